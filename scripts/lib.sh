@@ -1,0 +1,75 @@
+# What scripts/test and scripts/demo share: finding a Python, asking Debian for a package, making an environment.
+# They source it; it needs bash, and `root` to be the directory of the checkout.
+# shellcheck shell=bash
+
+SUPPORTED=(3.15 3.14 3.13 3.12 3.11)
+
+heading() {
+    printf '\n== %s\n' "$*"
+}
+
+# As root or with a sudo that asks nothing; otherwise it fails.
+apt_install() {
+    local as_root=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
+    command -v apt-get >/dev/null || return 1
+    if ((EUID != 0)); then
+        sudo -n true 2>/dev/null || return 1
+        as_root=(sudo -n "${as_root[@]}")
+    fi
+    "${as_root[@]}" update && "${as_root[@]}" install --yes --no-install-recommends "$@" >/dev/null
+}
+
+# usable 3.13 PATH-OF-PYTHON: is it a released Python of this version that can make environments?
+usable() {
+    "$2" - "$1" <<'PYTHON' 2>/dev/null
+import ensurepip, sys, venv
+sys.exit(sys.argv[1] != "%d.%d" % sys.version_info[:2] or sys.version_info.releaselevel != "final")
+PYTHON
+}
+
+# find_pythons: one line "VERSION PATH" for each supported version that this machine offers, newest first.
+# A pyenv shim on the PATH may stand for a version that is not switched on, so pyenv's versions are looked at too.
+find_pythons() {
+    local version candidate
+    for version in "${SUPPORTED[@]}"; do
+        while read -r candidate; do
+            if [[ -x $candidate ]] && usable "$version" "$candidate"; then
+                echo "$version $candidate"
+                break
+            fi
+        done < <(
+            type -aP "python$version" || true
+            printf '%s\n' "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$version".*/bin/python
+            type -aP python3 || true
+        )
+    done
+}
+
+# Fills `pythons` with the lines of find_pythons; tries Debian's own Python if there is none.
+need_pythons() {
+    mapfile -t pythons < <(find_pythons)
+    if ((${#pythons[@]} == 0)) && apt_install python3 python3-venv; then
+        mapfile -t pythons < <(find_pythons)
+    fi
+    if ((${#pythons[@]} == 0)); then
+        echo "No Python of 3.11 or newer with venv was found." >&2
+        exit 1
+    fi
+}
+
+# make_venv DIRECTORY "VERSION PATH" CONSTRAINTS GROUP: an environment with the package, the extra `encrypted` and the
+# dependency group. One that was made from the same inputs is kept as it is.
+make_venv() {
+    local directory=$1 version=${2%% *} python=${2#* } constraints=$3 group=$4 stamp
+    stamp=$(cat "${root:?}/pyproject.toml" "$constraints" - <<<"$directory $2 $group" | sha256sum)
+    if [[ -x $directory/bin/python && -f $directory/stamp && $(<"$directory/stamp") == "$stamp" ]]; then
+        return
+    fi
+    heading "Python $version with the group $group, in ${directory#"$root"/}"
+    rm -rf "$directory"
+    "$python" -m venv "$directory"
+    local pip=("$directory/bin/python" -m pip -qq --disable-pip-version-check install --constraint "$constraints")
+    "${pip[@]}" pip # the pip that comes with Python 3.11 knows no groups
+    (cd "$root" && "${pip[@]}" --build-constraint "$constraints" --group "$group" --editable ".[encrypted]")
+    echo "$stamp" >"$directory/stamp"
+}
