@@ -1,0 +1,49 @@
+"""The two response headers that keep one person's session out of another person's cache.
+
+A stored copy of a page that depended on a session must not be served to anybody else (`Vary: Cookie`), and a
+`Set-Cookie` does not by itself keep a response out of shared caches (RFC 9111, 7.3; CVE-2023-30861 and
+CVE-2026-35192 are what happens otherwise). Both functions change the list that they are given.
+"""
+
+import re
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+_QUOTED = re.compile(rb'"[^"]*"')
+
+
+def vary_by_cookie(headers: RawHeaders) -> None:
+    """Add `Cookie` to `Vary`, unless it is there or everything is."""
+    first = None
+    for index, (name, value) in enumerate(headers):
+        if len(name) == 4 and name.lower() == b"vary":
+            fields = [field.strip() for field in value.lower().split(b",")]
+            if b"cookie" in fields or b"*" in fields:
+                return
+            if first is None and value.strip():
+                first = index
+    if first is None:
+        headers.append((b"vary", b"Cookie"))
+    else:
+        name, value = headers[first]
+        headers[first] = (name, value + b", Cookie")
+
+
+def forbid_storing(headers: RawHeaders) -> bool:
+    """Replace `Cache-Control` by `no-store`, unless it says so already.
+
+    True if what was replaced invited shared caches (`public`, `s-maxage`): somebody should hear of it.
+    """
+    said = [value for name, value in headers if len(name) == 13 and name.lower() == b"cache-control"]
+    if not said:
+        headers.append((b"cache-control", b"no-store"))
+        return False
+    plain = _QUOTED.sub(b"", b",".join(said)).lower()
+    directives = [directive.strip() for directive in plain.split(b",")]
+    invites = any(one == b"public" or one.startswith(b"s-maxage") for one in directives)
+    if b"no-store" in directives and not invites:
+        return False
+    headers[:] = [header for header in headers if header[0].lower() != b"cache-control"]
+    headers.append((b"cache-control", b"no-store"))
+    return invites

@@ -1,0 +1,126 @@
+"""What we know of a session besides who holds it: its data (encoded) and its times.
+
+All instants are whole seconds since 1970 and all durations whole seconds, as in a cookie's `Max-Age` and in the
+timestamps of itsdangerous. At the limit is over: a session that may last 60 seconds is dead when 60 have passed.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+DEFAULT_MAX_AGE = 14 * 24 * 60 * 60
+
+# Two servers never agree on the time to the second. A record from further in the future than this was written by a
+# clock that has since gone back, and believing it would make the session live longer than anybody allowed.
+CLOCK_SKEW = 60
+
+
+class WhyNew(StrEnum):
+    """Why a request found no session: for logs and tests, never for the person in front of the browser.
+
+    >>> WhyNew.EXPIRED == "expired"
+    True
+    """
+
+    NO_COOKIE = "no cookie"
+    MALFORMED = "malformed"
+    BAD_SIGNATURE = "bad signature"
+    UNKNOWN = "unknown"
+    EXPIRED = "expired"
+    OVER_ABSOLUTE = "over the absolute limit"
+    UNDECODABLE = "undecodable"
+
+
+class Record(Struct, frozen=True, array_like=True):
+    """One session, as it is sealed or stored. Fields are only ever added at the end, with a default."""
+
+    payload: Any
+    """What the serializer made of the data: bytes (a lifted 1.x backend keeps a private copy instead)."""
+
+    began_at: int
+    """When the session began. Nothing that happens to the session moves it."""
+
+    renewed_at: int
+    """When it was last written, or touched."""
+
+    lifetime: int | None = None
+    """Seconds from `renewed_at`, in place of the policy's `max_age`: `set_expiry(seconds)`."""
+
+    until: int | None = None
+    """A fixed end that nothing renews: `set_expiry(datetime)`."""
+
+    browser: bool = False
+    """The cookie carries no `Max-Age`: `set_expiry(None)`. The server side ends all the same."""
+
+    def __repr__(self) -> str:
+        return "<Record>"  # tools that print local variables must not print what is in a session
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
+
+class Expiry(NamedTuple):
+    """What `set_expiry()` asks for: the three fields of a record that say so."""
+
+    lifetime: int | None = None
+    until: int | None = None
+    browser: bool = False
+
+
+def expiry_of(record: Record) -> Expiry:
+    """How this session's end was set, if it was."""
+    return Expiry(record.lifetime, record.until, record.browser)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """For how long a session lives. Seconds."""
+
+    max_age: int = DEFAULT_MAX_AGE
+    absolute_timeout: int | None = None
+    rolling: bool = False
+    renew_every: int | None = None
+    browser_session: bool = False
+
+
+def deadline(record: Record, policy: Policy) -> int:
+    """The instant at which the session is over, by today's policy: shortening `max_age` shortens what is out there."""
+    end = record.until
+    if end is None:
+        end = record.renewed_at + (record.lifetime or policy.max_age)
+    if policy.absolute_timeout is not None:
+        end = min(end, record.began_at + policy.absolute_timeout)
+    return end
+
+
+def why_over(record: Record, policy: Policy, now: int) -> WhyNew | None:
+    """Why this session is over at `now`, or None while it lives."""
+    if record.renewed_at - CLOCK_SKEW <= now < deadline(record, policy):
+        return None
+    absolute = policy.absolute_timeout
+    if absolute is not None and now >= record.began_at + absolute:
+        return WhyNew.OVER_ABSOLUTE
+    return WhyNew.EXPIRED
+
+
+def touch_due(record: Record, policy: Policy, now: int) -> bool:
+    """With `rolling`, whether use alone should renew the session now.
+
+    At most once per `renew_every` (default: a tenth of the lifetime), so that reading costs no write per request. A
+    session with a shorter life of its own is renewed at half of it, or it could never be renewed at all.
+    """
+    if not policy.rolling or record.until is not None:
+        return False
+    interval = policy.renew_every or (record.lifetime or policy.max_age) // 10
+    if record.lifetime is not None:
+        interval = min(interval, record.lifetime // 2)
+    return now - record.renewed_at >= max(1, interval)
+
+
+def cookie_max_age(record: Record, policy: Policy, now: int) -> int | None:
+    """`Max-Age` for the cookie: what the server will honour and not a second more; None ends with the browser."""
+    if record.browser or (policy.browser_session and record.lifetime is None and record.until is None):
+        return None
+    return max(0, deadline(record, policy) - now)

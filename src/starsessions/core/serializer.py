@@ -1,0 +1,301 @@
+"""The data of a session <-> bytes, so that what goes in comes out: equal, and of its type.
+
+MessagePack (msgspec, in C) carries None, bool, int, float, str, bytes, list and dict by itself. It would also take a
+tuple, a set, a datetime or an Enum, and give back something else, in silence. So every value's type is looked at:
+plain data goes straight to C, other types that we know are wrapped in extension types, and all else is refused with
+the path at which it stands. No pickle, and nothing that builds an object of a class named in the data.
+
+    code  type            content
+    1     tuple           array
+    2     set             array
+    3     frozenset       array
+    4     datetime        ISO 8601, or [ISO 8601, fold, zone key or nil]
+    5     date            ISO 8601
+    6     time            ISO 8601, or [ISO 8601, fold, zone key or nil]
+    7     timedelta       [days, seconds, microseconds]
+    8     UUID            16 bytes
+    9     Decimal         text
+    10    int             big-endian two's complement, beyond 64 bits
+    11    str             UTF-8 with surrogates
+
+A payload that starts with `{` is JSON: no MessagePack map does. Starlette's cookies are read that way, and
+`PlainJson` writes them that way for as long as the data is plain JSON.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from math import isfinite
+from typing import Any, Protocol, cast
+from uuid import UUID
+from zlib import adler32
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from msgspec import DecodeError
+from msgspec.json import Decoder as JsonDecoder
+from msgspec.json import Encoder as JsonEncoder
+from msgspec.msgpack import Decoder as MsgpackDecoder
+from msgspec.msgpack import Encoder as MsgpackEncoder
+from msgspec.msgpack import Ext
+
+from starsessions.exceptions import UnsupportedValue
+
+MAX_DEPTH = 100
+
+_NOT_PLAIN = (TypeError, ValueError, OverflowError, RecursionError)
+"""What the encoders raise for a value that is not theirs (a lone surrogate is a ValueError)."""
+
+_FIRST_STEP = re.compile(r"""session\[("(?:[^"\\]|\\.)*"|[^\]]*)\]""")
+_HINT = "Store a dict, list, str, number, bytes, date, time, UUID, Decimal, tuple or set made from it."
+
+
+class Serializer(Protocol):
+    """What turns a session's data into bytes and back. `loads(dumps(data))` must be equal to `data`.
+
+    `dumps` raises `UnsupportedValue` (or any TypeError) for what it cannot keep; whatever `loads` raises means that
+    the session is undecodable, which is the same as having none.
+
+    >>> import json
+    >>> class Json:
+    ...     def dumps(self, data):
+    ...         return json.dumps(data).encode()
+    ...
+    ...     def loads(self, payload):
+    ...         return json.loads(payload)
+    >>> from starsessions import InMemoryBackend
+    >>> backend = InMemoryBackend(serializer=Json())
+    """
+
+    def dumps(self, data: dict[str, Any], /) -> Any: ...
+
+    def loads(self, payload: Any, /) -> dict[str, Any]: ...
+
+
+def differs_for_sure(payload: Any, base: Any) -> bool:
+    """Whether two payloads of ours hold different data, as far as it can be told without decoding them.
+
+    The same items in another order are the same bytes in another order, and the low half of Adler-32 is their sum.
+    Python's own json, which wrote Starlette's cookies, also puts blanks where we put none.
+    """
+    if len(payload) == len(base) and adler32(payload) & 0xFFFF == adler32(base) & 0xFFFF:
+        return False
+    return b": " not in base
+
+
+def matcher(serializer: Serializer) -> Callable[[Any, dict[str, Any]], bool]:
+    """How to tell cheaply that data has not changed: the serializer's own `matches`, or equal bytes."""
+    own = getattr(serializer, "matches", None)
+    if own is not None:
+        return cast("Callable[[Any, dict[str, Any]], bool]", own)
+    return lambda payload, data: bool(serializer.dumps(data) == payload)
+
+
+class Msgpack:
+    """The default. Keeps every type listed in this module, and keys that are str, int, float, bool, None or bytes."""
+
+    def dumps(self, data: dict[str, Any], /) -> bytes:
+        try:
+            payload = _to_msgpack(data)
+        except _NOT_PLAIN:
+            pass  # something that is not plain: the walk below wraps it, or says what and where it is
+        else:
+            if _is_plain(data, _MSGPACK_SCALARS, _MSGPACK_KEYS):
+                return payload
+        return _to_msgpack(_wrap_items(data, "session", 1))
+
+    def matches(self, payload: bytes, data: dict[str, Any], /) -> bool:
+        """Whether `data` certainly is what `payload` holds: plain, and the same bytes."""
+        try:
+            if payload.startswith(b"{"):
+                return _to_json(data) == payload and _is_plain(data, _JSON_SCALARS, _JSON_KEYS)
+            return _to_msgpack(data) == payload and _is_plain(data, _MSGPACK_SCALARS, _MSGPACK_KEYS)
+        except _NOT_PLAIN:
+            return False
+
+    def loads(self, payload: bytes, /) -> dict[str, Any]:
+        data: Any
+        if payload.startswith(b"{"):
+            try:
+                data = _JSON.decode(payload)
+            except DecodeError:
+                # Python's own json, which wrote Starlette's cookies, also writes NaN, Infinity and lone surrogates.
+                data = json.loads(payload)
+        else:
+            data = _from_msgpack(payload)
+        if type(data) is not dict:
+            raise ValueError("not a session: the payload is not an object")
+        return data
+
+
+class PlainJson(Msgpack):
+    """JSON for data that is plain JSON, as in Starlette's own session cookies; MessagePack for all else."""
+
+    def dumps(self, data: dict[str, Any], /) -> bytes:
+        try:
+            payload = _to_json(data)
+        except _NOT_PLAIN:
+            return super().dumps(data)
+        return payload if _is_plain(data, _JSON_SCALARS, _JSON_KEYS) else super().dumps(data)
+
+
+def _is_plain(data: Any, scalars: frozenset[type], keys: frozenset[type], depth: int = MAX_DEPTH) -> bool:
+    """Whether all of it is made of exactly these types, dicts and lists, and not nested too deeply to be decoded.
+
+    A subclass (an IntEnum, an OrderedDict) is not plain, though it encodes and compares like its parent: it would come
+    back as something else.
+    """
+    if depth == 0:
+        return False
+    values: Any = data
+    if isinstance(data, dict):
+        # dict's own methods: `data` may be the session itself, which asks before it is looked at.
+        if not keys.issuperset(map(type, dict.keys(data))):
+            return False
+        values = dict.values(data)
+    for value in values:
+        kind = type(value)
+        if kind in scalars:
+            continue
+        if kind is dict or kind is list:
+            if not _is_plain(value, scalars, keys, depth - 1):
+                return False
+        elif kind is not float or not isfinite(value):
+            return False
+    return True
+
+
+def _wrap_items(mapping: dict[Any, Any], path: str, depth: int) -> dict[Any, Any]:
+    for key in dict.keys(mapping):
+        if type(key) not in _MSGPACK_SCALARS or key != key:
+            raise UnsupportedValue(f"a key of {path}", type(key).__qualname__, "Use a str or an int.")
+        if type(_wrap(key, path, depth)) is Ext:
+            raise UnsupportedValue(f"a key of {path}", f"{type(key).__qualname__} out of range", "Use a str or an int.")
+    return {key: _wrap(value, path + _step(key), depth) for key, value in dict.items(mapping)}
+
+
+def _step(key: Any) -> str:
+    return f"[{json.dumps(key) if type(key) is str else repr(key)}]"
+
+
+def _first_step(path: str) -> str:
+    found = _FIRST_STEP.match(path)
+    return found[0] if found else path
+
+
+def _wrap(value: Any, path: str, depth: int) -> Any:
+    """The same tree with every type that MessagePack lacks wrapped; UnsupportedValue for what cannot be kept."""
+    kind = type(value)
+    if depth > MAX_DEPTH:
+        raise UnsupportedValue(_first_step(path), kind.__qualname__, "It is too deep, or contains itself.")
+    if kind is dict:
+        return _wrap_items(value, path, depth + 1)
+    if kind is list:
+        return _wrap_sequence(value, path, depth)
+    if kind is int:
+        return value if -(1 << 63) <= value < 1 << 64 else Ext(10, _int_to_bytes(value))
+    if kind is str:
+        return value if _is_unicode(value) else Ext(11, value.encode("utf-8", "surrogatepass"))
+    if kind in _MSGPACK_SCALARS:
+        return value
+    if kind in _ARRAYS:
+        return Ext(_ARRAYS[kind], _to_msgpack(_wrap_sequence(value, path, depth)))
+    wrap = _WRAPPERS.get(kind)
+    wrapped = wrap(value) if wrap is not None else None
+    if wrapped is None:
+        raise UnsupportedValue(path, kind.__qualname__, _HINT)
+    return wrapped
+
+
+def _wrap_sequence(values: Iterable[Any], path: str, depth: int) -> list[Any]:
+    return [_wrap(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(values)]
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _int_to_bytes(value: int) -> bytes:
+    return value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)
+
+
+def _wrap_clock(code: int) -> Callable[[Any], Ext | None]:
+    def wrap(value: datetime | time) -> Ext | None:
+        zone = value.tzinfo
+        key = zone.key if isinstance(zone, ZoneInfo) else None
+        if zone is None and not value.fold:
+            return Ext(code, _to_msgpack(value.isoformat()))
+        # A zone that has no name, or whose name stands for other rules elsewhere, is kept as its offset: if that is the
+        # same moment. (Around a change of the clocks Python compares such moments as different.)
+        for name in (key, None) if key else (None,):
+            wrapped = Ext(code, _to_msgpack([value.isoformat(), value.fold, name]))
+            if _is_itself(value, _unwrap(code, memoryview(wrapped.data))):
+                return wrapped
+        return None
+
+    return wrap
+
+
+def _is_itself(value: datetime | time, read: Any) -> bool:
+    return bool(value == read) and (value.tzinfo is None) == (read.tzinfo is None)
+
+
+def _unwrap_clock(kind: type[datetime] | type[time]) -> Callable[[memoryview], datetime | time]:
+    def unwrap(raw: memoryview) -> datetime | time:
+        content = _from_msgpack(raw)
+        if type(content) is str:
+            return kind.fromisoformat(content)
+        text, fold, key = content
+        value = kind.fromisoformat(text).replace(fold=fold)
+        if key is None:
+            return value
+        try:
+            return value.replace(tzinfo=ZoneInfo(key))
+        except (ZoneInfoNotFoundError, ValueError):  # this machine does not know the zone: the moment is the same
+            return value
+
+    return unwrap
+
+
+def _unwrap(code: int, raw: memoryview) -> Any:
+    return _UNWRAPPERS[code](raw)
+
+
+_JSON: JsonDecoder[Any] = JsonDecoder()
+_to_json = JsonEncoder().encode
+_to_msgpack = MsgpackEncoder().encode
+_from_msgpack = MsgpackDecoder(ext_hook=_unwrap).decode
+
+_JSON_SCALARS: frozenset[type] = frozenset({type(None), bool, int, str})
+_JSON_KEYS: frozenset[type] = frozenset({str})
+_MSGPACK_SCALARS: frozenset[type] = _JSON_SCALARS | {float, bytes}
+_MSGPACK_KEYS: frozenset[type] = _MSGPACK_SCALARS - {float}  # a float may be NaN: that is looked at one by one
+
+_ARRAYS: dict[type, int] = {tuple: 1, set: 2, frozenset: 3}
+_WRAPPERS: dict[type, Callable[[Any], Ext | None]] = {
+    datetime: _wrap_clock(4),
+    date: lambda value: Ext(5, value.isoformat().encode()),
+    time: _wrap_clock(6),
+    timedelta: lambda value: Ext(7, _to_msgpack([value.days, value.seconds, value.microseconds])),
+    UUID: lambda value: Ext(8, value.bytes),
+    # A signaling NaN raises when it is compared, and comparing is how changes are found.
+    Decimal: lambda value: None if value.is_snan() else Ext(9, str(value).encode()),
+}
+_UNWRAPPERS: dict[int, Callable[[memoryview], Any]] = {
+    1: lambda raw: tuple(_from_msgpack(raw)),
+    2: lambda raw: set(_from_msgpack(raw)),
+    3: lambda raw: frozenset(_from_msgpack(raw)),
+    4: _unwrap_clock(datetime),
+    5: lambda raw: date.fromisoformat(str(raw, "ascii")),
+    6: _unwrap_clock(time),
+    7: lambda raw: timedelta(*_from_msgpack(raw)),
+    8: lambda raw: UUID(bytes=bytes(raw)),
+    9: lambda raw: Decimal(str(raw, "ascii")),
+    10: lambda raw: int.from_bytes(raw, "big", signed=True),
+    11: lambda raw: str(raw, "utf-8", "surrogatepass"),
+}
