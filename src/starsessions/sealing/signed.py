@@ -1,0 +1,93 @@
+"""Signed tokens: anybody can read them, nobody can change them.
+
+Two forms. Starlette's own, which versions 1.x of this package wrote, too: base64 of JSON, a timestamp, an HMAC-SHA-1,
+as `TimestampSigner` of itsdangerous makes them. And, for records that need more room than that (other types, a
+deadline of their own), `s1.` and base64url of an envelope and its HMAC-SHA-256, bound to the cookie's name. The keys
+of the two are unrelated, so neither can be passed off as the other.
+"""
+
+import hashlib
+from binascii import a2b_base64, b2a_base64
+from hmac import compare_digest
+
+from starsessions.core.record import Record, WhyNew
+from starsessions.core.tokens import FROM_URL, TO_URL, decode_base64, from_base64url, to_base64url
+from starsessions.sealing.envelope import pack, unpack
+from starsessions.sealing.keys import derive, hmac_with
+
+PREFIX = "s1."
+
+_MAC = 32
+
+
+class StarletteSigner:
+    """The cookie format of Starlette's `SessionMiddleware` and of starsessions 1.x, for payloads that are JSON."""
+
+    def __init__(self, keys: list[bytes]) -> None:
+        # How itsdangerous derives the key of a TimestampSigner that is given nothing but a secret.
+        derived = [hashlib.sha1(b"itsdangerous.Signer" + b"signer" + key).digest() for key in keys]  # noqa: S324
+        self._macs = [hmac_with(key, hashlib.sha1) for key in derived]
+
+    def seal(self, record: Record) -> str:
+        at = record.renewed_at
+        stamp = b2a_base64(at.to_bytes((at.bit_length() + 7) // 8, "big"), newline=False)
+        signed = b2a_base64(record.payload, newline=False) + b"." + stamp.translate(TO_URL).rstrip(b"=")
+        return (signed + b"." + _spelled(self._macs[0](signed))).decode("ascii")
+
+    def open(self, token: str) -> Record | WhyNew:
+        if not token.isascii():
+            return WhyNew.MALFORMED
+        raw = token.encode("ascii")
+        end = raw.rfind(b".")
+        middle = raw.rfind(b".", 0, end)
+        if middle < 1:
+            return WhyNew.MALFORMED
+        signed, mac = raw[:end], raw[end + 1 :]
+        for compute in self._macs:
+            if compare_digest(_spelled(compute(signed)), mac):
+                break
+        else:
+            return WhyNew.BAD_SIGNATURE
+        try:
+            at = int.from_bytes(a2b_base64(signed[middle + 1 :].translate(FROM_URL) + b"=="), "big")
+            return Record(decode_base64(signed[:middle]), at, at)
+        except ValueError:
+            return WhyNew.UNDECODABLE
+
+
+def _spelled(mac: bytes) -> bytes:
+    return b2a_base64(mac, newline=False).translate(TO_URL).rstrip(b"=")
+
+
+class Signer:
+    """`s1.` tokens, good for one cookie name only."""
+
+    def __init__(self, keys: list[bytes], cookie_name: str, compress: bool = False) -> None:
+        self._macs = [
+            hmac_with(derive(key, f"starsessions/v1/signed-cookie/{cookie_name}"), hashlib.sha256) for key in keys
+        ]
+        self._compress = compress
+
+    def seal(self, record: Record) -> str:
+        raw = pack(record, self._compress)
+        return PREFIX + to_base64url(self._macs[0](raw) + raw)
+
+    def open(self, token: str) -> Record | WhyNew:
+        try:
+            sealed = from_base64url(token[len(PREFIX) :])
+        except ValueError:
+            return WhyNew.MALFORMED
+        mac, raw = sealed[:_MAC], sealed[_MAC:]
+        if not raw:
+            return WhyNew.MALFORMED
+        if not any(compare_digest(compute(raw), mac) for compute in self._macs):
+            return WhyNew.BAD_SIGNATURE
+        return opened(raw)
+
+
+def opened(raw: bytes) -> Record | WhyNew:
+    """What is in a verified envelope. Old code of the application may have written anything: it is never an error."""
+    try:
+        return unpack(raw)
+    except Exception:
+        return WhyNew.UNDECODABLE
