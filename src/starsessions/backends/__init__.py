@@ -1,0 +1,1 @@
+"""Where sessions live: in the cookie itself, in memory, or in whatever a `SessionBackend` or a `Store` stands for."""

@@ -1,0 +1,230 @@
+"""The two contracts of a backend: the historical one, which users write, and the one that the session works with.
+
+`SessionBackend` is four calls that know ids and dicts. `Backend` is what our own backends are, and what a user's
+`SessionBackend` is lifted to (`legacy.py`): it knows records, deadlines and versions, and has no call that overwrites.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from os import urandom
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+from msgspec import Struct
+
+from starsessions.core.record import Policy, Record, WhyNew, deadline, why_over
+from starsessions.core.serializer import Serializer
+from starsessions.core.tokens import ID_BYTES, looks_like_id, to_base64url
+from starsessions.exceptions import ImproperlyConfigured, SessionError
+
+Clock = Callable[[], float]
+
+
+def wall_clock() -> float:
+    """Seconds since 1970. Looked up at each call, so that tools which patch `time.time` are obeyed."""
+    return time.time()
+
+
+class SessionBackend(ABC):
+    """What to write for a database of your own: four calls, in ids and dicts.
+
+    An id that reaches these calls is one that the application gave, or one that a browser sent and that
+    `is_well_formed` let through. `data` is yours to keep: nobody else holds it. Under the middleware the dict carries
+    one key more, `"__starsessions__"`, with the session's times (plain ints in a list): keep it, or the deadlines that
+    the middleware promises cannot be kept.
+
+    >>> class DictBackend(SessionBackend):
+    ...     def __init__(self):
+    ...         self._storage = {}
+    ...
+    ...     async def read(self, session_id):
+    ...         return self._storage.get(session_id, {})
+    ...
+    ...     async def write(self, data, session_id=None):
+    ...         session_id = session_id or await self.generate_id()
+    ...         self._storage[session_id] = data
+    ...         return session_id
+    ...
+    ...     async def remove(self, session_id):
+    ...         del self._storage[session_id]
+    ...
+    ...     async def exists(self, session_id):
+    ...         return session_id in self._storage
+    """
+
+    @abstractmethod
+    async def read(self, session_id: str) -> dict[str, Any]:
+        """The data stored under an id; an empty dict if there is none."""
+
+    @abstractmethod
+    async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
+        """Store the data and return the id that the browser shall hold: the given one, or a new one without one."""
+
+    @abstractmethod
+    async def remove(self, session_id: str) -> None:
+        """Forget the data stored under an id."""
+
+    @abstractmethod
+    async def exists(self, session_id: str) -> bool:
+        """Whether data is stored under an id."""
+
+    async def generate_id(self) -> str:
+        """A new id: 256 random bits, 43 characters. Every new id comes from here; override it to have others.
+
+        >>> import asyncio
+        >>> from starsessions import InMemoryBackend
+        >>> len(asyncio.run(InMemoryBackend().generate_id()))
+        43
+        """
+        return to_base64url(urandom(ID_BYTES))
+
+    def is_well_formed(self, session_id: str) -> bool:
+        """Whether a string that a browser sent may be looked up at all.
+
+        By default 1 to 128 of the characters A-Z a-z 0-9 - _, so that there is nothing to escape. Override it if your
+        ids look different.
+
+        >>> from starsessions import InMemoryBackend
+        >>> InMemoryBackend().is_well_formed("../../etc/passwd")
+        False
+        """
+        return looks_like_id(session_id)
+
+
+class Found(Struct, frozen=True):
+    """A live session as a backend holds it. `token` is what the browser holds; `version` is the backend's business."""
+
+    token: str
+    record: Record
+    version: Any = None
+
+    def __repr__(self) -> str:
+        return "<Found>"  # tools that print local variables must not print ids
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
+
+class Conflict(Exception):
+    """What was to be changed is no longer as it was read. `current` is what there is now; None: the session is gone."""
+
+    def __init__(self, current: Found | None) -> None:
+        super().__init__("changed meanwhile" if current else "gone")
+        self.current = current
+
+
+class Backend(SessionBackend):
+    """What the session works with. There is no unconditional write: that is what makes a logout final.
+
+    `now` is an instant, in seconds; `ends_at` the one at which the record is over, for stores that forget by
+    themselves.
+    """
+
+    serializer: Serializer
+    """What makes `Record.payload` out of the data."""
+
+    clock: Clock = staticmethod(wall_clock)
+
+    max_age: int | None = None
+    """Seconds, if the backend was given a `max_age` of its own; the shorter one of it and the middleware's holds."""
+
+    policy: Policy = Policy()
+    """For how long sessions live that are used by hand, without a middleware that says so."""
+
+    holds_data: ClassVar[bool] = False
+    """True: the token *is* the session (a sealed cookie), so that every change needs a new cookie."""
+
+    max_cookies: int = 1
+    """Over how many cookies a token may be split."""
+
+    @abstractmethod
+    def bind(self, cookie_name: str, policy: Policy) -> Self:
+        """This backend, told for which cookie and by which policy it works. Called once, when the app is built."""
+
+    @abstractmethod
+    async def fetch(self, token: str, now: int) -> Found | WhyNew:
+        """What the token stands for. Never raises for what a stranger can send; raises for a failing system."""
+
+    @abstractmethod
+    async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
+        """Keep a new session, under this id (given by the application) or a new one.
+
+        Raises `Conflict` if the id is taken.
+        """
+
+    @abstractmethod
+    async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
+        """Put `record` in the place of what was found; atomic. Raises `Conflict` if that has changed or is gone."""
+
+    @abstractmethod
+    async def rotate(self, found: Found, record: Record, session_id: str, ends_at: int, now: int) -> Found:
+        """Keep `record` under a new id and end the old one. Raises `Conflict` like `replace`, and then did nothing."""
+
+    @abstractmethod
+    async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
+        """End the session for good. Ending what is gone is no error.
+
+        With `if_unchanged`, raises `Conflict` like `replace`, and then did nothing.
+        """
+
+    def was_written_by_us(self, found: Found) -> bool:
+        """Whether the cookie was set by this package and not by one whose cookies we read."""
+        return True
+
+    async def new_id(self) -> str:
+        """An id from `generate_id()` that will be accepted when it comes back."""
+        new_id = await self.generate_id()
+        if not self.is_well_formed(new_id):
+            raise ImproperlyConfigured(
+                "generate_id() gave an id that is_well_formed() would refuse when it comes back "
+                "(by default it wants 1 to 128 of A-Z a-z 0-9 - _): override is_well_formed(), too."
+            )
+        return new_id
+
+    # The historical calls, for applications that use a backend by hand: any string is an id here.
+
+    async def read(self, session_id: str) -> dict[str, Any]:
+        found = await self._live(session_id)
+        return self.serializer.loads(found.record.payload) if found else {}
+
+    async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
+        payload = self.serializer.dumps(data)
+        found = await self._live(session_id) if session_id else None
+        while True:
+            now = int(self.clock())
+            try:
+                if found is None:
+                    record = Record(payload, now, now)
+                    return (await self.create(record, session_id, deadline(record, self.policy), now)).token
+                old = found.record
+                record = Record(payload, old.began_at, now, old.lifetime, old.until, old.browser)
+                return (await self.replace(found, record, deadline(record, self.policy), now)).token
+            except Conflict as conflict:
+                if found is None and conflict.current is None:
+                    raise SessionError("What is stored under this id is no session: remove it by hand.") from None
+                found = conflict.current
+
+    async def remove(self, session_id: str) -> None:
+        now = int(self.clock())
+        found = await self.fetch(session_id, now)
+        if isinstance(found, Found):
+            await self.delete(found, now)
+
+    async def exists(self, session_id: str) -> bool:
+        return await self._live(session_id) is not None
+
+    async def _live(self, session_id: str) -> Found | None:
+        """What the id stands for. A store has looked at the deadline that it was given; a sealed token has none."""
+        now = int(self.clock())
+        found = await self.fetch(session_id, now)
+        if not isinstance(found, Found) or (self.holds_data and why_over(found.record, self.policy, now)):
+            return None
+        return found
+
+
+@runtime_checkable
+class Peeking(Protocol):
+    """A backend that does no I/O: with `autoload`, it is asked at the first access, and not before."""
+
+    def peek(self, token: str, now: int) -> Found | WhyNew:
+        """What `fetch` returns, at once."""

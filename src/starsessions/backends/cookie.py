@@ -1,0 +1,174 @@
+"""Backends without a server side: the session travels in the cookie, sealed."""
+
+from abc import abstractmethod
+from copy import copy
+from typing import ClassVar, Self
+
+from starsessions.backends.base import Backend, Clock, Found, wall_clock
+from starsessions.core.carrier import MAX_PARTS
+from starsessions.core.durations import Duration, seconds
+from starsessions.core.record import Policy, Record, WhyNew
+from starsessions.core.serializer import Msgpack, PlainJson, Serializer
+from starsessions.exceptions import ImproperlyConfigured
+from starsessions.sealing import encrypted, signed
+from starsessions.sealing.encrypted import Encrypter
+from starsessions.sealing.keys import Keys, key_list
+from starsessions.sealing.signed import Signer, StarletteSigner
+
+
+class _SealedCookieBackend(Backend):
+    """What both have in common: a token that cannot be called back, and no call that could conflict."""
+
+    holds_data: ClassVar[bool] = True
+
+    def __init__(self, max_age: Duration | None, max_cookies: int, clock: Clock) -> None:
+        if not isinstance(max_cookies, int) or not 1 <= max_cookies <= MAX_PARTS:
+            raise ImproperlyConfigured(f"max_cookies must be 1 to {MAX_PARTS}: servers refuse larger headers.")
+        self.max_age: int | None = None if max_age is None else seconds("max_age", max_age)
+        self.max_cookies = max_cookies
+        self.clock = clock
+        self.policy: Policy = Policy() if self.max_age is None else Policy(self.max_age)
+        self._seal_for("session")
+
+    def bind(self, cookie_name: str, policy: Policy) -> Self:
+        bound = copy(self)
+        bound.policy = policy
+        bound._seal_for(cookie_name)
+        return bound
+
+    @abstractmethod
+    def _seal_for(self, cookie_name: str) -> None:
+        """Prepare the seals for one cookie name and the policy."""
+
+    @abstractmethod
+    def _seal(self, record: Record) -> str:
+        """The token for a record."""
+
+    @abstractmethod
+    def _open(self, token: str) -> Record | WhyNew:
+        """What a token holds; never raises for what a stranger can send."""
+
+    def peek(self, token: str, now: int) -> Found | WhyNew:
+        opened = self._open(token)
+        return Found(token, opened) if isinstance(opened, Record) else opened
+
+    async def fetch(self, token: str, now: int) -> Found | WhyNew:
+        return self.peek(token, now)
+
+    async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
+        return Found(self._seal(record), record)
+
+    async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
+        return Found(self._seal(record), record)
+
+    async def rotate(self, found: Found, record: Record, session_id: str, ends_at: int, now: int) -> Found:
+        return Found(self._seal(record), record)
+
+    async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
+        """Nothing to delete: the cookie is cleared, but a copy of it stays good until its deadline."""
+
+
+class CookieBackend(_SealedCookieBackend):
+    """The session in a signed cookie: the person can read it, and nobody can change it.
+
+    Data that is plain JSON is written as Starlette's `SessionMiddleware` and versions 1.x of this package write it, and
+    theirs is read, given the same key. Other types, `set_expiry`, `absolute_timeout` and `compress` need more room than
+    that format has: such a session is written in a form of our own.
+
+    `secret_key`: one key, or a list of which the first signs and all verify. `max_age`: like the middleware's; the
+    shorter one holds. `max_cookies`: over how many cookies a large session may be split.
+
+    >>> from starsessions import SessionMiddleware
+    >>> from starlette.applications import Starlette
+    >>> app = Starlette()
+    >>> app.add_middleware(SessionMiddleware, backend=CookieBackend("a key of 32 random bytes or more", max_age=3600))
+    """
+
+    def __init__(
+        self,
+        secret_key: Keys,
+        max_age: Duration | None = None,
+        *,
+        serializer: Serializer | None = None,
+        compress: bool = False,
+        max_cookies: int = 1,
+        clock: Clock = wall_clock,
+    ) -> None:
+        self.serializer: Serializer = serializer or PlainJson()
+        self._keys = key_list(secret_key)
+        self._compress = compress
+        self._starlette = StarletteSigner(self._keys)
+        super().__init__(max_age, max_cookies, clock)
+
+    def _seal_for(self, cookie_name: str) -> None:
+        self._signer = Signer(self._keys, cookie_name, self._compress)
+        self._may_be_plain = (
+            isinstance(self.serializer, PlainJson) and not self._compress and self.policy.absolute_timeout is None
+        )
+
+    def _seal(self, record: Record) -> str:
+        own_end = record.lifetime is not None or record.until is not None or record.browser
+        if self._may_be_plain and not own_end and record.payload[:1] == b"{":
+            return self._starlette.seal(record)
+        return self._signer.seal(record)
+
+    def was_written_by_us(self, found: Found) -> bool:
+        # Starlette and version 1.x use Python's own json, which puts spaces where msgspec puts none.
+        payload = found.record.payload
+        return found.token.startswith(signed.PREFIX) or payload == self.serializer.dumps(self.serializer.loads(payload))
+
+    def _open(self, token: str) -> Record | WhyNew:
+        return self._signer.open(token) if token.startswith(signed.PREFIX) else self._starlette.open(token)
+
+
+class EncryptedCookieBackend(_SealedCookieBackend):
+    """The session in an encrypted cookie: nobody but the server can read or change it. Needs `cryptography`.
+
+    `secret_key`: one key, or a list of which the first encrypts; a key id in the cookie says which one opens it.
+    `pad_to`: hide the length up to a multiple of so many bytes. `compress` is off because compressed length tells
+    about content: leave it off if one person can write into what another one must not read.
+    `accept_signed`: for moving over from signed cookies, the key(s) of those that are still read. They are written
+    back encrypted. Without it, a cookie that is merely signed is no session.
+
+    >>> from starsessions import SessionMiddleware
+    >>> from starlette.applications import Starlette
+    >>> app = Starlette()
+    >>> app.add_middleware(SessionMiddleware, backend=EncryptedCookieBackend("a key of 32 random bytes or more"))
+    """
+
+    def __init__(
+        self,
+        secret_key: Keys,
+        max_age: Duration | None = None,
+        *,
+        serializer: Serializer | None = None,
+        compress: bool = False,
+        pad_to: int = 0,
+        max_cookies: int = 1,
+        accept_signed: Keys | None = None,
+        clock: Clock = wall_clock,
+    ) -> None:
+        if not isinstance(pad_to, int) or not 0 <= pad_to <= 1024:
+            raise ImproperlyConfigured("pad_to must be 0 to 1024 bytes.")
+        self.serializer: Serializer = serializer or Msgpack()
+        self._keys = key_list(secret_key)
+        self._compress = compress
+        self._pad_to = pad_to
+        self._signed = None if accept_signed is None else CookieBackend(accept_signed, serializer=serializer)
+        super().__init__(max_age, max_cookies, clock)
+
+    def _seal_for(self, cookie_name: str) -> None:
+        self._encrypter = Encrypter(self._keys, cookie_name, self._compress, self._pad_to)
+        self._old = self._signed.bind(cookie_name, self.policy) if self._signed else None
+
+    def _seal(self, record: Record) -> str:
+        return self._encrypter.seal(record)
+
+    def _open(self, token: str) -> Record | WhyNew:
+        if token.startswith(encrypted.PREFIX):
+            return self._encrypter.open(token)
+        # No downgrade: what is only signed could have been read and kept by anybody.
+        return self._old._open(token) if self._old else WhyNew.MALFORMED
+
+    def was_written_by_us(self, found: Found) -> bool:
+        return self._old is None or found.token.startswith(encrypted.PREFIX) or self._old.was_written_by_us(found)

@@ -1,0 +1,139 @@
+"""Sessions in the memory of this process: for development, tests, and services that run as one process."""
+
+from collections.abc import Mapping
+from itertools import count
+from struct import Struct
+from threading import Lock
+from types import MappingProxyType
+from typing import Any
+
+from starsessions.backends.base import Clock, Found, wall_clock
+from starsessions.backends.store import Entry, Refused, Version
+from starsessions.backends.stored import StoredBackend, as_found
+from starsessions.core.record import WhyNew
+from starsessions.core.serializer import Serializer
+
+_HEAD = Struct(">QQQ")  # expires_at, version, and where the key stands in `_keys`
+
+
+class MemoryStore:
+    """A dict of bytes. Nothing walks over all of it: each `put` looks at two other entries, in turn, and drops them if
+    they are over, so that dead entries go as fast as new ones come.
+
+    An entry is one bytes object, its deadline and version in front: no container that the garbage collector would have
+    to visit, a million times over. A lock makes each verb atomic between threads.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[str, bytes] = {}
+        self._keys: list[str] = []  # every key of _entries, once: the sweep's way around
+        self._next = 0
+        self._versions = count(1)
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def all_keys(self) -> list[str]:
+        return list(self._entries)
+
+    async def get(self, key: str, now: int) -> Entry | None:
+        return self.peek(key, now)
+
+    def peek(self, key: str, now: int) -> Entry | None:
+        """`get`, at once."""
+        stored = self._entries.get(key)
+        if stored is None:
+            return None
+        expires_at, version, _ = _HEAD.unpack_from(stored)
+        return Entry(stored[_HEAD.size :], expires_at, version) if now < expires_at else None
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        with self._lock:
+            self._check(key, expect, now)
+            version = next(self._versions)
+            stored = self._entries.get(key)
+            if stored is None:
+                place = len(self._keys)
+                self._keys.append(key)
+            else:
+                place = _HEAD.unpack_from(stored)[2]
+            self._entries[key] = _HEAD.pack(max(0, expires_at), version, place) + value
+            self._sweep_two(now)
+            return version
+
+    async def delete(self, key: str, expect: Version | None, now: int) -> bool:
+        with self._lock:
+            if expect is not None:
+                self._check(key, expect, now)
+            return self._drop(key)
+
+    def _check(self, key: str, expect: Version | None, now: int) -> None:
+        current = self.peek(key, now)
+        if (None if current is None else current.version) != expect:
+            raise Refused(current)
+
+    def _drop(self, key: str) -> bool:
+        """Forget an entry; the last key takes its place on the sweep's way."""
+        stored = self._entries.pop(key, None)
+        if stored is None:
+            return False
+        place = _HEAD.unpack_from(stored)[2]
+        last = self._keys.pop()
+        if last != key:
+            self._keys[place] = last
+            moved = self._entries[last]
+            expires_at, version, _ = _HEAD.unpack_from(moved)
+            self._entries[last] = _HEAD.pack(expires_at, version, place) + moved[_HEAD.size :]
+        return True
+
+    def _sweep_two(self, now: int) -> None:
+        for _ in range(2):
+            if self._next >= len(self._keys):
+                self._next = 0
+            key = self._keys[self._next]
+            if self.peek(key, now) is None:
+                self._drop(key)
+            else:
+                self._next += 1
+
+
+class InMemoryBackend(StoredBackend):
+    """Sessions in a dict of this process, which forgets them when it ends.
+
+    They expire, nobody else holds the objects in them, and `def` endpoints in threads may use them. With several
+    worker processes each has sessions of its own: use one process, or another backend.
+
+    >>> from starsessions import SessionMiddleware
+    >>> from starlette.applications import Starlette
+    >>> app = Starlette()
+    >>> app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
+    """
+
+    def __init__(self, *, serializer: Serializer | None = None, clock: Clock = wall_clock) -> None:
+        self.store: MemoryStore
+        super().__init__(MemoryStore(), serializer, clock)
+
+    def peek(self, token: str, now: int) -> Found | WhyNew:
+        return as_found(token, self.store.peek(token, now))
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    @property
+    def data(self) -> Mapping[str, dict[str, Any]]:
+        """A copy of all that is held, live or not, by id: for tests. It walks over everything.
+
+        >>> import asyncio
+        >>> backend = InMemoryBackend()
+        >>> asyncio.run(backend.write({"user": "ann"}, "some-id"))
+        'some-id'
+        >>> dict(backend.data)
+        {'some-id': {'user': 'ann'}}
+        """
+        held = {}
+        for key in self.store.all_keys():
+            found = self.peek(key, 0)
+            if isinstance(found, Found):
+                held[key] = self.serializer.loads(found.record.payload)
+        return MappingProxyType(held)
