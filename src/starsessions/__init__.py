@@ -1,0 +1,38 @@
+"""Sessions for Starlette and FastAPI."""
+
+from starsessions.backends.base import SessionBackend
+from starsessions.backends.cookie import CookieBackend, EncryptedCookieBackend
+from starsessions.backends.memory import InMemoryBackend
+from starsessions.core.record import WhyNew
+from starsessions.core.serializer import Serializer
+from starsessions.exceptions import (
+    ImproperlyConfigured,
+    ResponseStarted,
+    SessionError,
+    SessionGone,
+    SessionNotLoaded,
+    SessionTooLarge,
+    UnsupportedValue,
+)
+from starsessions.middleware import SessionMiddleware
+from starsessions.session import Session
+
+__version__ = "3.0.0.dev0"
+
+__all__ = [
+    "CookieBackend",
+    "EncryptedCookieBackend",
+    "ImproperlyConfigured",
+    "InMemoryBackend",
+    "ResponseStarted",
+    "Serializer",
+    "Session",
+    "SessionBackend",
+    "SessionError",
+    "SessionGone",
+    "SessionMiddleware",
+    "SessionNotLoaded",
+    "SessionTooLarge",
+    "UnsupportedValue",
+    "WhyNew",
+]

@@ -1,0 +1,416 @@
+"""A dict that knows as what it was found, and how it is brought home: the machinery below `Session`.
+
+Finding: the headers, then the backend, then the deadlines. Saving: `_plan` decides and waits for nothing, `_carry_out`
+does it, and `_commit` does both again when another request was faster.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from starsessions.backends.base import Backend, Clock, Conflict, Found, Peeking
+from starsessions.core import changes
+from starsessions.core.carrier import tokens_in
+from starsessions.core.cookies import CookieSpec
+from starsessions.core.decision import LEAVE, Action, Cookie, Decision, decide
+from starsessions.core.record import (
+    Expiry,
+    Policy,
+    Record,
+    WhyNew,
+    cookie_max_age,
+    deadline,
+    expiry_of,
+    touch_due,
+    why_over,
+)
+from starsessions.core.serializer import Msgpack, differs_for_sure, matcher
+from starsessions.exceptions import (
+    ResponseStarted,
+    SessionError,
+    SessionNotLoaded,
+    UnsupportedValue,
+)
+from starsessions.mapping import AskingDict
+
+MAX_ATTEMPTS = 1000
+"""Writes that may lose against other requests before we give up. Each loss is somebody else's success."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all sessions of one middleware have in common, prepared once."""
+
+    backend: Backend
+    policy: Policy
+    cookie: CookieSpec
+    clock: Clock
+    lazy: Peeking | None
+    """The backend, if the first access may load the session by itself: `autoload`, and no I/O to do."""
+    is_well_formed: Callable[[str], bool] | None
+    """Whether a token may be shown to the backend; None where a seal is all the form that it has."""
+    matches: Callable[[Any, dict[str, Any]], bool]
+    """Whether data is, for certain and cheaply, what a payload holds."""
+    ours: bool
+    """Whether the serializer is one of ours, whose payloads can be compared without decoding them."""
+
+
+def setting_for(backend: Backend, policy: Policy, cookie: CookieSpec, clock: Clock, autoload: bool) -> Setting:
+    lazy = backend if autoload and isinstance(backend, Peeking) else None
+    serializer = backend.serializer
+    is_well_formed = None if backend.holds_data else backend.is_well_formed
+    return Setting(
+        backend, policy, cookie, clock, lazy, is_well_formed, matcher(serializer), isinstance(serializer, Msgpack)
+    )
+
+
+class Phase(Enum):
+    """How far the response is."""
+
+    OPEN = auto()
+    """The headers have not left: changes are saved when they do."""
+    SAVING = auto()
+    """Being saved; it stays like that if saving failed, of which somebody was told."""
+    CLOSED = auto()
+    """The headers have left, and nothing saves by itself any more."""
+    BY_HAND = auto()
+    """The headers have left, and `persist()` saves; for a WebSocket, so does the end of the connection."""
+
+
+OPEN, SAVING, CLOSED = Phase.OPEN, Phase.SAVING, Phase.CLOSED  # names that the hot path need not look up twice
+
+
+NOTHING_TO_SAY, _SET, _NO_ACTION = Cookie.LEAVE, Cookie.SET, Action.NOTHING
+
+
+Plan = tuple[Decision, Any]
+"""What `decide` said, and the data encoded if that was needed to say it."""
+
+_SETTLED: Plan = (LEAVE, None)
+
+
+class KeptDict(AskingDict):
+    """What `Session` is made of, and what the middleware works with."""
+
+    accessed: bool
+    modified: bool
+    why_new: WhyNew | None
+    """Why the request has no session that lives; None if it has one, or nobody has looked yet."""
+
+    _cookie: Cookie
+    """What the browser is still to be told."""
+    _ended: bool
+    """Whether this request has ended a session that lived."""
+    _expiry: Expiry | None
+    """What `set_expiry()` asked for and is not saved yet."""
+    _found: Found | None
+    """The live session that this one stands for, as it was last read or written."""
+    _given: str | None
+    """The id that the application gave."""
+    _gone: bool
+    """Whether somebody else has ended the session since it was loaded."""
+    _headers: Sequence[tuple[bytes, bytes]]
+    _late: bool
+    """Whether it was changed after the headers had left."""
+    _loaded: bool
+    _next_id: str | None
+    """The id that the session is to have from its next save on."""
+    _phase: Phase
+    _replaced: Found | None
+    """What stood in the place of `_found` before it was saved."""
+    _setting: Setting
+
+    __slots__ = (
+        "__weakref__",
+        "_cookie",
+        "_ended",
+        "_expiry",
+        "_found",
+        "_given",
+        "_gone",
+        "_headers",
+        "_late",
+        "_loaded",
+        "_next_id",
+        "_phase",
+        "_replaced",
+        "_setting",
+        "accessed",
+        "modified",
+        "why_new",
+    )
+
+    def _begin(self, setting: Setting, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """A session that nobody has looked at yet. Once per request, so: slots, and as little as can be."""
+        self._setting = setting
+        self._headers = headers
+        self._ready = self._handed_out = self._loaded = self._ended = self._gone = self._late = False
+        self.accessed = self.modified = False
+        self._found = self._replaced = self._given = self._next_id = self._expiry = self.why_new = None
+        self._phase = OPEN
+        self._cookie = NOTHING_TO_SAY
+
+    # Reading and changing
+
+    def _before_read(self) -> None:
+        if not self._loaded:
+            if self._setting.lazy is None:
+                raise SessionNotLoaded("Call `await session.load()` first, or pass autoload=True to the middleware.")
+            self._take(self._find_now(self._setting.lazy))
+        self.accessed = self._ready = True
+
+    def _before_change(self) -> None:
+        if not self._ready:
+            self._before_read()
+        if self._phase is not OPEN:
+            self._check_reachable()
+            if self._phase is not Phase.BY_HAND:
+                raise ResponseStarted(
+                    "The response has started and the session was saved. To change it from here on, save by hand: "
+                    "call `await session.persist()` first, and again after each change."
+                )
+            self._late = True
+        self.modified = True
+
+    @property
+    def _is_reachable(self) -> bool:
+        """Whether the session can be saved without sending a cookie."""
+        return self._found is not None and not self._setting.backend.holds_data
+
+    def _check_reachable(self) -> None:
+        if not self._is_reachable:
+            raise ResponseStarted(
+                "The headers have left, and saving this session needs a new cookie: change it, or call "
+                "`await session.persist()`, before the response starts (a WebSocket: before accept)."
+            )
+
+    def _take(self, found: Found | WhyNew) -> None:
+        """Fill the dict with what was found, or note why nothing was."""
+        self._loaded = True
+        if isinstance(found, WhyNew):
+            self.why_new = found
+            return
+        try:
+            data = self._setting.backend.serializer.loads(found.record.payload)
+        except Exception:  # whatever an older release of the application has left there
+            data = None
+        if type(data) is not dict:
+            self.why_new = WhyNew.UNDECODABLE
+            return
+        dict.update(self, data)
+        self._found = found
+
+    def _fill_with(self, data: Mapping[str, Any]) -> None:
+        dict.clear(self)
+        dict.update(self, data)
+        self._handed_out = True
+
+    def _forget(self) -> None:
+        """Nothing that was known is true any more: what follows is another session."""
+        dict.clear(self)
+        self._replaced = self._found or self._replaced
+        self._found = self._given = self._next_id = self._expiry = None
+
+    async def _replace_by(self, data: Mapping[str, Any]) -> None:
+        """Take over a plain dict that the application has put in our place in the scope."""
+        await self._load()
+        self._fill_with(data)
+        self.modified = True
+
+    # Finding
+
+    async def _load(self) -> None:
+        if not self._loaded:
+            found = await self._find()
+            if not self._loaded:  # another task of this request may have been faster
+                self._take(found)
+        if not self._ready:
+            self._before_read()
+
+    async def _find(self) -> Found | WhyNew:
+        setting = self._setting
+        now = int(setting.clock())
+        if self._given is not None:
+            return self._judged(await setting.backend.fetch(self._given, now), now)
+        tokens = tokens_in(self._headers, setting.cookie, setting.backend.max_cookies, setting.is_well_formed)
+        if isinstance(tokens, WhyNew):
+            return tokens
+        return _the_only([self._judged(await setting.backend.fetch(token, now), now) for token in tokens])
+
+    def _find_now(self, backend: Peeking) -> Found | WhyNew:
+        """`_find` in the headers, of a backend that has nothing to wait for."""
+        setting = self._setting
+        tokens = tokens_in(self._headers, setting.cookie, setting.backend.max_cookies, setting.is_well_formed)
+        if isinstance(tokens, WhyNew):
+            return tokens
+        now = int(setting.clock())
+        if len(tokens) == 1:
+            return self._judged(backend.peek(tokens[0], now), now)
+        return _the_only([self._judged(backend.peek(token, now), now) for token in tokens])
+
+    def _judged(self, found: Found | WhyNew, now: int) -> Found | WhyNew:
+        if isinstance(found, Found):
+            return why_over(found.record, self._setting.policy, now) or found
+        return found
+
+    # Saving
+
+    def _plan(self, by_hand: bool = False) -> Plan:
+        """What has to be done: decided here, without waiting for anything, and done by `_carry_out`."""
+        setting, found = self._setting, self._found
+        if found is not None and not (
+            self.modified or self._handed_out or self._next_id or self._expiry or by_hand or setting.policy.rolling
+        ):
+            return _SETTLED  # nobody had the means to change anything
+        empty = not dict.__len__(self)
+        payload, differs, expires, due = None, False, False, False
+        if found is not None:
+            record = found.record
+            if self.modified or by_hand or (self._handed_out and not setting.matches(record.payload, self)):
+                payload = setting.backend.serializer.dumps(self)
+                differs = self._differs(record, payload)
+            expires = self._expiry_differs(record)
+            due = setting.policy.rolling and touch_due(record, setting.policy, int(setting.clock()))
+        decision = decide(
+            live=found is not None,
+            ended=self._ended,
+            empty=empty and not by_hand,
+            emptied=empty and differs and not by_hand,
+            rotate=self._next_id is not None,
+            changed=differs or expires or by_hand,
+            due=due,
+        )
+        return decision, payload
+
+    def _differs(self, record: Record, payload: Any) -> bool:
+        """Whether the data is another one than was found. Equal bytes say no at once; other bytes may only be order."""
+        if payload == record.payload:
+            return False
+        if self._setting.ours and differs_for_sure(payload, record.payload):
+            return True
+        base = self._setting.backend.serializer.loads(record.payload)
+        # In C first; what is equal there may still have turned 1 into True.
+        return not (dict.__eq__(self, base) and changes.same_items(base, self._items()))
+
+    def _items(self) -> dict[str, Any]:
+        """The data as a plain dict, whatever state the session is in."""
+        return dict(dict.items(self))
+
+    async def _commit(self, plan: Plan | None = None, by_hand: bool = False) -> None:
+        """Bring the backend in line with the dict, and note in `_cookie` what the browser must be told."""
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                await self._carry_out(plan or self._plan(by_hand))
+                return
+            except Conflict as conflict:
+                current = conflict.current
+                if current is None or self._judged(current, int(self._setting.clock())) is not current:
+                    self._end_quietly()
+                    return
+                self._rebase(current)
+                plan = None
+        raise SessionError(f"The session was changed by others {MAX_ATTEMPTS} times while it was being saved.")
+
+    async def _carry_out(self, plan: Plan) -> None:
+        (action, cookie), payload = plan
+        if action is _NO_ACTION:
+            if cookie is not NOTHING_TO_SAY:
+                self._cookie = cookie
+            return
+        setting, found = self._setting, self._found
+        now = int(setting.clock())
+        if payload is None:
+            payload = setting.backend.serializer.dumps(self)
+        if found is None:
+            self._found = await self._create(Record(payload, now, now, *(self._expiry or ())), now)
+        elif action is Action.DELETE:
+            await setting.backend.delete(found, now, if_unchanged=True)
+            self._forget()
+            self._cookie = cookie
+            return
+        else:
+            old = found.record
+            lifetime, until, browser = self._expiry or (old.lifetime, old.until, old.browser)
+            record = Record(payload, old.began_at, now, lifetime, until, browser)
+            ends_at = deadline(record, setting.policy)
+            if self._next_id is None:
+                self._found = await setting.backend.replace(found, record, ends_at, now)
+            else:
+                self._found = await setting.backend.rotate(found, record, self._next_id, ends_at, now)
+            self._replaced = found
+        self._next_id = self._expiry = None
+        if cookie is _SET or found is None or self._moved(found, self._found, now):
+            self._cookie = _SET
+
+    async def _create(self, record: Record, now: int) -> Found:
+        setting = self._setting
+        session_id = self._next_id or self._given
+        try:
+            return await setting.backend.create(record, session_id, deadline(record, setting.policy), now)
+        except Conflict:
+            if self._given is None or self._next_id is not None:
+                raise SessionError("generate_id() gave an id that is in use.") from None
+            raise  # an id of the application's own, which somebody else has filled meanwhile
+
+    def _moved(self, old: Found, new: Found, now: int) -> bool:
+        """Whether the browser holds something else than it should, or for another time."""
+        policy = self._setting.policy
+        if new.token != old.token:
+            return True
+        return cookie_max_age(new.record, policy, now) != cookie_max_age(old.record, policy, now)
+
+    def _rebase(self, current: Found) -> None:
+        """Do to what is stored now what this request did to what it found."""
+        loads = self._setting.backend.serializer.loads
+        base = {} if self._found is None else loads(self._found.record.payload)
+        mine = self._items()
+        merged = changes.apply(changes.diff(base, mine), loads(current.record.payload))
+        dict.clear(self)
+        for key, value in merged.items():
+            # Our own object where it is equal: the handler may hold it, and go on changing it.
+            dict.__setitem__(self, key, mine[key] if key in mine and changes.same(mine[key], value) else value)
+        self._found = current
+
+    def _end_quietly(self) -> None:
+        """The session was ended by somebody else: gone means gone, and their response told the browser so."""
+        self._forget()
+        self._gone = True
+        self._cookie = Cookie.LEAVE
+
+    def _has_unsaved(self) -> bool:
+        """Whether something was changed since it was last saved."""
+        found, setting = self._found, self._setting
+        if found is None:
+            return dict.__len__(self) > 0
+        if self._expiry_differs(found.record):
+            return True
+        if setting.matches(found.record.payload, self):
+            return False
+        return self._differs(found.record, setting.backend.serializer.dumps(self))
+
+    def _expiry_differs(self, record: Record) -> bool:
+        return self._expiry is not None and self._expiry != expiry_of(record)
+
+    def _weights(self) -> list[tuple[str, int]]:
+        """The heaviest keys, and about how many bytes each of them takes before it is sealed."""
+        weights = [(str(key), _weight(value)) for key, value in dict.items(self)]
+        return sorted(weights, key=lambda weight: weight[1], reverse=True)[:3]
+
+
+def _weight(value: Any) -> int:
+    try:
+        return len(Msgpack().dumps({"": value}))
+    except UnsupportedValue:  # another serializer, or a backend of the user's own, takes more types than ours
+        return 0
+
+
+def _the_only(results: list[Found | WhyNew]) -> Found | WhyNew:
+    """Of several cookies of our name, from other paths or domains, one counts if it alone is good.
+
+    If two are, one of them was planted, and nobody can say which (RFC 6265bis, 4.2.2 and 8.6).
+    """
+    live = [result for result in results if isinstance(result, Found)]
+    if len(live) == 1:
+        return live[0]
+    return WhyNew.MALFORMED if live else results[0]

@@ -1,0 +1,166 @@
+"""The session: what handlers see of it."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from starsessions.backends.base import Found, SessionBackend
+from starsessions.backends.legacy import lift
+from starsessions.core.cookies import CookieSpec
+from starsessions.core.decision import Cookie
+from starsessions.core.durations import expiry
+from starsessions.exceptions import ResponseStarted, SessionGone
+from starsessions.kept import OPEN, KeptDict, Phase, setting_for
+
+
+class Session(KeptDict):
+    """`request.session`. Use it as the dict that it is; every change is kept, nested ones too.
+
+    >>> import asyncio
+    >>> from starsessions import InMemoryBackend
+    >>> async def visit(backend, session_id=None):
+    ...     session = Session(backend, session_id)
+    ...     await session.load()
+    ...     session.setdefault("visits", []).append("now")
+    ...     return await session.persist(), len(session["visits"])
+    >>> backend = InMemoryBackend()
+    >>> session_id, visits = asyncio.run(visit(backend))
+    >>> asyncio.run(visit(backend, session_id))[1]
+    2
+    """
+
+    modified: bool
+
+    __slots__ = ()
+
+    def __init__(self, backend: SessionBackend, session_id: str | None = None) -> None:
+        """A session to use by hand. An id that is given here is trusted; one from a browser never should be."""
+        super().__init__()
+        lifted = lift(backend)
+        self._begin(setting_for(lifted, lifted.policy, CookieSpec(), lifted.clock, autoload=False), ())
+        self._given = session_id
+
+    # What it is
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the data is here."""
+        return self._loaded
+
+    @is_loaded.setter
+    def is_loaded(self, value: bool) -> None:
+        self._loaded = value
+        if not value:  # the next load() starts afresh
+            dict.clear(self)
+            self._ready = False
+            self._found = None
+
+    @property
+    def is_modified(self) -> bool:
+        """Whether anything that changes was called. What is written is decided by comparing, not by this."""
+        return self.modified
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no data."""
+        return len(self) == 0
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The data: the session itself."""
+        if not self._ready:
+            self._before_read()
+        return self
+
+    @data.setter
+    def data(self, value: Mapping[str, Any]) -> None:
+        self._before_change()
+        self._fill_with(value)
+
+    @property
+    def session_id(self) -> str | None:
+        """The id, once it is known to be ours: a secret, not to be shown or logged. None for a session without one."""
+        if self._next_id is not None:
+            return self._next_id
+        return self._found.token if self._found is not None else self._given
+
+    def __repr__(self) -> str:
+        if not self._loaded:
+            return "<Session: not loaded>"
+        return f"<Session: {dict.__len__(self)} keys{', modified' if self.modified else ''}>"
+
+    def mark_accessed(self) -> None:
+        """Starlette calls this when a handler reads `request.session`."""
+        self.accessed = True
+        if not self._ready and (self._loaded or self._setting.lazy is not None):
+            self._before_read()
+
+    def mark_modified(self) -> None:
+        """Kept for code written for Starlette: changes are found without it."""
+        self.mark_accessed()
+        self.modified = True
+
+    # What it can do
+
+    async def load(self) -> None:
+        """Fetch the data, once. Without it (or `autoload=True`) the session raises `SessionNotLoaded`."""
+        await self._load()
+
+    async def persist(self) -> str:
+        """Save now, whatever has changed, and return the id.
+
+        The way to save after the response has started: from the first such call on, the session may be changed again,
+        and each call saves. Raises `SessionGone` if the session was ended meanwhile, and `ResponseStarted` if a cookie
+        would be needed that can no longer be sent.
+        """
+        if not self._ready:
+            self._before_read()
+        if self._phase is not OPEN:
+            self._check_reachable()
+            self._phase = Phase.BY_HAND
+        await self._commit(by_hand=True)
+        if self._gone or self._found is None:
+            raise SessionGone("The session was ended since it was loaded, so nothing was saved.")
+        return self._found.token
+
+    async def delete(self) -> None:
+        """End the session for good: its data, its id, and the cookie. What is put in afterwards is a new session."""
+        await self._load()
+        if self._phase is not OPEN and self._setting.backend.holds_data:
+            self._check_reachable()
+        found = self._found
+        if found is None and self._given is not None:  # told that it is loaded, and never looked
+            looked = await self._find()
+            found = looked if isinstance(looked, Found) else None
+        if found is not None:
+            await self._setting.backend.delete(found, int(self._setting.clock()))
+            self._ended = self.modified = True
+            self._cookie = Cookie.CLEAR
+        self._forget()
+
+    async def flush(self) -> str:
+        """`delete()`, and the id of the session that begins if anything is put in: returned."""
+        await self.delete()
+        self.modified = True
+        self._next_id = await self._setting.backend.new_id()
+        return self._next_id
+
+    async def regenerate_id(self) -> str:
+        """Keep the data under a new id, which is returned, and kill the old one: call it whenever rights change."""
+        await self._load()
+        if self._phase is not OPEN:
+            raise ResponseStarted("The headers have left, so a new id can no longer be sent: regenerate it before.")
+        self._next_id = await self._setting.backend.new_id()
+        self.modified = True
+        return self._next_id
+
+    def set_expiry(self, value: int | timedelta | datetime | None) -> None:
+        """How long this one session lasts, in place of the middleware's `max_age`.
+
+        Seconds or a timedelta: from its last renewal. A datetime (without a zone: local time): until then, whatever
+        happens. None or 0: until the browser is closed, and no longer than `max_age` on the server. `absolute_timeout`
+        holds in any case.
+        """
+        wanted = expiry(value, int(self._setting.clock()))
+        self._before_change()
+        self._expiry = wanted
