@@ -1,0 +1,571 @@
+"""Reading cookies from raw bytes, the checks of the settings, and the one spelling of `Set-Cookie`."""
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NoReturn
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from starsessions.core.cookies import MAX_COOKIE, MAX_HEADER, MAX_SAME_NAME, CookieSpec, find
+from starsessions.exceptions import ImproperlyConfigured
+
+Headers = list[tuple[bytes, bytes]]
+
+NAMES = ["session", "a", "aa", "aba", "a.a", "*", "a|b", "^a$", "__Host-a", "a-1"]
+
+
+def cookie(*headers: bytes) -> Headers:
+    return [(b"cookie", header) for header in headers]
+
+
+def read(*headers: bytes, name: str = "session") -> list[bytes] | None:
+    return find(cookie(*headers), name.encode())
+
+
+# Reading
+
+
+def read_slowly(headers: Headers, name: bytes) -> list[bytes] | None:
+    """RFC 6265bis to the letter, without a thought for speed: what the real one must agree with."""
+    values: list[bytes] = []
+    for key, header in headers:
+        if key == b"cookie":
+            for pair in header.split(b";"):
+                if b"=" not in pair:
+                    continue  # a value without a name
+                its_name, _, value = pair.partition(b"=")
+                if its_name.strip(b" \t") == name and value.strip(b" \t") not in values:
+                    values.append(value.strip(b" \t"))
+    too_much = (
+        len(values) > MAX_SAME_NAME or sum(len(header) for key, header in headers if key == b"cookie") > MAX_HEADER
+    )
+    return None if too_much else values
+
+
+SPECIAL = [
+    b"=",
+    b";",
+    b" ",
+    b"\t",
+    b" \t ",
+    b"; ",
+    b",",
+    b'"',
+    b"\\",
+    b"\\073",
+    b"%3B",
+    b"$Version",
+    b"\0",
+    b"\r",
+    b"\n",
+]
+SPECIAL += [b"\x0b", b"\x0c", b"\x85", b"\xa0", b"\xff"]
+
+
+@st.composite
+def nasty_requests(draw: st.DrawFn) -> tuple[Headers, str]:
+    """Headers in which the name that is looked for, its relatives, and what separates cookies, stand in every order."""
+    name = draw(st.sampled_from(NAMES))
+    relatives = [name.encode(), name.swapcase().encode(), *(other.encode() for other in NAMES)]
+    pieces = st.one_of(
+        st.just(name.encode()),
+        st.sampled_from([b"=", b"=", b";"]),
+        st.sampled_from(relatives),
+        st.sampled_from(SPECIAL),
+    )
+    header = st.lists(pieces, max_size=20).map(b"".join) | st.binary(max_size=20)
+    keys = st.sampled_from([b"cookie", b"cookie", b"cookie", b"x-cookie", b"set-cookie"])
+    return draw(st.lists(st.tuples(keys, header), max_size=4)), name
+
+
+@given(nasty_requests())
+@example((cookie(b"a=1; a=2; a=3; a=4"), "a"))
+@example((cookie(b"a=1; a=2; a=3", b"a=4;a=5"), "a"))
+@example((cookie(b"a=1; a=2; a=3; a=4; a=1; a=2"), "a"))
+@example((cookie(b"aba=1;abaaba=2;ababa=3; aba aba=4"), "aba"))
+def test_cookies_are_read_as_by_a_slow_parser_that_is_obviously_right(request_: tuple[Headers, str]) -> None:
+    headers, name = request_
+
+    assert find(headers, name.encode()) == read_slowly(headers, name.encode())
+
+
+@pytest.mark.parametrize(
+    ("header", "values"),
+    [
+        (b"session=x", [b"x"]),
+        (b"a=1; session=x; b=2", [b"x"]),
+        (b"a=1;session=x;b=2", [b"x"]),
+        (b"  session \t=\t x \t;", [b"x"]),
+        (b"session=x y", [b"x y"]),
+        (b"session=a=b==", [b"a=b=="]),
+        (b"session=", [b""]),
+        (b"session=;session=x", [b"", b"x"]),
+        (b"session=x; session=y", [b"x", b"y"]),
+        (b"session=y; session=x", [b"y", b"x"]),
+        (b"session=x; session=x", [b"x"]),
+        (b'session="x"', [b'"x"']),
+        (b"session=%78", [b"%78"]),
+        (b"session=\\170", [b"\\170"]),
+        (b"session=x,session=y", [b"x,session=y"]),
+        (b"session=\xa0x\x0b", [b"\xa0x\x0b"]),
+        (b"session=\xffx", [b"\xffx"]),
+        (b"\xa0session=x", []),
+        (b"\nsession=x", []),
+        (b"Session=x; SESSION=y", []),
+        (b"SESSION=session", []),
+        (b"xsession=x", []),
+        (b"x session=x", []),
+        (b"x-session=x", []),
+        (b"session-1=x", []),
+        (b"sessionx=x", []),
+        (b"session", []),
+        (b"session; x", []),
+        (b"=session=x", []),
+        (b"=session", []),
+        (b"a=session=x", []),
+        (b"a=; =session=x", []),
+        (b"a==;session=x", [b"x"]),
+        (b"", []),
+        (b";;;=;;", []),
+    ],
+)
+def test_what_a_header_says(header: bytes, values: list[bytes]) -> None:
+    assert read(header) == values
+
+
+def test_several_cookie_headers_are_one_list() -> None:
+    assert read(b"a=1", b"session=x; b=2", b"session=y") == [b"x", b"y"]
+
+
+def test_only_the_cookie_header_is_read_and_it_may_stand_anywhere() -> None:
+    others = [(b"x-cookie", b"session=a"), (b"set-cookie", b"session=b"), (b"host", b"session=c")]
+    headers = [*others, (b"cookie", b"session=x"), *others, (b"cookie", b"session=y"), *others]
+
+    assert find(others, b"session") == []
+    assert find(headers, b"session") == [b"x", b"y"]
+
+
+def test_a_special_character_in_the_name_stands_for_itself() -> None:
+    assert read(b"axb=1; a.b=2", name="a.b") == [b"2"]
+    assert read(b"a=1; b=2; a|b=3", name="a|b") == [b"3"]
+
+
+def test_as_many_values_as_may_be_tried_are_returned_and_one_more_is_too_much() -> None:
+    pairs = [b"session=%d" % index for index in range(MAX_SAME_NAME)]
+
+    assert read(b"; ".join(pairs)) == [b"%d" % index for index in range(MAX_SAME_NAME)]
+    assert read(b"; ".join([*pairs, b"session=x"])) is None
+    assert read(*pairs, b"session=x") is None
+    assert read(*pairs, *pairs) is not None
+
+
+def test_as_many_bytes_as_may_be_read_are_read_and_one_more_is_too_much() -> None:
+    padding = b"x" * (MAX_HEADER - len(b"session=y;"))
+
+    assert read(b"session=y;" + padding) == [b"y"]
+    assert read(b"session=y;" + padding + b"x") is None
+    assert read(b"session=y;", padding) == [b"y"]
+    assert read(b"session=y;", padding, b"x") is None
+
+
+# Hostile input: work is bounded
+
+
+class Sealed(bytes):
+    """A header that fails the test if anything but its length is looked at."""
+
+    def look(self, *args: object) -> NoReturn:
+        raise AssertionError(f"{len(self)} bytes were searched")
+
+    __contains__ = __getitem__ = __iter__ = find = index = count = look  # type: ignore[assignment]
+    partition = rfind = rpartition = replace = split = strip = look  # type: ignore[assignment]
+
+
+def test_a_megabyte_is_not_even_searched() -> None:
+    assert read(Sealed(b"session=" + b"x" * 2**20)) is None
+
+
+def test_after_too_many_bytes_no_further_header_is_searched() -> None:
+    assert read(*[b"x" * 1000] * 65, *[Sealed(b"x" * 1000)] * 10_000) is None
+
+
+HOSTILE: dict[str, Callable[[int], bytes]] = {
+    "cookies that are not ours": lambda size: b"; ".join(b"c%d=%d" % (at, at) for at in range(size // 10)),
+    "one value again and again": lambda size: b"session=x;" * (size // 10),
+    "empty values": lambda size: b"session=;" * (size // 9),
+    "values that differ": lambda size: b";".join(b"session=%d" % at for at in range(size // 12)),
+    "the name repeated": lambda size: b"session" * (size // 7),
+    "the name repeated, in one value": lambda size: b"session=" * (size // 8),
+    "the name repeated, with blanks": lambda size: b"session " * (size // 8),
+    "the name repeated, in the names of others": lambda size: b"x session=y;" * (size // 12),
+    "semicolons": lambda size: b";" * size,
+    "equals signs": lambda size: b"=" * size,
+    "backslashes": lambda size: b'session="' + b"\\" * size + b'"',
+    "quotes": lambda size: b"session=" + b'"' * size,
+    "octal escapes": lambda size: b"session=" + b"\\073" * (size // 4),
+    "blanks": lambda size: b" " * size,
+    "blanks before the name": lambda size: b" \t" * (size // 2) + b"session=x",
+    "blanks after the name": lambda size: b"session" + b" " * size,
+    "blanks before the value": lambda size: b"session=" + b" " * size + b"x",
+    "blanks inside of the value": lambda size: b"session=x" + b" " * size + b"x",
+    "blanks after the value": lambda size: b"session=x" + b" " * size,
+    "blanks before each name": lambda size: (b" " * 20 + b"session=x;") * (size // 30),
+}
+
+
+def steps_of(action: Callable[[], object]) -> int:
+    """How many lines of Python were run."""
+    steps = 0
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal steps
+        steps += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+@pytest.mark.parametrize("attack", HOSTILE)
+def test_twice_the_input_is_at_most_twice_the_work(attack: str) -> None:
+    """What is quadratic would take four times as many steps, at any size: so small ones tell."""
+    header = HOSTILE[attack]
+
+    once = steps_of(lambda: read(header(2_000)))
+    twice = steps_of(lambda: read(header(4_000)))
+
+    assert twice <= 2 * once + 100
+
+
+class Counted(bytes):
+    """A header that counts how many of its bytes are searched or copied."""
+
+    looked_at = 0
+
+    def find(self, part: Any, start: Any = 0, end: Any = None) -> int:
+        found = super().find(part, start, end)
+        self.looked_at += (len(self) if found < 0 else found) - start
+        return found
+
+    def rfind(self, part: Any, start: Any = 0, end: Any = None) -> int:
+        found = super().rfind(part, start, end)
+        self.looked_at += (len(self) if end is None else end) - max(found, 0)
+        return found
+
+    def __getitem__(self, key: Any) -> Any:
+        part = super().__getitem__(key)
+        self.looked_at += len(part) if isinstance(part, bytes) else 1
+        return part
+
+
+@pytest.mark.parametrize("attack", HOSTILE)
+def test_no_byte_is_looked_at_more_than_a_few_times(attack: str) -> None:
+    header = Counted(HOSTILE[attack](MAX_HEADER)[:MAX_HEADER])
+
+    read(header)
+
+    assert header.looked_at <= 4 * MAX_HEADER
+
+
+@pytest.mark.parametrize("attack", HOSTILE)
+def test_64_kib_of_anything_take_no_time(attack: str) -> None:
+    """What is done in C cannot be counted, only timed.
+
+    Linear, it takes a few milliseconds. Quadratic (a regular expression that may begin with blanks, say, or a search
+    that begins anew for each pair) it would be 2^32 / 2 steps: seconds on any machine. One second is far from both.
+    """
+    header = HOSTILE[attack](MAX_HEADER)[:MAX_HEADER]
+
+    began_at = time.perf_counter()
+    values = read(header)
+    took = time.perf_counter() - began_at
+
+    assert took < 1
+    assert values == read_slowly(cookie(header), b"session")
+
+
+def test_ten_thousand_cookies_are_read_like_ten() -> None:
+    others = b";".join(b"%x=" % at for at in range(10_000))
+
+    assert read(others + b"; session=x") == [b"x"]
+
+
+def test_twenty_thousand_backslashes_are_twenty_thousand_backslashes() -> None:
+    assert read(b'session="' + b"\\" * 20_000 + b'"') == [b'"' + b"\\" * 20_000 + b'"']
+
+
+# Settings: what browsers refuse is refused when the middleware is built, and the message names the cure
+
+
+@pytest.mark.parametrize(
+    "name", ["session", "a", "A-b_c.d", "!#$%&'*+-.^_`|~0", "__Host-session", "x" * (MAX_COOKIE // 2)]
+)
+def test_a_name_is_a_token(name: str) -> None:
+    assert CookieSpec(name).name == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", "a b", "a;b", "a=b", "a,b", 'a"b', "a\\b", "a\n", "\ta", "a\0", "a\x7f", "é", "a/b", "a@b", "[a]", "a:b"],
+)
+def test_a_name_that_is_not_a_token_is_refused(name: str) -> None:
+    with pytest.raises(
+        ImproperlyConfigured, match=r"^session_cookie=.* letters, digits and any of !#\$%&'\*\+-\.\^_`\|~"
+    ):
+        CookieSpec(name)
+
+
+@pytest.mark.parametrize("name", [None, b"session", 1, ["session"]])
+def test_a_name_that_is_no_text_is_refused(name: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match=f"^session_cookie must be one str, not a {type(name).__name__}"):
+        CookieSpec(name)
+
+
+def test_a_name_that_leaves_no_room_for_a_value_is_refused() -> None:
+    with pytest.raises(ImproperlyConfigured, match="session_cookie is so long that no room is left"):
+        CookieSpec("x" * (MAX_COOKIE // 2 + 1))
+
+
+@pytest.mark.parametrize("path", ["/", "/app", "/app/", "/a%20b", "/a:b@c,d=e", "/~x"])
+def test_a_path_begins_with_a_slash(path: str) -> None:
+    assert CookieSpec(path=path).path_under("/ignored") == path
+
+
+@pytest.mark.parametrize(
+    "path", ["", "app", "/a;b", "/a b", "/a\n", "/a\r\nSet-Cookie: x=y", "/é", "/a\0", "/\x7f", "*"]
+)
+def test_a_path_that_could_break_out_of_the_header_is_refused(path: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r'^path=.* printable ASCII without ";", beginning with "/"'):
+        CookieSpec(path=path)
+
+
+@pytest.mark.parametrize(
+    "domain", ["example.com", ".example.com", "a.b-c.d", "localhost", "127.0.0.1", "xn--bcher-kva.example"]
+)
+def test_a_domain_is_a_host_name(domain: str) -> None:
+    assert CookieSpec(domain=domain).domain == domain
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        "",
+        ".",
+        "https://example.com",
+        "example.com:8000",
+        "example.com/",
+        "a b",
+        "a;b",
+        "a\n",
+        "a, b",
+        "bücher.example",
+        "-a",
+        "a.",
+    ],
+)
+def test_a_domain_that_is_no_host_name_is_refused(domain: str) -> None:
+    with pytest.raises(
+        ImproperlyConfigured, match=r"^domain=.* a host name such as example\.com, without scheme and port"
+    ):
+        CookieSpec(domain=domain)
+
+
+@pytest.mark.parametrize("setting", ["path", "domain"])
+def test_a_list_where_one_text_is_meant_is_refused(setting: str) -> None:
+    settings: Any = {setting: ["/"]}
+
+    with pytest.raises(ImproperlyConfigured, match=f"^{setting} must be one str, not a list"):
+        CookieSpec(**settings)
+
+
+@pytest.mark.parametrize("same_site", ["Lax", "", None, False, ["lax"], "lax; secure"])
+def test_an_unknown_same_site_is_refused(same_site: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r'^same_site must be "lax", "strict" or "none", not '):
+        CookieSpec(same_site=same_site)
+
+
+@pytest.mark.parametrize("https_only", ["yes", "auto", [], 2])
+def test_an_unknown_https_only_is_refused(https_only: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"^https_only must be True, False, or None"):
+        CookieSpec(https_only=https_only)
+
+
+@pytest.mark.parametrize("name", ["__Host-s", "__host-s", "__HOST-s", "__Host-Http-s"])
+@pytest.mark.parametrize(
+    ("settings", "cure"),
+    [
+        ({"domain": "example.com"}, r"may have no domain: drop domain=…, or use the prefix __Secure-"),
+        ({"path": "/app"}, r'needs path="/": drop path=…, or use __Secure-'),
+        ({"https_only": False}, r"without Secure .*drop https_only=False.*localhost"),
+    ],
+)
+def test_a_host_cookie_is_bound_to_its_host_and_secure(name: str, settings: dict[str, Any], cure: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=cure) as caught:
+        CookieSpec(name, **settings)
+
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["__Secure-s", "__secure-s", "__Http-s", "__HTTP-s"])
+def test_a_secure_cookie_is_secure(name: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="drop https_only=False"):
+        CookieSpec(name, https_only=False)
+
+    assert CookieSpec(name, domain="example.com", path="/app").is_secure("http")
+
+
+@pytest.mark.parametrize("name", ["__Host-s", "__Host-Http-s"])
+@pytest.mark.parametrize("settings", [{}, {"path": "/"}, {"https_only": True}])
+def test_a_host_cookie_that_browsers_accept_is_accepted(name: str, settings: dict[str, Any]) -> None:
+    spec = CookieSpec(name, **settings)
+
+    assert spec.is_secure("http")
+    assert spec.path_under("/mounted/here") == "/"
+
+
+@pytest.mark.parametrize("name", ["__Hosts", "_Host-s", "x__Host-s", "Host-s", "__Securely"])
+def test_what_only_looks_like_a_prefix_is_none(name: str) -> None:
+    assert not CookieSpec(name, domain="example.com", path="/app", https_only=False).is_secure("https")
+
+
+@pytest.mark.parametrize("https_only", [None, False])
+def test_same_site_none_needs_secure(https_only: bool | None) -> None:
+    with pytest.raises(
+        ImproperlyConfigured, match=r'SameSite=None without Secure: add https_only=True to same_site="none"'
+    ):
+        CookieSpec(same_site="none", https_only=https_only)
+
+
+def test_same_site_none_with_secure_is_accepted() -> None:
+    assert CookieSpec(same_site="none", https_only=True).is_secure("http")
+
+
+def test_a_partitioned_cookie_is_secure() -> None:
+    assert CookieSpec(partitioned=True).is_secure("http")
+
+    with pytest.raises(ImproperlyConfigured, match=r"partitioned=True asks for it.*drop https_only=False"):
+        CookieSpec(partitioned=True, https_only=False)
+
+
+@pytest.mark.parametrize(
+    ("https_only", "scheme", "secure"),
+    [
+        (None, "https", True),
+        (None, "wss", True),
+        (None, "http", False),
+        (None, "ws", False),
+        (True, "http", True),
+        (True, "ws", True),
+        (False, "https", False),
+        (False, "wss", False),
+    ],
+)
+def test_secure_follows_the_request_unless_it_is_forced(https_only: bool | None, scheme: str, secure: bool) -> None:
+    assert CookieSpec(https_only=https_only).is_secure(scheme) == secure
+
+
+# The one spelling
+
+
+@pytest.mark.parametrize(
+    ("settings", "max_age", "path", "secure", "header"),
+    [
+        ({}, 60, "/", False, b"n=v; path=/; Max-Age=60; httponly; samesite=lax"),
+        ({}, None, "/", False, b"n=v; path=/; httponly; samesite=lax"),
+        ({}, 60, "/app", True, b"n=v; path=/app; Max-Age=60; httponly; samesite=lax; secure"),
+        ({"same_site": "strict"}, 1, "/", False, b"n=v; path=/; Max-Age=1; httponly; samesite=strict"),
+        (
+            {"domain": "example.com"},
+            60,
+            "/",
+            False,
+            b"n=v; path=/; Max-Age=60; httponly; samesite=lax; domain=example.com",
+        ),
+        ({"partitioned": True}, 60, "/", True, b"n=v; path=/; Max-Age=60; httponly; samesite=lax; secure; partitioned"),
+        (
+            {"same_site": "none", "https_only": True, "domain": "a.b", "partitioned": True},
+            60,
+            "/",
+            True,
+            b"n=v; path=/; Max-Age=60; httponly; samesite=none; secure; domain=a.b; partitioned",
+        ),
+    ],
+)
+def test_a_cookie_is_set_in_one_spelling(
+    settings: dict[str, Any], max_age: int | None, path: str, secure: bool, header: bytes
+) -> None:
+    assert CookieSpec(**settings).set("n", "v", max_age, path, secure) == (b"set-cookie", header)
+
+
+@pytest.mark.parametrize("partitioned", [False, True])
+@pytest.mark.parametrize("domain", [None, "example.com"])
+@pytest.mark.parametrize("same_site", ["lax", "strict", "none"])
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_cookie_is_cleared_with_the_attributes_that_it_was_set_with(
+    same_site: Any, domain: str | None, partitioned: bool, secure: bool
+) -> None:
+    spec = CookieSpec("n", same_site, True, None, domain, partitioned)
+
+    _, given = spec.set("n", "v", 60, "/app", secure)
+    _, taken = spec.set("n", "null", 0, "/app", secure)
+
+    gone = b"expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0"
+    assert taken == given.replace(b"n=v", b"n=null").replace(b"Max-Age=60", gone)
+
+
+# The path comes from the root path, which a proxy's header may have made
+
+
+@pytest.mark.parametrize(
+    ("root_path", "path"),
+    [
+        ("", "/"),
+        ("/", "/"),
+        ("/app", "/app"),
+        ("/app/v1", "/app/v1"),
+        ("/a%20b", "/a%20b"),
+        ("/a b", "/a%20b"),
+        ("/bücher", "/b%C3%BCcher"),
+        ("/a; domain=evil.example", "/a%3B%20domain=evil.example"),
+        ("/a\r\nSet-Cookie: x=y", "/a%0D%0ASet-Cookie:%20x=y"),
+        ("app", "/"),
+        ("https://evil.example/", "/"),
+        ("; secure", "/"),
+    ],
+)
+def test_the_path_is_that_of_the_application(root_path: str, path: str) -> None:
+    assert CookieSpec().path_under(root_path) == path
+
+
+@given(st.text() | st.text(st.sampled_from('/;,= \t\r\n\0\x7fa%"\\é\u2028'), max_size=12).map("/".__add__))
+def test_no_root_path_can_inject_an_attribute(root_path: str) -> None:
+    spec = CookieSpec()
+
+    _, header = spec.set("session", "v", 60, spec.path_under(root_path), False)
+
+    first, path, *rest = header.decode("ascii").split("; ")
+    assert (first, rest) == ("session=v", ["Max-Age=60", "httponly", "samesite=lax"])
+    assert re.fullmatch(r"path=/[!-:<-~]*", path)
+
+
+@given(st.text(st.sampled_from('/;,= \t\r\n\0\x7fa%"\\é\u2028'), max_size=12))
+def test_a_path_made_from_a_root_path_would_be_accepted_as_a_setting(root_path: str) -> None:
+    path = CookieSpec().path_under(root_path)
+
+    assert CookieSpec(path=path).path_under("/other") == path
+
+
+def test_the_internals_of_a_spec_are_not_shown() -> None:
+    assert repr(CookieSpec("n")) == (
+        "CookieSpec(name='n', same_site='lax', https_only=None, path=None, domain=None, partitioned=False)"
+    )

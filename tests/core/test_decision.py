@@ -1,0 +1,109 @@
+"""The table in the docstring of `core/decision.py` is what this test reads: code and table cannot part."""
+
+from itertools import product
+from typing import NamedTuple
+
+import pytest
+
+from starsessions.core import decision
+from starsessions.core.decision import Action, Cookie, Decision, decide
+
+FACTS = ("live", "ended", "empty", "emptied", "rotate", "changed", "due")
+
+Facts = dict[str, bool]
+
+
+class Row(NamedTuple):
+    """One row of the table. A fact that the row leaves blank is not among its conditions."""
+
+    conditions: Facts
+    decision: Decision
+
+    def matches(self, facts: Facts) -> bool:
+        return all(facts[fact] == wanted for fact, wanted in self.conditions.items())
+
+
+def read_table() -> list[Row]:
+    lines = (decision.__doc__ or "").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    head, _, *body = cells
+    assert tuple(head) == (*FACTS, "action", "cookie", "because")
+    rows = []
+    for *facts, action, cookie, _ in body:
+        if not action:
+            continue  # the reason of the row above needs a second line
+        assert set(facts) <= {"yes", "no", ""}
+        conditions = {fact: cell == "yes" for fact, cell in zip(FACTS, facts, strict=True) if cell}
+        rows.append(Row(conditions, Decision(Action[action.upper()], Cookie[cookie.upper()])))
+    return rows
+
+
+TABLE = read_table()
+COMBINATIONS = [dict(zip(FACTS, values, strict=True)) for values in product((False, True), repeat=len(FACTS))]
+
+
+def is_reachable(facts: Facts) -> bool:
+    """`emptied` is: it lives, it had data, and it has none now. So it implies both of the others."""
+    return not facts["emptied"] or (facts["live"] and facts["empty"])
+
+
+REACHABLE = list(filter(is_reachable, COMBINATIONS))
+
+
+def spelled(facts: Facts) -> str:
+    return "+".join(fact for fact, holds in facts.items() if holds) or "none"
+
+
+def test_the_table_has_eight_rows_and_they_differ() -> None:
+    assert len(TABLE) == 8
+    assert len({tuple(row.conditions.items()) for row in TABLE}) == 8
+
+
+def test_the_table_leads_to_every_action_and_every_cookie() -> None:
+    assert {row.decision.action for row in TABLE} == set(Action)
+    assert {row.decision.cookie for row in TABLE} == set(Cookie)
+
+
+@pytest.mark.parametrize("facts", REACHABLE, ids=spelled)
+def test_exactly_one_row_matches_and_its_decision_is_taken(facts: Facts) -> None:
+    matching = [row for row in TABLE if row.matches(facts)]
+
+    assert len(matching) == 1
+    assert decide(**facts) == matching[0].decision
+
+
+def test_no_row_at_all_covers_only_what_cannot_be() -> None:
+    uncovered = [facts for facts in COMBINATIONS if not any(row.matches(facts) for row in TABLE)]
+
+    assert uncovered == [facts for facts in COMBINATIONS if facts["live"] and facts["emptied"] and not facts["empty"]]
+    assert not any(map(is_reachable, uncovered))
+
+
+def test_no_combination_at_all_matches_two_rows() -> None:
+    assert not [facts for facts in COMBINATIONS if sum(row.matches(facts) for row in TABLE) > 1]
+
+
+# The rules that are worth more than the table: whoever edits a row should hear of them.
+
+
+@pytest.mark.parametrize("facts", REACHABLE, ids=spelled)
+def test_rules_that_no_row_may_break(facts: Facts) -> None:
+    action, cookie = decide(**facts)
+
+    if not facts["live"] and not facts["ended"]:
+        assert cookie is not Cookie.CLEAR, "a response to a dead id must not clear a newer cookie"
+    if facts["empty"] and not facts["live"]:
+        assert action is Action.NOTHING, "an empty session is never stored"
+        assert cookie is not Cookie.SET, "no cookie for bots"
+    if not facts["live"]:
+        assert action in (Action.NOTHING, Action.CREATE), "what is not there cannot be written over"
+    if facts["live"] and facts["emptied"]:
+        assert action is Action.DELETE, "an empty session is never kept"
+    if facts["live"]:
+        assert action is not Action.CREATE, "two sessions for one browser"
+    if facts["live"] and facts["changed"]:
+        assert action not in (Action.NOTHING, Action.TOUCH), "a change is lost"
+    if facts["live"] and facts["rotate"] and not facts["emptied"]:
+        assert action is Action.ROTATE, "the old id stays good"
+    if spelled(facts) in ("empty", "live"):
+        assert (action, cookie) == (Action.NOTHING, Cookie.LEAVE), "nothing for nothing"

@@ -1,0 +1,26 @@
+"""The examples in the docstrings run as they stand."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import starsessions
+
+MODULES = ["starsessions", *(module.name for module in pkgutil.walk_packages(starsessions.__path__, "starsessions."))]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_in_the_docstrings_run(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_there_are_examples_at_all() -> None:
+    found = [
+        example
+        for name in MODULES
+        for test in doctest.DocTestFinder().find(importlib.import_module(name))
+        for example in test.examples
+    ]
+    assert len(found) > 30

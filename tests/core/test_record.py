@@ -1,0 +1,291 @@
+"""Deadlines: at the limit is over, and a clock that goes back extends nothing."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from starsessions.core.record import (
+    CLOCK_SKEW,
+    DEFAULT_MAX_AGE,
+    Policy,
+    Record,
+    WhyNew,
+    cookie_max_age,
+    deadline,
+    touch_due,
+    why_over,
+)
+
+BEGAN = 1_000_000
+
+
+def record(began_at: int = BEGAN, renewed_at: int = BEGAN, **own: Any) -> Record:
+    return Record(b"", began_at, renewed_at, **own)
+
+
+durations = st.integers(1, 10**9)
+instants = st.integers(0, 2**40)
+
+
+@st.composite
+def records(draw: st.DrawFn) -> Record:
+    began_at = draw(instants)
+    own = draw(
+        st.one_of(
+            st.fixed_dictionaries({}),
+            st.fixed_dictionaries({"lifetime": durations}),
+            st.fixed_dictionaries({"until": instants}),
+            st.fixed_dictionaries({"browser": st.just(True)}),
+        )
+    )
+    return record(began_at, began_at + draw(st.integers(0, 10**9)), **own)
+
+
+policies = st.builds(
+    Policy,
+    max_age=durations,
+    absolute_timeout=st.none() | durations,
+    rolling=st.booleans(),
+    renew_every=st.none() | durations,
+    browser_session=st.booleans(),
+)
+
+
+# The limits: (what the record says, what the policy says, seconds for which the session lasts, why it is over then).
+LIMITS = [
+    ({}, Policy(), DEFAULT_MAX_AGE, WhyNew.EXPIRED),
+    ({}, Policy(max_age=60), 60, WhyNew.EXPIRED),
+    ({}, Policy(max_age=1), 1, WhyNew.EXPIRED),
+    ({}, Policy(max_age=60, absolute_timeout=30), 30, WhyNew.OVER_ABSOLUTE),
+    ({}, Policy(max_age=60, absolute_timeout=90), 60, WhyNew.EXPIRED),
+    ({}, Policy(max_age=60, absolute_timeout=60), 60, WhyNew.OVER_ABSOLUTE),
+    ({}, Policy(max_age=60, browser_session=True), 60, WhyNew.EXPIRED),
+    ({"renewed_at": BEGAN + 50}, Policy(max_age=60), 110, WhyNew.EXPIRED),
+    ({"renewed_at": BEGAN + 50}, Policy(max_age=60, absolute_timeout=70), 70, WhyNew.OVER_ABSOLUTE),
+    ({"lifetime": 10}, Policy(max_age=60), 10, WhyNew.EXPIRED),
+    ({"lifetime": 600}, Policy(max_age=60), 600, WhyNew.EXPIRED),
+    ({"lifetime": 600}, Policy(max_age=60, absolute_timeout=100), 100, WhyNew.OVER_ABSOLUTE),
+    ({"lifetime": 10, "renewed_at": BEGAN + 5}, Policy(max_age=60), 15, WhyNew.EXPIRED),
+    ({"until": BEGAN + 10}, Policy(max_age=60), 10, WhyNew.EXPIRED),
+    ({"until": BEGAN + 600}, Policy(max_age=60), 600, WhyNew.EXPIRED),
+    ({"until": BEGAN + 600}, Policy(max_age=60, absolute_timeout=100), 100, WhyNew.OVER_ABSOLUTE),
+    ({"until": BEGAN + 10, "renewed_at": BEGAN + 5}, Policy(max_age=60), 10, WhyNew.EXPIRED),
+    ({"browser": True}, Policy(max_age=60), 60, WhyNew.EXPIRED),
+    ({"browser": True}, Policy(max_age=60, absolute_timeout=30), 30, WhyNew.OVER_ABSOLUTE),
+]
+
+
+@pytest.mark.parametrize(("own", "policy", "lasts", "why"), LIMITS)
+def test_a_session_lives_until_the_second_before_its_limit(
+    own: dict[str, Any], policy: Policy, lasts: int, why: WhyNew
+) -> None:
+    assert deadline(record(**own), policy) == BEGAN + lasts
+    assert why_over(record(**own), policy, BEGAN + lasts - 1) is None
+
+
+@pytest.mark.parametrize(("own", "policy", "lasts", "why"), LIMITS)
+@pytest.mark.parametrize("late", [0, 1, 10**6])
+def test_at_the_limit_and_after_it_is_over(
+    own: dict[str, Any], policy: Policy, lasts: int, why: WhyNew, late: int
+) -> None:
+    assert why_over(record(**own), policy, BEGAN + lasts + late) in {why, WhyNew.OVER_ABSOLUTE}
+    assert why_over(record(**own), policy, BEGAN + lasts) is why
+
+
+def test_a_shortened_max_age_shortens_the_sessions_that_are_out_there() -> None:
+    assert why_over(record(), Policy(max_age=600), BEGAN + 300) is None
+    assert why_over(record(), Policy(max_age=300), BEGAN + 300) is WhyNew.EXPIRED
+
+
+def test_a_shortened_max_age_leaves_a_session_with_a_life_of_its_own_alone() -> None:
+    assert why_over(record(lifetime=600), Policy(max_age=300), BEGAN + 599) is None
+
+
+@given(records(), policies, st.integers(0, 10**9))
+def test_renewal_never_moves_the_absolute_limit(session: Record, policy: Policy, later: int) -> None:
+    renewed = msgspec.structs.replace(session, renewed_at=session.renewed_at + later)
+
+    assert deadline(renewed, policy) >= deadline(session, policy)
+    if policy.absolute_timeout is not None:
+        assert deadline(renewed, policy) <= session.began_at + policy.absolute_timeout
+        assert why_over(renewed, policy, session.began_at + policy.absolute_timeout) is WhyNew.OVER_ABSOLUTE
+
+
+@given(records(), durations, durations)
+def test_a_shorter_setting_never_lets_a_session_live_longer(session: Record, one: int, other: int) -> None:
+    shorter, longer = sorted((one, other))
+
+    assert deadline(session, Policy(max_age=shorter)) <= deadline(session, Policy(max_age=longer))
+    assert deadline(session, Policy(absolute_timeout=shorter)) <= deadline(session, Policy(absolute_timeout=longer))
+    assert deadline(session, Policy(absolute_timeout=longer)) <= deadline(session, Policy())
+
+
+# A clock that goes back
+
+
+def test_clocks_may_differ_by_the_skew_and_no_more() -> None:
+    assert why_over(record(), Policy(), BEGAN - CLOCK_SKEW) is None
+    assert why_over(record(), Policy(), BEGAN - CLOCK_SKEW - 1) is WhyNew.EXPIRED
+
+
+@given(records(), policies, st.integers(-(10**10), 10**10))
+def test_a_session_lives_from_its_renewal_to_its_deadline_and_at_no_other_time(
+    session: Record, policy: Policy, offset: int
+) -> None:
+    now = session.renewed_at + offset
+
+    lives = why_over(session, policy, now) is None
+
+    assert lives == (session.renewed_at - CLOCK_SKEW <= now < deadline(session, policy))
+
+
+@given(records(), policies, st.integers(0, 10**6))
+def test_a_renewal_by_a_clock_that_went_back_extends_nothing(session: Record, policy: Policy, back: int) -> None:
+    renewed = msgspec.structs.replace(session, renewed_at=session.renewed_at - back)
+
+    assert deadline(renewed, policy) <= deadline(session, policy)
+
+
+@given(records(), policies, st.integers(0, 10**9))
+def test_a_clock_that_went_back_makes_no_touch_due(session: Record, policy: Policy, back: int) -> None:
+    assert not touch_due(session, policy, session.renewed_at - back)
+
+
+# Rolling
+
+
+def test_use_renews_nothing_without_rolling() -> None:
+    assert not touch_due(record(), Policy(max_age=100), BEGAN + 99)
+
+
+def test_use_renews_after_a_tenth_of_the_lifetime() -> None:
+    policy = Policy(max_age=100, rolling=True)
+
+    assert not touch_due(record(), policy, BEGAN + 9)
+    assert touch_due(record(), policy, BEGAN + 10)
+
+
+def test_use_renews_after_a_tenth_of_a_life_of_its_own() -> None:
+    policy = Policy(max_age=100, rolling=True)
+
+    assert not touch_due(record(lifetime=1000), policy, BEGAN + 99)
+    assert touch_due(record(lifetime=1000), policy, BEGAN + 100)
+
+
+def test_use_renews_once_per_renew_every() -> None:
+    policy = Policy(max_age=100, rolling=True, renew_every=30)
+
+    assert not touch_due(record(), policy, BEGAN + 29)
+    assert touch_due(record(), policy, BEGAN + 30)
+
+
+def test_a_session_with_a_shorter_life_is_renewed_at_half_of_it() -> None:
+    policy = Policy(max_age=1000, rolling=True, renew_every=300)
+
+    assert not touch_due(record(lifetime=100), policy, BEGAN + 49)
+    assert touch_due(record(lifetime=100), policy, BEGAN + 50)
+
+
+def test_a_fixed_end_is_never_renewed() -> None:
+    policy = Policy(max_age=100, rolling=True)
+
+    assert not touch_due(record(until=BEGAN + 10**6), policy, BEGAN + 10**5)
+
+
+@given(st.integers(2, 200), st.data())
+def test_use_renews_never_more_often_than_renew_every(max_age: int, data: st.DataObject) -> None:
+    renew_every = data.draw(st.integers(1, max_age - 1))
+    policy = Policy(max_age=max_age, rolling=True, renew_every=renew_every)
+    later = data.draw(st.integers(0, max_age))
+
+    assert touch_due(record(), policy, BEGAN + later) == (later >= renew_every)
+
+
+@given(st.integers(1, 50), st.none() | st.integers(1, 60), st.lists(st.integers(0, 5), max_size=60))
+def test_a_touch_is_never_due_twice_in_the_same_second(
+    lifetime: int, renew_every: int | None, pauses: list[int]
+) -> None:
+    policy = Policy(max_age=30, rolling=True, renew_every=renew_every)
+    session, now, touched_at = record(lifetime=lifetime), BEGAN, []
+
+    for pause in pauses:
+        now += pause
+        if touch_due(session, policy, now):
+            session = msgspec.structs.replace(session, renewed_at=now)
+            touched_at.append(now)
+
+    assert sorted(set(touched_at)) == touched_at
+
+
+@given(st.integers(2, 40), st.none() | st.integers(1, 29))
+def test_a_session_that_is_used_every_second_never_ends(lifetime: int, renew_every: int | None) -> None:
+    policy = Policy(max_age=30, rolling=True, renew_every=renew_every)
+    session = record(lifetime=lifetime)
+
+    for now in range(BEGAN, BEGAN + 120):
+        assert why_over(session, policy, now) is None
+        if touch_due(session, policy, now):
+            session = msgspec.structs.replace(session, renewed_at=now)
+
+
+# The cookie
+
+
+@given(records(), policies, st.integers(-CLOCK_SKEW, 10**10))
+def test_the_cookie_never_promises_more_than_the_server_will_honour(
+    session: Record, policy: Policy, later: int
+) -> None:
+    now = session.renewed_at + later
+
+    max_age = cookie_max_age(session, policy, now)
+
+    if max_age is not None:
+        assert max_age >= 0
+        assert max_age == 0 or now + max_age <= deadline(session, policy)
+        assert (max_age > 0) == (why_over(session, policy, now) is None)
+
+
+@pytest.mark.parametrize(
+    ("own", "policy", "max_age"),
+    [
+        ({}, Policy(max_age=60), 50),
+        ({}, Policy(max_age=60, absolute_timeout=30), 20),
+        ({}, Policy(max_age=60, browser_session=True), None),
+        ({"lifetime": 600}, Policy(max_age=60), 590),
+        ({"lifetime": 600}, Policy(max_age=60, browser_session=True), 590),
+        ({"until": BEGAN + 100}, Policy(max_age=60), 90),
+        ({"until": BEGAN + 100}, Policy(max_age=60, browser_session=True), 90),
+        ({"browser": True}, Policy(max_age=60), None),
+        ({"browser": True}, Policy(max_age=60, absolute_timeout=30), None),
+        ({"renewed_at": BEGAN - 100}, Policy(max_age=60), 0),
+    ],
+)
+def test_the_max_age_of_the_cookie_is_what_is_left(own: dict[str, Any], policy: Policy, max_age: int | None) -> None:
+    assert cookie_max_age(record(**own), policy, BEGAN + 10) == max_age
+
+
+# What it looks like outside
+
+
+def test_a_record_is_an_array_that_may_grow_at_its_end() -> None:
+    """Whatever is added must come last and have a default: these bytes are out there, in cookies and stores."""
+    decode = msgspec.msgpack.Decoder(Record).decode
+
+    assert decode(msgspec.msgpack.encode([b"x", 1, 2])) == Record(b"x", 1, 2, None, None, False)
+    assert decode(msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True])) == Record(b"x", 1, 2, 3, 4, True)
+    assert decode(msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True, "a later field"])) == Record(b"x", 1, 2, 3, 4, True)
+
+
+def test_the_reasons_are_the_words_that_the_readme_promises() -> None:
+    assert [str(why) for why in WhyNew] == [
+        "no cookie",
+        "malformed",
+        "bad signature",
+        "unknown",
+        "expired",
+        "over the absolute limit",
+        "undecodable",
+    ]

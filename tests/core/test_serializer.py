@@ -1,0 +1,863 @@
+"""What goes in comes out: equal, and of its type, or an error that says where and what."""
+
+import array
+import copy
+import enum
+import json
+import struct
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from fractions import Fraction
+from importlib.resources import files
+from ipaddress import IPv4Address
+from math import inf, isfinite, nan
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any, NoReturn
+from uuid import UUID
+from zoneinfo import TZPATH, ZoneInfo
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from starsessions.core.serializer import MAX_DEPTH, Msgpack, PlainJson, matcher
+from starsessions.exceptions import UnsupportedValue
+
+SERIALIZERS = [Msgpack(), PlainJson()]
+both = pytest.mark.parametrize("serializer", SERIALIZERS, ids=["msgpack", "json"])
+
+
+def exact(value: Any) -> Any:
+    """A value with everything written out that `==` does not look at: types, NaN, folds, zones, digits, order."""
+    kind = type(value)
+    if kind is dict:
+        return kind, tuple((exact(key), exact(item)) for key, item in value.items())
+    if kind in (list, tuple):
+        return kind, tuple(map(exact, value))
+    if kind in (set, frozenset):
+        return kind, frozenset(map(exact, value))
+    if kind is float:
+        return kind, "NaN" if value != value else struct.pack(">d", value)
+    if kind is Decimal:
+        return kind, value.as_tuple()
+    if kind in (datetime, time):
+        return kind, value.replace(tzinfo=None).isoformat(), value.fold, zone_of(value)
+    return kind, value
+
+
+def zone_of(value: Any) -> Any:
+    zone = value.tzinfo
+    return (ZoneInfo, zone.key) if isinstance(zone, ZoneInfo) else value.utcoffset()
+
+
+def kept_or_refused(serializer: Msgpack, data: dict[str, Any], path: str) -> bytes | None:
+    """The payload; None if the data was refused, with a path that begins like this one."""
+    try:
+        return serializer.dumps(data)
+    except UnsupportedValue as error:
+        refused_at = error.path
+    assert refused_at.startswith(path)
+    return None
+
+
+# Everything that a session can hold
+
+texts = st.text(st.characters(exclude_categories=()), max_size=8)  # lone surrogates, too
+offsets = st.timedeltas(timedelta(hours=-24, microseconds=1), timedelta(hours=24, microseconds=-1)).map(timezone)
+zones = (
+    st.none() | st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu"]).map(ZoneInfo) | offsets
+)
+clocks = st.tuples(st.datetimes(), st.integers(0, 1), zones)
+datetimes = clocks.map(lambda parts: parts[0].replace(fold=parts[1], tzinfo=parts[2]))
+times = clocks.map(lambda parts: parts[0].time().replace(fold=parts[1], tzinfo=parts[2]))
+integers = st.integers() | st.integers(-(1 << 70), 1 << 70) | st.integers(1 << 63, 1 << 65) | st.integers(-(1 << 2000))
+keys = st.text(max_size=4) | st.integers(-(1 << 63), (1 << 64) - 1) | st.booleans() | st.none() | st.binary(max_size=3)
+hashable_scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    integers,
+    st.floats(),
+    texts,
+    st.binary(max_size=8),
+    st.dates(),
+    times,
+    st.timedeltas(),
+    st.uuids(),
+    st.decimals(allow_nan=False),
+    st.datetimes(),
+)
+scalars = hashable_scalars | datetimes | st.decimals().filter(lambda number: not number.is_snan())
+hashables = st.recursive(
+    hashable_scalars,
+    lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3),
+    max_leaves=4,
+)
+values = st.recursive(
+    scalars | st.sets(hashables, max_size=3) | st.frozensets(hashables, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.lists(inner, max_size=3).map(tuple) | st.dictionaries(keys, inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+sessions = st.dictionaries(st.text(max_size=4), values, max_size=4)
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=10,
+)
+json_sessions = st.dictionaries(texts, json_values, max_size=4)
+
+naive = datetime
+"""Without a zone, on purpose."""
+
+EVERY_TYPE: dict[str, Any] = {
+    "none": None,
+    "bool": [True, False],
+    "int": [0, -1, 1, 2**63 - 1, -(2**63), 2**64 - 1],
+    "big int": [2**64, -(2**63) - 1, 10**5000, -(10**5000), 2**71 - 1, -(2**71), 2**127, -(2**127)],
+    "float": [0.0, -0.0, 1.0, 1e300, 5e-324, inf, -inf, nan],
+    "str": ["", "é", "😀", "\0", '"\\', "\ud800", "a\udfffb", "\udc80\ud83d"],
+    "bytes": [b"", b"\0\xff"],
+    "containers": [[], {}, (), set(), frozenset(), [()], ([],), ({},), {"a": {}}, [[[]]]],
+    "tuple": (1, (2, [3, (4,)])),
+    "set": {1, "a", (2, 3), frozenset({(4, "b")})},
+    "frozenset": frozenset({(), frozenset()}),
+    "keys": {"1": 0, 1: 0, None: 0, b"1": 0, "": 0, -5: 0, 2.5: 0},
+    "bool keys": {True: 0, False: 0},
+    "date": [date.min, date.max],
+    "datetime": [naive(1, 1, 1), naive(9999, 12, 31, 23, 59, 59, 999999), naive(2024, 10, 27, 2, 30, fold=1)],
+    "aware": [
+        datetime(2024, 5, 6, tzinfo=UTC),
+        datetime(2024, 5, 6, tzinfo=UTC, fold=1),
+        datetime(2024, 5, 6, tzinfo=timezone(timedelta(hours=-5, minutes=30))),
+        datetime(2024, 5, 6, tzinfo=timezone(timedelta(seconds=1, microseconds=1))),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-14))),
+    ],
+    "zone": [
+        datetime(2024, 10, 27, 2, 30, tzinfo=ZoneInfo("Europe/Berlin")),
+        datetime(2024, 10, 27, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Berlin")),
+        datetime(2024, 3, 31, 2, 30, tzinfo=ZoneInfo("Europe/Berlin")),
+        datetime.max.replace(tzinfo=ZoneInfo("UTC")),
+    ],
+    "time": [time(), time.max, time(1, 2, fold=1), time(1, tzinfo=UTC), time(1, fold=1, tzinfo=UTC)],
+    "zoned time": [
+        time(2, 30, tzinfo=ZoneInfo("Europe/Berlin")),
+        time(2, 30, fold=1, tzinfo=ZoneInfo("Europe/Berlin")),
+    ],
+    "timedelta": [timedelta(), timedelta.min, timedelta.max, timedelta(microseconds=-1)],
+    "UUID": UUID("12345678-1234-5678-1234-567812345678"),
+    "Decimal": [Decimal(text) for text in ("1.50", "-0", "0E-9", "1E+999999", "Infinity", "-Infinity", "NaN", "-NaN7")],
+}
+
+
+@both
+@pytest.mark.parametrize("name", EVERY_TYPE)
+def test_every_type_that_is_promised_comes_back(serializer: Msgpack, name: str) -> None:
+    data = {"value": EVERY_TYPE[name], "nested": [{"deep": (EVERY_TYPE[name],)}]}
+
+    assert exact(serializer.loads(serializer.dumps(data))) == exact(data)
+
+
+@both
+@given(sessions)
+def test_what_goes_in_comes_out(serializer: Msgpack, data: dict[str, Any]) -> None:
+    assert exact(serializer.loads(serializer.dumps(data))) == exact(data)
+
+
+@both
+@given(json_sessions)
+def test_plain_data_comes_out_unless_a_key_is_no_text(serializer: Msgpack, data: dict[str, Any]) -> None:
+    payload = kept_or_refused(serializer, data, "a key of ")
+
+    assert payload is None or exact(serializer.loads(payload)) == exact(data)
+
+
+@both
+@given(sessions)
+def test_storing_leaves_the_data_alone(serializer: Msgpack, data: dict[str, Any]) -> None:
+    before = exact(copy.deepcopy(data))
+
+    serializer.dumps(data)
+
+    assert exact(data) == before
+
+
+@both
+@given(sessions)
+def test_the_same_data_makes_the_same_bytes(serializer: Msgpack, data: dict[str, Any]) -> None:
+    """Without sets, whose order depends on the process: equal bytes are how "nothing has changed" is told."""
+    data = {key: value for key, value in data.items() if "set" not in repr(exact(value))}
+
+    assert serializer.dumps(data) == serializer.dumps(serializer.loads(serializer.dumps(data)))
+
+
+@both
+def test_a_session_that_must_not_be_asked_is_read_as_the_dict_that_it_is(serializer: Msgpack) -> None:
+    """`request.session` overrides what reads it, and would note an access that was none."""
+
+    class Asking(dict[str, Any]):
+        def _refuse(self, *args: object) -> NoReturn:
+            raise AssertionError("it was asked")
+
+        __iter__ = __len__ = __contains__ = __getitem__ = keys = values = items = get = _refuse  # type: ignore[assignment]
+
+    for value in (1, (1,), nan, {"deep": ()}):
+        assert exact(serializer.loads(serializer.dumps(Asking(a=value)))) == exact({"a": value})
+
+
+# What is refused
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+class Word(enum.StrEnum):
+    A = "a"
+
+
+class Right(enum.Flag):
+    READ = 1
+
+
+class IntRight(enum.IntFlag):
+    READ = 1
+
+
+class Dict(dict[Any, Any]):
+    pass
+
+
+class List(list[Any]):
+    pass
+
+
+class Tuple(tuple[Any, ...]):
+    __slots__ = ()
+
+
+class Set(set[Any]):
+    pass
+
+
+class Str(str):
+    __slots__ = ()
+
+
+class Int(int):
+    pass
+
+
+class Float(float):
+    pass
+
+
+class Bytes(bytes):
+    pass
+
+
+class Datetime(datetime):
+    pass
+
+
+class Money(Decimal):
+    pass
+
+
+@dataclass
+class Data:
+    a: int = 1
+
+
+class Struct(msgspec.Struct):
+    a: int = 1
+
+
+class Nowhere(tzinfo):
+    """A zone of an application's own, which does not say how far from UTC it is."""
+
+    def utcoffset(self, when: datetime | None) -> timedelta | None:
+        return None
+
+
+Point = namedtuple("Point", "x y")
+
+REFUSED: dict[str, Any] = {
+    "Colour": Colour.RED,
+    "Number": Number.ONE,
+    "Word": Word.A,
+    "Right": Right.READ,
+    "IntRight": IntRight.READ,
+    "Dict": Dict(a=1),
+    "OrderedDict": OrderedDict(a=1),
+    "defaultdict": defaultdict(list, a=[1]),
+    "Counter": Counter("a"),
+    "mappingproxy": MappingProxyType({"a": 1}),
+    "List": List([1]),
+    "deque": deque([1]),
+    "range": range(3),
+    "array": array.array("i", [1]),
+    "Tuple": Tuple((1,)),
+    "Point": Point(1, 2),
+    "Set": Set({1}),
+    "dict_keys": {"a": 1}.keys(),
+    "Str": Str("a"),
+    "Int": Int(1),
+    "Float": Float(1.5),
+    "complex": 1 + 2j,
+    "Fraction": Fraction(1, 2),
+    "Money": Money("1.50"),
+    "Bytes": Bytes(b"a"),
+    "bytearray": bytearray(b"a"),
+    "memoryview": memoryview(b"a"),
+    "Datetime": Datetime(2024, 1, 1),
+    "datetime": datetime(2024, 1, 1, tzinfo=Nowhere()),
+    "time": time(1, tzinfo=Nowhere()),
+    "ZoneInfo": ZoneInfo("UTC"),
+    "timezone": UTC,
+    "Data": Data(),
+    "Struct": Struct(),
+    "Ext": msgspec.msgpack.Ext(1, b"\x90"),
+    "Raw": msgspec.Raw(b"1"),
+    "UnsetType": msgspec.UNSET,
+    "IPv4Address": IPv4Address("127.0.0.1"),
+    "PurePosixPath": PurePosixPath("/"),
+    "ValueError": ValueError("a secret"),
+    "object": object(),
+    "type": int,
+    "function": exact,
+    "generator": (item for item in [1]),
+    "ellipsis": ...,
+    "NotImplementedType": NotImplemented,
+}
+
+
+@both
+@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("neighbour", [1, (), nan], ids=["plain", "wrapped", "nan"])
+def test_all_else_is_refused_with_its_place_and_its_type(serializer: Msgpack, kind: str, neighbour: Any) -> None:
+    data = {"user": neighbour, "cart": [1, "two", {"count": neighbour, "price": REFUSED[kind]}]}
+
+    with pytest.raises(UnsupportedValue) as caught:
+        serializer.dumps(data)
+
+    assert caught.value.path == 'session["cart"][2]["price"]'
+    assert caught.value.kind == kind
+    assert str(caught.value).startswith(
+        f'session["cart"][2]["price"] is a {kind}, which a session cannot hold. Store a'
+    )
+
+
+@both
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        ({"a": object()}, 'session["a"]'),
+        ({"a": (1, object())}, 'session["a"][1]'),
+        ({"a": [(1, [object()])]}, 'session["a"][0][1][0]'),
+        ({"a": {object()}}, 'session["a"][0]'),
+        ({"a": frozenset({object()})}, 'session["a"][0]'),
+        ({"a": {1: {b"x": {None: object()}}}}, "session[\"a\"][1][b'x'][None]"),
+        ({'a"b\n': object()}, r'session["a\"b\n"]'),
+        ({"é": object()}, r'session["\u00e9"]'),
+    ],
+)
+def test_the_place_is_written_as_in_python(serializer: Msgpack, data: dict[str, Any], path: str) -> None:
+    with pytest.raises(UnsupportedValue) as caught:
+        serializer.dumps(data)
+
+    assert caught.value.path == path
+
+
+def test_a_refused_value_is_not_shown() -> None:
+    with pytest.raises(UnsupportedValue) as caught:
+        Msgpack().dumps({"a": REFUSED["ValueError"], "password": "another secret"})
+
+    assert "secret" not in str(caught.value)
+
+
+@both
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ((1, 2), "tuple"),
+        (frozenset(), "frozenset"),
+        (Word.A, "Word"),
+        (Number.ONE, "Number"),
+        (Str("a"), "Str"),
+        (Int(1), "Int"),
+        (Bytes(b"a"), "Bytes"),
+        (Decimal(1), "Decimal"),
+        (date(2024, 1, 1), "date"),
+        (UUID(int=1), "UUID"),
+        (2**64, "int out of range"),
+        (-(2**63) - 1, "int out of range"),
+        pytest.param(10**5000, "int out of range", id="huge"),
+        ("\ud800", "str out of range"),
+    ],
+)
+def test_a_key_that_would_not_come_back_is_refused(serializer: Msgpack, key: Any, kind: str) -> None:
+    for data, path in [({key: 1}, "session"), ({"a": [{key: ()}]}, 'session["a"][0]')]:
+        with pytest.raises(UnsupportedValue) as caught:
+            serializer.dumps(data)
+
+        assert (caught.value.path, caught.value.kind) == (f"a key of {path}", kind)
+
+
+@both
+def test_keys_are_never_turned_into_text(serializer: Msgpack) -> None:
+    data: dict[Any, Any] = {1: "int", "1": "str", "deep": {2: {True: 0, None: 0, 1.5: 0}}}
+
+    assert exact(serializer.loads(serializer.dumps(data))) == exact(data)
+
+
+@both
+def test_a_number_that_must_not_be_compared_is_refused(serializer: Msgpack) -> None:
+    """`==` on a signaling NaN raises, so whoever later compares the session with what was stored would fail on it."""
+    with pytest.raises(UnsupportedValue) as caught:
+        serializer.dumps({"cart": [Decimal("sNaN")]})
+
+    assert caught.value.path == 'session["cart"][0]'
+
+
+# A time in a zone that cannot be named comes back equal, or not at all
+
+
+def zone_from_a_file(key: str | None = None) -> ZoneInfo:
+    """Berlin's rules, as an application may have them from a file of its own."""
+    for place in TZPATH:
+        if Path(place, "Europe/Berlin").is_file():
+            with Path(place, "Europe/Berlin").open("rb") as file:
+                return ZoneInfo.from_file(file, key=key)
+    with files("tzdata.zoneinfo.Europe").joinpath("Berlin").open("rb") as file:
+        return ZoneInfo.from_file(file, key=key)
+
+
+@both
+@pytest.mark.parametrize("when", [naive(2024, 5, 6, 7, 8), naive(2024, 10, 27, 2, 30)])
+@pytest.mark.parametrize("fold", [0, 1])
+def test_a_datetime_in_a_zone_without_a_name_comes_back_equal_or_is_refused(
+    serializer: Msgpack, when: datetime, fold: int
+) -> None:
+    """The second one is a moment of which there are two: Python finds it equal to nothing in another zone (PEP 495)."""
+    value = when.replace(tzinfo=zone_from_a_file(), fold=fold)
+
+    payload = kept_or_refused(serializer, {"at": value}, 'session["at"]')
+
+    assert payload is None or serializer.loads(payload)["at"] == value
+
+
+@both
+def test_a_zone_whose_name_nobody_else_knows_does_not_cost_the_session(serializer: Msgpack) -> None:
+    value = datetime(2024, 5, 6, tzinfo=zone_from_a_file(key="My/Own"))
+
+    payload = kept_or_refused(serializer, {"at": value}, 'session["at"]')
+
+    assert payload is None or serializer.loads(payload)["at"] == value
+
+
+@both
+def test_a_zone_whose_name_means_something_else_here_comes_back_as_the_same_moment(serializer: Msgpack) -> None:
+    value = datetime(2024, 5, 6, tzinfo=zone_from_a_file(key="Asia/Kathmandu"))
+
+    assert serializer.loads(serializer.dumps({"at": value}))["at"] == value
+
+
+# What contains itself, or is nested too deeply
+
+
+def nested(levels: int, wrap: Callable[[Any], Any], value: Any = 1) -> Any:
+    for _ in range(levels):
+        value = wrap(value)
+    return value
+
+
+WRAPS: dict[str, Callable[[Any], Any]] = {
+    "list": lambda value: [value],
+    "dict": lambda value: {"k": value},
+    "tuple": lambda value: (value,),
+    "frozenset": lambda value: frozenset([value]),
+    "mixed": lambda value: [{"k": (value,)}],
+}
+
+
+@both
+@pytest.mark.parametrize("wrap", ["list", "dict", "tuple", "frozenset"])
+@pytest.mark.parametrize("leaf", [1, (), 2**64, 1.5, nan], ids=str)
+def test_a_hundred_levels_are_the_limit_whatever_they_are_made_of(serializer: Msgpack, wrap: str, leaf: Any) -> None:
+    deepest = {"a": nested(MAX_DEPTH - 1, WRAPS[wrap], leaf)}
+    assert exact(serializer.loads(serializer.dumps(deepest))) == exact(deepest)
+
+    with pytest.raises(UnsupportedValue, match="too deep"):
+        serializer.dumps({"a": nested(MAX_DEPTH, WRAPS[wrap], leaf)})
+
+
+@both
+@pytest.mark.parametrize("levels", [MAX_DEPTH, 1_000, 50_000])
+@pytest.mark.parametrize("wrap", ["list", "dict", "tuple", "mixed"])
+def test_what_is_too_deep_is_refused_with_its_key(serializer: Msgpack, wrap: str, levels: int) -> None:
+    with pytest.raises(UnsupportedValue, match="too deep, or contains itself") as caught:
+        serializer.dumps({"fine": 1, "cart": nested(levels, WRAPS[wrap])})
+
+    assert caught.value.path == 'session["cart"]'
+
+
+@both
+def test_what_contains_itself_is_refused(serializer: Msgpack) -> None:
+    some_list: list[Any] = []
+    some_list.append(some_list)
+    some_dict: dict[str, Any] = {}
+    some_dict["self"] = some_dict
+    through_a_tuple: list[Any] = []
+    through_a_tuple.append((through_a_tuple, through_a_tuple))
+    session: dict[str, Any] = {}
+    session["session"] = session
+
+    for data in ({"a": some_list}, {"a": some_dict}, {"a": through_a_tuple}, session):
+        with pytest.raises(UnsupportedValue, match="contains itself"):
+            serializer.dumps(data)
+
+
+@both
+def test_a_key_with_a_bracket_is_named_in_full(serializer: Msgpack) -> None:
+    with pytest.raises(UnsupportedValue, match="too deep") as caught:
+        serializer.dumps({"a]b": nested(MAX_DEPTH, WRAPS["list"])})
+
+    assert caught.value.path == 'session["a]b"]'
+
+
+@both
+def test_one_value_in_two_places_contains_nothing_twice(serializer: Msgpack) -> None:
+    shared = [1, (2,)]
+
+    assert serializer.loads(serializer.dumps({"a": shared, "b": [shared, shared]})) == {"a": shared, "b": [shared] * 2}
+
+
+# Rubbish
+
+every_type = Msgpack().dumps(EVERY_TYPE | {"big int": 2**70, "Decimal": Decimal("1.5")})
+
+
+@given(
+    st.binary(max_size=40) | st.binary(max_size=40).map(b"{".__add__) | st.binary(max_size=20).map(b"\x81\xa1a".__add__)
+)
+@example(b"")
+@example(b"{")
+@example(b"\x81\xa1a\xdd\xff\xff\xff\xff")
+@example(b"\x81\xa1a\xc9\xff\xff\xff\xff\x0a")
+@example(b'{"a":' + b"[" * 100_000)
+@example(b'{"a":' + b"9" * 100_000 + b"}")
+@example(b"\x81\xa1a" + b"\x91" * 100_000)
+@example(b"\x81\xa1a\xc7\x01\x63\x00")
+def test_rubbish_is_an_exception_or_a_dict_and_nothing_worse(payload: bytes) -> None:
+    for serializer in SERIALIZERS:
+        try:
+            data = serializer.loads(payload)
+        except Exception:
+            continue
+        assert type(data) is dict
+
+
+@given(st.data())
+def test_a_payload_that_was_damaged_is_an_exception_or_a_dict(data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(every_type) - 1))
+    damaged = every_type[:at] + data.draw(st.binary(max_size=3)) + every_type[at + data.draw(st.integers(0, 3)) :]
+
+    try:
+        read = Msgpack().loads(damaged)
+    except Exception:
+        return
+    assert type(read) is dict
+
+
+@both
+@pytest.mark.parametrize("content", [None, True, 1, 1.5, "text", b"bytes", [1], []])
+def test_what_is_not_an_object_is_no_session(serializer: Msgpack, content: Any) -> None:
+    with pytest.raises(ValueError, match="not an object"):
+        serializer.loads(msgspec.msgpack.encode(content))
+
+
+@both
+def test_an_extension_type_that_nobody_knows_is_an_error(serializer: Msgpack) -> None:
+    with pytest.raises(Exception, match="99"):
+        serializer.loads(msgspec.msgpack.encode({"a": msgspec.msgpack.Ext(99, b"")}))
+
+
+# Whether data is what a payload holds: never a wrong yes, because a yes means that nothing is written
+
+
+def retyped(draw: st.DrawFn, value: Any) -> Any:
+    """The same value, with a few types changed for others that look or compare alike."""
+    kind = type(value)
+    if kind is dict:
+        value = {draw(alike(key)): retyped(draw, item) for key, item in value.items()}
+    elif kind in (list, tuple):
+        value = kind(retyped(draw, item) for item in value)
+    return draw(alike(value))
+
+
+def alike(value: Any) -> st.SearchStrategy[Any]:
+    kind = type(value)
+    others: list[Any] = [value, value, value]
+    if kind in (bool, int, float) and value == 1:
+        others += [True, 1, 1.0, "1", Decimal(1)]
+    elif kind is str:
+        others += [value.encode("utf-8", "surrogatepass")]
+    elif kind is list:
+        others += [tuple(value)]
+    elif kind is tuple:
+        others += [list(value)]
+    elif kind is bytes:
+        others += [value.hex()]
+    elif kind is float and value == 0:
+        others += [0.0, -0.0, 0]
+    return st.sampled_from(others)
+
+
+@st.composite
+def twins(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
+    few = st.sampled_from([None, False, True, 0, 1, 0.0, 1.0, "", "1", b"1", nan, Decimal(1), 2**64, (), 2.5])
+    tree = st.recursive(
+        few,
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.lists(inner, max_size=3).map(tuple)
+            | st.dictionaries(st.sampled_from("ab"), inner)
+        ),
+        max_leaves=6,
+    )
+    one = draw(st.dictionaries(st.sampled_from("abc"), tree, max_size=3))
+    return one, {key: retyped(draw, value) for key, value in one.items()}
+
+
+@both
+@given(twins())
+def test_data_never_matches_what_differs_from_it_in_a_type(
+    serializer: Msgpack, pair: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    stored, data = pair
+
+    if serializer.matches(serializer.dumps(stored), data):
+        assert exact(stored) == exact(data)
+
+
+@both
+@given(sessions, sessions)
+def test_data_never_matches_other_data(serializer: Msgpack, stored: dict[str, Any], data: dict[str, Any]) -> None:
+    assert not serializer.matches(serializer.dumps(stored), data) or exact(stored) == exact(data)
+
+
+@both
+@pytest.mark.parametrize("where", ["value", "item", "key"])
+@pytest.mark.parametrize(
+    ("plain", "other"),
+    [
+        (1, Number.ONE),
+        (1, IntRight.READ),
+        (1, Int(1)),
+        ("a", Word.A),
+        ("a", Str("a")),
+        (1.5, Float(1.5)),
+        (b"a", bytearray(b"a")),
+        (b"a", Bytes(b"a")),
+        ({"a": 1}, Dict(a=1)),
+        ({"a": 1}, OrderedDict(a=1)),
+        ({"a": [1]}, defaultdict(list, a=[1])),
+        ([1], List([1])),
+        ([1], (1,)),
+        ([1], Tuple((1,))),
+        ([1], {1}),
+        ([1], frozenset({1})),
+        ([1, 2], Point(1, 2)),
+        ({"a": 1}, Data()),
+        ({"a": 1}, Struct()),
+        ("12345678-1234-5678-1234-567812345678", UUID("12345678-1234-5678-1234-567812345678")),
+        ("2024-05-06", date(2024, 5, 6)),
+        ("2024-05-06T00:00:00", naive(2024, 5, 6)),
+        ("1.5", Decimal("1.5")),
+        ((1,), msgspec.msgpack.Ext(1, msgspec.msgpack.encode([1]))),
+    ],
+)
+def test_data_never_matches_what_only_looks_like_it(serializer: Msgpack, plain: Any, other: Any, where: str) -> None:
+    """It would stay in the session of this request and be something else, or an error, in the next one."""
+    try:
+        stored, data = {
+            "value": lambda: ({"a": plain}, {"a": other}),
+            "item": lambda: ({"a": [{"b": plain}]}, {"a": [{"b": other}]}),
+            "key": lambda: ({"a": {plain: 1}}, {"a": {other: 1}}),
+        }[where]()
+    except TypeError:
+        return  # not hashable, so it cannot be a key
+    try:
+        payload = serializer.dumps(stored)
+    except UnsupportedValue:
+        return  # not a key that is kept
+
+    assert not serializer.matches(payload, data)
+
+
+@both
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"a": 1, "b": [True, None, "x", {"c": 1.5}]},
+        {"a": {"b": {"c": []}}},
+    ],
+)
+def test_plain_data_matches_itself(serializer: Msgpack, data: dict[str, Any]) -> None:
+    """Or every request would pay for a closer look."""
+    assert serializer.matches(serializer.dumps(data), copy.deepcopy(data))
+
+
+@both
+@pytest.mark.parametrize("value", [object(), "\ud800", 2**64, nested(2000, WRAPS["list"]), 1j])
+def test_what_cannot_be_encoded_does_not_match_and_is_no_error(serializer: Msgpack, value: Any) -> None:
+    assert not serializer.matches(serializer.dumps({"a": 1}), {"a": value})
+
+
+@pytest.mark.parametrize("payload", [b"", b"{", b"\xc1", b"{}x", b"\x80\x80"])
+def test_rubbish_matches_nothing(payload: bytes) -> None:
+    assert not Msgpack().matches(payload, {})
+
+
+def test_a_serializer_that_matches_by_itself_is_asked() -> None:
+    serializer = Msgpack()
+
+    assert matcher(serializer) == serializer.matches
+
+
+def test_of_any_other_serializer_the_bytes_are_compared() -> None:
+    class Json:
+        def dumps(self, data: dict[str, Any], /) -> bytes:
+            return json.dumps(data).encode()
+
+        def loads(self, payload: bytes, /) -> dict[str, Any]:
+            return dict(json.loads(payload))
+
+    matches = matcher(Json())
+
+    assert matches(b'{"a": 1}', {"a": 1})
+    assert not matches(b'{"a": 1}', {"a": 2})
+
+
+# JSON, as Starlette writes and reads it
+
+
+@given(json_sessions, st.sampled_from([None, 0, 2]), st.booleans())
+def test_what_python_wrote_as_json_is_read(data: dict[str, Any], indent: int | None, ensure_ascii: bool) -> None:
+    text = json.dumps(data, indent=indent, ensure_ascii=ensure_ascii)
+    payload = text.encode(errors="replace")  # half a character can only be written as an escape
+
+    assert exact(PlainJson().loads(payload)) == exact(json.loads(payload)) == exact(Msgpack().loads(payload))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": NaN, "b": -Infinity}',
+        '{"a": "\\ud800"}',
+        '{"\\udc00": 1}',
+        '{ "a" : [ 1 , 2 ] }\r\n\t ',
+        '{"a": 1, "a": 2}',
+        '{"a": 123456789012345678901234567890}',
+        '{"a": 1e400}',
+        '{"a": -0.0, "b": -0, "c": 1E2, "d": 1.0}',
+        "{}",
+    ],
+)
+def test_json_means_what_python_says_that_it_means(text: str) -> None:
+    assert exact(PlainJson().loads(text.encode())) == exact(json.loads(text))
+
+
+def can_be_said_in_json(value: Any) -> bool:
+    """RFC 8259 has no word for NaN and infinity, and none for half a character."""
+    if type(value) is dict:
+        return all(map(can_be_said_in_json, [*value.keys(), *value.values()]))
+    if type(value) is list:
+        return all(map(can_be_said_in_json, value))
+    if type(value) is float:
+        return isfinite(value)
+    return type(value) is not str or not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+@given(json_sessions)
+def test_plain_data_is_written_so_that_python_reads_it_as_json(data: dict[str, Any]) -> None:
+    try:
+        payload = PlainJson().dumps(data)
+    except UnsupportedValue:
+        return
+    if can_be_said_in_json(data):
+        assert exact(json.loads(payload)) == exact(data)
+    else:
+        assert payload == Msgpack().dumps(data)
+
+
+@pytest.mark.parametrize("value", [None, True, 1, -5, 2**53, 1.5, "text", "é", [], {}, [{"a": [None]}]])
+def test_what_json_can_say_is_said_in_json(value: Any) -> None:
+    payload = PlainJson().dumps({"a": value})
+
+    assert payload[:1] == b"{"
+    assert exact(json.loads(payload)) == exact({"a": value})
+
+
+@pytest.mark.parametrize("value", [(), {1}, b"", nan, inf, "\ud800", {1: 2}, UUID(int=0), date(2024, 1, 1), Decimal(1)])
+def test_what_json_cannot_say_is_said_in_messagepack(value: Any) -> None:
+    payload = PlainJson().dumps({"a": value})
+
+    assert payload == Msgpack().dumps({"a": value})
+    assert payload[:1] != b"{"
+
+
+def test_no_messagepack_object_begins_like_json() -> None:
+    for size in (0, 1, 15, 16, 70_000):
+        assert Msgpack().dumps({str(key): None for key in range(size)})[:1] != b"{"
+
+
+def test_the_codes_on_the_wire_are_those_of_the_table() -> None:
+    """They are out there, in cookies and stores: a code is never given to another type."""
+    ext: Any = msgspec.msgpack.decode(
+        Msgpack().dumps(
+            {
+                "1": (1,),
+                "2": {1},
+                "3": frozenset({1}),
+                "4": naive(2024, 5, 6, 7, 8, 9),
+                "4z": datetime(2024, 5, 6, tzinfo=ZoneInfo("Europe/Berlin"), fold=1),
+                "5": date(2024, 5, 6),
+                "6": time(7, 8),
+                "7": timedelta(1, 2, 3),
+                "8": UUID(int=1),
+                "9": Decimal("1.50"),
+                "10": 2**64,
+                "11": "\ud800",
+            }
+        )
+    )
+    encode = msgspec.msgpack.encode
+
+    assert {name: (value.code, bytes(value.data)) for name, value in ext.items()} == {
+        "1": (1, encode([1])),
+        "2": (2, encode([1])),
+        "3": (3, encode([1])),
+        "4": (4, encode("2024-05-06T07:08:09")),
+        "4z": (4, encode(["2024-05-06T00:00:00+02:00", 1, "Europe/Berlin"])),
+        "5": (5, b"2024-05-06"),
+        "6": (6, encode("07:08:00")),
+        "7": (7, encode([1, 2, 3])),
+        "8": (8, UUID(int=1).bytes),
+        "9": (9, b"1.50"),
+        "10": (10, b"\x01" + bytes(8)),
+        "11": (11, b"\xed\xa0\x80"),
+    }

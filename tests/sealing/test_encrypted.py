@@ -1,0 +1,260 @@
+"""Encrypted tokens: opened by whoever has the key and the cookie's name, and readable for nobody else."""
+
+import sys
+from typing import Any
+
+import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.ciphers import aead
+from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from hypothesis import given
+from hypothesis import strategies as st
+
+from starsessions.core.record import Record, WhyNew
+from starsessions.core.tokens import from_base64url, to_base64url
+from starsessions.exceptions import ImproperlyConfigured
+from starsessions.sealing import signed
+from starsessions.sealing.encrypted import PREFIX, Encrypter
+from starsessions.sealing.envelope import pack
+from starsessions.sealing.signed import Signer, StarletteSigner
+
+KEY, OLD_KEY, OTHER_KEY = b"new key of the application, long enough", b"its old key", b"a stranger's key"
+PRINTABLE = [chr(code) for code in range(0x21, 0x7F)]
+
+RECORD = Record(b"\x81\xa4user\x01", 1_600_000_000, 1_700_000_000, 60, None, True)
+
+records = st.builds(
+    Record,
+    st.binary(max_size=200),
+    st.integers(0, 2**40),
+    st.integers(0, 2**40),
+    st.none() | st.integers(1, 2**40),
+    st.none() | st.integers(0, 2**40),
+    st.booleans(),
+)
+
+
+def encrypter(*keys: bytes, name: str = "session", compress: bool = False, pad_to: int = 0) -> Encrypter:
+    return Encrypter(list(keys) or [KEY], name, compress, pad_to)
+
+
+def hkdf(key: bytes, label: bytes, length: int) -> bytes:
+    return HKDF(SHA256(), length, salt=None, info=label).derive(key)
+
+
+def refused(result: object) -> bool:
+    return result in (WhyNew.BAD_SIGNATURE, WhyNew.MALFORMED)
+
+
+@given(records, st.booleans(), st.integers(0, 300))
+def test_what_is_sealed_opens(record: Record, compress: bool, pad_to: int) -> None:
+    token = encrypter(compress=compress, pad_to=pad_to).seal(record)
+
+    assert encrypter().open(token) == record
+
+
+@given(records)
+def test_a_token_needs_no_quoting_and_has_one_spelling(record: Record) -> None:
+    token = encrypter().seal(record)
+
+    assert token.startswith(PREFIX)
+    assert to_base64url(from_base64url(token[len(PREFIX) :])) == token[len(PREFIX) :]
+
+
+def test_the_same_session_is_never_sealed_the_same_way_twice() -> None:
+    tokens = [from_base64url(encrypter().seal(RECORD)[len(PREFIX) :]) for _ in range(100)]
+
+    assert len({raw[4:16] for raw in tokens}) == 100
+    assert len({raw[16:] for raw in tokens}) == 100
+    assert {raw[:4] for raw in tokens} == {hkdf(KEY, b"starsessions/v1/key-id", 4)}
+
+
+def test_nothing_of_the_session_shows() -> None:
+    raw = from_base64url(encrypter().seal(Record(b"a very private payload", 1, 2))[len(PREFIX) :])
+
+    assert not any(part in raw for part in (b"very", b"private", b"payload"))
+
+
+def test_the_form_is_that_of_the_docstring() -> None:
+    """Opened here with nothing of ours: what this test pins is out there, in cookies."""
+    raw = from_base64url(encrypter().seal(RECORD)[len(PREFIX) :])
+
+    assert raw[:4] == hkdf(KEY, b"starsessions/v1/key-id", 4)
+    cipher = AESGCMSIV(hkdf(KEY, b"starsessions/v1/encrypted-cookie", 32))
+    assert cipher.decrypt(raw[4:16], raw[16:], b"starsessions/v1/encrypted-cookie/session") == pack(RECORD)
+
+
+# Padding and compression
+
+
+@pytest.mark.parametrize("pad_to", [64, 256, 1000])
+def test_padding_hides_the_length(pad_to: int) -> None:
+    sealing = encrypter(pad_to=pad_to)
+
+    lengths = [len(sealing.seal(Record(b"x" * length, 1, 1))) for length in range(2 * pad_to)]
+
+    assert len(set(lengths)) == 3
+    assert lengths == sorted(lengths)
+    assert len({lengths.count(length) for length in set(lengths[20 : pad_to + 20])}) <= 2
+
+
+def test_without_padding_every_byte_shows() -> None:
+    assert len({len(encrypter().seal(Record(b"x" * (3 * length), 1, 1))) for length in range(20)}) == 20
+
+
+def test_compression_makes_it_shorter_and_needs_no_setting_to_be_read() -> None:
+    record = Record(b"again and " * 100, 1, 1)
+
+    token = encrypter(compress=True).seal(record)
+
+    assert len(token) < len(encrypter().seal(record)) / 5
+    assert encrypter(pad_to=64).open(token) == record
+
+
+# Nothing but the token itself is accepted
+
+
+@pytest.mark.parametrize("text", ["", "!", "a", "abc=", "é", "a b", to_base64url(bytes(31)), to_base64url(bytes(32))])
+def test_what_cannot_be_a_token_is_malformed(text: str) -> None:
+    assert encrypter().open(PREFIX + text) is WhyNew.MALFORMED
+
+
+def test_a_token_with_one_other_character_is_refused() -> None:
+    sealing = encrypter()
+    token = sealing.seal(RECORD)
+
+    for at in range(len(PREFIX), len(token)):
+        for character in PRINTABLE:
+            if character != token[at]:
+                assert refused(sealing.open(token[:at] + character + token[at + 1 :]))
+
+
+def test_a_token_with_one_bit_of_its_bytes_flipped_is_refused() -> None:
+    sealing = encrypter()
+    raw = from_base64url(sealing.seal(RECORD)[len(PREFIX) :])
+
+    for at in range(len(raw)):
+        for bit in range(8):
+            flipped = raw[:at] + bytes((raw[at] ^ 1 << bit,)) + raw[at + 1 :]
+            assert sealing.open(PREFIX + to_base64url(flipped)) is WhyNew.BAD_SIGNATURE
+
+
+def test_a_token_that_was_cut_or_extended_is_refused() -> None:
+    sealing = encrypter(pad_to=16)
+    token = sealing.seal(RECORD)
+    body = token[len(PREFIX) :]
+
+    for at in range(len(body)):
+        assert refused(sealing.open(PREFIX + body[:at]))
+        assert refused(sealing.open(PREFIX + body[at + 1 :]))
+        assert refused(sealing.open(PREFIX + body[:at] + body[at + 1 :]))
+    for tail in (*PRINTABLE, "AAAA", "=", "==", "\n", " ", body, token, f".{body}"):
+        assert refused(sealing.open(token + tail))
+    for head in (*PRINTABLE, "AAAA", "\n", " ", body):
+        assert refused(sealing.open(PREFIX + head + body))
+
+
+def test_two_tokens_cannot_be_made_into_a_third() -> None:
+    sealing = encrypter()
+    one, other = sealing.seal(RECORD)[len(PREFIX) :], sealing.seal(RECORD)[len(PREFIX) :]
+
+    for at in range(len(one)):
+        mixed = one[:at] + other[at:]
+        assert mixed in (one, other) or refused(sealing.open(PREFIX + mixed))
+
+
+@given(st.binary(max_size=80))
+def test_rubbish_under_our_key_id_is_refused(raw: bytes) -> None:
+    key_id = hkdf(KEY, b"starsessions/v1/key-id", 4)
+
+    assert refused(encrypter().open(PREFIX + to_base64url(key_id + raw)))
+
+
+@given(st.binary(min_size=1, max_size=60))
+def test_a_sealed_envelope_may_hold_anything_and_is_no_error(plain: bytes) -> None:
+    cipher = AESGCMSIV(hkdf(KEY, b"starsessions/v1/encrypted-cookie", 32))
+    sealed = cipher.encrypt(bytes(12), plain, b"starsessions/v1/encrypted-cookie/session")
+    token = PREFIX + to_base64url(hkdf(KEY, b"starsessions/v1/key-id", 4) + bytes(12) + sealed)
+
+    result = encrypter().open(token)
+
+    assert isinstance(result, Record) or result is WhyNew.UNDECODABLE
+
+
+# Keys and purposes
+
+
+def test_the_first_key_seals_and_all_open() -> None:
+    both = encrypter(KEY, OLD_KEY)
+
+    assert encrypter(KEY).open(both.seal(RECORD)) == RECORD
+    assert encrypter(OLD_KEY).open(both.seal(RECORD)) is WhyNew.BAD_SIGNATURE
+    assert both.open(encrypter(KEY).seal(RECORD)) == RECORD
+    assert both.open(encrypter(OLD_KEY).seal(RECORD)) == RECORD
+
+
+def test_a_key_that_is_not_in_the_list_opens_nothing() -> None:
+    assert encrypter(KEY, OLD_KEY).open(encrypter(OTHER_KEY).seal(RECORD)) is WhyNew.BAD_SIGNATURE
+
+
+def test_the_key_id_selects_the_only_key_that_is_tried() -> None:
+    """No trial decryption: with the id of another key of the list, the right key is not found."""
+    both = encrypter(KEY, OLD_KEY)
+    raw = from_base64url(both.seal(RECORD)[len(PREFIX) :])
+
+    moved = hkdf(OLD_KEY, b"starsessions/v1/key-id", 4) + raw[4:]
+
+    assert both.open(PREFIX + to_base64url(moved)) is WhyNew.BAD_SIGNATURE
+
+
+def test_a_list_with_the_same_key_twice_is_refused() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"^secret_key holds the same key twice"):
+        encrypter(KEY, OLD_KEY, KEY)
+
+
+def test_a_token_is_good_for_one_cookie_name_only() -> None:
+    token = encrypter(name="admin").seal(RECORD)
+
+    assert encrypter(name="session").open(token) is WhyNew.BAD_SIGNATURE
+    assert encrypter(name="admin").open(token) == RECORD
+
+
+def test_what_is_only_signed_never_opens_as_encrypted() -> None:
+    own = Signer([KEY], "session").seal(RECORD)
+    starlette = StarletteSigner([KEY]).seal(RECORD)
+
+    for token in (own, PREFIX + own[len(signed.PREFIX) :], starlette, PREFIX + starlette):
+        assert refused(encrypter().open(token))
+
+
+def test_what_is_encrypted_never_opens_as_signed() -> None:
+    token = encrypter().seal(RECORD)
+
+    for forged in (token, signed.PREFIX + token[len(PREFIX) :]):
+        assert refused(Signer([KEY], "session").open(forged))
+        assert refused(StarletteSigner([KEY]).open(forged))
+
+
+# What must be installed
+
+
+@pytest.mark.parametrize("missing", ["cryptography.exceptions", "cryptography.hazmat.primitives.ciphers.aead"])
+def test_without_cryptography_the_error_names_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+
+    with pytest.raises(ImproperlyConfigured, match=r"install the extra starsessions\[encrypted\]"):
+        encrypter()
+
+
+def test_with_an_openssl_that_is_too_old_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(key: bytes) -> Any:
+        raise UnsupportedAlgorithm("AES-GCM-SIV is not supported by this version of OpenSSL")
+
+    monkeypatch.setattr(aead, "AESGCMSIV", unsupported)
+
+    with pytest.raises(
+        ImproperlyConfigured, match=r"need AES-GCM-SIV, which OpenSSL has from 3\.2 on: install cryptography"
+    ):
+        encrypter()

@@ -1,0 +1,138 @@
+"""Keys: what may be passed as one, and what is derived from it, against published vectors and other people's code."""
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.datastructures import Secret
+
+from starsessions.exceptions import ImproperlyConfigured
+from starsessions.sealing.keys import derive, hmac_with, key_list
+
+STRONG_KEY = "kE9ZxqPz0mB4sT7vY2cD5fG8hJ1lN6rW"
+
+
+# Key lists
+
+
+@pytest.mark.parametrize(
+    ("keys", "wanted"),
+    [
+        (STRONG_KEY, [STRONG_KEY.encode()]),
+        (STRONG_KEY.encode(), [STRONG_KEY.encode()]),
+        (Secret(STRONG_KEY), [STRONG_KEY.encode()]),
+        ([STRONG_KEY], [STRONG_KEY.encode()]),
+        ((STRONG_KEY, STRONG_KEY.lower().encode()), [STRONG_KEY.encode(), STRONG_KEY.lower().encode()]),
+        ([Secret(STRONG_KEY), STRONG_KEY.upper()], [STRONG_KEY.encode(), STRONG_KEY.upper().encode()]),
+        ("ключ, который длиннее 32 байтов", ["ключ, который длиннее 32 байтов".encode()]),
+    ],
+)
+def test_one_key_or_a_list_of_them_in_their_order(keys: Any, wanted: list[bytes]) -> None:
+    assert key_list(keys) == wanted
+
+
+@pytest.mark.parametrize("keys", [None, [], (), 5, {STRONG_KEY}, {"key": STRONG_KEY}, iter([STRONG_KEY]), object()])
+def test_what_is_no_key_and_no_list_is_refused(keys: Any) -> None:
+    with pytest.raises(
+        ImproperlyConfigured, match=r"^secret_key must be a str or bytes, or a list of them: the first seals"
+    ):
+        key_list(keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "kind"),
+    [([None], "NoneType"), ([STRONG_KEY, 5], "int"), ([[STRONG_KEY]], "list"), (bytearray(b"key"), "int")],
+)
+def test_what_is_no_key_in_a_list_is_refused(keys: Any, kind: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=f"^secret_key must be .* a flat list of them, not {kind}"):
+        key_list(keys)
+
+
+@pytest.mark.parametrize("keys", ["", b"", Secret(""), [""], [STRONG_KEY, b""]])
+def test_an_empty_key_is_refused_with_the_command_that_makes_one(keys: Any) -> None:
+    """The classic: an environment variable that is not set."""
+    with pytest.raises(ImproperlyConfigured, match=r"^secret_key is empty\. Make one: python -c .*token_urlsafe\(32\)"):
+        key_list(keys)
+
+
+# Weak keys
+
+
+@pytest.mark.parametrize("key", ["hunter2", "TOP SECRET", "x" * 31, "x" * 64, "abcabcabc" * 10, b"changeme"])
+def test_a_weak_key_is_reported_once_and_never_shown(key: str | bytes, caplog: pytest.LogCaptureFixture) -> None:
+    key_list(key)
+
+    (entry,) = caplog.records
+    assert (entry.name, entry.levelno) == ("starsessions", logging.WARNING)
+    assert "secret_key is weak" in entry.getMessage()
+    assert "token_urlsafe(32)" in entry.getMessage()
+    text = key.decode() if isinstance(key, bytes) else key
+    assert text not in entry.getMessage()
+    assert text not in repr(entry.args)
+
+
+def test_each_weak_key_of_a_list_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    key_list(["hunter2", STRONG_KEY, "hunter3"])
+
+    assert len(caplog.records) == 2
+    assert "hunter" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "key", [STRONG_KEY, bytes(range(32)), "0123456789abcdef" * 2, hashlib.sha256(b"x").hexdigest()]
+)
+def test_a_strong_key_is_not_reported(key: str | bytes, caplog: pytest.LogCaptureFixture) -> None:
+    key_list(key)
+
+    assert not caplog.records
+
+
+# HMAC
+
+
+@pytest.mark.parametrize("digest", [hashlib.sha1, hashlib.sha256], ids=["sha1", "sha256"])
+@pytest.mark.parametrize("length", [*range(201)])
+def test_the_prepared_hmac_is_that_of_the_standard_library(digest: Callable[[bytes], Any], length: int) -> None:
+    key = bytes(at * 7 % 256 for at in range(length))
+    compute = hmac_with(key, digest)
+
+    for message in (b"", b"x", b"message" * 30, bytes(64), bytes(1000)):
+        assert compute(message) == hmac.digest(key, message, digest)
+
+
+@given(st.binary(max_size=200), st.lists(st.binary(max_size=100), max_size=4))
+def test_a_prepared_hmac_may_be_used_again_and_again(key: bytes, messages: list[bytes]) -> None:
+    compute = hmac_with(key, hashlib.sha256)
+
+    assert [compute(message) for message in messages] == [hmac.digest(key, message, "sha256") for message in messages]
+
+
+# HKDF
+
+
+def test_key_derivation_of_rfc_5869_appendix_a3() -> None:
+    """SHA-256 with neither salt nor info."""
+    okm = "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8"
+
+    assert derive(b"\x0b" * 22, "", 42).hex() == okm
+
+
+@given(st.binary(max_size=100), st.text(max_size=40), st.integers(1, 255 * 32))
+def test_key_derivation_is_that_of_cryptography(key: bytes, label: str, length: int) -> None:
+    theirs = HKDF(SHA256(), length, salt=None, info=label.encode()).derive(key)
+
+    assert derive(key, label, length) == theirs
+
+
+def test_keys_for_two_purposes_have_nothing_in_common() -> None:
+    """Not even a beginning: HKDF's output for a short length is the beginning of that for a longer one."""
+    labels = ["starsessions/v1/key-id", "starsessions/v1/encrypted-cookie", "starsessions/v1/signed-cookie/session"]
+
+    assert len({derive(b"key", label)[:4] for label in labels}) == len(labels)
