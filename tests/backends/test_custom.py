@@ -1,0 +1,267 @@
+"""What a `SessionBackend` of the user's own gets, and where its contract says no more."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from starsessions import ImproperlyConfigured, InMemoryBackend, Session, UnsupportedValue, WhyNew
+from tests.site import Browser, Clock, DictBackend, Site
+
+pytestmark = pytest.mark.anyio
+
+
+def sign_in(session: Session) -> None:
+    session["user"] = "ann"
+
+
+async def test_the_backend_and_the_handler_share_no_objects(site_of: Callable[..., Site]) -> None:
+    backend = DictBackend()
+    site = site_of(backend=backend)
+    cart = [1]
+    await site.visit(lambda session: session.update(cart=cart))
+    cart.append(2)
+    await site.visit(lambda session: session["cart"] and None)
+    [stored] = backend._storage.values()
+    assert stored["cart"] == [1]
+    stored["cart"].append(9)
+    assert await site.data() == {"cart": [1, 9]}
+
+
+async def test_values_of_any_type_are_the_backends_own_business(site_of: Callable[..., Site]) -> None:
+    site = site_of(backend=DictBackend())
+    await site.visit(lambda session: session.update(value=complex(1, 2)))
+    assert await site.data() == {"value": complex(1, 2)}
+
+
+async def test_data_written_by_version_1_is_read(site_of: Callable[..., Site], clock: Clock) -> None:
+    backend = DictBackend()
+    backend._storage["0b54c1b6-5d0f-4d3b-8b0b-6b3f0e6ad8f0"] = {"user": "ann"}
+    site = site_of(backend=backend, max_age=100)
+    site.browser.cookies["session"] = "0b54c1b6-5d0f-4d3b-8b0b-6b3f0e6ad8f0"
+    assert await site.data() == {"user": "ann"}
+    await site.visit(lambda session: session.update(n=1))
+    clock.advance(100)
+    assert await site.data() == {}
+
+
+async def test_a_session_by_hand_writes_the_data_as_it_is() -> None:
+    backend = DictBackend()
+    session = Session(backend)
+    await session.load()
+    session["user"] = "ann"
+    session_id = await session.persist()
+    assert backend._storage == {session_id: {"user": "ann"}}
+
+
+async def test_the_reserved_key_is_refused_in_the_data(site_of: Callable[..., Site]) -> None:
+    with pytest.raises(ImproperlyConfigured, match="reserved"):
+        await site_of(backend=DictBackend()).visit(lambda session: session.update({"__starsessions__": 1}))
+
+
+class Sealed(DictBackend):
+    """Its id *is* the data, as in the cookie backend of version 1."""
+
+    async def read(self, session_id: str) -> dict[str, Any]:
+        user, _, n = session_id.partition(".")
+        return {"user": user, "n": int(n), "__starsessions__": [1_800_000_000] * 2 + [None, None, False]}
+
+    async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
+        return f"{data['user']}.{data['n']}"
+
+    async def exists(self, session_id: str) -> bool:
+        return False
+
+    async def remove(self, session_id: str) -> None:
+        raise AssertionError("there is nothing to remove")
+
+
+class WellFormedSealed(Sealed):
+    def is_well_formed(self, session_id: str) -> bool:
+        return "." in session_id
+
+
+async def test_a_backend_whose_id_is_the_data_works(site_of: Callable[..., Site]) -> None:
+    site = site_of(backend=WellFormedSealed())
+    await site.visit(lambda session: session.update(user="ann", n=1))
+    assert site.browser.cookies == {"session": "ann.1"}
+    await site.visit(lambda session: session.update(n=2))
+    assert site.browser.cookies == {"session": "ann.2"}
+    await site.visit(Session.regenerate_id)
+    assert await site.data() == {"user": "ann", "n": 2}
+    await site.visit(Session.flush)
+    assert site.browser.cookies == {}
+
+
+@pytest.mark.parametrize("returned", [None, 5, "a.b", "with space"])
+async def test_an_id_that_would_be_refused_when_it_comes_back_fails_when_it_is_written(
+    site_of: Callable[..., Site], returned: Any
+) -> None:
+    class Odd(DictBackend):
+        async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
+            return returned  # type: ignore[no-any-return]
+
+    with pytest.raises(ImproperlyConfigured, match="is_well_formed"):
+        await site_of(backend=Odd()).visit(sign_in)
+
+
+async def test_a_late_write_merges_by_key_what_it_finds_changed(site_of: Callable[..., Site]) -> None:
+    backend = DictBackend()
+    site, elsewhere = site_of(backend=backend), site_of(backend=backend)
+    await site.visit(lambda session: session.update(a=1, b=1, gone=1))
+
+    async def act(session: Session) -> None:
+        session["a"] = 2
+        del session["gone"]
+        await elsewhere.visit(lambda other: other.update(b=2, new=1), Browser(dict(site.browser.cookies)))
+
+    await site.visit(act)
+    assert await site.data() == {"a": 2, "b": 2, "new": 1}
+
+
+async def test_a_late_write_of_a_session_that_is_gone_is_not_made(site_of: Callable[..., Site]) -> None:
+    backend = DictBackend()
+    site, elsewhere = site_of(backend=backend), site_of(backend=backend)
+    for late in (sign_in, Session.regenerate_id, lambda session: session.update(n=1)):
+        site.browser.cookies.clear()
+        await site.visit(lambda session: session.update(user="bob"))
+        cookies = dict(site.browser.cookies)
+
+        async def act(session: Session, late: Callable[[Session], Any] = late, cookies: Any = cookies) -> None:
+            outcome = late(session)
+            if outcome is not None:
+                await outcome
+            await elsewhere.visit(Session.flush, Browser(cookies))
+
+        reply = await site.visit(act)
+        assert reply.set_cookies == []
+        assert backend._storage == {}
+
+
+async def test_rolling_finds_that_the_session_is_gone(site_of: Callable[..., Site], clock: Clock) -> None:
+    backend = DictBackend()
+    site, elsewhere = site_of(backend=backend, rolling=True, max_age=100), site_of(backend=backend)
+    await site.visit(sign_in)
+    cookies = dict(site.browser.cookies)
+    clock.advance(50)
+
+    async def act(session: Session) -> None:
+        assert session["user"] == "ann"
+        await elsewhere.visit(Session.flush, Browser(cookies))
+
+    reply = await site.visit(act)
+    assert reply.set_cookies == []
+    assert backend._storage == {}
+
+
+async def test_a_removal_that_somebody_else_was_faster_with_is_no_error(site_of: Callable[..., Site]) -> None:
+    class Raced(DictBackend):
+        async def exists(self, session_id: str) -> bool:
+            self._storage.clear()
+            return True
+
+    site = site_of(backend=Raced())
+    await site.visit(sign_in)
+    await site.visit(Session.flush)
+    assert site.browser.cookies == {}
+
+
+async def test_a_subclass_of_ours_that_overrides_a_call_is_asked(site_of: Callable[..., Site]) -> None:
+    class Audited(InMemoryBackend):
+        written: list[dict[str, Any]]
+
+        async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
+            self.written.append(data)
+            return await super().write(data, session_id)
+
+    backend = Audited()
+    backend.written = []
+    site = Site(backend=backend, autoload=True)
+    await site.visit(sign_in)
+    assert [data["user"] for data in backend.written] == ["ann"]
+    assert await site.data() == {"user": "ann"}
+
+
+async def test_two_ids_from_generate_id_that_collide_are_an_error_and_overwrite_nothing() -> None:
+    from starsessions import SessionError
+
+    class Stuck(InMemoryBackend):
+        async def generate_id(self) -> str:
+            return "always-the-same"
+
+    backend = Stuck()
+    site = Site(backend=backend, autoload=True)
+    await site.visit(sign_in)
+    with pytest.raises(SessionError, match="generate_id"):
+        await site.visit(lambda session: session.update(user="eve"), Browser())
+    assert backend.data == {"always-the-same": {"user": "ann"}}
+
+
+async def test_a_key_of_an_old_session_says_why_it_is_new(site_of: Callable[..., Site], clock: Clock) -> None:
+    site = site_of(backend=DictBackend(), max_age=100)
+    await site.visit(sign_in)
+    clock.advance(100)
+
+    async def act(session: Session) -> WhyNew | None:
+        await session.load()
+        return session.why_new
+
+    assert (await site.visit(act)).result is WhyNew.EXPIRED
+
+
+class Plain:
+    """Says nothing about equality."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+
+async def test_objects_that_do_not_say_what_equal_means_are_compared_by_what_they_hold(
+    site_of: Callable[..., Site],
+) -> None:
+    site = site_of(backend=DictBackend())
+    await site.visit(lambda session: session.update(thing=Plain(1), bare=object))
+    await site.visit(lambda session: session.update(n=1))
+    assert (await site.data())["thing"].value == 1
+    await site.visit(lambda session: setattr(session["thing"], "value", 2))
+    assert (await site.data())["thing"].value == 2
+
+
+async def test_a_value_that_cannot_be_copied_is_refused(site_of: Callable[..., Site]) -> None:
+    from threading import Lock
+
+    with pytest.raises(UnsupportedValue, match="cannot be copied"):
+        await site_of(backend=DictBackend()).visit(lambda session: session.update(lock=Lock()))
+
+
+@pytest.mark.parametrize("bad", ["a\r\nSet-Cookie: evil=1", "", "user:1", "ä"])
+async def test_an_id_of_ones_own_that_could_not_come_back_fails_when_it_is_made(
+    site_of: Callable[..., Site], bad: str
+) -> None:
+    class Odd(InMemoryBackend):
+        async def generate_id(self) -> str:
+            return bad
+
+    with pytest.raises(ImproperlyConfigured, match="is_well_formed"):
+        await site_of(backend=Odd()).visit(sign_in)
+
+
+@pytest.mark.parametrize("bad", ["a\r\nSet-Cookie: evil=1", "a;b", "ä", 'a"b'])
+async def test_an_id_that_cannot_stand_in_a_cookie_is_never_sent(site_of: Callable[..., Site], bad: str) -> None:
+    class Trusting(DictBackend):
+        async def generate_id(self) -> str:
+            return bad
+
+        def is_well_formed(self, session_id: str) -> bool:
+            return True
+
+    with pytest.raises(ImproperlyConfigured, match="cannot stand in a cookie"):
+        await site_of(backend=Trusting()).visit(sign_in)
+
+
+async def test_a_max_age_that_a_custom_backend_has_for_itself_means_nothing_to_us(site_of: Callable[..., Site]) -> None:
+    class Own(DictBackend):
+        max_age = "whatever"
+
+    site = site_of(backend=Own())
+    assert "; Max-Age=1209600; " in (await site.visit(sign_in)).set_cookie

@@ -1,0 +1,290 @@
+"""Guarantee 13: the memory backend expires, scales, shares no objects, and may be used from threads."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from starsessions import InMemoryBackend, Session
+from starsessions.backends.memory import MemoryStore
+from starsessions.backends.store import Refused
+from tests.site import Clock, Site
+
+pytestmark = pytest.mark.anyio
+
+NOW = 1000
+
+
+async def test_the_handlers_own_objects_are_neither_kept_nor_handed_out(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    backend = InMemoryBackend(clock=clock)
+    site = site_of(backend=backend)
+    cart = [1]
+
+    await site.visit(lambda session: session.update(cart=cart))
+    cart.append(2)
+    first = await site.data()
+    first["cart"].append(3)
+
+    assert await site.data() == {"cart": [1]}
+    next(iter(backend.data.values()))["cart"].append(4)
+    assert await site.data() == {"cart": [1]}
+
+
+async def test_expired_sessions_are_dropped_by_the_writes_that_follow(clock: Clock) -> None:
+    backend = InMemoryBackend(clock=clock)
+    for _ in range(1000):
+        await backend.write({"a": 1})
+    clock.advance(14 * 86400)
+    for _ in range(1000):
+        await backend.write({"a": 1})
+    assert len(backend) == 1000
+
+
+async def test_a_write_looks_at_two_other_entries_however_many_there_are(clock: Clock) -> None:
+    class Counted(MemoryStore):
+        looked = 0
+
+        def peek(self, key: str, now: int) -> Any:
+            self.looked += 1
+            return super().peek(key, now)
+
+    costs = []
+    for size in (10, 10_000):
+        store = Counted()
+        for n in range(size):
+            await store.put(f"key-{n}", b"", NOW + 1, None, NOW)
+        store.looked = 0
+        for n in range(100):
+            await store.put(f"new-{n}", b"", NOW + 1, None, NOW)
+        costs.append(store.looked)
+    assert costs[0] == costs[1] <= 300
+
+
+async def test_sessions_that_are_written_and_ended_in_turns_leave_nothing_behind() -> None:
+    store = MemoryStore()
+    for n in range(10_000):
+        key = f"key-{n % 3}"
+        await store.put(key, b"", NOW + 1, None, NOW)
+        await store.delete(key, None, NOW)
+    assert store.all_keys() == store._keys == []
+
+
+async def test_the_sweep_knows_each_entry_once_whatever_happens() -> None:
+    import random
+
+    chance, store, now = random.Random(1), MemoryStore(), NOW
+    versions: dict[str, Any] = {}
+    for _ in range(5_000):
+        key = f"key-{chance.randrange(20)}"
+        now += chance.randrange(2)
+        try:
+            if chance.random() < 0.7:
+                entry = await store.get(key, now)
+                expect = None if entry is None else entry.version
+                versions[key] = await store.put(key, key.encode(), now + chance.randrange(1, 30), expect, now)
+            else:
+                await store.delete(key, chance.choice([None, versions.get(key)]), now)
+        except Refused:
+            pass
+        assert sorted(store._keys) == sorted(store.all_keys())
+        for one in store.all_keys():
+            held = store.peek(one, now)
+            assert held is None or held.value == one.encode()
+
+
+async def test_an_entry_is_over_at_its_deadline_and_its_key_is_free() -> None:
+    store = MemoryStore()
+    await store.put("key", b"old", NOW + 1, None, NOW)
+    assert await store.get("key", NOW) is not None
+    assert await store.get("key", NOW + 1) is None
+    await store.put("key", b"new", NOW + 9, None, NOW + 1)
+    entry = await store.get("key", NOW + 1)
+    assert entry is not None
+    assert entry.value == b"new"
+
+
+async def test_put_refuses_what_it_does_not_expect_and_says_what_is_there() -> None:
+    store = MemoryStore()
+    first = await store.put("key", b"1", NOW + 9, None, NOW)
+    with pytest.raises(Refused) as taken:
+        await store.put("key", b"2", NOW + 9, None, NOW)
+    assert taken.value.current is not None
+    assert taken.value.current.value == b"1"
+
+    second = await store.put("key", b"2", NOW + 9, first, NOW)
+    for expect in (first, object()):
+        with pytest.raises(Refused):
+            await store.put("key", b"3", NOW + 9, expect, NOW)
+        with pytest.raises(Refused):
+            await store.delete("key", expect, NOW)
+
+    assert await store.delete("key", second, NOW) is True
+    assert await store.delete("key", None, NOW) is False
+    for verb in (store.put("key", b"4", NOW + 9, second, NOW), store.delete("key", second, NOW)):
+        with pytest.raises(Refused) as gone:
+            await verb
+        assert gone.value.current is None
+
+
+async def test_a_version_is_never_the_same_twice() -> None:
+    store = MemoryStore()
+    seen = set()
+    for _ in range(10):
+        seen.add(await store.put("key", b"", NOW + 9, None, NOW))
+        await store.delete("key", None, NOW)
+    assert len(seen) == 10
+
+
+def test_threads_that_write_at_once_lose_nothing() -> None:
+    store = MemoryStore()
+
+    def write(thread: int) -> int:
+        wins = 0
+        for n in range(500):
+            for verb in (
+                store.put(f"{thread}-{n}", b"", NOW + 9, None, NOW),
+                store.put("shared", b"", NOW + 9, None, NOW),
+            ):
+                try:
+                    verb.send(None)
+                except StopIteration:
+                    wins += 1
+                except Refused:
+                    pass
+        return wins
+
+    with ThreadPoolExecutor(8) as pool:
+        wins = sum(pool.map(write, range(8)))
+    assert wins == 8 * 500 + 1
+    assert len(store) == 8 * 500 + 1
+
+
+def test_a_million_sessions_take_at_most_three_times_their_payload_and_key() -> None:
+    """Measured on 20,000: the memory grows with them in a straight line, but for the doubling of the dict."""
+    import tracemalloc
+
+    store = MemoryStore()
+    key, value = "k" * 43, b"v" * 150
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    size = 20_000
+    for n in range(size):
+        verb = store.put(f"{n:043}", value + b"%d" % n, NOW + 9, None, NOW)
+        with pytest.raises(StopIteration):
+            verb.send(None)
+    taken = (tracemalloc.get_traced_memory()[0] - before) / size
+    tracemalloc.stop()
+    assert taken <= 3 * (len(key) + len(value))
+
+
+async def test_a_session_in_memory_is_used_by_hand_with_ids_of_ones_own() -> None:
+    backend = InMemoryBackend()
+    session = Session(backend, "my-id")
+    await session.load()
+    session["user"] = "ann"
+    assert await session.persist() == "my-id"
+    assert backend.data == {"my-id": {"user": "ann"}}
+
+
+async def test_two_writers_of_one_id_by_hand_both_get_through() -> None:
+    """Between the look and the write somebody else writes; the second write starts from what is there then."""
+
+    class Interrupted(InMemoryBackend):
+        interrupted = 0
+
+        async def create(self, *args: Any) -> Any:
+            if not self.interrupted:
+                self.interrupted += 1
+                await self.write({"first": 1}, "one-id")
+            return await super().create(*args)
+
+    backend = Interrupted()
+    assert await backend.write({"second": 2}, "one-id") == "one-id"
+    assert backend.data == {"one-id": {"second": 2}}
+
+
+async def test_two_sessions_by_hand_that_begin_under_one_id_are_merged() -> None:
+    backend = InMemoryBackend()
+    one, other = Session(backend, "one-id"), Session(backend, "one-id")
+    await one.load()
+    await other.load()
+    one["a"], other["b"] = 1, 2
+    await one.persist()
+    await other.persist()
+    assert backend.data == {"one-id": {"a": 1, "b": 2}}
+
+
+async def test_a_touch_that_somebody_elses_write_was_faster_than_leaves_their_write(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    backend = InMemoryBackend(clock=clock)
+    site, elsewhere = (site_of(backend=backend, rolling=True, max_age=100) for _ in range(2))
+    elsewhere.browser = site.browser
+    await site.visit(lambda session: session.update(n=1))
+    clock.advance(50)
+
+    async def act(session: Session) -> None:
+        assert session["n"] == 1
+        await elsewhere.visit(lambda other: other.update(n=2))
+
+    await site.visit(act)
+    assert await site.data() == {"n": 2}
+
+
+async def test_a_rotation_to_an_id_that_is_taken_is_an_error_and_changes_nothing(site_of: Callable[..., Site]) -> None:
+    from starsessions import SessionError
+
+    class Stuck(InMemoryBackend):
+        async def generate_id(self) -> str:
+            return "always-the-same"
+
+    backend = Stuck()
+    site = Site(backend=backend, autoload=True)
+    await site.visit(lambda session: session.update(n=1))
+    with pytest.raises(SessionError, match="generate_id"):
+        await site.visit(Session.regenerate_id)
+    assert backend.data == {"always-the-same": {"n": 1}}
+
+
+async def test_garbage_under_a_key_is_left_out_of_the_data(clock: Clock) -> None:
+    backend = InMemoryBackend(clock=clock)
+    await backend.store.put("garbage", b"\xc1", int(clock()) + 9, None, int(clock()))
+    assert backend.data == {}
+
+
+async def test_writers_that_never_get_through_give_up_with_an_error(
+    site_of: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from starsessions import SessionError, kept
+    from starsessions.backends.base import Conflict
+
+    class Contended(InMemoryBackend):
+        async def replace(self, found: Any, *args: Any) -> Any:
+            raise Conflict(found)
+
+    monkeypatch.setattr(kept, "MAX_ATTEMPTS", 3)
+    site = Site(backend=Contended(), autoload=True)
+    await site.visit(lambda session: session.update(n=1))
+    with pytest.raises(SessionError, match="3 times"):
+        await site.visit(lambda session: session.update(n=2))
+
+
+async def test_the_sweep_drops_a_dead_entry_that_is_the_last_one() -> None:
+    store = MemoryStore()
+    first = await store.put("first", b"", NOW + 9, None, NOW)
+    await store.put("last", b"", NOW + 1, None, NOW)
+    for _ in range(2):
+        first = await store.put("first", b"", NOW + 9, first, NOW + 1)
+    assert store.all_keys() == store._keys == ["first"]
+
+
+async def test_writing_by_hand_over_garbage_is_an_error_and_not_an_endless_try(clock: Clock) -> None:
+    from starsessions import SessionError
+
+    backend = InMemoryBackend(clock=clock)
+    await backend.store.put("garbage", b"\xc1", int(clock()) + 9, None, int(clock()))
+    with pytest.raises(SessionError, match="no session"):
+        await backend.write({"a": 1}, "garbage")

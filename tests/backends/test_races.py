@@ -1,0 +1,220 @@
+"""Two requests of one browser, one paused in the middle of its handler: schedules, not sleeps.
+
+`pause` is where the first request stands still while the second runs from beginning to end.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from starsessions import Session, SessionBackend
+from tests.site import Browser, Clock, Site
+
+pytestmark = pytest.mark.anyio
+
+Change = Callable[[Session], Any]
+
+
+async def run_inside(
+    site_of: Callable[..., Site], backend: SessionBackend, start: dict[str, Any], slow: Change, fast: Change
+) -> tuple[Site, Browser, list[str]]:
+    """The slow request loads, the fast one runs, the slow one changes and answers. What it said to the browser."""
+    site, elsewhere = site_of(backend=backend), site_of(backend=backend)
+    await site.visit(lambda session: session.update(start))
+    browser = Browser(dict(site.browser.cookies))
+
+    async def act(session: Session) -> None:
+        await session.load()
+        reply = await elsewhere.visit(fast, Browser(dict(browser.cookies)))
+        answers.append(reply)
+        outcome = slow(session)
+        if isinstance(outcome, Awaitable):
+            await outcome
+
+    answers: list[Any] = []
+    reply = await site.visit(act, Browser(dict(browser.cookies)))
+    browser.take(answers[0])
+    browser.take(reply)
+    return site, browser, reply.set_cookies
+
+
+SLOW: dict[str, Change] = {
+    "reads": lambda session: session.get("a"),
+    "writes": lambda session: session.update(a=2),
+    "deletes a key": lambda session: session.pop("a"),
+    "rotates": Session.regenerate_id,
+    "clears": Session.clear,
+    "logs out": Session.flush,
+    "sets an expiry": lambda session: session.set_expiry(1000),
+}
+
+
+@pytest.mark.parametrize("slow", SLOW)
+async def test_a_logout_is_final_whatever_a_slow_request_does(
+    site_of: Callable[..., Site], server_backend: SessionBackend, slow: str
+) -> None:
+    site, browser, said = await run_inside(site_of, server_backend, {"a": 1}, SLOW[slow], Session.flush)
+    assert [cookie for cookie in said if "Max-Age=0" not in cookie] == []
+    assert browser.cookies == {}
+    old = Browser(dict(site.browser.cookies))
+    assert await site.data(old) == {}
+
+
+@pytest.mark.parametrize("slow", SLOW)
+async def test_a_rotation_is_final_whatever_a_slow_request_does(
+    site_of: Callable[..., Site], server_backend: SessionBackend, slow: str
+) -> None:
+    start = {"a": 1, "b": 1}
+    site, browser, _ = await run_inside(site_of, server_backend, start, SLOW[slow], Session.regenerate_id)
+    assert await site.data(Browser(dict(site.browser.cookies))) == {}
+    # Who logs out wants to be out, so their browser forgets the new id, too.
+    assert await site.data(browser) == ({} if slow == "logs out" else start)
+
+
+async def test_requests_that_change_different_keys_all_survive(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    def slow(session: Session) -> None:
+        session["mine"] = 1
+        del session["gone"]
+
+    site, browser, _ = await run_inside(
+        site_of, server_backend, {"a": 1, "gone": 1, "b": [1]}, slow, lambda session: session["b"].append(2)
+    )
+    assert await site.data(browser) == {"a": 1, "b": [1, 2], "mine": 1}
+
+
+async def test_a_change_made_during_a_rotation_is_in_the_new_session(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site, browser, _ = await run_inside(
+        site_of, server_backend, {"a": 1}, Session.regenerate_id, lambda session: session.update(b=2)
+    )
+    assert await site.data(browser) == {"a": 1, "b": 2}
+
+
+async def test_of_one_key_the_later_commit_wins(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:
+    site, browser, _ = await run_inside(
+        site_of,
+        server_backend,
+        {"a": 1},
+        lambda session: session.update(a="slow"),
+        lambda session: session.update(a="fast"),
+    )
+    assert await site.data(browser) == {"a": "slow"}
+
+
+async def test_thirty_two_requests_that_all_loaded_before_any_wrote_lose_no_key(
+    site_of: Callable[..., Site], server_backend: SessionBackend, clock: Clock
+) -> None:
+    sites = [site_of(backend=server_backend) for _ in range(33)]
+    await sites[0].visit(lambda session: session.update(start=True))
+    cookies = sites[0].browser.cookies
+
+    def nested(n: int) -> Change:
+        async def act(session: Session) -> None:
+            await session.load()
+            if n < 32:
+                await sites[n + 1].visit(nested(n + 1), Browser(dict(cookies)))
+            session[f"key-{n}"] = n
+
+        return act
+
+    await sites[1].visit(nested(1), Browser(dict(cookies)))
+    assert await sites[0].data() == {"start": True} | {f"key-{n}": n for n in range(1, 33)}
+
+
+async def test_a_request_that_only_reads_while_rolling_loses_nobodys_write(
+    site_of: Callable[..., Site], server_backend: SessionBackend, clock: Clock
+) -> None:
+    site, elsewhere = (site_of(backend=server_backend, rolling=True, max_age=100) for _ in range(2))
+    await site.visit(lambda session: session.update(cart=[1]))
+    cookies = dict(site.browser.cookies)
+    clock.advance(50)
+
+    async def act(session: Session) -> None:
+        assert session["cart"] == [1]
+        await elsewhere.visit(lambda other: other.update(paid=True), Browser(dict(cookies)))
+
+    await site.visit(act)
+    assert await site.data() == {"cart": [1], "paid": True}
+
+
+async def test_emptying_a_session_ends_nothing_that_somebody_else_has_put_in(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site, browser, said = await run_inside(
+        site_of,
+        server_backend,
+        {"flash": "hello"},
+        lambda session: session.pop("flash"),
+        lambda s: s.update(user="ann"),
+    )
+    assert said == []
+    assert await site.data(browser) == {"user": "ann"}
+
+
+async def test_emptying_a_session_leaves_the_cookie_of_a_parallel_sign_in_alone(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    async def sign_in(session: Session) -> None:
+        await session.regenerate_id()
+        session["user"] = "ann"
+
+    site, browser, said = await run_inside(
+        site_of, server_backend, {"flash": "hello"}, lambda session: session.pop("flash"), sign_in
+    )
+    assert said == []
+    assert await site.data(browser) == {"flash": "hello", "user": "ann"}
+
+
+async def test_what_a_handler_holds_stays_in_the_session_when_somebody_else_was_faster(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    async def slow(session: Session) -> None:
+        cart = session["cart"]
+        session["a"] = 1
+        await session.persist()
+        cart.append(2)
+
+    site, browser, _ = await run_inside(site_of, server_backend, {"cart": [1]}, slow, lambda s: s.update(other=1))
+    assert await site.data(browser) == {"cart": [1, 2], "a": 1, "other": 1}
+
+
+async def test_two_tasks_of_a_request_that_load_at_once_keep_what_the_first_one_changed(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    import anyio
+
+    from tests.site import DictBackend
+
+    may_answer = [anyio.Event(), anyio.Event()]
+
+    class Slow(DictBackend):
+        waiting = 0
+
+        async def read(self, session_id: str) -> dict[str, Any]:
+            data = dict(await super().read(session_id))
+            if self.waiting < 2:
+                self.waiting += 1
+                await may_answer[self.waiting - 1].wait()
+            return data
+
+    backend = Slow()
+    backend._storage["some-id"] = {"a": 1}
+    site = site_of(backend=backend, autoload=False)
+    site.browser.cookies["session"] = "some-id"
+
+    async def act(session: Session) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.load)
+            tasks.start_soon(session.load)
+            await anyio.wait_all_tasks_blocked()
+            may_answer[0].set()
+            await anyio.wait_all_tasks_blocked()
+            session["a"] = 2
+            may_answer[1].set()
+
+    await site.visit(act)
+    assert await site.data() == {"a": 2}

@@ -1,0 +1,51 @@
+"""What all tests share: a clock that stands still, both event loops, and each kind of backend."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend, SessionBackend
+from tests.site import KEY, Clock, DictBackend, Site
+
+BACKENDS: dict[str, Callable[[Clock], SessionBackend]] = {
+    "signed": lambda clock: CookieBackend(KEY, clock=clock),
+    "encrypted": lambda clock: EncryptedCookieBackend(KEY, clock=clock),
+    "memory": lambda clock: InMemoryBackend(clock=clock),
+    "custom": lambda clock: DictBackend(),
+}
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=list(BACKENDS))
+def backend(request: pytest.FixtureRequest, clock: Clock) -> SessionBackend:
+    return BACKENDS[request.param](clock)
+
+
+@pytest.fixture(params=["memory", "custom"])
+def server_backend(request: pytest.FixtureRequest, clock: Clock) -> SessionBackend:
+    """The kinds of backend that can end a session for good."""
+    return BACKENDS[request.param](clock)
+
+
+@pytest.fixture
+def site_of(clock: Clock) -> Callable[..., Site]:
+    """Makes a site by the test's clock; a signed cookie and autoload unless something else is said."""
+
+    def make(**settings: Any) -> Site:
+        if "backend" not in settings:
+            settings.setdefault("secret_key", KEY)
+        settings.setdefault("autoload", True)
+        return Site(clock=clock, **settings)
+
+    return make

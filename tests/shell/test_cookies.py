@@ -1,0 +1,276 @@
+"""Guarantees 6 and 7: which cookies we set, how, and which we refuse to set."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from starsessions import (
+    CookieBackend,
+    EncryptedCookieBackend,
+    InMemoryBackend,
+    Session,
+    SessionBackend,
+    SessionTooLarge,
+    WhyNew,
+)
+from starsessions.core.tokens import to_base64url
+from tests.site import KEY, Browser, Clock, DictBackend, Site
+
+pytestmark = pytest.mark.anyio
+
+
+def sign_in(session: Session) -> None:
+    session["user"] = "ann"
+
+
+def noise(size: int) -> str:
+    """Text that does not compress, the same each time."""
+    return to_base64url(random.Random(size).randbytes(size))[:size]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "https_only", "secure"),
+    [
+        ("http", None, False),
+        ("https", None, True),
+        ("http", True, True),
+        ("https", False, False),
+    ],
+)
+async def test_secure_follows_the_scheme_unless_it_is_forced(
+    site_of: Callable[..., Site], scheme: str, https_only: bool | None, secure: bool
+) -> None:
+    site = site_of(https_only=https_only)
+    site.browser.scheme = scheme
+    assert ("; secure" in (await site.visit(sign_in)).set_cookie) is secure
+
+
+async def test_a_host_cookie_is_secure_and_has_the_root_path_everywhere(site_of: Callable[..., Site]) -> None:
+    site = site_of(session_cookie="__Host-session")
+    reply = await site.visit(sign_in, root_path="/app")
+    assert reply.set_cookie.startswith("__Host-session=")
+    assert reply.set_cookie.endswith("; path=/; Max-Age=1209600; httponly; samesite=lax; secure")
+
+
+@pytest.mark.parametrize(
+    ("settings", "root_path", "path"),
+    [
+        ({}, "", "/"),
+        ({}, "/second_app", "/second_app"),
+        ({"path": "/fixed"}, "/second_app", "/fixed"),
+        ({}, "/a; domain=evil.example", "/a%3B%20domain=evil.example"),
+        ({}, "no-slash", "/"),
+        ({}, "/\udc80", "/%3F"),
+    ],
+)
+async def test_the_path_is_the_applications_root_path_unless_one_is_set(
+    site_of: Callable[..., Site], settings: dict[str, Any], root_path: str, path: str
+) -> None:
+    site = site_of(**settings)
+    assert f"; path={path}; Max-Age=" in (await site.visit(sign_in, root_path=root_path)).set_cookie
+
+
+async def test_the_path_is_the_one_from_before_a_mount_changed_the_scope(site_of: Callable[..., Site]) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["session"]["user"] = "ann"
+        scope["root_path"] = "/mounted"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    site = site_of()
+    site.app.app = app
+    assert "; path=/; " in (await site.visit()).set_cookie
+
+
+async def test_set_and_clear_differ_in_value_and_lifetime_only(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    site = site_of(backend=backend, domain="example.com", https_only=True, partitioned=True, same_site="strict")
+    given = (await site.visit(sign_in)).set_cookie
+    taken = (await site.visit(Session.flush)).set_cookie
+    attributes = "httponly; samesite=strict; secure; domain=example.com; partitioned"
+    assert given.partition("; ")[2] == f"path=/; Max-Age=1209600; {attributes}"
+    assert taken == f"session=null; path=/; expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0; {attributes}"
+
+
+async def test_of_several_cookies_of_our_name_the_one_that_verifies_counts(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    site = site_of(backend=backend)
+    await site.visit(sign_in)
+    good = site.browser.cookies["session"]
+    for others in (["x"], ["A" * 43, "e30=.x.y"]):
+        for values in ([good, *others], [*others, good]):
+            header = "; ".join(f"session={value}" for value in values)
+            reply = await site.visit(lambda session: session["user"], headers=[(b"cookie", header.encode())])
+            assert reply.result == "ann"
+
+
+async def test_two_good_cookies_of_our_name_are_no_session(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    site = site_of(backend=backend)
+    ann, eve = Browser(), Browser()
+    await site.visit(sign_in, ann)
+    await site.visit(lambda session: session.update(user="eve"), eve)
+
+    async def act(session: Session) -> WhyNew | None:
+        await session.load()
+        assert dict(session) == {}
+        return session.why_new
+
+    reply = await site.visit(act, headers=ann.header() + eve.header())
+    assert reply.result is WhyNew.MALFORMED
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"; ".join([b"session=x"] * 10_000),
+        b"; ".join(b"session=%d" % n for n in range(10_000)),
+        b"session=" + b"x" * 1_000_000,
+        b"session=" + b"\\" * 20_000,
+        b'session="' + b"\\" * 20_000 + b'"',
+        b"session" * 9_000,
+        b"session=" + b"\t" * 60_000,
+        b"\xff" * 60_000 + b";session=\xff",
+        b";=;;==;session",
+    ],
+    ids=lambda header: str(header[:12]),
+)
+async def test_a_hostile_cookie_header_is_no_session(
+    site_of: Callable[..., Site], backend: SessionBackend, header: bytes
+) -> None:
+    site = site_of(backend=backend)
+    reply = await site.visit(dict, headers=[(b"cookie", header)])
+    assert reply.result == {}
+    assert reply.set_cookies == []
+
+
+@pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
+async def test_a_cookie_over_4096_bytes_is_an_error_that_names_the_size_and_the_largest_keys(
+    site_of: Callable[..., Site], make: Callable[..., SessionBackend]
+) -> None:
+    site = site_of(backend=make(KEY))
+
+    def act(session: Session) -> None:
+        session.update(small=1, big=noise(3000), bigger=noise(3500))
+
+    with pytest.raises(SessionTooLarge, match=r"would take \d{4,5} bytes; browsers keep 4096. Largest keys: 'bigger'"):
+        await site.visit(act)
+    assert site.browser.cookies == {}
+
+
+@pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
+async def test_the_limit_is_4096_bytes_of_name_and_value_exactly(
+    site_of: Callable[..., Site], make: Callable[..., SessionBackend]
+) -> None:
+    site = site_of(backend=make(KEY))
+    for size in range(2880, 3100):
+        try:
+            cookie = (await site.visit(lambda session, size=size: session.update(x=noise(size)))).set_cookie
+        except SessionTooLarge:
+            break
+        assert len(cookie.partition(";")[0]) - len("=") <= 4096
+    else:
+        pytest.fail("never too large")
+
+
+async def test_an_id_of_a_custom_backend_that_is_too_long_is_an_error(site_of: Callable[..., Site]) -> None:
+    class Tokens(DictBackend):
+        async def generate_id(self) -> str:
+            return "x" * 5000
+
+        def is_well_formed(self, session_id: str) -> bool:
+            return True
+
+    with pytest.raises(SessionTooLarge):
+        await site_of(backend=Tokens()).visit(sign_in)
+
+
+@pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
+async def test_compression_makes_repetitive_data_fit(
+    site_of: Callable[..., Site], make: Callable[..., SessionBackend]
+) -> None:
+    site = site_of(backend=make(KEY, compress=True))
+    await site.visit(lambda session: session.update(text="abc" * 5000))
+    assert await site.data() == {"text": "abc" * 5000}
+    assert len(site.browser.cookies["session"]) < 500
+
+
+@pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
+async def test_a_large_session_is_split_when_that_is_asked_for(
+    site_of: Callable[..., Site], clock: Clock, make: Callable[..., SessionBackend]
+) -> None:
+    site = site_of(backend=make(KEY, max_cookies=5, clock=clock), domain="example.com", https_only=True)
+    reply = await site.visit(lambda session: session.update(x=noise(10_000)))
+
+    assert set(site.browser.cookies) == {"session", "session-1", "session-2", "session-3"}
+    assert all(len(cookie) <= 4096 for cookie in reply.set_cookies)
+    assert await site.data() == {"x": noise(10_000)}
+    shuffled = Browser(dict(reversed(site.browser.cookies.items())))
+    assert await site.data(shuffled) == {"x": noise(10_000)}
+
+    await site.visit(lambda session: session.update(x=noise(5_000)))
+    assert set(site.browser.cookies) == {"session", "session-1"}
+    assert await site.data() == {"x": noise(5_000)}
+
+    await site.visit(lambda session: session.update(x="small"))
+    assert set(site.browser.cookies) == {"session"}
+    assert await site.data() == {"x": "small"}
+
+    await site.visit(lambda session: session.update(x=noise(10_000)))
+    await site.visit(Session.flush)
+    assert site.browser.cookies == {}
+
+
+async def test_a_split_session_of_which_a_part_is_missing_or_foreign_is_no_session(
+    site_of: Callable[..., Site],
+) -> None:
+    site = site_of(backend=CookieBackend(KEY, max_cookies=3))
+    await site.visit(lambda session: session.update(x=noise(5_000)))
+    whole = dict(site.browser.cookies)
+    assert await site.data(Browser({"session": whole["session"]})) == {}
+    assert await site.data(Browser(whole | {"session-1": "x" + whole["session-1"][1:]})) == {}
+    assert await site.data(Browser(whole | {"session-1": ""})) == {}
+    twice = [*Browser(whole).header(), (b"cookie", b"session-1=other")]
+    assert (await site.visit(dict, headers=twice)).result == {}
+
+
+async def test_more_than_the_allowed_parts_are_an_error(site_of: Callable[..., Site]) -> None:
+    site = site_of(backend=CookieBackend(KEY, max_cookies=2))
+    with pytest.raises(SessionTooLarge):
+        await site.visit(lambda session: session.update(x=noise(10_000)))
+
+
+async def test_a_number_that_is_too_long_to_print_is_weighed_too(site_of: Callable[..., Site]) -> None:
+    with pytest.raises(SessionTooLarge, match=r"Largest keys: 'b'"):
+        await site_of().visit(lambda session: session.update(a=10**5000, b=10**20_000))
+
+
+async def test_a_value_that_only_the_custom_backend_knows_is_weighed_as_nothing(site_of: Callable[..., Site]) -> None:
+    class Tokens(DictBackend):
+        async def generate_id(self) -> str:
+            return "x" * 5000
+
+        def is_well_formed(self, session_id: str) -> bool:
+            return True
+
+    with pytest.raises(SessionTooLarge, match=r"Largest keys: 'a' \(\d+ bytes\), 'b' \(0 bytes\)"):
+        await site_of(backend=Tokens()).visit(lambda session: session.update(a=1, b=complex(1, 2)))
+
+
+@pytest.mark.parametrize("length", [3_700, 4_000, 5_000])
+async def test_a_path_that_leaves_no_room_is_an_error_and_ends_no_session(
+    site_of: Callable[..., Site], length: int
+) -> None:
+    site = site_of(backend=CookieBackend(KEY, max_cookies=3))
+    with pytest.raises(SessionTooLarge):
+        await site.visit(lambda session: session.update(x=noise(2_000)), root_path="/" + "p" * length)
+
+
+async def test_a_server_side_session_has_no_such_limit(site_of: Callable[..., Site]) -> None:
+    site = Site(backend=InMemoryBackend(), autoload=True)
+    await site.visit(lambda session: session.update(x=noise(100_000)))
+    assert await site.data() == {"x": noise(100_000)}

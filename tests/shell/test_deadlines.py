@@ -1,0 +1,346 @@
+"""Guarantee 4: deadlines are enforced by us, in every backend, and the cookie never promises more."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from starsessions import CookieBackend, ImproperlyConfigured, InMemoryBackend, Session, SessionBackend, WhyNew
+from tests.site import KEY, Clock, DictBackend, Reply, Site
+
+pytestmark = pytest.mark.anyio
+
+
+def sign_in(session: Session) -> None:
+    session["user"] = "ann"
+
+
+def count(session: Session) -> None:
+    session["n"] = session.get("n", 0) + 1
+
+
+def max_age(reply: Reply) -> int | None:
+    _, found, rest = reply.set_cookie.partition("; Max-Age=")
+    return int(rest.partition(";")[0]) if found else None
+
+
+async def why(site: Site) -> WhyNew | None:
+    async def act(session: Session) -> WhyNew | None:
+        await session.load()
+        return session.why_new
+
+    result: WhyNew | None = (await site.visit(act)).result
+    return result
+
+
+async def test_a_session_is_dead_when_its_max_age_has_passed(
+    site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=backend, max_age=100)
+    assert max_age(await site.visit(sign_in)) == 100
+
+    clock.advance(99)
+    assert await site.data() == {"user": "ann"}
+
+    clock.advance(1)
+    assert await site.data() == {}
+    assert await why(site) in (WhyNew.EXPIRED, WhyNew.UNKNOWN)
+
+
+async def test_a_write_renews(site_of: Callable[..., Site], backend: SessionBackend, clock: Clock) -> None:
+    site = site_of(backend=backend, max_age=100)
+    await site.visit(sign_in)
+    clock.advance(60)
+    assert max_age(await site.visit(count)) == 100
+    clock.advance(99)
+    assert await site.data() == {"user": "ann", "n": 1}
+    clock.advance(1)
+    assert await site.data() == {}
+
+
+async def test_reading_does_not_renew_unless_it_is_asked_to(
+    site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=backend, max_age=100)
+    await site.visit(sign_in)
+    clock.advance(60)
+    await site.data()
+    clock.advance(40)
+    assert await site.data() == {}
+
+
+async def test_with_rolling_use_renews_but_at_most_once_per_interval(
+    site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=backend, max_age=100, rolling=True, renew_every=30)
+    await site.visit(sign_in)
+
+    renewals = []
+    for second in range(1, 301):
+        clock.advance(1)
+        reply = await site.visit(lambda session: session["user"])
+        if reply.set_cookies:
+            renewals.append(second)
+            assert max_age(reply) == 100
+
+    assert renewals == list(range(30, 301, 30))
+
+
+async def test_with_rolling_an_untouched_session_still_ends(
+    site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=backend, max_age=100, rolling=True)
+    await site.visit(sign_in)
+    for _ in range(10):
+        clock.advance(10)
+        assert (await site.visit()).set_cookies == []
+    assert await site.data() == {}
+
+
+async def test_the_absolute_timeout_holds_whatever_happens_in_between(
+    site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=backend, max_age=100, absolute_timeout=250, rolling=True)
+    began = clock.now
+    promised = clock.now + (max_age(await site.visit(sign_in)) or 0)
+    for _ in range(4):
+        clock.advance(50)
+        reply = await site.visit(count)
+        if reply.set_cookies:
+            promised = clock.now + (max_age(reply) or 0)
+        assert promised == min(clock.now + 100, began + 250)
+    await site.visit(Session.regenerate_id)
+    clock.advance(49)
+    await site.visit(lambda session: session.set_expiry(10_000))
+    assert await site.data() == {"user": "ann", "n": 4}
+    clock.advance(1)
+    assert await site.data() == {}
+
+
+async def test_why_new_tells_the_absolute_limit_from_the_idle_one(site_of: Callable[..., Site], clock: Clock) -> None:
+    site = site_of(max_age=100, absolute_timeout=50)
+    await site.visit(sign_in)
+    clock.advance(50)
+    assert await why(site) is WhyNew.OVER_ABSOLUTE
+
+
+async def test_set_expiry_in_seconds_counts_from_the_last_renewal(
+    site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=backend, max_age=100)
+
+    def remember(session: Session) -> None:
+        session["user"] = "ann"
+        session.set_expiry(timedelta(seconds=1000))
+
+    assert max_age(await site.visit(remember)) == 1000
+    clock.advance(900)
+    assert max_age(await site.visit(count)) == 1000
+    clock.advance(999)
+    assert await site.data() == {"user": "ann", "n": 1}
+    clock.advance(1)
+    assert await site.data() == {}
+
+
+async def test_set_expiry_to_a_moment_is_moved_by_nothing(
+    site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=backend, max_age=100, rolling=True)
+    end = datetime.fromtimestamp(clock.now + 500, UTC)
+
+    def until(session: Session) -> None:
+        session["user"] = "ann"
+        session.set_expiry(end)
+
+    assert max_age(await site.visit(until)) == 500
+    clock.advance(400)
+    await site.visit(count)
+    clock.advance(99)
+    assert await site.data() == {"user": "ann", "n": 1}
+    clock.advance(1)
+    assert await site.data() == {}
+
+
+@pytest.mark.parametrize("value", [None, 0, timedelta(0)])
+async def test_set_expiry_to_nothing_ends_with_the_browser_and_on_the_server_too(
+    site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, value: Any
+) -> None:
+    site = site_of(backend=backend, max_age=100)
+
+    def act(session: Session) -> None:
+        session["user"] = "ann"
+        session.set_expiry(value)
+
+    reply = await site.visit(act)
+    assert max_age(reply) is None
+    assert "expires" not in reply.set_cookie
+    clock.advance(99)
+    assert await site.data() == {"user": "ann"}
+    clock.advance(1)
+    assert await site.data() == {}
+
+
+@pytest.mark.parametrize("setting", [None, 0, timedelta(0)])
+async def test_without_max_age_the_cookie_ends_with_the_browser_and_the_server_side_ends_too(
+    site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, setting: Any
+) -> None:
+    site = site_of(backend=backend, max_age=setting)
+    assert max_age(await site.visit(sign_in)) is None
+    clock.advance(14 * 86400 - 1)
+    assert await site.data() == {"user": "ann"}
+    clock.advance(1)
+    assert await site.data() == {}
+
+
+async def test_changing_only_the_expiry_is_saved(
+    site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=backend, max_age=100)
+    await site.visit(sign_in)
+    assert max_age(await site.visit(lambda session: session.set_expiry(50))) == 50
+    assert (await site.visit(lambda session: session.set_expiry(50))).set_cookies == []
+    clock.advance(50)
+    assert await site.data() == {}
+
+
+async def test_of_two_max_ages_the_shorter_one_holds(site_of: Callable[..., Site], clock: Clock) -> None:
+    site = site_of(backend=CookieBackend(KEY, max_age=timedelta(hours=1), clock=clock))
+    assert max_age(await site.visit(sign_in)) == 3600
+    clock.advance(3600)
+    assert await site.data() == {}
+
+
+async def test_a_clock_that_goes_back_extends_nothing(
+    site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=backend, max_age=1000, rolling=True, absolute_timeout=1500)
+    await site.visit(sign_in)
+    cookies = dict(site.browser.cookies)
+
+    clock.advance(-30)
+    assert (await site.visit(lambda session: session["user"])).set_cookies == []
+    clock.advance(-31)  # more than two servers differ: this record claims to be from the future
+    assert await site.data() == {}
+    assert await why(site) is WhyNew.EXPIRED
+
+    clock.advance(61 + 1000)
+    site.browser.cookies = cookies
+    assert await site.data() == {}
+
+
+async def test_shortening_max_age_shortens_the_sessions_that_are_out_there(
+    site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=backend, max_age=1000)
+    await site.visit(sign_in)
+    stricter = site_of(backend=backend, max_age=100)
+    stricter.browser = site.browser
+    clock.advance(100)
+    assert await stricter.data() == {}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_age": -1},
+        {"max_age": 1.5},
+        {"max_age": True},
+        {"max_age": timedelta(milliseconds=500)},
+        {"absolute_timeout": 0},
+        {"renew_every": 10},
+        {"rolling": True, "renew_every": 100, "max_age": 100},
+        {"max_age": "100"},
+    ],
+    ids=str,
+)
+async def test_a_duration_that_makes_no_sense_fails_at_start(
+    site_of: Callable[..., Site], settings: dict[str, Any]
+) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"max_age|absolute_timeout|renew_every"):
+        site_of(**settings)
+
+
+async def test_set_expiry_refuses_what_makes_no_sense(site_of: Callable[..., Site], clock: Clock) -> None:
+    site = site_of()
+    past = datetime.fromtimestamp(clock.now, UTC)
+    for value, error in (
+        (-1, ValueError),
+        (past, ValueError),
+        (timedelta(milliseconds=500), ValueError),
+        ("1", TypeError),
+        (10**30, ValueError),
+        (1.5, TypeError),
+        (True, TypeError),
+    ):
+        with pytest.raises(error, match="set_expiry"):
+            await site.visit(lambda session, value=value: session.set_expiry(value))
+
+
+async def test_set_expiry_needs_a_loaded_session(site_of: Callable[..., Site]) -> None:
+    from starsessions import SessionNotLoaded
+
+    with pytest.raises(SessionNotLoaded):
+        await site_of(autoload=False).visit(lambda session: session.set_expiry(5))
+
+
+async def test_a_browser_session_that_rolls_renews_the_server_and_not_the_cookie(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    backend = InMemoryBackend(clock=clock)
+    site = site_of(backend=backend, max_age=None, rolling=True)
+    await site.visit(sign_in)
+    for _ in range(4):
+        clock.advance(10 * 86400)
+        assert (await site.visit(lambda session: session["user"])).set_cookies == []
+    assert await site.data() == {"user": "ann"}
+
+
+async def test_a_removal_by_hand_needs_no_deadline(site_of: Callable[..., Site], clock: Clock) -> None:
+    backend = InMemoryBackend(clock=clock)
+    site = site_of(backend=backend, max_age=60 * 86400)
+    await site.visit(sign_in)
+    clock.advance(20 * 86400)
+    session_id = site.browser.cookies["session"]
+    assert await backend.exists(session_id)
+    await backend.write({"user": "bob"}, session_id)
+    clock.advance(20 * 86400)
+    assert await site.data() == {"user": "bob"}
+    await backend.remove(session_id)
+    assert await site.data() == {}
+
+
+async def test_saving_a_custom_session_by_hand_keeps_its_deadlines(
+    site_of: Callable[..., Site], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", clock)
+    backend = DictBackend()
+    site = site_of(backend=backend, absolute_timeout=100)
+    await site.visit(sign_in)
+    clock.advance(90)
+    session = Session(backend, site.browser.cookies["session"])
+    await session.load()
+    session["n"] = 1
+    await session.persist()
+    assert await site.data() == {"user": "ann", "n": 1}
+    clock.advance(10)
+    assert await site.data() == {}
+
+
+async def test_an_expiry_that_another_request_has_set_stays(site_of: Callable[..., Site], clock: Clock) -> None:
+    for backend in (DictBackend(), InMemoryBackend(clock=clock)):
+        site, elsewhere = site_of(backend=backend), site_of(backend=backend)
+        elsewhere.browser = site.browser
+        site.browser.cookies.clear()
+        await site.visit(sign_in)
+
+        async def act(session: Session, elsewhere: Site = elsewhere) -> None:
+            session["n"] = 1
+            await elsewhere.visit(lambda other: other.set_expiry(60))
+
+        await site.visit(act)
+        clock.advance(59)
+        assert await site.data() == {"user": "ann", "n": 1}
+        clock.advance(1)
+        assert await site.data() == {}

@@ -1,0 +1,263 @@
+"""Guarantees 2 and 3: every change is saved, nothing else is written, and what goes in comes out."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from enum import IntEnum
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from starsessions import EncryptedCookieBackend, InMemoryBackend, Session, SessionBackend, UnsupportedValue
+from tests.site import KEY, Clock, Site
+
+pytestmark = pytest.mark.anyio
+
+START: dict[str, Any] = {"cart": [{"sku": "a", "n": 1}], "a": {"b": 0, "c": {"d": [1, [2]]}}, "n": 1, "gone": True}
+
+
+def nested_append(session: Session) -> None:
+    session["cart"].append({"sku": "b", "n": 2})
+
+
+def nested_set(session: Session) -> None:
+    session["a"]["b"] = 1
+
+
+def deep_append(session: Session) -> None:
+    session["a"]["c"]["d"][1].append(3)
+
+
+def merged(session: Session) -> None:
+    session |= {"more": 1}
+
+
+def popped_item(session: Session) -> None:
+    session.popitem()
+
+
+def popped(session: Session) -> None:
+    assert session.pop("gone") is True
+
+
+def deleted(session: Session) -> None:
+    del session["gone"]
+
+
+def set_default(session: Session) -> None:
+    session.setdefault("list", []).append(1)
+
+
+def true_for_one(session: Session) -> None:
+    session["n"] = True
+
+
+def tuple_for_list(session: Session) -> None:
+    session["a"]["c"]["d"][1] = (2,)
+
+
+def data_replaced(session: Session) -> None:
+    session.data = {"only": 1}
+
+
+def removed_inside(session: Session) -> None:
+    session["cart"].clear()
+
+
+CHANGES = [
+    nested_append,
+    nested_set,
+    deep_append,
+    merged,
+    popped_item,
+    popped,
+    deleted,
+    set_default,
+    true_for_one,
+    tuple_for_list,
+    data_replaced,
+    removed_inside,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_this_change_is_saved(
+    site_of: Callable[..., Site], backend: SessionBackend, change: Callable[[Session], None]
+) -> None:
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(START))
+
+    def act(session: Session) -> dict[str, Any]:
+        change(session)
+        return session.copy()
+
+    expected = (await site.visit(act)).result
+    assert expected != START or change is true_for_one
+
+    found = await site.data()
+    assert found == expected
+    assert repr(found) == repr(expected)
+
+
+def overwritten_alike(session: Session) -> None:
+    session["n"] = 1
+
+
+def there_and_back(session: Session) -> None:
+    session["cart"].append(1)
+    session["cart"].pop()
+
+
+def reordered(session: Session) -> None:
+    session["cart"] = session.pop("cart")
+    session["a"]["b"] = session["a"].pop("b")
+
+
+def cleared_and_refilled(session: Session) -> None:
+    data = session.copy()
+    session.clear()
+    session.update(data)
+
+
+def marked(session: Session) -> None:
+    session.mark_modified()
+
+
+def looked_at(session: Session) -> None:
+    assert dict(session) == session.data == {**session}
+    assert list(session) == list(session.keys())
+    assert len(session.values()) == len(session.items()) == len(session)
+
+
+NO_CHANGES = [overwritten_alike, there_and_back, reordered, cleared_and_refilled, marked, looked_at]
+
+
+@pytest.mark.parametrize("change", NO_CHANGES)
+async def test_a_session_that_ends_as_it_was_is_not_written(
+    site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, change: Callable[[Session], None]
+) -> None:
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(START))
+    cookies = dict(site.browser.cookies)
+    clock.advance(5)  # a write would renew, and a new cookie would show it
+
+    reply = await site.visit(change)
+
+    assert reply.set_cookies == []
+    assert site.browser.cookies == cookies
+
+
+async def test_a_plain_dict_put_into_the_scope_is_saved(site_of: Callable[..., Site], backend: SessionBackend) -> None:
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(START))
+    scopes: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["session"] = {"user": "ann"}
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        scopes.append(scope)
+
+    handle, site.app.app = site.app.app, app
+    await site.visit()
+    site.app.app = handle
+
+    assert await site.data() == {"user": "ann"}
+    assert isinstance(scopes[0]["session"], Session)
+
+
+async def test_an_empty_dict_put_into_the_scope_ends_the_session(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site = site_of(backend=server_backend, autoload=False)
+
+    async def act(session: Session) -> None:
+        await session.load()
+        session["user"] = "ann"
+
+    await site.visit(act)
+    old = dict(site.browser.cookies)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["session"] = {}
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    handle, site.app.app = site.app.app, app
+    await site.visit()
+    site.app.app = handle
+
+    assert site.browser.cookies == {}
+    site.browser.cookies = old
+    assert await site.data() == {}
+
+
+VALUES: list[Any] = [
+    datetime(2026, 11, 24, 10, 30, tzinfo=UTC),
+    datetime(2026, 11, 24, 10, 30),  # noqa: DTZ001 - a naive one stays naive
+    date(2026, 11, 24),
+    time(10, 30),
+    timedelta(days=1, microseconds=5),
+    UUID(int=7),
+    Decimal("1.10"),
+    b"\x00bytes",
+    {1, 2},
+    frozenset({"a"}),
+    (1, ("two", [3])),
+    {"nested": [{"deep": (1, {2})}]},
+    {1: "int key"},
+    2**80,
+    -0.5,
+    float("inf"),
+    None,
+    "zażółć \U0001f600",
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+async def test_a_value_reads_back_equal_and_of_its_type(
+    site_of: Callable[..., Site], backend: SessionBackend, value: Any
+) -> None:
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(value=value, inside=[{"x": value}]))
+    data = await site.data()
+    assert data == {"value": value, "inside": [{"x": value}]}
+    assert repr(data["value"]) == repr(value)
+    assert type(data["value"]) is type(value)
+
+
+class Colour(IntEnum):
+    RED = 1
+
+
+@pytest.mark.parametrize("make", [InMemoryBackend, lambda: EncryptedCookieBackend(KEY)])
+async def test_a_value_that_would_change_its_type_is_refused_before_any_header_leaves(
+    site_of: Callable[..., Site], make: Callable[[], SessionBackend]
+) -> None:
+    site = site_of(backend=make())
+
+    def act(session: Session) -> None:
+        session["cart"] = [{}, {}, {"price": Colour.RED}]
+
+    with pytest.raises(UnsupportedValue, match=r'^session\["cart"\]\[2\]\["price"\] is a Colour, '):
+        await site.visit(act)
+
+
+async def test_the_signed_cookie_refuses_the_same_value(site_of: Callable[..., Site]) -> None:
+    with pytest.raises(UnsupportedValue, match=r'^session\["colour"\] is a Colour, '):
+        await site_of().visit(lambda session: session.update(colour=Colour.RED))
+
+
+async def test_another_serializer_takes_over(site_of: Callable[..., Site]) -> None:
+    class Texts:
+        def dumps(self, data: dict[str, Any], /) -> bytes:
+            return repr(dict(data)).encode()
+
+        def loads(self, payload: bytes, /) -> dict[str, Any]:
+            return dict([payload.decode().strip("{}").replace("'", "").split(": ")])
+
+    backend = InMemoryBackend(serializer=Texts())
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(user="ann"))
+    assert await site.data() == {"user": "ann"}
+    assert list(backend.data.values()) == [{"user": "ann"}]
+    assert (await site.visit(lambda session: session["user"])).set_cookies == []

@@ -1,0 +1,157 @@
+"""Guarantee 8: keys, their replacement, and what a key cannot be used for."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.datastructures import Secret
+
+from starsessions import CookieBackend, EncryptedCookieBackend, ImproperlyConfigured, Session, SessionMiddleware, WhyNew
+from tests.site import KEY, Clock, Site
+
+pytestmark = pytest.mark.anyio
+
+OLD, NEW = "old-" + KEY, "new-" + KEY
+
+
+def sign_in(session: Session) -> None:
+    session["user"] = "ann"
+
+
+async def why(session: Session) -> WhyNew | None:
+    await session.load()
+    return session.why_new
+
+
+@pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
+async def test_a_session_sealed_with_an_old_key_is_read_and_sealed_anew_when_it_is_next_written(
+    site_of: Callable[..., Site], make: Callable[..., Any]
+) -> None:
+    old = site_of(backend=make(OLD))
+    await old.visit(sign_in)
+    both, new = site_of(backend=make([NEW, OLD])), site_of(backend=make(NEW))
+    both.browser = new.browser = old.browser
+
+    assert await both.data() == {"user": "ann"}
+    assert (await new.visit(why)).result is WhyNew.BAD_SIGNATURE
+
+    await both.visit(lambda session: session.update(n=1))
+
+    assert await new.data() == {"user": "ann", "n": 1}
+    assert (await old.visit(why)).result is WhyNew.BAD_SIGNATURE
+
+
+async def test_rich_data_in_a_signed_cookie_follows_the_key_list_too(
+    site_of: Callable[..., Site],
+) -> None:
+    old, both = site_of(secret_key=OLD), site_of(secret_key=[NEW, OLD])
+    both.browser = old.browser
+    await old.visit(lambda session: session.update(tags={"a"}))
+    assert await both.data() == {"tags": {"a"}}
+
+
+@pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
+async def test_a_key_may_be_bytes_or_starlettes_secret(site_of: Callable[..., Site], make: Callable[..., Any]) -> None:
+    text, others = site_of(backend=make(KEY)), [site_of(backend=make(KEY.encode())), site_of(backend=make(Secret(KEY)))]
+    await text.visit(sign_in)
+    for other in others:
+        other.browser = text.browser
+        assert await other.data() == {"user": "ann"}
+
+
+async def test_an_encrypted_cookie_shows_nothing_and_is_never_the_same_twice(site_of: Callable[..., Site]) -> None:
+    site = site_of(backend=EncryptedCookieBackend(KEY))
+    seen = set()
+    for _ in range(20):
+        site.browser.cookies.clear()
+        await site.visit(lambda session: session.update(user="somebody-with-a-name"))
+        seen.add(site.browser.cookies["session"])
+    assert len(seen) == 20
+
+
+async def test_an_encrypted_cookie_is_refused_under_another_name(site_of: Callable[..., Site]) -> None:
+    one, other = (site_of(backend=EncryptedCookieBackend(KEY), session_cookie=name) for name in ("one", "other"))
+    await one.visit(sign_in)
+    other.browser.cookies["other"] = one.browser.cookies["one"]
+    assert (await other.visit(why)).result is WhyNew.BAD_SIGNATURE
+
+
+async def test_a_signed_cookie_of_our_own_form_is_refused_under_another_name(site_of: Callable[..., Site]) -> None:
+    one, other = (site_of(session_cookie=name) for name in ("one", "other"))
+    await one.visit(lambda session: session.update(tags={"a"}))
+    other.browser.cookies["other"] = one.browser.cookies["one"]
+    assert (await other.visit(why)).result is WhyNew.BAD_SIGNATURE
+
+
+@pytest.mark.parametrize("value", [{"user": "ann"}, {"user": {"ann"}}], ids=["Starlette's form", "our form"])
+async def test_the_encrypted_backend_accepts_no_merely_signed_cookie_unless_it_is_told_to(
+    site_of: Callable[..., Site], value: dict[str, Any]
+) -> None:
+    signed, strict = site_of(secret_key=OLD), site_of(backend=EncryptedCookieBackend(OLD))
+    moving = site_of(backend=EncryptedCookieBackend(NEW, accept_signed=OLD))
+    strict.browser = moving.browser = signed.browser
+    await signed.visit(lambda session: session.update(value))
+
+    assert (await strict.visit(why)).result is WhyNew.MALFORMED
+    assert await moving.data() == value
+
+    await moving.visit(lambda session: session.update(n=1))
+    assert moving.browser.cookies["session"].startswith("x1.")
+    assert await moving.data() == value | {"n": 1}
+
+
+async def test_the_signed_backend_accepts_no_encrypted_cookie(site_of: Callable[..., Site]) -> None:
+    encrypted, signed = site_of(backend=EncryptedCookieBackend(KEY)), site_of(secret_key=KEY)
+    signed.browser = encrypted.browser
+    await encrypted.visit(sign_in)
+    assert (await signed.visit(why)).result in (WhyNew.MALFORMED, WhyNew.BAD_SIGNATURE)
+
+
+async def test_padding_makes_sessions_of_different_length_look_alike(site_of: Callable[..., Site]) -> None:
+    site = site_of(backend=EncryptedCookieBackend(KEY, pad_to=256))
+    lengths = set()
+    for user in ("a", "a" * 50, "a" * 150):
+        await site.visit(lambda session, user=user: session.update(user=user))
+        assert await site.data() == {"user": user}
+        lengths.add(len(site.browser.cookies["session"]))
+    assert len(lengths) == 1
+
+
+def test_a_weak_key_is_reported_once_and_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "starsessions"):
+        SessionMiddleware(None, secret_key="TOP SECRET")  # type: ignore[arg-type]
+    [record] = caplog.records
+    assert "weak" in record.getMessage()
+    assert "TOP SECRET" not in record.getMessage()
+
+
+def test_a_strong_key_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "starsessions"):
+        SessionMiddleware(None, secret_key=KEY)  # type: ignore[arg-type]
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("key", ["", b"", "\ud800", [], [""], [["nested"]], 5, {"a": 1}, [None]], ids=repr)
+def test_something_that_is_no_key_fails_at_start(key: Any) -> None:
+    for make in (CookieBackend, EncryptedCookieBackend):
+        with pytest.raises(ImproperlyConfigured, match="secret_key"):
+            make(key)
+
+
+@pytest.mark.parametrize("settings", [{"max_cookies": 0}, {"max_cookies": 10}, {"max_cookies": "2"}], ids=str)
+def test_a_number_of_cookies_that_servers_refuse_fails_at_start(settings: dict[str, Any]) -> None:
+    with pytest.raises(ImproperlyConfigured, match="max_cookies"):
+        CookieBackend(KEY, **settings)
+
+
+def test_a_padding_that_leaves_no_room_fails_at_start() -> None:
+    with pytest.raises(ImproperlyConfigured, match="pad_to"):
+        EncryptedCookieBackend(KEY, pad_to=5000)
+
+
+def test_a_secret_key_that_is_not_used_is_reported(caplog: pytest.LogCaptureFixture, clock: Clock) -> None:
+    with caplog.at_level(logging.WARNING, "starsessions"):
+        SessionMiddleware(None, secret_key=KEY, backend=CookieBackend(KEY))  # type: ignore[arg-type]
+    assert "not its secret_key" in caplog.text
+    assert KEY not in caplog.text

@@ -1,0 +1,186 @@
+"""Guarantee 12: several sessions in one app, each works or fails with a sentence."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware as StarletteSessions
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.testclient import TestClient
+
+from starsessions import ImproperlyConfigured, InMemoryBackend, SessionMiddleware
+from tests.site import KEY
+
+
+async def count(request: Request) -> Response:
+    request.session["n"] = request.session.get("n", 0) + 1
+    return JSONResponse(request.session)
+
+
+async def count_both(request: Request) -> Response:
+    for key in ("session", "preferences"):
+        request.scope[key]["n"] = request.scope[key].get("n", 0) + 1
+    return JSONResponse([request.scope["session"], request.scope["preferences"]])
+
+
+async def replace(request: Request) -> Response:
+    request.scope["session"] = {"replaced": True}
+    return Response()
+
+
+def test_two_sessions_side_by_side_under_two_scope_keys() -> None:
+    app = Starlette(routes=[Route("/", count_both)])
+    app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True)
+    app.add_middleware(
+        SessionMiddleware,
+        backend=InMemoryBackend(),
+        autoload=True,
+        session_cookie="preferences",
+        scope_key="preferences",
+    )
+    client = TestClient(app)
+    assert client.get("/").json() == [{"n": 1}, {"n": 1}]
+    assert client.get("/").json() == [{"n": 2}, {"n": 2}]
+    assert set(client.cookies) == {"session", "preferences"}
+
+
+def test_of_two_sessions_under_one_scope_key_the_inner_one_is_used_and_the_outer_one_left_alone() -> None:
+    app = Starlette(routes=[Route("/", count)])
+    app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True, session_cookie="inner")
+    app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True, session_cookie="outer")
+    client = TestClient(app)
+    assert [client.get("/").json() for _ in range(3)] == [{"n": 1}, {"n": 2}, {"n": 3}]
+    assert set(client.cookies) == {"inner"}
+
+
+def test_a_plain_dict_put_over_an_inner_session_is_saved_by_the_inner_one_only() -> None:
+    app = Starlette(routes=[Route("/", count), Route("/replace", replace)])
+    app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True, session_cookie="inner")
+    app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True, session_cookie="outer")
+    client = TestClient(app)
+    client.get("/replace")
+    assert set(client.cookies) == {"inner"}
+    assert client.get("/").json() == {"replaced": True, "n": 1}
+
+
+def test_a_mounted_app_with_starlettes_own_middleware_keeps_its_own_session() -> None:
+    admin = Starlette(
+        routes=[Route("/", count)],
+        middleware=[Middleware(StarletteSessions, secret_key="other" + KEY, session_cookie="admin")],
+    )
+    app = Starlette(routes=[Route("/", count), Mount("/admin", admin)])
+    app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True)
+    client = TestClient(app)
+    assert [client.get(path).json()["n"] for path in ("/", "/admin/", "/", "/admin/", "/admin/")] == [1, 1, 2, 2, 3]
+    assert set(client.cookies) == {"session", "admin"}
+
+
+def test_the_outer_session_is_saved_though_an_inner_middleware_took_its_place() -> None:
+    async def outer(scope: Any, receive: Any, send: Any) -> None:
+        scope["session"]["before"] = True
+        await inner(scope, receive, send)
+
+    inner = StarletteSessions(Starlette(routes=[Route("/", count)]), secret_key="other" + KEY, session_cookie="inner")
+    app = SessionMiddleware(outer, secret_key=KEY, autoload=True)
+    client = TestClient(app)
+    assert client.get("/").json() == {"n": 1}
+    assert set(client.cookies) == {"session", "inner"}
+
+
+def test_a_mounted_app_uses_the_session_of_the_app_around_it() -> None:
+    app = Starlette(routes=[Route("/", count), Mount("/sub", routes=[Route("/", count)])])
+    app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True)
+    client = TestClient(app)
+    assert [client.get(path).json()["n"] for path in ("/", "/sub/", "/")] == [1, 2, 3]
+
+
+def test_a_mounted_app_with_a_middleware_of_its_own_has_a_session_of_its_own() -> None:
+    sub = Starlette(
+        routes=[Route("/", count)],
+        middleware=[Middleware(SessionMiddleware, secret_key=KEY, autoload=True, session_cookie="sub")],
+    )
+    app = Starlette(routes=[Route("/", count), Mount("/sub", sub)])
+    app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True)
+    client = TestClient(app)
+    client.get("/")
+    response = client.get("/sub/")
+    assert response.json() == {"n": 1}
+    assert "; path=/sub; " in response.headers["set-cookie"]
+
+
+def test_a_mounted_middleware_with_the_cookie_of_the_outer_one_says_so() -> None:
+    sub = Starlette(
+        routes=[Route("/", count)], middleware=[Middleware(SessionMiddleware, secret_key=KEY, autoload=True)]
+    )
+    app = Starlette(routes=[Mount("/sub", sub)])
+    app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True)
+    with pytest.raises(ImproperlyConfigured, match="session_cookie"):
+        TestClient(app).get("/sub/")
+
+
+def test_the_same_cookie_twice_in_one_stack_fails_at_start() -> None:
+    app = Starlette()
+    app.add_middleware(SessionMiddleware, secret_key=KEY)
+    app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
+    with pytest.raises(ImproperlyConfigured, match=r"installed twice .*session_cookie"):
+        app.build_middleware_stack()
+
+
+@pytest.mark.parametrize("inner_first", [True, False])
+def test_the_order_of_middlewares_that_use_the_session_is_starlettes(inner_first: bool) -> None:
+    class Uses:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                Request(scope).session.get("n")
+            await self.app(scope, receive, send)
+
+    app = Starlette(routes=[Route("/", count)])
+    add: list[Callable[[], None]] = [
+        lambda: app.add_middleware(Uses),
+        lambda: app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True),
+    ]
+    for one in add if inner_first else reversed(add):
+        one()
+    if inner_first:
+        assert TestClient(app).get("/").json() == {"n": 1}
+    else:
+        with pytest.raises(AssertionError, match="SessionMiddleware must be installed"):
+            TestClient(app).get("/")
+
+
+@pytest.mark.parametrize(
+    ("settings", "cure"),
+    [
+        ({}, "secret_key=… or backend=…"),
+        ({"backend": InMemoryBackend}, "object of a class derived from"),
+        ({"backend": object()}, "object of a class derived from"),
+        ({"secret_key": KEY, "session_cookie": ["a"]}, "session_cookie must be one str"),
+        ({"secret_key": KEY, "session_cookie": "a b"}, "session_cookie"),
+        ({"secret_key": KEY, "path": "relative"}, "path"),
+        ({"secret_key": KEY, "domain": "evil; secure"}, "domain"),
+        ({"secret_key": KEY, "same_site": "Lax"}, "same_site"),
+        ({"secret_key": KEY, "same_site": "none"}, "https_only=True"),
+        ({"secret_key": KEY, "session_cookie": "__Host-s", "domain": "example.com"}, "drop domain"),
+        ({"secret_key": KEY, "session_cookie": "__Host-s", "path": "/app"}, "drop path"),
+        ({"secret_key": KEY, "session_cookie": "__Secure-s", "https_only": False}, "drop https_only=False"),
+        ({"secret_key": KEY, "partitioned": True, "https_only": False}, "drop https_only=False"),
+        ({"secret_key": KEY, "https_only": "yes"}, "https_only must be"),
+        ({"secret_key": KEY, "https_only": 1}, "https_only must be"),
+        ({"secret_key": KEY, "scope_key": "path"}, "scope_key"),
+        ({"secret_key": KEY, "scope_key": 5}, "scope_key"),
+        ({"secret_key": KEY, "clock": 5}, "clock must be callable"),
+        ({"secret_key": KEY, "max_age": 10**30}, "max_age"),
+        ({"secret_key": KEY, "session_cookie": "s" * 3000}, "no room"),
+    ],
+    ids=lambda value: str(value)[:60] if isinstance(value, str) else "",
+)
+def test_a_setting_that_cannot_work_fails_at_start_and_names_the_cure(settings: dict[str, Any], cure: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=cure):
+        SessionMiddleware(Starlette(), **settings)
