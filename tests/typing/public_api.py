@@ -1,0 +1,190 @@
+"""Read by mypy and pyright, never run: the public names as an application uses them."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_type
+
+from starlette.applications import Starlette
+from starlette.datastructures import Secret
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from starsessions import (
+    CookieBackend,
+    EncryptedCookieBackend,
+    ImproperlyConfigured,
+    InMemoryBackend,
+    ResponseStarted,
+    Session,
+    SessionError,
+    SessionGone,
+    SessionMiddleware,
+    SessionNotLoaded,
+    SessionTooLarge,
+    UnsupportedValue,
+    WhyNew,
+)
+
+
+# As code that was written for Starlette uses it: a dict.
+async def as_a_dict(request: Request) -> Response:
+    assert_type(request.session, dict[str, Any])
+    request.session["visits"] = request.session.get("visits", 0) + 1
+    return JSONResponse(dict(request.session))
+
+
+# Starlette's stubs say dict[str, Any]; this is how one gets at the rest.
+def session_of(request: Request | WebSocket) -> Session:
+    session = request.session
+    assert isinstance(session, Session)
+    return session
+
+
+async def whole_api(request: Request) -> Response:
+    session = session_of(request)
+
+    assert_type(await session.load(), None)
+    assert_type(await session.persist(), str)
+    assert_type(await session.regenerate_id(), str)
+    assert_type(await session.flush(), str)
+    assert_type(await session.delete(), None)
+
+    assert_type(session.is_loaded, bool)
+    assert_type(session.is_modified, bool)
+    assert_type(session.is_empty, bool)
+    assert_type(session.session_id, str | None)
+    assert_type(session.data, dict[str, Any])
+    assert_type(session.why_new, WhyNew | None)
+    session.is_loaded = True
+    session.data = {"key": "value"}
+
+    assert_type(session.set_expiry(3600), None)
+    session.set_expiry(timedelta(days=30))
+    session.set_expiry(datetime.now(UTC))
+    session.set_expiry(0)
+    session.set_expiry(None)
+    assert_type(session.mark_accessed(), None)
+    assert_type(session.mark_modified(), None)
+    return Response()
+
+
+def mapping_api(session: Session) -> dict[str, Any]:
+    assert_type("key" in session, bool)
+    assert_type(len(session), int)
+    for key in session:
+        assert_type(key, str)
+    for key in reversed(session):
+        assert_type(key, str)
+    for item in session.items():
+        assert_type(item, tuple[str, Any])
+    for key in session.keys():  # noqa: SIM118
+        assert_type(key, str)
+    assert_type(list(session.values()), list[Any])
+    assert_type(session.copy(), dict[str, Any])
+    session["key"] = {"nested": [1, 2]}
+    session["key"]["nested"].append(3)
+    del session["key"]
+    session |= {"key": "value"}
+    session.update({"key": "value"}, other=1)
+    session.update(key="value")
+    session.setdefault("cart", []).append("apple")
+    count: int = session.get("count", 0)
+    session["count"] = count + 1
+    text: str = session.pop("text", "")
+    popped_key, _ = session.popitem()
+    assert_type(popped_key, str)
+    session.clear()
+    session.update(text=text)
+    return session
+
+
+async def by_hand() -> None:
+    session = Session(InMemoryBackend(), "session_id")
+    await session.load()
+    session = Session(backend=CookieBackend("a key", 3600), session_id=None)
+    await session.load()
+
+
+async def backends() -> None:
+    for backend in (
+        InMemoryBackend(),
+        CookieBackend("a key"),
+        CookieBackend(secret_key=["new key", b"old key", Secret("older key")], max_age=timedelta(hours=1)),
+        CookieBackend("a key", compress=True, max_cookies=3),
+        EncryptedCookieBackend("a key", max_age=3600, pad_to=64, accept_signed="old key"),
+    ):
+        assert_type(await backend.read("session_id"), dict[str, Any])
+        assert_type(await backend.write({"key": "value"}), str)
+        assert_type(await backend.write({"key": "value"}, "session_id"), str)
+        assert_type(await backend.write(data={"key": "value"}, session_id=None), str)
+        assert_type(await backend.remove("session_id"), None)
+        assert_type(await backend.exists("session_id"), bool)
+        assert_type(await backend.generate_id(), str)
+    assert_type(InMemoryBackend().data, Mapping[str, dict[str, Any]])
+
+
+async def errors(session: Session) -> None:
+    try:
+        session["key"] = object()
+        await session.persist()
+    except SessionTooLarge as error:
+        assert_type(error.size, int)
+        assert_type(error.limit, int)
+        assert_type(error.largest, list[tuple[str, int]])
+    except UnsupportedValue as error:
+        assert_type(error.path, str)
+        assert_type(error.kind, str)
+    except (ImproperlyConfigured, ResponseStarted, SessionGone, SessionNotLoaded) as error:
+        root: SessionError = error
+        raise root from None
+
+
+def reasons(session: Session) -> str:
+    match session.why_new:
+        case None:
+            return "lives"
+        case WhyNew.EXPIRED | WhyNew.OVER_ABSOLUTE:
+            return "too late"
+        case why:
+            return why
+
+
+async def talk(websocket: WebSocket) -> None:
+    session = session_of(websocket)
+    await session.load()
+    await websocket.accept()
+    session["connected"] = True
+    await session.persist()
+
+
+app = Starlette(
+    routes=[Route("/", as_a_dict), Route("/all", whole_api), WebSocketRoute("/ws", talk)],
+    middleware=[
+        Middleware(SessionMiddleware, secret_key="TOP SECRET"),
+        Middleware(SessionMiddleware, secret_key="TOP SECRET", autoload=True),
+        Middleware(SessionMiddleware, backend=CookieBackend(secret_key="secret", max_age=3600)),
+        Middleware(
+            SessionMiddleware,
+            secret_key=["new key", "old key"],
+            autoload=True,
+            session_cookie="__Host-session",
+            max_age=timedelta(days=14),
+            same_site="none",
+            https_only=True,
+            path="/",
+            domain=None,
+            partitioned=True,
+            absolute_timeout=timedelta(days=30),
+            rolling=True,
+            renew_every=600,
+            clock=lambda: 1_800_000_000.0,
+            scope_key="other_session",
+        ),
+    ],
+)
+app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
+app.add_middleware(SessionMiddleware, secret_key=Secret("TOP SECRET"), max_age=None, autoload=True)
+wrapped = SessionMiddleware(app, "TOP SECRET")
