@@ -1,0 +1,85 @@
+"""Starts the demo and the examples as their users do: a uvicorn process for each, on loopback."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import starsessions
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+READY = re.compile(r"Uvicorn running on http://127\.0\.0\.1:(\d+)")
+TRIES, PAUSE = 300, 0.1
+
+
+def wait_until_it_listens(process: subprocess.Popen[bytes], log: Path) -> int:
+    """The port that the system gave to uvicorn; the log line comes after it has begun to listen."""
+    for _ in range(TRIES):
+        if ready := READY.search(log.read_text()):
+            port = int(ready[1])
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            return port
+        if process.poll() is not None:
+            break
+        time.sleep(PAUSE)
+    pytest.fail(f"the application did not start:\n{log.read_text()}")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(timeout=TRIES * PAUSE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., int]]:
+    """``serve(EXAMPLES, "websocket", KEY="value")`` answers the port; the same application and settings share one."""
+    running: dict[tuple[object, ...], tuple[subprocess.Popen[bytes], Path, int]] = {}
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("DEMO_") and key != "SECRET_KEY"}
+    # The copy of the library that the tests import, however they came to it.
+    library = str(Path(starsessions.__file__).parents[1])
+    clean["PYTHONPATH"] = os.pathsep.join(filter(None, [library, clean.get("PYTHONPATH")]))
+    clean["PYTHONWARNINGS"] = "error"
+
+    def start(directory: Path, module: str, **settings: str) -> int:
+        key = (directory, module, *sorted(settings.items()))
+        if key not in running:
+            log = tmp_path_factory.mktemp(module) / "uvicorn.log"
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "uvicorn", f"{module}:app", "--app-dir", directory, "--port", "0"],
+                    env={**clean, **settings},
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            try:
+                running[key] = (process, log, wait_until_it_listens(process, log))
+            except BaseException:
+                stop(process)
+                raise
+        return running[key][2]
+
+    yield start
+    for process, _, _ in running.values():
+        stop(process)
+    logs = {key: log.read_text() for key, (_, log, _) in running.items()}
+    complaints = {key: log for key, log in logs.items() if "Traceback" in log or "ERROR" in log}
+    assert not complaints, f"an application complained: {complaints}"
+
+
+@pytest.fixture(scope="session")
+def start_demo(serve: Callable[..., int]) -> Callable[..., int]:
+    """``start_demo(DEMO_BACKEND="cookie")`` answers the port."""
+    return partial(serve, EXAMPLES / "demo", "app")
