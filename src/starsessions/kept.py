@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+from anyio import Lock
+
 from starsessions.backends.base import Backend, Clock, Conflict, Found, Peeking
 from starsessions.core import changes
 from starsessions.core.carrier import tokens_in
@@ -114,6 +116,8 @@ class KeptDict(AskingDict):
     _late: bool
     """Whether it was changed after the headers had left."""
     _loaded: bool
+    _lock: Lock | None
+    """Lets one `persist()` at a time through, from the first one on."""
     _next_id: str | None
     """The id that the session is to have from its next save on."""
     _phase: Phase
@@ -132,6 +136,7 @@ class KeptDict(AskingDict):
         "_headers",
         "_late",
         "_loaded",
+        "_lock",
         "_next_id",
         "_phase",
         "_replaced",
@@ -147,7 +152,7 @@ class KeptDict(AskingDict):
         self._headers = headers
         self._ready = self._handed_out = self._loaded = self._ended = self._gone = self._late = False
         self.accessed = self.modified = False
-        self._found = self._replaced = self._given = self._next_id = self._expiry = self.why_new = None
+        self._lock = self._found = self._replaced = self._given = self._next_id = self._expiry = self.why_new = None
         self._phase = OPEN
         self._cookie = NOTHING_TO_SAY
 

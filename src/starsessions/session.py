@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from anyio import Lock
+
 from starsessions.backends.base import Found, SessionBackend
 from starsessions.backends.legacy import lift
 from starsessions.core.cookies import CookieSpec
@@ -118,7 +120,10 @@ class Session(KeptDict):
         if self._phase is not OPEN:
             self._check_reachable()
             self._phase = Phase.BY_HAND
-        await self._commit(by_hand=True)
+        if self._lock is None:
+            self._lock = Lock()
+        async with self._lock:  # two at once would store a new session twice
+            await self._commit(by_hand=True)
         if self._gone or self._found is None:
             raise SessionGone("The session was ended since it was loaded, so nothing was saved.")
         return self._found.token

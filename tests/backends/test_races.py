@@ -218,3 +218,26 @@ async def test_two_tasks_of_a_request_that_load_at_once_keep_what_the_first_one_
 
     await site.visit(act)
     assert await site.data() == {"a": 2}
+
+
+async def test_two_tasks_of_a_request_that_persist_at_once_store_one_session(site_of: Callable[..., Site]) -> None:
+    import anyio
+
+    from tests.site import DictBackend
+
+    class Waits(DictBackend):
+        async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
+            await anyio.lowlevel.checkpoint()
+            return await super().write(data, session_id)
+
+    backend = Waits()
+    site = site_of(backend=backend)
+
+    async def act(session: Session) -> None:
+        session["a"] = 1
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.persist)
+            tasks.start_soon(session.persist)
+
+    await site.visit(act)
+    assert list(backend._storage) == [site.browser.cookies["session"]]
