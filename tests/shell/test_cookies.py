@@ -274,3 +274,12 @@ async def test_a_server_side_session_has_no_such_limit(site_of: Callable[..., Si
     site = Site(backend=InMemoryBackend(), autoload=True)
     await site.visit(lambda session: session.update(x=noise(100_000)))
     assert await site.data() == {"x": noise(100_000)}
+
+
+async def test_parts_from_before_max_cookies_was_lowered_are_removed(site_of: Callable[..., Site]) -> None:
+    before, after = (site_of(backend=CookieBackend(KEY, max_cookies=most)) for most in (5, 2))
+    after.browser = before.browser
+    await before.visit(lambda session: session.update(x=noise(10_000)))
+    assert len(before.browser.cookies) == 4
+    await after.visit(lambda session: session.update(x="small"))
+    assert set(after.browser.cookies) == {"session"}

@@ -117,7 +117,9 @@ def cookies_for(
     cookies = [
         spec.set(part_name(spec.name, at), part, max_age, path, secure) for at, part in enumerate(parts or ["null"])
     ]
-    for index in range(max(1, len(parts)), max_cookies):
+    # As many as the browser's first part announces, too: max_cookies may have been lowered since.
+    marks = [_MARK.match(_text(value, spec.name)) for value in find(headers, spec.name_bytes) or ()]
+    for index in range(max(1, len(parts)), max([max_cookies, *(int(mark[1]) for mark in marks if mark)])):
         stale = part_name(spec.name, index)
         if find(headers, stale.encode("ascii")) != []:
             cookies.append(spec.set(stale, "null", 0, path, secure))
