@@ -155,3 +155,20 @@ def test_a_secret_key_that_is_not_used_is_reported(caplog: pytest.LogCaptureFixt
         SessionMiddleware(None, secret_key=KEY, backend=CookieBackend(KEY))  # type: ignore[arg-type]
     assert "not its secret_key" in caplog.text
     assert KEY not in caplog.text
+
+
+@pytest.mark.parametrize("value", [{"user": "ann"}, {"user": {"ann"}}], ids=["plain", "rich"])
+@pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
+async def test_no_request_derives_a_key(
+    site_of: Callable[..., Site], monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any], value: dict[str, Any]
+) -> None:
+    site = site_of(backend=make([NEW, OLD]))
+
+    def derive(*args: object) -> bytes:
+        raise AssertionError("a key was derived during a request")
+
+    for module in ("keys", "signed", "encrypted"):
+        monkeypatch.setattr(f"starsessions.sealing.{module}.derive", derive)
+    await site.visit(lambda session: session.update(value))
+    await site.visit(lambda session: session.update(n=1))
+    assert await site.data() == value | {"n": 1}

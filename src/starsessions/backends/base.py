@@ -1,7 +1,8 @@
 """The two contracts of a backend: the historical one, which users write, and the one that the session works with.
 
 `SessionBackend` is four calls that know ids and dicts. `Backend` is what our own backends are, and what a user's
-`SessionBackend` is lifted to (`legacy.py`): it knows records, deadlines and versions, and has no call that overwrites.
+`SessionBackend` is lifted to (`legacy.py`): it knows records, deadlines and versions, and none of
+its own verbs overwrites. (`write` by hand does: whoever calls it says what shall stand there.)
 """
 
 import time
@@ -149,7 +150,7 @@ class Backend(SessionBackend):
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
         """Keep a new session, under this id (given by the application) or a new one.
 
-        Raises `Conflict` if the id is taken.
+        Raises `Conflict` if the id is taken; a lifted backend of the user's own does not look.
         """
 
     @abstractmethod

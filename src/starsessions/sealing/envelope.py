@@ -1,7 +1,9 @@
-"""A record <-> the bytes that are signed or encrypted: one byte of flags, then MessagePack, perhaps compressed.
+"""A record <-> the bytes that are signed or encrypted: MessagePack, with a byte in front if there is more to say.
 
 bit 0   compressed (zlib)
 bit 1   padded: one byte 0x80, then zeros, up to a multiple of the block
+
+A record in MessagePack is an array, and no array begins with a byte as small as these flags.
 """
 
 import zlib
