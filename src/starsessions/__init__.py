@@ -6,6 +6,7 @@ from starsessions.backends.memory import InMemoryBackend
 from starsessions.core.record import WhyNew
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import (
+    BackendUnavailable,
     ImproperlyConfigured,
     ResponseStarted,
     SessionError,
@@ -20,6 +21,7 @@ from starsessions.session import Session
 __version__ = "3.0.0.dev0"
 
 __all__ = [
+    "BackendUnavailable",
     "CookieBackend",
     "EncryptedCookieBackend",
     "ImproperlyConfigured",

@@ -6,7 +6,8 @@
     ├── UnsupportedValue  (TypeError)   a value in the session that would not read back as itself
     ├── SessionTooLarge   (ValueError)  the cookie would be over what a browser keeps
     ├── ResponseStarted   (RuntimeError)  too late: the headers have left
-    └── SessionGone                     `persist()` of a session that was ended meanwhile
+    ├── SessionGone                     `persist()` of a session that was ended meanwhile
+    └── BackendUnavailable              the store fails, or does not answer in time: a 503
 
 What a stranger can send is never an exception: a cookie that is missing, forged, malformed or
 expired is "no session", and `session.why_new` says which. No message carries an id, a secret key
@@ -94,4 +95,15 @@ class SessionGone(SessionError):
 
     >>> issubclass(SessionGone, SessionError)
     True
+    """
+
+
+class BackendUnavailable(SessionError):
+    """The store fails, or does not answer in time. The middleware answers 503 if no header has left.
+
+    The message names the kind of the failure, and no id, key or value; the cause has what the driver said.
+
+    >>> raise BackendUnavailable("The store did not answer within 5 seconds.")
+    Traceback (most recent call last):
+    starsessions.exceptions.BackendUnavailable: The store did not answer within 5 seconds.
     """

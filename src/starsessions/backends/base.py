@@ -8,6 +8,7 @@ its own verbs overwrites. (`write` by hand does: whoever calls it says what shal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from os import urandom
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -99,6 +100,9 @@ class Found(Struct, frozen=True):
     record: Record
     version: Any = None
 
+    is_alias: bool = False
+    """The token was rotated away and is in its grace: the browser has been given, or is being given, another one."""
+
     def __repr__(self) -> str:
         return "<Found>"  # tools that print local variables must not print ids
 
@@ -135,6 +139,9 @@ class Backend(SessionBackend):
     holds_data: ClassVar[bool] = False
     """True: the token *is* the session (a sealed cookie), so that every change needs a new cookie."""
 
+    has_grace: ClassVar[bool] = False
+    """Whether an id that was rotated away can stay usable for a while."""
+
     max_cookies: int = 1
     """Over how many cookies a token may be split."""
 
@@ -158,8 +165,13 @@ class Backend(SessionBackend):
         """Put `record` in the place of what was found; atomic. Raises `Conflict` if that has changed or is gone."""
 
     @abstractmethod
-    async def rotate(self, found: Found, record: Record, session_id: str, ends_at: int, now: int) -> Found:
-        """Keep `record` under a new id and end the old one. Raises `Conflict` like `replace`, and then did nothing."""
+    async def rotate(
+        self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
+    ) -> Found:
+        """Keep `record` under a new id and end the old one. Raises `Conflict` like `replace`, and then did nothing.
+
+        `usable_until`: the instant until which the old id stands for the new session (`has_grace` only); 0: not at all.
+        """
 
     @abstractmethod
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
@@ -168,9 +180,16 @@ class Backend(SessionBackend):
         With `if_unchanged`, raises `Conflict` like `replace`, and then did nothing.
         """
 
+    async def discard(self, token: str, now: int) -> None:
+        """Remove what stands under an id and is no session: garbage, or what is left of one that was rotated."""
+
     def was_written_by_us(self, found: Found) -> bool:
         """Whether the cookie was set by this package and not by one whose cookies we read."""
         return True
+
+    def lifespan(self) -> AbstractAsyncContextManager[Any]:
+        """What the backend needs around the life of the application: entered at its start, left at its shutdown."""
+        return nullcontext()
 
     async def new_id(self) -> str:
         """An id from `generate_id()` that will be accepted when it comes back."""
@@ -210,6 +229,8 @@ class Backend(SessionBackend):
         found = await self.fetch(session_id, now)
         if isinstance(found, Found):
             await self.delete(found, now)
+        else:
+            await self.discard(session_id, now)
 
     async def exists(self, session_id: str) -> bool:
         return await self._live(session_id) is not None

@@ -61,7 +61,9 @@ class _SealedCookieBackend(Backend):
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
         return Found(self._seal(record), record)
 
-    async def rotate(self, found: Found, record: Record, session_id: str, ends_at: int, now: int) -> Found:
+    async def rotate(
+        self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
+    ) -> Found:
         return Found(self._seal(record), record)
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:

@@ -101,7 +101,9 @@ class LiftedBackend(Backend):
         await self._look_again(found, now)
         return await self._write(found.token, record, self._keeps_times or found.version is _TIMED)
 
-    async def rotate(self, found: Found, record: Record, session_id: str, ends_at: int, now: int) -> Found:
+    async def rotate(
+        self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
+    ) -> Found:
         await self._look_again(found, now)
         renewed = await self._write(session_id, record, self._keeps_times or found.version is _TIMED)
         await self.delete(found, now)

@@ -1,17 +1,19 @@
 """Sessions in the memory of this process: for development, tests, and services that run as one process."""
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from itertools import count
 from struct import Struct
 from threading import Lock
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from starsessions.backends.base import Clock, Found, wall_clock
 from starsessions.backends.store import Entry, Refused, Version
-from starsessions.backends.stored import StoredBackend, as_found
+from starsessions.backends.stored import Moved, StoredBackend
 from starsessions.core.record import WhyNew
 from starsessions.core.serializer import Serializer
+
+T = TypeVar("T")
 
 _HEAD = Struct(">QQQ")  # expires_at, version, and where the key stands in `_keys`
 
@@ -110,12 +112,15 @@ class InMemoryBackend(StoredBackend):
     >>> app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
     """
 
+    hashes_ids: ClassVar[bool] = False  # who reads this memory reads everything else in it, too
+
     def __init__(self, *, serializer: Serializer | None = None, clock: Clock = wall_clock) -> None:
         self.store: MemoryStore
-        super().__init__(MemoryStore(), serializer, clock)
+        super().__init__(MemoryStore(), serializer=serializer, clock=clock)
 
     def peek(self, token: str, now: int) -> Found | WhyNew:
-        return as_found(token, self.store.peek(token, now))
+        read = self._read(token, token, self.store.peek(token, now))
+        return _at_once(self._followed(read, token, now)) if isinstance(read, Moved) else read
 
     def __len__(self) -> int:
         return len(self.store)
@@ -133,7 +138,18 @@ class InMemoryBackend(StoredBackend):
         """
         held = {}
         for key in self.store.all_keys():
-            found = self.peek(key, 0)
+            found = self._read(key, key, self.store.peek(key, 0))
             if isinstance(found, Found):
                 held[key] = self.serializer.loads(found.record.payload)
         return MappingProxyType(held)
+
+
+def _at_once(work: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns that waits for nothing: those of a `MemoryStore` do not."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    work.close()
+    raise RuntimeError("it waits for something")

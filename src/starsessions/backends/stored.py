@@ -1,23 +1,78 @@
-"""Any `Store` becomes a `Backend`: the browser holds an id, the store holds the record."""
+"""Any `Store` becomes a `Backend`: the browser holds an id, the store holds the record.
 
-from typing import Self
+The store's key is a hash of the id, so that whoever reads the store can present no id to us, and a record begins with
+the first characters of its key, so that an answer which belongs to somebody else (a connection that lost its place, a
+record copied onto another key) is no session.
 
+After a rotation the old key holds a pointer to the new one, for as long as the old session would have lived. Within its
+grace, if there is one, a request that brings the old id sees and writes the new session. After it, or without one, the
+old id is nobody, and we know that it was one: two parties using one id look like that.
+"""
+
+from collections.abc import Awaitable
+from hashlib import sha256
+from typing import ClassVar, NamedTuple, Self, TypeVar
+
+from anyio import fail_after
+from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 
 from starsessions.backends.base import Backend, Clock, Conflict, Found, wall_clock
-from starsessions.backends.store import Entry, Refused, Store
+from starsessions.backends.store import Entry, Refused, Store, Version
 from starsessions.core.record import Policy, Record, WhyNew
 from starsessions.core.serializer import Msgpack, Serializer
-from starsessions.exceptions import SessionError
+from starsessions.core.tokens import to_base64url
+from starsessions.exceptions import BackendUnavailable, SessionError
+
+MAX_HOPS = 16
+"""Pointers that are followed. More rotations than that within one grace is a loop, or an attack."""
+
+_OWNER = 8  # characters of the key, 48 bits: enough for accidents; `encrypt_with` is against intent
+
+T = TypeVar("T")
+
+
+class Moved(Struct, frozen=True):
+    """What stands under a key whose session was rotated: the key of its successor.
+
+    A map in MessagePack, while a record is an array: the first byte tells them apart.
+    """
+
+    to: str
+    until: int
+    """The instant until which the old id may be used; 0: it may not."""
+
+
+class Place(NamedTuple):
+    """The `version` of what was found in a store: where it stands, and the store's own version."""
+
+    key: str
+    version: Version
+
 
 _encode = Encoder().encode
-_decode = Decoder(Record).decode
+_decode_record = Decoder(Record).decode
+_decode_moved = Decoder(Moved).decode
+
+
+def key_for(token: str) -> str:
+    """The key under which a store keeps the session with this id: 43 characters of base64url.
+
+    >>> key_for("an-id") != key_for("An-id"), len(key_for("an-id"))
+    (True, 43)
+    """
+    return to_base64url(sha256(b"starsessions/v1/key/" + token.encode("utf-8", "surrogatepass")).digest())
 
 
 class StoredBackend(Backend):
     """Sessions in a `Store`. What a subclass adds is how its store is made."""
 
-    def __init__(self, store: Store, serializer: Serializer | None = None, clock: Clock = wall_clock) -> None:
+    has_grace: ClassVar[bool] = True
+
+    hashes_ids: ClassVar[bool] = True
+    """Whether the store's keys are hashes."""
+
+    def __init__(self, store: Store, *, serializer: Serializer | None = None, clock: Clock = wall_clock) -> None:
         self.store = store
         self.serializer: Serializer = serializer or Msgpack()
         self.clock = clock
@@ -27,53 +82,120 @@ class StoredBackend(Backend):
         return self
 
     async def fetch(self, token: str, now: int) -> Found | WhyNew:
-        entry = await self.store.get(token, now)
-        return as_found(token, entry)
+        key = self._key(token)
+        read = self._read(token, key, await self.store.get(key, now))
+        return await self._followed(read, token, now) if isinstance(read, Moved) else read
 
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
         token = session_id or await self.new_id()
-        return await self._put(token, record, ends_at, None, now)
+        return await self._put(token, self._key(token), record, ends_at, None, now)
 
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
-        return await self._put(found.token, record, ends_at, found.version, now)
+        place: Place = found.version
+        return await self._put(found.token, place.key, record, ends_at, place.version, now, found.is_alias)
 
-    async def rotate(self, found: Found, record: Record, session_id: str, ends_at: int, now: int) -> Found:
+    async def rotate(
+        self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
+    ) -> Found:
+        place: Place = found.version
         # The new entry first: nobody knows its id yet, and if we are interrupted the old one is still whole.
         try:
-            renewed = await self._put(session_id, record, ends_at, None, now)
+            renewed = await self._put(session_id, self._key(session_id), record, ends_at, None, now)
         except Conflict:
             raise SessionError("generate_id() gave an id that is in use.") from None
+        new_key = renewed.version.key
         try:
-            await self.delete(found, now, if_unchanged=True)
-        except Conflict:
-            await self.store.delete(session_id, None, now)
-            raise
+            pointer = self._value(place.key, Moved(new_key, usable_until))
+            await self.store.put(place.key, pointer, max(ends_at, usable_until), place.version, now)
+        except Refused as refused:
+            await self.store.delete(new_key, None, now)
+            raise Conflict(await self._current(found.token, place.key, refused.current, now)) from None
         return renewed
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
+        key, version = found.version
+        while True:
+            try:
+                await self.store.delete(key, version, now)
+                return
+            except Refused as refused:
+                entry = refused.current
+                if if_unchanged:
+                    raise Conflict(await self._current(found.token, key, entry, now)) from None
+            if entry is None:
+                return
+            read = self._read(found.token, key, entry)
+            if isinstance(read, Moved):
+                # Somebody has rotated the session that is to end. Its new id ends, with or without a grace.
+                key = read.to
+                entry = await self.store.get(key, now)
+                if entry is None:
+                    return
+            version = entry.version
+
+    async def discard(self, token: str, now: int) -> None:
+        await self.store.delete(self._key(token), None, now)
+
+    def _key(self, token: str) -> str:
+        return key_for(token) if self.hashes_ids else token
+
+    def _owner(self, key: str) -> bytes:
+        return key[:_OWNER].encode("ascii") if self.hashes_ids else b""
+
+    def _value(self, key: str, content: Record | Moved) -> bytes:
+        return self._owner(key) + _encode(content)
+
+    def _read(self, token: str, key: str, entry: Entry | None, is_alias: bool = False) -> Found | Moved | WhyNew:
+        """What a store's answer means to the session."""
+        if entry is None:
+            return WhyNew.UNKNOWN
+        value, owner = entry.value, self._owner(key)
+        if not value.startswith(owner):
+            return WhyNew.UNDECODABLE
+        body = value[len(owner) :]
         try:
-            await self.store.delete(found.token, found.version if if_unchanged else None, now)
-        except Refused as refused:
-            raise Conflict(_current(found.token, refused.current)) from None
+            if body[0] & 0xF0 == 0x80:
+                return _decode_moved(body)
+            return Found(token, _decode_record(body), Place(key, entry.version), is_alias)
+        except Exception:  # garbage under our key, or a record of another release
+            return WhyNew.UNDECODABLE
 
-    async def _put(self, token: str, record: Record, ends_at: int, expect: object, now: int) -> Found:
-        try:
-            version = await self.store.put(token, _encode(record), ends_at, expect, now)
-        except Refused as refused:
-            raise Conflict(_current(token, refused.current)) from None
-        return Found(token, record, version)
-
-
-def _current(token: str, entry: Entry | None) -> Found | None:
-    found = as_found(token, entry)
-    return found if isinstance(found, Found) else None
-
-
-def as_found(token: str, entry: Entry | None) -> Found | WhyNew:
-    """What a store's answer means to the session."""
-    if entry is None:
-        return WhyNew.UNKNOWN
-    try:
-        return Found(token, _decode(entry.value), entry.version)
-    except Exception:  # garbage under our key, or a record of another release
+    async def _followed(self, moved: Moved, token: str, now: int) -> Found | WhyNew:
+        """What a pointer leads to, for somebody who brings the old id."""
+        for _ in range(MAX_HOPS):
+            if now >= moved.until:
+                return WhyNew.ROTATED
+            read = self._read(token, moved.to, await self.store.get(moved.to, now), is_alias=True)
+            if not isinstance(read, Moved):
+                return read
+            moved = read
         return WhyNew.UNDECODABLE
+
+    async def _current(self, token: str, key: str, entry: Entry | None, now: int) -> Found | None:
+        read = self._read(token, key, entry)
+        if isinstance(read, Moved):
+            read = await self._followed(read, token, now)
+        return read if isinstance(read, Found) else None
+
+    async def _put(
+        self, token: str, key: str, record: Record, ends_at: int, expect: Version, now: int, is_alias: bool = False
+    ) -> Found:
+        try:
+            version = await self.store.put(key, self._value(key, record), ends_at, expect, now)
+        except Refused as refused:
+            raise Conflict(await self._current(token, key, refused.current, now)) from None
+        return Found(token, record, Place(key, version), is_alias)
+
+
+async def within(seconds: float, work: Awaitable[T], failures: tuple[type[Exception], ...]) -> T:
+    """What a store's work comes to; `BackendUnavailable` for the failures that are named, and when time is up.
+
+    The message names the kind of the failure only: what a driver says may hold keys and values.
+    """
+    try:
+        with fail_after(seconds):
+            return await work
+    except TimeoutError:
+        raise BackendUnavailable(f"The store did not answer within {seconds:g} seconds.") from None
+    except failures as error:
+        raise BackendUnavailable(f"The store failed: {type(error).__name__}.") from error

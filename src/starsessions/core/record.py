@@ -28,9 +28,11 @@ class WhyNew(StrEnum):
     MALFORMED = "malformed"
     BAD_SIGNATURE = "bad signature"
     UNKNOWN = "unknown"
+    ROTATED = "rotated away"
     EXPIRED = "expired"
     OVER_ABSOLUTE = "over the absolute limit"
     UNDECODABLE = "undecodable"
+    UNAVAILABLE = "unavailable"
 
 
 class Record(Struct, frozen=True, array_like=True):
