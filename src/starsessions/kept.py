@@ -4,10 +4,12 @@ Finding: the headers, then the backend, then the deadlines. Saving: `_plan` deci
 does it, and `_commit` does both again when another request was faster.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from inspect import isawaitable
+from typing import Any, Literal, TypeGuard, TypeVar
 
 from anyio import Lock
 
@@ -24,20 +26,33 @@ from starsessions.core.record import (
     cookie_max_age,
     deadline,
     expiry_of,
+    rotation_due,
     touch_due,
     why_over,
 )
 from starsessions.core.serializer import Msgpack, differs_for_sure, matcher
 from starsessions.exceptions import (
+    BackendUnavailable,
     ResponseStarted,
+    SessionConflict,
     SessionError,
+    SessionGone,
     SessionNotLoaded,
     UnsupportedValue,
 )
 from starsessions.mapping import AskingDict
 
+_log = logging.getLogger("starsessions")
+
 MAX_ATTEMPTS = 1000
 """Writes that may lose against other requests before we give up. Each loss is somebody else's success."""
+
+_CONTENDED = "The session was changed by others so often while it was being saved that we gave up."
+
+T = TypeVar("T")
+
+OnConflict = Literal["merge", "raise"] | Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], dict[str, Any]]
+"""What happens when two requests have changed the same key: see `SessionMiddleware`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +69,39 @@ class Setting:
     """Whether a token may be shown to the backend; None where a seal is all the form that it has."""
     matches: Callable[[Any, dict[str, Any]], bool]
     """Whether data is, for certain and cheaply, what a payload holds."""
+    on_conflict: OnConflict
+    anonymous_if_unavailable: bool
+    """Whether a request goes on without its session when the store fails."""
+    keeps_going: bool
+    """Whether use alone can renew or rotate a session."""
     ours: bool
     """Whether the serializer is one of ours, whose payloads can be compared without decoding them."""
 
 
-def setting_for(backend: Backend, policy: Policy, cookie: CookieSpec, clock: Clock, autoload: bool) -> Setting:
+def setting_for(
+    backend: Backend,
+    policy: Policy,
+    cookie: CookieSpec,
+    clock: Clock,
+    autoload: bool,
+    on_conflict: OnConflict = "merge",
+    anonymous_if_unavailable: bool = False,
+) -> Setting:
     lazy = backend if autoload and isinstance(backend, Peeking) else None
     serializer = backend.serializer
     is_well_formed = None if backend.holds_data else backend.is_well_formed
     return Setting(
-        backend, policy, cookie, clock, lazy, is_well_formed, matcher(serializer), isinstance(serializer, Msgpack)
+        backend=backend,
+        policy=policy,
+        cookie=cookie,
+        clock=clock,
+        lazy=lazy,
+        is_well_formed=is_well_formed,
+        matches=matcher(serializer),
+        on_conflict=on_conflict,
+        anonymous_if_unavailable=anonymous_if_unavailable,
+        keeps_going=policy.rolling or policy.rotate_every is not None,
+        ours=isinstance(serializer, Msgpack),
     )
 
 
@@ -74,6 +112,8 @@ class Phase(Enum):
     """The headers have not left: changes are saved when they do."""
     SAVING = auto()
     """Being saved; it stays like that if saving failed, of which somebody was told."""
+    FAILED = auto()
+    """Saving failed, and the application has answered something else."""
     CLOSED = auto()
     """The headers have left, and nothing saves by itself any more."""
     BY_HAND = auto()
@@ -108,6 +148,8 @@ class KeptDict(AskingDict):
     """What `set_expiry()` asked for and is not saved yet."""
     _found: Found | None
     """The live session that this one stands for, as it was last read or written."""
+    _grace: int
+    """For how many seconds the id that `_next_id` replaces stays usable."""
     _given: str | None
     """The id that the application gave."""
     _gone: bool
@@ -133,6 +175,7 @@ class KeptDict(AskingDict):
         "_found",
         "_given",
         "_gone",
+        "_grace",
         "_headers",
         "_late",
         "_loaded",
@@ -155,6 +198,7 @@ class KeptDict(AskingDict):
         self._lock = self._found = self._replaced = self._given = self._next_id = self._expiry = self.why_new = None
         self._phase = OPEN
         self._cookie = NOTHING_TO_SAY
+        self._grace = 0
 
     # Reading and changing
 
@@ -168,6 +212,7 @@ class KeptDict(AskingDict):
     def _before_change(self) -> None:
         if not self._ready:
             self._before_read()
+        self._check_known()
         if self._phase is not OPEN:
             self._check_reachable()
             if self._phase is not Phase.BY_HAND:
@@ -177,6 +222,13 @@ class KeptDict(AskingDict):
                 )
             self._late = True
         self.modified = True
+
+    def _check_known(self) -> None:
+        """Refuse to change a session that may well exist: what is there would be lost, and a logout would be none."""
+        if self.why_new is WhyNew.UNAVAILABLE:
+            raise BackendUnavailable(
+                "The session could not be loaded, since the store fails: it cannot be changed now."
+            )
 
     @property
     def _is_reachable(self) -> bool:
@@ -220,6 +272,7 @@ class KeptDict(AskingDict):
     async def _replace_by(self, data: Mapping[str, Any]) -> None:
         """Take over a plain dict that the application has put in our place in the scope."""
         await self._load()
+        self._check_known()
         self._fill_with(data)
         self.modified = True
 
@@ -234,6 +287,15 @@ class KeptDict(AskingDict):
             self._before_read()
 
     async def _find(self) -> Found | WhyNew:
+        try:
+            return await self._look()
+        except BackendUnavailable as error:
+            if not self._setting.anonymous_if_unavailable:
+                raise
+            _log.warning("A request goes on without its session, since the store fails: %s", error)
+            return WhyNew.UNAVAILABLE
+
+    async def _look(self) -> Found | WhyNew:
         setting = self._setting
         now = int(setting.clock())
         if self._given is not None:
@@ -265,24 +327,29 @@ class KeptDict(AskingDict):
         """What has to be done: decided here, without waiting for anything, and done by `_carry_out`."""
         setting, found = self._setting, self._found
         if found is not None and not (
-            self.modified or self._handed_out or self._next_id or self._expiry or by_hand or setting.policy.rolling
+            self.modified or self._handed_out or self._next_id or self._expiry or by_hand or setting.keeps_going
         ):
             return _SETTLED  # nobody had the means to change anything
         empty = not dict.__len__(self)
-        payload, differs, expires, due = None, False, False, False
+        payload, differs, expires, due, rotate = None, False, False, False, self._next_id is not None
         if found is not None:
             record = found.record
             if self.modified or by_hand or (self._handed_out and not setting.matches(record.payload, self)):
                 payload = setting.backend.serializer.dumps(self)
                 differs = self._differs(record, payload)
             expires = self._expiry_differs(record)
-            due = setting.policy.rolling and touch_due(record, setting.policy, int(setting.clock()))
+            if setting.keeps_going:
+                now = int(setting.clock())
+                due = touch_due(record, setting.policy, now)
+                # Only while the browser can still be told, and not for somebody who brought the id from before.
+                sendable = self._phase is OPEN or self._phase is SAVING
+                rotate = rotate or (sendable and not found.is_alias and rotation_due(record, setting.policy, now))
         decision = decide(
             live=found is not None,
             ended=self._ended,
             empty=empty and not by_hand,
             emptied=empty and differs and not by_hand,
-            rotate=self._next_id is not None,
+            rotate=rotate,
             changed=differs or expires or by_hand,
             due=due,
         )
@@ -309,13 +376,12 @@ class KeptDict(AskingDict):
                 await self._carry_out(plan or self._plan(by_hand))
                 return
             except Conflict as conflict:
-                current = conflict.current
-                if current is None or self._judged(current, int(self._setting.clock())) is not current:
+                if not self._is_live(conflict.current):
                     self._end_quietly()
                     return
-                self._rebase(current)
+                self._rebase(conflict.current)
                 plan = None
-        raise SessionError(f"The session was changed by others {MAX_ATTEMPTS} times while it was being saved.")
+        raise SessionError(_CONTENDED)
 
     async def _carry_out(self, plan: Plan) -> None:
         (action, cookie), payload = plan
@@ -337,12 +403,17 @@ class KeptDict(AskingDict):
         else:
             old = found.record
             lifetime, until, browser = self._expiry or (old.lifetime, old.until, old.browser)
-            record = Record(payload, old.began_at, now, lifetime, until, browser)
+            rotated_at = now if action is Action.ROTATE else old.rotated_at
+            record = Record(payload, old.began_at, now, lifetime, until, browser, rotated_at)
             ends_at = deadline(record, setting.policy)
-            if self._next_id is None:
-                self._found = await setting.backend.replace(found, record, ends_at, now)
+            if action is Action.ROTATE:
+                new_id, grace = self._next_id, self._grace
+                if new_id is None:  # it was due
+                    new_id, grace = await setting.backend.new_id(), setting.policy.rotate_grace
+                usable_until = now + grace if grace else 0
+                self._found = await setting.backend.rotate(found, record, new_id, ends_at, now, usable_until)
             else:
-                self._found = await setting.backend.rotate(found, record, self._next_id, ends_at, now)
+                self._found = await setting.backend.replace(found, record, ends_at, now)
             self._replaced = found
         self._next_id = self._expiry = None
         if cookie is _SET or found is None or self._moved(found, self._found, now):
@@ -363,19 +434,66 @@ class KeptDict(AskingDict):
         policy = self._setting.policy
         if new.token != old.token:
             return True
+        if new.is_alias:
+            return False  # the browser has been given another id since
         return cookie_max_age(new.record, policy, now) != cookie_max_age(old.record, policy, now)
 
     def _rebase(self, current: Found) -> None:
         """Do to what is stored now what this request did to what it found."""
         loads = self._setting.backend.serializer.loads
-        base = {} if self._found is None else loads(self._found.record.payload)
-        mine = self._items()
-        merged = changes.apply(changes.diff(base, mine), loads(current.record.payload))
-        dict.clear(self)
-        for key, value in merged.items():
-            # Our own object where it is equal: the handler may hold it, and go on changing it.
-            dict.__setitem__(self, key, mine[key] if key in mine and changes.same(mine[key], value) else value)
+        base, theirs, mine = self._stored(), loads(current.record.payload), self._items()
+        ours = changes.diff(base, mine)
+        on_conflict = self._setting.on_conflict
+        if on_conflict == "merge" or not changes.clash(ours, changes.diff(base, theirs)):
+            merged = changes.apply(ours, theirs)
+        elif on_conflict == "raise":
+            raise SessionConflict("Another request has changed the same key of the session since it was loaded.")
+        else:
+            merged = on_conflict(base, theirs, self._copy_of(mine))
+        self._become(merged)
         self._found = current
+
+    def _stored(self) -> dict[str, Any]:
+        """The data as it was last read or written, in objects of its own."""
+        found = self._found
+        return {} if found is None else self._setting.backend.serializer.loads(found.record.payload)
+
+    def _copy_of(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The same data, in objects of its own."""
+        serializer = self._setting.backend.serializer
+        return serializer.loads(serializer.dumps(data))
+
+    def _become(self, data: Mapping[str, Any]) -> None:
+        """Hold this data, in our own objects where they are equal: the handler may hold them, and change them on."""
+        mine = self._items()
+        dict.clear(self)
+        for key, value in data.items():
+            dict.__setitem__(self, key, mine[key] if key in mine and changes.same(mine[key], value) else value)
+
+    async def _change_atomically(self, change: Callable[[dict[str, Any]], T]) -> T:
+        """Run `change` on what is stored now, and again, until nobody else was faster."""
+        pending = changes.diff(self._stored(), self._items())  # what this request did before is saved with it
+        for _ in range(MAX_ATTEMPTS):
+            data = self._copy_of(changes.apply(pending, self._stored()))
+            result = change(data)
+            if isawaitable(result):
+                raise TypeError(
+                    "update_atomically() takes a plain function: it may run several times, and must not wait."
+                )
+            self._become(data)
+            self.modified = True
+            try:
+                await self._carry_out(self._plan())
+                return result
+            except Conflict as conflict:
+                if not self._is_live(conflict.current):
+                    self._end_quietly()
+                    raise SessionGone("The session was ended since it was loaded, so nothing was saved.") from None
+                self._found = conflict.current
+        raise SessionError(_CONTENDED)
+
+    def _is_live(self, current: Found | None) -> TypeGuard[Found]:
+        return current is not None and self._judged(current, int(self._setting.clock())) is current
 
     def _end_quietly(self) -> None:
         """The session was ended by somebody else: gone means gone, and their response told the browser so."""

@@ -3,8 +3,9 @@
 import logging
 import re
 from collections.abc import Awaitable
+from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from anyio import CancelScope
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,8 +19,8 @@ from starsessions.core.decision import LEAVE
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.headers import RawHeaders, forbid_storing, vary_by_cookie
 from starsessions.core.record import DEFAULT_MAX_AGE, Policy, cookie_max_age
-from starsessions.exceptions import ImproperlyConfigured, ResponseStarted, SessionTooLarge
-from starsessions.kept import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, Phase, Plan, Setting, setting_for
+from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionTooLarge
+from starsessions.kept import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, OnConflict, Phase, Plan, Setting, setting_for
 from starsessions.sealing.keys import Keys
 from starsessions.session import Session
 
@@ -32,6 +33,8 @@ _ASGI_KEYS = frozenset(
     | {"user", "auth"}
 )
 _SENT = (CLOSED, Phase.BY_HAND)
+_NOT_SENT = (OPEN, SAVING)
+_END_OF_LIFE = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
 
 
 class SessionMiddleware:
@@ -44,6 +47,12 @@ class SessionMiddleware:
     `max_age`: how long an unused session lasts, in seconds or as a timedelta; None or 0: the cookie ends with the
     browser, the session on the server after 14 days. `absolute_timeout`: how long any session lasts, whatever happens.
     `rolling`: use renews a session, and not only a write; at most once per `renew_every` (a tenth of `max_age`).
+    `rotate_every`: give a session a new id when its id is that old; the old one stays usable for `rotate_grace`.
+    `on_conflict`: when two requests at once have changed the same key: "merge", so that the later one wins; "raise"
+    `SessionConflict`; or a function of the whole data as it was loaded, as the other request left it, and as this one
+    has it, which returns what is stored. (Different keys are merged in any case.)
+    `on_unavailable`: when the store fails: "error", which is a 503 unless the application handles `BackendUnavailable`;
+    or "anonymous": the request goes on with an empty session, and a 503 comes only if it is changed.
     `clock`: seconds since 1970, for tests. `scope_key`: where in the ASGI scope the session stands, for a second one.
 
     >>> from starlette.applications import Starlette
@@ -68,6 +77,10 @@ class SessionMiddleware:
         absolute_timeout: Duration | None = None,
         rolling: bool = False,
         renew_every: Duration | None = None,
+        rotate_every: Duration | None = None,
+        rotate_grace: Duration = 60,
+        on_conflict: OnConflict = "merge",
+        on_unavailable: Literal["error", "anonymous"] = "error",
         clock: Clock | None = None,
         scope_key: str = "session",
     ) -> None:
@@ -85,7 +98,13 @@ class SessionMiddleware:
             raise ImproperlyConfigured("clock must be callable and return seconds since 1970, as time.time does.")
         if not isinstance(scope_key, str) or scope_key in _ASGI_KEYS:
             raise ImproperlyConfigured(f"scope_key={scope_key!r} cannot be used: the scope needs that key itself.")
-        policy = _policy(max_age, lifted.max_age, absolute_timeout, rolling, renew_every)
+        if on_conflict not in ("merge", "raise") and not callable(on_conflict):
+            raise ImproperlyConfigured('on_conflict must be "merge", "raise", or a function of base, theirs and ours.')
+        if on_unavailable not in ("error", "anonymous"):
+            raise ImproperlyConfigured('on_unavailable must be "error" or "anonymous".')
+        if rotate_every is not None and not lifted.has_grace:
+            raise ImproperlyConfigured("rotate_every needs a backend that keeps sessions in a store: leave it out.")
+        policy = _policy(max_age, lifted.max_age, absolute_timeout, rolling, renew_every, rotate_every, rotate_grace)
         _check_stack(app, cookie)
 
         self.app = app
@@ -95,6 +114,8 @@ class SessionMiddleware:
             cookie=cookie,
             clock=clock or lifted.clock,
             autoload=autoload,
+            on_conflict=on_conflict,
+            anonymous_if_unavailable=on_unavailable == "anonymous",
         )
         self._eager = autoload and self.setting.lazy is None
         self._key = scope_key
@@ -102,7 +123,7 @@ class SessionMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind != "http" and kind != "websocket":
-            await self.app(scope, receive, send)
+            await (self._lifespan if kind == "lifespan" else self.app)(scope, receive, send)
             return
 
         key = self._key
@@ -113,21 +134,31 @@ class SessionMiddleware:
         scope[key] = session
         # Now, because a mounted application changes the scope that it shares with us.
         root_path = scope.get("root_path", "")
-        if self._eager:
-            session._take(await session._find())
         if kind == "websocket":
             await self._websocket(session, root_path, scope, receive, send)
             return
 
         def send_with_session(message: Message) -> Awaitable[None]:
             # No coroutine of its own: messages that are not ours to change cost next to nothing.
-            if message["type"] == "http.response.start" and session._phase is OPEN:
-                if session.accessed or (scope.get(key) is not session and self._is_replaced(session, scope)):
-                    return self._start(session, root_path, scope, message, send)
-                session._phase = CLOSED
+            if message["type"] == "http.response.start":
+                if session._phase is OPEN:
+                    if session.accessed or (scope.get(key) is not session and self._is_replaced(session, scope)):
+                        return self._start(session, root_path, scope, message, send)
+                    session._phase = CLOSED
+                elif session._phase is SAVING:
+                    session._phase = Phase.FAILED
             return send(message)
 
-        await self.app(scope, receive, send_with_session)
+        try:
+            if self._eager:
+                session._take(await session._find())
+            await self.app(scope, receive, send_with_session)
+        except BackendUnavailable as error:
+            if session._phase not in _NOT_SENT:
+                raise
+            _log.error("Answered 503, since the store of the sessions fails.", exc_info=error)
+            await _send_unavailable(send, "http.response")
+            return
         if session._phase in _SENT and (
             ((session._handed_out or session._late) and session._has_unsaved()) or self._is_replaced(session, scope)
         ):
@@ -231,7 +262,17 @@ class SessionMiddleware:
             await send(message)
 
         try:
+            if self._eager:
+                session._take(await session._find())
             await self.app(scope, receive, send_with_session)
+        except BackendUnavailable as error:
+            if session._phase not in _NOT_SENT:
+                raise
+            _log.error("Refused a WebSocket, since the store of the sessions fails.", exc_info=error)
+            if "websocket.http.response" in scope.get("extensions", ()):
+                await _send_unavailable(send, "websocket.http.response")
+            else:
+                await send({"type": "websocket.close", "code": 1013})  # try again later
         finally:
             # However the connection ended: the peer left, the handler failed, or the server shuts down and cancels us.
             # What was changed on an open connection is not lost with it.
@@ -252,6 +293,27 @@ class SessionMiddleware:
         session._check_reachable()
         await session._commit()
 
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The life of the application, with that of the backend around it."""
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self.setting.backend.lifespan())
+            except Exception as error:
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                raise
+
+            async def send_at_the_end(message: Message) -> None:
+                # Servers may stop everything once they are told, so what is ours ends before.
+                if message["type"] in (
+                    "lifespan.startup.failed",
+                    "lifespan.shutdown.complete",
+                    "lifespan.shutdown.failed",
+                ):
+                    await stack.aclose()
+                await send(message)
+
+            await self.app(scope, receive, send_at_the_end)
+
     def _check_outer(self, outer: Any) -> None:
         if isinstance(outer, Session) and outer._setting.cookie.name == self.setting.cookie.name:
             raise ImproperlyConfigured(
@@ -260,12 +322,27 @@ class SessionMiddleware:
             )
 
 
+async def _send_unavailable(send: Send, kind: str) -> None:
+    """A clean answer in the place of half of one: nobody is signed in or out by an outage."""
+    body = b"Service Unavailable"
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        (b"retry-after", b"5"),
+    ]
+    await send({"type": f"{kind}.start", "status": 503, "headers": headers})
+    await send({"type": f"{kind}.body", "body": body})
+
+
 def _policy(
     max_age: Duration | None,
     backend_max_age: int | None,
     absolute_timeout: Duration | None,
     rolling: bool,
     renew_every: Duration | None,
+    rotate_every: Duration | None,
+    rotate_grace: Duration,
 ) -> Policy:
     if max_age is None or max_age == 0 or max_age == timedelta(0):
         lifetime, browser_session = backend_max_age or DEFAULT_MAX_AGE, True
@@ -284,6 +361,8 @@ def _policy(
         rolling=rolling,
         renew_every=interval,
         browser_session=browser_session,
+        rotate_every=None if rotate_every is None else seconds("rotate_every", rotate_every),
+        rotate_grace=seconds("rotate_grace", rotate_grace),
     )
 
 

@@ -72,3 +72,18 @@ def apply(changes: Changes, theirs: Mapping[str, Any]) -> dict[str, Any]:
     """
     kept = {key: value for key, value in theirs.items() if key not in changes.deleted}
     return kept | changes.written
+
+
+def clash(ours: Changes, theirs: Changes) -> bool:
+    """Whether both did something to one key, and not the same.
+
+    >>> clash(Changes({"n": 1}, frozenset()), Changes({"n": 2}, frozenset()))
+    True
+    >>> clash(Changes({"n": 1}, frozenset()), Changes({"m": 2}, frozenset({"n"})))
+    True
+    >>> clash(Changes({"n": 1}, frozenset({"m"})), Changes({"n": 1}, frozenset({"m"})))
+    False
+    """
+    if any(key in theirs.deleted for key in ours.written) or any(key in ours.deleted for key in theirs.written):
+        return True
+    return any(not same(value, theirs.written[key]) for key, value in ours.written.items() if key in theirs.written)
