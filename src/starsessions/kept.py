@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from inspect import isawaitable
+from inspect import iscoroutine
 from typing import Any, Literal, TypeGuard, TypeVar
 
 from anyio import Lock
@@ -476,7 +476,8 @@ class KeptDict(AskingDict):
         for _ in range(MAX_ATTEMPTS):
             data = self._copy_of(changes.apply(pending, self._stored()))
             result = change(data)
-            if isawaitable(result):
+            if iscoroutine(result):
+                result.close()
                 raise TypeError(
                     "update_atomically() takes a plain function: it may run several times, and must not wait."
                 )

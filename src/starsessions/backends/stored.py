@@ -27,6 +27,9 @@ from starsessions.exceptions import BackendUnavailable, SessionError
 MAX_HOPS = 16
 """Pointers that are followed. More rotations than that within one grace is a loop, or an attack."""
 
+MAX_TRIES = 100
+"""How often a logout looks at what others have made of the session, before it ends whatever stands there."""
+
 _OWNER = 8  # characters of the key, 48 bits: enough for accidents; `encrypt_with` is against intent
 
 T = TypeVar("T")
@@ -114,7 +117,7 @@ class StoredBackend(Backend):
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
         key, version = found.version
-        while True:
+        for _ in range(MAX_TRIES):
             try:
                 await self.store.delete(key, version, now)
                 return
@@ -122,16 +125,16 @@ class StoredBackend(Backend):
                 entry = refused.current
                 if if_unchanged:
                     raise Conflict(await self._current(found.token, key, entry, now)) from None
+            # Somebody has changed the session that is to end, or rotated it: then its new id ends, grace or not.
+            for _ in range(MAX_HOPS):
+                read = self._read(found.token, key, entry)
+                if not isinstance(read, Moved):
+                    break
+                key, entry = read.to, await self.store.get(read.to, now)
             if entry is None:
                 return
-            read = self._read(found.token, key, entry)
-            if isinstance(read, Moved):
-                # Somebody has rotated the session that is to end. Its new id ends, with or without a grace.
-                key = read.to
-                entry = await self.store.get(key, now)
-                if entry is None:
-                    return
             version = entry.version
+        await self.store.delete(key, None, now)
 
     async def discard(self, token: str, now: int) -> None:
         await self.store.delete(self._key(token), None, now)
