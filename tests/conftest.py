@@ -10,6 +10,8 @@ from starsessions.backends.memory import MemoryStore
 from starsessions.backends.stored import StoredBackend
 from tests.site import KEY, Clock, DictBackend, Site
 
+pytest_plugins = ["tests.servers.fixtures"]
+
 BACKENDS: dict[str, Callable[[Clock], SessionBackend]] = {
     "signed": lambda clock: CookieBackend(KEY, clock=clock),
     "encrypted": lambda clock: EncryptedCookieBackend(KEY, clock=clock),
