@@ -17,7 +17,7 @@ from starsessions.core.cookies import MAX_COOKIE, CookieSpec, SameSite
 from starsessions.core.decision import LEAVE
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.headers import RawHeaders, forbid_storing, vary_by_cookie
-from starsessions.core.record import DEFAULT_MAX_AGE, Policy, cookie_max_age
+from starsessions.core.record import DEFAULT_MAX_AGE, Policy, WhyNew, cookie_max_age
 from starsessions.exceptions import ImproperlyConfigured, ResponseStarted, SessionTooLarge
 from starsessions.kept import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, Phase, Plan, Setting, setting_for
 from starsessions.sealing.keys import Keys
@@ -32,6 +32,7 @@ _ASGI_KEYS = frozenset(
     | {"user", "auth"}
 )
 _SENT = (CLOSED, Phase.BY_HAND)
+_NOTHING_REFUSED = (None, WhyNew.NO_COOKIE)
 
 
 class SessionMiddleware:
@@ -199,7 +200,9 @@ class SessionMiddleware:
             if not self.setting.backend.holds_data and _COOKIE_VALUE.fullmatch(found.token) is None:
                 raise ImproperlyConfigured("The backend gave an id that cannot stand in a cookie.")
             max_age = cookie_max_age(found.record, self.setting.policy, int(self.setting.clock()))
-            if most == 1 and path == "/" and len(spec.name) + len(found.token) <= MAX_COOKIE:
+            # A refused cookie may be the first of several, from when max_cookies was more: then there are others to remove.
+            alone = most == 1 and session.why_new in _NOTHING_REFUSED
+            if alone and path == "/" and len(spec.name) + len(found.token) <= MAX_COOKIE:
                 return [spec.set(spec.name, found.token, max_age, path, secure)]  # nearly always
             room = room_for(spec, most, max_age, path, secure)
             parts = split(found.token, max(room, 1))
