@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -33,6 +33,11 @@ _ASGI_KEYS = frozenset(
 )
 _SENT = (CLOSED, Phase.BY_HAND)
 _NOTHING_REFUSED = (None, WhyNew.NO_COOKIE)
+_MOST_LAYERS = 100
+_OTHERS = (
+    "Another SessionMiddleware, Starlette's own perhaps, writes the cookie {!r} too: "
+    "remove it, or give one of them another session_cookie=…."
+)
 
 
 class SessionMiddleware:
@@ -108,7 +113,7 @@ class SessionMiddleware:
 
         key = self._key
         if key in scope:
-            self._check_outer(scope[key])
+            self._check_outer(scope[key], scope)
         session = _new_session(Session)
         session._begin(self.setting, scope["headers"])
         scope[key] = session
@@ -200,7 +205,7 @@ class SessionMiddleware:
             if not self.setting.backend.holds_data and _COOKIE_VALUE.fullmatch(found.token) is None:
                 raise ImproperlyConfigured("The backend gave an id that cannot stand in a cookie.")
             max_age = cookie_max_age(found.record, self.setting.policy, int(self.setting.clock()))
-            # A refused cookie may be the first of several, from when max_cookies was more: then there are others to remove.
+            # A refused cookie may be the first of several, from when max_cookies was more: the others have to go.
             alone = most == 1 and session.why_new in _NOTHING_REFUSED
             if alone and path == "/" and len(spec.name) + len(found.token) <= MAX_COOKIE:
                 return [spec.set(spec.name, found.token, max_age, path, secure)]  # nearly always
@@ -255,12 +260,16 @@ class SessionMiddleware:
         session._check_reachable()
         await session._commit()
 
-    def _check_outer(self, outer: Any) -> None:
-        if isinstance(outer, Session) and outer._setting.cookie.name == self.setting.cookie.name:
-            raise ImproperlyConfigured(
-                f"Two SessionMiddlewares, one inside of the other, use the cookie {self.setting.cookie.name!r}: "
-                "give one of them another session_cookie=…, or leave it out."
-            )
+    def _check_outer(self, outer: Any, scope: Scope) -> None:
+        name = self.setting.cookie.name
+        if isinstance(outer, Session):
+            if outer._setting.cookie.name == name:
+                raise ImproperlyConfigured(
+                    f"Two SessionMiddlewares, one inside of the other, use the cookie {name!r}: "
+                    "give one of them another session_cookie=…, or leave it out."
+                )
+        elif any(_writes(layer, name) for layer in _layers(getattr(scope.get("app"), "middleware_stack", None))):
+            raise ImproperlyConfigured(_OTHERS.format(name))
 
 
 def _policy(
@@ -291,12 +300,25 @@ def _policy(
 
 
 def _check_stack(app: object, cookie: CookieSpec) -> None:
-    """Refuse to be built around another SessionMiddleware that would write the same cookie."""
-    inner: Any = app
-    while inner is not None:
+    """Refuse to be built around another middleware that would write the same cookie."""
+    for inner in _layers(app):
         if isinstance(inner, SessionMiddleware) and inner.setting.cookie.name == cookie.name:
             raise ImproperlyConfigured(
                 f"SessionMiddleware is installed twice with the cookie {cookie.name!r}: "
                 "remove one, or give it another session_cookie=… and scope_key=…."
             )
-        inner = getattr(inner, "app", None)
+        if _writes(inner, cookie.name):
+            raise ImproperlyConfigured(_OTHERS.format(cookie.name))
+
+
+def _layers(app: object) -> Iterator[object]:
+    """The applications that are wrapped in one another, from the outside in; a mock has no end of them."""
+    for _ in range(_MOST_LAYERS):
+        yield app
+        app = getattr(app, "app", None)
+
+
+def _writes(layer: object, cookie_name: str) -> bool:
+    """Whether it is Starlette's own SessionMiddleware, or one like it, with this cookie."""
+    name = getattr(layer, "session_cookie", None)
+    return isinstance(name, str) and name == cookie_name
