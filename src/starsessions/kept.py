@@ -110,6 +110,8 @@ class KeptDict(AskingDict):
     """The live session that this one stands for, as it was last read or written."""
     _given: str | None
     """The id that the application gave."""
+    _given_up: bool
+    """Whether the last `persist()` was cancelled: who did that, or left, need not be told that nothing was saved."""
     _gone: bool
     """Whether somebody else has ended the session since it was loaded."""
     _headers: Sequence[tuple[bytes, bytes]]
@@ -132,6 +134,7 @@ class KeptDict(AskingDict):
         "_expiry",
         "_found",
         "_given",
+        "_given_up",
         "_gone",
         "_headers",
         "_late",
@@ -151,7 +154,7 @@ class KeptDict(AskingDict):
         self._setting = setting
         self._headers = headers
         self._ready = self._handed_out = self._loaded = self._ended = self._gone = self._late = False
-        self.accessed = self.modified = False
+        self.accessed = self.modified = self._given_up = False
         self._lock = self._found = self._replaced = self._given = self._next_id = self._expiry = self.why_new = None
         self._phase = OPEN
         self._cookie = NOTHING_TO_SAY

@@ -135,7 +135,8 @@ class SessionMiddleware:
 
         await self.app(scope, receive, send_with_session)
         if session._phase in _SENT and (
-            ((session._handed_out or session._late) and session._has_unsaved()) or self._is_replaced(session, scope)
+            ((session._handed_out or session._late) and not session._given_up and session._has_unsaved())
+            or self._is_replaced(session, scope)
         ):
             raise ResponseStarted(
                 "The session was changed after the response had started, and not saved: "

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from anyio import Lock
+from anyio import Lock, get_cancelled_exc_class
 
 from starsessions.backends.base import Found, SessionBackend
 from starsessions.backends.legacy import lift
@@ -122,8 +122,13 @@ class Session(KeptDict):
             self._phase = Phase.BY_HAND
         if self._lock is None:
             self._lock = Lock()
-        async with self._lock:  # two at once would store a new session twice
-            await self._commit(by_hand=True)
+        try:
+            async with self._lock:  # two at once would store a new session twice
+                await self._commit(by_hand=True)
+        except get_cancelled_exc_class():
+            self._given_up = self._phase is Phase.BY_HAND
+            raise
+        self._given_up = False
         if self._gone or self._found is None:
             raise SessionGone("The session was ended since it was loaded, so nothing was saved.")
         return self._found.token
