@@ -119,7 +119,7 @@ class KeptDict(AskingDict):
     """Whether it was changed after the headers had left."""
     _loaded: bool
     _lock: Lock | None
-    """Lets one `persist()` at a time through, from the first one on."""
+    """Lets one task at a time save, from the first `persist()` on."""
     _next_id: str | None
     """The id that the session is to have from its next save on."""
     _phase: Phase
@@ -319,6 +319,13 @@ class KeptDict(AskingDict):
                 self._rebase(current)
                 plan = None
         raise SessionError(f"The session was changed by others {MAX_ATTEMPTS} times while it was being saved.")
+
+    async def _commit_in_turn(self, by_hand: bool = False) -> None:
+        """`_commit`, after the tasks of this request that are at it: two at once would store a new session twice."""
+        if self._lock is None:
+            self._lock = Lock()
+        async with self._lock:
+            await self._commit(by_hand=by_hand)
 
     async def _carry_out(self, plan: Plan) -> None:
         (action, cookie), payload = plan

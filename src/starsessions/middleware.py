@@ -162,7 +162,10 @@ class SessionMiddleware:
         """Save first: if that fails, nothing has been sent and the error is a clean one."""
         if plan is None:
             await self._adopt(session, scope)
-        await session._commit(plan)
+        if session._lock is None:
+            await session._commit(plan)
+        else:
+            await session._commit_in_turn()
         session._phase = CLOSED
         await send(self._with_session(message, session, root_path, scope))
 
@@ -228,7 +231,7 @@ class SessionMiddleware:
                 session._phase = SAVING
                 if session.accessed or self._is_replaced(session, scope):
                     await self._adopt(session, scope)
-                    await session._commit()
+                    await session._commit_in_turn()
                     if kind == "websocket.accept":
                         headers = list(message.get("headers", ())) + self._cookies(session, root_path, scope)
                         message = {**message, "headers": headers}
@@ -259,7 +262,7 @@ class SessionMiddleware:
             _log.warning("The WebSocket was refused, so what its handler put into the session is not kept.")
             return
         session._check_reachable()
-        await session._commit()
+        await session._commit_in_turn()
 
     def _check_outer(self, outer: Any, scope: Scope) -> None:
         name = self.setting.cookie.name

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from anyio import Lock, get_cancelled_exc_class
+from anyio import get_cancelled_exc_class
 
 from starsessions.backends.base import Found, SessionBackend
 from starsessions.backends.legacy import lift
@@ -120,11 +120,8 @@ class Session(KeptDict):
         if self._phase is not OPEN:
             self._check_reachable()
             self._phase = Phase.BY_HAND
-        if self._lock is None:
-            self._lock = Lock()
         try:
-            async with self._lock:  # two at once would store a new session twice
-                await self._commit(by_hand=True)
+            await self._commit_in_turn(by_hand=True)
         except get_cancelled_exc_class():
             self._given_up = self._phase is Phase.BY_HAND
             raise
