@@ -11,7 +11,7 @@ from enum import Enum, auto
 from inspect import iscoroutine
 from typing import Any, Literal, TypeGuard, TypeVar
 
-from anyio import Lock
+from anyio import Event, Lock
 
 from starsessions.backends.base import Backend, Clock, Conflict, Found, Peeking
 from starsessions.core import changes
@@ -152,6 +152,8 @@ class KeptDict(AskingDict):
     """For how many seconds the id that `_next_id` replaces stays usable."""
     _given: str | None
     """The id that the application gave."""
+    _given_up: bool
+    """Whether the last `persist()` was cancelled: who did that, or left, need not be told that nothing was saved."""
     _gone: bool
     """Whether somebody else has ended the session since it was loaded."""
     _headers: Sequence[tuple[bytes, bytes]]
@@ -159,10 +161,12 @@ class KeptDict(AskingDict):
     """Whether it was changed after the headers had left."""
     _loaded: bool
     _lock: Lock | None
-    """Lets one `persist()` at a time through, from the first one on."""
+    """Lets one task at a time save, from the first `persist()` on."""
     _next_id: str | None
     """The id that the session is to have from its next save on."""
     _phase: Phase
+    _saved: Event | None
+    """Set when what the headers wait for is saved; made by the first task that waits for that, too."""
     _replaced: Found | None
     """What stood in the place of `_found` before it was saved."""
     _setting: Setting
@@ -174,6 +178,7 @@ class KeptDict(AskingDict):
         "_expiry",
         "_found",
         "_given",
+        "_given_up",
         "_gone",
         "_grace",
         "_headers",
@@ -183,6 +188,7 @@ class KeptDict(AskingDict):
         "_next_id",
         "_phase",
         "_replaced",
+        "_saved",
         "_setting",
         "accessed",
         "modified",
@@ -194,8 +200,9 @@ class KeptDict(AskingDict):
         self._setting = setting
         self._headers = headers
         self._ready = self._handed_out = self._loaded = self._ended = self._gone = self._late = False
-        self.accessed = self.modified = False
+        self.accessed = self.modified = self._given_up = False
         self._lock = self._found = self._replaced = self._given = self._next_id = self._expiry = self.why_new = None
+        self._saved = None
         self._phase = OPEN
         self._cookie = NOTHING_TO_SAY
         self._grace = 0
@@ -382,6 +389,24 @@ class KeptDict(AskingDict):
                 self._rebase(conflict.current)
                 plan = None
         raise SessionError(_CONTENDED)
+
+    def _turn(self) -> Lock:
+        """Lets one task of this request at a time save: two at once would store a new session twice."""
+        if self._lock is None:
+            self._lock = Lock()
+        return self._lock
+
+    async def _save_for_headers(self, plan: Plan | None = None) -> None:
+        """Save, after a task of this request that is at it, and before those that come while we are at it."""
+        try:
+            if self._lock is None:
+                await self._commit(plan)
+            else:
+                async with self._lock:
+                    await self._commit()
+        finally:
+            if self._saved is not None:
+                self._saved.set()
 
     async def _carry_out(self, plan: Plan) -> None:
         (action, cookie), payload = plan

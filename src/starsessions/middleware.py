@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from starsessions.core.cookies import MAX_COOKIE, CookieSpec, SameSite
 from starsessions.core.decision import LEAVE
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.headers import RawHeaders, forbid_storing, vary_by_cookie
-from starsessions.core.record import DEFAULT_MAX_AGE, Policy, cookie_max_age
+from starsessions.core.record import DEFAULT_MAX_AGE, Policy, WhyNew, cookie_max_age
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionTooLarge
 from starsessions.kept import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, OnConflict, Phase, Plan, Setting, setting_for
 from starsessions.sealing.keys import Keys
@@ -35,6 +35,12 @@ _ASGI_KEYS = frozenset(
 _SENT = (CLOSED, Phase.BY_HAND)
 _NOT_SENT = (OPEN, SAVING)
 _END_OF_LIFE = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
+_NOTHING_REFUSED = (None, WhyNew.NO_COOKIE)
+_MOST_LAYERS = 100
+_OTHERS = (
+    "Another SessionMiddleware, Starlette's own perhaps, writes the cookie {!r} too: "
+    "remove it, or give one of them another session_cookie=…."
+)
 
 
 class SessionMiddleware:
@@ -128,7 +134,7 @@ class SessionMiddleware:
 
         key = self._key
         if key in scope:
-            self._check_outer(scope[key])
+            self._check_outer(scope[key], scope)
         session = _new_session(Session)
         session._begin(self.setting, scope["headers"])
         scope[key] = session
@@ -160,7 +166,8 @@ class SessionMiddleware:
             await _send_unavailable(send, "http.response")
             return
         if session._phase in _SENT and (
-            ((session._handed_out or session._late) and session._has_unsaved()) or self._is_replaced(session, scope)
+            ((session._handed_out or session._late) and not session._given_up and session._has_unsaved())
+            or self._is_replaced(session, scope)
         ):
             raise ResponseStarted(
                 "The session was changed after the response had started, and not saved: "
@@ -186,7 +193,7 @@ class SessionMiddleware:
         """Save first: if that fails, nothing has been sent and the error is a clean one."""
         if plan is None:
             await self._adopt(session, scope)
-        await session._commit(plan)
+        await session._save_for_headers(plan)
         session._phase = CLOSED
         await send(self._with_session(message, session, root_path, scope))
 
@@ -230,7 +237,9 @@ class SessionMiddleware:
             if not self.setting.backend.holds_data and _COOKIE_VALUE.fullmatch(found.token) is None:
                 raise ImproperlyConfigured("The backend gave an id that cannot stand in a cookie.")
             max_age = cookie_max_age(found.record, self.setting.policy, int(self.setting.clock()))
-            if most == 1 and path == "/" and len(spec.name) + len(found.token) <= MAX_COOKIE:
+            # A refused cookie may be the first of several, from when max_cookies was more: the others have to go.
+            alone = most == 1 and session.why_new in _NOTHING_REFUSED
+            if alone and path == "/" and len(spec.name) + len(found.token) <= MAX_COOKIE:
                 return [spec.set(spec.name, found.token, max_age, path, secure)]  # nearly always
             room = room_for(spec, most, max_age, path, secure)
             parts = split(found.token, max(room, 1))
@@ -250,7 +259,7 @@ class SessionMiddleware:
                 session._phase = SAVING
                 if session.accessed or self._is_replaced(session, scope):
                     await self._adopt(session, scope)
-                    await session._commit()
+                    await session._save_for_headers()
                     if kind == "websocket.accept":
                         headers = list(message.get("headers", ())) + self._cookies(session, root_path, scope)
                         message = {**message, "headers": headers}
@@ -291,7 +300,8 @@ class SessionMiddleware:
             _log.warning("The WebSocket was refused, so what its handler put into the session is not kept.")
             return
         session._check_reachable()
-        await session._commit()
+        async with session._turn():
+            await session._commit()
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The life of the application, with that of the backend around it."""
@@ -304,22 +314,22 @@ class SessionMiddleware:
 
             async def send_at_the_end(message: Message) -> None:
                 # Servers may stop everything once they are told, so what is ours ends before.
-                if message["type"] in (
-                    "lifespan.startup.failed",
-                    "lifespan.shutdown.complete",
-                    "lifespan.shutdown.failed",
-                ):
+                if message["type"] in _END_OF_LIFE:
                     await stack.aclose()
                 await send(message)
 
             await self.app(scope, receive, send_at_the_end)
 
-    def _check_outer(self, outer: Any) -> None:
-        if isinstance(outer, Session) and outer._setting.cookie.name == self.setting.cookie.name:
-            raise ImproperlyConfigured(
-                f"Two SessionMiddlewares, one inside of the other, use the cookie {self.setting.cookie.name!r}: "
-                "give one of them another session_cookie=…, or leave it out."
-            )
+    def _check_outer(self, outer: Any, scope: Scope) -> None:
+        name = self.setting.cookie.name
+        if isinstance(outer, Session):
+            if outer._setting.cookie.name == name:
+                raise ImproperlyConfigured(
+                    f"Two SessionMiddlewares, one inside of the other, use the cookie {name!r}: "
+                    "give one of them another session_cookie=…, or leave it out."
+                )
+        elif any(_writes(layer, name) for layer in _layers(getattr(scope.get("app"), "middleware_stack", None))):
+            raise ImproperlyConfigured(_OTHERS.format(name))
 
 
 async def _send_unavailable(send: Send, kind: str) -> None:
@@ -367,12 +377,25 @@ def _policy(
 
 
 def _check_stack(app: object, cookie: CookieSpec) -> None:
-    """Refuse to be built around another SessionMiddleware that would write the same cookie."""
-    inner: Any = app
-    while inner is not None:
+    """Refuse to be built around another middleware that would write the same cookie."""
+    for inner in _layers(app):
         if isinstance(inner, SessionMiddleware) and inner.setting.cookie.name == cookie.name:
             raise ImproperlyConfigured(
                 f"SessionMiddleware is installed twice with the cookie {cookie.name!r}: "
                 "remove one, or give it another session_cookie=… and scope_key=…."
             )
-        inner = getattr(inner, "app", None)
+        if _writes(inner, cookie.name):
+            raise ImproperlyConfigured(_OTHERS.format(cookie.name))
+
+
+def _layers(app: object) -> Iterator[object]:
+    """The applications that are wrapped in one another, from the outside in; a mock has no end of them."""
+    for _ in range(_MOST_LAYERS):
+        yield app
+        app = getattr(app, "app", None)
+
+
+def _writes(layer: object, cookie_name: str) -> bool:
+    """Whether it is Starlette's own SessionMiddleware, or one like it, with this cookie."""
+    name = getattr(layer, "session_cookie", None)
+    return isinstance(name, str) and name == cookie_name

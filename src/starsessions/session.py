@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from anyio import Lock
+from anyio import Event, get_cancelled_exc_class
 
 from starsessions.backends.base import Found, SessionBackend
 from starsessions.backends.legacy import lift
@@ -13,7 +13,7 @@ from starsessions.core.cookies import CookieSpec
 from starsessions.core.decision import Cookie
 from starsessions.core.durations import Duration, expiry, seconds
 from starsessions.exceptions import ImproperlyConfigured, ResponseStarted, SessionGone
-from starsessions.kept import OPEN, KeptDict, Phase, setting_for
+from starsessions.kept import OPEN, SAVING, KeptDict, Phase, setting_for
 
 T = TypeVar("T")
 
@@ -152,13 +152,19 @@ class Session(KeptDict):
         if not self._ready:
             self._before_read()
         self._check_known()
+        if self._phase is SAVING:
+            self._saved = self._saved or Event()
+            await self._saved.wait()
         if self._phase is not OPEN:
             self._check_reachable()
             self._phase = Phase.BY_HAND
-        if self._lock is None:
-            self._lock = Lock()
-        async with self._lock:  # two at once would store a new session twice
-            yield
+        try:
+            async with self._turn():
+                yield
+        except get_cancelled_exc_class():
+            self._given_up = self._phase is Phase.BY_HAND
+            raise
+        self._given_up = False
 
     async def delete(self) -> None:
         """End the session for good: its data, its id, and the cookie. What is put in afterwards is a new session."""

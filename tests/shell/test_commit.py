@@ -237,6 +237,33 @@ async def test_a_late_change_that_nobody_saves_is_an_error(
     assert await site.data() == {"cart": [1]}
 
 
+async def test_who_cancels_persist_is_not_told_that_nothing_was_saved(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    """As Starlette does when the client leaves a stream: it cancels, and then returns as if all were well."""
+    site = site_of(backend=server_backend)
+    await site.visit(lambda session: session.update(cart=[1]))
+
+    async def cancelled(session: Session) -> None:
+        await session.persist()
+        session["cart"].append(2)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await session.persist()
+
+    await site.visit(after=cancelled)
+    assert await site.data() == {"cart": [1]}
+
+    async def changed_again(session: Session) -> None:
+        await cancelled(session)
+        await session.persist()
+        session["cart"].append(3)
+
+    with pytest.raises(ResponseStarted, match=r"persist\(\)"):
+        await site.visit(after=changed_again)
+    assert await site.data() == {"cart": [1, 2]}
+
+
 async def test_reading_after_the_response_started_is_no_error(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:

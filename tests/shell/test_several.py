@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.sessions import SessionMiddleware as StarletteSessions
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -128,6 +130,43 @@ def test_the_same_cookie_twice_in_one_stack_fails_at_start() -> None:
     app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
     with pytest.raises(ImproperlyConfigured, match=r"installed twice .*session_cookie"):
         app.build_middleware_stack()
+
+
+def test_starlettes_own_middleware_with_our_cookie_inside_of_ours_fails_at_start() -> None:
+    app = Starlette()
+    app.add_middleware(StarletteSessions, secret_key=KEY)
+    app.add_middleware(GZipMiddleware)
+    app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
+    with pytest.raises(ImproperlyConfigured, match=r"Starlette's own .* session_cookie"):
+        app.build_middleware_stack()
+
+
+def test_starlettes_own_middleware_with_our_cookie_around_ours_says_so_at_the_first_request() -> None:
+    app = Starlette(routes=[Route("/", count)])
+    app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
+    app.add_middleware(StarletteSessions, secret_key=KEY)
+    with pytest.raises(ImproperlyConfigured, match=r"Starlette's own .* session_cookie"):
+        TestClient(app).get("/")
+
+
+def test_starlettes_own_middleware_with_another_cookie_around_ours_is_left_alone() -> None:
+    app = Starlette(routes=[Route("/", count)])
+    app.add_middleware(SessionMiddleware, backend=InMemoryBackend(), autoload=True)
+    app.add_middleware(StarletteSessions, secret_key=KEY, session_cookie="outer")
+    client = TestClient(app)
+    assert [client.get("/").json() for _ in range(3)] == [{"n": 1}, {"n": 2}, {"n": 3}]
+
+
+def test_a_middleware_can_be_built_around_what_is_its_own_inner_application() -> None:
+    class Endless:
+        @property
+        def app(self) -> "Endless":
+            return self
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+    SessionMiddleware(Endless(), secret_key=KEY)
+    SessionMiddleware(MagicMock(), secret_key=KEY)
 
 
 @pytest.mark.parametrize("inner_first", [True, False])

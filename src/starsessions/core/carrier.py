@@ -112,8 +112,6 @@ def cookies_for(
 
     Without parts, and with `max_age=0`, the session's cookies are taken away.
     """
-    if max_cookies == 1:
-        return [spec.set(spec.name, parts[0] if parts else "null", max_age, path, secure)]
     cookies = [
         spec.set(part_name(spec.name, at), part, max_age, path, secure) for at, part in enumerate(parts or ["null"])
     ]
