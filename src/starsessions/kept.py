@@ -135,77 +135,71 @@ _SETTLED: Plan = (LEAVE, None)
 class KeptDict(AskingDict):
     """What `Session` is made of, and what the middleware works with."""
 
+    # What every request has: slots, set when it begins.
+
     accessed: bool
     modified: bool
-    why_new: WhyNew | None
-    """Why the request has no session that lives; None if it has one, or nobody has looked yet."""
 
     _cookie: Cookie
     """What the browser is still to be told."""
-    _ended: bool
-    """Whether this request has ended a session that lived."""
-    _expiry: Expiry | None
-    """What `set_expiry()` asked for and is not saved yet."""
     _found: Found | None
     """The live session that this one stands for, as it was last read or written."""
-    _grace: int
-    """For how many seconds the id that `_next_id` replaces stays usable."""
-    _given: str | None
-    """The id that the application gave."""
-    _given_up: bool
-    """Whether the last `persist()` was cancelled: who did that, or left, need not be told that nothing was saved."""
-    _gone: bool
-    """Whether somebody else has ended the session since it was loaded."""
     _headers: Sequence[tuple[bytes, bytes]]
-    _late: bool
-    """Whether it was changed after the headers had left."""
     _loaded: bool
-    _lock: Lock | None
-    """Lets one task at a time save, from the first `persist()` on."""
-    _next_id: str | None
-    """The id that the session is to have from its next save on."""
     _phase: Phase
-    _saved: Event | None
-    """Set when what the headers wait for is saved; made by the first task that waits for that, too."""
-    _replaced: Found | None
-    """What stood in the place of `_found` before it was saved."""
+    _root_path: str
+    """The application's, when the request came in."""
     _setting: Setting
 
     __slots__ = (
+        "__dict__",
         "__weakref__",
         "_cookie",
-        "_ended",
-        "_expiry",
         "_found",
-        "_given",
-        "_given_up",
-        "_gone",
-        "_grace",
         "_headers",
-        "_late",
         "_loaded",
-        "_lock",
-        "_next_id",
         "_phase",
-        "_replaced",
-        "_saved",
+        "_root_path",
         "_setting",
         "accessed",
         "modified",
-        "why_new",
     )
 
-    def _begin(self, setting: Setting, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """A session that nobody has looked at yet. Once per request, so: slots, and as little as can be."""
+    # What few requests have: it costs the others nothing.
+
+    why_new: WhyNew | None = None
+    """Why the request has no session that lives; None if it has one, or nobody has looked yet."""
+
+    _ended: bool = False
+    """Whether this request has ended a session that lived."""
+    _expiry: Expiry | None = None
+    """What `set_expiry()` asked for and is not saved yet."""
+    _given: str | None = None
+    """The id that the application gave."""
+    _given_up: bool = False
+    """Whether the last `persist()` was cancelled: who did that, or left, need not be told that nothing was saved."""
+    _gone: bool = False
+    """Whether somebody else has ended the session since it was loaded."""
+    _grace: int = 0
+    """For how many seconds the id that `_next_id` replaces stays usable."""
+    _lock: Lock | None = None
+    """Lets one task at a time save, from the first `persist()` on."""
+    _next_id: str | None = None
+    """The id that the session is to have from its next save on."""
+    _replaced: Found | None = None
+    """What stood in the place of `_found` before it was saved."""
+    _saved: Event | None = None
+    """Set when what the headers wait for is saved; made by the first task that waits for that, too."""
+
+    def _begin(self, setting: Setting, headers: Sequence[tuple[bytes, bytes]], root_path: str) -> None:
+        """A session that nobody has looked at yet. Once per request, so: as little as can be."""
         self._setting = setting
         self._headers = headers
-        self._ready = self._handed_out = self._loaded = self._ended = self._gone = self._late = False
-        self.accessed = self.modified = self._given_up = False
-        self._lock = self._found = self._replaced = self._given = self._next_id = self._expiry = self.why_new = None
-        self._saved = None
+        self._root_path = root_path
+        self._ready = self._handed_out = self._loaded = self.accessed = self.modified = False
+        self._found = None
         self._phase = OPEN
         self._cookie = NOTHING_TO_SAY
-        self._grace = 0
 
     # Reading and changing
 
@@ -227,7 +221,7 @@ class KeptDict(AskingDict):
                     "The response has started and the session was saved. To change it from here on, save by hand: "
                     "call `await session.persist()` first, and again after each change."
                 )
-            self._late = True
+            self._handed_out = True  # so that it is looked at again when the application is done
         self.modified = True
 
     def _check_known(self) -> None:

@@ -1,5 +1,8 @@
 """The ASGI shell: gives each request its session, and brings it home when the response starts."""
 
+# Functions inside of functions are made once per request here: their annotations are not to be worked out each time.
+from __future__ import annotations
+
 import logging
 import re
 from collections.abc import Awaitable, Iterator
@@ -136,23 +139,20 @@ class SessionMiddleware:
         if key in scope:
             self._check_outer(scope[key], scope)
         session = _new_session(Session)
-        session._begin(self.setting, scope["headers"])
+        # The root path now, because a mounted application changes the scope that it shares with us.
+        session._begin(self.setting, scope["headers"], scope.get("root_path", ""))
         scope[key] = session
-        # Now, because a mounted application changes the scope that it shares with us.
-        root_path = scope.get("root_path", "")
         if kind == "websocket":
-            await self._websocket(session, root_path, scope, receive, send)
+            await self._websocket(session, scope, receive, send)
             return
 
         def send_with_session(message: Message) -> Awaitable[None]:
             # No coroutine of its own: messages that are not ours to change cost next to nothing.
-            if message["type"] == "http.response.start":
-                if session._phase is OPEN:
-                    if session.accessed or (scope.get(key) is not session and self._is_replaced(session, scope)):
-                        return self._start(session, root_path, scope, message, send)
-                    session._phase = CLOSED
-                elif session._phase is SAVING:
-                    session._phase = Phase.FAILED
+            if message["type"] == "http.response.start" and session._phase in _NOT_SENT:
+                replaced = scope.get(self._key) is not session and self._is_replaced(session, scope)
+                if replaced or session.accessed:
+                    return self._start(session, replaced, scope, message, send)
+                session._phase = CLOSED
             return send(message)
 
         try:
@@ -166,45 +166,46 @@ class SessionMiddleware:
             await _send_unavailable(send, "http.response")
             return
         if session._phase in _SENT and (
-            ((session._handed_out or session._late) and not session._given_up and session._has_unsaved())
-            or self._is_replaced(session, scope)
+            (session._handed_out and not session._given_up and session._has_unsaved())
+            or (scope.get(key) is not session and self._is_replaced(session, scope))
         ):
             raise ResponseStarted(
                 "The session was changed after the response had started, and not saved: "
                 "call `await session.persist()` after the change."
             )
 
-    def _start(self, session: Session, root_path: str, scope: Scope, message: Message, send: Send) -> Awaitable[None]:
+    def _start(self, session: Session, replaced: bool, scope: Scope, message: Message, send: Send) -> Awaitable[None]:
         """Let the headers leave, with what they have to say about the session."""
+        if session._phase is SAVING:  # it was not saved, and the application says so
+            session._phase = Phase.FAILED
+            return send(message)
         session._phase = SAVING
-        if scope.get(self._key) is not session and self._is_replaced(session, scope):
-            return self._start_saving(None, session, root_path, scope, message, send)
-        plan = session._plan()
-        if plan[0] is not LEAVE or session._cookie is not NOTHING_TO_SAY:
-            return self._start_saving(plan, session, root_path, scope, message, send)
+        plan = None if replaced else session._plan()
+        if plan is None or plan[0] is not LEAVE or session._cookie is not NOTHING_TO_SAY:
+            return self._start_saving(plan, session, scope, message, send)
         session._phase = CLOSED
         headers = list(message.get("headers", ()))
         vary_by_cookie(headers)
         return send({**message, "headers": headers})
 
     async def _start_saving(
-        self, plan: Plan | None, session: Session, root_path: str, scope: Scope, message: Message, send: Send
+        self, plan: Plan | None, session: Session, scope: Scope, message: Message, send: Send
     ) -> None:
         """Save first: if that fails, nothing has been sent and the error is a clean one."""
         if plan is None:
             await self._adopt(session, scope)
         await session._save_for_headers(plan)
         session._phase = CLOSED
-        await send(self._with_session(message, session, root_path, scope))
+        await send(self._with_session(message, session, scope))
 
-    def _with_session(self, message: Message, session: Session, root_path: str, scope: Scope) -> Message:
+    def _with_session(self, message: Message, session: Session, scope: Scope) -> Message:
         """What an HTTP response has to say about the session that it was made with.
 
         A new message with a new list: an application may send the same ones to everybody.
         """
         headers = list(message.get("headers", ()))
         vary_by_cookie(headers)
-        cookies = self._cookies(session, root_path, scope)
+        cookies = self._cookies(session, scope)
         if cookies:
             headers += cookies
             if forbid_storing(headers):
@@ -224,11 +225,11 @@ class SessionMiddleware:
         current = scope.get(self._key)
         return current is not session and isinstance(current, dict) and not hasattr(current, "mark_accessed")
 
-    def _cookies(self, session: Session, root_path: str, scope: Scope) -> RawHeaders:
+    def _cookies(self, session: Session, scope: Scope) -> RawHeaders:
         if session._cookie is NOTHING_TO_SAY:
             return []
         spec, most = self.setting.cookie, self.setting.backend.max_cookies
-        path = spec.path_under(root_path)
+        path = spec.path_under(session._root_path)
         secure = spec.is_secure(scope.get("scheme", "http"))
         found, replaced = session._found, session._replaced
         if found is None:
@@ -252,7 +253,7 @@ class SessionMiddleware:
             cookies.append(spec.set(spec.name, "null", 0, "/", secure))
         return cookies
 
-    async def _websocket(self, session: Session, root_path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _websocket(self, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_session(message: Message) -> None:
             kind = message["type"]
             if session._phase is OPEN and kind in ("websocket.accept", "websocket.http.response.start"):
@@ -261,10 +262,10 @@ class SessionMiddleware:
                     await self._adopt(session, scope)
                     await session._save_for_headers()
                     if kind == "websocket.accept":
-                        headers = list(message.get("headers", ())) + self._cookies(session, root_path, scope)
+                        headers = list(message.get("headers", ())) + self._cookies(session, scope)
                         message = {**message, "headers": headers}
                     else:  # the handshake is refused with an HTTP response
-                        message = self._with_session(message, session, root_path, scope)
+                        message = self._with_session(message, session, scope)
                 session._phase = Phase.BY_HAND
             elif kind == "websocket.close":
                 await self._save_late(session, scope)
