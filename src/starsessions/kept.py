@@ -11,7 +11,8 @@ from enum import Enum, auto
 from inspect import iscoroutine
 from typing import Any, Literal, TypeGuard, TypeVar
 
-from anyio import Event, Lock
+import anyio
+from anyio import Lock
 
 from starsessions.backends.base import Backend, Clock, Conflict, Found, Peeking
 from starsessions.core import changes
@@ -31,6 +32,7 @@ from starsessions.core.record import (
     why_over,
 )
 from starsessions.core.serializer import Msgpack, differs_for_sure, matcher
+from starsessions.events import Event, OnEvent, RotatedIdUsed, handle_for
 from starsessions.exceptions import (
     BackendUnavailable,
     ResponseStarted,
@@ -70,6 +72,7 @@ class Setting:
     matches: Callable[[Any, dict[str, Any]], bool]
     """Whether data is, for certain and cheaply, what a payload holds."""
     on_conflict: OnConflict
+    on_event: OnEvent | None
     anonymous_if_unavailable: bool
     """Whether a request goes on without its session when the store fails."""
     keeps_going: bool
@@ -86,6 +89,7 @@ def setting_for(
     autoload: bool,
     on_conflict: OnConflict = "merge",
     anonymous_if_unavailable: bool = False,
+    on_event: OnEvent | None = None,
 ) -> Setting:
     lazy = backend if autoload and isinstance(backend, Peeking) else None
     serializer = backend.serializer
@@ -99,6 +103,7 @@ def setting_for(
         is_well_formed=is_well_formed,
         matches=matcher(serializer),
         on_conflict=on_conflict,
+        on_event=on_event,
         anonymous_if_unavailable=anonymous_if_unavailable,
         keeps_going=policy.rolling or policy.rotate_every is not None,
         ours=isinstance(serializer, Msgpack),
@@ -172,6 +177,8 @@ class KeptDict(AskingDict):
 
     _ended: bool = False
     """Whether this request has ended a session that lived."""
+    _events: Sequence[Event] = ()
+    """What the application is to hear of when the response is done."""
     _expiry: Expiry | None = None
     """What `set_expiry()` asked for and is not saved yet."""
     _given: str | None = None
@@ -188,7 +195,7 @@ class KeptDict(AskingDict):
     """The id that the session is to have from its next save on."""
     _replaced: Found | None = None
     """What stood in the place of `_found` before it was saved."""
-    _saved: Event | None = None
+    _saved: anyio.Event | None = None
     """Set when what the headers wait for is saved; made by the first task that waits for that, too."""
 
     def _begin(self, setting: Setting, headers: Sequence[tuple[bytes, bytes]], root_path: str) -> None:
@@ -248,6 +255,8 @@ class KeptDict(AskingDict):
         self._loaded = True
         if isinstance(found, WhyNew):
             self.why_new = found
+            if found is WhyNew.ROTATED:
+                self._notice_rotated()
             return
         try:
             data = self._setting.backend.serializer.loads(found.record.payload)
@@ -258,6 +267,13 @@ class KeptDict(AskingDict):
             return
         dict.update(self, data)
         self._found = found
+
+    def _notice_rotated(self) -> None:
+        _log.warning("An id was used that had been rotated away, and that is past its grace.")
+        setting = self._setting
+        if setting.on_event is not None:
+            tokens = tokens_in(self._headers, setting.cookie, setting.backend.max_cookies, setting.is_well_formed)
+            self._events = [RotatedIdUsed(handle_for(token)) for token in tokens]
 
     def _fill_with(self, data: Mapping[str, Any]) -> None:
         dict.clear(self)

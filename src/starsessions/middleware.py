@@ -22,6 +22,7 @@ from starsessions.core.decision import LEAVE
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.headers import RawHeaders, forbid_storing, vary_by_cookie
 from starsessions.core.record import DEFAULT_MAX_AGE, Policy, WhyNew, cookie_max_age
+from starsessions.events import OnEvent, report
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionTooLarge
 from starsessions.kept import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, OnConflict, Phase, Plan, Setting, setting_for
 from starsessions.sealing.keys import Keys
@@ -62,6 +63,7 @@ class SessionMiddleware:
     has it, which returns what is stored. (Different keys are merged in any case.)
     `on_unavailable`: when the store fails: "error", which is a 503 unless the application handles `BackendUnavailable`;
     or "anonymous": the request goes on with an empty session, and a 503 comes only if it is changed.
+    `on_event`: called after the response with what the application may want to hear of: see `starsessions.events`.
     `clock`: seconds since 1970, for tests. `scope_key`: where in the ASGI scope the session stands, for a second one.
 
     >>> from starlette.applications import Starlette
@@ -90,6 +92,7 @@ class SessionMiddleware:
         rotate_grace: Duration = 60,
         on_conflict: OnConflict = "merge",
         on_unavailable: Literal["error", "anonymous"] = "error",
+        on_event: OnEvent | None = None,
         clock: Clock | None = None,
         scope_key: str = "session",
     ) -> None:
@@ -109,6 +112,8 @@ class SessionMiddleware:
             raise ImproperlyConfigured(f"scope_key={scope_key!r} cannot be used: the scope needs that key itself.")
         if on_conflict not in ("merge", "raise") and not callable(on_conflict):
             raise ImproperlyConfigured('on_conflict must be "merge", "raise", or a function of base, theirs and ours.')
+        if on_event is not None and not callable(on_event):
+            raise ImproperlyConfigured("on_event must be a function, or a coroutine function, of one event.")
         if on_unavailable not in ("error", "anonymous"):
             raise ImproperlyConfigured('on_unavailable must be "error" or "anonymous".')
         if rotate_every is not None and not lifted.has_grace:
@@ -125,6 +130,7 @@ class SessionMiddleware:
             autoload=autoload,
             on_conflict=on_conflict,
             anonymous_if_unavailable=on_unavailable == "anonymous",
+            on_event=on_event,
         )
         self._eager = autoload and self.setting.lazy is None
         self._key = scope_key
@@ -165,6 +171,9 @@ class SessionMiddleware:
             _log.error("Answered 503, since the store of the sessions fails.", exc_info=error)
             await _send_unavailable(send, "http.response")
             return
+        finally:
+            if session._events:
+                await self._report(session)
         if session._phase in _SENT and (
             (session._handed_out and not session._given_up and session._has_unsaved())
             or (scope.get(key) is not session and self._is_replaced(session, scope))
@@ -284,6 +293,8 @@ class SessionMiddleware:
             else:
                 await send({"type": "websocket.close", "code": 1013})  # try again later
         finally:
+            if session._events:
+                await self._report(session)
             # However the connection ended: the peer left, the handler failed, or the server shuts down and cancels us.
             # What was changed on an open connection is not lost with it.
             if session._phase is Phase.BY_HAND:
@@ -303,6 +314,10 @@ class SessionMiddleware:
         session._check_reachable()
         async with session._turn():
             await session._commit()
+
+    async def _report(self, session: Session) -> None:
+        if self.setting.on_event is not None:
+            await report(session._events, self.setting.on_event)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The life of the application, with that of the backend around it."""
