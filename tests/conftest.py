@@ -8,6 +8,8 @@ import pytest
 from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend, SessionBackend
 from tests.site import KEY, Clock, DictBackend, Site
 
+pytest_plugins = ["tests.servers.fixtures"]
+
 BACKENDS: dict[str, Callable[[Clock], SessionBackend]] = {
     "signed": lambda clock: CookieBackend(KEY, clock=clock),
     "encrypted": lambda clock: EncryptedCookieBackend(KEY, clock=clock),
