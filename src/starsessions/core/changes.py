@@ -33,8 +33,16 @@ def same(one: Any, other: Any) -> bool:
         return set(map(_typed, one)) == set(map(_typed, other))
     compares: object = type(one).__eq__
     if compares is object.__eq__:  # an object of a custom backend's own, which does not say what equal means
-        return one is other or (hasattr(one, "__dict__") and same(vars(one), vars(other)))
+        return one is other or _same_parts(one, other)
     return bool(one == other)
+
+
+def _same_parts(one: Any, other: Any) -> bool:
+    """Whether a copy of one object would be made of the same parts as a copy of the other, slots included."""
+    try:
+        return same(one.__reduce_ex__(4), other.__reduce_ex__(4))
+    except TypeError:  # it cannot be taken apart
+        return False
 
 
 def _typed(item: Any) -> tuple[type, Any]:
