@@ -17,6 +17,8 @@ from tests.site import Browser, Clock, Site
 
 pytestmark = pytest.mark.anyio
 
+asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+
 NOW = 1_800_000_000
 END = NOW + 1000
 
@@ -203,6 +205,7 @@ async def test_any_text_can_be_an_id_by_hand(backend: StoredBackend) -> None:
             assert await backend.read(session_id) == {"id": 1}
 
 
+@asyncio_only
 async def test_a_store_that_fails_is_named_and_nothing_of_the_session_is() -> None:
     async def fails() -> None:
         raise OSError("reset by 10.0.0.1 while sending SECRET")
@@ -211,6 +214,7 @@ async def test_a_store_that_fails_is_named_and_nothing_of_the_session_is() -> No
         await within(1, fails(), (OSError,))
 
 
+@asyncio_only
 async def test_what_no_store_should_raise_passes_through() -> None:
     async def fails() -> None:
         raise LookupError("a mistake of the store's author")
@@ -219,6 +223,7 @@ async def test_what_no_store_should_raise_passes_through() -> None:
         await within(1, fails(), (OSError,))
 
 
+@asyncio_only
 async def test_a_store_that_does_not_answer_is_not_waited_for() -> None:
     import anyio
 
