@@ -320,21 +320,30 @@ class SessionMiddleware:
             await report(session._events, self.setting.on_event)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The life of the application, with that of the backend around it."""
-        async with AsyncExitStack() as stack:
-            try:
-                await stack.enter_async_context(self.setting.backend.lifespan())
-            except Exception as error:
-                await send({"type": "lifespan.startup.failed", "message": str(error)})
-                raise
+        """The life of the backend, within that of the application.
 
-            async def send_at_the_end(message: Message) -> None:
-                # Servers may stop everything once they are told, so what is ours ends before.
-                if message["type"] in _END_OF_LIFE:
+        It begins when the application has started, which may just have created a table, and ends when the application
+        has ended, before the server is told: servers may stop everything then.
+        """
+        answered = False
+        async with AsyncExitStack() as stack:
+
+            async def send_in_time(message: Message) -> None:
+                nonlocal answered
+                if message["type"] == "lifespan.startup.complete":
+                    # If this raises, Starlette ends what it has started, and says that it failed.
+                    await stack.enter_async_context(self.setting.backend.lifespan())
+                elif message["type"] in _END_OF_LIFE:
                     await stack.aclose()
+                answered = True
                 await send(message)
 
-            await self.app(scope, receive, send_at_the_end)
+            try:
+                await self.app(scope, receive, send_in_time)
+            except ImproperlyConfigured as error:
+                if not answered:  # a server that hears nothing takes it for an application without a lifespan
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                raise
 
     def _check_outer(self, outer: Any, scope: Scope) -> None:
         name = self.setting.cookie.name

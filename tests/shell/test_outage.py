@@ -344,7 +344,7 @@ class Living(InMemoryBackend):
         self.log.append("backend ends")
 
 
-def test_the_backend_lives_around_the_application() -> None:
+def test_the_backend_lives_from_the_start_of_the_application_to_its_end() -> None:
     log: list[str] = []
 
     @asynccontextmanager
@@ -356,7 +356,7 @@ def test_the_backend_lives_around_the_application() -> None:
     app = Starlette(lifespan=lifespan, middleware=[Middleware(SessionMiddleware, backend=Living(log))])
     with TestClient(app):
         log.append("serves")
-    assert log == ["backend starts", "application starts", "serves", "application ends", "backend ends"]
+    assert log == ["application starts", "backend starts", "serves", "application ends", "backend ends"]
 
 
 async def test_it_ends_before_the_server_is_told_that_all_has_ended() -> None:
@@ -379,11 +379,17 @@ def test_a_backend_that_cannot_start_stops_the_server_with_its_sentence() -> Non
         raise AssertionError("it did start")
 
 
-async def test_a_backend_that_cannot_start_says_so_in_the_protocol() -> None:
+@pytest.mark.parametrize("says_so", [False, True])
+async def test_a_backend_that_cannot_start_says_so_once_in_the_protocol(says_so: bool) -> None:
     sent: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        raise AssertionError("it is not started")
+        try:
+            await send({"type": "lifespan.startup.complete"})
+        except ImproperlyConfigured:
+            if says_so:
+                await send({"type": "lifespan.startup.failed", "message": "in its own words"})
+            raise
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -391,7 +397,7 @@ async def test_a_backend_that_cannot_start_says_so_in_the_protocol() -> None:
     middleware = SessionMiddleware(app, backend=Living([], ImproperlyConfigured("no table")))
     with pytest.raises(ImproperlyConfigured):
         await middleware({"type": "lifespan"}, None, send)  # type: ignore[arg-type]
-    assert sent == [{"type": "lifespan.startup.failed", "message": "no table"}]
+    assert sent == [{"type": "lifespan.startup.failed", "message": "in its own words" if says_so else "no table"}]
 
 
 def test_a_setting_that_does_not_exist_is_refused(site_of: Callable[..., Site]) -> None:
