@@ -3,7 +3,8 @@ in bounded time.
 
 A statement runs in a task of its own. When time is up, the request is answered at once, and the task goes on to put its
 connection in order: drivers take seconds for that when the server does not answer. When a request is cancelled, its
-statement runs to its end, so that no connection has to be closed in the middle of an answer.
+statement runs to its end, so that no connection has to be closed in the middle of an answer; who writes waits for that
+end, so that nothing is written later.
 
 A pooled connection may have died since it was last used, and nobody asks it beforehand, which would cost a round trip.
 So what fails is tried once more: SQLAlchemy empties its pool when it sees a connection that was lost. A write may then
@@ -16,6 +17,7 @@ from functools import partial
 from random import random
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
+from anyio import CancelScope
 from sqlalchemy import URL, Connection, CursorResult, Executable, Row, StaticPool, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import (
@@ -81,7 +83,7 @@ class Database:
         self._timeout = timeout
         self._running: set[asyncio.Task[Any]] = set()
 
-    async def in_time(self, work: Coroutine[Any, Any, T]) -> T:
+    async def in_time(self, work: Coroutine[Any, Any, T], *, writes: bool = False) -> T:
         """What the work comes to; `BackendUnavailable` when time is up."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
@@ -108,7 +110,13 @@ class Database:
                 answer.set_result(task.result())
 
         task.add_done_callback(has_ended)
-        return await answer
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if writes:
+                with CancelScope(shield=True):
+                    await asyncio.wait({task}, timeout=timer.when() - loop.time())
+            raise
 
     async def finished(self) -> None:
         """Returns when nothing runs any more. Each piece of work ends in time, or soon after."""

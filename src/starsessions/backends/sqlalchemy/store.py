@@ -34,10 +34,10 @@ class SQLAlchemyStore:
         return await self._database.in_time(self._get(key, now))
 
     async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
-        return await self._database.in_time(self._put(key, value, expires_at, expect, now))
+        return await self._database.in_time(self._put(key, value, expires_at, expect, now), writes=True)
 
     async def delete(self, key: str, expect: Version | None, now: int) -> bool:
-        return await self._database.in_time(self._delete(key, expect, now))
+        return await self._database.in_time(self._delete(key, expect, now), writes=True)
 
     async def sweep(self, limit: int, now: int) -> int:
         return await self._database.in_time(self._sweep(limit, now))
