@@ -31,8 +31,10 @@ PAUSE = 0.02
 
 # Below the ports that systems give to outgoing connections (from 32768 on Linux), which could otherwise take the port
 # of a server between its death and its restart. A node of a Redis Cluster also has the port 10 000 above its own.
-PORTS = range(10_240, 22_000)
+PORTS = range(10_240, 20_000)
 BUS = 10_000
+_given: set[int] = set()
+_random = random.SystemRandom()  # Hypothesis seeds the other one, and two runs at a time would choose the same ports
 
 
 class ServerError(Exception):
@@ -87,6 +89,10 @@ class Server:
         """Paused counts as running."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def answering(self) -> bool:
+        return self.running and not self._paused
+
     def start(self) -> None:
         """Starts it and waits until it is ready."""
         self.launch()
@@ -121,7 +127,7 @@ class Server:
             self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise ServerError(self._with_log("did not stop")) from None
+            raise ServerError(self.with_log("did not stop")) from None
         self._forget()
 
     def ask_to_stop(self) -> None:
@@ -185,24 +191,24 @@ class Server:
         error: Exception | None = None
         while time.monotonic() < until:
             if not self.running:
-                raise ServerError(self._with_log("has ended"))
+                raise ServerError(self.with_log("has ended"))
             try:
                 if condition():
                     return
             except Exception as caught:
                 error = caught
             time.sleep(PAUSE)
-        raise ServerError(self._with_log(f"{complaint} within {patience:g} s")) from error
+        raise ServerError(self.with_log(f"{complaint} within {patience:g} s")) from error
+
+    def with_log(self, complaint: str) -> str:
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return "\n".join([f"{self.name} on port {self.port} {complaint}; the end of its log:", *lines[-30:]])
 
     def _forget(self) -> None:
         assert self._process is not None
         tell_guard(f"-process {self._process.pid}")
         self._process = None
         self._paused = []
-
-    def _with_log(self, complaint: str) -> str:
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        return "\n".join([f"{self.name} on port {self.port} {complaint}; the end of its log:", *lines[-30:]])
 
 
 # --- programs, users, folders, ports ----------------------------------------------------------------------------------
@@ -270,8 +276,8 @@ def copy_folder(source: Path, target: Path, user: str | None) -> None:
 
 
 def free_port(*offsets: int) -> int:
-    """A port on which nobody listens, and nobody on the ports so far above it."""
-    for port in random.sample(PORTS, 100):
+    """A port that was not given before, on which nobody listens, and nobody on the ports so far above it."""
+    for port in _random.sample([port for port in PORTS if port not in _given], 100):
         with contextlib.ExitStack() as sockets:
             try:
                 for offset in (0, *offsets):
@@ -280,6 +286,7 @@ def free_port(*offsets: int) -> int:
                     one.bind(("127.0.0.1", port + offset))
             except OSError:
                 continue
+            _given.add(port)
             return port
     raise ServerError("no free port was found")
 

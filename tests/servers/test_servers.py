@@ -15,11 +15,13 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis as redis_py
+from redis.asyncio import Redis, RedisCluster, Sentinel
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.servers import fixtures, mariadb, postgres, redis
 from tests.servers.process import PATIENCE, Address, Server, ServerError
+from tests.servers.redis import SentinelAddress
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,6 +113,45 @@ def test_a_paused_server_answers_after_it_is_resumed(engine: Engine) -> None:
         assert answer.result(timeout=PATIENCE) == engine.kept
 
 
+def test_a_replica_takes_over_the_keys_of_a_dead_primary_of_the_cluster() -> None:
+    with redis.cluster() as cluster:
+        dead = cluster.primary_of("test")
+        with dead.client() as client:
+            client.set("test", "kept")
+            assert client.wait(1, 10_000) == 1
+
+        dead.kill()
+        heir = cluster.wait_for_takeover("test", of=dead)
+
+        assert heir.ask("GET", "test") == "kept"
+        cluster.start()
+        assert dead.role() == "slave"
+
+
+def test_the_sentinels_replace_a_dead_primary() -> None:
+    with redis.sentinel() as group:
+        dead = group.primary()
+        with dead.client() as client:
+            client.set("test", "kept")
+            assert client.wait(2, 10_000) == 2
+
+        dead.kill()
+        heir = group.wait_for_failover(of=dead)
+
+        assert heir.ask("GET", "test") == "kept"
+
+
+def test_all_nodes_of_a_cluster_come_back_after_a_kill_with_what_they_confirmed() -> None:
+    with redis.cluster(durable=True) as cluster:
+        cluster.primary_of("test").ask("SET", "test", "kept")
+
+        cluster.kill()
+        assert not any(node.running for node in cluster.nodes)
+        cluster.start()
+
+        assert cluster.primary_of("test").ask("GET", "test") == "kept"
+
+
 def test_a_server_that_cannot_start_says_why() -> None:
     with pytest.raises(ServerError, match=r"(?s)Redis on port \d+ has ended; the end of its log:.*no-such-setting"):
         redis.standalone(config={"no-such-setting": "1"}).__enter__()
@@ -163,8 +204,29 @@ def test_a_variable_points_the_shared_fixture_at_another_server(monkeypatch: pyt
     assert "password" not in repr(address)
 
 
-def test_the_shared_servers_answer(redis_server: Address, postgres_server: Address, mariadb_server: Address) -> None:
-    with redis_py.Redis.from_url(redis_server.url) as client:
-        assert client.ping()
-    assert psycopg_runs("SELECT 1")(postgres_server) == [(1,)]
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+def test_the_shared_postgresql_answers(postgres_server: Address, driver: str) -> None:
+    assert sqlalchemy_runs(driver, "SELECT 1")(postgres_server) == [(1,)]
+
+
+def test_the_shared_mariadb_answers(mariadb_server: Address) -> None:
     assert sqlalchemy_runs("asyncmy", "SELECT 1")(mariadb_server) == [(1,)]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+class TestTheSharedRedis:
+    async def test_answers(self, redis_server: Address) -> None:
+        async with Redis.from_url(redis_server.url) as client:
+            assert await client.ping()
+
+    async def test_cluster_answers(self, redis_cluster: Address) -> None:
+        async with RedisCluster.from_url(redis_cluster.url) as client:
+            assert await client.get("starsessions:no such key") is None
+
+    async def test_primary_answers_by_way_of_its_sentinels(self, redis_sentinel: SentinelAddress) -> None:
+        sentinel = Sentinel(redis_sentinel.sentinels)
+        async with sentinel.master_for(redis_sentinel.service) as client:
+            assert await client.ping()
+        for client in sentinel.sentinels:
+            await client.aclose()
