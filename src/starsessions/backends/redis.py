@@ -17,7 +17,7 @@ does not tell: there, what is computed from the old value may then be computed t
 Redis counts the time to live by its own clock, from now on. What is over is over by the clock of the caller.
 """
 
-from asyncio import AbstractEventLoop, Semaphore, get_running_loop
+from asyncio import AbstractEventLoop, Future, Semaphore, Task, get_running_loop, timeout
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -52,6 +52,11 @@ elseif there and (#there < 17 or string.byte(there) ~= 1 or struct.unpack('>I8',
     there = false
 end
 
+if expect == '*' then
+    redis.call('DEL', KEYS[1])
+    return there and 1
+end
+
 local version = there and string.sub(there, 2, 9) or ''
 if version ~= expect then
     if there and version == string.sub(entry, 2, 9) then return 1 end
@@ -64,7 +69,8 @@ else
 end
 return 1
 """
-"""1 if it was done, also if it was done before; otherwise what is there, nil if nothing is."""
+"""Puts an entry (none: removes) where the version is `expect`; none: where nothing is. With `*` it removes whatever is
+there. The answer is 1 if it was done, also if it was done before, and otherwise what is there: nil if nothing is."""
 
 _CONNECTIONS = 50
 """Of one process, if we make the client: who comes when all are in use waits."""
@@ -75,12 +81,23 @@ Send = Callable[..., Awaitable[Any]]
 """Sends one command and gives its answer, in bytes."""
 
 
+Read = Callable[[bytes], Awaitable[Any]]
+"""Gives what stands under a name, in bytes."""
+
+
+class _Way(NamedTuple):
+    """How commands go to the server."""
+
+    send: Send
+    read: Read
+
+
 class _Opened(NamedTuple):
     """A client that we made, and the event loop in which its connections live."""
 
     loop: AbstractEventLoop
     client: "Redis"
-    send: Send
+    way: _Way
 
 
 class RedisStore:
@@ -101,16 +118,16 @@ class RedisStore:
         self._prefix = prefix.encode()
         self._timeout = timeout
         self._failures = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
-        self._unknown_script = exceptions.NoScriptError
+        self._refusal, self._unknown_script = exceptions.ResponseError, exceptions.NoScriptError
         # After these a command is sent a second time. Who is read-only was the primary before, and another one is now.
         self._lost = (exceptions.ConnectionError, exceptions.ReadOnlyError)
-        self._given: Send | None = None
+        self._given: _Way | None = None
         self._opened: _Opened | None = None
         if isinstance(client_or_url, str):
             self._url = client_or_url
             _check_url(client_or_url)
         else:
-            self._given = _sender(client_or_url)
+            self._given = _way_of(client_or_url, timeout)
 
     async def get(self, key: str, now: int) -> Entry | None:
         return _entry(await within(self._timeout, self._read(key), self._failures), now)
@@ -122,9 +139,12 @@ class RedisStore:
         return version
 
     async def delete(self, key: str, expect: Version | None, now: int) -> bool:
-        if expect is None:
-            return bool(await within(self._timeout, self._remove(key), self._failures))
-        await self._swap(key, b"", expect, now, 0)
+        try:
+            await self._swap(key, b"", expect or b"*", now, 0)
+        except Refused:
+            if expect is not None:
+                raise
+            return False
         return True
 
     async def aclose(self) -> None:
@@ -134,12 +154,17 @@ class RedisStore:
             await opened.client.aclose()
 
     async def _read(self, key: str) -> bytes | None:
-        answer: bytes | None = await self._send_again("GET", self._name(key))
-        return answer
-
-    async def _remove(self, key: str) -> int:
-        removed: int = await self._send_again("DEL", self._name(key))
-        return removed
+        read, name = self._way().read, self._name(key)
+        try:
+            try:
+                stored: bytes | None = await read(name)
+            except self._lost:
+                stored = await read(name)
+        except self._refusal as refusal:
+            if not str(refusal).startswith("WRONGTYPE"):
+                raise
+            return None
+        return stored
 
     async def _swap(self, key: str, entry: bytes, expect: bytes, now: int, milliseconds: int) -> None:
         """Put `entry` in the place of what has the version `expect`, or raise `Refused`."""
@@ -156,7 +181,7 @@ class RedisStore:
 
     async def _run_script(self, *arguments: Any) -> tuple[Any, bool]:
         """The script's answer, and whether it was sent twice."""
-        send = self._sender()
+        send = self._way().send
         try:
             return await self._run_script_once(send, arguments), False
         except self._lost:
@@ -168,25 +193,17 @@ class RedisStore:
         except self._unknown_script:
             return await send("EVAL", _SCRIPT, 1, *arguments)
 
-    async def _send_again(self, *command: Any) -> Any:
-        """The answer to a command that may be repeated."""
-        send = self._sender()
-        try:
-            return await send(*command)
-        except self._lost:
-            return await send(*command)
-
     def _name(self, key: str) -> bytes:
         return self._prefix + key.encode()
 
-    def _sender(self) -> Send:
+    def _way(self) -> _Way:
         if self._given is not None:
             return self._given
         opened, loop = self._opened, get_running_loop()
         if opened is None or opened.loop is not loop:
             client = _client_from(self._url, self._timeout)
-            self._opened = opened = _Opened(loop, client, _sender(client))
-        return opened.send
+            self._opened = opened = _Opened(loop, client, _way_of(client, self._timeout))
+        return opened.way
 
 
 class RedisBackend(StoredBackend):
@@ -231,7 +248,7 @@ def _entry(stored: bytes | None, now: int) -> Entry | None:
     return Entry(stored[_HEAD.size :], expires_at, version) if now < expires_at else None
 
 
-def _sender(client: "Redis | RedisCluster") -> Send:
+def _way_of(client: "Redis | RedisCluster", seconds: float) -> _Way:
     """How to send commands by this client. Refuses what is no client of the right kind."""
     from redis.asyncio import Redis, RedisCluster
     from redis.asyncio.client import Pipeline
@@ -255,7 +272,9 @@ def _sender(client: "Redis | RedisCluster") -> Send:
             "RedisBackend must not read from replicas: they may still hold a session that was ended. "
             "Pass a client of the primary (`master_for()` of a Sentinel, a RedisCluster without load balancing)."
         )
-    return _through(pool) if pool else partial(client.execute_command, **{NEVER_DECODE: True})
+    send = _through(pool) if pool else partial(client.execute_command, **{NEVER_DECODE: True})
+    # Keys that are read together may be on different nodes of a Cluster.
+    return _Way(send, partial(send, "GET") if isinstance(client, RedisCluster) else _Reads(send, seconds).read)
 
 
 def _through(pool: Any) -> Send:
@@ -281,6 +300,53 @@ def _through(pool: Any) -> Send:
                 await pool.release(connection)
 
     return send
+
+
+class _Reads:
+    """GET. Those that come in one turn of the event loop, while others are under way, share an MGET.
+
+    The shared one is a task of its own, so that it goes on when one of those who wait for it is cancelled.
+    """
+
+    def __init__(self, send: Send, seconds: float) -> None:
+        self._send = send
+        self._seconds = seconds
+        self._under_way = 0
+        self._next: list[tuple[bytes, Future[Any]]] = []
+        self._tasks: set[Task[None]] = set()
+
+    async def read(self, name: bytes) -> Any:
+        if not self._under_way:
+            self._under_way += 1
+            try:
+                return await self._send("GET", name)
+            finally:
+                self._under_way -= 1
+        loop = get_running_loop()
+        answer = loop.create_future()
+        self._next.append((name, answer))
+        if len(self._next) == 1:
+            task = loop.create_task(self._read_next())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await answer
+
+    async def _read_next(self) -> None:
+        waiting, self._next = self._next, []
+        self._under_way += 1
+        try:
+            async with timeout(self._seconds):
+                found = await self._send("MGET", *[name for name, _ in waiting])
+        except Exception as error:
+            for _, answer in waiting:
+                if not answer.done():
+                    answer.set_exception(error)
+        else:
+            for (_, answer), stored in zip(waiting, found, strict=True):
+                if not answer.done():  # cancelled
+                    answer.set_result(stored)
+        finally:
+            self._under_way -= 1
 
 
 def _client_from(url: str, timeout: float) -> "Redis":
