@@ -92,7 +92,7 @@ class SessionMiddleware:
         if not isinstance(scope_key, str) or scope_key in _ASGI_KEYS:
             raise ImproperlyConfigured(f"scope_key={scope_key!r} cannot be used: the scope needs that key itself.")
         policy = _policy(max_age, lifted.max_age, absolute_timeout, rolling, renew_every)
-        _check_stack(app, cookie)
+        _check_stack(app, cookie, scope_key)
 
         self.app = app
         self.setting: Setting = setting_for(
@@ -303,14 +303,23 @@ def _policy(
     )
 
 
-def _check_stack(app: object, cookie: CookieSpec) -> None:
+def _check_stack(app: object, cookie: CookieSpec, scope_key: str) -> None:
     """Refuse to be built around another middleware that would write the same cookie."""
     for inner in _layers(app):
-        if isinstance(inner, SessionMiddleware) and inner.setting.cookie.name == cookie.name:
-            raise ImproperlyConfigured(
-                f"SessionMiddleware is installed twice with the cookie {cookie.name!r}: "
-                "remove one, or give it another session_cookie=… and scope_key=…."
-            )
+        if isinstance(inner, SessionMiddleware):
+            if inner.setting.cookie.name == cookie.name:
+                raise ImproperlyConfigured(
+                    f"SessionMiddleware is installed twice with the cookie {cookie.name!r}: "
+                    "remove one, or give it another session_cookie=… and scope_key=…."
+                )
+            if inner._key == scope_key:
+                _log.warning(
+                    "Two SessionMiddlewares put their sessions into scope[%r]: handlers see that of the cookie %r "
+                    "only, and not that of %r. Give one of them another scope_key=….",
+                    scope_key,
+                    inner.setting.cookie.name,
+                    cookie.name,
+                )
         if _writes(inner, cookie.name):
             raise ImproperlyConfigured(_OTHERS.format(cookie.name))
 
