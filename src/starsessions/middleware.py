@@ -119,7 +119,7 @@ class SessionMiddleware:
         if rotate_every is not None and not lifted.has_grace:
             raise ImproperlyConfigured("rotate_every needs a backend that keeps sessions in a store: leave it out.")
         policy = _policy(max_age, lifted.max_age, absolute_timeout, rolling, renew_every, rotate_every, rotate_grace)
-        _check_stack(app, cookie)
+        _check_stack(app, cookie, scope_key)
 
         self.app = app
         self.setting: Setting = setting_for(
@@ -401,14 +401,23 @@ def _policy(
     )
 
 
-def _check_stack(app: object, cookie: CookieSpec) -> None:
+def _check_stack(app: object, cookie: CookieSpec, scope_key: str) -> None:
     """Refuse to be built around another middleware that would write the same cookie."""
     for inner in _layers(app):
-        if isinstance(inner, SessionMiddleware) and inner.setting.cookie.name == cookie.name:
-            raise ImproperlyConfigured(
-                f"SessionMiddleware is installed twice with the cookie {cookie.name!r}: "
-                "remove one, or give it another session_cookie=… and scope_key=…."
-            )
+        if isinstance(inner, SessionMiddleware):
+            if inner.setting.cookie.name == cookie.name:
+                raise ImproperlyConfigured(
+                    f"SessionMiddleware is installed twice with the cookie {cookie.name!r}: "
+                    "remove one, or give it another session_cookie=… and scope_key=…."
+                )
+            if inner._key == scope_key:
+                _log.warning(
+                    "Two SessionMiddlewares put their sessions into scope[%r]: handlers see that of the cookie %r "
+                    "only, and not that of %r. Give one of them another scope_key=….",
+                    scope_key,
+                    inner.setting.cookie.name,
+                    cookie.name,
+                )
         if _writes(inner, cookie.name):
             raise ImproperlyConfigured(_OTHERS.format(cookie.name))
 

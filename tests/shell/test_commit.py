@@ -159,6 +159,30 @@ async def test_a_handler_that_fails_saves_nothing(site_of: Callable[..., Site], 
     assert await site.data() == {"user": "ann"}
 
 
+def test_a_handler_of_an_error_can_change_the_session_unless_it_is_outside_of_all_middleware() -> None:
+    """Starlette runs the handler of `Exception` (or of 500) around all middleware, where nothing can be saved."""
+
+    async def fails(request: Request) -> Response:
+        raise ValueError if "expected" in request.query_params else LookupError
+
+    async def answer(request: Request, error: Exception) -> Response:
+        return Response(f"user: {request.session.setdefault('user', type(error).__name__)}", 500)
+
+    app = Starlette(
+        routes=[Route("/", fails), Route("/show", lambda request: JSONResponse(request.session))],
+        exception_handlers={ValueError: answer, Exception: answer},
+        middleware=[Middleware(SessionMiddleware, backend=InMemoryBackend(), autoload=True)],
+    )
+    client = TestClient(app, raise_server_exceptions=False)
+    unexpected = client.get("/")
+    assert unexpected.text == "user: LookupError"
+    assert "set-cookie" not in unexpected.headers
+    assert client.get("/show").json() == {}
+    assert client.get("/?expected").text == "user: ValueError"
+    assert client.get("/show").json() == {"user": "ValueError"}
+    assert client.get("/").text == "user: ValueError", "what is there can be read"
+
+
 # After the response has started
 
 LATE_CHANGES: list[Callable[[Session], object]] = [

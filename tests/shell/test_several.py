@@ -34,7 +34,7 @@ async def replace(request: Request) -> Response:
     return Response()
 
 
-def test_two_sessions_side_by_side_under_two_scope_keys() -> None:
+def test_two_sessions_side_by_side_under_two_scope_keys(caplog: pytest.LogCaptureFixture) -> None:
     app = Starlette(routes=[Route("/", count_both)])
     app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True)
     app.add_middleware(
@@ -48,6 +48,7 @@ def test_two_sessions_side_by_side_under_two_scope_keys() -> None:
     assert client.get("/").json() == [{"n": 1}, {"n": 1}]
     assert client.get("/").json() == [{"n": 2}, {"n": 2}]
     assert set(client.cookies) == {"session", "preferences"}
+    assert caplog.records == []
 
 
 def test_of_two_sessions_under_one_scope_key_the_inner_one_is_used_and_the_outer_one_left_alone() -> None:
@@ -57,6 +58,16 @@ def test_of_two_sessions_under_one_scope_key_the_inner_one_is_used_and_the_outer
     client = TestClient(app)
     assert [client.get("/").json() for _ in range(3)] == [{"n": 1}, {"n": 2}, {"n": 3}]
     assert set(client.cookies) == {"inner"}
+
+
+def test_a_session_that_no_handler_can_see_is_reported_at_start(caplog: pytest.LogCaptureFixture) -> None:
+    app = Starlette()
+    app.add_middleware(SessionMiddleware, secret_key=KEY, session_cookie="inner")
+    app.add_middleware(SessionMiddleware, secret_key=KEY, session_cookie="outer")
+    app.build_middleware_stack()
+    [record] = caplog.records
+    assert "handlers see that of the cookie 'inner' only, and not that of 'outer'" in record.message
+    assert "scope_key" in record.message
 
 
 def test_a_plain_dict_put_over_an_inner_session_is_saved_by_the_inner_one_only() -> None:
