@@ -40,6 +40,9 @@ MAX_ATTEMPTS = 1000
 """Writes that may lose against other requests before we give up. Each loss is somebody else's success."""
 
 
+Headers = Sequence[tuple[bytes, bytes]]
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What all sessions of one middleware have in common, prepared once."""
@@ -48,8 +51,10 @@ class Setting:
     policy: Policy
     cookie: CookieSpec
     clock: Clock
-    lazy: Peeking | None
-    """The backend, if the first access may load the session by itself: `autoload`, and no I/O to do."""
+    look: Callable[[Headers], Found | WhyNew] | None
+    """Finds the session in the headers, if the first access may do that by itself: `autoload`, and no I/O to do."""
+    loads: Callable[[Any], dict[str, Any]]
+    dumps: Callable[[dict[str, Any]], Any]
     is_well_formed: Callable[[str], bool] | None
     """Whether a token may be shown to the backend; None where a seal is all the form that it has."""
     matches: Callable[[Any, dict[str, Any]], bool]
@@ -59,12 +64,40 @@ class Setting:
 
 
 def setting_for(backend: Backend, policy: Policy, cookie: CookieSpec, clock: Clock, autoload: bool) -> Setting:
-    lazy = backend if autoload and isinstance(backend, Peeking) else None
     serializer = backend.serializer
-    is_well_formed = None if backend.holds_data else backend.is_well_formed
     return Setting(
-        backend, policy, cookie, clock, lazy, is_well_formed, matcher(serializer), isinstance(serializer, Msgpack)
+        backend=backend,
+        policy=policy,
+        cookie=cookie,
+        clock=clock,
+        look=looking(backend, policy, cookie, clock) if autoload and isinstance(backend, Peeking) else None,
+        loads=serializer.loads,
+        dumps=serializer.dumps,
+        is_well_formed=_form(backend),
+        matches=matcher(serializer),
+        ours=isinstance(serializer, Msgpack),
     )
+
+
+def looking(backend: Backend, policy: Policy, cookie: CookieSpec, clock: Clock) -> Callable[[Headers], Found | WhyNew]:
+    """How a session is found in a backend that has nothing to wait for."""
+    assert isinstance(backend, Peeking)
+    peek, max_cookies, is_well_formed = backend.peek, backend.max_cookies, _form(backend)
+
+    def look(headers: Headers) -> Found | WhyNew:
+        tokens = tokens_in(headers, cookie, max_cookies, is_well_formed)
+        if not isinstance(tokens, list):
+            return tokens
+        now = int(clock())
+        if len(tokens) == 1:
+            return _judged(peek(tokens[0], now), policy, now)
+        return _the_only([_judged(peek(token, now), policy, now) for token in tokens])
+
+    return look
+
+
+def _form(backend: Backend) -> Callable[[str], bool] | None:
+    return None if backend.holds_data else backend.is_well_formed
 
 
 class Phase(Enum):
@@ -102,10 +135,14 @@ class KeptDict(AskingDict):
 
     _cookie: Cookie
     """What the browser is still to be told."""
+    _expiry: Expiry | None
+    """What `set_expiry()` asked for and is not saved yet."""
     _found: Found | None
     """The live session that this one stands for, as it was last read or written."""
-    _headers: Sequence[tuple[bytes, bytes]]
+    _headers: Headers
     _loaded: bool
+    _next_id: str | None
+    """The id that the session is to have from its next save on."""
     _phase: Phase
     _root_path: str
     """The application's, when the request came in."""
@@ -115,9 +152,11 @@ class KeptDict(AskingDict):
         "__dict__",
         "__weakref__",
         "_cookie",
+        "_expiry",
         "_found",
         "_headers",
         "_loaded",
+        "_next_id",
         "_phase",
         "_root_path",
         "_setting",
@@ -132,26 +171,22 @@ class KeptDict(AskingDict):
 
     _ended: bool = False
     """Whether this request has ended a session that lived."""
-    _expiry: Expiry | None = None
-    """What `set_expiry()` asked for and is not saved yet."""
     _given: str | None = None
     """The id that the application gave."""
     _gone: bool = False
     """Whether somebody else has ended the session since it was loaded."""
     _lock: Lock | None = None
     """Lets one `persist()` at a time through, from the first one on."""
-    _next_id: str | None = None
-    """The id that the session is to have from its next save on."""
     _replaced: Found | None = None
     """What stood in the place of `_found` before it was saved."""
 
-    def _begin(self, setting: Setting, headers: Sequence[tuple[bytes, bytes]], root_path: str) -> None:
+    def _begin(self, setting: Setting, headers: Headers, root_path: str) -> None:
         """A session that nobody has looked at yet. Once per request, so: as little as can be."""
         self._setting = setting
         self._headers = headers
         self._root_path = root_path
         self._ready = self._handed_out = self._loaded = self.accessed = self.modified = False
-        self._found = None
+        self._found = self._next_id = self._expiry = None
         self._phase = OPEN
         self._cookie = NOTHING_TO_SAY
 
@@ -159,9 +194,10 @@ class KeptDict(AskingDict):
 
     def _before_read(self) -> None:
         if not self._loaded:
-            if self._setting.lazy is None:
+            look = self._setting.look
+            if look is None:
                 raise SessionNotLoaded("Call `await session.load()` first, or pass autoload=True to the middleware.")
-            self._take(self._find_now(self._setting.lazy))
+            self._take(look(self._headers))
         self.accessed = self._ready = True
 
     def _before_change(self) -> None:
@@ -192,11 +228,11 @@ class KeptDict(AskingDict):
     def _take(self, found: Found | WhyNew) -> None:
         """Fill the dict with what was found, or note why nothing was."""
         self._loaded = True
-        if isinstance(found, WhyNew):
+        if not isinstance(found, Found):
             self.why_new = found
             return
         try:
-            data = self._setting.backend.serializer.loads(found.record.payload)
+            data = self._setting.loads(found.record.payload)
         except Exception:  # whatever an older release of the application has left there
             data = None
         if type(data) is not dict:
@@ -236,27 +272,11 @@ class KeptDict(AskingDict):
         setting = self._setting
         now = int(setting.clock())
         if self._given is not None:
-            return self._judged(await setting.backend.fetch(self._given, now), now)
+            return _judged(await setting.backend.fetch(self._given, now), setting.policy, now)
         tokens = tokens_in(self._headers, setting.cookie, setting.backend.max_cookies, setting.is_well_formed)
-        if isinstance(tokens, WhyNew):
+        if not isinstance(tokens, list):
             return tokens
-        return _the_only([self._judged(await setting.backend.fetch(token, now), now) for token in tokens])
-
-    def _find_now(self, backend: Peeking) -> Found | WhyNew:
-        """`_find` in the headers, of a backend that has nothing to wait for."""
-        setting = self._setting
-        tokens = tokens_in(self._headers, setting.cookie, setting.backend.max_cookies, setting.is_well_formed)
-        if isinstance(tokens, WhyNew):
-            return tokens
-        now = int(setting.clock())
-        if len(tokens) == 1:
-            return self._judged(backend.peek(tokens[0], now), now)
-        return _the_only([self._judged(backend.peek(token, now), now) for token in tokens])
-
-    def _judged(self, found: Found | WhyNew, now: int) -> Found | WhyNew:
-        if isinstance(found, Found):
-            return why_over(found.record, self._setting.policy, now) or found
-        return found
+        return _the_only([_judged(await setting.backend.fetch(token, now), setting.policy, now) for token in tokens])
 
     # Saving
 
@@ -272,7 +292,7 @@ class KeptDict(AskingDict):
         if found is not None:
             record = found.record
             if self.modified or by_hand or (self._handed_out and not setting.matches(record.payload, self)):
-                payload = setting.backend.serializer.dumps(self)
+                payload = setting.dumps(self)
                 differs = self._differs(record, payload)
             expires = self._expiry_differs(record)
             due = setting.policy.rolling and touch_due(record, setting.policy, int(setting.clock()))
@@ -293,7 +313,7 @@ class KeptDict(AskingDict):
             return False
         if self._setting.ours and differs_for_sure(payload, record.payload):
             return True
-        base = self._setting.backend.serializer.loads(record.payload)
+        base = self._setting.loads(record.payload)
         # In C first; what is equal there may still have turned 1 into True.
         return not (dict.__eq__(self, base) and changes.same_items(base, self._items()))
 
@@ -309,7 +329,7 @@ class KeptDict(AskingDict):
                 return
             except Conflict as conflict:
                 current = conflict.current
-                if current is None or self._judged(current, int(self._setting.clock())) is not current:
+                if current is None or not self._lives(current):
                     self._end_quietly()
                     return
                 self._rebase(current)
@@ -325,7 +345,7 @@ class KeptDict(AskingDict):
         setting, found = self._setting, self._found
         now = int(setting.clock())
         if payload is None:
-            payload = setting.backend.serializer.dumps(self)
+            payload = setting.dumps(self)
         if found is None:
             self._found = await self._create(Record(payload, now, now, *(self._expiry or ())), now)
         elif action is Action.DELETE:
@@ -364,9 +384,12 @@ class KeptDict(AskingDict):
             return True
         return cookie_max_age(new.record, policy, now) != cookie_max_age(old.record, policy, now)
 
+    def _lives(self, found: Found) -> bool:
+        return why_over(found.record, self._setting.policy, int(self._setting.clock())) is None
+
     def _rebase(self, current: Found) -> None:
         """Do to what is stored now what this request did to what it found."""
-        loads = self._setting.backend.serializer.loads
+        loads = self._setting.loads
         base = {} if self._found is None else loads(self._found.record.payload)
         mine = self._items()
         merged = changes.apply(changes.diff(base, mine), loads(current.record.payload))
@@ -391,7 +414,7 @@ class KeptDict(AskingDict):
             return True
         if setting.matches(found.record.payload, self):
             return False
-        return self._differs(found.record, setting.backend.serializer.dumps(self))
+        return self._differs(found.record, setting.dumps(self))
 
     def _expiry_differs(self, record: Record) -> bool:
         return self._expiry is not None and self._expiry != expiry_of(record)
@@ -407,6 +430,12 @@ def _weight(value: Any) -> int:
         return len(Msgpack().dumps({"": value}))
     except UnsupportedValue:  # another serializer, or a backend of the user's own, takes more types than ours
         return 0
+
+
+def _judged(found: Found | WhyNew, policy: Policy, now: int) -> Found | WhyNew:
+    if isinstance(found, Found):
+        return why_over(found.record, policy, now) or found
+    return found
 
 
 def _the_only(results: list[Found | WhyNew]) -> Found | WhyNew:

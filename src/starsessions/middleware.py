@@ -99,7 +99,7 @@ class SessionMiddleware:
             clock=clock or lifted.clock,
             autoload=autoload,
         )
-        self._eager = autoload and self.setting.lazy is None
+        self._eager = autoload and self.setting.look is None
         self._key = scope_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,7 +6,7 @@ or in which their names sort. Parts of two different values do not fit together:
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, find
 from starsessions.core.headers import RawHeaders
@@ -35,19 +35,18 @@ def tokens_in(
     values = find(headers, spec.name_bytes)
     if not values:
         return WhyNew.MALFORMED if values is None else WhyNew.NO_COOKIE
-    tokens = []
-    for value in values:
-        token = _text(value, spec.name)
-        if max_cookies > 1:
-            token = _joined(headers, spec.name, token, max_cookies)
-        if token and (is_well_formed is None or is_well_formed(token)):
-            tokens.append(token)
+    tokens = _texts(values, spec.name)
+    if max_cookies > 1:
+        tokens = [token for first in tokens if (token := _joined(headers, spec.name, first, max_cookies))]
+    if is_well_formed is not None:
+        tokens = [token for token in tokens if is_well_formed(token)]
     return tokens or WhyNew.MALFORMED
 
 
-def _text(value: bytes, name: str) -> str:
-    """The value as text; empty if it is nothing that we could have sent."""
-    return str(value, "ascii") if value.isascii() and len(name) + len(value) <= MAX_COOKIE else ""
+def _texts(values: Iterable[bytes], name: str) -> list[str]:
+    """The values of a cookie as text, without those that we could not have sent."""
+    most = MAX_COOKIE - len(name)
+    return [str(value, "ascii") for value in values if 0 < len(value) <= most and value.isascii()]
 
 
 def _joined(headers: Sequence[tuple[bytes, bytes]], name: str, first: str, max_cookies: int) -> str:
@@ -59,10 +58,10 @@ def _joined(headers: Sequence[tuple[bytes, bytes]], name: str, first: str, max_c
     for index in range(1, min(int(mark[1]), max_cookies)):
         part = part_name(name, index)
         values = find(headers, part.encode("ascii"))
-        text = _text(values[0], part) if values and len(values) == 1 else ""
-        if not text:
+        texts = _texts(values, part) if values and len(values) == 1 else []
+        if not texts:
             return ""
-        parts.append(text)
+        parts += texts
     return "".join(parts)
 
 
@@ -118,7 +117,7 @@ def cookies_for(
         spec.set(part_name(spec.name, at), part, max_age, path, secure) for at, part in enumerate(parts or ["null"])
     ]
     # As many as the browser's first part announces, too: max_cookies may have been lowered since.
-    marks = [_MARK.match(_text(value, spec.name)) for value in find(headers, spec.name_bytes) or ()]
+    marks = [_MARK.match(text) for text in _texts(find(headers, spec.name_bytes) or (), spec.name)]
     for index in range(max(1, len(parts)), max([max_cookies, *(int(mark[1]) for mark in marks if mark)])):
         stale = part_name(spec.name, index)
         if find(headers, stale.encode("ascii")) != []:

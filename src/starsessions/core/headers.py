@@ -15,19 +15,15 @@ _QUOTED = re.compile(rb'"[^"]*"')
 
 def vary_by_cookie(headers: RawHeaders) -> None:
     """Add `Cookie` to `Vary`, unless it is there or everything is."""
-    first = None
-    for index, (name, value) in enumerate(headers):
-        if len(name) == 4 and name.lower() == b"vary":
-            fields = [field.strip() for field in value.lower().split(b",")]
-            if b"cookie" in fields or b"*" in fields:
-                return
-            if first is None and value.strip():
-                first = index
-    if first is None:
-        headers.append((b"vary", b"Cookie"))
-    else:
-        name, value = headers[first]
-        headers[first] = (name, value + b", Cookie")
+    said = [header for header in headers if len(header[0]) == 4 and header[0].lower() == b"vary"]
+    fields = [field.strip() for _, value in said for field in value.lower().split(b",")]
+    if b"cookie" in fields or b"*" in fields:
+        return
+    for name, value in said:
+        if value.strip():
+            headers[headers.index((name, value))] = (name, value + b", Cookie")
+            return
+    headers.append((b"vary", b"Cookie"))
 
 
 def forbid_storing(headers: RawHeaders) -> bool:
