@@ -11,9 +11,9 @@ from typing import Any
 
 from anyio import Lock
 
-from starsessions.backends.base import Backend, Clock, Conflict, Found, Peeking
+from starsessions.backends.base import Backend, Clock, Conflict, Found, Peeking, Sealing
 from starsessions.core import changes
-from starsessions.core.carrier import tokens_in
+from starsessions.core.carrier import tokens_of
 from starsessions.core.cookies import CookieSpec
 from starsessions.core.decision import LEAVE, Action, Cookie, Decision, decide
 from starsessions.core.record import (
@@ -53,10 +53,11 @@ class Setting:
     clock: Clock
     look: Callable[[Headers], Found | WhyNew] | None
     """Finds the session in the headers, if the first access may do that by itself: `autoload`, and no I/O to do."""
+    seal: Callable[[Record], str] | None
+    """Makes the token, if that is all that is to be done to keep a session."""
     loads: Callable[[Any], dict[str, Any]]
     dumps: Callable[[dict[str, Any]], Any]
-    is_well_formed: Callable[[str], bool] | None
-    """Whether a token may be shown to the backend; None where a seal is all the form that it has."""
+    tokens_in: Callable[[Headers], list[str] | WhyNew]
     matches: Callable[[Any, dict[str, Any]], bool]
     """Whether data is, for certain and cheaply, what a payload holds."""
     ours: bool
@@ -65,27 +66,35 @@ class Setting:
 
 def setting_for(backend: Backend, policy: Policy, cookie: CookieSpec, clock: Clock, autoload: bool) -> Setting:
     serializer = backend.serializer
+    # Whether a token may be shown to the backend; None where a seal is all the form that it has.
+    is_well_formed = None if backend.holds_data else backend.is_well_formed
+    tokens_in = tokens_of(cookie, backend.max_cookies, is_well_formed)
+    peek = backend.peek if autoload and isinstance(backend, Peeking) else None
     return Setting(
         backend=backend,
         policy=policy,
         cookie=cookie,
         clock=clock,
-        look=looking(backend, policy, cookie, clock) if autoload and isinstance(backend, Peeking) else None,
+        tokens_in=tokens_in,
+        look=None if peek is None else looking(tokens_in, peek, policy, clock),
+        seal=backend.seal if isinstance(backend, Sealing) else None,
         loads=serializer.loads,
         dumps=serializer.dumps,
-        is_well_formed=_form(backend),
         matches=matcher(serializer),
         ours=isinstance(serializer, Msgpack),
     )
 
 
-def looking(backend: Backend, policy: Policy, cookie: CookieSpec, clock: Clock) -> Callable[[Headers], Found | WhyNew]:
+def looking(
+    tokens_in: Callable[[Headers], list[str] | WhyNew],
+    peek: Callable[[str, int], Found | WhyNew],
+    policy: Policy,
+    clock: Clock,
+) -> Callable[[Headers], Found | WhyNew]:
     """How a session is found in a backend that has nothing to wait for."""
-    assert isinstance(backend, Peeking)
-    peek, max_cookies, is_well_formed = backend.peek, backend.max_cookies, _form(backend)
 
     def look(headers: Headers) -> Found | WhyNew:
-        tokens = tokens_in(headers, cookie, max_cookies, is_well_formed)
+        tokens = tokens_in(headers)
         if not isinstance(tokens, list):
             return tokens
         now = int(clock())
@@ -94,10 +103,6 @@ def looking(backend: Backend, policy: Policy, cookie: CookieSpec, clock: Clock) 
         return _the_only([_judged(peek(token, now), policy, now) for token in tokens])
 
     return look
-
-
-def _form(backend: Backend) -> Callable[[str], bool] | None:
-    return None if backend.holds_data else backend.is_well_formed
 
 
 class Phase(Enum):
@@ -116,7 +121,8 @@ class Phase(Enum):
 OPEN, SAVING, CLOSED = Phase.OPEN, Phase.SAVING, Phase.CLOSED  # names that the hot path need not look up twice
 
 
-NOTHING_TO_SAY, _SET, _NO_ACTION = Cookie.LEAVE, Cookie.SET, Action.NOTHING
+NOTHING_TO_SAY, _SET = Cookie.LEAVE, Cookie.SET
+_NO_ACTION, _DELETE = Action.NOTHING, Action.DELETE
 
 
 Plan = tuple[Decision, Any]
@@ -144,6 +150,8 @@ class KeptDict(AskingDict):
     _next_id: str | None
     """The id that the session is to have from its next save on."""
     _phase: Phase
+    _replaced: Found | None
+    """What stood in the place of `_found` before it was saved."""
     _root_path: str
     """The application's, when the request came in."""
     _setting: Setting
@@ -158,6 +166,7 @@ class KeptDict(AskingDict):
         "_loaded",
         "_next_id",
         "_phase",
+        "_replaced",
         "_root_path",
         "_setting",
         "accessed",
@@ -177,8 +186,6 @@ class KeptDict(AskingDict):
     """Whether somebody else has ended the session since it was loaded."""
     _lock: Lock | None = None
     """Lets one `persist()` at a time through, from the first one on."""
-    _replaced: Found | None = None
-    """What stood in the place of `_found` before it was saved."""
 
     def _begin(self, setting: Setting, headers: Headers, root_path: str) -> None:
         """A session that nobody has looked at yet. Once per request, so: as little as can be."""
@@ -186,7 +193,7 @@ class KeptDict(AskingDict):
         self._headers = headers
         self._root_path = root_path
         self._ready = self._handed_out = self._loaded = self.accessed = self.modified = False
-        self._found = self._next_id = self._expiry = None
+        self._found = self._replaced = self._next_id = self._expiry = None
         self._phase = OPEN
         self._cookie = NOTHING_TO_SAY
 
@@ -273,7 +280,7 @@ class KeptDict(AskingDict):
         now = int(setting.clock())
         if self._given is not None:
             return _judged(await setting.backend.fetch(self._given, now), setting.policy, now)
-        tokens = tokens_in(self._headers, setting.cookie, setting.backend.max_cookies, setting.is_well_formed)
+        tokens = setting.tokens_in(self._headers)
         if not isinstance(tokens, list):
             return tokens
         return _the_only([_judged(await setting.backend.fetch(token, now), setting.policy, now) for token in tokens])
@@ -287,15 +294,15 @@ class KeptDict(AskingDict):
             self.modified or self._handed_out or self._next_id or self._expiry or by_hand or setting.policy.rolling
         ):
             return _SETTLED  # nobody had the means to change anything
-        empty = not dict.__len__(self)
         payload, differs, expires, due = None, False, False, False
         if found is not None:
             record = found.record
             if self.modified or by_hand or (self._handed_out and not setting.matches(record.payload, self)):
                 payload = setting.dumps(self)
-                differs = self._differs(record, payload)
-            expires = self._expiry_differs(record)
+                differs = payload != record.payload and self._differs(record, payload)
+            expires = self._expiry is not None and self._expiry != expiry_of(record)
             due = setting.policy.rolling and touch_due(record, setting.policy, int(setting.clock()))
+        empty = not dict.__len__(self)
         decision = decide(
             live=found is not None,
             ended=self._ended,
@@ -308,9 +315,7 @@ class KeptDict(AskingDict):
         return decision, payload
 
     def _differs(self, record: Record, payload: Any) -> bool:
-        """Whether the data is another one than was found. Equal bytes say no at once; other bytes may only be order."""
-        if payload == record.payload:
-            return False
+        """Whether other bytes than were found are other data, and not only another order."""
         if self._setting.ours and differs_for_sure(payload, record.payload):
             return True
         base = self._setting.loads(record.payload)
@@ -324,8 +329,11 @@ class KeptDict(AskingDict):
     async def _commit(self, plan: Plan | None = None, by_hand: bool = False) -> None:
         """Bring the backend in line with the dict, and note in `_cookie` what the browser must be told."""
         for _ in range(MAX_ATTEMPTS):
+            plan = plan or self._plan(by_hand)
+            if self._commit_now(plan):
+                return
             try:
-                await self._carry_out(plan or self._plan(by_hand))
+                await self._carry_out(plan)
                 return
             except Conflict as conflict:
                 current = conflict.current
@@ -336,42 +344,61 @@ class KeptDict(AskingDict):
                 plan = None
         raise SessionError(f"The session was changed by others {MAX_ATTEMPTS} times while it was being saved.")
 
-    async def _carry_out(self, plan: Plan) -> None:
+    def _commit_now(self, plan: Plan) -> bool:
+        """`_commit`, where there is nothing to wait for: False, and nothing is done, where there is."""
         (action, cookie), payload = plan
         if action is _NO_ACTION:
             if cookie is not NOTHING_TO_SAY:
                 self._cookie = cookie
-            return
-        setting, found = self._setting, self._found
-        now = int(setting.clock())
-        if payload is None:
-            payload = setting.dumps(self)
-        if found is None:
-            self._found = await self._create(Record(payload, now, now, *(self._expiry or ())), now)
-        elif action is Action.DELETE:
-            await setting.backend.delete(found, now, if_unchanged=True)
+            return True
+        seal = self._setting.seal
+        if seal is None or action is _DELETE:
+            return False
+        record = self._renewed(payload, int(self._setting.clock()))
+        self._kept(Found(seal(record), record))
+        self._cookie = _SET  # another seal is another token
+        return True
+
+    async def _carry_out(self, plan: Plan) -> None:
+        (action, cookie), payload = plan
+        backend, policy, found = self._setting.backend, self._setting.policy, self._found
+        now = int(self._setting.clock())
+        if found is not None and action is _DELETE:
+            await backend.delete(found, now, if_unchanged=True)
             self._forget()
             self._cookie = cookie
             return
+        record = self._renewed(payload, now)
+        ends_at = deadline(record, policy)
+        if found is None:
+            kept = await self._create(record, ends_at, now)
+        elif self._next_id is None:
+            kept = await backend.replace(found, record, ends_at, now)
         else:
-            old = found.record
-            lifetime, until, browser = self._expiry or (old.lifetime, old.until, old.browser)
-            record = Record(payload, old.began_at, now, lifetime, until, browser)
-            ends_at = deadline(record, setting.policy)
-            if self._next_id is None:
-                self._found = await setting.backend.replace(found, record, ends_at, now)
-            else:
-                self._found = await setting.backend.rotate(found, record, self._next_id, ends_at, now)
-            self._replaced = found
-        self._next_id = self._expiry = None
-        if cookie is _SET or found is None or self._moved(found, self._found, now):
+            kept = await backend.rotate(found, record, self._next_id, ends_at, now)
+        self._kept(kept)
+        if cookie is _SET or found is None or self._moved(found, kept, now):
             self._cookie = _SET
 
-    async def _create(self, record: Record, now: int) -> Found:
-        setting = self._setting
+    def _renewed(self, payload: Any, now: int) -> Record:
+        """The record to keep: it began when it began."""
+        if payload is None:
+            payload = self._setting.dumps(self)
+        if self._found is None:
+            return Record(payload, now, now, *(self._expiry or ()))
+        old = self._found.record
+        lifetime, until, browser = self._expiry or (old.lifetime, old.until, old.browser)
+        return Record(payload, old.began_at, now, lifetime, until, browser)
+
+    def _kept(self, found: Found) -> None:
+        self._replaced = self._found or self._replaced
+        self._found = found
+        self._next_id = self._expiry = None
+
+    async def _create(self, record: Record, ends_at: int, now: int) -> Found:
         session_id = self._next_id or self._given
         try:
-            return await setting.backend.create(record, session_id, deadline(record, setting.policy), now)
+            return await self._setting.backend.create(record, session_id, ends_at, now)
         except Conflict:
             if self._given is None or self._next_id is not None:
                 raise SessionError("generate_id() gave an id that is in use.") from None
@@ -410,14 +437,9 @@ class KeptDict(AskingDict):
         found, setting = self._found, self._setting
         if found is None:
             return dict.__len__(self) > 0
-        if self._expiry_differs(found.record):
+        if self._expiry is not None and self._expiry != expiry_of(found.record):
             return True
-        if setting.matches(found.record.payload, self):
-            return False
-        return self._differs(found.record, setting.dumps(self))
-
-    def _expiry_differs(self, record: Record) -> bool:
-        return self._expiry is not None and self._expiry != expiry_of(record)
+        return not setting.matches(found.record.payload, self) and self._differs(found.record, setting.dumps(self))
 
     def _weights(self) -> list[tuple[str, int]]:
         """The heaviest keys, and about how many bytes each of them takes before it is sealed."""

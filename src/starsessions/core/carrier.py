@@ -8,7 +8,7 @@ or in which their names sort. Parts of two different values do not fit together:
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from starsessions.core.cookies import MAX_COOKIE, CookieSpec, find
+from starsessions.core.cookies import MAX_COOKIE, CookieSpec, find, finder
 from starsessions.core.headers import RawHeaders
 from starsessions.core.record import WhyNew
 
@@ -32,21 +32,33 @@ def tokens_in(
     >>> tokens_in([(b"cookie", b"session=abc")], CookieSpec("session"))
     ['abc']
     """
-    values = find(headers, spec.name_bytes)
-    if not values:
-        return WhyNew.MALFORMED if values is None else WhyNew.NO_COOKIE
-    tokens = _texts(values, spec.name)
-    if max_cookies > 1:
-        tokens = [token for first in tokens if (token := _joined(headers, spec.name, first, max_cookies))]
-    if is_well_formed is not None:
-        tokens = [token for token in tokens if is_well_formed(token)]
-    return tokens or WhyNew.MALFORMED
+    return tokens_of(spec, max_cookies, is_well_formed)(headers)
 
 
-def _texts(values: Iterable[bytes], name: str) -> list[str]:
-    """The values of a cookie as text, without those that we could not have sent."""
+def tokens_of(
+    spec: CookieSpec, max_cookies: int, is_well_formed: Callable[[str], bool] | None
+) -> Callable[[Sequence[tuple[bytes, bytes]]], list[str] | WhyNew]:
+    """`tokens_in` for all requests to one middleware."""
+    find, texts = finder(spec.name_bytes), _texts_for(spec.name)
+
+    def tokens_in(headers: Sequence[tuple[bytes, bytes]]) -> list[str] | WhyNew:
+        values = find(headers)
+        if not values:
+            return WhyNew.MALFORMED if values is None else WhyNew.NO_COOKIE
+        tokens = texts(values)
+        if max_cookies > 1:
+            tokens = [token for first in tokens if (token := _joined(headers, spec.name, first, max_cookies))]
+        if is_well_formed is not None:
+            tokens = [token for token in tokens if is_well_formed(token)]
+        return tokens or WhyNew.MALFORMED
+
+    return tokens_in
+
+
+def _texts_for(name: str) -> Callable[[Iterable[bytes]], list[str]]:
+    """What makes text of the values of a cookie, without those that we could not have sent."""
     most = MAX_COOKIE - len(name)
-    return [str(value, "ascii") for value in values if 0 < len(value) <= most and value.isascii()]
+    return lambda values: [str(value, "ascii") for value in values if value.isascii() and 0 < len(value) <= most]
 
 
 def _joined(headers: Sequence[tuple[bytes, bytes]], name: str, first: str, max_cookies: int) -> str:
@@ -58,7 +70,7 @@ def _joined(headers: Sequence[tuple[bytes, bytes]], name: str, first: str, max_c
     for index in range(1, min(int(mark[1]), max_cookies)):
         part = part_name(name, index)
         values = find(headers, part.encode("ascii"))
-        texts = _texts(values, part) if values and len(values) == 1 else []
+        texts = _texts_for(part)(values) if values and len(values) == 1 else []
         if not texts:
             return ""
         parts += texts
@@ -117,7 +129,7 @@ def cookies_for(
         spec.set(part_name(spec.name, at), part, max_age, path, secure) for at, part in enumerate(parts or ["null"])
     ]
     # As many as the browser's first part announces, too: max_cookies may have been lowered since.
-    marks = [_MARK.match(text) for text in _texts(find(headers, spec.name_bytes) or (), spec.name)]
+    marks = [_MARK.match(text) for text in _texts_for(spec.name)(find(headers, spec.name_bytes) or ())]
     for index in range(max(1, len(parts)), max([max_cookies, *(int(mark[1]) for mark in marks if mark)])):
         stale = part_name(spec.name, index)
         if find(headers, stale.encode("ascii")) != []:

@@ -15,7 +15,10 @@ _QUOTED = re.compile(rb'"[^"]*"')
 
 def vary_by_cookie(headers: RawHeaders) -> None:
     """Add `Cookie` to `Vary`, unless it is there or everything is."""
-    said = [header for header in headers if len(header[0]) == 4 and header[0].lower() == b"vary"]
+    said = [(name, value) for name, value in headers if len(name) == 4 and name.lower() == b"vary"]
+    if not said:
+        headers.append((b"vary", b"Cookie"))
+        return
     fields = [field.strip() for _, value in said for field in value.lower().split(b",")]
     if b"cookie" in fields or b"*" in fields:
         return
