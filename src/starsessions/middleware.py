@@ -18,7 +18,6 @@ from starsessions.backends.cookie import CookieBackend
 from starsessions.backends.legacy import lift
 from starsessions.core.carrier import MIN_ROOM, cookies_for, room_for, split
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, SameSite
-from starsessions.core.decision import LEAVE
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.headers import RawHeaders, forbid_storing, vary_by_cookie
 from starsessions.core.record import DEFAULT_MAX_AGE, Policy, WhyNew, cookie_max_age
@@ -132,7 +131,7 @@ class SessionMiddleware:
             anonymous_if_unavailable=on_unavailable == "anonymous",
             on_event=on_event,
         )
-        self._eager = autoload and self.setting.lazy is None
+        self._eager = autoload and self.setting.look is None
         self._key = scope_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -190,12 +189,10 @@ class SessionMiddleware:
             return send(message)
         session._phase = SAVING
         plan = None if replaced else session._plan()
-        if plan is None or plan[0] is not LEAVE or session._cookie is not NOTHING_TO_SAY:
+        if plan is None or not session._commit_now(plan):
             return self._start_saving(plan, session, scope, message, send)
         session._phase = CLOSED
-        headers = list(message.get("headers", ()))
-        vary_by_cookie(headers)
-        return send({**message, "headers": headers})
+        return send(self._with_session(message, session, scope))
 
     async def _start_saving(
         self, plan: Plan | None, session: Session, scope: Scope, message: Message, send: Send
@@ -214,13 +211,12 @@ class SessionMiddleware:
         """
         headers = list(message.get("headers", ()))
         vary_by_cookie(headers)
-        cookies = self._cookies(session, scope)
-        if cookies:
-            headers += cookies
+        if session._cookie is not NOTHING_TO_SAY:
             if forbid_storing(headers):
                 _log.warning(
                     "A response that sets the session cookie said Cache-Control: public; it now says no-store."
                 )
+            headers += self._cookies(session, scope)
         return {**message, "headers": headers}
 
     async def _adopt(self, session: Session, scope: Scope) -> None:

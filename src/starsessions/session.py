@@ -97,7 +97,7 @@ class Session(KeptDict):
     def mark_accessed(self) -> None:
         """Starlette calls this when a handler reads `request.session`."""
         self.accessed = True
-        if not self._ready and (self._loaded or self._setting.lazy is not None):
+        if not self._ready and (self._loaded or self._setting.look is not None):
             self._before_read()
 
     def mark_modified(self) -> None:

@@ -147,14 +147,16 @@ def _is_plain(data: Any, scalars: frozenset[type], keys: frozenset[type], depth:
     A subclass (an IntEnum, an OrderedDict) is not plain, though it encodes and compares like its parent: it would come
     back as something else.
     """
-    if depth == 0:
-        return False
     values: Any = data
-    if isinstance(data, dict):
+    if type(data) is not list:
         # dict's own methods: `data` may be the session itself, which asks before it is looked at.
         if not keys.issuperset(map(type, dict.keys(data))):
             return False
         values = dict.values(data)
+    if depth == 0:
+        return False
+    if scalars.issuperset(map(type, values)):
+        return True  # in C: most lists and dicts have no others inside
     for value in values:
         kind = type(value)
         if kind in scalars:
