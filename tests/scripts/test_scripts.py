@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TOOLS = ("bash", "cat", "dirname", "mkdir", "rm", "sed", "sha256sum")
 
-PYTHON = """#!/bin/bash
+PYTHON = """#!/usr/bin/env bash
 if [[ $1 == -m && $2 == venv ]]; then
     mkdir -p "$3/bin" && cat "$0" >"$3/bin/python" && chmod +x "$3/bin/python"
 elif [[ $1 == -m && $2 == pip ]]; then
