@@ -160,7 +160,7 @@ OPEN, SAVING, CLOSED = Phase.OPEN, Phase.SAVING, Phase.CLOSED  # names that the 
 
 
 NOTHING_TO_SAY, _SET = Cookie.LEAVE, Cookie.SET
-_NO_ACTION, _DELETE, _ROTATE = Action.NOTHING, Action.DELETE, Action.ROTATE
+_NO_ACTION, _DROP, _DELETE, _ROTATE = Action.NOTHING, Action.DROP, Action.DELETE, Action.ROTATE
 
 
 Plan = tuple[Decision, Any]
@@ -384,6 +384,7 @@ class KeptDict(AskingDict):
         decision = decide(
             live=found is not None,
             ended=self._ended,
+            late=self.why_new is WhyNew.JUST_ROTATED,
             empty=empty and not by_hand,
             emptied=empty and differs and not by_hand,
             rotate=rotate,
@@ -445,6 +446,9 @@ class KeptDict(AskingDict):
         if action is _NO_ACTION:
             if cookie is not NOTHING_TO_SAY:
                 self._cookie = cookie
+            return True
+        if action is _DROP:
+            self._end_quietly()
             return True
         seal = self._setting.seal
         if seal is None or action is _DELETE:
@@ -552,26 +556,25 @@ class KeptDict(AskingDict):
             result = change(data)
             if iscoroutine(result):
                 result.close()
-                raise TypeError(
-                    "update_atomically() takes a plain function: it may run several times, and must not wait."
-                )
+                raise TypeError("update_atomically() takes a plain function: it may run several times.")
             self._become(data)
             self.modified = True
             plan = self._plan()
-            if self._commit_now(plan):
-                return result
             try:
-                await self._carry_out(plan)
-                return result
+                if not self._commit_now(plan):
+                    await self._carry_out(plan)
             except Conflict as conflict:
-                if conflict.current is None or not self._lives(conflict.current):
-                    self._end_quietly()
-                    raise SessionGone("The session was ended since it was loaded, so nothing was saved.") from None
-                self._found = conflict.current
+                if conflict.current is not None and self._lives(conflict.current):
+                    self._found = conflict.current
+                    continue
+                self._end_quietly()
+            if self._gone:
+                raise SessionGone("The session was ended since it was loaded, so nothing was saved.")
+            return result
         raise SessionError(_CONTENDED)
 
     def _end_quietly(self) -> None:
-        """The session was ended by somebody else: gone means gone, and their response told the browser so."""
+        """The session was ended, or rotated, by somebody else, whose response told the browser what there is now."""
         self._forget()
         self._gone = True
         self._cookie = Cookie.LEAVE

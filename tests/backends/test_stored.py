@@ -10,7 +10,7 @@ from starsessions import Session, WhyNew
 from starsessions.backends.base import Conflict, Found
 from starsessions.backends.memory import MemoryStore
 from starsessions.backends.store import Refused
-from starsessions.backends.stored import MAX_HOPS, Moved, Place, StoredBackend, key_for, within
+from starsessions.backends.stored import MAX_HOPS, MOMENT, Moved, Place, StoredBackend, key_for, within
 from starsessions.core.record import Record
 from starsessions.exceptions import BackendUnavailable
 from tests.site import Browser, Clock, Site
@@ -75,7 +75,9 @@ async def test_a_record_that_was_copied_onto_another_key_is_no_session(backend: 
 async def test_an_old_id_is_known_as_rotated_for_as_long_as_it_would_have_lived(backend: StoredBackend) -> None:
     found = await begin(backend)
     await backend.rotate(found, record(), "second", END, NOW)
-    assert await backend.fetch("first", NOW) is WhyNew.ROTATED
+    assert await backend.fetch("first", NOW + MOMENT - 1) is WhyNew.JUST_ROTATED
+    assert await backend.fetch("first", NOW + MOMENT) is WhyNew.ROTATED
+    assert await backend.fetch("first", END - 1) is WhyNew.ROTATED
     assert await backend.fetch("first", END) is WhyNew.UNKNOWN
 
 
@@ -83,11 +85,11 @@ async def test_within_its_grace_an_old_id_leads_to_the_new_session_and_not_a_sec
     backend: StoredBackend,
 ) -> None:
     found = await begin(backend)
-    await backend.rotate(found, record(b"\x81\xa1a\x01"), "second", END, NOW, NOW + 10)
-    alias = await backend.fetch("first", NOW + 9)
+    await backend.rotate(found, record(b"\x81\xa1a\x01"), "second", END, NOW, NOW + 60)
+    alias = await backend.fetch("first", NOW + 59)
     assert isinstance(alias, Found)
     assert (alias.token, alias.is_alias, alias.record.payload) == ("first", True, b"\x81\xa1a\x01")
-    assert await backend.fetch("first", NOW + 10) is WhyNew.ROTATED
+    assert await backend.fetch("first", NOW + 60) is WhyNew.ROTATED
 
 
 async def test_a_write_through_an_old_id_reaches_the_new_session(backend: StoredBackend) -> None:
@@ -173,7 +175,7 @@ async def test_a_conditional_delete_is_told_what_there_is_now(backend: StoredBac
 
 async def test_a_circle_of_pointers_comes_to_an_end(backend: StoredBackend) -> None:
     for here, there in (("one", "two"), ("two", "one")):
-        pointer = key_for(here)[:8].encode() + msgspec.msgpack.encode(Moved(key_for(there), END))
+        pointer = key_for(here)[:8].encode() + msgspec.msgpack.encode(Moved(key_for(there), NOW, END))
         await backend.store.put(key_for(here), pointer, END, None, NOW)
     assert await backend.fetch("one", NOW) is WhyNew.UNDECODABLE
     assert MAX_HOPS == 16

@@ -288,6 +288,7 @@ def test_the_reasons_are_the_words_that_the_readme_promises() -> None:
         "bad signature",
         "unknown",
         "rotated away",
+        "rotated a moment ago",
         "expired",
         "over the absolute limit",
         "undecodable",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from starsessions import ImproperlyConfigured, Session, SessionBackend, WhyNew
+from starsessions import ImproperlyConfigured, Session, SessionBackend, SessionGone, WhyNew
 from tests.conftest import BACKENDS
 from tests.site import Browser, Clock, Site
 
@@ -65,7 +65,44 @@ async def test_nobody_gets_a_grace_who_does_not_ask_for_it(
     await site.visit(put(user="ann"))
     old = Browser(dict(site.browser.cookies))
     await site.visit(Session.regenerate_id)
-    assert (await site.visit(why, old)).result is WhyNew.ROTATED
+    assert (await site.visit(why, old)).result is WhyNew.JUST_ROTATED
+
+
+async def sign_in(session: Session) -> None:
+    await session.regenerate_id()
+    session["user"] = "ann"
+
+
+async def test_a_request_that_comes_a_moment_too_late_does_not_sign_the_person_out(
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
+) -> None:
+    """The page sent it with the id from before the sign in. What it puts in belongs to nobody."""
+    site = site_of(backend=store_backend)
+    await site.visit(put(seen=1))
+    late = Browser(dict(site.browser.cookies))
+    await site.visit(sign_in)
+    clock.advance(29)
+    reply = await site.visit(lambda session: session.setdefault("visits", []).append(1), late)
+    assert reply.set_cookies == []
+    assert await site.data() == {"seen": 1, "user": "ann"}
+    for save in (Session.persist, lambda session: session.update_atomically(lambda data: data.update(n=1))):
+        with pytest.raises(SessionGone):
+            await site.visit(save, late)
+
+
+async def test_whoever_missed_the_new_id_can_begin_anew(
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=store_backend)
+    await site.visit(put(seen=1))
+    lost = Browser(dict(site.browser.cookies))
+    await site.visit(sign_in)
+    at_once = Browser(dict(lost.cookies))
+    await site.visit(sign_in, at_once)
+    assert await site.data(at_once) == {"user": "ann"}
+    clock.advance(30)
+    await site.visit(put(visits=1), lost)
+    assert await site.data(lost) == {"visits": 1}
 
 
 async def test_a_logout_with_the_old_id_ends_the_new_session(

@@ -27,6 +27,9 @@ from starsessions.exceptions import BackendUnavailable, SessionError
 MAX_HOPS = 16
 """Pointers that are followed. More rotations than that within one grace is a loop, or an attack."""
 
+MOMENT = 30
+"""Seconds after a rotation in which an old id is no surprise: its requests were on their way."""
+
 MAX_TRIES = 100
 """How often a logout looks at what others have made of the session, before it ends whatever stands there."""
 
@@ -42,6 +45,8 @@ class Moved(Struct, frozen=True):
     """
 
     to: str
+    at: int
+    """When that was."""
     until: int
     """The instant until which the old id may be used; 0: it may not."""
 
@@ -108,7 +113,7 @@ class StoredBackend(Backend):
             raise SessionError("generate_id() gave an id that is in use.") from None
         new_key = renewed.version.key
         try:
-            pointer = self._value(place.key, Moved(new_key, usable_until))
+            pointer = self._value(place.key, Moved(new_key, now, usable_until))
             await self.store.put(place.key, pointer, max(ends_at, usable_until), place.version, now)
         except Refused as refused:
             await self.store.delete(new_key, None, now)
@@ -167,7 +172,7 @@ class StoredBackend(Backend):
         """What a pointer leads to, for somebody who brings the old id."""
         for _ in range(MAX_HOPS):
             if now >= moved.until:
-                return WhyNew.ROTATED
+                return WhyNew.ROTATED if now >= moved.at + MOMENT else WhyNew.JUST_ROTATED
             read = self._read(token, moved.to, await self.store.get(moved.to, now), is_alias=True)
             if not isinstance(read, Moved):
                 return read

@@ -29,6 +29,7 @@ class WhyNew(StrEnum):
     BAD_SIGNATURE = "bad signature"
     UNKNOWN = "unknown"
     ROTATED = "rotated away"
+    JUST_ROTATED = "rotated a moment ago"
     EXPIRED = "expired"
     OVER_ABSOLUTE = "over the absolute limit"
     UNDECODABLE = "undecodable"
