@@ -31,7 +31,7 @@ from starsessions.core.record import (
     touch_due,
     why_over,
 )
-from starsessions.core.serializer import Msgpack, differs_for_sure, matcher
+from starsessions.core.serializer import Msgpack, differs_for_sure, dumper_again, matcher
 from starsessions.events import Event, OnEvent, RotatedIdUsed, handle_for
 from starsessions.exceptions import (
     BackendUnavailable,
@@ -74,6 +74,8 @@ class Setting:
     """Makes the token, if that is all that is to be done to keep a session."""
     loads: Callable[[Any], dict[str, Any]]
     dumps: Callable[[dict[str, Any]], Any]
+    dumps_again: Callable[[dict[str, Any], Any], Any]
+    """`dumps`, for data whose lists and dicts are as this payload was decoded."""
     tokens_in: Callable[[Headers], list[str] | WhyNew]
     matches: Callable[[Any, dict[str, Any]], bool]
     """Whether data is, for certain and cheaply, what a payload holds."""
@@ -112,6 +114,7 @@ def setting_for(
         seal=backend.seal if isinstance(backend, Sealing) else None,
         loads=serializer.loads,
         dumps=serializer.dumps,
+        dumps_again=dumper_again(serializer),
         matches=matcher(serializer),
         on_conflict=on_conflict,
         on_event=on_event,
@@ -371,7 +374,7 @@ class KeptDict(AskingDict):
         if found is not None:
             record = found.record
             if self.modified or by_hand or (self._handed_out and not setting.matches(record.payload, self)):
-                payload = setting.dumps(self)
+                payload = setting.dumps(self) if self._handed_out else setting.dumps_again(self, record.payload)
                 differs = payload != record.payload and self._differs(record, payload)
             expires = self._expiry is not None and self._expiry != expiry_of(record)
             if setting.keeps_going:
