@@ -26,7 +26,7 @@ apt_install_without_starting() (
     ((EUID == 0)) || as_root=(sudo -n)
     command -v apt-get >/dev/null || exit 1
     if [[ ! -e $policy ]]; then
-        trap '"${as_root[@]}" rm -f "$policy"' EXIT
+        trap '"${as_root[@]}" rm -f "$policy" 2>/dev/null' EXIT
         printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" install -m 755 /dev/stdin "$policy" 2>/dev/null || exit 1
     fi
     apt_install "$@"

@@ -6,24 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from starsessions import Session, SessionBackend, SessionMiddleware
+from starsessions.testing import Clock  # noqa: F401 - tests take it from here
 
 Act = Callable[[Session], Any]
 Headers = list[tuple[bytes, bytes]]
 
 KEY = "0123456789abcdefghijklmnopqrstuvwxyzABCDEF"
-
-
-class Clock:
-    """A clock that stands still until a test moves it."""
-
-    def __init__(self, now: float = 1_800_000_000) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
 
 
 class DictBackend(SessionBackend):

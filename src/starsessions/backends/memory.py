@@ -68,18 +68,20 @@ class MemoryStore:
         with self._lock:
             if expect is not None:
                 self._check(key, expect, now)
-            return self._drop(key)
+            lived = self.peek(key, now) is not None
+            self._drop(key)
+            return lived
 
     def _check(self, key: str, expect: Version | None, now: int) -> None:
         current = self.peek(key, now)
         if (None if current is None else current.version) != expect:
             raise Refused(current)
 
-    def _drop(self, key: str) -> bool:
+    def _drop(self, key: str) -> None:
         """Forget an entry; the last key takes its place on the sweep's way."""
         stored = self._entries.pop(key, None)
         if stored is None:
-            return False
+            return
         place = _HEAD.unpack_from(stored)[2]
         last = self._keys.pop()
         if last != key:
@@ -87,10 +89,9 @@ class MemoryStore:
             moved = self._entries[last]
             expires_at, version, _ = _HEAD.unpack_from(moved)
             self._entries[last] = _HEAD.pack(expires_at, version, place) + moved[_HEAD.size :]
-        return True
 
     def _sweep_two(self, now: int) -> None:
-        for _ in range(2):
+        for _ in range(min(2, len(self._keys))):
             if self._next >= len(self._keys):
                 self._next = 0
             key = self._keys[self._next]

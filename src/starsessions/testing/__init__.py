@@ -1,0 +1,12 @@
+"""For tests: a clock that is moved by hand, and the proof that a store or a backend keeps what it promises.
+
+clock.py      `Clock`
+rules.py      `STORE`: the contract of a store as rules, each a coroutine with its sentence
+suite.py      `StoreSuite`: the rules as pytest tests, for the author of a store
+"""
+
+from starsessions.testing.clock import Clock
+from starsessions.testing.contract import Contract
+from starsessions.testing.place import OpenStore, StorePlace
+
+__all__ = ["Clock", "Contract", "OpenStore", "StorePlace"]

@@ -1,0 +1,33 @@
+"""Our store in memory keeps the contract, on both event loops; and so does one that is its only connection."""
+
+from collections import defaultdict
+from typing import ClassVar
+
+import pytest
+
+from starsessions.backends.memory import MemoryStore
+from starsessions.testing import OpenStore
+from starsessions.testing.suite import StoreSuite
+
+
+class TestMemoryStore(StoreSuite):
+    event_loops = ("asyncio", "trio")
+    declines: ClassVar = {
+        "durable": "the memory of a process ends with it",
+        "sweeps": "each put drops two entries that are over",
+    }
+
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        places: dict[str, MemoryStore] = defaultdict(MemoryStore)
+        return places.__getitem__
+
+
+class TestMemoryOfAConnection(StoreSuite):
+    """A store that cannot be opened twice, and is told so by its suite."""
+
+    declines: ClassVar = TestMemoryStore.declines | {"several_connections": "each connection has a memory of its own"}
+
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        return lambda name: MemoryStore()
