@@ -19,6 +19,19 @@ apt_install() {
     "${as_root[@]}" update && "${as_root[@]}" install --yes --no-install-recommends "$@" >/dev/null
 }
 
+# The same for packages that bring a service: Debian would start it at once, but we need the program only. (An answer of
+# 101 from policy-rc.d is "no"; a machine that has this file already has decided for itself.)
+apt_install_without_starting() (
+    policy=/usr/sbin/policy-rc.d as_root=()
+    ((EUID == 0)) || as_root=(sudo -n)
+    command -v apt-get >/dev/null || exit 1
+    if [[ ! -e $policy ]]; then
+        trap '"${as_root[@]}" rm -f "$policy" 2>/dev/null' EXIT
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" install -m 755 /dev/stdin "$policy" 2>/dev/null || exit 1
+    fi
+    apt_install "$@"
+)
+
 # usable 3.13 PATH-OF-PYTHON: is it a released Python of this version that can make environments?
 usable() {
     "$2" - "$1" <<'PYTHON' 2>/dev/null
@@ -57,7 +70,7 @@ need_pythons() {
     fi
 }
 
-# make_venv DIRECTORY "VERSION PATH" CONSTRAINTS GROUP: an environment with the package, the extra `encrypted` and the
+# make_venv DIRECTORY "VERSION PATH" CONSTRAINTS GROUP: an environment with the package, all its extras and the
 # dependency group. One that was made from the same inputs is kept as it is.
 make_venv() {
     local directory=$1 version=${2%% *} python=${2#* } constraints=$3 group=$4 stamp
@@ -70,6 +83,6 @@ make_venv() {
     "$python" -m venv "$directory"
     local pip=("$directory/bin/python" -m pip -qq --disable-pip-version-check install --constraint "$constraints")
     "${pip[@]}" pip # the pip that comes with Python 3.11 knows no groups
-    (cd "$root" && "${pip[@]}" --build-constraint "$constraints" --group "$group" --editable ".[encrypted]")
+    (cd "$root" && "${pip[@]}" --build-constraint "$constraints" --group "$group" --editable ".[encrypted,redis,sqlalchemy]")
     echo "$stamp" >"$directory/stamp"
 }

@@ -6,12 +6,17 @@ from typing import Any
 import pytest
 
 from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend, SessionBackend
+from starsessions.backends.memory import MemoryStore
+from starsessions.backends.stored import StoredBackend
 from tests.site import KEY, Clock, DictBackend, Site
+
+pytest_plugins = ["tests.servers.fixtures"]
 
 BACKENDS: dict[str, Callable[[Clock], SessionBackend]] = {
     "signed": lambda clock: CookieBackend(KEY, clock=clock),
     "encrypted": lambda clock: EncryptedCookieBackend(KEY, clock=clock),
     "memory": lambda clock: InMemoryBackend(clock=clock),
+    "stored": lambda clock: StoredBackend(MemoryStore(), clock=clock),
     "custom": lambda clock: DictBackend(),
 }
 
@@ -32,9 +37,15 @@ def backend(request: pytest.FixtureRequest, clock: Clock) -> SessionBackend:
     return BACKENDS[request.param](clock)
 
 
-@pytest.fixture(params=["memory", "custom"])
+@pytest.fixture(params=["memory", "stored", "custom"])
 def server_backend(request: pytest.FixtureRequest, clock: Clock) -> SessionBackend:
     """The kinds of backend that can end a session for good."""
+    return BACKENDS[request.param](clock)
+
+
+@pytest.fixture(params=["memory", "stored"])
+def store_backend(request: pytest.FixtureRequest, clock: Clock) -> SessionBackend:
+    """The kinds of backend that can also keep an old id usable for a while."""
     return BACKENDS[request.param](clock)
 
 

@@ -1,16 +1,18 @@
 """A shop with one page, to watch a session at work.
 
 Whoever comes may fill a cart, sign in under any name, see the visits being counted, and sign out.
-Everything that the shop knows about them is in ``request.session``; there is no database.
+Everything that the shop knows about them is in ``request.session``.
 
     python -m uvicorn app:app --app-dir examples/demo
 
 The environment decides how the session is kept. Every variable may be missing:
 
 ====================  ======================  ================================================================
-``DEMO_BACKEND``      memory (the default)    the browser holds an id, the server the data
+``DEMO_BACKEND``      sqlite (the default)    the browser holds an id, a file the data; it survives a restart
+                      memory                  the browser holds an id, the process the data
                       cookie                  the browser holds the data, signed
                       encrypted               the browser holds the data, sealed
+                      the URL of a store      redis://…, postgresql+asyncpg://…, mysql+asyncmy://…, and so on
 ``DEMO_SECRET``       made up at every start  the key that the cookies are signed or sealed with
 ``DEMO_COOKIE``       session                 the cookie's name; try ``__Host-session``
 ``DEMO_HTTPS_ONLY``   follows the request     1 or 0: the cookie is always or never ``Secure``
@@ -20,7 +22,8 @@ The environment decides how the session is kept. Every variable may be missing:
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,8 +37,11 @@ from pydantic import StringConstraints
 from starlette.requests import HTTPConnection
 
 from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend, Session, SessionMiddleware
+from starsessions.backends.redis import RedisBackend
+from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 
 HERE = Path(__file__).parent
+FILE = HERE.parents[1] / ".cache" / "demo-sessions.db"
 REMEMBER_FOR = timedelta(days=30)
 
 
@@ -59,14 +65,34 @@ SHELF = {
 # would not understand each other's cookies. A real application reads its key from where it keeps its secrets.
 SECRET = os.environ.get("DEMO_SECRET") or secrets.token_urlsafe(32)
 
+
+def sqlite() -> SQLAlchemyBackend:
+    FILE.parent.mkdir(exist_ok=True)
+    return SQLAlchemyBackend(f"sqlite+aiosqlite:///{FILE}", sweep_every=600)
+
+
 BACKENDS: dict[str, Callable[[], Any]] = {
+    "sqlite": sqlite,
     "memory": InMemoryBackend,
     "cookie": lambda: CookieBackend(SECRET),
     "encrypted": lambda: EncryptedCookieBackend(SECRET),
 }
-BACKEND = os.environ.get("DEMO_BACKEND") or "memory"
-if BACKEND not in BACKENDS:
-    raise ValueError(f"DEMO_BACKEND is {BACKEND!r}; choose one of {', '.join(BACKENDS)}")
+
+
+def backend_for(choice: str) -> Any:
+    """A backend by its name in `BACKENDS`, or a store by its URL."""
+    if choice in BACKENDS:
+        return BACKENDS[choice]()
+    if choice.startswith(("redis://", "rediss://", "unix://")):
+        return RedisBackend(choice)
+    if "://" in choice:
+        return SQLAlchemyBackend(choice, sweep_every=600)
+    raise ValueError(f"DEMO_BACKEND is {choice!r}; choose one of {', '.join(BACKENDS)}, or give a store's URL")
+
+
+CHOICE = os.environ.get("DEMO_BACKEND") or "sqlite"
+backend = backend_for(CHOICE)
+BACKEND = CHOICE.partition("://")[0]  # for the page, which must not show a password
 
 COOKIE = os.environ.get("DEMO_COOKIE") or "session"
 
@@ -81,11 +107,20 @@ def flag(name: str) -> bool | None:
 
 # --- the application -------------------------------------------------------------------------------------------------
 
-app = FastAPI(title="The corner shop")
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    # An application with migrations has its table from them; ours makes it when it starts.
+    if isinstance(backend, SQLAlchemyBackend):
+        await backend.create_table()
+    yield
+
+
+app = FastAPI(title="The corner shop", lifespan=lifespan)
 app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
 app.add_middleware(
     SessionMiddleware,
-    backend=BACKENDS[BACKEND](),
+    backend=backend,
     session_cookie=COOKIE,
     https_only=flag("DEMO_HTTPS_ONLY"),
     partitioned=flag("DEMO_PARTITIONED") or False,

@@ -7,6 +7,7 @@
     ├── SessionTooLarge   (ValueError)  the cookie would be over what a browser keeps
     ├── ResponseStarted   (RuntimeError)  too late: the headers have left
     ├── SessionGone                     `persist()` of a session that was ended meanwhile
+    ├── SessionConflict                 two requests changed one key, and `on_conflict="raise"` was asked for
     └── BackendUnavailable              the store fails, or does not answer in time: a 503
 
 What a stranger can send is never an exception: a cookie that is missing, forged, malformed or
@@ -94,6 +95,16 @@ class SessionGone(SessionError):
     """`persist()` found that the session was ended by somebody else since it was loaded: nothing was written.
 
     >>> issubclass(SessionGone, SessionError)
+    True
+    """
+
+
+class SessionConflict(SessionError):
+    """Another request has changed the same key since this one loaded the session, and `on_conflict="raise"` is set.
+
+    Nothing was written.
+
+    >>> issubclass(SessionConflict, SessionError)
     True
     """
 

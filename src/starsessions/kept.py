@@ -4,16 +4,19 @@ Finding: the headers, then the backend, then the deadlines. Saving: `_plan` deci
 does it, and `_commit` does both again when another request was faster.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from inspect import iscoroutine
+from typing import Any, Literal, TypeVar
 
+import anyio
 from anyio import Lock
 
-from starsessions.backends.base import Backend, Clock, Conflict, Found, Peeking
+from starsessions.backends.base import Backend, Clock, Conflict, Found, Peeking, Sealing
 from starsessions.core import changes
-from starsessions.core.carrier import tokens_in
+from starsessions.core.carrier import tokens_of
 from starsessions.core.cookies import CookieSpec
 from starsessions.core.decision import LEAVE, Action, Cookie, Decision, decide
 from starsessions.core.record import (
@@ -24,20 +27,37 @@ from starsessions.core.record import (
     cookie_max_age,
     deadline,
     expiry_of,
+    rotation_due,
     touch_due,
     why_over,
 )
 from starsessions.core.serializer import Msgpack, differs_for_sure, matcher
+from starsessions.events import Event, OnEvent, RotatedIdUsed, handle_for
 from starsessions.exceptions import (
+    BackendUnavailable,
     ResponseStarted,
+    SessionConflict,
     SessionError,
+    SessionGone,
     SessionNotLoaded,
     UnsupportedValue,
 )
 from starsessions.mapping import AskingDict
 
+_log = logging.getLogger("starsessions")
+
 MAX_ATTEMPTS = 1000
 """Writes that may lose against other requests before we give up. Each loss is somebody else's success."""
+
+_CONTENDED = "The session was changed by others so often while it was being saved that we gave up."
+
+T = TypeVar("T")
+
+OnConflict = Literal["merge", "raise"] | Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], dict[str, Any]]
+"""What happens when two requests have changed the same key: see `SessionMiddleware`."""
+
+
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +68,77 @@ class Setting:
     policy: Policy
     cookie: CookieSpec
     clock: Clock
-    lazy: Peeking | None
-    """The backend, if the first access may load the session by itself: `autoload`, and no I/O to do."""
-    is_well_formed: Callable[[str], bool] | None
-    """Whether a token may be shown to the backend; None where a seal is all the form that it has."""
+    look: Callable[[Headers], Found | WhyNew] | None
+    """Finds the session in the headers, if the first access may do that by itself: `autoload`, and no I/O to do."""
+    seal: Callable[[Record], str] | None
+    """Makes the token, if that is all that is to be done to keep a session."""
+    loads: Callable[[Any], dict[str, Any]]
+    dumps: Callable[[dict[str, Any]], Any]
+    tokens_in: Callable[[Headers], list[str] | WhyNew]
     matches: Callable[[Any, dict[str, Any]], bool]
     """Whether data is, for certain and cheaply, what a payload holds."""
+    on_conflict: OnConflict
+    on_event: OnEvent | None
+    anonymous_if_unavailable: bool
+    """Whether a request goes on without its session when the store fails."""
+    keeps_going: bool
+    """Whether use alone can renew or rotate a session."""
     ours: bool
     """Whether the serializer is one of ours, whose payloads can be compared without decoding them."""
 
 
-def setting_for(backend: Backend, policy: Policy, cookie: CookieSpec, clock: Clock, autoload: bool) -> Setting:
-    lazy = backend if autoload and isinstance(backend, Peeking) else None
+def setting_for(
+    backend: Backend,
+    policy: Policy,
+    cookie: CookieSpec,
+    clock: Clock,
+    autoload: bool,
+    on_conflict: OnConflict = "merge",
+    anonymous_if_unavailable: bool = False,
+    on_event: OnEvent | None = None,
+) -> Setting:
     serializer = backend.serializer
+    # Whether a token may be shown to the backend; None where a seal is all the form that it has.
     is_well_formed = None if backend.holds_data else backend.is_well_formed
+    tokens_in = tokens_of(cookie, backend.max_cookies, is_well_formed)
+    peek = backend.peek if autoload and isinstance(backend, Peeking) else None
     return Setting(
-        backend, policy, cookie, clock, lazy, is_well_formed, matcher(serializer), isinstance(serializer, Msgpack)
+        backend=backend,
+        policy=policy,
+        cookie=cookie,
+        clock=clock,
+        tokens_in=tokens_in,
+        look=None if peek is None else looking(tokens_in, peek, policy, clock),
+        seal=backend.seal if isinstance(backend, Sealing) else None,
+        loads=serializer.loads,
+        dumps=serializer.dumps,
+        matches=matcher(serializer),
+        on_conflict=on_conflict,
+        on_event=on_event,
+        anonymous_if_unavailable=anonymous_if_unavailable,
+        keeps_going=policy.rolling or policy.rotate_every is not None,
+        ours=isinstance(serializer, Msgpack),
     )
+
+
+def looking(
+    tokens_in: Callable[[Headers], list[str] | WhyNew],
+    peek: Callable[[str, int], Found | WhyNew],
+    policy: Policy,
+    clock: Clock,
+) -> Callable[[Headers], Found | WhyNew]:
+    """How a session is found in a backend that has nothing to wait for."""
+
+    def look(headers: Headers) -> Found | WhyNew:
+        tokens = tokens_in(headers)
+        if not isinstance(tokens, list):
+            return tokens
+        now = int(clock())
+        if len(tokens) == 1:
+            return _judged(peek(tokens[0], now), policy, now)
+        return _the_only([_judged(peek(token, now), policy, now) for token in tokens])
+
+    return look
 
 
 class Phase(Enum):
@@ -74,6 +148,8 @@ class Phase(Enum):
     """The headers have not left: changes are saved when they do."""
     SAVING = auto()
     """Being saved; it stays like that if saving failed, of which somebody was told."""
+    FAILED = auto()
+    """Saving failed, and the application has answered something else."""
     CLOSED = auto()
     """The headers have left, and nothing saves by itself any more."""
     BY_HAND = auto()
@@ -83,7 +159,8 @@ class Phase(Enum):
 OPEN, SAVING, CLOSED = Phase.OPEN, Phase.SAVING, Phase.CLOSED  # names that the hot path need not look up twice
 
 
-NOTHING_TO_SAY, _SET, _NO_ACTION = Cookie.LEAVE, Cookie.SET, Action.NOTHING
+NOTHING_TO_SAY, _SET = Cookie.LEAVE, Cookie.SET
+_NO_ACTION, _DROP, _DELETE, _ROTATE = Action.NOTHING, Action.DROP, Action.DELETE, Action.ROTATE
 
 
 Plan = tuple[Decision, Any]
@@ -95,64 +172,74 @@ _SETTLED: Plan = (LEAVE, None)
 class KeptDict(AskingDict):
     """What `Session` is made of, and what the middleware works with."""
 
+    # What every request has: slots, set when it begins.
+
     accessed: bool
     modified: bool
-    why_new: WhyNew | None
-    """Why the request has no session that lives; None if it has one, or nobody has looked yet."""
 
     _cookie: Cookie
     """What the browser is still to be told."""
-    _ended: bool
-    """Whether this request has ended a session that lived."""
     _expiry: Expiry | None
     """What `set_expiry()` asked for and is not saved yet."""
     _found: Found | None
     """The live session that this one stands for, as it was last read or written."""
-    _given: str | None
-    """The id that the application gave."""
-    _gone: bool
-    """Whether somebody else has ended the session since it was loaded."""
-    _headers: Sequence[tuple[bytes, bytes]]
-    _late: bool
-    """Whether it was changed after the headers had left."""
+    _headers: Headers
     _loaded: bool
-    _lock: Lock | None
-    """Lets one `persist()` at a time through, from the first one on."""
     _next_id: str | None
     """The id that the session is to have from its next save on."""
     _phase: Phase
     _replaced: Found | None
     """What stood in the place of `_found` before it was saved."""
+    _root_path: str
+    """The application's, when the request came in."""
     _setting: Setting
 
     __slots__ = (
+        "__dict__",
         "__weakref__",
         "_cookie",
-        "_ended",
         "_expiry",
         "_found",
-        "_given",
-        "_gone",
         "_headers",
-        "_late",
         "_loaded",
-        "_lock",
         "_next_id",
         "_phase",
         "_replaced",
+        "_root_path",
         "_setting",
         "accessed",
         "modified",
-        "why_new",
     )
 
-    def _begin(self, setting: Setting, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """A session that nobody has looked at yet. Once per request, so: slots, and as little as can be."""
+    # What few requests have: it costs the others nothing.
+
+    why_new: WhyNew | None = None
+    """Why the request has no session that lives; None if it has one, or nobody has looked yet."""
+
+    _ended: bool = False
+    """Whether this request has ended a session that lived."""
+    _events: Sequence[Event] = ()
+    """What the application is to hear of when the response is done."""
+    _given: str | None = None
+    """The id that the application gave."""
+    _given_up: bool = False
+    """Whether the last `persist()` was cancelled: who did that, or left, need not be told that nothing was saved."""
+    _gone: bool = False
+    """Whether somebody else has ended the session since it was loaded."""
+    _grace: int = 0
+    """For how many seconds the id that `_next_id` replaces stays usable."""
+    _lock: Lock | None = None
+    """Lets one task at a time save, from the first `persist()` on."""
+    _saved: anyio.Event | None = None
+    """Set when what the headers wait for is saved; made by the first task that waits for that, too."""
+
+    def _begin(self, setting: Setting, headers: Headers, root_path: str) -> None:
+        """A session that nobody has looked at yet. Once per request, so: as little as can be."""
         self._setting = setting
         self._headers = headers
-        self._ready = self._handed_out = self._loaded = self._ended = self._gone = self._late = False
-        self.accessed = self.modified = False
-        self._lock = self._found = self._replaced = self._given = self._next_id = self._expiry = self.why_new = None
+        self._root_path = root_path
+        self._ready = self._handed_out = self._loaded = self.accessed = self.modified = False
+        self._found = self._replaced = self._next_id = self._expiry = None
         self._phase = OPEN
         self._cookie = NOTHING_TO_SAY
 
@@ -160,14 +247,16 @@ class KeptDict(AskingDict):
 
     def _before_read(self) -> None:
         if not self._loaded:
-            if self._setting.lazy is None:
+            look = self._setting.look
+            if look is None:
                 raise SessionNotLoaded("Call `await session.load()` first, or pass autoload=True to the middleware.")
-            self._take(self._find_now(self._setting.lazy))
+            self._take(look(self._headers))
         self.accessed = self._ready = True
 
     def _before_change(self) -> None:
         if not self._ready:
             self._before_read()
+        self._check_known()
         if self._phase is not OPEN:
             self._check_reachable()
             if self._phase is not Phase.BY_HAND:
@@ -175,8 +264,15 @@ class KeptDict(AskingDict):
                     "The response has started and the session was saved. To change it from here on, save by hand: "
                     "call `await session.persist()` first, and again after each change."
                 )
-            self._late = True
+            self._handed_out = True  # so that it is looked at again when the application is done
         self.modified = True
+
+    def _check_known(self) -> None:
+        """Refuse to change a session that may well exist: what is there would be lost, and a logout would be none."""
+        if self.why_new is WhyNew.UNAVAILABLE:
+            raise BackendUnavailable(
+                "The session could not be loaded, since the store fails: it cannot be changed now."
+            )
 
     @property
     def _is_reachable(self) -> bool:
@@ -193,11 +289,13 @@ class KeptDict(AskingDict):
     def _take(self, found: Found | WhyNew) -> None:
         """Fill the dict with what was found, or note why nothing was."""
         self._loaded = True
-        if isinstance(found, WhyNew):
+        if not isinstance(found, Found):
             self.why_new = found
+            if found is WhyNew.ROTATED:
+                self._notice_rotated()
             return
         try:
-            data = self._setting.backend.serializer.loads(found.record.payload)
+            data = self._setting.loads(found.record.payload)
         except Exception:  # whatever an older release of the application has left there
             data = None
         if type(data) is not dict:
@@ -205,6 +303,13 @@ class KeptDict(AskingDict):
             return
         dict.update(self, data)
         self._found = found
+
+    def _notice_rotated(self) -> None:
+        _log.warning("An id was used that had been rotated away, and that is past its grace.")
+        setting = self._setting
+        if setting.on_event is not None:
+            tokens = setting.tokens_in(self._headers)
+            self._events = [RotatedIdUsed(handle_for(token)) for token in tokens]
 
     def _fill_with(self, data: Mapping[str, Any]) -> None:
         dict.clear(self)
@@ -220,6 +325,7 @@ class KeptDict(AskingDict):
     async def _replace_by(self, data: Mapping[str, Any]) -> None:
         """Take over a plain dict that the application has put in our place in the scope."""
         await self._load()
+        self._check_known()
         self._fill_with(data)
         self.modified = True
 
@@ -234,30 +340,23 @@ class KeptDict(AskingDict):
             self._before_read()
 
     async def _find(self) -> Found | WhyNew:
+        try:
+            return await self._look()
+        except BackendUnavailable as error:
+            if not self._setting.anonymous_if_unavailable:
+                raise
+            _log.warning("A request goes on without its session, since the store fails: %s", error)
+            return WhyNew.UNAVAILABLE
+
+    async def _look(self) -> Found | WhyNew:
         setting = self._setting
         now = int(setting.clock())
         if self._given is not None:
-            return self._judged(await setting.backend.fetch(self._given, now), now)
-        tokens = tokens_in(self._headers, setting.cookie, setting.backend.max_cookies, setting.is_well_formed)
-        if isinstance(tokens, WhyNew):
+            return _judged(await setting.backend.fetch(self._given, now), setting.policy, now)
+        tokens = setting.tokens_in(self._headers)
+        if not isinstance(tokens, list):
             return tokens
-        return _the_only([self._judged(await setting.backend.fetch(token, now), now) for token in tokens])
-
-    def _find_now(self, backend: Peeking) -> Found | WhyNew:
-        """`_find` in the headers, of a backend that has nothing to wait for."""
-        setting = self._setting
-        tokens = tokens_in(self._headers, setting.cookie, setting.backend.max_cookies, setting.is_well_formed)
-        if isinstance(tokens, WhyNew):
-            return tokens
-        now = int(setting.clock())
-        if len(tokens) == 1:
-            return self._judged(backend.peek(tokens[0], now), now)
-        return _the_only([self._judged(backend.peek(token, now), now) for token in tokens])
-
-    def _judged(self, found: Found | WhyNew, now: int) -> Found | WhyNew:
-        if isinstance(found, Found):
-            return why_over(found.record, self._setting.policy, now) or found
-        return found
+        return _the_only([_judged(await setting.backend.fetch(token, now), setting.policy, now) for token in tokens])
 
     # Saving
 
@@ -265,36 +364,40 @@ class KeptDict(AskingDict):
         """What has to be done: decided here, without waiting for anything, and done by `_carry_out`."""
         setting, found = self._setting, self._found
         if found is not None and not (
-            self.modified or self._handed_out or self._next_id or self._expiry or by_hand or setting.policy.rolling
+            self.modified or self._handed_out or self._next_id or self._expiry or by_hand or setting.keeps_going
         ):
             return _SETTLED  # nobody had the means to change anything
-        empty = not dict.__len__(self)
-        payload, differs, expires, due = None, False, False, False
+        payload, differs, expires, due, rotate = None, False, False, False, self._next_id is not None
         if found is not None:
             record = found.record
             if self.modified or by_hand or (self._handed_out and not setting.matches(record.payload, self)):
-                payload = setting.backend.serializer.dumps(self)
-                differs = self._differs(record, payload)
-            expires = self._expiry_differs(record)
-            due = setting.policy.rolling and touch_due(record, setting.policy, int(setting.clock()))
+                payload = setting.dumps(self)
+                differs = payload != record.payload and self._differs(record, payload)
+            expires = self._expiry is not None and self._expiry != expiry_of(record)
+            if setting.keeps_going:
+                now = int(setting.clock())
+                due = touch_due(record, setting.policy, now)
+                # Only while the browser can still be told, and not for somebody who brought the id from before.
+                sendable = self._phase is OPEN or self._phase is SAVING
+                rotate = rotate or (sendable and not found.is_alias and rotation_due(record, setting.policy, now))
+        empty = not dict.__len__(self)
         decision = decide(
             live=found is not None,
             ended=self._ended,
+            late=self.why_new is WhyNew.JUST_ROTATED,
             empty=empty and not by_hand,
             emptied=empty and differs and not by_hand,
-            rotate=self._next_id is not None,
+            rotate=rotate,
             changed=differs or expires or by_hand,
             due=due,
         )
         return decision, payload
 
     def _differs(self, record: Record, payload: Any) -> bool:
-        """Whether the data is another one than was found. Equal bytes say no at once; other bytes may only be order."""
-        if payload == record.payload:
-            return False
+        """Whether other bytes than were found are other data, and not only another order."""
         if self._setting.ours and differs_for_sure(payload, record.payload):
             return True
-        base = self._setting.backend.serializer.loads(record.payload)
+        base = self._setting.loads(record.payload)
         # In C first; what is equal there may still have turned 1 into True.
         return not (dict.__eq__(self, base) and changes.same_items(base, self._items()))
 
@@ -305,54 +408,99 @@ class KeptDict(AskingDict):
     async def _commit(self, plan: Plan | None = None, by_hand: bool = False) -> None:
         """Bring the backend in line with the dict, and note in `_cookie` what the browser must be told."""
         for _ in range(MAX_ATTEMPTS):
+            plan = plan or self._plan(by_hand)
+            if self._commit_now(plan):
+                return
             try:
-                await self._carry_out(plan or self._plan(by_hand))
+                await self._carry_out(plan)
                 return
             except Conflict as conflict:
-                current = conflict.current
-                if current is None or self._judged(current, int(self._setting.clock())) is not current:
+                if conflict.current is None or not self._lives(conflict.current):
                     self._end_quietly()
                     return
-                self._rebase(current)
+                self._rebase(conflict.current)
                 plan = None
-        raise SessionError(f"The session was changed by others {MAX_ATTEMPTS} times while it was being saved.")
+        raise SessionError(_CONTENDED)
 
-    async def _carry_out(self, plan: Plan) -> None:
+    def _turn(self) -> Lock:
+        """Lets one task of this request at a time save: two at once would store a new session twice."""
+        if self._lock is None:
+            self._lock = Lock()
+        return self._lock
+
+    async def _save_for_headers(self, plan: Plan | None = None) -> None:
+        """Save, after a task of this request that is at it, and before those that come while we are at it."""
+        try:
+            if self._lock is None:
+                await self._commit(plan)
+            else:
+                async with self._lock:
+                    await self._commit()
+        finally:
+            if self._saved is not None:
+                self._saved.set()
+
+    def _commit_now(self, plan: Plan) -> bool:
+        """`_commit`, where there is nothing to wait for: False, and nothing is done, where there is."""
         (action, cookie), payload = plan
         if action is _NO_ACTION:
             if cookie is not NOTHING_TO_SAY:
                 self._cookie = cookie
-            return
-        setting, found = self._setting, self._found
-        now = int(setting.clock())
-        if payload is None:
-            payload = setting.backend.serializer.dumps(self)
-        if found is None:
-            self._found = await self._create(Record(payload, now, now, *(self._expiry or ())), now)
-        elif action is Action.DELETE:
-            await setting.backend.delete(found, now, if_unchanged=True)
+            return True
+        if action is _DROP:
+            self._end_quietly()
+            return True
+        seal = self._setting.seal
+        if seal is None or action is _DELETE:
+            return False
+        record = self._renewed(payload, int(self._setting.clock()))
+        self._kept(Found(seal(record), record))
+        self._cookie = _SET  # another seal is another token
+        return True
+
+    async def _carry_out(self, plan: Plan) -> None:
+        (action, cookie), payload = plan
+        backend, policy, found = self._setting.backend, self._setting.policy, self._found
+        now = int(self._setting.clock())
+        if found is not None and action is _DELETE:
+            await backend.delete(found, now, if_unchanged=True)
             self._forget()
             self._cookie = cookie
             return
+        record = self._renewed(payload, now, rotated=action is _ROTATE)
+        ends_at = deadline(record, policy)
+        if found is None:
+            kept = await self._create(record, ends_at, now)
+        elif action is _ROTATE:
+            new_id, grace = self._next_id, self._grace
+            if new_id is None:  # it was due
+                new_id, grace = await backend.new_id(), policy.rotate_grace
+            kept = await backend.rotate(found, record, new_id, ends_at, now, now + grace if grace else 0)
         else:
-            old = found.record
-            lifetime, until, browser = self._expiry or (old.lifetime, old.until, old.browser)
-            record = Record(payload, old.began_at, now, lifetime, until, browser)
-            ends_at = deadline(record, setting.policy)
-            if self._next_id is None:
-                self._found = await setting.backend.replace(found, record, ends_at, now)
-            else:
-                self._found = await setting.backend.rotate(found, record, self._next_id, ends_at, now)
-            self._replaced = found
-        self._next_id = self._expiry = None
-        if cookie is _SET or found is None or self._moved(found, self._found, now):
+            kept = await backend.replace(found, record, ends_at, now)
+        self._kept(kept)
+        if cookie is _SET or found is None or self._moved(found, kept, now):
             self._cookie = _SET
 
-    async def _create(self, record: Record, now: int) -> Found:
-        setting = self._setting
+    def _renewed(self, payload: Any, now: int, rotated: bool = False) -> Record:
+        """The record to keep: it began when it began."""
+        if payload is None:
+            payload = self._setting.dumps(self)
+        if self._found is None:
+            return Record(payload, now, now, *(self._expiry or ()))
+        old = self._found.record
+        lifetime, until, browser = self._expiry or (old.lifetime, old.until, old.browser)
+        return Record(payload, old.began_at, now, lifetime, until, browser, now if rotated else old.rotated_at)
+
+    def _kept(self, found: Found) -> None:
+        self._replaced = self._found or self._replaced
+        self._found = found
+        self._next_id = self._expiry = None
+
+    async def _create(self, record: Record, ends_at: int, now: int) -> Found:
         session_id = self._next_id or self._given
         try:
-            return await setting.backend.create(record, session_id, deadline(record, setting.policy), now)
+            return await self._setting.backend.create(record, session_id, ends_at, now)
         except Conflict:
             if self._given is None or self._next_id is not None:
                 raise SessionError("generate_id() gave an id that is in use.") from None
@@ -363,22 +511,70 @@ class KeptDict(AskingDict):
         policy = self._setting.policy
         if new.token != old.token:
             return True
+        if new.is_alias:
+            return False  # the browser has been given another id since
         return cookie_max_age(new.record, policy, now) != cookie_max_age(old.record, policy, now)
+
+    def _lives(self, found: Found) -> bool:
+        return why_over(found.record, self._setting.policy, int(self._setting.clock())) is None
 
     def _rebase(self, current: Found) -> None:
         """Do to what is stored now what this request did to what it found."""
-        loads = self._setting.backend.serializer.loads
-        base = {} if self._found is None else loads(self._found.record.payload)
-        mine = self._items()
-        merged = changes.apply(changes.diff(base, mine), loads(current.record.payload))
-        dict.clear(self)
-        for key, value in merged.items():
-            # Our own object where it is equal: the handler may hold it, and go on changing it.
-            dict.__setitem__(self, key, mine[key] if key in mine and changes.same(mine[key], value) else value)
+        base, theirs, mine = self._stored(), self._setting.loads(current.record.payload), self._items()
+        ours = changes.diff(base, mine)
+        on_conflict = self._setting.on_conflict
+        if on_conflict == "merge" or not changes.clash(ours, changes.diff(base, theirs)):
+            merged = changes.apply(ours, theirs)
+        elif on_conflict == "raise":
+            raise SessionConflict("Another request has changed the same key of the session since it was loaded.")
+        else:
+            merged = on_conflict(base, theirs, self._copy_of(mine))
+        self._become(merged)
         self._found = current
 
+    def _stored(self) -> dict[str, Any]:
+        """The data as it was last read or written, in objects of its own."""
+        found = self._found
+        return {} if found is None else self._setting.loads(found.record.payload)
+
+    def _copy_of(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The same data, in objects of its own."""
+        return self._setting.loads(self._setting.dumps(data))
+
+    def _become(self, data: Mapping[str, Any]) -> None:
+        """Hold this data, in our own objects where they are equal: the handler may hold them, and change them on."""
+        mine = self._items()
+        dict.clear(self)
+        for key, value in data.items():
+            dict.__setitem__(self, key, mine[key] if key in mine and changes.same(mine[key], value) else value)
+
+    async def _change_atomically(self, change: Callable[[dict[str, Any]], T]) -> T:
+        """Run `change` on what is stored now, and again, until nobody else was faster."""
+        pending = changes.diff(self._stored(), self._items())  # what this request did before is saved with it
+        for _ in range(MAX_ATTEMPTS):
+            data = self._copy_of(changes.apply(pending, self._stored()))
+            result = change(data)
+            if iscoroutine(result):
+                result.close()
+                raise TypeError("update_atomically() takes a plain function: it may run several times.")
+            self._become(data)
+            self.modified = True
+            plan = self._plan()
+            try:
+                if not self._commit_now(plan):
+                    await self._carry_out(plan)
+            except Conflict as conflict:
+                if conflict.current is not None and self._lives(conflict.current):
+                    self._found = conflict.current
+                    continue
+                self._end_quietly()
+            if self._gone:
+                raise SessionGone("The session was ended since it was loaded, so nothing was saved.")
+            return result
+        raise SessionError(_CONTENDED)
+
     def _end_quietly(self) -> None:
-        """The session was ended by somebody else: gone means gone, and their response told the browser so."""
+        """The session was ended, or rotated, by somebody else, whose response told the browser what there is now."""
         self._forget()
         self._gone = True
         self._cookie = Cookie.LEAVE
@@ -388,14 +584,9 @@ class KeptDict(AskingDict):
         found, setting = self._found, self._setting
         if found is None:
             return dict.__len__(self) > 0
-        if self._expiry_differs(found.record):
+        if self._expiry is not None and self._expiry != expiry_of(found.record):
             return True
-        if setting.matches(found.record.payload, self):
-            return False
-        return self._differs(found.record, setting.backend.serializer.dumps(self))
-
-    def _expiry_differs(self, record: Record) -> bool:
-        return self._expiry is not None and self._expiry != expiry_of(record)
+        return not setting.matches(found.record.payload, self) and self._differs(found.record, setting.dumps(self))
 
     def _weights(self) -> list[tuple[str, int]]:
         """The heaviest keys, and about how many bytes each of them takes before it is sealed."""
@@ -408,6 +599,12 @@ def _weight(value: Any) -> int:
         return len(Msgpack().dumps({"": value}))
     except UnsupportedValue:  # another serializer, or a backend of the user's own, takes more types than ours
         return 0
+
+
+def _judged(found: Found | WhyNew, policy: Policy, now: int) -> Found | WhyNew:
+    if isinstance(found, Found):
+        return why_over(found.record, policy, now) or found
+    return found
 
 
 def _the_only(results: list[Found | WhyNew]) -> Found | WhyNew:

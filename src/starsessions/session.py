@@ -1,18 +1,21 @@
 """The session: what handlers see of it."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from anyio import Lock
+from anyio import Event, get_cancelled_exc_class
 
 from starsessions.backends.base import Found, SessionBackend
 from starsessions.backends.legacy import lift
 from starsessions.core.cookies import CookieSpec
 from starsessions.core.decision import Cookie
-from starsessions.core.durations import expiry
-from starsessions.exceptions import ResponseStarted, SessionGone
-from starsessions.kept import OPEN, KeptDict, Phase, setting_for
+from starsessions.core.durations import Duration, expiry, seconds
+from starsessions.exceptions import ImproperlyConfigured, ResponseStarted, SessionGone
+from starsessions.kept import OPEN, SAVING, KeptDict, Phase, setting_for
+
+T = TypeVar("T")
 
 
 class Session(KeptDict):
@@ -39,7 +42,7 @@ class Session(KeptDict):
         """A session to use by hand. An id that is given here is trusted; one from a browser never should be."""
         super().__init__()
         lifted = lift(backend)
-        self._begin(setting_for(lifted, lifted.policy, CookieSpec(), lifted.clock, autoload=False), ())
+        self._begin(setting_for(lifted, lifted.policy, CookieSpec(), lifted.clock, autoload=False), (), "")
         self._given = session_id
 
     # What it is
@@ -94,7 +97,7 @@ class Session(KeptDict):
     def mark_accessed(self) -> None:
         """Starlette calls this when a handler reads `request.session`."""
         self.accessed = True
-        if not self._ready and (self._loaded or self._setting.lazy is not None):
+        if not self._ready and (self._loaded or self._setting.look is not None):
             self._before_read()
 
     def mark_modified(self) -> None:
@@ -115,22 +118,58 @@ class Session(KeptDict):
         and each call saves. Raises `SessionGone` if the session was ended meanwhile, and `ResponseStarted` if a cookie
         would be needed that can no longer be sent.
         """
-        if not self._ready:
-            self._before_read()
-        if self._phase is not OPEN:
-            self._check_reachable()
-            self._phase = Phase.BY_HAND
-        if self._lock is None:
-            self._lock = Lock()
-        async with self._lock:  # two at once would store a new session twice
+        async with self._saving_by_hand():
             await self._commit(by_hand=True)
         if self._gone or self._found is None:
             raise SessionGone("The session was ended since it was loaded, so nothing was saved.")
         return self._found.token
 
+    async def update_atomically(self, change: Callable[[dict[str, Any]], T]) -> T:
+        """Read, change and write as one step, also against other requests. Returns what `change` returns.
+
+        `change` is given the data as a plain dict and changes it in place. It runs on what is stored now, and again if
+        somebody else was faster, so it should do nothing else. What it did is saved at once, with what this request had
+        changed before. Raises like `persist()`; if `change` raises, nothing has happened.
+
+        >>> import asyncio
+        >>> from starsessions import InMemoryBackend
+        >>> def take_a_number(data):
+        ...     data["number"] = data.get("number", 0) + 1
+        ...     return data["number"]
+        >>> async def visit():
+        ...     session = Session(InMemoryBackend())
+        ...     await session.load()
+        ...     return await session.update_atomically(take_a_number), await session.update_atomically(take_a_number)
+        >>> asyncio.run(visit())
+        (1, 2)
+        """
+        await self._load()
+        async with self._saving_by_hand():
+            return await self._change_atomically(change)
+
+    @asynccontextmanager
+    async def _saving_by_hand(self) -> AsyncIterator[None]:
+        if not self._ready:
+            self._before_read()
+        self._check_known()
+        if self._phase is SAVING:
+            self._saved = self._saved or Event()
+            await self._saved.wait()
+        if self._phase is not OPEN:
+            self._check_reachable()
+            self._phase = Phase.BY_HAND
+        try:
+            async with self._turn():
+                yield
+        except get_cancelled_exc_class():
+            self._given_up = self._phase is Phase.BY_HAND
+            raise
+        self._given_up = False
+
     async def delete(self) -> None:
         """End the session for good: its data, its id, and the cookie. What is put in afterwards is a new session."""
         await self._load()
+        self._check_known()
         if self._phase is not OPEN and self._setting.backend.holds_data:
             self._check_reachable()
         found = self._found
@@ -150,11 +189,20 @@ class Session(KeptDict):
         self._next_id = await self._setting.backend.new_id()
         return self._next_id
 
-    async def regenerate_id(self) -> str:
-        """Keep the data under a new id, which is returned, and kill the old one: call it whenever rights change."""
+    async def regenerate_id(self, grace: Duration | None = None) -> str:
+        """Keep the data under a new id, which is returned, and kill the old one: call it whenever rights change.
+
+        `grace`: for so long (seconds or a timedelta) the old id stays usable, for requests that are on their way. They
+        see and write the new session, and their answers do not bring the old id back. Nobody gets a grace who does not
+        ask for it: after a sign in the id from before must be nobody.
+        """
         await self._load()
+        self._check_known()
         if self._phase is not OPEN:
             raise ResponseStarted("The headers have left, so a new id can no longer be sent: regenerate it before.")
+        if grace is not None and not self._setting.backend.has_grace:
+            raise ImproperlyConfigured("This backend cannot keep an old id usable: leave grace=… out, or use a store.")
+        self._grace = 0 if grace is None else seconds("grace", grace)
         self._next_id = await self._setting.backend.new_id()
         self.modified = True
         return self._next_id

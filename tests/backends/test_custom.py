@@ -216,11 +216,21 @@ class Plain:
         self.value = value
 
 
+class Slotted:
+    """Has no `__dict__` either."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+
+@pytest.mark.parametrize("kind", [Plain, Slotted])
 async def test_objects_that_do_not_say_what_equal_means_are_compared_by_what_they_hold(
-    site_of: Callable[..., Site],
+    site_of: Callable[..., Site], kind: type[Plain | Slotted]
 ) -> None:
     site = site_of(backend=DictBackend())
-    await site.visit(lambda session: session.update(thing=Plain(1), bare=object))
+    await site.visit(lambda session: session.update(thing=kind(1), bare=object, nothing=object()))
     await site.visit(lambda session: session.update(n=1))
     assert (await site.data())["thing"].value == 1
     await site.visit(lambda session: setattr(session["thing"], "value", 2))

@@ -6,10 +6,11 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
 import pytest
 
-from starsessions import Session, SessionBackend
-from tests.site import Browser, Clock, Site
+from starsessions import ResponseStarted, Session, SessionBackend
+from tests.site import Browser, Clock, DictBackend, Site, call
 
 pytestmark = pytest.mark.anyio
 
@@ -220,16 +221,20 @@ async def test_two_tasks_of_a_request_that_load_at_once_keep_what_the_first_one_
     assert await site.data() == {"a": 2}
 
 
+class Waits(DictBackend):
+    """Writes when everybody who can run has run: the first write and whatever it is in a race with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writing = anyio.Event()
+
+    async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
+        self.writing.set()
+        await anyio.wait_all_tasks_blocked()
+        return await super().write(data, session_id)
+
+
 async def test_two_tasks_of_a_request_that_persist_at_once_store_one_session(site_of: Callable[..., Site]) -> None:
-    import anyio
-
-    from tests.site import DictBackend
-
-    class Waits(DictBackend):
-        async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
-            await anyio.lowlevel.checkpoint()
-            return await super().write(data, session_id)
-
     backend = Waits()
     site = site_of(backend=backend)
 
@@ -241,3 +246,92 @@ async def test_two_tasks_of_a_request_that_persist_at_once_store_one_session(sit
 
     await site.visit(act)
     assert list(backend._storage) == [site.browser.cookies["session"]]
+
+
+async def test_a_task_that_persists_while_the_headers_leave_stores_the_session_that_the_browser_gets(
+    site_of: Callable[..., Site],
+) -> None:
+    backend = Waits()
+    site = site_of(backend=backend)
+
+    async def act(session: Session) -> None:
+        session["a"] = 1
+        tasks.start_soon(session.persist)
+        await backend.writing.wait()
+
+    async def later(session: Session) -> None:
+        await session.persist()
+        session["b"] = 2
+        await session.persist()
+
+    async with anyio.create_task_group() as tasks:
+        await site.visit(act, after=later)
+    assert list(backend._storage) == [site.browser.cookies["session"]]
+    assert await site_of(backend=backend).data(site.browser) == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_task_that_persists_in_the_middle_of_the_saving_waits_for_its_end(
+    site_of: Callable[..., Site], fails: bool
+) -> None:
+    class Full(Exception):
+        pass
+
+    class Interrupted(DictBackend):
+        writes = 0
+
+        async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
+            self.writes += 1
+            if self.writes == 1:
+                tasks.start_soon(persist)
+                await anyio.wait_all_tasks_blocked()
+                if fails:
+                    raise Full
+            return await super().write(data, session_id)
+
+    sessions: list[Session] = []
+    outcomes: list[object] = []
+
+    async def persist() -> None:
+        try:
+            outcomes.append(await sessions[0].persist())
+        except ResponseStarted as error:
+            outcomes.append(error)
+
+    def act(session: Session) -> None:
+        session["a"] = 1
+        sessions.append(session)
+
+    backend = Interrupted()
+    site = site_of(backend=backend)
+    failures = []
+    async with anyio.create_task_group() as tasks:
+        try:
+            await site.visit(act)
+        except Full as error:
+            failures.append(error)
+    assert len(failures) == fails
+    if fails:
+        assert [type(outcome) for outcome in outcomes] == [ResponseStarted]
+    else:
+        assert outcomes == [site.browser.cookies["session"]] == list(backend._storage)
+
+
+async def test_a_task_that_persists_while_a_websocket_is_accepted_stores_the_session_that_the_browser_gets(
+    site_of: Callable[..., Site],
+) -> None:
+    backend = Waits()
+    site = site_of(backend=backend)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["session"]["a"] = 1
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(scope["session"].persist)
+            await backend.writing.wait()
+            await send({"type": "websocket.accept"})
+        scope["session"]["b"] = 2
+
+    site.app.app = app
+    site.browser.take(await call(site.app, {"type": "websocket", "headers": []}))
+    assert list(backend._storage) == [site.browser.cookies["session"]]
+    assert await site_of(backend=backend).data(site.browser) == {"a": 1, "b": 2}

@@ -166,6 +166,8 @@ def test_the_same_is_symmetric_and_everything_is_the_same_as_itself(pair: tuple[
         ({"a": 1}, OrderedDict(a=1)),
         (nan, None),
         (nan, 1.0),
+        (lambda: 1, lambda: 2),
+        (iter([1]), iter([2])),
     ],
 )
 def test_what_differs_in_type_or_value_is_not_the_same(one: Any, other: Any) -> None:
@@ -185,6 +187,8 @@ def test_what_differs_in_type_or_value_is_not_the_same(one: Any, other: Any) -> 
         ({(1, "a"), (2, "b")}, {(2, "b"), (1, "a")}),
         ({1: "x", 2: "y"}, {2: "y", 1: "x"}),
         (frozenset({frozenset({1})}), frozenset({frozenset({1})})),
+        (object(), object()),
+        (iter([1]), iter([1])),
     ],
 )
 def test_order_and_identity_do_not_matter(one: Any, other: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 from starsessions.core import decision
 from starsessions.core.decision import Action, Cookie, Decision, decide
 
-FACTS = ("live", "ended", "empty", "emptied", "rotate", "changed", "due")
+FACTS = ("live", "ended", "late", "empty", "emptied", "rotate", "changed", "due")
 
 Facts = dict[str, bool]
 
@@ -54,9 +54,9 @@ def spelled(facts: Facts) -> str:
     return "+".join(fact for fact, holds in facts.items() if holds) or "none"
 
 
-def test_the_table_has_eight_rows_and_they_differ() -> None:
-    assert len(TABLE) == 8
-    assert len({tuple(row.conditions.items()) for row in TABLE}) == 8
+def test_the_table_has_ten_rows_and_they_differ() -> None:
+    assert len(TABLE) == 10
+    assert len({tuple(row.conditions.items()) for row in TABLE}) == 10
 
 
 def test_the_table_leads_to_every_action_and_every_cookie() -> None:
@@ -96,7 +96,7 @@ def test_rules_that_no_row_may_break(facts: Facts) -> None:
         assert action is Action.NOTHING, "an empty session is never stored"
         assert cookie is not Cookie.SET, "no cookie for bots"
     if not facts["live"]:
-        assert action in (Action.NOTHING, Action.CREATE), "what is not there cannot be written over"
+        assert action in (Action.NOTHING, Action.DROP, Action.CREATE), "what is not there cannot be written over"
     if facts["live"] and facts["emptied"]:
         assert action is Action.DELETE, "an empty session is never kept"
     if facts["live"]:
@@ -105,5 +105,7 @@ def test_rules_that_no_row_may_break(facts: Facts) -> None:
         assert action not in (Action.NOTHING, Action.TOUCH), "a change is lost"
     if facts["live"] and facts["rotate"] and not facts["emptied"]:
         assert action is Action.ROTATE, "the old id stays good"
+    if facts["late"] and not facts["live"] and not facts["rotate"]:
+        assert cookie is not Cookie.SET, "it would push the rotated session out of the browser"
     if spelled(facts) in ("empty", "live"):
         assert (action, cookie) == (Action.NOTHING, Cookie.LEAVE), "nothing for nothing"

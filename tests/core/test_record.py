@@ -274,9 +274,11 @@ def test_a_record_is_an_array_that_may_grow_at_its_end() -> None:
     """Whatever is added must come last and have a default: these bytes are out there, in cookies and stores."""
     decode = msgspec.msgpack.Decoder(Record).decode
 
-    assert decode(msgspec.msgpack.encode([b"x", 1, 2])) == Record(b"x", 1, 2, None, None, False)
+    assert decode(msgspec.msgpack.encode([b"x", 1, 2])) == Record(b"x", 1, 2, None, None, False, None)
     assert decode(msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True])) == Record(b"x", 1, 2, 3, 4, True)
-    assert decode(msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True, "a later field"])) == Record(b"x", 1, 2, 3, 4, True)
+    assert decode(msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True, 5])) == Record(b"x", 1, 2, 3, 4, True, 5)
+    later = msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True, 5, "a later field"])
+    assert decode(later) == Record(b"x", 1, 2, 3, 4, True, 5)
 
 
 def test_the_reasons_are_the_words_that_the_readme_promises() -> None:
@@ -285,7 +287,10 @@ def test_the_reasons_are_the_words_that_the_readme_promises() -> None:
         "malformed",
         "bad signature",
         "unknown",
+        "rotated away",
+        "rotated a moment ago",
         "expired",
         "over the absolute limit",
         "undecodable",
+        "unavailable",
     ]

@@ -147,6 +147,10 @@ EVERY_TYPE: dict[str, Any] = {
         datetime.max.replace(tzinfo=ZoneInfo("UTC")),
     ],
     "time": [time(), time.max, time(1, 2, fold=1), time(1, tzinfo=UTC), time(1, fold=1, tzinfo=UTC)],
+    "offset of a microsecond": [
+        datetime(2024, 5, 6, tzinfo=timezone(timedelta(microseconds=1))),
+        time(1, tzinfo=timezone(timedelta(microseconds=-1))),
+    ],
     "zoned time": [
         time(2, 30, tzinfo=ZoneInfo("Europe/Berlin")),
         time(2, 30, fold=1, tzinfo=ZoneInfo("Europe/Berlin")),
@@ -852,7 +856,7 @@ def test_the_codes_on_the_wire_are_those_of_the_table() -> None:
         "2": (2, encode([1])),
         "3": (3, encode([1])),
         "4": (4, encode("2024-05-06T07:08:09")),
-        "4z": (4, encode(["2024-05-06T00:00:00+02:00", 1, "Europe/Berlin"])),
+        "4z": (4, encode(["2024-05-06T00:00:00", 1, "Europe/Berlin", 7_200_000_000])),
         "5": (5, b"2024-05-06"),
         "6": (6, encode("07:08:00")),
         "7": (7, encode([1, 2, 3])),

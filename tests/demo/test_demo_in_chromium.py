@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -15,6 +15,8 @@ from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.missing import missing
 
 FLAGS = [
     "--headless",
@@ -31,17 +33,13 @@ FLAGS = [
 DAY = 24 * 60 * 60
 
 
-def missing(what: str) -> NoReturn:
-    reason = f"{what} is not installed (Debian: apt-get install chromium chromium-driver)"
-    if os.environ.get("STARSESSIONS_REQUIRE_ALL") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
+def program(name: str) -> str:
+    return shutil.which(name) or missing(f"{name} is not installed (Debian: apt-get install chromium chromium-driver)")
 
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    chromium = shutil.which("chromium") or missing("chromium")
-    driver = shutil.which("chromedriver") or missing("chromedriver")
+    chromium, driver = program("chromium"), program("chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}", "--window-size=1280,1000"]:

@@ -6,11 +6,15 @@ import re
 from collections.abc import Callable, Iterator
 from html import unescape
 from http.cookies import Morsel, SimpleCookie
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from websockets.sync.client import connect
+
+from tests.demo.conftest import EXAMPLES
+from tests.servers.process import Address
 
 DAY = 24 * 60 * 60
 BACKENDS = ["memory", "cookie", "encrypted"]
@@ -372,3 +376,30 @@ def test_the_websocket_after_signing_out_knows_nobody(memory: int) -> None:
         browser.post("/sign-out")
     answers, _ = say(memory, cookie, "hello")
     assert answers[0]["name"] is None
+
+
+def test_by_default_a_session_is_kept_in_a_file_and_survives_a_restart(
+    serve: Callable[..., int], tmp_path: Path
+) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}"
+    ports = [serve(EXAMPLES / "demo", "app", DEMO_BACKEND=url, DEMO_SECRET=secret) for secret in ("one", "another")]
+    with new_browser(ports[0]) as first, new_browser(ports[1]) as second:
+        first.post("/sign-in", data={"name": "Ann"})
+        second.cookies.set("session", first.cookies["session"], domain="127.0.0.1")
+        assert "Ann" in second.get("/").text
+        first.post("/sign-out")
+        assert "Ann" not in second.get("/").text
+
+
+def test_the_page_shows_the_kind_of_a_store_and_never_its_url(serve: Callable[..., int], tmp_path: Path) -> None:
+    port = serve(EXAMPLES / "demo", "app", DEMO_BACKEND=f"sqlite+aiosqlite:///{tmp_path / 'secret-place.db'}")
+    with new_browser(port) as browser:
+        page = browser.get("/").text
+    assert '<code id="backend">sqlite+aiosqlite</code>' in page
+    assert "secret-place" not in page
+
+
+def test_a_store_is_given_by_its_url(serve: Callable[..., int], redis_server: Address) -> None:
+    with new_browser(serve(EXAMPLES / "demo", "app", DEMO_BACKEND=redis_server.url)) as browser:
+        browser.post("/sign-in", data={"name": "Ann"})
+        assert "Ann" in browser.get("/").text

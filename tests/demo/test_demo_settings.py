@@ -34,7 +34,10 @@ def test_empty_settings_are_the_same_as_none() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"DEMO_BACKEND": "redis"}, "DEMO_BACKEND is 'redis'; choose one of memory, cookie, encrypted"),
+        (
+            {"DEMO_BACKEND": "redis"},
+            "DEMO_BACKEND is 'redis'; choose one of sqlite, memory, cookie, encrypted, or give a store's URL",
+        ),
         ({"DEMO_HTTPS_ONLY": "perhaps"}, "DEMO_HTTPS_ONLY is 'perhaps'; write 1 or 0"),
     ],
 )

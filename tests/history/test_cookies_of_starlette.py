@@ -300,7 +300,7 @@ def test_whatever_starlette_writes_we_read(data: dict[str, Any]) -> None:
 
 @given(sessions)
 def test_whatever_plain_json_we_write_starlette_reads(data: dict[str, Any]) -> None:
-    cookie = backend._seal(Record(backend.serializer.dumps(data), 1_800_000_000, 1_800_000_000))
+    cookie = backend.seal(Record(backend.serializer.dumps(data), 1_800_000_000, 1_800_000_000))
     assert same(json.loads(b64decode(signer.unsign(cookie.encode()))), data)
 
 

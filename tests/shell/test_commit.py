@@ -159,6 +159,30 @@ async def test_a_handler_that_fails_saves_nothing(site_of: Callable[..., Site], 
     assert await site.data() == {"user": "ann"}
 
 
+def test_a_handler_of_an_error_can_change_the_session_unless_it_is_outside_of_all_middleware() -> None:
+    """Starlette runs the handler of `Exception` (or of 500) around all middleware, where nothing can be saved."""
+
+    async def fails(request: Request) -> Response:
+        raise ValueError if "expected" in request.query_params else LookupError
+
+    async def answer(request: Request, error: Exception) -> Response:
+        return Response(f"user: {request.session.setdefault('user', type(error).__name__)}", 500)
+
+    app = Starlette(
+        routes=[Route("/", fails), Route("/show", lambda request: JSONResponse(request.session))],
+        exception_handlers={ValueError: answer, Exception: answer},
+        middleware=[Middleware(SessionMiddleware, backend=InMemoryBackend(), autoload=True)],
+    )
+    client = TestClient(app, raise_server_exceptions=False)
+    unexpected = client.get("/")
+    assert unexpected.text == "user: LookupError"
+    assert "set-cookie" not in unexpected.headers
+    assert client.get("/show").json() == {}
+    assert client.get("/?expected").text == "user: ValueError"
+    assert client.get("/show").json() == {"user": "ValueError"}
+    assert client.get("/").text == "user: ValueError", "what is there can be read"
+
+
 # After the response has started
 
 LATE_CHANGES: list[Callable[[Session], object]] = [
@@ -235,6 +259,33 @@ async def test_a_late_change_that_nobody_saves_is_an_error(
     with pytest.raises(ResponseStarted, match=r"persist\(\)"):
         await site.visit(lambda session: session["cart"], after=by_hand)
     assert await site.data() == {"cart": [1]}
+
+
+async def test_who_cancels_persist_is_not_told_that_nothing_was_saved(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    """As Starlette does when the client leaves a stream: it cancels, and then returns as if all were well."""
+    site = site_of(backend=server_backend)
+    await site.visit(lambda session: session.update(cart=[1]))
+
+    async def cancelled(session: Session) -> None:
+        await session.persist()
+        session["cart"].append(2)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await session.persist()
+
+    await site.visit(after=cancelled)
+    assert await site.data() == {"cart": [1]}
+
+    async def changed_again(session: Session) -> None:
+        await cancelled(session)
+        await session.persist()
+        session["cart"].append(3)
+
+    with pytest.raises(ResponseStarted, match=r"persist\(\)"):
+        await site.visit(after=changed_again)
+    assert await site.data() == {"cart": [1, 2]}
 
 
 async def test_reading_after_the_response_started_is_no_error(

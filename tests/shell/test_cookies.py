@@ -276,10 +276,39 @@ async def test_a_server_side_session_has_no_such_limit(site_of: Callable[..., Si
     assert await site.data() == {"x": noise(100_000)}
 
 
-async def test_parts_from_before_max_cookies_was_lowered_are_removed(site_of: Callable[..., Site]) -> None:
-    before, after = (site_of(backend=CookieBackend(KEY, max_cookies=most)) for most in (5, 2))
-    after.browser = before.browser
-    await before.visit(lambda session: session.update(x=noise(10_000)))
+WITHOUT_SPLITTING: dict[str, Callable[[], SessionBackend]] = {
+    "two cookies": lambda: CookieBackend(KEY, max_cookies=2),
+    "one cookie": lambda: CookieBackend(KEY),
+    "encrypted": lambda: EncryptedCookieBackend(KEY),
+    "memory": InMemoryBackend,
+    "custom": DictBackend,
+}
+
+
+@pytest.mark.parametrize("after", WITHOUT_SPLITTING)
+@pytest.mark.parametrize("root_path", ["", "/app"])
+async def test_parts_from_before_max_cookies_was_lowered_are_removed(
+    site_of: Callable[..., Site], after: str, root_path: str
+) -> None:
+    before, later = (site_of(backend=CookieBackend(KEY, max_cookies=5)), site_of(backend=WITHOUT_SPLITTING[after]()))
+    later.browser = before.browser
+    await before.visit(lambda session: session.update(x=noise(10_000)), root_path=root_path)
     assert len(before.browser.cookies) == 4
-    await after.visit(lambda session: session.update(x="small"))
-    assert set(after.browser.cookies) == {"session"}
+    before.browser.cookies["session-9"] = "somebody else's"
+    await later.visit(lambda session: session.update(x="small"), root_path=root_path)
+    assert set(later.browser.cookies) == {"session", "session-9"}
+    assert await later.data() == {"x": "small"}
+
+
+async def test_parts_are_removed_though_the_new_session_was_saved_twice(site_of: Callable[..., Site]) -> None:
+    before, later = site_of(backend=CookieBackend(KEY, max_cookies=5)), site_of()
+    later.browser = before.browser
+    await before.visit(lambda session: session.update(x=noise(10_000)))
+
+    async def save_twice(session: Session) -> None:
+        session["x"] = "small"
+        await session.persist()
+        session["x"] = "smaller"
+
+    await later.visit(save_twice)
+    assert set(later.browser.cookies) == {"session"}

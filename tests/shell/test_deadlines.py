@@ -344,3 +344,53 @@ async def test_an_expiry_that_another_request_has_set_stays(site_of: Callable[..
         assert await site.data() == {"user": "ann", "n": 1}
         clock.advance(1)
         assert await site.data() == {}
+
+
+@pytest.mark.parametrize("rolling", [False, True])
+@pytest.mark.parametrize("absolute", [None, 90])
+@pytest.mark.parametrize("idle", [100, None])
+@pytest.mark.parametrize("expiry", ["not set", 60, timedelta(seconds=300), 0, None, "in 70 seconds"], ids=str)
+async def test_whatever_is_combined_the_session_ends_when_it_should_and_the_cookie_says_so(
+    site_of: Callable[..., Site],
+    backend: SessionBackend,
+    clock: Clock,
+    rolling: bool,
+    absolute: int | None,
+    idle: int | None,
+    expiry: Any,
+) -> None:
+    """Begun at 0, used at 30. Calculated here once more, in other words than in `core/record.py`."""
+    settings = {"backend": backend, "max_age": idle, "absolute_timeout": absolute}
+    site, onlooker = site_of(**settings, rolling=rolling), site_of(**settings)
+    began = int(clock())
+
+    def begin(session: Session) -> None:
+        session["user"] = "ann"
+        if expiry == "in 70 seconds":
+            session.set_expiry(datetime.fromtimestamp(began + 70, UTC))
+        elif expiry != "not set":
+            session.set_expiry(expiry)
+
+    lifetime = {60: 60, timedelta(seconds=300): 300}.get(expiry, idle or 14 * 24 * 60 * 60)
+    until_closed = expiry in (0, None) or (expiry == "not set" and idle is None)
+
+    def end(renewed_at: int) -> int:
+        ends = [70] if expiry == "in 70 seconds" else [renewed_at + lifetime]
+        return min(ends + ([absolute] if absolute else []))
+
+    promised = max_age(await site.visit(begin))
+    assert promised == (None if until_closed else end(0))
+
+    clock.advance(30)
+    reply = await site.visit(lambda session: session["user"])
+    renewed_at = 30 if rolling and expiry != "in 70 seconds" and lifetime // 10 <= 30 else 0
+    if reply.set_cookies:
+        assert renewed_at
+        assert max_age(reply) == (None if until_closed else end(30) - 30)
+    elif not until_closed:
+        assert end(renewed_at) == end(0), "the browser was told of the new end"
+
+    clock.now = began + end(renewed_at) - 1
+    assert await onlooker.data(site.browser) == {"user": "ann"}
+    clock.now = began + end(renewed_at)
+    assert await onlooker.data(site.browser) == {}

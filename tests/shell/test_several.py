@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.sessions import SessionMiddleware as StarletteSessions
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -32,7 +34,7 @@ async def replace(request: Request) -> Response:
     return Response()
 
 
-def test_two_sessions_side_by_side_under_two_scope_keys() -> None:
+def test_two_sessions_side_by_side_under_two_scope_keys(caplog: pytest.LogCaptureFixture) -> None:
     app = Starlette(routes=[Route("/", count_both)])
     app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True)
     app.add_middleware(
@@ -46,6 +48,7 @@ def test_two_sessions_side_by_side_under_two_scope_keys() -> None:
     assert client.get("/").json() == [{"n": 1}, {"n": 1}]
     assert client.get("/").json() == [{"n": 2}, {"n": 2}]
     assert set(client.cookies) == {"session", "preferences"}
+    assert caplog.records == []
 
 
 def test_of_two_sessions_under_one_scope_key_the_inner_one_is_used_and_the_outer_one_left_alone() -> None:
@@ -55,6 +58,16 @@ def test_of_two_sessions_under_one_scope_key_the_inner_one_is_used_and_the_outer
     client = TestClient(app)
     assert [client.get("/").json() for _ in range(3)] == [{"n": 1}, {"n": 2}, {"n": 3}]
     assert set(client.cookies) == {"inner"}
+
+
+def test_a_session_that_no_handler_can_see_is_reported_at_start(caplog: pytest.LogCaptureFixture) -> None:
+    app = Starlette()
+    app.add_middleware(SessionMiddleware, secret_key=KEY, session_cookie="inner")
+    app.add_middleware(SessionMiddleware, secret_key=KEY, session_cookie="outer")
+    app.build_middleware_stack()
+    [record] = caplog.records
+    assert "handlers see that of the cookie 'inner' only, and not that of 'outer'" in record.message
+    assert "scope_key" in record.message
 
 
 def test_a_plain_dict_put_over_an_inner_session_is_saved_by_the_inner_one_only() -> None:
@@ -128,6 +141,43 @@ def test_the_same_cookie_twice_in_one_stack_fails_at_start() -> None:
     app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
     with pytest.raises(ImproperlyConfigured, match=r"installed twice .*session_cookie"):
         app.build_middleware_stack()
+
+
+def test_starlettes_own_middleware_with_our_cookie_inside_of_ours_fails_at_start() -> None:
+    app = Starlette()
+    app.add_middleware(StarletteSessions, secret_key=KEY)
+    app.add_middleware(GZipMiddleware)
+    app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
+    with pytest.raises(ImproperlyConfigured, match=r"Starlette's own .* session_cookie"):
+        app.build_middleware_stack()
+
+
+def test_starlettes_own_middleware_with_our_cookie_around_ours_says_so_at_the_first_request() -> None:
+    app = Starlette(routes=[Route("/", count)])
+    app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
+    app.add_middleware(StarletteSessions, secret_key=KEY)
+    with pytest.raises(ImproperlyConfigured, match=r"Starlette's own .* session_cookie"):
+        TestClient(app).get("/")
+
+
+def test_starlettes_own_middleware_with_another_cookie_around_ours_is_left_alone() -> None:
+    app = Starlette(routes=[Route("/", count)])
+    app.add_middleware(SessionMiddleware, backend=InMemoryBackend(), autoload=True)
+    app.add_middleware(StarletteSessions, secret_key=KEY, session_cookie="outer")
+    client = TestClient(app)
+    assert [client.get("/").json() for _ in range(3)] == [{"n": 1}, {"n": 2}, {"n": 3}]
+
+
+def test_a_middleware_can_be_built_around_what_is_its_own_inner_application() -> None:
+    class Endless:
+        @property
+        def app(self) -> "Endless":
+            return self
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+    SessionMiddleware(Endless(), secret_key=KEY)
+    SessionMiddleware(MagicMock(), secret_key=KEY)
 
 
 @pytest.mark.parametrize("inner_first", [True, False])

@@ -250,3 +250,11 @@ class Peeking(Protocol):
 
     def peek(self, token: str, now: int) -> Found | WhyNew:
         """What `fetch` returns, at once."""
+
+
+@runtime_checkable
+class Sealing(Protocol):
+    """A backend whose tokens are the sessions: to keep one is to seal it, and nobody else can have been faster."""
+
+    def seal(self, record: Record) -> str:
+        """The token for a record, at once. `create`, `replace` and `rotate` do nothing else."""

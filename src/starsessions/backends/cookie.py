@@ -41,7 +41,7 @@ class _SealedCookieBackend(Backend):
         """Prepare the seals for one cookie name and the policy."""
 
     @abstractmethod
-    def _seal(self, record: Record) -> str:
+    def seal(self, record: Record) -> str:
         """The token for a record."""
 
     @abstractmethod
@@ -56,15 +56,15 @@ class _SealedCookieBackend(Backend):
         return self.peek(token, now)
 
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
-        return Found(self._seal(record), record)
+        return Found(self.seal(record), record)
 
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
-        return Found(self._seal(record), record)
+        return Found(self.seal(record), record)
 
     async def rotate(
         self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
     ) -> Found:
-        return Found(self._seal(record), record)
+        return Found(self.seal(record), record)
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
         """Nothing to delete: the cookie is cleared, but a copy of it stays good until its deadline."""
@@ -108,8 +108,8 @@ class CookieBackend(_SealedCookieBackend):
             isinstance(self.serializer, PlainJson) and not self._compress and self.policy.absolute_timeout is None
         )
 
-    def _seal(self, record: Record) -> str:
-        own_end = record.lifetime is not None or record.until is not None or record.browser
+    def seal(self, record: Record) -> str:
+        own_end = record.browser or record.lifetime is not None or record.until is not None
         if self._may_be_plain and not own_end and record.payload[:1] == b"{":
             return self._starlette.seal(record)
         return self._signer.seal(record)
@@ -163,7 +163,7 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         self._encrypter = Encrypter(self._keys, cookie_name, self._compress, self._pad_to)
         self._old = self._signed.bind(cookie_name, self.policy) if self._signed else None
 
-    def _seal(self, record: Record) -> str:
+    def seal(self, record: Record) -> str:
         return self._encrypter.seal(record)
 
     def _open(self, token: str) -> Record | WhyNew:

@@ -9,11 +9,11 @@ grace, if there is one, a request that brings the old id sees and writes the new
 old id is nobody, and we know that it was one: two parties using one id look like that.
 """
 
+from asyncio import timeout
 from collections.abc import Awaitable
 from hashlib import sha256
 from typing import ClassVar, NamedTuple, Self, TypeVar
 
-from anyio import fail_after
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 
@@ -27,6 +27,12 @@ from starsessions.exceptions import BackendUnavailable, SessionError
 MAX_HOPS = 16
 """Pointers that are followed. More rotations than that within one grace is a loop, or an attack."""
 
+MOMENT = 30
+"""Seconds after a rotation in which an old id is no surprise: its requests were on their way."""
+
+MAX_TRIES = 100
+"""How often a logout looks at what others have made of the session, before it ends whatever stands there."""
+
 _OWNER = 8  # characters of the key, 48 bits: enough for accidents; `encrypt_with` is against intent
 
 T = TypeVar("T")
@@ -39,6 +45,8 @@ class Moved(Struct, frozen=True):
     """
 
     to: str
+    at: int
+    """When that was."""
     until: int
     """The instant until which the old id may be used; 0: it may not."""
 
@@ -105,7 +113,7 @@ class StoredBackend(Backend):
             raise SessionError("generate_id() gave an id that is in use.") from None
         new_key = renewed.version.key
         try:
-            pointer = self._value(place.key, Moved(new_key, usable_until))
+            pointer = self._value(place.key, Moved(new_key, now, usable_until))
             await self.store.put(place.key, pointer, max(ends_at, usable_until), place.version, now)
         except Refused as refused:
             await self.store.delete(new_key, None, now)
@@ -114,7 +122,7 @@ class StoredBackend(Backend):
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
         key, version = found.version
-        while True:
+        for _ in range(MAX_TRIES):
             try:
                 await self.store.delete(key, version, now)
                 return
@@ -122,16 +130,16 @@ class StoredBackend(Backend):
                 entry = refused.current
                 if if_unchanged:
                     raise Conflict(await self._current(found.token, key, entry, now)) from None
+            # Somebody has changed the session that is to end, or rotated it: then its new id ends, grace or not.
+            for _ in range(MAX_HOPS):
+                read = self._read(found.token, key, entry)
+                if not isinstance(read, Moved):
+                    break
+                key, entry = read.to, await self.store.get(read.to, now)
             if entry is None:
                 return
-            read = self._read(found.token, key, entry)
-            if isinstance(read, Moved):
-                # Somebody has rotated the session that is to end. Its new id ends, with or without a grace.
-                key = read.to
-                entry = await self.store.get(key, now)
-                if entry is None:
-                    return
             version = entry.version
+        await self.store.delete(key, None, now)
 
     async def discard(self, token: str, now: int) -> None:
         await self.store.delete(self._key(token), None, now)
@@ -164,7 +172,7 @@ class StoredBackend(Backend):
         """What a pointer leads to, for somebody who brings the old id."""
         for _ in range(MAX_HOPS):
             if now >= moved.until:
-                return WhyNew.ROTATED
+                return WhyNew.ROTATED if now >= moved.at + MOMENT else WhyNew.JUST_ROTATED
             read = self._read(token, moved.to, await self.store.get(moved.to, now), is_alias=True)
             if not isinstance(read, Moved):
                 return read
@@ -193,7 +201,7 @@ async def within(seconds: float, work: Awaitable[T], failures: tuple[type[Except
     The message names the kind of the failure only: what a driver says may hold keys and values.
     """
     try:
-        with fail_after(seconds):
+        async with timeout(seconds):  # asyncio's own, like the drivers; anyio's costs four times as much
             return await work
     except TimeoutError:
         raise BackendUnavailable(f"The store did not answer within {seconds:g} seconds.") from None

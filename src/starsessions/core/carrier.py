@@ -6,9 +6,9 @@ or in which their names sort. Parts of two different values do not fit together:
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from starsessions.core.cookies import MAX_COOKIE, CookieSpec, find
+from starsessions.core.cookies import MAX_COOKIE, CookieSpec, find, finder
 from starsessions.core.headers import RawHeaders
 from starsessions.core.record import WhyNew
 
@@ -32,22 +32,33 @@ def tokens_in(
     >>> tokens_in([(b"cookie", b"session=abc")], CookieSpec("session"))
     ['abc']
     """
-    values = find(headers, spec.name_bytes)
-    if not values:
-        return WhyNew.MALFORMED if values is None else WhyNew.NO_COOKIE
-    tokens = []
-    for value in values:
-        token = _text(value, spec.name)
+    return tokens_of(spec, max_cookies, is_well_formed)(headers)
+
+
+def tokens_of(
+    spec: CookieSpec, max_cookies: int, is_well_formed: Callable[[str], bool] | None
+) -> Callable[[Sequence[tuple[bytes, bytes]]], list[str] | WhyNew]:
+    """`tokens_in` for all requests to one middleware."""
+    find, texts = finder(spec.name_bytes), _texts_for(spec.name)
+
+    def tokens_in(headers: Sequence[tuple[bytes, bytes]]) -> list[str] | WhyNew:
+        values = find(headers)
+        if not values:
+            return WhyNew.MALFORMED if values is None else WhyNew.NO_COOKIE
+        tokens = texts(values)
         if max_cookies > 1:
-            token = _joined(headers, spec.name, token, max_cookies)
-        if token and (is_well_formed is None or is_well_formed(token)):
-            tokens.append(token)
-    return tokens or WhyNew.MALFORMED
+            tokens = [token for first in tokens if (token := _joined(headers, spec.name, first, max_cookies))]
+        if is_well_formed is not None:
+            tokens = [token for token in tokens if is_well_formed(token)]
+        return tokens or WhyNew.MALFORMED
+
+    return tokens_in
 
 
-def _text(value: bytes, name: str) -> str:
-    """The value as text; empty if it is nothing that we could have sent."""
-    return str(value, "ascii") if value.isascii() and len(name) + len(value) <= MAX_COOKIE else ""
+def _texts_for(name: str) -> Callable[[Iterable[bytes]], list[str]]:
+    """What makes text of the values of a cookie, without those that we could not have sent."""
+    most = MAX_COOKIE - len(name)
+    return lambda values: [str(value, "ascii") for value in values if value.isascii() and 0 < len(value) <= most]
 
 
 def _joined(headers: Sequence[tuple[bytes, bytes]], name: str, first: str, max_cookies: int) -> str:
@@ -59,10 +70,10 @@ def _joined(headers: Sequence[tuple[bytes, bytes]], name: str, first: str, max_c
     for index in range(1, min(int(mark[1]), max_cookies)):
         part = part_name(name, index)
         values = find(headers, part.encode("ascii"))
-        text = _text(values[0], part) if values and len(values) == 1 else ""
-        if not text:
+        texts = _texts_for(part)(values) if values and len(values) == 1 else []
+        if not texts:
             return ""
-        parts.append(text)
+        parts += texts
     return "".join(parts)
 
 
@@ -112,13 +123,11 @@ def cookies_for(
 
     Without parts, and with `max_age=0`, the session's cookies are taken away.
     """
-    if max_cookies == 1:
-        return [spec.set(spec.name, parts[0] if parts else "null", max_age, path, secure)]
     cookies = [
         spec.set(part_name(spec.name, at), part, max_age, path, secure) for at, part in enumerate(parts or ["null"])
     ]
     # As many as the browser's first part announces, too: max_cookies may have been lowered since.
-    marks = [_MARK.match(_text(value, spec.name)) for value in find(headers, spec.name_bytes) or ()]
+    marks = [_MARK.match(text) for text in _texts_for(spec.name)(find(headers, spec.name_bytes) or ())]
     for index in range(max(1, len(parts)), max([max_cookies, *(int(mark[1]) for mark in marks if mark)])):
         stale = part_name(spec.name, index)
         if find(headers, stale.encode("ascii")) != []:

@@ -33,8 +33,16 @@ def same(one: Any, other: Any) -> bool:
         return set(map(_typed, one)) == set(map(_typed, other))
     compares: object = type(one).__eq__
     if compares is object.__eq__:  # an object of a custom backend's own, which does not say what equal means
-        return one is other or (hasattr(one, "__dict__") and same(vars(one), vars(other)))
+        return one is other or _same_parts(one, other)
     return bool(one == other)
+
+
+def _same_parts(one: Any, other: Any) -> bool:
+    """Whether a copy of one object would be made of the same parts as a copy of the other, slots included."""
+    try:
+        return same(one.__reduce_ex__(4), other.__reduce_ex__(4))
+    except TypeError:  # it cannot be taken apart
+        return False
 
 
 def _typed(item: Any) -> tuple[type, Any]:
@@ -72,3 +80,18 @@ def apply(changes: Changes, theirs: Mapping[str, Any]) -> dict[str, Any]:
     """
     kept = {key: value for key, value in theirs.items() if key not in changes.deleted}
     return kept | changes.written
+
+
+def clash(ours: Changes, theirs: Changes) -> bool:
+    """Whether both did something to one key, and not the same.
+
+    >>> clash(Changes({"n": 1}, frozenset()), Changes({"n": 2}, frozenset()))
+    True
+    >>> clash(Changes({"n": 1}, frozenset()), Changes({"m": 2}, frozenset({"n"})))
+    True
+    >>> clash(Changes({"n": 1}, frozenset({"m"})), Changes({"n": 1}, frozenset({"m"})))
+    False
+    """
+    if any(key in theirs.deleted for key in ours.written) or any(key in ours.deleted for key in theirs.written):
+        return True
+    return any(not same(value, theirs.written[key]) for key, value in ours.written.items() if key in theirs.written)

@@ -5,8 +5,9 @@ compared byte by byte, and nothing is unquoted or unescaped. Work is bounded by 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 from urllib.parse import quote
 
@@ -23,7 +24,6 @@ MAX_HEADER = 64 * 1024
 MAX_SAME_NAME = 4
 """Cookies of one name that are tried. More is an attack: the same name under other paths or domains."""
 
-_BLANK = b" \t"
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _DOMAIN = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _PATH = re.compile(r"/[!-:<-~]*")
@@ -35,31 +35,29 @@ def find(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes] | N
     >>> find([(b"cookie", b"a=1; session=x"), (b"cookie", b"session=y;xsession=z")], b"session")
     [b'x', b'y']
     """
-    values: list[bytes] = []
-    size = 0
-    for key, header in headers:
-        if key != b"cookie":
-            continue
-        size += len(header)
-        if size > MAX_HEADER:
-            return None
-        at = header.find(name)
-        while at >= 0:
-            # The pair around what was found. Ours it is only if all of its name is ours.
-            end = header.find(b";", at)
-            if end < 0:
-                end = len(header)
-            found, equals, value = header[header.rfind(b";", 0, at) + 1 : end].partition(b"=")
-            if (found == name or found.strip(_BLANK) == name) and equals:
-                value = value.strip(_BLANK)
-                if not values:
-                    values.append(value)
-                elif value not in values:
-                    if len(values) == MAX_SAME_NAME:
-                        return None
-                    values.append(value)
-            at = header.find(name, end)
-    return values
+    return finder(name)(headers)
+
+
+@cache
+def finder(name: bytes) -> Callable[[Iterable[tuple[bytes, bytes]]], list[bytes] | None]:
+    """`find` for one name. Names come from settings: they are few."""
+    # In `;` and a header. Each piece ends where the next one begins, so the time grows with the header and no faster.
+    values_in = re.compile(rb";[ \t]*+%b[ \t]*+=[ \t]*+([^;]*[^; \t]|)" % re.escape(name)).findall
+
+    def find(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes] | None:
+        values: list[bytes] = []
+        size = 0
+        for key, header in headers:
+            if key == b"cookie":
+                size += len(header)
+                if size > MAX_HEADER:
+                    return None
+                values += values_in(b";" + header)
+        if len(values) > 1:
+            values = list(dict.fromkeys(values))
+        return values if len(values) <= MAX_SAME_NAME else None
+
+    return find
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +143,10 @@ class CookieSpec:
         To clear a cookie, name, path, domain and even the flags must be those it was set with (the prefix rules hold
         for removing, too), so there is one spelling for both.
         """
-        lasts = "" if max_age is None else f"; Max-Age={max_age}"
-        if max_age == 0:
-            lasts = "; expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0"
+        if max_age:
+            lasts = f"; Max-Age={max_age}"
+        else:
+            lasts = "" if max_age is None else "; expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0"
         return b"set-cookie", f"{name}={value}; path={path}{lasts}; {self._flags[secure]}".encode("ascii")
 
 

@@ -4,19 +4,25 @@ Two things need no deciding and happen elsewhere: `delete()` and `flush()` end a
 and a session that somebody else has ended meanwhile leaves the cookie alone.
 
 `live`: the request's cookie stands for a session that lives. `ended`: this request ended one (`delete()`, `flush()`).
+`late`: the request brought an id that was rotated a moment ago, and so was on its way when the browser got another.
 `emptied`: it had data when it was loaded and has none now. `due`: with rolling, use alone renews it now.
 
-| live | ended | empty | emptied | rotate | changed | due | action  | cookie | because                                 |
-|------|-------|-------|---------|--------|---------|-----|---------|--------|-----------------------------------------|
-| no   | no    | yes   |         |        |         |     | nothing | leave  | bots get none, and a response to a dead |
-|      |       |       |         |        |         |     |         |        | id must not clear a newer cookie        |
-| no   | yes   | yes   |         |        |         |     | nothing | clear  | a logout                                |
-| no   |       | no    |         |        |         |     | create  | set    | a new id, never one the browser brought |
-| yes  |       | yes   | yes     |        |         |     | delete  | clear  | an empty session is never kept          |
-| yes  |       |       | no      | yes    |         |     | rotate  | set    | whether it changed or not               |
-| yes  |       |       | no      | no     | yes     |     | replace | moved  | a write renews                          |
-| yes  |       |       | no      | no     | no      | yes | touch   | moved  |                                         |
-| yes  |       |       | no      | no     | no      | no  | nothing | leave  |                                         |
+| live | ended | late | empty | emptied | rotate | changed | due | action  | cookie | because                          |
+|------|-------|------|-------|---------|--------|---------|-----|---------|--------|---------------------------------|
+| no   | no    |      | yes   |         |        |         |     | nothing | leave  | bots get none, and a response to |
+|      |       |      |       |         |        |         |     |         |        | a dead id must not clear a newer |
+|      |       |      |       |         |        |         |     |         |        | cookie                           |
+| no   | yes   |      | yes   |         |        |         |     | nothing | clear  | a logout                         |
+| no   |       | yes  | no    |         | no     |         |     | drop    | leave  | a new session would push the     |
+|      |       |      |       |         |        |         |     |         |        | rotated one out of the browser   |
+| no   |       | yes  | no    |         | yes    |         |     | create  | set    | who asks for an id wants one     |
+| no   |       | no   | no    |         |        |         |     | create  | set    | a new id, never one the browser  |
+|      |       |      |       |         |        |         |     |         |        | brought                          |
+| yes  |       |      | yes   | yes     |        |         |     | delete  | clear  | an empty session is never kept   |
+| yes  |       |      |       | no      | yes    |         |     | rotate  | set    | whether it changed or not        |
+| yes  |       |      |       | no      | no     | yes     |     | replace | moved  | a write renews                   |
+| yes  |       |      |       | no      | no     | no      | yes | touch   | moved  |                                  |
+| yes  |       |      |       | no      | no     | no      | no  | nothing | leave  |                                  |
 
 A blank means: whatever it is. `moved`: set the cookie if what it says, or how long it lasts, is no longer what the
 browser has. `Vary: Cookie` follows access and is no part of this.
@@ -30,6 +36,7 @@ class Action(Enum):
     """What happens to the stored session."""
 
     NOTHING = auto()
+    DROP = auto()
     CREATE = auto()
     DELETE = auto()
     ROTATE = auto()
@@ -55,6 +62,7 @@ class Decision(NamedTuple):
 
 LEAVE = Decision(Action.NOTHING, Cookie.LEAVE)
 CLEAR = Decision(Action.NOTHING, Cookie.CLEAR)
+DROP = Decision(Action.DROP, Cookie.LEAVE)
 CREATE = Decision(Action.CREATE, Cookie.SET)
 DELETE = Decision(Action.DELETE, Cookie.CLEAR)
 ROTATE = Decision(Action.ROTATE, Cookie.SET)
@@ -62,12 +70,14 @@ REPLACE = Decision(Action.REPLACE, Cookie.MOVED)
 TOUCH = Decision(Action.TOUCH, Cookie.MOVED)
 
 
-def decide(*, live: bool, ended: bool, empty: bool, emptied: bool, rotate: bool, changed: bool, due: bool) -> Decision:
+def decide(
+    *, live: bool, ended: bool, late: bool, empty: bool, emptied: bool, rotate: bool, changed: bool, due: bool
+) -> Decision:
     """The table above, row by row."""
     if not live:
-        if not empty:
-            return CREATE
-        return CLEAR if ended else LEAVE
+        if empty:
+            return CLEAR if ended else LEAVE
+        return DROP if late and not rotate else CREATE
     if emptied:
         return DELETE
     if rotate:

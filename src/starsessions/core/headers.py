@@ -15,19 +15,18 @@ _QUOTED = re.compile(rb'"[^"]*"')
 
 def vary_by_cookie(headers: RawHeaders) -> None:
     """Add `Cookie` to `Vary`, unless it is there or everything is."""
-    first = None
-    for index, (name, value) in enumerate(headers):
-        if len(name) == 4 and name.lower() == b"vary":
-            fields = [field.strip() for field in value.lower().split(b",")]
-            if b"cookie" in fields or b"*" in fields:
-                return
-            if first is None and value.strip():
-                first = index
-    if first is None:
+    said = [(name, value) for name, value in headers if len(name) == 4 and name.lower() == b"vary"]
+    if not said:
         headers.append((b"vary", b"Cookie"))
-    else:
-        name, value = headers[first]
-        headers[first] = (name, value + b", Cookie")
+        return
+    fields = [field.strip() for _, value in said for field in value.lower().split(b",")]
+    if b"cookie" in fields or b"*" in fields:
+        return
+    for name, value in said:
+        if value.strip():
+            headers[headers.index((name, value))] = (name, value + b", Cookie")
+            return
+    headers.append((b"vary", b"Cookie"))
 
 
 def forbid_storing(headers: RawHeaders) -> bool:

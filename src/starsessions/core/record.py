@@ -29,6 +29,7 @@ class WhyNew(StrEnum):
     BAD_SIGNATURE = "bad signature"
     UNKNOWN = "unknown"
     ROTATED = "rotated away"
+    JUST_ROTATED = "rotated a moment ago"
     EXPIRED = "expired"
     OVER_ABSOLUTE = "over the absolute limit"
     UNDECODABLE = "undecodable"
@@ -56,6 +57,9 @@ class Record(Struct, frozen=True, array_like=True):
     browser: bool = False
     """The cookie carries no `Max-Age`: `set_expiry(None)`. The server side ends all the same."""
 
+    rotated_at: int | None = None
+    """When it last got a new id; None: it has the one that it began with."""
+
     def __repr__(self) -> str:
         return "<Record>"  # tools that print local variables must not print what is in a session
 
@@ -78,13 +82,16 @@ def expiry_of(record: Record) -> Expiry:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """For how long a session lives. Seconds."""
+    """For how long a session lives, and its id. Seconds."""
 
     max_age: int = DEFAULT_MAX_AGE
     absolute_timeout: int | None = None
     rolling: bool = False
     renew_every: int | None = None
     browser_session: bool = False
+    rotate_every: int | None = None
+    rotate_grace: int = 0
+    """How long an id that `rotate_every` took away stays usable, for requests that were on their way."""
 
 
 def deadline(record: Record, policy: Policy) -> int:
@@ -119,6 +126,12 @@ def touch_due(record: Record, policy: Policy, now: int) -> bool:
     if record.lifetime is not None:
         interval = min(interval, record.lifetime // 2)
     return now - record.renewed_at >= max(1, interval)
+
+
+def rotation_due(record: Record, policy: Policy, now: int) -> bool:
+    """Whether the id is so old that the session should get a new one."""
+    since = record.began_at if record.rotated_at is None else record.rotated_at
+    return policy.rotate_every is not None and now - since >= policy.rotate_every
 
 
 def cookie_max_age(record: Record, policy: Policy, now: int) -> int | None:

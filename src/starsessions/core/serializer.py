@@ -9,9 +9,9 @@ the path at which it stands. No pickle, and nothing that builds an object of a c
     1     tuple           array
     2     set             array
     3     frozenset       array
-    4     datetime        ISO 8601, or [ISO 8601, fold, zone key or nil]
+    4     datetime        ISO 8601, or [ISO 8601, fold, name of the zone or nil, offset in microseconds or nil]
     5     date            ISO 8601
-    6     time            ISO 8601, or [ISO 8601, fold, zone key or nil]
+    6     time            as datetime
     7     timedelta       [days, seconds, microseconds]
     8     UUID            16 bytes
     9     Decimal         text
@@ -25,7 +25,8 @@ A payload that starts with `{` is JSON: no MessagePack map does. Starlette's coo
 import json
 import re
 from collections.abc import Callable, Iterable
-from datetime import date, datetime, time, timedelta
+from contextlib import suppress
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from math import isfinite
 from typing import Any, Protocol, cast
@@ -146,14 +147,16 @@ def _is_plain(data: Any, scalars: frozenset[type], keys: frozenset[type], depth:
     A subclass (an IntEnum, an OrderedDict) is not plain, though it encodes and compares like its parent: it would come
     back as something else.
     """
-    if depth == 0:
-        return False
     values: Any = data
-    if isinstance(data, dict):
+    if type(data) is not list:
         # dict's own methods: `data` may be the session itself, which asks before it is looked at.
         if not keys.issuperset(map(type, dict.keys(data))):
             return False
         values = dict.values(data)
+    if depth == 0:
+        return False
+    if scalars.issuperset(map(type, values)):
+        return True  # in C: most lists and dicts have no others inside
     for value in values:
         kind = type(value)
         if kind in scalars:
@@ -227,13 +230,16 @@ def _int_to_bytes(value: int) -> bytes:
 def _wrap_clock(code: int) -> Callable[[Any], Ext | None]:
     def wrap(value: datetime | time) -> Ext | None:
         zone = value.tzinfo
-        key = zone.key if isinstance(zone, ZoneInfo) else None
         if zone is None and not value.fold:
             return Ext(code, _to_msgpack(value.isoformat()))
         # A zone that has no name, or whose name stands for other rules elsewhere, is kept as its offset: if that is the
         # same moment. (Around a change of the clocks Python compares such moments as different.)
-        for name in (key, None) if key else (None,):
-            wrapped = Ext(code, _to_msgpack([value.isoformat(), value.fold, name]))
+        name = zone.key if isinstance(zone, ZoneInfo) else None
+        offset = value.utcoffset()
+        naive = value.replace(tzinfo=None).isoformat()
+        microseconds = None if offset is None else offset // timedelta(microseconds=1)
+        for kept_name in (name, None):
+            wrapped = Ext(code, _to_msgpack([naive, value.fold, kept_name, microseconds]))
             if _is_itself(value, _unwrap(code, memoryview(wrapped.data))):
                 return wrapped
         return None
@@ -242,7 +248,11 @@ def _wrap_clock(code: int) -> Callable[[Any], Ext | None]:
 
 
 def _is_itself(value: datetime | time, read: Any) -> bool:
-    return bool(value == read) and (value.tzinfo is None) == (read.tzinfo is None)
+    return (
+        bool(value == read)
+        and (value.tzinfo is None) == (read.tzinfo is None)
+        and bool(value.utcoffset() == read.utcoffset())
+    )
 
 
 def _unwrap_clock(kind: type[datetime] | type[time]) -> Callable[[memoryview], datetime | time]:
@@ -250,14 +260,14 @@ def _unwrap_clock(kind: type[datetime] | type[time]) -> Callable[[memoryview], d
         content = _from_msgpack(raw)
         if type(content) is str:
             return kind.fromisoformat(content)
-        text, fold, key = content
-        value = kind.fromisoformat(text).replace(fold=fold)
-        if key is None:
-            return value
-        try:
-            return value.replace(tzinfo=ZoneInfo(key))
-        except (ZoneInfoNotFoundError, ValueError):  # this machine does not know the zone: the moment is the same
-            return value
+        naive, fold, name, microseconds = content
+        value = kind.fromisoformat(naive).replace(fold=fold)
+        if name is not None:
+            with suppress(ZoneInfoNotFoundError, ValueError):  # does this machine not know the zone, its offset serves
+                return value.replace(tzinfo=ZoneInfo(name))
+        if microseconds is not None:
+            return value.replace(tzinfo=timezone(timedelta(microseconds=microseconds)))
+        return value
 
     return unwrap
 

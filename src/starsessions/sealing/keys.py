@@ -54,15 +54,15 @@ def _key(key: object) -> bytes:
 def hmac_with(key: bytes, digest: Callable[[bytes], Any]) -> Callable[[bytes], bytes]:
     """HMAC (RFC 2104) with the key already worked in, for a hash whose block is 64 bytes: half the time of `hmac`."""
     block = (key if len(key) <= 64 else digest(key).digest()).ljust(64, b"\0")
-    inner = digest(bytes(byte ^ 0x36 for byte in block))
-    outer = digest(bytes(byte ^ 0x5C for byte in block))
+    inner = digest(bytes(byte ^ 0x36 for byte in block)).copy
+    outer = digest(bytes(byte ^ 0x5C for byte in block)).copy
 
     def compute(message: bytes) -> bytes:
-        one = inner.copy()
+        one, other = inner(), outer()
         one.update(message)
-        other = outer.copy()
         other.update(one.digest())
-        return bytes(other.digest())
+        mac: bytes = other.digest()
+        return mac
 
     return compute
 

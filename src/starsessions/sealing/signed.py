@@ -8,6 +8,7 @@ of the two are unrelated, so neither can be passed off as the other.
 
 import hashlib
 from binascii import a2b_base64, b2a_base64
+from collections.abc import Callable
 from hmac import compare_digest
 
 from starsessions.core.record import Record, WhyNew
@@ -26,37 +27,36 @@ class StarletteSigner:
     def __init__(self, keys: list[bytes]) -> None:
         # How itsdangerous derives the key of a TimestampSigner that is given nothing but a secret.
         derived = [hashlib.sha1(b"itsdangerous.Signer" + b"signer" + key).digest() for key in keys]  # noqa: S324
-        self._macs = [hmac_with(key, hashlib.sha1) for key in derived]
+        self._macs = [_spelled(hmac_with(key, hashlib.sha1)) for key in derived]
 
     def seal(self, record: Record) -> str:
         at = record.renewed_at
         stamp = b2a_base64(at.to_bytes((at.bit_length() + 7) // 8, "big"), newline=False)
         signed = b2a_base64(record.payload, newline=False) + b"." + stamp.translate(TO_URL).rstrip(b"=")
-        return (signed + b"." + _spelled(self._macs[0](signed))).decode("ascii")
+        return (signed + b"." + self._macs[0](signed)).decode("ascii")
 
     def open(self, token: str) -> Record | WhyNew:
-        if not token.isascii():
+        try:
+            signed, _, mac = token.encode("ascii").rpartition(b".")
+        except UnicodeEncodeError:
             return WhyNew.MALFORMED
-        raw = token.encode("ascii")
-        end = raw.rfind(b".")
-        middle = raw.rfind(b".", 0, end)
-        if middle < 1:
+        payload, _, stamp = signed.rpartition(b".")
+        if not payload:
             return WhyNew.MALFORMED
-        signed, mac = raw[:end], raw[end + 1 :]
         for compute in self._macs:
-            if compare_digest(_spelled(compute(signed)), mac):
+            if compare_digest(compute(signed), mac):
                 break
         else:
             return WhyNew.BAD_SIGNATURE
         try:
-            at = int.from_bytes(a2b_base64(signed[middle + 1 :].translate(FROM_URL) + b"=="), "big")
-            return Record(decode_base64(signed[:middle]), at, at)
+            at = int.from_bytes(a2b_base64(stamp.translate(FROM_URL) + b"=="), "big")
+            return Record(decode_base64(payload), at, at)
         except ValueError:
             return WhyNew.UNDECODABLE
 
 
-def _spelled(mac: bytes) -> bytes:
-    return b2a_base64(mac, newline=False).translate(TO_URL).rstrip(b"=")
+def _spelled(mac: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    return lambda message: b2a_base64(mac(message), newline=False).translate(TO_URL).rstrip(b"=")
 
 
 class Signer:

@@ -1,0 +1,24 @@
+"""Sessions in a SQL database, through SQLAlchemy's asyncio: PostgreSQL, MySQL, MariaDB and SQLite.
+
+`backend.py` is what an application makes, `store.py` the contract in SQL, `table.py` the table and the statements, and
+`connection.py` how a statement gets to the database and back.
+"""
+
+from importlib import import_module
+
+from starsessions.exceptions import ImproperlyConfigured
+
+try:
+    import_module("sqlalchemy.ext.asyncio")
+    import_module("greenlet")  # without it SQLAlchemy's asyncio fails as well, but only when it connects
+except ImportError as error:
+    raise ImproperlyConfigured(
+        "Sessions in a SQL database need SQLAlchemy with its asyncio extension: "
+        "pip install 'starsessions[sqlalchemy]', and a driver such as asyncpg, psycopg, asyncmy or aiosqlite."
+    ) from error
+
+from starsessions.backends.sqlalchemy.backend import SQLAlchemyBackend
+from starsessions.backends.sqlalchemy.store import SQLAlchemyStore
+from starsessions.backends.sqlalchemy.table import session_table
+
+__all__ = ["SQLAlchemyBackend", "SQLAlchemyStore", "session_table"]

@@ -1,0 +1,166 @@
+"""The two commands of the README, run in a copy of the checkout, in a folder with a space, and with nothing but bash.
+
+The Python that they find is ours, but for pip: that only notes what it was asked for, so nothing is fetched, and what
+was "installed" is what the tests run on. What `scripts/test` checks is not run here: it would be these tests again.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ("bash", "cat", "dirname", "mkdir", "rm", "sed", "sha256sum")
+
+PYTHON = """#!/usr/bin/env bash
+if [[ $1 == -m && $2 == venv ]]; then
+    mkdir -p "$3/bin" && cat "$0" >"$3/bin/python" && chmod +x "$3/bin/python"
+elif [[ $1 == -m && $2 == pip ]]; then
+    echo "${{*@Q}}" >>"{log}"
+else
+    PYTHONPATH="{library}" exec "{python}" "$@"
+fi
+"""
+
+
+class Checkout:
+    """A copy of the checkout, and a machine that has one Python and few tools."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "a checkout"
+        self.root.mkdir()
+        for name in ("scripts", "examples"):
+            shutil.copytree(ROOT / name, self.root / name)
+        for name in ("pyproject.toml", "constraints.txt"):
+            shutil.copy(ROOT / name, self.root)
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        for tool in (*TOOLS, "chmod"):
+            path = shutil.which(tool)
+            assert path, tool
+            (self.bin / tool).symlink_to(path)
+        self.log = folder / "pip.log"
+        python = self.bin / "python{}.{}".format(*sys.version_info)
+        python.write_text(PYTHON.format(log=self.log, library=ROOT / "src", python=sys.executable))
+        python.chmod(0o755)
+
+    @property
+    def installed(self) -> list[str]:
+        """What pip was asked for, so far."""
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def start(self, *command: str | Path, **environment: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            ["bash", *command],
+            cwd=self.root,
+            env={"PATH": str(self.bin), "HOME": str(self.root.parent), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *command: str | Path, **environment: str) -> tuple[int, str, str]:
+        with self.start(*command, **environment) as process:
+            out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def served(checkout: Checkout, *command: str | Path, **environment: str) -> str:
+    """The page that the demo serves at the address that it prints; then the demo is stopped."""
+    with checkout.start(*command, **environment) as process:
+        try:
+            assert process.stdout
+            assert process.stderr
+            lines = iter(process.stdout.readline, "")
+            address = next(line.strip() for line in lines if line.startswith("http://127.0.0.1:"))
+            assert any("Uvicorn running" in line for line in iter(process.stderr.readline, ""))
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(address, timeout=30) as response:
+                page: str = response.read().decode()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+    return page
+
+
+def test_the_demo_sets_up_what_it_needs_once_and_serves_the_page(checkout: Checkout) -> None:
+    assert 'id="sign-in-title"' in served(checkout, "scripts/demo", "--port", "0")
+    first = checkout.installed
+    assert any("--group' 'demo" in line and "--editable" in line for line in first), first
+    assert 'id="sign-in-title"' in served(checkout, "scripts/demo", PORT="0")
+    assert checkout.installed == first, "the second time there is nothing to set up"
+
+
+def test_the_demo_sets_up_anew_what_was_interrupted_or_made_from_other_pins(checkout: Checkout) -> None:
+    served(checkout, "scripts/demo", "--port=0")
+    once = len(checkout.installed)
+    (checkout.root / ".venv" / "demo" / "stamp").unlink()
+    served(checkout, "scripts/demo", "--port=0")
+    assert len(checkout.installed) == 2 * once
+    with (checkout.root / "constraints.txt").open("a") as constraints:
+        constraints.write("another==1\n")
+    served(checkout, "scripts/demo", "--port=0")
+    assert len(checkout.installed) == 3 * once
+
+
+def test_the_demo_can_be_started_from_any_directory_and_by_any_path(checkout: Checkout) -> None:
+    # With CDPATH set, `cd` prints where it went, and may go elsewhere.
+    (checkout.root / "elsewhere" / "scripts").mkdir(parents=True)
+    for cdpath in (".", "elsewhere"):
+        assert "sign-in-title" in served(checkout, "scripts/demo", "--port=0", CDPATH=cdpath)
+    assert "sign-in-title" in served(checkout, "-c", 'cd / && exec "$0" --port=0', checkout.root / "scripts" / "demo")
+
+
+@pytest.mark.parametrize("options", [["--help"], ["--port"], ["--port", "http"], ["--port="], ["8000"]])
+def test_an_option_that_the_demo_does_not_know_is_answered_by_those_that_it_knows(
+    checkout: Checkout, options: list[str]
+) -> None:
+    code, out, err = checkout.run("scripts/demo", *options)
+    assert (code, out, checkout.installed) == (2, "", [])
+    assert "--port N" in err
+
+
+def test_a_port_in_the_environment_is_checked_like_an_option(checkout: Checkout) -> None:
+    code, _, err = checkout.run("scripts/demo", PORT="http")
+    assert code == 2
+    assert "--port N" in err
+
+
+def test_a_port_that_is_taken_or_none_is_said_to_be(checkout: Checkout) -> None:
+    code, _, err = checkout.run("scripts/demo", "--port", "70000")
+    assert code == 1
+    assert "Port 70000 of 127.0.0.1 is not free." in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("script", ["demo", "test"])
+def test_a_machine_without_a_python_that_is_new_enough_is_told_so(checkout: Checkout, script: str) -> None:
+    for python in checkout.bin.glob("python*"):
+        python.unlink()
+    code, _, err = checkout.run(f"scripts/{script}")
+    assert code == 1
+    assert "No Python of 3.11 or newer with venv was found." in err
+
+
+@pytest.mark.parametrize("options", [["--help"], ["--slow"], ["-k", "rotate"]])
+def test_an_option_that_the_checks_do_not_know_is_answered_by_those_that_they_know(
+    checkout: Checkout, options: list[str]
+) -> None:
+    code, out, err = checkout.run("scripts/test", *options, CDPATH=".")
+    assert (code, out, checkout.installed) == (2, "", [])
+    assert "--fast" in err
+
+
+def test_the_scripts_can_be_executed_as_they_are_checked_out() -> None:
+    for script in ("scripts/demo", "scripts/test", ".ci/run"):
+        assert os.access(ROOT / script, os.X_OK), script

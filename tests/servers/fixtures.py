@@ -1,0 +1,54 @@
+"""The servers that all tests share: each starts when a test first asks for it, and ends with the last test.
+
+A fixture gives the address only, so that no test can kill a server that others use; whoever wants to do that starts one
+of their own (``with redis.standalone() as server:``). With a variable of the environment, the address is that of
+somebody's own server. Tests must therefore use names of their own in it, and leave nothing behind.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+
+import pytest
+
+from tests.servers import mariadb, postgres, redis
+from tests.servers.process import Address, Server
+
+# The failover of the shared ones is slow, so that a busy machine does not look like a dead server.
+PATIENT = 10.0
+
+
+def shared(variable: str, start: Callable[[], AbstractContextManager[Server | redis.Group]]) -> Iterator[Address]:
+    if url := os.environ.get(variable):
+        yield Address(url)
+    else:
+        with start() as server:
+            yield server.address
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Address]:
+    yield from shared("STARSESSIONS_REDIS_URL", redis.standalone)
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[Address]:
+    """The URL of one node."""
+    yield from shared("STARSESSIONS_REDIS_CLUSTER_URL", partial(redis.cluster, node_timeout=PATIENT))
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel() -> Iterator[redis.SentinelAddress]:
+    for address in shared("STARSESSIONS_REDIS_SENTINEL_URL", partial(redis.sentinel, down_after=PATIENT)):
+        yield redis.SentinelAddress(address.url)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Address]:
+    yield from shared("STARSESSIONS_POSTGRES_URL", postgres.server)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[Address]:
+    yield from shared("STARSESSIONS_MARIADB_URL", mariadb.server)

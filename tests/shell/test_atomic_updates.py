@@ -1,0 +1,261 @@
+"""`update_atomically()` and `on_conflict=`: what merging key by key cannot do."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from starsessions import (
+    ImproperlyConfigured,
+    ResponseStarted,
+    Session,
+    SessionBackend,
+    SessionConflict,
+    SessionError,
+    SessionGone,
+)
+from tests.site import Browser, Clock, Site
+
+pytestmark = pytest.mark.anyio
+
+Data = dict[str, Any]
+
+
+def count(data: Data) -> int:
+    data["n"] = data.get("n", 0) + 1
+    number: int = data["n"]
+    return number
+
+
+async def test_a_hundred_increments_that_all_loaded_before_any_wrote_make_a_hundred(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    sites = [site_of(backend=server_backend) for _ in range(101)]
+    await sites[0].visit(lambda session: session.update(n=0))
+    cookies = sites[0].browser.cookies
+
+    def nested(n: int) -> Callable[[Session], Any]:
+        async def act(session: Session) -> int:
+            await session.load()
+            if n < 100:
+                await sites[n + 1].visit(nested(n + 1), Browser(dict(cookies)))
+            return await session.update_atomically(count)
+
+        return act
+
+    await sites[1].visit(nested(1), Browser(dict(cookies)))
+    assert await sites[0].data() == {"n": 100}
+
+
+async def test_it_returns_what_the_function_returns_and_shows_what_was_stored(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    site = site_of(backend=backend)
+
+    async def act(session: Session) -> tuple[int, int]:
+        return await session.update_atomically(count), session["n"]
+
+    for number in (1, 2):
+        await site.visit(act)
+        assert site.result == (number, number)
+    assert await site.data() == {"n": 2}
+
+
+async def test_what_the_request_changed_before_is_saved_with_it(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site, elsewhere = site_of(backend=server_backend), site_of(backend=server_backend)
+    await site.visit(lambda session: session.update(n=1, gone=1, cart=[1]))
+    browser = Browser(dict(site.browser.cookies))
+
+    async def act(session: Session) -> None:
+        session["mine"] = [1]
+        session["cart"].append(2)
+        del session["gone"]
+        held = session["mine"]
+        await elsewhere.visit(lambda other: other.update(n=5, theirs=1), browser)
+        await session.update_atomically(count)
+        held.append(2)  # a handler's own object is still the one in the session
+
+    await site.visit(act)
+    assert await site.data() == {"n": 6, "mine": [1, 2], "cart": [1, 2], "theirs": 1}
+
+
+async def test_each_run_starts_from_what_is_stored_and_not_from_the_last_try(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site, elsewhere = site_of(backend=server_backend), site_of(backend=server_backend)
+    await site.visit(lambda session: session.update(log=[]))
+    browser = Browser(dict(site.browser.cookies))
+    seen: list[list[str]] = []
+
+    def append(data: Data) -> None:
+        seen.append(list(data["log"]))
+        data["log"].append("slow")
+
+    async def act(session: Session) -> None:
+        await session.load()
+        await elsewhere.visit(lambda other: other["log"].append("fast"), browser)
+        await session.update_atomically(append)
+
+    await site.visit(act)
+    assert await site.data() == {"log": ["fast", "slow"]}
+    assert seen == [[], ["fast"]]
+
+
+async def test_if_the_function_raises_nothing_has_happened(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(n=1))
+
+    def fails(data: Data) -> None:
+        data["n"] = 2
+        raise LookupError
+
+    async def act(session: Session) -> None:
+        with pytest.raises(LookupError):
+            await session.update_atomically(fails)
+        assert session["n"] == 1
+
+    await site.visit(act)
+    assert await site.data() == {"n": 1}
+
+
+async def test_a_function_that_waits_is_refused(site_of: Callable[..., Site], backend: SessionBackend) -> None:
+    async def waits(data: Data) -> None:
+        raise AssertionError("it must not run")
+
+    site = site_of(backend=backend)
+    with pytest.raises(TypeError, match="plain function"):
+        await site.visit(lambda session: session.update_atomically(waits))
+
+
+async def test_a_session_that_was_ended_meanwhile_is_gone(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site, elsewhere = site_of(backend=server_backend), site_of(backend=server_backend)
+    await site.visit(lambda session: session.update(n=1))
+    browser = Browser(dict(site.browser.cookies))
+
+    async def act(session: Session) -> None:
+        await session.load()
+        await elsewhere.visit(Session.flush, Browser(dict(browser.cookies)))
+        with pytest.raises(SessionGone):
+            await session.update_atomically(count)
+
+    assert (await site.visit(act)).set_cookies == []
+    assert await site.data(browser) == {}
+
+
+async def test_after_the_response_started_it_saves_like_persist(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site = site_of(backend=server_backend)
+    await site.visit(lambda session: session.update(n=1))
+    await site.visit(Session.load, after=lambda session: session.update_atomically(count))
+    assert await site.data() == {"n": 2}
+    with pytest.raises(ResponseStarted):
+        await site.visit(browser=Browser(), after=lambda session: session.update_atomically(count))
+
+
+async def test_a_function_that_changes_nothing_writes_nothing(clock: Clock, site_of: Callable[..., Site]) -> None:
+    from starsessions.backends.memory import MemoryStore
+    from starsessions.backends.stored import StoredBackend
+
+    class Counted(MemoryStore):
+        puts = 0
+
+        async def put(self, *args: Any) -> Any:
+            self.puts += 1
+            return await super().put(*args)
+
+    store = Counted()
+    site = site_of(backend=StoredBackend(store, clock=clock))
+    await site.visit(lambda session: session.update(n=1))
+    await site.visit(lambda session: session.update_atomically(lambda data: data["n"]))
+    assert (site.result, store.puts) == (1, 1)
+
+
+async def test_one_that_never_gets_through_gives_up_with_an_error(
+    site_of: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from starsessions import InMemoryBackend, kept
+    from starsessions.backends.base import Conflict
+
+    class Contended(InMemoryBackend):
+        async def replace(self, found: Any, *args: Any) -> Any:
+            raise Conflict(found)
+
+    monkeypatch.setattr(kept, "MAX_ATTEMPTS", 3)
+    site = Site(backend=Contended(), autoload=True)
+    await site.visit(lambda session: session.update(n=1))
+    with pytest.raises(SessionError, match="so often"):
+        await site.visit(lambda session: session.update_atomically(count))
+
+
+# The same key, changed by two
+
+
+async def race(site_of: Callable[..., Site], backend: SessionBackend, slow: Any, fast: Any, **settings: Any) -> Site:
+    site, elsewhere = site_of(backend=backend, **settings), site_of(backend=backend, **settings)
+    await site.visit(lambda session: session.update(n=1, other=1))
+    browser = Browser(dict(site.browser.cookies))
+
+    async def act(session: Session) -> None:
+        await session.load()
+        await elsewhere.visit(fast, browser)
+        slow(session)
+
+    await site.visit(act)
+    return site
+
+
+async def test_on_conflict_raise_refuses_to_overwrite_what_another_request_changed(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    for slow, fast in (
+        (lambda session: session.update(n=2), lambda session: session.update(n=3)),
+        (lambda session: session.update(n=2), lambda session: session.pop("n")),
+        (lambda session: session.pop("n"), lambda session: session.update(n=3)),
+    ):
+        with pytest.raises(SessionConflict):
+            await race(site_of, server_backend, slow, fast, on_conflict="raise")
+
+
+async def test_on_conflict_raise_merges_different_keys_and_takes_equal_changes_for_one(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site = await race(
+        site_of,
+        server_backend,
+        lambda session: session.update(n=2, mine=1),
+        lambda session: session.update(n=2, theirs=1),
+        on_conflict="raise",
+    )
+    assert await site.data() == {"n": 2, "other": 1, "mine": 1, "theirs": 1}
+
+
+async def test_on_conflict_can_be_a_function_of_base_theirs_and_ours(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    seen: list[tuple[Data, Data, Data]] = []
+
+    def add_up(base: Data, theirs: Data, ours: Data) -> Data:
+        seen.append((dict(base), dict(theirs), dict(ours)))
+        return theirs | ours | {"n": theirs["n"] + ours["n"] - base["n"]}
+
+    site = await race(
+        site_of,
+        server_backend,
+        lambda session: session.update(n=session["n"] + 10),
+        lambda session: session.update(n=session["n"] + 100),
+        on_conflict=add_up,
+    )
+    assert await site.data() == {"n": 111, "other": 1}
+    assert seen == [({"n": 1, "other": 1}, {"n": 101, "other": 1}, {"n": 11, "other": 1})]
+
+
+def test_an_on_conflict_that_is_nothing_of_that_is_refused(site_of: Callable[..., Site]) -> None:
+    with pytest.raises(ImproperlyConfigured, match="on_conflict must be"):
+        site_of(on_conflict="theirs")

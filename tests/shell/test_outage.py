@@ -1,0 +1,405 @@
+"""A store that fails: one clean answer before any header, or a request without a session if that is preferred.
+
+The store here fails on command, so that each moment of a request can be looked at; real servers that are killed,
+stopped and restarted are in tests/backends.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Mount, Route
+from starlette.testclient import TestClient
+
+from starsessions import BackendUnavailable, ImproperlyConfigured, InMemoryBackend, Session, SessionMiddleware, WhyNew
+from starsessions.backends.memory import MemoryStore
+from starsessions.backends.stored import StoredBackend
+from tests.shell.test_websocket import connect
+from tests.site import Clock, Reply, Site, call
+
+pytestmark = pytest.mark.anyio
+
+
+class Failing(MemoryStore):
+    """Fails for as long as `fails` says so."""
+
+    fails = False
+
+    def _check_up(self) -> None:
+        if self.fails:
+            raise BackendUnavailable("The store failed: ConnectionError.")
+
+    async def get(self, *args: Any) -> Any:
+        self._check_up()
+        return await super().get(*args)
+
+    async def put(self, *args: Any) -> Any:
+        self._check_up()
+        return await super().put(*args)
+
+    async def delete(self, *args: Any) -> Any:
+        self._check_up()
+        return await super().delete(*args)
+
+
+@pytest.fixture
+def store() -> Failing:
+    return Failing()
+
+
+@pytest.fixture
+def backend(store: Failing, clock: Clock) -> StoredBackend:
+    return StoredBackend(store, clock=clock)
+
+
+def sign_in(session: Session) -> None:
+    session["user"] = "ann"
+
+
+def status(reply: Reply) -> int:
+    assert [message["type"] for message in reply.messages] == ["http.response.start", "http.response.body"]
+    code: int = reply.messages[0]["status"]
+    return code
+
+
+@pytest.mark.parametrize("autoload", [True, False])
+async def test_a_request_that_needs_its_session_is_answered_with_one_clean_503(
+    site_of: Callable[..., Site],
+    backend: StoredBackend,
+    store: Failing,
+    autoload: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    site = site_of(backend=backend, autoload=autoload)
+    await site.visit(load_and(sign_in))
+    store.fails = True
+    reply = await site.visit(Session.load)
+    assert status(reply) == 503
+    assert reply.set_cookies == []
+    assert reply.all("cache-control") == ["no-store"]
+    assert reply.all("retry-after") == ["5"]
+    assert "Answered 503" in caplog.text
+    store.fails = False
+    assert await site.data() == {"user": "ann"}
+
+
+def load_and(act: Callable[[Session], None]) -> Callable[[Session], Any]:
+    async def loaded(session: Session) -> None:
+        await session.load()
+        act(session)
+
+    return loaded
+
+
+async def test_a_session_that_cannot_be_saved_is_a_503_and_not_half_an_answer(
+    site_of: Callable[..., Site], backend: StoredBackend, store: Failing
+) -> None:
+    site = site_of(backend=backend)
+    await site.visit(sign_in)
+
+    def act(session: Session) -> None:
+        session["cart"] = [1]
+        store.fails = True
+
+    assert status(await site.visit(act)) == 503
+    store.fails = False
+    assert await site.data() == {"user": "ann"}
+
+
+async def test_a_logout_that_did_not_happen_is_not_said_to_have_happened(
+    site_of: Callable[..., Site], backend: StoredBackend, store: Failing
+) -> None:
+    for settings in ({}, {"on_unavailable": "anonymous"}):
+        site = site_of(backend=backend, **settings)
+        await site.visit(sign_in)
+        store.fails = True
+        reply = await site.visit(Session.flush)
+        assert (status(reply), reply.set_cookies) == (503, [])
+        store.fails = False
+        assert await site.data() == {"user": "ann"}
+
+
+async def test_a_request_that_does_not_use_its_session_does_not_notice(
+    site_of: Callable[..., Site], backend: StoredBackend, store: Failing
+) -> None:
+    site = site_of(backend=backend, autoload=False)
+    await site.visit(load_and(sign_in))
+    store.fails = True
+    assert (await site.visit()).messages[0]["status"] == 200
+
+
+async def test_anonymous_goes_on_without_the_session_and_leaves_its_cookie_alone(
+    site_of: Callable[..., Site], backend: StoredBackend, store: Failing, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = site_of(backend=backend, on_unavailable="anonymous")
+    await site.visit(sign_in)
+    store.fails = True
+    reply = await site.visit(lambda session: (dict(session), session.why_new))
+    assert reply.result == ({}, WhyNew.UNAVAILABLE)
+    assert reply.set_cookies == []
+    assert "goes on without its session" in caplog.text
+    store.fails = False
+    assert await site.data() == {"user": "ann"}
+
+
+CHANGES: dict[str, Callable[[Session], Any]] = {
+    "an item": sign_in,
+    "clear": lambda session: session.clear(),
+    "set_expiry": lambda session: session.set_expiry(60),
+    "delete": Session.delete,
+    "flush": Session.flush,
+    "regenerate_id": Session.regenerate_id,
+    "persist": Session.persist,
+    "update_atomically": lambda session: session.update_atomically(lambda data: data.update(n=1)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_session_that_could_not_be_loaded_is_never_replaced_by_a_new_one(
+    site_of: Callable[..., Site], backend: StoredBackend, store: Failing, change: str
+) -> None:
+    """Even if the store is back by the time of the change: it would end the session that was there."""
+    site = site_of(backend=backend, on_unavailable="anonymous")
+    await site.visit(sign_in)
+
+    async def act(session: Session) -> None:
+        assert len(session) == 0
+        store.fails = False
+        outcome = CHANGES[change](session)
+        if outcome is not None:
+            await outcome
+
+    store.fails = True
+    reply = await site.visit(act)
+    assert (status(reply), reply.set_cookies) == (503, [])
+    assert await site.data() == {"user": "ann"}
+
+
+async def test_a_plain_dict_in_the_scope_does_not_replace_it_either(backend: StoredBackend, store: Failing) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["session"] = {"user": "eve"}
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    store.fails = True
+    scope = {"type": "http", "headers": [(b"cookie", b"session=some-id")]}
+    middleware = SessionMiddleware(app, backend=backend, autoload=True, on_unavailable="anonymous")
+    assert status(await call(middleware, scope)) == 503
+    assert len(store) == 0
+
+
+async def test_an_outage_after_the_response_has_started_is_an_error(
+    site_of: Callable[..., Site], backend: StoredBackend, store: Failing
+) -> None:
+    site = site_of(backend=backend)
+    await site.visit(sign_in)
+
+    async def late(session: Session) -> None:
+        store.fails = True
+        await session.persist()
+
+    with pytest.raises(BackendUnavailable):
+        await site.visit(Session.load, after=late)
+
+
+# What the application makes of it
+
+
+def test_the_application_can_answer_by_itself(backend: StoredBackend, store: Failing) -> None:
+    async def page(request: Request) -> PlainTextResponse:
+        await request.session.load()  # type: ignore[attr-defined]
+        return PlainTextResponse("never")
+
+    async def sorry(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": "come back later"}, 503)
+
+    app = Starlette(
+        routes=[Route("/", page)],
+        middleware=[Middleware(SessionMiddleware, backend=backend)],
+        exception_handlers={BackendUnavailable: sorry},
+    )
+    store.fails = True
+    reply = TestClient(app).get("/", headers={"cookie": "session=some-id"})
+    assert (reply.status_code, reply.json()) == (503, {"error": "come back later"})
+
+
+async def test_an_application_that_answers_after_the_save_failed_is_not_answered_for(
+    backend: StoredBackend, store: Failing
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["session"]["n"] = 1
+        store.fails = True
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        except BackendUnavailable:
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            raise
+
+    messages: list[Any] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    middleware = SessionMiddleware(app, backend=backend, autoload=True)
+    with pytest.raises(BackendUnavailable):
+        await middleware({"type": "http", "headers": []}, None, send)  # type: ignore[arg-type]
+    assert [message.get("status") for message in messages] == [500, None]
+
+
+def test_a_mounted_application_that_answers_with_its_own_500_is_not_answered_twice(
+    backend: StoredBackend, store: Failing
+) -> None:
+    async def page(request: Request) -> PlainTextResponse:
+        await request.session.load()  # type: ignore[attr-defined]
+        return PlainTextResponse("never")
+
+    app = Starlette(
+        routes=[Mount("/", app=Starlette(routes=[Route("/", page)]))],
+        middleware=[Middleware(SessionMiddleware, backend=backend)],
+    )
+    store.fails = True
+    client = TestClient(app, raise_server_exceptions=False)
+    assert client.get("/", headers={"cookie": "session=some-id"}).status_code == 500
+
+
+# WebSockets
+
+
+async def test_a_websocket_that_needs_its_session_is_refused(
+    site_of: Callable[..., Site], backend: StoredBackend, store: Failing, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = site_of(backend=backend)
+    await site.visit(sign_in)
+    store.fails = True
+
+    async def handler(session: Session, send: Any) -> None:
+        raise AssertionError("it is not called")
+
+    reply = await connect(site, handler)
+    assert reply.messages == [{"type": "websocket.close", "code": 1013}]
+    assert "Refused a WebSocket" in caplog.text
+
+
+async def test_a_websocket_is_refused_with_a_503_where_the_server_can_say_so(
+    backend: StoredBackend, store: Failing
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await scope["session"].load()
+
+    store.fails = True
+    scope = {
+        "type": "websocket",
+        "headers": [(b"cookie", b"session=some-id")],
+        "extensions": {"websocket.http.response": {}},
+    }
+    reply = await call(SessionMiddleware(app, backend=backend), scope)
+    assert [message["type"] for message in reply.messages] == [
+        "websocket.http.response.start",
+        "websocket.http.response.body",
+    ]
+    assert reply.messages[0]["status"] == 503
+
+
+async def test_an_open_websocket_hears_that_its_change_was_not_saved(
+    site_of: Callable[..., Site], backend: StoredBackend, store: Failing
+) -> None:
+    site = site_of(backend=backend)
+    await site.visit(sign_in)
+
+    async def handler(session: Session, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        store.fails = True
+        session["n"] = 1
+        await session.persist()
+
+    with pytest.raises(BackendUnavailable):
+        await connect(site, handler)
+
+
+# The life of the application
+
+
+class Living(InMemoryBackend):
+    """Says when it starts and ends; fails to start if it is told to."""
+
+    def __init__(self, log: list[str], error: Exception | None = None) -> None:
+        super().__init__()
+        self.log = log
+        self.error = error
+
+    def lifespan(self) -> AbstractAsyncContextManager[Any]:
+        return self._life()
+
+    @asynccontextmanager
+    async def _life(self) -> AsyncIterator[None]:
+        if self.error:
+            raise self.error
+        self.log.append("backend starts")
+        yield
+        self.log.append("backend ends")
+
+
+def test_the_backend_lives_from_the_start_of_the_application_to_its_end() -> None:
+    log: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        log.append("application starts")
+        yield
+        log.append("application ends")
+
+    app = Starlette(lifespan=lifespan, middleware=[Middleware(SessionMiddleware, backend=Living(log))])
+    with TestClient(app):
+        log.append("serves")
+    assert log == ["application starts", "backend starts", "serves", "application ends", "backend ends"]
+
+
+async def test_it_ends_before_the_server_is_told_that_all_has_ended() -> None:
+    log: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "lifespan.startup.complete"})
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def send(message: Any) -> None:
+        log.append(message["type"])
+
+    await SessionMiddleware(app, backend=Living(log))({"type": "lifespan"}, None, send)  # type: ignore[arg-type]
+    assert log == ["backend starts", "lifespan.startup.complete", "backend ends", "lifespan.shutdown.complete"]
+
+
+def test_a_backend_that_cannot_start_stops_the_server_with_its_sentence() -> None:
+    app = Starlette(middleware=[Middleware(SessionMiddleware, backend=Living([], ImproperlyConfigured("no table")))])
+    with pytest.raises(ImproperlyConfigured, match="no table"), TestClient(app):
+        raise AssertionError("it did start")
+
+
+@pytest.mark.parametrize("says_so", [False, True])
+async def test_a_backend_that_cannot_start_says_so_once_in_the_protocol(says_so: bool) -> None:
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await send({"type": "lifespan.startup.complete"})
+        except ImproperlyConfigured:
+            if says_so:
+                await send({"type": "lifespan.startup.failed", "message": "in its own words"})
+            raise
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    middleware = SessionMiddleware(app, backend=Living([], ImproperlyConfigured("no table")))
+    with pytest.raises(ImproperlyConfigured):
+        await middleware({"type": "lifespan"}, None, send)  # type: ignore[arg-type]
+    assert sent == [{"type": "lifespan.startup.failed", "message": "in its own words" if says_so else "no table"}]
+
+
+def test_a_setting_that_does_not_exist_is_refused(site_of: Callable[..., Site]) -> None:
+    with pytest.raises(ImproperlyConfigured, match="on_unavailable"):
+        site_of(on_unavailable="ignore")

@@ -1,0 +1,248 @@
+"""Rotation with a grace: requests that were on their way when the id changed see and write the new session."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from starsessions import ImproperlyConfigured, Session, SessionBackend, SessionGone, WhyNew
+from tests.conftest import BACKENDS
+from tests.site import Browser, Clock, Site
+
+pytestmark = pytest.mark.anyio
+
+
+def put(**data: Any) -> Callable[[Session], None]:
+    return lambda session: session.update(data)
+
+
+async def rotate(session: Session) -> str:
+    return await session.regenerate_id(grace=30)
+
+
+def why(session: Session) -> WhyNew | None:
+    assert not session
+    return session.why_new
+
+
+async def started(site: Site) -> tuple[Browser, Browser]:
+    """A session that was rotated with a grace: a browser with the old id, and one with the new."""
+    await site.visit(put(user="ann"))
+    old = Browser(dict(site.browser.cookies))
+    await site.visit(rotate)
+    assert site.browser.cookies != old.cookies
+    return old, site.browser
+
+
+async def test_within_the_grace_the_old_id_sees_and_writes_the_new_session(
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=store_backend)
+    old, new = await started(site)
+    clock.advance(29)
+    assert await site.data(old) == {"user": "ann"}
+    reply = await site.visit(put(cart=[1]), old)
+    assert reply.set_cookies == []
+    assert await site.data(new) == {"user": "ann", "cart": [1]}
+
+
+async def test_after_the_grace_the_old_id_is_nobody_and_says_that_it_was_rotated(
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=store_backend)
+    old, new = await started(site)
+    clock.advance(30)
+    reply = await site.visit(why, old)
+    assert reply.result is WhyNew.ROTATED
+    assert reply.set_cookies == []
+    assert await site.data(new) == {"user": "ann"}
+
+
+async def test_nobody_gets_a_grace_who_does_not_ask_for_it(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    site = site_of(backend=store_backend)
+    await site.visit(put(user="ann"))
+    old = Browser(dict(site.browser.cookies))
+    await site.visit(Session.regenerate_id)
+    assert (await site.visit(why, old)).result is WhyNew.JUST_ROTATED
+
+
+async def sign_in(session: Session) -> None:
+    await session.regenerate_id()
+    session["user"] = "ann"
+
+
+async def test_a_request_that_comes_a_moment_too_late_does_not_sign_the_person_out(
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
+) -> None:
+    """The page sent it with the id from before the sign in. What it puts in belongs to nobody."""
+    site = site_of(backend=store_backend)
+    await site.visit(put(seen=1))
+    late = Browser(dict(site.browser.cookies))
+    await site.visit(sign_in)
+    clock.advance(29)
+    reply = await site.visit(lambda session: session.setdefault("visits", []).append(1), late)
+    assert reply.set_cookies == []
+    assert await site.data() == {"seen": 1, "user": "ann"}
+    for save in (Session.persist, lambda session: session.update_atomically(lambda data: data.update(n=1))):
+        with pytest.raises(SessionGone):
+            await site.visit(save, late)
+
+
+async def test_whoever_missed_the_new_id_can_begin_anew(
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=store_backend)
+    await site.visit(put(seen=1))
+    lost = Browser(dict(site.browser.cookies))
+    await site.visit(sign_in)
+    at_once = Browser(dict(lost.cookies))
+    await site.visit(sign_in, at_once)
+    assert await site.data(at_once) == {"user": "ann"}
+    clock.advance(30)
+    await site.visit(put(visits=1), lost)
+    assert await site.data(lost) == {"visits": 1}
+
+
+async def test_a_logout_with_the_old_id_ends_the_new_session(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    site = site_of(backend=store_backend)
+    old, new = await started(site)
+    reply = await site.visit(Session.flush, old)
+    assert "Max-Age=0" in reply.set_cookie
+    assert await site.data(Browser(dict(new.cookies))) == {}
+
+
+async def test_a_rotation_with_the_old_id_rotates_the_new_session(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    site = site_of(backend=store_backend)
+    old, new = await started(site)
+    newest = Browser(dict(old.cookies))
+    await site.visit(rotate, newest)
+    for browser in (Browser(dict(old.cookies)), Browser(dict(new.cookies)), newest):
+        assert await site.data(browser) == {"user": "ann"}
+
+
+async def test_a_second_grace_does_not_prolong_the_first(
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=store_backend)
+    old, new = await started(site)
+    clock.advance(29)
+    await site.visit(rotate, new)
+    assert await site.data(Browser(dict(old.cookies))) == {"user": "ann"}
+    clock.advance(1)
+    assert await site.data(Browser(dict(old.cookies))) == {}
+    assert await site.data(new) == {"user": "ann"}
+
+
+async def test_a_request_that_was_on_its_way_during_the_rotation_loses_nothing(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    site, elsewhere = site_of(backend=store_backend), site_of(backend=store_backend)
+    await site.visit(put(user="ann"))
+    slow, fast = Browser(dict(site.browser.cookies)), Browser(dict(site.browser.cookies))
+
+    async def act(session: Session) -> None:
+        await session.load()
+        await elsewhere.visit(rotate, fast)
+        session["cart"] = [1]
+
+    reply = await site.visit(act, slow)
+    assert reply.set_cookies == []
+    assert await site.data(fast) == {"user": "ann", "cart": [1]}
+
+
+async def test_rotate_every_gives_a_new_id_in_time_and_keeps_parallel_requests_in(
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=store_backend, rotate_every=600, rotate_grace=20)
+    await site.visit(put(user="ann"))
+    first = dict(site.browser.cookies)
+    clock.advance(599)
+    assert (await site.visit(dict)).set_cookies == []
+    clock.advance(1)
+    old = Browser(dict(first))
+    await site.data()
+    assert site.browser.cookies != first
+    # The page's other requests, which the browser sent with the first one.
+    reply = await site.visit(lambda session: session["user"], old)
+    assert (reply.result, reply.set_cookies) == ("ann", [])
+    clock.advance(20)
+    assert await site.data(old) == {}
+    second = dict(site.browser.cookies)
+    clock.advance(579)
+    assert (await site.visit(dict)).set_cookies == []
+    clock.advance(1)
+    await site.visit(dict)
+    assert site.browser.cookies not in (first, second)
+    assert await site.data() == {"user": "ann"}
+
+
+async def test_rotate_every_leaves_a_request_alone_that_does_not_use_its_session(
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=store_backend, rotate_every=600)
+    await site.visit(put(user="ann"))
+    clock.advance(600)
+    assert (await site.visit()).set_cookies == []
+
+
+async def test_two_requests_that_both_find_a_rotation_due_make_one(
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
+) -> None:
+    site, elsewhere = (site_of(backend=store_backend, rotate_every=600) for _ in range(2))
+    await site.visit(put(user="ann"))
+    slow, fast = Browser(dict(site.browser.cookies)), Browser(dict(site.browser.cookies))
+    clock.advance(600)
+
+    async def act(session: Session) -> None:
+        await session.load()
+        await elsewhere.visit(put(fast=1), fast)
+        session["slow"] = 1
+
+    assert (await site.visit(act, slow)).set_cookies == []
+    assert await site.data(fast) == {"user": "ann", "fast": 1, "slow": 1}
+
+
+async def test_after_the_headers_nothing_is_rotated(
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=store_backend, rotate_every=600)
+    await site.visit(put(user="ann"))
+
+    async def late(session: Session) -> None:
+        clock.advance(600)
+        await session.persist()
+        session["n"] = 1
+        await session.persist()
+
+    before = dict(site.browser.cookies)
+    await site.visit(Session.load, after=late)
+    assert site.browser.cookies == before
+    assert await site.data() == {"user": "ann", "n": 1}
+
+
+@pytest.mark.parametrize("kind", ["signed", "encrypted", "custom"])
+async def test_a_backend_that_cannot_keep_an_old_id_usable_says_so(
+    site_of: Callable[..., Site], clock: Clock, kind: str
+) -> None:
+    backend = BACKENDS[kind](clock)
+    with pytest.raises(ImproperlyConfigured, match="rotate_every needs a backend that keeps sessions in a store"):
+        site_of(backend=backend, rotate_every=600)
+    site = site_of(backend=backend)
+    await site.visit(put(user="ann"))
+    with pytest.raises(ImproperlyConfigured, match="cannot keep an old id usable"):
+        await site.visit(rotate)
+
+
+@pytest.mark.parametrize("grace", [0, -1, 0.5, "30"])
+async def test_a_grace_that_is_none_is_refused(
+    site_of: Callable[..., Site], store_backend: SessionBackend, grace: Any
+) -> None:
+    site = site_of(backend=store_backend)
+    with pytest.raises(ImproperlyConfigured, match="grace must be"):
+        await site.visit(lambda session: session.regenerate_id(grace=grace))
