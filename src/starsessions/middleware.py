@@ -23,9 +23,10 @@ from starsessions.core.headers import RawHeaders, forbid_storing, vary_by_cookie
 from starsessions.core.record import DEFAULT_MAX_AGE, Policy, WhyNew, cookie_max_age
 from starsessions.events import OnEvent, report
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionTooLarge
-from starsessions.kept import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, OnConflict, Phase, Plan, Setting, setting_for
+from starsessions.kept import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, Phase, Plan
 from starsessions.sealing.keys import Keys
 from starsessions.session import Session
+from starsessions.setting import OnConflict, Setting, setting_for
 
 _log = logging.getLogger("starsessions")
 _new_session = Session.__new__

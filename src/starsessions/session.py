@@ -13,7 +13,8 @@ from starsessions.core.cookies import CookieSpec
 from starsessions.core.decision import Cookie
 from starsessions.core.durations import Duration, expiry, seconds
 from starsessions.exceptions import ImproperlyConfigured, ResponseStarted, SessionGone
-from starsessions.kept import OPEN, SAVING, KeptDict, Phase, setting_for
+from starsessions.kept import OPEN, SAVING, KeptDict, Phase
+from starsessions.setting import setting_for
 
 T = TypeVar("T")
 
