@@ -3,8 +3,8 @@
 AES-256-GCM-SIV (RFC 8452) with a random nonce of 96 bits. It derives fresh keys from each nonce, so that random
 nonces stay safe far beyond the 2^32 messages of plain AES-GCM; and should one ever repeat, all that shows is whether
 the two plaintexts were equal. The key id in the token selects the one key that is tried; nothing in the token selects
-an algorithm. A token is bound to its purpose and to the name of its cookie (additional data): one cookie's value is
-refused in another cookie.
+an algorithm. A token is bound to its purpose and to the name of its cookie, with which its key is derived: one
+cookie's value is refused in another cookie.
 
     x1.  base64url( key id, 4 bytes | nonce, 12 bytes | ciphertext and tag )
 """
@@ -21,6 +21,7 @@ from starsessions.sealing.signed import opened
 PREFIX = "x1."
 
 _KEY_ID, _NONCE, _TAG = 4, 12, 16
+_SEALED = _KEY_ID + _NONCE
 
 
 class Encrypter:
@@ -37,7 +38,7 @@ class Encrypter:
         try:
             self._ciphers = {
                 derive(key, "starsessions/v1/key-id", _KEY_ID): AESGCMSIV(
-                    derive(key, "starsessions/v1/encrypted-cookie")
+                    derive(key, f"starsessions/v1/encrypted-cookie/{cookie_name}")
                 )
                 for key in keys
             }
@@ -49,13 +50,12 @@ class Encrypter:
             raise ImproperlyConfigured("secret_key holds the same key twice.")
         self._refused = InvalidTag
         self._key_id, self._cipher = next(iter(self._ciphers.items()))
-        self._bound_to = f"starsessions/v1/encrypted-cookie/{cookie_name}".encode()
         self._compress = compress
         self._pad_to = pad_to
 
     def seal(self, record: Record) -> str:
         nonce = urandom(_NONCE)
-        sealed = self._cipher.encrypt(nonce, pack(record, self._compress, self._pad_to), self._bound_to)
+        sealed = self._cipher.encrypt(nonce, pack(record, self._compress, self._pad_to), None)
         return PREFIX + to_base64url(self._key_id + nonce + sealed)
 
     def open(self, token: str) -> Record | WhyNew:
@@ -63,13 +63,13 @@ class Encrypter:
             raw = from_base64url(token[len(PREFIX) :])
         except ValueError:
             return WhyNew.MALFORMED
-        if len(raw) <= _KEY_ID + _NONCE + _TAG:
+        if len(raw) <= _SEALED + _TAG:
             return WhyNew.MALFORMED
         cipher = self._ciphers.get(raw[:_KEY_ID])
         if cipher is None:
             return WhyNew.BAD_SIGNATURE
         try:
-            plain = cipher.decrypt(raw[_KEY_ID : _KEY_ID + _NONCE], raw[_KEY_ID + _NONCE :], self._bound_to)
+            plain = cipher.decrypt(raw[_KEY_ID:_SEALED], raw[_SEALED:], None)
         except self._refused:
             return WhyNew.BAD_SIGNATURE
         return opened(plain)
