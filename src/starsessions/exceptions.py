@@ -8,6 +8,7 @@
     ├── ResponseStarted   (RuntimeError)  too late: the headers have left
     ├── SessionGone                     `persist()` of a session that was ended meanwhile
     ├── SessionConflict                 two requests changed one key, and `on_conflict="raise"` was asked for
+    ├── TooManySessions                 `sign_in()` of somebody who has as many sessions as are allowed
     └── BackendUnavailable              the store fails, or does not answer in time: a 503
 
 What a stranger can send is never an exception: a cookie that is missing, forged, malformed or
@@ -105,6 +106,14 @@ class SessionConflict(SessionError):
     Nothing was written.
 
     >>> issubclass(SessionConflict, SessionError)
+    True
+    """
+
+
+class TooManySessions(SessionError):
+    """The user has as many sessions as `max_sessions_per_user` allows, and `on_too_many="refuse"` is set.
+
+    >>> issubclass(TooManySessions, SessionError)
     True
     """
 
