@@ -230,10 +230,7 @@ class KeptDict(AskingDict):
 
     def _notice_rotated(self) -> None:
         _log.warning("An id was used that had been rotated away, and that is past its grace.")
-        setting = self._setting
-        if setting.on_event is not None:
-            tokens = setting.tokens_in(self._headers)
-            self._events = [RotatedIdUsed(handle_for(token)) for token in tokens]
+        self._events = [RotatedIdUsed(handle_for(token)) for token in self._setting.tokens_in(self._headers)]
 
     def _fill_with(self, data: Mapping[str, Any]) -> None:
         dict.clear(self)

@@ -34,7 +34,6 @@ _new_session = Session.__new__
 _COOKIE_VALUE = re.compile(r"[!#-+\--:<-\[\]-~]+")  # cookie-octets: RFC 6265bis, 4.1.1
 _SENT = (CLOSED, Phase.BY_HAND)
 _NOT_SENT = (OPEN, SAVING)
-_END_OF_LIFE = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
 _NOTHING_REFUSED = (None, WhyNew.NO_COOKIE)
 
 
@@ -169,7 +168,7 @@ class SessionMiddleware:
             return
         finally:
             if session._events:
-                await self._report(session)
+                await report(session._events, self.setting.on_event)
         if session._phase in _SENT and (
             (session._handed_out and not session._given_up and session._has_unsaved())
             or (scope.get(key) is not session and self._is_replaced(session, scope))
@@ -290,7 +289,7 @@ class SessionMiddleware:
                 await send({"type": "websocket.close", "code": 1013})  # try again later
         finally:
             if session._events:
-                await self._report(session)
+                await report(session._events, self.setting.on_event)
             # However the connection ended: the peer left, the handler failed, or the server shuts down and cancels us.
             # What was changed on an open connection is not lost with it.
             if session._phase is Phase.BY_HAND:
@@ -311,10 +310,6 @@ class SessionMiddleware:
         async with session._turn():
             await session._commit()
 
-    async def _report(self, session: Session) -> None:
-        if self.setting.on_event is not None:
-            await report(session._events, self.setting.on_event)
-
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The life of the backend, within that of the application.
 
@@ -329,7 +324,7 @@ class SessionMiddleware:
                 if message["type"] == "lifespan.startup.complete":
                     # If this raises, Starlette ends what it has started, and says that it failed.
                     await stack.enter_async_context(self.setting.backend.lifespan())
-                elif message["type"] in _END_OF_LIFE:
+                else:  # it has ended, or could not start
                     await stack.aclose()
                 answered = True
                 await send(message)

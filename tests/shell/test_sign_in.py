@@ -20,13 +20,14 @@ from starsessions import (
     WhyNew,
 )
 from starsessions.backends.memory import MemoryStore
-from starsessions.backends.owners import MAX_TRIES, PENDING, owner_key
+from starsessions.backends.legacy import lift
+from starsessions.backends.owners import MAX_TRIES, PENDING, Listed, owner_key
 from starsessions.backends.store import Refused
 from starsessions.backends.stored import StoredBackend
 from starsessions.limits import AAL1, AAL2, AAL3, Limits
 from starsessions.users import UserSession, UserSessions
 from starsessions.watch import MAX_FAILURES, ends_with
-from tests.site import KEY, Browser, Clock, Site
+from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
 
@@ -362,6 +363,7 @@ async def test_the_list_forgets_what_is_over_and_never_grows_beyond_what_lives(
     for _ in range(5):
         await signed_in(site)
         clock.advance(2100)
+        assert await UserSessions(listing).of("ann") == []
     owners = listing.owners  # type: ignore[attr-defined]
     await signed_in(site)
     assert len(await owners.of("ann", int(clock()))) == 1
@@ -385,6 +387,23 @@ async def test_a_sign_in_that_comes_to_nothing_is_forgotten(
     await signed_in(site)
     owners = store_backend.owners  # type: ignore[attr-defined]
     assert len(await owners.of("ann", int(clock()))) == 1
+
+
+async def test_who_is_not_signed_in_is_on_no_list(site_of: Callable[..., Site], listing: SessionBackend) -> None:
+    site = site_of(backend=listing)
+    await site.visit(lambda session: session.update(n=1))
+    await site.visit(Session.regenerate_id)
+    assert await site.data() == {"n": 1}
+    await site.visit(Session.flush)
+    assert await site.data() == {}
+
+
+async def test_a_backend_without_lists_knows_of_none() -> None:
+    backend = lift(DictBackend())
+    listed = Listed("handle", "key", 1, 2)
+    assert backend.place_of("an-id") == ""
+    assert await backend.look_up(listed, 1) is None
+    await backend.end(listed, 1)
 
 
 async def test_garbage_where_the_list_should_be_ends_no_session_and_is_replaced(
@@ -440,7 +459,6 @@ async def test_whoever_is_stored_between_the_two_looks_is_ended_too(clock: Clock
     store = Interrupted()
     backend = StoredBackend(store, clock=clock)
     site, browser = site_of(backend=backend), Browser()
-    may_be_saved, was_ended = anyio.Event(), anyio.Event()
 
     async def act(session: Session) -> None:
         await session.sign_in("ann")
@@ -454,7 +472,6 @@ async def test_whoever_is_stored_between_the_two_looks_is_ended_too(clock: Clock
     await site.visit(act, browser)
     assert await UserSessions(backend).of("ann") == []
     assert await user_of(site, browser) is None
-    del may_be_saved, was_ended
 
 
 async def test_a_list_that_others_change_without_end_is_an_error_and_not_a_loop(clock: Clock) -> None:

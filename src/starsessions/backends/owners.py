@@ -107,11 +107,11 @@ class Owners:
             if after == before and (entry is None or expires_at == entry.expires_at):
                 return before
             try:
-                if after:
+                if entry is not None and not after:
+                    await self._store.delete(key, entry.version, now)
+                else:
                     value = self._written(key, after)
                     await self._store.put(key, value, expires_at, None if entry is None else entry.version, now)
-                elif entry is not None:
-                    await self._store.delete(key, entry.version, now)
                 return before
             except Refused as refused:
                 entry = refused.current
