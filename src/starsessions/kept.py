@@ -454,13 +454,15 @@ class KeptDict(AskingDict):
     def _become(self, data: Mapping[str, Any]) -> None:
         """Hold this data, in our own objects where they are equal: the handler may hold them, and change them on."""
         mine = self._items()
+        self._handed_out = True  # nobody has looked at what is new in it
         dict.clear(self)
         for key, value in data.items():
             dict.__setitem__(self, key, mine[key] if key in mine and changes.same(mine[key], value) else value)
 
     async def _change_atomically(self, change: Callable[[dict[str, Any]], T]) -> T:
         """Run `change` on what is stored now, and again, until nobody else was faster."""
-        pending = changes.diff(self._stored(), self._items())  # what this request did before is saved with it
+        before = self._items()
+        pending = changes.diff(self._stored(), before)  # what this request did before is saved with it
         for _ in range(MAX_ATTEMPTS):
             data = self._copy_of(changes.apply(pending, self._stored()))
             result = change(data)
@@ -469,8 +471,8 @@ class KeptDict(AskingDict):
                 raise TypeError("update_atomically() takes a plain function: it may run several times.")
             self._become(data)
             self.modified = True
-            plan = self._plan()
             try:
+                plan = self._plan()
                 if not self._commit_now(plan):
                     await self._carry_out(plan)
             except Conflict as conflict:
@@ -478,6 +480,9 @@ class KeptDict(AskingDict):
                     self._found = conflict.current
                     continue
                 self._end_quietly()
+            except BaseException:
+                self._become(before)
+                raise
             if self._gone:
                 raise SessionGone("The session was ended since it was loaded, so nothing was saved.")
             return result

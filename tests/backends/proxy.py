@@ -70,6 +70,7 @@ async def proxy(target: int) -> AsyncIterator[Proxy]:
         yield running
     finally:
         server.close()
-        for task in list(running._handlers):
-            task.cancel()
-        await asyncio.gather(*running._handlers, return_exceptions=True)
+        running.flows.set()
+        for writer in running._writers:
+            writer.close()
+        await asyncio.gather(*running._handlers)

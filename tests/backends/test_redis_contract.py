@@ -43,11 +43,11 @@ class SentinelSet:
     def connect(self, redis_sentinel: SentinelAddress) -> Connect:
         @asynccontextmanager
         async def connect() -> AsyncIterator[Redis]:
-            async with (
-                Sentinel(redis_sentinel.sentinels) as sentinel,
-                sentinel.master_for(redis_sentinel.service) as client,
-            ):
+            sentinel = Sentinel(redis_sentinel.sentinels)
+            async with sentinel.master_for(redis_sentinel.service) as client:
                 yield client
+            for asked in sentinel.sentinels:
+                await asked.aclose()
 
         return connect
 

@@ -167,8 +167,8 @@ async def test_who_does_not_answer_is_unavailable_when_time_is_up(server: RedisS
 
 
 async def test_waiting_for_a_connection_counts(server: RedisServer, open_store: Open, closing: AsyncExitStack) -> None:
-    pool = await closing.enter_async_context(ConnectionPool.from_url(server.url, max_connections=2))
-    store = open_store(Redis(connection_pool=pool), 0.3)
+    client = Redis.from_pool(ConnectionPool.from_url(server.url, max_connections=2))
+    store = open_store(await closing.enter_async_context(client), 0.3)
     with server.paused():
         began = time.monotonic()
         at_once = [store.put(f"key-{n}", b"value", NOW + LIFE, None, NOW) for n in range(20)]

@@ -353,4 +353,4 @@ def test_a_capability_is_declined_with_a_reason_and_its_rules_only() -> None:
 
 
 def test_each_rule_has_a_sentence() -> None:
-    assert [rule.__name__ for rule in r.STORE if not (rule.__doc__ or "").endswith(".")] == []
+    assert [rule.__name__ for rule in r.STORE if not (rule.__doc__ or "").strip().endswith(".")] == []

@@ -5,6 +5,7 @@ The races are run in every order of the calls that the requests make to the stor
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 from anyio import Event, create_task_group
@@ -17,8 +18,8 @@ from starsessions.testing.contract import Contract
 from starsessions.testing.schedules import Schedule, in_every_order, stepped
 from starsessions.testing.site import Act, Answer, Site
 
-MAX_AGE = 200
-START = {"a": 1, "b": [1, {"c": 2}], "gone-1": 0, "gone-2": 0, "gone-3": 0}
+MAX_AGE, GRACE = 200, 20
+START: dict[str, Any] = {"a": 1, "b": [1, {"c": 2}], "gone-1": 0, "gone-2": 0, "gone-3": 0}
 MANY = 32
 
 
@@ -26,11 +27,13 @@ class BackendPlace:
     """A backend, and a clock that is moved by hand."""
 
     def __init__(self, backend: SessionBackend) -> None:
-        self.backend = backend
-        self.clock = Clock(int(time.time()))
+        self.backend: SessionBackend = backend
+        self.clock: Clock = Clock(int(time.time()))
+        self.backend_with_steps: SessionBackend
+        self.calls: list[str]
         self.backend_with_steps, self.calls = stepped(backend)
-        self.site = Site(backend, self.clock, max_age=MAX_AGE)
-        self.rolling = Site(self.backend_with_steps, self.clock, max_age=MAX_AGE, rolling=True, renew_every=1)
+        self.site: Site = Site(backend, self.clock, max_age=MAX_AGE)
+        self.rolling: Site = Site(self.backend_with_steps, self.clock, max_age=MAX_AGE, rolling=True, renew_every=1)
         """The same sessions, visited by requests that take steps, each of which renews the session that it uses."""
 
     async def new_session(self, data: dict[str, Any] | None = None) -> str:
@@ -51,7 +54,10 @@ class BackendPlace:
 
 
 BACKEND: Contract[BackendPlace] = Contract(
-    {"atomic": "what two requests do at once is as if one had come after the other, also where they race"}
+    {
+        "atomic": "what two requests do at once is as if one had come after the other, also where they race",
+        "grace": "an id that was rotated away can stay usable for a while",
+    }
 )
 """What is promised of a backend that keeps sessions on a server."""
 
@@ -93,6 +99,21 @@ async def a_session_is_over_at_its_deadline(place: BackendPlace) -> None:
     answer = await place.site.visit(token, _changing({"new": 1}))
     assert await place.living([token, answer.token]) == {answer.token: {"new": 1}}, "a session that is over came back"
     assert answer.token != token, "the id of a session that is over was used again"
+
+
+@BACKEND.rule()
+async def a_session_that_ends_while_it_is_used_stays_over(place: BackendPlace) -> None:
+    """A request that has found a session, and changes it after its deadline, does not bring it back."""
+    token = await place.new_session()
+
+    async def act(session: Session) -> None:
+        await session.load()
+        place.clock.advance(MAX_AGE)
+        session["new"] = 1
+
+    answer = await place.site.visit(token, act)
+    assert answer.token is None, "a cookie was set for a session that was over"
+    assert await place.site.data(token) == {}, "a session that was over was brought back by a change"
 
 
 @BACKEND.rule()
@@ -253,6 +274,28 @@ async def a_logout_is_final_against_a_rotation_and_a_write(place: BackendPlace) 
 
 
 @BACKEND.rule("atomic")
+async def a_logout_is_final_against_two_rotations(place: BackendPlace) -> None:
+    """After a logout that found the session nothing of it lives, also if it has moved on twice meanwhile."""
+
+    async def scenario(schedule: Schedule) -> None:
+        old = await place.new_session()
+        tokens = [old]
+
+        async def rotate_twice() -> None:
+            for _ in range(2):
+                tokens.append((await place.rolling.visit(tokens[-1], _rotate)).token or old)
+
+        answers = await schedule.together(logout=lambda: place.rolling.visit(old, _log_out), rotations=rotate_twice)
+        living = await place.living(tokens)
+        if answers["logout"].result:
+            assert not living, "a session was ended, and its data lives"
+        else:
+            assert living == {tokens[-1]: START}, "the session is not under its newest id alone"
+
+    await place.in_every_order(scenario)
+
+
+@BACKEND.rule("atomic")
 async def a_change_during_a_rotation_is_in_the_new_session_or_nobodys(place: BackendPlace) -> None:
     """A change that was confirmed while a session was rotated is in it; one that came too late is nowhere."""
 
@@ -311,6 +354,68 @@ def _writers(count: int) -> None:
 
 _writers(2)
 _writers(3)
+
+
+@BACKEND.rule("atomic")
+async def atomic_updates_all_count(place: BackendPlace) -> None:
+    """Three requests that each add one with `update_atomically()` make three, in every order, each with its own number.
+
+    What they return is what they have made of the number that was stored then.
+    """
+
+    async def add_one(session: Session) -> int:
+        await session.load()
+        return await session.update_atomically(_add_one)
+
+    async def scenario(schedule: Schedule) -> None:
+        token = await place.new_session({"count": 0})
+        visit = partial(place.rolling.visit, token, add_one)
+        answers: dict[str, Answer] = await schedule.together(one=visit, two=visit, three=visit)
+        assert (await place.site.data(token))["count"] == 3, "an atomic update is lost"
+        returned = sorted(answer.result for answer in answers.values())
+        assert returned == [1, 2, 3], f"three atomic updates have returned {returned}"
+
+    await place.in_every_order(scenario)
+
+
+@BACKEND.rule("grace")
+async def with_a_grace_the_old_id_stands_for_the_new_session(place: BackendPlace) -> None:
+    """With `regenerate_id(grace=…)` a change that comes with the old id is in the new session, until the grace is over.
+
+    Whatever the order, it is confirmed, and its answer does not bring the old id back.
+    """
+
+    async def rotate(session: Session) -> None:
+        await session.load()
+        await session.regenerate_id(grace=GRACE)
+
+    async def scenario(schedule: Schedule) -> None:
+        old = await place.new_session()
+        answers: dict[str, Answer] = await schedule.together(
+            rotation=lambda: place.rolling.visit(old, rotate), write=lambda: place.rolling.visit(old, _save_at_once)
+        )
+        new = answers["rotation"].token
+        assert answers["write"].result is True, "a request that was on its way during a rotation with a grace was lost"
+        if list(answers) == ["rotation", "write"]:
+            assert answers["write"].token is None, "a request with the old id has set a cookie"
+        expected = {**START, "saved": True}
+        assert await place.living([old, new]) == {old: expected, new: expected}, (
+            "the old id does not see the new session"
+        )
+        place.clock.advance(GRACE)
+        assert await place.living([old, new]) == {new: expected}, "the old id is alive when its grace is over"
+
+    await place.in_every_order(scenario)
+    old = await place.new_session()
+    new = (await place.site.visit(old, rotate)).token
+    await place.site.visit(old, _log_out)
+    assert await place.living([old, new]) == {}, "a logout with the old id, in its grace, has not ended the session"
+
+
+def _add_one(data: dict[str, Any]) -> int:
+    data["count"] += 1
+    count: int = data["count"]
+    return count
 
 
 @BACKEND.rule("atomic")

@@ -43,7 +43,7 @@ class Site:
     """
 
     def __init__(self, backend: SessionBackend, clock: Clock, **settings: Any) -> None:
-        self.app = SessionMiddleware(_handle, backend=backend, clock=clock, **settings)
+        self.app: SessionMiddleware = SessionMiddleware(_handle, backend=backend, clock=clock, **settings)
 
     async def visit(self, token: str | None, act: Act) -> Answer:
         """What the request came to."""

@@ -1,20 +1,15 @@
 """The contracts as pytest tests: subclass a suite, say how yours is opened, and run pytest."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
 from anyio import fail_after
 
-from starsessions.backends.base import SessionBackend
 from starsessions.testing.contract import Contract, Rule
-from starsessions.testing.place import OpenStore, StorePlace
+from starsessions.testing.place import OpenBackend, OpenStore, StorePlace, opened
 from starsessions.testing.races import BACKEND, BackendPlace
 from starsessions.testing.rules import STORE
-
-OpenBackend = Callable[[], SessionBackend | AbstractAsyncContextManager[SessionBackend]]
-"""Makes a backend; what is to be closed, as an async context manager. It may hold sessions of others already."""
 
 TIME_LIMIT = 120  # seconds for one rule: a store that hangs is a failure, too
 
@@ -80,9 +75,6 @@ class BackendSuite(_Suite):
     @pytest.mark.anyio
     async def test_the_backend_keeps_the_rule(self, rule: Rule[BackendPlace], open_backend: OpenBackend) -> None:
         """The sentence is the rule's docstring."""
-        async with AsyncExitStack() as closing:
-            backend = open_backend()
-            if isinstance(backend, AbstractAsyncContextManager):
-                backend = await closing.enter_async_context(backend)
+        async with opened(open_backend()) as backend:
             with fail_after(TIME_LIMIT):
                 await rule(BackendPlace(backend))
