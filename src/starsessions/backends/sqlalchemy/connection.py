@@ -87,7 +87,7 @@ class Database:
     """An engine, as the store uses it."""
 
     def __init__(self, engine: AsyncEngine, timeout: float) -> None:
-        self.name = engine.dialect.name
+        self.name: str = engine.dialect.name
         self._engine = engine.sync_engine
         self._timeout = timeout
         self._running: set[asyncio.Task[Any]] = set()
