@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from os import urandom
 from typing import Any, TypeVar
 
 from anyio import Event, get_cancelled_exc_class
@@ -12,6 +13,8 @@ from starsessions.backends.legacy import lift
 from starsessions.core.cookies import CookieSpec
 from starsessions.core.decision import Cookie
 from starsessions.core.durations import Duration, expiry, seconds
+from starsessions.core.flashes import Flash, add_flash, keys_of_flashes, shows_a_page, take_flashes
+from starsessions.core.tokens import to_base64url
 from starsessions.exceptions import ImproperlyConfigured, ResponseStarted, SessionGone
 from starsessions.kept import OPEN, SAVING, KeptDict, Phase, setting_for
 
@@ -217,3 +220,37 @@ class Session(KeptDict):
         wanted = expiry(value, int(self._setting.clock()))
         self._before_change()
         self._expiry = wanted
+
+    # Messages for the next page
+
+    def flash(self, text: str, category: str = "info") -> None:
+        """Say something on the next page, once: see `starsessions.flash`. The oldest messages make room for new ones.
+
+        >>> import asyncio
+        >>> from starsessions import InMemoryBackend
+        >>> session = Session(InMemoryBackend())
+        >>> asyncio.run(session.load())
+        >>> session.flash("Saved", "success")
+        >>> session.pop_flashes()
+        [Flash(text='Saved', category='success')]
+        """
+        add_flash(self, Flash(text, category), to_base64url(urandom(6)))
+
+    def pop_flashes(self, *, background: bool = False) -> list[Flash]:
+        """The messages that wait, the oldest first, which are gone then: call it where a page is made.
+
+        A request in the background (`fetch()`, an image, a prefetch) gets none and leaves them where they are, unless
+        `background=True` says that its answer is shown: pages that a script fetches, with htmx for example.
+        """
+        return take_flashes(self) if background or shows_a_page(self._headers) else []
+
+    async def claim_flashes(self, *, background: bool = False) -> list[Flash]:
+        """`pop_flashes()`, at once and for this request alone: of two pages that are made at the same moment, one gets
+        a message and the other does not. If the page then fails, its messages are gone."""
+        await self._load()
+        if not keys_of_flashes(self) or not (background or shows_a_page(self._headers)):
+            return []
+        try:
+            return await self.update_atomically(take_flashes)
+        except SessionGone:
+            return []
