@@ -11,6 +11,7 @@ from anyio import Event, get_cancelled_exc_class
 from starsessions.backends.base import Found, SessionBackend
 from starsessions.backends.legacy import lift
 from starsessions.core.cookies import CookieSpec
+from starsessions.core.csrf import SECRET_BYTES, renew_secrets
 from starsessions.core.decision import Cookie
 from starsessions.core.durations import Duration, expiry, seconds
 from starsessions.core.flashes import Flash, add_flash, keys_of_flashes, shows_a_page, take_flashes
@@ -208,6 +209,8 @@ class Session(KeptDict):
         self._grace = 0 if grace is None else seconds("grace", grace)
         self._next_id = await self._setting.backend.new_id()
         self.modified = True
+        if not self._grace:  # with a grace, what is on its way shall still arrive, and forms are
+            renew_secrets(self, to_base64url(urandom(6)), urandom(SECRET_BYTES))
         return self._next_id
 
     def set_expiry(self, value: int | timedelta | datetime | None) -> None:
