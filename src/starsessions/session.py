@@ -210,8 +210,12 @@ class Session(KeptDict):
         self._next_id = await self._setting.backend.new_id()
         self.modified = True
         if not self._grace:  # with a grace, what is on its way shall still arrive, and forms are
-            renew_secrets(self, to_base64url(urandom(6)), urandom(SECRET_BYTES))
+            self._end_open_forms()
         return self._next_id
+
+    def _end_open_forms(self) -> None:
+        """No token against CSRF from before is good any more: see `starsessions.csrf`."""
+        renew_secrets(self, to_base64url(urandom(6)), urandom(SECRET_BYTES))
 
     def set_expiry(self, value: int | timedelta | datetime | None) -> None:
         """How long this one session lasts, in place of the middleware's `max_age`.
