@@ -6,22 +6,18 @@ does it, and `_commit` does both again when another request was faster.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from inspect import iscoroutine
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from anyio import Lock
 
-from starsessions.backends.base import Backend, Clock, Conflict, Found, Peeking, Sealing
+from starsessions.backends.base import Conflict, Found
 from starsessions.core import changes
-from starsessions.core.carrier import tokens_of
-from starsessions.core.cookies import CookieSpec
 from starsessions.core.decision import LEAVE, Action, Cookie, Decision, decide
 from starsessions.core.record import (
     Expiry,
-    Policy,
     Record,
     WhyNew,
     cookie_max_age,
@@ -31,8 +27,8 @@ from starsessions.core.record import (
     touch_due,
     why_over,
 )
-from starsessions.core.serializer import Msgpack, differs_for_sure, matcher
-from starsessions.events import Event, OnEvent, RotatedIdUsed, handle_for
+from starsessions.core.serializer import Msgpack, differs_for_sure
+from starsessions.events import Event, RotatedIdUsed, handle_for
 from starsessions.exceptions import (
     BackendUnavailable,
     ResponseStarted,
@@ -43,6 +39,7 @@ from starsessions.exceptions import (
     UnsupportedValue,
 )
 from starsessions.mapping import AskingDict
+from starsessions.setting import Headers, Setting, judged, the_only
 
 _log = logging.getLogger("starsessions")
 
@@ -52,93 +49,6 @@ MAX_ATTEMPTS = 1000
 _CONTENDED = "The session was changed by others so often while it was being saved that we gave up."
 
 T = TypeVar("T")
-
-OnConflict = Literal["merge", "raise"] | Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], dict[str, Any]]
-"""What happens when two requests have changed the same key: see `SessionMiddleware`."""
-
-
-Headers = Sequence[tuple[bytes, bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What all sessions of one middleware have in common, prepared once."""
-
-    backend: Backend
-    policy: Policy
-    cookie: CookieSpec
-    clock: Clock
-    look: Callable[[Headers], Found | WhyNew] | None
-    """Finds the session in the headers, if the first access may do that by itself: `autoload`, and no I/O to do."""
-    seal: Callable[[Record], str] | None
-    """Makes the token, if that is all that is to be done to keep a session."""
-    loads: Callable[[Any], dict[str, Any]]
-    dumps: Callable[[dict[str, Any]], Any]
-    tokens_in: Callable[[Headers], list[str] | WhyNew]
-    matches: Callable[[Any, dict[str, Any]], bool]
-    """Whether data is, for certain and cheaply, what a payload holds."""
-    on_conflict: OnConflict
-    on_event: OnEvent | None
-    anonymous_if_unavailable: bool
-    """Whether a request goes on without its session when the store fails."""
-    keeps_going: bool
-    """Whether use alone can renew or rotate a session."""
-    ours: bool
-    """Whether the serializer is one of ours, whose payloads can be compared without decoding them."""
-
-
-def setting_for(
-    backend: Backend,
-    policy: Policy,
-    cookie: CookieSpec,
-    clock: Clock,
-    autoload: bool,
-    on_conflict: OnConflict = "merge",
-    anonymous_if_unavailable: bool = False,
-    on_event: OnEvent | None = None,
-) -> Setting:
-    serializer = backend.serializer
-    # Whether a token may be shown to the backend; None where a seal is all the form that it has.
-    is_well_formed = None if backend.holds_data else backend.is_well_formed
-    tokens_in = tokens_of(cookie, backend.max_cookies, is_well_formed)
-    peek = backend.peek if autoload and isinstance(backend, Peeking) else None
-    return Setting(
-        backend=backend,
-        policy=policy,
-        cookie=cookie,
-        clock=clock,
-        tokens_in=tokens_in,
-        look=None if peek is None else looking(tokens_in, peek, policy, clock),
-        seal=backend.seal if isinstance(backend, Sealing) else None,
-        loads=serializer.loads,
-        dumps=serializer.dumps,
-        matches=matcher(serializer),
-        on_conflict=on_conflict,
-        on_event=on_event,
-        anonymous_if_unavailable=anonymous_if_unavailable,
-        keeps_going=policy.rolling or policy.rotate_every is not None,
-        ours=isinstance(serializer, Msgpack),
-    )
-
-
-def looking(
-    tokens_in: Callable[[Headers], list[str] | WhyNew],
-    peek: Callable[[str, int], Found | WhyNew],
-    policy: Policy,
-    clock: Clock,
-) -> Callable[[Headers], Found | WhyNew]:
-    """How a session is found in a backend that has nothing to wait for."""
-
-    def look(headers: Headers) -> Found | WhyNew:
-        tokens = tokens_in(headers)
-        if not isinstance(tokens, list):
-            return tokens
-        now = int(clock())
-        if len(tokens) == 1:
-            return _judged(peek(tokens[0], now), policy, now)
-        return _the_only([_judged(peek(token, now), policy, now) for token in tokens])
-
-    return look
 
 
 class Phase(Enum):
@@ -352,11 +262,11 @@ class KeptDict(AskingDict):
         setting = self._setting
         now = int(setting.clock())
         if self._given is not None:
-            return _judged(await setting.backend.fetch(self._given, now), setting.policy, now)
+            return judged(await setting.backend.fetch(self._given, now), setting.policy, now)
         tokens = setting.tokens_in(self._headers)
         if not isinstance(tokens, list):
             return tokens
-        return _the_only([_judged(await setting.backend.fetch(token, now), setting.policy, now) for token in tokens])
+        return the_only([judged(await setting.backend.fetch(token, now), setting.policy, now) for token in tokens])
 
     # Saving
 
@@ -371,7 +281,7 @@ class KeptDict(AskingDict):
         if found is not None:
             record = found.record
             if self.modified or by_hand or (self._handed_out and not setting.matches(record.payload, self)):
-                payload = setting.dumps(self)
+                payload = setting.dumps(self) if self._handed_out else setting.dumps_again(self, record.payload)
                 differs = payload != record.payload and self._differs(record, payload)
             expires = self._expiry is not None and self._expiry != expiry_of(record)
             if setting.keeps_going:
@@ -544,13 +454,15 @@ class KeptDict(AskingDict):
     def _become(self, data: Mapping[str, Any]) -> None:
         """Hold this data, in our own objects where they are equal: the handler may hold them, and change them on."""
         mine = self._items()
+        self._handed_out = True  # nobody has looked at what is new in it
         dict.clear(self)
         for key, value in data.items():
             dict.__setitem__(self, key, mine[key] if key in mine and changes.same(mine[key], value) else value)
 
     async def _change_atomically(self, change: Callable[[dict[str, Any]], T]) -> T:
         """Run `change` on what is stored now, and again, until nobody else was faster."""
-        pending = changes.diff(self._stored(), self._items())  # what this request did before is saved with it
+        before = self._items()
+        pending = changes.diff(self._stored(), before)  # what this request did before is saved with it
         for _ in range(MAX_ATTEMPTS):
             data = self._copy_of(changes.apply(pending, self._stored()))
             result = change(data)
@@ -559,8 +471,8 @@ class KeptDict(AskingDict):
                 raise TypeError("update_atomically() takes a plain function: it may run several times.")
             self._become(data)
             self.modified = True
-            plan = self._plan()
             try:
+                plan = self._plan()
                 if not self._commit_now(plan):
                     await self._carry_out(plan)
             except Conflict as conflict:
@@ -568,6 +480,9 @@ class KeptDict(AskingDict):
                     self._found = conflict.current
                     continue
                 self._end_quietly()
+            except BaseException:
+                self._become(before)
+                raise
             if self._gone:
                 raise SessionGone("The session was ended since it was loaded, so nothing was saved.")
             return result
@@ -599,20 +514,3 @@ def _weight(value: Any) -> int:
         return len(Msgpack().dumps({"": value}))
     except UnsupportedValue:  # another serializer, or a backend of the user's own, takes more types than ours
         return 0
-
-
-def _judged(found: Found | WhyNew, policy: Policy, now: int) -> Found | WhyNew:
-    if isinstance(found, Found):
-        return why_over(found.record, policy, now) or found
-    return found
-
-
-def _the_only(results: list[Found | WhyNew]) -> Found | WhyNew:
-    """Of several cookies of our name, from other paths or domains, one counts if it alone is good.
-
-    If two are, one of them was planted, and nobody can say which (RFC 6265bis, 4.2.2 and 8.6).
-    """
-    live = [result for result in results if isinstance(result, Found)]
-    if len(live) == 1:
-        return live[0]
-    return WhyNew.MALFORMED if live else results[0]

@@ -1,6 +1,6 @@
 """The ASGI shell: gives each request its session, and brings it home when the response starts."""
 
-# Functions inside of functions are made once per request here: their annotations are not to be worked out each time.
+# A function inside of a function is made once per request: its annotations are not to be worked out each time.
 from __future__ import annotations
 
 import logging
@@ -23,9 +23,10 @@ from starsessions.core.headers import RawHeaders, forbid_storing, vary_by_cookie
 from starsessions.core.record import DEFAULT_MAX_AGE, Policy, WhyNew, cookie_max_age
 from starsessions.events import OnEvent, report
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionTooLarge
-from starsessions.kept import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, OnConflict, Phase, Plan, Setting, setting_for
+from starsessions.kept import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, Phase, Plan
 from starsessions.sealing.keys import Keys
 from starsessions.session import Session
+from starsessions.setting import OnConflict, Setting, setting_for
 
 _log = logging.getLogger("starsessions")
 _new_session = Session.__new__
@@ -233,16 +234,16 @@ class SessionMiddleware:
     def _cookies(self, session: Session, scope: Scope) -> RawHeaders:
         if session._cookie is NOTHING_TO_SAY:
             return []
-        spec, most = self.setting.cookie, self.setting.backend.max_cookies
+        setting, found = self.setting, session._found
+        spec, most = setting.cookie, setting.backend.max_cookies
         path = spec.path_under(session._root_path)
         secure = spec.is_secure(scope.get("scheme", "http"))
-        found, replaced = session._found, session._replaced
         if found is None:
             cookies = cookies_for(spec, [], 0, path, secure, most, session._headers)
         else:
-            if not self.setting.backend.holds_data and _COOKIE_VALUE.fullmatch(found.token) is None:
+            if setting.seal is None and _COOKIE_VALUE.fullmatch(found.token) is None:
                 raise ImproperlyConfigured("The backend gave an id that cannot stand in a cookie.")
-            max_age = cookie_max_age(found.record, self.setting.policy, int(self.setting.clock()))
+            max_age = cookie_max_age(found.record, setting.policy, int(setting.clock()))
             # A refused cookie may be the first of several, from when max_cookies was more: the others have to go.
             alone = most == 1 and session.why_new in _NOTHING_REFUSED
             if alone and path == "/" and len(spec.name) + len(found.token) <= MAX_COOKIE:
@@ -252,7 +253,8 @@ class SessionMiddleware:
             if len(parts) > most or room < MIN_ROOM:
                 raise SessionTooLarge(len(spec.name) + len(found.token), most * MAX_COOKIE, session._weights())
             cookies = cookies_for(spec, parts, max_age, path, secure, most, session._headers)
-        if path != "/" and spec.path is None and replaced and not self.setting.backend.was_written_by_us(replaced):
+        replaced = session._replaced
+        if path != "/" and spec.path is None and replaced and not setting.backend.was_written_by_us(replaced):
             # Starlette's cookie has the path "/", ours the root path. Both would be sent, and two that are good are
             # none: take the old one away.
             cookies.append(spec.set(spec.name, "null", 0, "/", secure))

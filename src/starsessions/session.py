@@ -17,7 +17,8 @@ from starsessions.core.durations import Duration, expiry, seconds
 from starsessions.core.flashes import Flash, add_flash, keys_of_flashes, shows_a_page, take_flashes
 from starsessions.core.tokens import to_base64url
 from starsessions.exceptions import ImproperlyConfigured, ResponseStarted, SessionGone
-from starsessions.kept import OPEN, SAVING, KeptDict, Phase, setting_for
+from starsessions.kept import OPEN, SAVING, KeptDict, Phase
+from starsessions.setting import setting_for
 
 T = TypeVar("T")
 

@@ -73,6 +73,28 @@ async def test_a_rotation_is_final_whatever_a_slow_request_does(
     assert await site.data(browser) == ({} if slow == "logs out" else start)
 
 
+@pytest.mark.parametrize(
+    "slow", ["writes", "deletes a key", "rotates", "clears", "sets an expiry"], ids=lambda slow: slow.replace(" ", "_")
+)
+async def test_a_session_that_is_over_when_a_slow_request_answers_is_not_brought_back(
+    site_of: Callable[..., Site], server_backend: SessionBackend, clock: Clock, slow: str
+) -> None:
+    site = site_of(backend=server_backend, max_age=100)
+    await site.visit(lambda session: session.update(a=1))
+    old = Browser(dict(site.browser.cookies))
+
+    async def act(session: Session) -> None:
+        await session.load()
+        clock.advance(100)
+        outcome = SLOW[slow](session)
+        if isinstance(outcome, Awaitable):
+            await outcome
+
+    reply = await site.visit(act)
+    assert reply.set_cookies == []
+    assert await site.data(old) == await site.data() == {}
+
+
 async def test_requests_that_change_different_keys_all_survive(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:

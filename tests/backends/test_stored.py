@@ -207,6 +207,79 @@ async def test_any_text_can_be_an_id_by_hand(backend: StoredBackend) -> None:
             assert await backend.read(session_id) == {"id": 1}
 
 
+# Sealed at rest
+
+KEY, NEW_KEY = "0123456789abcdefghijklmnopqrstuv", "a new key that is as long as a key must be"
+
+
+def sealed(store: MemoryStore, clock: Clock, *keys: str) -> StoredBackend:
+    return StoredBackend(store, encrypt_with=list(keys), clock=clock)
+
+
+async def test_what_is_sealed_shows_nothing_in_the_store_and_is_read_back(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    store = MemoryStore()
+    site = site_of(backend=sealed(store, clock, KEY))
+    await site.visit(lambda session: session.update(user="somebody with a name"))
+    await site.visit(lambda session: session.regenerate_id(grace=30))
+    assert await site.data() == {"user": "somebody with a name"}
+    assert b"somebody" not in b"".join(store._entries.values())
+    # The pointer of the rotation is sealed, too.
+    assert not any(key.encode() in value for key in store.all_keys() for value in store._entries.values())
+
+
+async def test_a_sealed_record_is_refused_under_another_key_though_its_owner_is_forged(clock: Clock) -> None:
+    store = MemoryStore()
+    backend = sealed(store, clock, KEY)
+    await begin(backend, "ann")
+    entry = await store.get(key_for("ann"), NOW)
+    assert entry is not None
+    forged = key_for("eve")[:8].encode() + entry.value[8:]
+    await store.put(key_for("eve"), forged, END, None, NOW)
+    assert await backend.fetch("eve", NOW) is WhyNew.BAD_SIGNATURE
+
+
+@pytest.mark.parametrize("cut", [0, 8, 20, 39, -1])
+async def test_what_is_cut_or_not_sealed_or_sealed_with_another_key_is_no_session(clock: Clock, cut: int) -> None:
+    store = MemoryStore()
+    backend = sealed(store, clock, KEY)
+    found = await begin(backend, "ann")
+    entry = await store.get(key_for("ann"), NOW)
+    assert entry is not None
+    await store.put(key_for("ann"), entry.value[:cut], END, found.version.version, NOW)
+    assert await backend.fetch("ann", NOW) in (WhyNew.BAD_SIGNATURE, WhyNew.UNDECODABLE)
+
+    await begin(StoredBackend(store, clock=clock), "plain")
+    assert await backend.fetch("plain", NOW) is WhyNew.BAD_SIGNATURE
+    await begin(sealed(store, clock, NEW_KEY), "other")
+    assert await backend.fetch("other", NOW) is WhyNew.BAD_SIGNATURE
+
+
+async def test_a_record_moves_to_the_first_key_when_it_is_next_written(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    store = MemoryStore()
+    site = site_of(backend=sealed(store, clock, KEY))
+    await site.visit(lambda session: session.update(n=1))
+    both = site_of(backend=sealed(store, clock, NEW_KEY, KEY))
+    both.browser = site.browser
+    assert await both.data() == {"n": 1}
+    await both.visit(lambda session: session.update(n=2))
+    new = site_of(backend=sealed(store, clock, NEW_KEY))
+    assert await new.data(site.browser) == {"n": 2}
+
+
+def test_one_store_under_two_cookie_names_is_logged(
+    backend: StoredBackend, site_of: Callable[..., Site], caplog: pytest.LogCaptureFixture
+) -> None:
+    site_of(backend=backend)
+    site_of(backend=backend)
+    assert caplog.text == ""
+    site_of(backend=backend, session_cookie="admin")
+    assert "an id of one is good in the other" in caplog.text
+
+
 @asyncio_only
 async def test_a_store_that_fails_is_named_and_nothing_of_the_session_is() -> None:
     async def fails() -> None:

@@ -22,10 +22,10 @@ from zoneinfo import TZPATH, ZoneInfo
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from starsessions.core.serializer import MAX_DEPTH, Msgpack, PlainJson, matcher
+from starsessions.core.serializer import MAX_DEPTH, Msgpack, PlainJson, dumper_again, matcher
 from starsessions.exceptions import UnsupportedValue
 
 SERIALIZERS = [Msgpack(), PlainJson()]
@@ -754,6 +754,74 @@ def test_of_any_other_serializer_the_bytes_are_compared() -> None:
 
     assert matches(b'{"a": 1}', {"a": 1})
     assert not matches(b'{"a": 1}', {"a": 2})
+
+
+# Encoding once more what was loaded
+
+
+def loaded_and_changed(serializer: Msgpack, payload: bytes, changed: dict[str, Any]) -> dict[str, Any]:
+    """As a session is whose lists and dicts nobody was handed: items were replaced, by values that hold no others."""
+    return {**serializer.loads(payload), **changed}
+
+
+def written(dumps: Callable[..., bytes], *arguments: Any) -> Any:
+    """The payload, or why there is none."""
+    try:
+        return dumps(*arguments)
+    except UnsupportedValue as error:
+        return str(error)
+
+
+@both
+@given(sessions, st.dictionaries(st.text(max_size=4), hashable_scalars, max_size=2))
+def test_encoding_again_says_what_encoding_says(
+    serializer: Msgpack, data: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    payload = written(serializer.dumps, data)
+    assume(isinstance(payload, bytes))
+    now = loaded_and_changed(serializer, payload, changed)
+
+    assert written(serializer.dumps_again, now, payload) == written(serializer.dumps, now)
+
+
+@both
+@given(json_sessions, st.dictionaries(st.text(max_size=4), hashable_scalars, max_size=2))
+def test_encoding_again_what_python_wrote_as_json_says_what_encoding_says(
+    serializer: Msgpack, data: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    payload = json.dumps(data).encode()
+    now = loaded_and_changed(serializer, payload, changed)
+
+    assert written(serializer.dumps_again, now, payload) == written(serializer.dumps, now)
+
+
+@both
+@pytest.mark.parametrize("inside", [(1,), {1}, 2**70, date(2024, 5, 6), "\ud800", nan, inf, -inf, b"a"])
+def test_encoding_again_overlooks_nothing_inside(serializer: Msgpack, inside: Any) -> None:
+    data = {"a": [{"b": inside}], "n": 1}
+    payload = serializer.dumps(data)
+    now = loaded_and_changed(serializer, payload, {"n": 2})
+
+    assert exact(serializer.loads(serializer.dumps_again(now, payload))) == exact({**data, "n": 2})
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_encoding_again_keeps_what_is_no_number_in_the_json_of_others(number: str) -> None:
+    payload = f'{{"a":[{number}],"n":1}}'.encode()
+    now = loaded_and_changed(PlainJson(), payload, {"n": 2})
+
+    assert exact(PlainJson().loads(PlainJson().dumps_again(now, payload))) == exact(now)
+
+
+def test_a_serializer_of_the_users_own_encodes_again_as_it_encodes() -> None:
+    class Json:
+        def dumps(self, data: dict[str, Any], /) -> bytes:
+            return json.dumps(data).encode()
+
+        def loads(self, payload: bytes, /) -> dict[str, Any]:
+            return dict(json.loads(payload))
+
+    assert dumper_again(Json())({"a": 2}, b'{"a": 1}') == b'{"a": 2}'
 
 
 # JSON, as Starlette writes and reads it

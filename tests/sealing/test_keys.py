@@ -133,6 +133,10 @@ def test_key_derivation_is_that_of_cryptography(key: bytes, label: str, length: 
 
 def test_keys_for_two_purposes_have_nothing_in_common() -> None:
     """Not even a beginning: HKDF's output for a short length is the beginning of that for a longer one."""
-    labels = ["starsessions/v1/key-id", "starsessions/v1/encrypted-cookie", "starsessions/v1/signed-cookie/session"]
+    labels = [
+        "starsessions/v1/key-id",
+        "starsessions/v1/encrypted-cookie/session",
+        "starsessions/v1/signed-cookie/session",
+    ]
 
     assert len({derive(b"key", label)[:4] for label in labels}) == len(labels)

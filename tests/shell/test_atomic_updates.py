@@ -13,6 +13,7 @@ from starsessions import (
     SessionConflict,
     SessionError,
     SessionGone,
+    UnsupportedValue,
 )
 from tests.site import Browser, Clock, Site
 
@@ -101,6 +102,22 @@ async def test_each_run_starts_from_what_is_stored_and_not_from_the_last_try(
     await site.visit(act)
     assert await site.data() == {"log": ["fast", "slow"]}
     assert seen == [[], ["fast"]]
+
+
+async def test_what_the_function_puts_in_reads_back_of_its_type_or_is_refused(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    """Encoding takes a tuple for a list where it need not look: here it has to look."""
+    site = site_of(backend=store_backend)
+    await site.visit(lambda session: session.update(n=1))
+
+    async def act(session: Session) -> None:
+        await session.update_atomically(lambda data: data.update(nested=[(1, {2})]))
+        with pytest.raises(UnsupportedValue, match=r'session\["nested"\]\[0\]'):
+            await session.update_atomically(lambda data: data.update(nested=[object()]))
+
+    await site.visit(act)
+    assert await site.data() == {"n": 1, "nested": [(1, {2})]}
 
 
 async def test_if_the_function_raises_nothing_has_happened(

@@ -167,7 +167,7 @@ async def test_no_request_derives_a_key(
     def derive(*args: object) -> bytes:
         raise AssertionError("a key was derived during a request")
 
-    for module in ("keys", "signed", "encrypted"):
+    for module in ("keys", "signed", "cipher"):
         monkeypatch.setattr(f"starsessions.sealing.{module}.derive", derive)
     await site.visit(lambda session: session.update(value))
     await site.visit(lambda session: session.update(n=1))

@@ -15,7 +15,7 @@ from msgspec import ValidationError, convert
 
 from starsessions.backends.base import Backend, Clock, Conflict, Found, SessionBackend
 from starsessions.core.changes import same, same_items
-from starsessions.core.record import Policy, Record, WhyNew, expiry_of
+from starsessions.core.record import Policy, Record, WhyNew, expiry_of, why_over
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
 
@@ -67,6 +67,7 @@ class LiftedBackend(Backend):
         # Under a middleware there are deadlines to keep. A Session used by hand writes its data as it is.
         bound = copy(self)
         bound._keeps_times = True
+        bound.policy = policy
         return bound
 
     async def generate_id(self) -> str:
@@ -118,7 +119,7 @@ class LiftedBackend(Backend):
 
     async def _look_again(self, found: Found, now: int) -> None:
         current = await self.fetch(found.token, now)
-        if not isinstance(current, Found):
+        if not isinstance(current, Found) or why_over(current.record, self.policy, now):
             raise Conflict(None)
         ours, theirs = found.record, current.record
         if expiry_of(ours) != expiry_of(theirs) or not same(ours.payload.data, theirs.payload.data):

@@ -31,6 +31,7 @@ from starsessions.backends.store import Entry, Refused, Version
 from starsessions.backends.stored import StoredBackend, within
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from starsessions.sealing.keys import Keys
 
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool, Redis, RedisCluster
@@ -227,11 +228,13 @@ class RedisBackend(StoredBackend):
         prefix: str = "starsessions:",
         *,
         timeout: float = 5,
+        encrypt_with: Keys | None = None,
         serializer: Serializer | None = None,
         clock: Clock = wall_clock,
     ) -> None:
         self.store: RedisStore
-        super().__init__(RedisStore(client_or_url, prefix, timeout=timeout), serializer=serializer, clock=clock)
+        store = RedisStore(client_or_url, prefix, timeout=timeout)
+        super().__init__(store, encrypt_with=encrypt_with, serializer=serializer, clock=clock)
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:

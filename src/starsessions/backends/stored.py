@@ -9,6 +9,7 @@ grace, if there is one, a request that brings the old id sees and writes the new
 old id is nobody, and we know that it was one: two parties using one id look like that.
 """
 
+import logging
 from asyncio import timeout
 from collections.abc import Awaitable
 from hashlib import sha256
@@ -23,6 +24,10 @@ from starsessions.core.record import Policy, Record, WhyNew
 from starsessions.core.serializer import Msgpack, Serializer
 from starsessions.core.tokens import to_base64url
 from starsessions.exceptions import BackendUnavailable, SessionError
+from starsessions.sealing.cipher import Cipher
+from starsessions.sealing.keys import Keys, key_list
+
+_log = logging.getLogger("starsessions")
 
 MAX_HOPS = 16
 """Pointers that are followed. More rotations than that within one grace is a loop, or an attack."""
@@ -73,19 +78,43 @@ def key_for(token: str) -> str:
 
 
 class StoredBackend(Backend):
-    """Sessions in a `Store`. What a subclass adds is how its store is made."""
+    """Sessions in a `Store`: one of yours, or, in a subclass, one that it makes.
+
+    `encrypt_with`: seal what the store holds with this key, bound to the place where it stands; a list: the first
+    seals, all open, and a record moves to the first key when it is next written. What is not sealed is no session then.
+
+    >>> from starsessions.backends.memory import MemoryStore
+    >>> backend = StoredBackend(MemoryStore(), encrypt_with="a key of 32 random bytes or more")
+    """
 
     has_grace: ClassVar[bool] = True
 
     hashes_ids: ClassVar[bool] = True
     """Whether the store's keys are hashes."""
 
-    def __init__(self, store: Store, *, serializer: Serializer | None = None, clock: Clock = wall_clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        encrypt_with: Keys | None = None,
+        serializer: Serializer | None = None,
+        clock: Clock = wall_clock,
+    ) -> None:
         self.store = store
         self.serializer: Serializer = serializer or Msgpack()
         self.clock = clock
+        self._cipher = None if encrypt_with is None else Cipher(key_list(encrypt_with), "stored-record")
+        self._cookie_name: str | None = None
 
     def bind(self, cookie_name: str, policy: Policy) -> Self:
+        if self._cookie_name not in (None, cookie_name):
+            _log.warning(
+                "One store serves the cookies %s and %s: an id of one is good in the other. Give each a prefix, or a "
+                "table, of its own.",
+                self._cookie_name,
+                cookie_name,
+            )
+        self._cookie_name = cookie_name
         self.policy = policy  # so that what is done by hand does not end a session early, nor overlook one
         return self
 
@@ -151,7 +180,10 @@ class StoredBackend(Backend):
         return key[:_OWNER].encode("ascii") if self.hashes_ids else b""
 
     def _value(self, key: str, content: Record | Moved) -> bytes:
-        return self._owner(key) + _encode(content)
+        body = _encode(content)
+        if self._cipher is not None:
+            body = self._cipher.seal(body, key.encode())
+        return self._owner(key) + body
 
     def _read(self, token: str, key: str, entry: Entry | None, is_alias: bool = False) -> Found | Moved | WhyNew:
         """What a store's answer means to the session."""
@@ -161,6 +193,11 @@ class StoredBackend(Backend):
         if not value.startswith(owner):
             return WhyNew.UNDECODABLE
         body = value[len(owner) :]
+        if self._cipher is not None:
+            opened = self._cipher.open(body, key.encode())
+            if opened is None:
+                return WhyNew.BAD_SIGNATURE
+            body = opened
         try:
             if body[0] & 0xF0 == 0x80:
                 return _decode_moved(body)

@@ -13,8 +13,9 @@ FROM_URL = bytes.maketrans(b'-_+/="\\', b"+/!!!!!")  # what only standard base64
 # escapes, which begin with a backslash).
 _decode = Decoder(bytes).decode
 
-# The last character of a text that is not a multiple of four has bits to spare, which are zero in the one spelling.
-_LAST = {0: None, 1: "", 2: "AQgw", 3: "AEIMQUYcgkosw048"}
+# How a text ends, by its length modulo four: the last character of one that is no multiple of four has bits to spare,
+# which are zero in the one spelling. And the padding that standard base64 adds.
+_ENDS = (("", b""), (None, b""), ("AQgw", b"=="), ("AEIMQUYcgkosw048", b"="))
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 ID_BYTES = 32
@@ -42,12 +43,11 @@ def from_base64url(text: str) -> bytes:
     >>> from_base64url("AAAAPw")
     b'\\x00\\x00\\x00?'
     """
-    length = len(text) % 4
-    last = _LAST[length]
+    last, padding = _ENDS[len(text) % 4]
     # "AA" and "AB" decode alike: whoever compares or revokes a token by its text must not be fooled by the second.
-    if last is not None and text[-1] not in last:
+    if last is None or (last and text[-1] not in last):
         raise ValueError("not the one spelling")
-    return decode_base64(text.encode("ascii").translate(FROM_URL) + b"==="[: -length % 4])
+    return decode_base64(text.encode("ascii").translate(FROM_URL) + padding)
 
 
 def looks_like_id(text: str) -> bool:

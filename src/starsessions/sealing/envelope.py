@@ -22,6 +22,8 @@ _decode = Decoder(Record).decode
 def pack(record: Record, compress: bool = False, pad_to: int = 0) -> bytes:
     """With `compress`, compressed if that is shorter; with `pad_to`, as long as the next multiple of it (bytes)."""
     body = _encode(record)
+    if not compress and not pad_to:
+        return body
     flags = 0
     if compress and len(body) <= MAX_UNPACKED and len(smaller := zlib.compress(body, 9)) < len(body):
         flags, body = _COMPRESSED, smaller

@@ -9,6 +9,7 @@ of the two are unrelated, so neither can be passed off as the other.
 import hashlib
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
+from functools import lru_cache
 from hmac import compare_digest
 
 from starsessions.core.record import Record, WhyNew
@@ -28,12 +29,11 @@ class StarletteSigner:
         # How itsdangerous derives the key of a TimestampSigner that is given nothing but a secret.
         derived = [hashlib.sha1(b"itsdangerous.Signer" + b"signer" + key).digest() for key in keys]  # noqa: S324
         self._macs = [_spelled(hmac_with(key, hashlib.sha1)) for key in derived]
+        self._mac = self._macs[0]
 
     def seal(self, record: Record) -> str:
-        at = record.renewed_at
-        stamp = b2a_base64(at.to_bytes((at.bit_length() + 7) // 8, "big"), newline=False)
-        signed = b2a_base64(record.payload, newline=False) + b"." + stamp.translate(TO_URL).rstrip(b"=")
-        return (signed + b"." + self._macs[0](signed)).decode("ascii")
+        signed = b2a_base64(record.payload, newline=False) + _stamp(record.renewed_at)
+        return str(signed + b"." + self._mac(signed), "ascii")
 
     def open(self, token: str) -> Record | WhyNew:
         try:
@@ -53,6 +53,12 @@ class StarletteSigner:
             return Record(decode_base64(payload), at, at)
         except ValueError:
             return WhyNew.UNDECODABLE
+
+
+@lru_cache(maxsize=1)  # many are sealed in one second
+def _stamp(at: int) -> bytes:
+    raw = at.to_bytes((at.bit_length() + 7) // 8, "big")
+    return b"." + b2a_base64(raw, newline=False).translate(TO_URL).rstrip(b"=")
 
 
 def _spelled(mac: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:

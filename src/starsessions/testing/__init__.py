@@ -1,15 +1,22 @@
 """For tests: a clock that is moved by hand, the session of a test client, and the proof that a store or a backend keeps
 what it promises.
 
-clock.py      `Clock`
-client.py     `session_of`: the session of a test client, to be read and written
-rules.py      `STORE`: the contract of a store as rules, each a coroutine with its sentence
-suite.py      `StoreSuite`: the rules as pytest tests, for the author of a store
+| module      | what is there for you                                                                |
+|-------------|--------------------------------------------------------------------------------------|
+| `clock`     | `Clock`                                                                              |
+| `client`    | `session_of`: the session of a test client, to be read and written                   |
+| `suite`     | `StoreSuite` and `BackendSuite`, to be subclassed: every rule as a test of pytest    |
+| `model`     | `check_against_model`: Hypothesis looks for requests after which a browser sees what |
+|             | it must not                                                                          |
+| `rules`     | `STORE`: the contract of a store, as rules                                           |
+| `races`     | `BACKEND`: what users are promised of any backend, as rules                          |
+| `schedules` | `in_every_order`: a few tasks in every order of their steps                          |
+| `site`      | `Site`: an application of one handler, visited without a server                      |
 """
 
 from starsessions.testing.client import SessionOf, session_of
 from starsessions.testing.clock import Clock
 from starsessions.testing.contract import Contract
-from starsessions.testing.place import OpenStore, StorePlace
+from starsessions.testing.place import OpenBackend, OpenStore, StorePlace
 
-__all__ = ["Clock", "Contract", "OpenStore", "SessionOf", "StorePlace", "session_of"]
+__all__ = ["Clock", "Contract", "OpenBackend", "OpenStore", "SessionOf", "StorePlace", "session_of"]

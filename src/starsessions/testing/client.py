@@ -166,8 +166,9 @@ class _Visit:
             raise self._error
 
     async def _run(self) -> None:
+        receive: Any = sleep_forever  # nothing comes
         try:
-            await self._middleware(self._scope, sleep_forever, self._send)
+            await self._middleware(self._scope, receive, self._send)
         except Exception as error:
             self._error = self._error or error
         finally:

@@ -1,12 +1,13 @@
 """Where a rule is proved: one isolated storage, and connections to it."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from secrets import token_hex
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
+from starsessions.backends.base import SessionBackend
 from starsessions.backends.store import Store
 
 OpenStore = Callable[[str], Store | AbstractAsyncContextManager[Store]]
@@ -14,6 +15,21 @@ OpenStore = Callable[[str], Store | AbstractAsyncContextManager[Store]]
 
 Names are never used twice. What is to be closed is given as an async context manager.
 """
+
+OpenBackend = Callable[[], SessionBackend | AbstractAsyncContextManager[SessionBackend]]
+"""Makes a backend, which may hold sessions of others already. What is to be closed is given likewise."""
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def opened(what: T | AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+    """What was opened; closed at the end if there is something to close."""
+    if isinstance(what, AbstractAsyncContextManager):
+        async with what as entered:
+            yield entered
+    else:
+        yield what
 
 
 class StorePlace:
@@ -45,11 +61,9 @@ class StorePlace:
         """A new connection; the first one again where one is all that there can be."""
         if self._connections and self._one_connection_only:
             return self._connections[0]
-        opened = self._open(self.name)
-        if isinstance(opened, AbstractAsyncContextManager):
-            opened = await self._closing.enter_async_context(opened)
-        self._connections.append(opened)
-        return opened
+        store = await self._closing.enter_async_context(opened(self._open(self.name)))
+        self._connections.append(store)
+        return store
 
     async def disconnect(self) -> None:
         """Close all connections. What they have stored stays, where stores are durable."""

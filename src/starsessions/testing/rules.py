@@ -47,16 +47,10 @@ ROUNDS = 8
 
 
 @STORE.rule()
-async def a_key_that_was_never_written_is_missing(place: StorePlace) -> None:
-    """Under a key that nobody has written, nothing is found."""
-    store = await place.connect()
-    assert await store.get("key", place.now) is None, "get found something under a key that nobody has written"
-
-
-@STORE.rule()
 async def what_was_put_is_read_back_with_its_version(place: StorePlace) -> None:
-    """`get` gives the value, the deadline, and the version that `put` has returned."""
+    """`get` gives the value, the deadline, and the version that `put` has returned; None where nobody has written."""
     store, now = await place.connect(), place.now
+    assert await store.get("key", now) is None, "get found something under a key that nobody has written"
     version = await store.put("key", b"value", now + LIFE, None, now)
     assert version is not None, "put returned None for a version, which means that a key is free"
     _check(await store.get("key", now), b"value", now + LIFE, version)

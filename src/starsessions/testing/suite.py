@@ -7,7 +7,8 @@ import pytest
 from anyio import fail_after
 
 from starsessions.testing.contract import Contract, Rule
-from starsessions.testing.place import OpenStore, StorePlace
+from starsessions.testing.place import OpenBackend, OpenStore, StorePlace, opened
+from starsessions.testing.races import BACKEND, BackendPlace
 from starsessions.testing.rules import STORE
 
 TIME_LIMIT = 120  # seconds for one rule: a store that hangs is a failure, too
@@ -58,3 +59,22 @@ class StoreSuite(_Suite):
         async with place:
             with fail_after(TIME_LIMIT):
                 await rule(place)
+
+
+class BackendSuite(_Suite):
+    """Shows whether any backend that keeps sessions on a server does what users are promised, also where they race.
+
+    class TestMyBackend(BackendSuite):
+        @pytest.fixture
+        def open_backend(self):
+            return MyBackend
+    """
+
+    contract = BACKEND
+
+    @pytest.mark.anyio
+    async def test_the_backend_keeps_the_rule(self, rule: Rule[BackendPlace], open_backend: OpenBackend) -> None:
+        """The sentence is the rule's docstring."""
+        async with opened(open_backend()) as backend:
+            with fail_after(TIME_LIMIT):
+                await rule(BackendPlace(backend))

@@ -17,6 +17,7 @@ from starsessions.backends.sweeping import sweep_again_and_again
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from starsessions.sealing.keys import Keys
 
 logger = logging.getLogger("starsessions")
 
@@ -56,6 +57,7 @@ class SQLAlchemyBackend(StoredBackend):
         metadata: MetaData | None = None,
         timeout: float = 5.0,
         sweep_every: Duration | None = None,
+        encrypt_with: Keys | None = None,
         serializer: Serializer | None = None,
         clock: Clock = wall_clock,
     ) -> None:
@@ -65,7 +67,8 @@ class SQLAlchemyBackend(StoredBackend):
         self.engine, self._is_ours = engine_for(engine_or_url, timeout)
         self.table: Table = session_table(metadata or MetaData(), table_name)
         self.store: SQLAlchemyStore
-        super().__init__(SQLAlchemyStore(self.engine, self.table, timeout=timeout), serializer=serializer, clock=clock)
+        store = SQLAlchemyStore(self.engine, self.table, timeout=timeout)
+        super().__init__(store, encrypt_with=encrypt_with, serializer=serializer, clock=clock)
 
     @property
     def metadata(self) -> MetaData:

@@ -140,7 +140,7 @@ class Database:
                 return await greenlet_spawn(partial(self._once, work, *args, **kwargs)), in_doubt
             except Exception as error:
                 failure = _as_the_driver_said(error)
-            if _code(failure) in BUSY:
+            if _is_busy(failure):
                 attempts += 1
                 again = attempts < MAX_ATTEMPTS
                 await asyncio.sleep(0.002 * 2**attempts * random())  # noqa: S311 - so that two do not meet again
@@ -196,13 +196,9 @@ def _as_the_driver_said(error: Exception) -> Exception:
     return error
 
 
-def _code(failure: Exception) -> str | int | None:
-    """What the database calls this failure; None if it was not the database."""
-    for name in ("sqlstate", "sqlite_errorname"):
-        if isinstance(code := getattr(failure, name, None), str):
-            return code
-    number = failure.args[0] if failure.args else None
-    return number if isinstance(number, int) else None
+def _is_busy(failure: Exception) -> bool:
+    said = (getattr(failure, "sqlstate", None), getattr(failure, "sqlite_errorname", None), *failure.args[:1])
+    return any(code in BUSY for code in said if isinstance(code, str | int))
 
 
 def engine_for(engine_or_url: AsyncEngine | URL | str, timeout: float) -> tuple[AsyncEngine, bool]:

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    Integer,
     LargeBinary,
     MetaData,
     String,
@@ -12,6 +13,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     insert,
+    literal_column,
     select,
     update,
 )
@@ -67,7 +69,7 @@ class Statements:
         here = key == bindparam("p_key")
         live, dead = expires_at > bindparam("p_now"), expires_at <= bindparam("p_now")
         as_expected = version == bindparam("p_expect")
-        some_dead = select(key).where(dead).order_by(expires_at).limit(bindparam("p_limit"))
+        some_dead = select(key).where(dead).order_by(expires_at).limit(bindparam("p_limit", type_=Integer))
 
         self.get = select(columns["value"], expires_at, version).where(here, live)
         self.insert = insert(table).values(key=bindparam("p_key"), **content)
@@ -76,12 +78,15 @@ class Statements:
         self.delete = delete(table).where(here, live)
         self.delete_expected = delete(table).where(here, as_expected, live)
 
+        # The rows are found by the index of deadlines, and removed by their keys: "+ 0" keeps the removal off that
+        # index. There MySQL and MariaDB would lock what expires next as well, in another order than an UPDATE of it.
+        still_dead = expires_at + literal_column("0") <= bindparam("p_now")
+
         # PostgreSQL in one statement. Rows that somebody is at work on (another sweep) are left to them. It is a CTE
         # because PostgreSQL may run a subquery with LIMIT more than once, and then removes more than the limit.
         locked = some_dead.with_for_update(skip_locked=True).cte("dead")
-        self.sweep = delete(table).where(key.in_(select(locked.columns["key"])), dead)
+        self.sweep = delete(table).where(key.in_(select(locked.columns["key"])), still_dead)
 
-        # Elsewhere in two: MySQL and MariaDB walk over the whole table for a DELETE with a subquery, and a DELETE over
-        # a range takes its locks in another order than an UPDATE of one row does, which ends in deadlocks.
+        # Elsewhere in two: for a DELETE with a subquery, MySQL and MariaDB walk over the whole table.
         self.some_dead = some_dead
-        self.delete_dead = delete(table).where(key.in_(bindparam("p_keys", expanding=True)), dead)
+        self.delete_dead = delete(table).where(key.in_(bindparam("p_keys", expanding=True)), still_dead)

@@ -1,0 +1,119 @@
+"""What all sessions of one middleware have in common, prepared once, and how one of them is found in the headers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from starsessions.backends.base import Backend, Clock, Found, Peeking, Sealing
+from starsessions.core.carrier import tokens_of
+from starsessions.core.cookies import CookieSpec
+from starsessions.core.record import Policy, Record, WhyNew, why_over
+from starsessions.core.serializer import Msgpack, dumper_again, matcher
+from starsessions.events import OnEvent
+
+OnConflict = Literal["merge", "raise"] | Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], dict[str, Any]]
+"""What happens when two requests have changed the same key: see `SessionMiddleware`."""
+
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all sessions of one middleware have in common, prepared once."""
+
+    backend: Backend
+    policy: Policy
+    cookie: CookieSpec
+    clock: Clock
+    look: Callable[[Headers], Found | WhyNew] | None
+    """Finds the session in the headers, if the first access may do that by itself: `autoload`, and no I/O to do."""
+    seal: Callable[[Record], str] | None
+    """Makes the token, if that is all that is to be done to keep a session."""
+    loads: Callable[[Any], dict[str, Any]]
+    dumps: Callable[[dict[str, Any]], Any]
+    dumps_again: Callable[[dict[str, Any], Any], Any]
+    """`dumps`, for data whose lists and dicts are as this payload was decoded."""
+    tokens_in: Callable[[Headers], list[str] | WhyNew]
+    matches: Callable[[Any, dict[str, Any]], bool]
+    """Whether data is, for certain and cheaply, what a payload holds."""
+    on_conflict: OnConflict
+    on_event: OnEvent | None
+    anonymous_if_unavailable: bool
+    """Whether a request goes on without its session when the store fails."""
+    keeps_going: bool
+    """Whether use alone can renew or rotate a session."""
+    ours: bool
+    """Whether the serializer is one of ours, whose payloads can be compared without decoding them."""
+
+
+def setting_for(
+    backend: Backend,
+    policy: Policy,
+    cookie: CookieSpec,
+    clock: Clock,
+    autoload: bool,
+    on_conflict: OnConflict = "merge",
+    anonymous_if_unavailable: bool = False,
+    on_event: OnEvent | None = None,
+) -> Setting:
+    serializer = backend.serializer
+    # Whether a token may be shown to the backend; None where a seal is all the form that it has.
+    is_well_formed = None if backend.holds_data else backend.is_well_formed
+    tokens_in = tokens_of(cookie, backend.max_cookies, is_well_formed)
+    peek = backend.peek if autoload and isinstance(backend, Peeking) else None
+    return Setting(
+        backend=backend,
+        policy=policy,
+        cookie=cookie,
+        clock=clock,
+        tokens_in=tokens_in,
+        look=None if peek is None else looking(tokens_in, peek, policy, clock),
+        seal=backend.seal if isinstance(backend, Sealing) else None,
+        loads=serializer.loads,
+        dumps=serializer.dumps,
+        dumps_again=dumper_again(serializer),
+        matches=matcher(serializer),
+        on_conflict=on_conflict,
+        on_event=on_event,
+        anonymous_if_unavailable=anonymous_if_unavailable,
+        keeps_going=policy.rolling or policy.rotate_every is not None,
+        ours=isinstance(serializer, Msgpack),
+    )
+
+
+def looking(
+    tokens_in: Callable[[Headers], list[str] | WhyNew],
+    peek: Callable[[str, int], Found | WhyNew],
+    policy: Policy,
+    clock: Clock,
+) -> Callable[[Headers], Found | WhyNew]:
+    """How a session is found in a backend that has nothing to wait for."""
+
+    def look(headers: Headers) -> Found | WhyNew:
+        tokens = tokens_in(headers)
+        if not isinstance(tokens, list):
+            return tokens
+        now = int(clock())
+        if len(tokens) == 1:
+            return judged(peek(tokens[0], now), policy, now)
+        return the_only([judged(peek(token, now), policy, now) for token in tokens])
+
+    return look
+
+
+def judged(found: Found | WhyNew, policy: Policy, now: int) -> Found | WhyNew:
+    if isinstance(found, Found):
+        return why_over(found.record, policy, now) or found
+    return found
+
+
+def the_only(results: list[Found | WhyNew]) -> Found | WhyNew:
+    """Of several cookies of our name, from other paths or domains, one counts if it alone is good.
+
+    If two are, one of them was planted, and nobody can say which (RFC 6265bis, 4.2.2 and 8.6).
+    """
+    live = [result for result in results if isinstance(result, Found)]
+    if len(live) == 1:
+        return live[0]
+    return WhyNew.MALFORMED if live else results[0]

@@ -1,0 +1,90 @@
+"""An application of one handler, visited without a server: what a browser would see of a backend."""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from starsessions.backends.base import SessionBackend
+from starsessions.middleware import SessionMiddleware
+from starsessions.session import Session
+from starsessions.testing.clock import Clock
+
+Act = Callable[[Session], Awaitable[Any]]
+"""What a handler does before it answers."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request came to."""
+
+    result: Any
+    """What the handler returned."""
+
+    token: str | None
+    """What the browser is told to hold from now on: None if nothing was said, "" if the cookie is to be forgotten."""
+
+
+class Site:
+    """`await site.visit(token, act)`: one request, with this cookie, whose handler calls `act(session)`.
+
+    >>> import anyio
+    >>> from starsessions import InMemoryBackend
+    >>> async def count(session):
+    ...     await session.load()
+    ...     session["visits"] = session.get("visits", 0) + 1
+    >>> async def main():
+    ...     site = Site(InMemoryBackend(), Clock())
+    ...     answer = await site.visit(None, count)
+    ...     return await site.data(answer.token)
+    >>> anyio.run(main)
+    {'visits': 1}
+    """
+
+    def __init__(self, backend: SessionBackend, clock: Clock, **settings: Any) -> None:
+        self.app: SessionMiddleware = SessionMiddleware(_handle, backend=backend, clock=clock, **settings)
+
+    async def visit(self, token: str | None, act: Act) -> Answer:
+        """What the request came to."""
+        cookie = [] if token is None else [(b"cookie", f"session={token}".encode())]
+        messages: list[MutableMapping[str, Any]] = []
+        results: list[Any] = []
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            messages.append(message)
+
+        async def handle(session: Session) -> None:
+            results.append(await act(session))
+
+        scope = {"type": "http", "scheme": "http", "headers": cookie, "starsessions.testing.handle": handle}
+        await self.app(scope, _nothing, send)
+        [said] = [value for name, value in messages[0]["headers"] if name == b"set-cookie"] or [None]
+        return Answer(results[0], _token(said))
+
+    async def data(self, token: str | None) -> dict[str, Any]:
+        """What somebody sees who brings this token."""
+        seen: dict[str, Any] = (await self.visit(token, _copied)).result
+        return seen
+
+
+async def _copied(session: Session) -> dict[str, Any]:
+    await session.load()
+    return session.copy()
+
+
+async def _handle(scope: Scope, receive: Receive, send: Send) -> None:
+    await scope["starsessions.testing.handle"](scope["session"])
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _nothing() -> MutableMapping[str, Any]:
+    return {"type": "http.disconnect"}
+
+
+def _token(set_cookie: bytes | None) -> str | None:
+    if set_cookie is None:
+        return None
+    value, *attributes = set_cookie.decode().partition("=")[2].split("; ")
+    return "" if "Max-Age=0" in attributes else value

@@ -1,0 +1,28 @@
+"""The sealed backends, by the verbs that the session works with."""
+
+import pytest
+
+from starsessions import CookieBackend, EncryptedCookieBackend
+from starsessions.backends.base import Found
+from starsessions.core.record import Record
+
+pytestmark = pytest.mark.anyio
+
+KEY = "0123456789abcdef0123456789ABCDEF"
+NOW, LATER = 1000, 2000
+
+
+@pytest.mark.parametrize("backend", [CookieBackend(KEY), EncryptedCookieBackend(KEY)])
+async def test_keeping_is_sealing(backend: CookieBackend | EncryptedCookieBackend) -> None:
+    """The session seals by itself; whoever calls the verbs of every backend gets the same."""
+    old = Found("token", Record(b"{}", NOW, NOW))
+    record = Record(b'{"a":1}', NOW, NOW)
+
+    kept = [
+        await backend.create(record, None, LATER, NOW),
+        await backend.replace(old, record, LATER, NOW),
+        await backend.rotate(old, record, "id", LATER, NOW),
+    ]
+
+    assert [backend.peek(found.token, NOW) for found in kept] == kept
+    assert [found.record for found in kept] == [record] * 3

@@ -1,0 +1,487 @@
+"""The backend for Redis, on real servers: what stands there, what is sent, and whose client it is."""
+
+import asyncio
+import math
+import secrets
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import redis as blocking
+from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio.cluster import LoadBalancingStrategy
+
+from starsessions.backends.redis import RedisBackend, RedisStore
+from starsessions.backends.store import Entry, Refused, Store
+from starsessions.core.record import WhyNew
+from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from tests.servers import redis as servers
+from tests.servers.process import Address
+from tests.servers.redis import RedisServer, SentinelAddress
+from tests.site import Browser, Clock, Site
+
+pytestmark = pytest.mark.anyio
+
+NOW = 1_800_000_000
+LIFE = 100
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"  # the one that redis-py knows
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    """A server that only this file uses, so that its statistics are about us."""
+    with servers.standalone() as server:
+        yield server
+
+
+@pytest.fixture
+async def closing() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+Open = Callable[..., RedisStore]
+
+
+@pytest.fixture
+async def open_store(server: RedisServer, closing: AsyncExitStack) -> Open:
+    """Opens a store in a corner of its own; by the URL, if no client is given."""
+
+    def open_one(client_or_url: Any = None, prefix: str | None = None) -> RedisStore:
+        prefix = secrets.token_hex(4) + ":" if prefix is None else prefix
+        store = RedisStore(client_or_url or server.url, prefix, timeout=10)
+        closing.push_async_callback(store.aclose)
+        return store
+
+    return open_one
+
+
+@pytest.fixture
+async def ask(server: RedisServer, closing: AsyncExitStack) -> Callable[..., Awaitable[Any]]:
+    """A client for what the test itself wants to know."""
+    client = await closing.enter_async_context(Redis.from_url(server.url))
+    return client.execute_command
+
+
+async def refused(work: Awaitable[Any]) -> Entry | None:
+    with pytest.raises(Refused) as caught:
+        await work
+    return caught.value.current
+
+
+# What stands there
+
+
+async def test_an_entry_is_a_string_of_layout_version_deadline_and_value(open_store: Open, ask: Any) -> None:
+    store = open_store(prefix="layout:")
+    version = await store.put("key", b"value", NOW + LIFE, None, NOW)
+    assert await ask("KEYS", "layout:*") == [b"layout:key"]
+    assert await ask("GET", "layout:key") == b"\x01" + version + (NOW + LIFE).to_bytes(8, "big") + b"value"
+
+
+async def test_a_key_is_the_prefix_and_a_hash_of_the_id(server: RedisServer, ask: Any) -> None:
+    backend = RedisBackend(server.url, "hashed:")
+    async with backend.lifespan():
+        await backend.write({"user": "ann"}, "an-id")
+    [key] = await ask("KEYS", "hashed:*")
+    assert len(key) == len("hashed:") + 43
+    assert b"an-id" not in key + await ask("GET", key)
+
+
+async def test_stores_of_two_prefixes_do_not_see_each_other(open_store: Open) -> None:
+    ours, theirs = open_store(prefix="ours:"), open_store(prefix="theirs:")
+    await ours.put("key", b"value", NOW + LIFE, None, NOW)
+    assert await theirs.get("key", NOW) is None
+    assert await theirs.delete("key", None, NOW) is False
+    assert await ours.get("key", NOW) is not None
+
+
+# How long it stands there
+
+
+@pytest.mark.parametrize("now", [1, NOW, NOW * 2])
+async def test_redis_forgets_by_its_own_clock_whatever_ours_shows(open_store: Open, ask: Any, now: int) -> None:
+    store = open_store(prefix=f"ttl-{now}:")
+    version = await store.put("key", b"value", now + LIFE, None, now)
+    assert LIFE * 1000 - 30_000 < await ask("PTTL", f"ttl-{now}:key") <= LIFE * 1000
+    await store.put("key", b"value", now + 2 * LIFE, version, now)
+    assert LIFE * 1000 < await ask("PTTL", f"ttl-{now}:key") <= 2 * LIFE * 1000
+
+
+@pytest.mark.parametrize("ahead", [10**10, 10**13, 2**62])
+async def test_a_far_deadline_does_not_overflow(open_store: Open, ask: Any, ahead: int) -> None:
+    store = open_store(prefix=f"far-{ahead}:")
+    await store.put("key", b"value", NOW + ahead, None, NOW)
+    found = await store.get("key", NOW + 10**9)
+    assert found is not None
+    assert found.expires_at == NOW + ahead
+    assert await ask("PTTL", f"far-{ahead}:key") > 10**12
+
+
+@pytest.mark.parametrize("late", [0, 1, 2 * NOW])
+async def test_what_is_over_when_it_is_put_is_not_kept(open_store: Open, ask: Any, late: int) -> None:
+    store = open_store(prefix=f"late-{late}:")
+    version = await store.put("key", b"value", NOW + LIFE, None, NOW)
+    await store.put("key", b"value", NOW - late, version, NOW)
+    await store.put("new", b"value", NOW - late, None, NOW)
+    assert await ask("KEYS", f"late-{late}:*") == []
+
+
+async def test_entries_go_without_help_when_their_time_has_come(open_store: Open, server: RedisServer) -> None:
+    store = open_store(prefix="short:")
+    await store.put("key", b"value", NOW + 1, None, NOW)
+    server.wait_until(lambda: not server.ask("EXISTS", "short:key"), "has not forgotten what is over")
+
+
+# What is under our key and not ours
+
+GARBAGE = {
+    "nothing": ("SET", ""),
+    "a few characters": ("SET", "value"),
+    "sixteen characters": ("SET", "\x01" + "x" * 15),
+    "a longer text": ("SET", "a value of somebody else"),
+    "another layout": ("SET", b"\x02" + b"x" * 30),
+    "a hash": ("HSET", "field", "value"),
+    "a list": ("RPUSH", "value"),
+}
+
+
+@pytest.fixture(params=GARBAGE)
+async def garbage(request: pytest.FixtureRequest, open_store: Open, ask: Any) -> RedisStore:
+    command, *words = GARBAGE[request.param]
+    prefix = secrets.token_hex(4) + ":"
+    await ask(command, prefix + "key", *words)
+    return open_store(prefix=prefix)
+
+
+class TestGarbage:
+    async def test_is_not_there(self, garbage: RedisStore) -> None:
+        assert await garbage.get("key", NOW) is None
+
+    async def test_has_no_version(self, garbage: RedisStore) -> None:
+        assert await refused(garbage.put("key", b"value", NOW + LIFE, b"xxxxxxxx", NOW)) is None
+        assert await refused(garbage.delete("key", b"xxxxxxxx", NOW)) is None
+
+    async def test_leaves_its_place_to_an_entry(self, garbage: RedisStore) -> None:
+        version = await garbage.put("key", b"value", NOW + LIFE, None, NOW)
+        assert await garbage.get("key", NOW) == Entry(b"value", NOW + LIFE, version)
+
+    async def test_can_be_removed(self, garbage: RedisStore, ask: Any) -> None:
+        assert await garbage.delete("key", None, NOW) is False
+        assert await ask("EXISTS", garbage._name("key")) == 0
+
+    async def test_does_not_disturb_loads_that_share_a_command(self, garbage: RedisStore) -> None:
+        await garbage.put("other", b"value", NOW + LIFE, None, NOW)
+        found = await asyncio.gather(*(garbage.get(key, NOW) for key in ["other", "key", "other", "key", "none"]))
+        assert [entry and entry.value for entry in found] == [b"value", None, b"value", None, None]
+
+
+async def test_an_entry_that_holds_no_record_is_no_session_and_can_be_removed(server: RedisServer) -> None:
+    backend = RedisBackend(server.url, secrets.token_hex(4))
+    async with backend.lifespan():
+        await backend.store.put(backend._key("an-id"), b"garbage", NOW * 2, None, NOW)
+        assert await backend.fetch("an-id", NOW) is WhyNew.UNDECODABLE
+        await backend.remove("an-id")
+        await backend.write({"a": 1}, "an-id")
+        assert await backend.read("an-id") == {"a": 1}
+
+
+# What is sent
+
+
+@pytest.fixture
+def sent(server: RedisServer) -> Callable[[], dict[str, int]]:
+    """The commands that the server has carried out since the last call, by its own count."""
+
+    def count() -> Counter[str]:
+        found = server.ask("INFO", "commandstats")
+        calls = {name.removeprefix("cmdstat_"): figures["calls"] for name, figures in found.items()}
+        # What a new connection begins with, and what the test itself asks. (Commands of a script are counted, too.)
+        greetings = ("info", "client", "hello", "select", "command", "script", "config")
+        return Counter({name: n for name, n in calls.items() if not name.startswith(greetings)})
+
+    before = count()
+
+    def since() -> dict[str, int]:
+        nonlocal before
+        earlier, before = before, count()
+        return dict(before - earlier)
+
+    return since
+
+
+NEW = {"evalsha": 1, "get": 1, "set": 1}  # the script looks, and writes
+CHANGED = {"evalsha": 1, "get": 2, "set": 1}
+ENDED = {"evalsha": 1, "get": 2, "del": 1}
+
+
+class TestRoundTrips:
+    @pytest.fixture
+    async def site(self, server: RedisServer, clock: Clock, closing: AsyncExitStack) -> Site:
+        self.backend = RedisBackend(server.url, secrets.token_hex(4))
+        await closing.enter_async_context(self.backend.lifespan())
+        site = Site(backend=self.backend, clock=clock, autoload=True)
+        await site.visit(lambda session: session.update(a=1))
+        return site
+
+    async def test_none_for_a_session_that_is_not_used(self, site: Site, sent: Any) -> None:
+        await Site(backend=self.backend).visit(lambda session: None, site.browser)
+        assert sent() == {}
+
+    async def test_none_to_look_into_a_session_that_a_stranger_does_not_have(self, site: Site, sent: Any) -> None:
+        await site.visit(lambda session: session.get("a"), Browser())
+        assert sent() == {}
+
+    async def test_one_to_read(self, site: Site, sent: Any) -> None:
+        assert await site.data() == {"a": 1}
+        assert sent() == {"get": 1}
+
+    async def test_one_for_a_new_session(self, site: Site, sent: Any) -> None:
+        await site.visit(lambda session: session.update(a=1), Browser())
+        assert sent() == NEW
+
+    async def test_two_to_change(self, site: Site, sent: Any) -> None:
+        await site.visit(lambda session: session.update(a=2))
+        assert sent() == CHANGED
+
+    async def test_two_to_log_out(self, site: Site, sent: Any) -> None:
+        await site.visit(lambda session: session.flush())
+        assert sent() == ENDED
+
+    async def test_one_more_for_a_conflict(self, site: Site, sent: Any, clock: Clock) -> None:
+        elsewhere = Site(backend=self.backend, clock=clock, autoload=True)
+        elsewhere.browser = Browser(dict(site.browser.cookies))
+
+        async def slow(session: Any) -> None:
+            await elsewhere.visit(lambda other: other.update(b=2))
+            sent()
+            session["c"] = 3
+
+        await site.visit(slow)
+        assert sent() == {"evalsha": 2, "get": 2, "set": 1}
+        assert await site.data() == {"a": 1, "b": 2, "c": 3}
+
+
+async def test_loads_at_the_same_time_share_a_command(open_store: Open, sent: Any) -> None:
+    store = open_store()
+    for key in "abcdefgh":
+        await store.put(key, key.encode(), NOW + LIFE, None, NOW)
+    sent()
+    found = await asyncio.gather(*(store.get(key, NOW) for key in "abcdefghij"))
+    assert [entry and entry.value for entry in found] == [*(key.encode() for key in "abcdefgh"), None, None]
+    assert sent() == {"get": 1, "mget": 1}
+
+
+async def test_a_server_that_has_forgotten_the_script_gets_it_again(open_store: Open, ask: Any, sent: Any) -> None:
+    store = open_store()
+    version = await store.put("key", b"1", NOW + LIFE, None, NOW)
+    await ask("SCRIPT", "FLUSH")
+    sent()
+    version = await store.put("key", b"2", NOW + LIFE, version, NOW)
+    # That it does not know the script, it counts as a call, too.
+    assert sent() == {"evalsha": 1, "eval": 1, "get": 1, "set": 1}
+    await store.put("key", b"3", NOW + LIFE, version, NOW)
+    assert sent() == NEW
+
+
+# Whose client it is
+
+Client = Redis | RedisCluster
+
+
+class Watched(Redis):
+    """Somebody's subclass that wants to see each command."""
+
+    seen: list[str]
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        self.__dict__.setdefault("seen", []).append(args[0])
+        return await super().execute_command(*args, **options)
+
+
+CLIENTS: dict[str, Callable[[str], Client]] = {
+    "as it comes": Redis.from_url,
+    "decoding": lambda url: Redis.from_url(url, decode_responses=True),
+    "decoding, RESP 3": lambda url: Redis.from_url(url, decode_responses=True, protocol=3),
+    "RESP 3": lambda url: Redis.from_url(url, protocol=3),
+    "RESP 2": lambda url: Redis.from_url(url, protocol=2),
+    "one connection": lambda url: Redis.from_url(url, single_connection_client=True, decode_responses=True),
+    "a pool": lambda url: Redis.from_pool(ConnectionPool.from_url(url, max_connections=2)),
+    "a subclass": lambda url: Watched.from_url(url, decode_responses=True),
+    "Latin 1": lambda url: Redis.from_url(url, decode_responses=True, encoding="latin-1"),
+}
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+async def test_a_client_of_any_kind_will_do(kind: str, server: RedisServer, open_store: Open) -> None:
+    async with CLIENTS[kind](server.url) as client:
+        await check_store(open_store(client))
+        if isinstance(client, Watched):
+            assert {"GET", "EVALSHA"} <= set(client.seen)
+        assert await client.ping()  # it is still open
+
+
+async def check_store(store: Store) -> None:
+    """A bit of everything, with values that are no text, alone and at once."""
+    value = bytes(range(256))
+
+    async def one(key: str) -> None:
+        first = await store.put(key, value, NOW + LIFE, None, NOW)
+        found = Entry(value, NOW + LIFE, first)
+        assert await store.get(key, NOW) == found
+        assert await refused(store.put(key, b"", NOW + LIFE, None, NOW)) == found
+        second = await store.put(key, b"", NOW + LIFE, first, NOW)
+        found = Entry(b"", NOW + LIFE, second)
+        assert await refused(store.delete(key, first, NOW)) == found
+        assert await store.get(key, NOW) == found
+        assert await store.delete(key, second, NOW) is True
+        assert await store.delete(key, None, NOW) is False
+        assert await store.get(key, NOW) is None
+
+    await one("alone")
+    await asyncio.gather(*(one(f"{n}") for n in range(20)))
+
+
+async def test_more_requests_than_connections_wait_for_each_other(open_store: Open, ask: Any) -> None:
+    async def clients() -> int:
+        return len((await ask("CLIENT", "LIST", "TYPE", "normal")).splitlines())
+
+    others = await clients()
+    store = open_store()
+    await asyncio.gather(*(store.put(f"{n}", b"value", NOW + LIFE, None, NOW) for n in range(300)))
+    assert await clients() - others <= 50
+
+
+async def test_a_cluster(redis_cluster: Address, open_store: Open) -> None:
+    for options in ({}, {"decode_responses": True}):
+        async with RedisCluster.from_url(redis_cluster.url, **options) as client:
+            await check_store(open_store(client))
+
+
+async def test_the_primary_of_a_sentinel(redis_sentinel: SentinelAddress, open_store: Open) -> None:
+    sentinel = Sentinel(redis_sentinel.sentinels)
+    async with sentinel.master_for(redis_sentinel.service, decode_responses=True) as client:
+        await check_store(open_store(client))
+    for asked in sentinel.sentinels:
+        await asked.aclose()
+
+
+# What is refused
+
+
+def reading_replicas(**options: Any) -> RedisCluster:
+    return RedisCluster(host="localhost", port=1, **options)
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "a blocking client": (blocking.Redis, r"or a Redis or RedisCluster of redis\.asyncio; this is a redis"),
+    "a pipeline": (lambda: Redis().pipeline(), r"this is a redis\.asyncio\.client\.Pipeline"),
+    "a pool": (ConnectionPool, r"this is a redis\.asyncio\.connection\.ConnectionPool"),
+    "nothing": (lambda: None, r"this is a builtins\.NoneType"),
+    "replicas of a Sentinel": (lambda: Sentinel([("localhost", 1)]).slave_for("sessions"), "master_for"),
+    "a Cluster that balances": (
+        lambda: reading_replicas(load_balancing_strategy=LoadBalancingStrategy.ROUND_ROBIN),
+        "must not read from replicas",
+    ),
+    "an URL of something else": (lambda: "postgresql://ann:hunter2@localhost/db", "give redis://"),
+    "a name": (lambda: "localhost", r"\(ValueError\): give redis://"),
+    "an unknown option": (lambda: "redis://ann:hunter2@localhost/0?colour=hunter2", r"\(TypeError\): give redis://"),
+    "a port that is none": (lambda: "redis://localhost:hunter2", r"\(ValueError\): give redis://"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+async def test_what_is_no_client_of_a_primary_is_refused(what: str) -> None:
+    make, says = REFUSED[what]
+    with pytest.raises(ImproperlyConfigured, match=says) as refusal:
+        RedisBackend(make())
+    assert "hunter2" not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+
+
+@pytest.mark.filterwarnings("ignore:.*read_from_replicas:DeprecationWarning")
+async def test_a_cluster_that_reads_from_replicas_is_refused() -> None:
+    with pytest.raises(ImproperlyConfigured, match="must not read from replicas"):
+        RedisBackend(reading_replicas(read_from_replicas=True))
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.nan])
+def test_a_timeout_must_be_more_than_nothing(timeout: float) -> None:
+    with pytest.raises(ImproperlyConfigured, match="timeout must be more than 0 seconds"):
+        RedisBackend("redis://localhost", timeout=timeout)
+
+
+def test_without_redis_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(ImproperlyConfigured, match=r"install the extra starsessions\[redis\]"):
+        RedisBackend("redis://localhost")
+
+
+# Who closes it
+
+
+class TestByUrl:
+    @pytest.fixture
+    def backend(self, server: RedisServer) -> RedisBackend:
+        return RedisBackend(server.url, secrets.token_hex(4))
+
+    @pytest.fixture
+    def connections(self, server: RedisServer) -> Callable[[], int]:
+        return lambda: len(server.ask("CLIENT", "LIST", "TYPE", "normal"))
+
+    async def test_the_lifespan_closes_what_was_opened(
+        self, backend: RedisBackend, server: RedisServer, connections: Any
+    ) -> None:
+        before = connections()
+        async with backend.lifespan():
+            await asyncio.gather(*(backend.write({"a": 1}) for _ in range(5)))
+            assert connections() > before
+        server.wait_until(lambda: connections() == before, "still has our connections")
+
+    async def test_it_works_again_after_a_lifespan(self, backend: RedisBackend) -> None:
+        async with backend.lifespan():
+            session_id = await backend.write({"a": 1})
+        async with backend.lifespan():
+            assert await backend.read(session_id) == {"a": 1}
+
+    async def test_an_application_that_never_used_it_closes_nothing(self, backend: RedisBackend) -> None:
+        async with backend.lifespan():
+            pass
+
+    def test_it_works_in_one_event_loop_after_the_other(self, backend: RedisBackend) -> None:
+        async def write() -> str:
+            return await backend.write({"a": 1})
+
+        async def read(session_id: str) -> Any:
+            async with backend.lifespan():
+                return await backend.read(session_id)
+
+        with asyncio.Runner() as first, asyncio.Runner() as second:
+            session_id = first.run(write())
+            opened = backend.store._opened
+            assert second.run(read(session_id)) == {"a": 1}
+            first.run(opened.client.aclose())
+
+
+async def test_a_client_that_was_given_stays_open(server: RedisServer, closing: AsyncExitStack) -> None:
+    client = await closing.enter_async_context(Redis.from_url(server.url))
+    backend = RedisBackend(client, secrets.token_hex(4))
+    async with backend.lifespan():
+        await backend.write({"a": 1})
+        await client.client_setname("ours")
+    assert await client.client_getname() == "ours"  # on the same connection
+
+
+async def test_a_server_that_lets_us_in_nowhere_is_unavailable(server: RedisServer, closing: AsyncExitStack) -> None:
+    backend = RedisBackend(f"redis://ann:hunter2@127.0.0.1:{server.port}")
+    await closing.enter_async_context(backend.lifespan())
+    with pytest.raises(BackendUnavailable) as error:
+        await backend.read("an-id")
+    assert "hunter2" not in str(error.value)

@@ -1,0 +1,110 @@
+"""Redis keeps the contracts: one server, a Cluster of six nodes, and a Sentinel set."""
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, ClassVar
+
+import pytest
+from redis.asyncio import Redis, RedisCluster, Sentinel
+
+from starsessions.backends.redis import RedisBackend, RedisStore
+from starsessions.testing import OpenStore
+from starsessions.testing.suite import BackendSuite, OpenBackend, StoreSuite
+from tests.servers.process import Address
+from tests.servers.redis import SentinelAddress
+
+Connect = Callable[[], AbstractAsyncContextManager[Any]]
+"""Gives what `RedisBackend` takes."""
+
+
+@asynccontextmanager
+async def cleaning(client: Redis | RedisCluster, prefix: str) -> AsyncIterator[None]:
+    """The server may be somebody's own."""
+    yield
+    async for name in client.scan_iter(match=f"{prefix}*"):
+        await client.delete(name)
+
+
+class OneServer:
+    @pytest.fixture
+    def connect(self, redis_server: Address) -> Connect:
+        return lambda: Redis.from_url(redis_server.url)
+
+
+class Cluster:
+    @pytest.fixture
+    def connect(self, redis_cluster: Address) -> Connect:
+        return lambda: RedisCluster.from_url(redis_cluster.url)
+
+
+class SentinelSet:
+    @pytest.fixture
+    def connect(self, redis_sentinel: SentinelAddress) -> Connect:
+        @asynccontextmanager
+        async def connect() -> AsyncIterator[Redis]:
+            sentinel = Sentinel(redis_sentinel.sentinels)
+            async with sentinel.master_for(redis_sentinel.service) as client:
+                yield client
+            for asked in sentinel.sentinels:
+                await asked.aclose()
+
+        return connect
+
+
+class Stores(StoreSuite):
+    __test__ = False
+    declines: ClassVar = {"sweeps": "Redis forgets by itself"}
+
+    @pytest.fixture
+    async def open_store(self, connect: Connect) -> AsyncIterator[OpenStore]:
+        corner = f"{secrets.token_hex(8)}:"
+
+        @asynccontextmanager
+        async def open_one(name: str) -> AsyncIterator[RedisStore]:
+            async with connect() as client:
+                yield RedisStore(client, f"{corner}{name}:", timeout=30)
+
+        yield open_one
+        async with connect() as client, cleaning(client, corner):
+            pass
+
+
+class Backends(BackendSuite):
+    __test__ = False
+
+    @pytest.fixture
+    def open_backend(self, connect: Connect) -> OpenBackend:
+        @asynccontextmanager
+        async def open_one() -> AsyncIterator[RedisBackend]:
+            prefix = f"{secrets.token_hex(8)}:"
+            async with AsyncExitStack() as closing:
+                client = await closing.enter_async_context(connect())
+                await closing.enter_async_context(cleaning(client, prefix))
+                yield RedisBackend(client, prefix, timeout=30)
+
+        return open_one
+
+
+class TestStoreOnOneServer(OneServer, Stores):
+    __test__ = True
+
+
+class TestStoreOnACluster(Cluster, Stores):
+    __test__ = True
+
+
+class TestStoreOnASentinelSet(SentinelSet, Stores):
+    __test__ = True
+
+
+class TestBackendOnOneServer(OneServer, Backends):
+    __test__ = True
+
+
+class TestBackendOnACluster(Cluster, Backends):
+    __test__ = True
+
+
+class TestBackendOnASentinelSet(SentinelSet, Backends):
+    __test__ = True

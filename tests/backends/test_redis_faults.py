@@ -1,0 +1,690 @@
+"""Redis dies, sleeps, forgets, refuses, and loses what it says, while somebody has a session.
+
+Nothing may hang, no confirmed change may be missing, nobody may get what is somebody else's, and what comes after the
+recovery must work.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from anyio import move_on_after
+from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
+from redis.exceptions import BusyLoadingError, NoPermissionError, OutOfMemoryError, ReadOnlyError
+
+from starsessions.backends.redis import RedisStore
+from starsessions.backends.store import Entry, Refused
+from starsessions.exceptions import BackendUnavailable
+from tests.backends.proxy import Proxy, proxy
+from tests.servers import redis as servers
+from tests.servers.process import free_port
+from tests.servers.redis import RedisServer
+
+pytestmark = pytest.mark.anyio
+
+NOW = 1_800_000_000
+LIFE = 1000
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with servers.standalone(durable=True) as server:
+        yield server
+
+
+@pytest.fixture
+async def closing() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+Open = Callable[..., RedisStore]
+
+
+@pytest.fixture
+async def open_store(closing: AsyncExitStack) -> Open:
+    def open_one(client_or_url: Any, timeout: float = 20) -> RedisStore:
+        store = RedisStore(client_or_url, "faults:", timeout=timeout)
+        closing.push_async_callback(store.aclose)
+        return store
+
+    return open_one
+
+
+@pytest.fixture
+async def between(server: RedisServer, closing: AsyncExitStack) -> Proxy:
+    return await closing.enter_async_context(proxy(server.port))
+
+
+async def unavailable(work: Awaitable[Any]) -> BackendUnavailable:
+    with pytest.raises(BackendUnavailable) as caught:
+        await work
+    assert "key" not in str(caught.value)
+    return caught.value
+
+
+async def when_changed(store: RedisStore, value: bytes) -> Entry:
+    async with asyncio.timeout(30):
+        while True:
+            found = await store.get("key", NOW)
+            assert found is not None
+            if found.value != value:
+                return found
+
+
+async def check(store: RedisStore) -> None:
+    """Everything works, and everybody gets their own: as many at once as there may be connections, and more."""
+
+    async def one(key: str) -> None:
+        await store.delete(key, None, NOW)
+        version = await store.put(key, key.encode(), NOW + LIFE, None, NOW)
+        for _ in range(3):
+            found = await store.get(key, NOW)
+            assert found is not None
+            assert found.value == key.encode()
+        assert await store.delete(key, version, NOW) is True
+        assert await store.get(key, NOW) is None
+
+    await asyncio.gather(*(one(f"check-{n}") for n in range(120)))
+
+
+# Not there
+
+
+async def test_where_no_server_is_the_answer_comes_at_once(open_store: Open) -> None:
+    store = open_store(f"redis://127.0.0.1:{free_port()}")
+    began = time.monotonic()
+    for work in (
+        store.get("key", NOW),
+        store.put("key", b"value", NOW + LIFE, None, NOW),
+        store.delete("key", None, NOW),
+        store.delete("key", b"12345678", NOW),
+    ):
+        error = await unavailable(work)
+        assert str(error) == "The store failed: ConnectionError."
+    assert time.monotonic() - began < 10
+
+
+async def test_loads_that_share_a_command_all_hear_that_it_failed(open_store: Open) -> None:
+    store = open_store(f"redis://127.0.0.1:{free_port()}")
+    found = await asyncio.gather(*(store.get(f"key-{n}", NOW) for n in range(10)), return_exceptions=True)
+    assert [type(error) for error in found] == [BackendUnavailable] * 10
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+async def test_after_a_restart_the_next_request_works(server: RedisServer, open_store: Open, end: str) -> None:
+    store = open_store(server.url)
+    await check(store)  # there are many open connections now
+    version = await store.put("key", b"value", NOW + LIFE, None, NOW)
+    getattr(server, end)()
+    await unavailable(store.get("key", NOW))
+    server.start()
+    found = await store.get("key", NOW)
+    assert found is not None
+    assert found.version == version
+    await store.put("key", b"another", NOW + LIFE, version, NOW)
+    await check(store)
+
+
+async def test_a_restart_that_nobody_noticed_is_no_failure(server: RedisServer, open_store: Open) -> None:
+    store = open_store(server.url)
+    await check(store)
+    server.restart()
+    await check(store)
+
+
+# Too slow
+
+
+async def test_who_does_not_answer_is_unavailable_when_time_is_up(server: RedisServer, open_store: Open) -> None:
+    store = open_store(server.url, 0.3)
+    version = await store.put("key", b"value", NOW + LIFE, None, NOW)
+    with server.paused():
+        began = time.monotonic()
+        for work in (
+            store.get("key", NOW),
+            store.put("key", b"late", NOW + LIFE, version, NOW),
+            store.delete("key", None, NOW),
+        ):
+            error = await unavailable(work)
+            assert str(error) == "The store did not answer within 0.3 seconds."
+        at_once = [store.get("key", NOW) for _ in range(200)]
+        found = await asyncio.gather(*at_once, return_exceptions=True)
+        assert [type(error) for error in found] == [BackendUnavailable] * 200
+        assert time.monotonic() - began < 10
+    await check(open_store(server.url))
+    for _ in range(50):
+        await store.get("key", NOW)
+
+
+async def test_waiting_for_a_connection_counts(server: RedisServer, open_store: Open, closing: AsyncExitStack) -> None:
+    client = Redis.from_pool(ConnectionPool.from_url(server.url, max_connections=2))
+    store = open_store(await closing.enter_async_context(client), 0.3)
+    with server.paused():
+        began = time.monotonic()
+        at_once = [store.put(f"key-{n}", b"value", NOW + LIFE, None, NOW) for n in range(20)]
+        found = await asyncio.gather(*at_once, return_exceptions=True)
+        assert [type(error) for error in found] == [BackendUnavailable] * 20
+        assert time.monotonic() - began < 10
+
+
+# Lost
+
+
+class TestALostAnswer:
+    @pytest.fixture
+    def store(self, between: Proxy, open_store: Open) -> RedisStore:
+        return open_store(between.url)
+
+    async def test_to_a_read_is_asked_for_again(self, store: RedisStore, between: Proxy) -> None:
+        await store.put("key", b"value", NOW + LIFE, None, NOW)
+        between.lose_replies = 1
+        found = await store.get("key", NOW)
+        assert found is not None
+        assert found.value == b"value"
+
+    async def test_to_a_write_is_no_failure(self, store: RedisStore, between: Proxy) -> None:
+        version = await store.put("key", b"1", NOW + LIFE, None, NOW)
+        between.lose_replies = 1
+        version = await store.put("key", b"2", NOW + LIFE, version, NOW)
+        assert between.lose_replies == 0
+        found = await store.get("key", NOW)
+        assert found is not None
+        assert found == (b"2", NOW + LIFE, version)
+
+    async def test_to_a_new_entry_is_no_failure(self, store: RedisStore, between: Proxy) -> None:
+        await store.get("key", NOW)
+        between.lose_replies = 1
+        version = await store.put("key", b"1", NOW + LIFE, None, NOW)
+        await store.put("key", b"2", NOW + LIFE, version, NOW)
+
+    @pytest.mark.parametrize("whatever", [True, False])
+    async def test_to_a_delete_is_no_failure(self, store: RedisStore, between: Proxy, whatever: bool) -> None:
+        version = await store.put("key", b"1", NOW + LIFE, None, NOW)
+        between.lose_replies = 1
+        assert await store.delete("key", None if whatever else version, NOW) is True
+        assert between.lose_replies == 0
+        assert await store.get("key", NOW) is None
+
+    async def test_and_another_write_since_is_unavailable(
+        self, store: RedisStore, between: Proxy, server: RedisServer, open_store: Open
+    ) -> None:
+        """Nobody can say whether the first one was carried out, so nobody may say that it was not."""
+        version = await store.put("key", b"1", NOW + LIFE, None, NOW)
+        between.flows.clear()
+        between.lose_replies = 1
+        ours = asyncio.create_task(store.put("key", b"2", NOW + LIFE, version, NOW))
+        theirs = open_store(server.url)
+        found = await when_changed(theirs, b"1")
+        await theirs.put("key", b"3", NOW + LIFE, found.version, NOW)
+        between.flows.set()
+        error = await unavailable(ours)
+        assert str(error) == "The answer to a write was lost, and somebody else has written since."
+
+    async def test_and_a_logout_since_is_final(
+        self, store: RedisStore, between: Proxy, server: RedisServer, open_store: Open
+    ) -> None:
+        version = await store.put("key", b"1", NOW + LIFE, None, NOW)
+        between.flows.clear()
+        between.lose_replies = 1
+        ours = asyncio.create_task(store.put("key", b"2", NOW + LIFE, version, NOW))
+        theirs = open_store(server.url)
+        await when_changed(theirs, b"1")
+        await theirs.delete("key", None, NOW)
+        between.flows.set()
+        with pytest.raises(Refused) as refusal:
+            await ours
+        assert refusal.value.current is None
+        assert await theirs.get("key", NOW) is None
+
+    async def test_twice_is_unavailable_and_what_follows_works(self, store: RedisStore, between: Proxy) -> None:
+        await store.get("key", NOW)
+        between.lose_replies = 2
+        await unavailable(store.put("key", b"1", NOW + LIFE, None, NOW))
+        await check(store)
+
+    async def test_to_many_at_once_is_no_failure(self, store: RedisStore, between: Proxy) -> None:
+        await check(store)
+        between.lose_replies = 1
+        await check(store)
+
+
+async def test_a_lost_request_is_sent_again(between: Proxy, open_store: Open) -> None:
+    store = open_store(between.url)
+    await store.get("key", NOW)
+    between.lose_requests = 1
+    version = await store.put("key", b"1", NOW + LIFE, None, NOW)
+    between.lose_requests = 1
+    found = await store.get("key", NOW)
+    assert found is not None
+    assert found.version == version
+
+
+# Cancelled
+
+CLIENTS: dict[str, Callable[[str], Any]] = {
+    "by url": lambda url: url,
+    "a pool of two": lambda url: Redis.from_pool(ConnectionPool.from_url(url, max_connections=2)),
+    "no timeouts": lambda url: Redis.from_url(url, socket_timeout=None),
+    "one connection": lambda url: Redis.from_url(url, single_connection_client=True),
+}
+
+
+class TestCancelled:
+    """Requests whose browsers have gone must leave no answer behind for those who come later (CVE-2023-28859)."""
+
+    @pytest.fixture(params=CLIENTS)
+    async def store(
+        self, request: pytest.FixtureRequest, between: Proxy, open_store: Open, closing: AsyncExitStack
+    ) -> RedisStore:
+        client = CLIENTS[request.param](between.url)
+        if not isinstance(client, str):
+            closing.push_async_callback(client.aclose)
+        store = open_store(client)
+        for n in range(20):
+            await store.put(f"{n}", f"{n}".encode(), NOW + LIFE, None, NOW)
+        return store
+
+    async def answers_are_right(self, store: RedisStore) -> None:
+        async def one(n: int) -> None:
+            found = await store.get(f"{n}", NOW)
+            assert found is not None
+            assert found.value == f"{n}".encode()
+
+        for n in range(20):
+            await one(n)
+        await asyncio.gather(*(one(n) for n in range(20)))
+
+    async def test_while_they_wait_for_an_answer(self, store: RedisStore, between: Proxy) -> None:
+        for turns in range(1, 12):
+            between.flows.clear()
+            requests = [asyncio.create_task(store.get(f"{n}", NOW)) for n in range(20)]
+            requests += [
+                asyncio.create_task(store.put(f"new-{turns}-{n}", b"new", NOW + LIFE, None, NOW)) for n in range(5)
+            ]
+            for _ in range(turns**2):
+                await asyncio.sleep(0)
+            for request in requests:
+                request.cancel()
+            outcomes = await asyncio.gather(*requests, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {asyncio.CancelledError}
+            between.flows.set()
+            await self.answers_are_right(store)
+
+    async def test_by_anyio_which_cancels_again_and_again(self, store: RedisStore, between: Proxy) -> None:
+        async def request(n: int, seconds: float) -> None:
+            with move_on_after(seconds):
+                await store.get(f"{n}", NOW)
+            with move_on_after(seconds):
+                await store.put(f"new-{n}", b"new", NOW + LIFE, None, NOW)
+
+        for milliseconds in range(8):
+            between.flows.clear()
+            await asyncio.gather(*(request(n, milliseconds / 1000) for n in range(20)))
+            between.flows.set()
+            await self.answers_are_right(store)
+
+    async def test_one_of_those_who_share_a_command_takes_nothing_from_the_others(
+        self, store: RedisStore, between: Proxy
+    ) -> None:
+        between.flows.clear()
+        requests = [asyncio.create_task(store.get(f"{n}", NOW)) for n in range(20)]
+        await asyncio.sleep(0.01)
+        for request in requests[::3]:
+            request.cancel()
+        between.flows.set()
+        outcomes = await asyncio.gather(*requests, return_exceptions=True)
+        for n, outcome in enumerate(outcomes):
+            if n % 3 == 0:
+                assert type(outcome) is asyncio.CancelledError
+            else:
+                assert not isinstance(outcome, BaseException)
+                assert outcome is not None
+                assert outcome.value == f"{n}".encode()
+
+
+async def test_nobody_waits_for_ever_for_a_shared_command_that_was_cancelled(between: Proxy, open_store: Open) -> None:
+    """As `asyncio.run()` does with all tasks at its end; but who asks may be another loop's guest, and go on."""
+    store = open_store(between.url, 0.3)
+    await store.get("key", NOW)
+    between.flows.clear()
+    requests = [asyncio.create_task(store.get(f"{n}", NOW)) for n in range(5)]
+    await asyncio.sleep(0.01)
+    [shared] = [task for task in asyncio.all_tasks() if "_read_next" in repr(task)]
+    shared.cancel()
+    outcomes = await asyncio.gather(*requests, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [BackendUnavailable] * 5
+    between.flows.set()
+
+
+# Refusing
+
+
+async def test_a_full_server_takes_no_session_and_ends_those_it_has(server: RedisServer, open_store: Open) -> None:
+    store = open_store(server.url)
+    version = await store.put("key", b"value", NOW + LIFE, None, NOW)
+    await store.put("other", b"value", NOW + LIFE, None, NOW)
+    server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    server.ask("CONFIG", "SET", "maxmemory", "1")
+    error = await unavailable(store.put("new", b"value", NOW + LIFE, None, NOW))
+    assert str(error) == "The store failed: OutOfMemoryError."
+    assert isinstance(error.__cause__, OutOfMemoryError)
+    found = await store.get("key", NOW)
+    assert found is not None
+    assert found.version == version
+    assert await store.delete("key", version, NOW) is True
+    assert await store.delete("other", None, NOW) is True
+    server.ask("CONFIG", "SET", "maxmemory", "0")
+    await check(store)
+
+
+async def test_a_full_disk_is_unavailable(server: RedisServer, open_store: Open) -> None:
+    store = open_store(server.url)
+    await store.put("key", b"value", NOW + LIFE, None, NOW)
+    server.ask("CONFIG", "SET", "save", "3600 1")  # only who is to save on its own stops when it cannot
+    in_the_way = server.directory / "dump.rdb"
+    in_the_way.mkdir()  # where the file is to go
+    server.ask("BGSAVE")
+    server.wait_until(lambda: server.ask("INFO", "persistence")["rdb_last_bgsave_status"] == "err", "could save")
+    await unavailable(store.put("new", b"value", NOW + LIFE, None, NOW))
+    await unavailable(store.delete("key", None, NOW))
+    assert await store.get("key", NOW) is not None
+    in_the_way.rmdir()
+    server.ask("BGSAVE")
+    server.wait_until(lambda: server.ask("INFO", "persistence")["rdb_last_bgsave_status"] == "ok", "could not save")
+    await check(store)
+
+
+async def test_a_replica_is_unavailable_for_writes_until_it_is_promoted(server: RedisServer, open_store: Open) -> None:
+    store = open_store(server.url)
+    version = await store.put("key", b"value", NOW + LIFE, None, NOW)
+    server.ask("REPLICAOF", "127.0.0.1", str(free_port()))
+    error = await unavailable(store.put("key", b"late", NOW + LIFE, version, NOW))
+    assert isinstance(error.__cause__, ReadOnlyError)
+    server.ask("REPLICAOF", "NO", "ONE")
+    await store.put("key", b"another", NOW + LIFE, version, NOW)
+    await check(store)
+
+
+async def test_a_name_that_leads_to_another_primary_is_followed(
+    server: RedisServer, between: Proxy, open_store: Open
+) -> None:
+    """The old primary lives on as a replica, and our connections to it do."""
+    store = open_store(between.url)
+    await check(store)
+    with servers.standalone() as other:
+        server.ask("REPLICAOF", "127.0.0.1", str(other.port))
+        between.target = other.port
+        version = await store.put("key", b"value", NOW + LIFE, None, NOW)
+        assert other.ask("EXISTS", "faults:key") == 1
+        await store.delete("key", version, NOW)
+
+
+async def test_a_server_that_still_loads_is_unavailable(open_store: Open) -> None:
+    slowly = {"loading-process-events-interval-bytes": "1024"}  # how often it looks at clients meanwhile
+    with servers.standalone(config=slowly) as server:
+        store = open_store(server.url)
+        for n in range(200):
+            await store.put(f"{n}", b"value", NOW + LIFE, None, NOW)
+        server.ask("CONFIG", "SET", "key-load-delay", "20000")  # microseconds
+        server.ask("CONFIG", "REWRITE")
+        server.stop()
+        server.launch()
+        error = None
+        while not isinstance(error, BusyLoadingError):  # before that, it does not listen
+            error = (await unavailable(store.get("1", NOW))).__cause__
+        server.ask("CONFIG", "SET", "key-load-delay", "0")
+        server.wait_until(lambda: server.ask("INFO", "persistence")["loading"] == 0, "still loads")
+        found = await store.get("1", NOW)
+        assert found is not None
+        await check(store)
+
+
+async def test_a_server_that_forbids_the_command_is_unavailable(server: RedisServer, open_store: Open) -> None:
+    server.ask("ACL", "SETUSER", "poor", "on", "nopass", "~*", "+evalsha", "+eval", "+set", "+del")
+    store = open_store(f"redis://poor:x@127.0.0.1:{server.port}")
+    error = await unavailable(store.get("key", NOW))
+    assert isinstance(error.__cause__, NoPermissionError)
+    # The script finds that it may not look, and does not take this for nothing being there.
+    await unavailable(store.put("key", b"value", NOW + LIFE, None, NOW))
+    await unavailable(store.put("key", b"value", NOW + LIFE, b"12345678", NOW))
+    await unavailable(store.delete("key", None, NOW))
+
+
+async def test_what_our_user_must_be_allowed(server: RedisServer, open_store: Open) -> None:
+    server.ask(
+        "ACL", "SETUSER", "ours", "on", "nopass", "~faults:*", "+get", "+mget", "+set", "+del", "+evalsha", "+eval"
+    )
+    await check(open_store(f"redis://ours:x@127.0.0.1:{server.port}"))
+
+
+# Under load
+
+
+class Load:
+    """Writers at work, and what they were told.
+
+    Each owns one key in a value that all share and raises its number there; and each begins and ends sessions.
+    """
+
+    WRITERS = 16
+    SHARED = ("shared-1", "shared-2", "shared-3")
+
+    def __init__(self, store: RedisStore, name: str = "writer") -> None:
+        self.store = store
+        self.name = name
+        self.going = True
+        self.confirmed: dict[tuple[str, str], int] = {}
+        self.possible: dict[tuple[str, str], int] = {}
+        self.sums = dict.fromkeys(self.SHARED, 0)
+        self.unknown = dict.fromkeys(self.SHARED, 0)
+        self.living: set[str] = set()
+        self.ended: set[str] = set()
+        self.done = 0
+        self.failed = 0
+
+    async def start(self) -> None:
+        for key in self.SHARED:
+            await self.store.put(key, b"{}", NOW + LIFE, None, NOW)
+        self.tasks = [asyncio.create_task(self.write(f"{self.name}-{n}")) for n in range(self.WRITERS)]
+
+    async def progress(self, steps: int) -> None:
+        """Until so many more writes were confirmed."""
+        aim = self.done + steps
+        async with asyncio.timeout(60):
+            while self.done < aim:
+                await asyncio.sleep(0.01)
+                for task in self.tasks:
+                    if task.done():
+                        task.result()
+
+    async def finish(self) -> None:
+        self.going = False
+        await asyncio.gather(*self.tasks)
+
+    async def write(self, name: str) -> None:
+        n = 0
+        while self.going:
+            for key in self.SHARED:
+                try:
+                    await self.raise_number(key, name)
+                except BackendUnavailable:
+                    self.failed += 1
+                    await asyncio.sleep(0.01)
+            session = f"session-{name}-{n}"
+            n += 1
+            try:
+                version = await self.store.put(session, session.encode(), NOW + LIFE, None, NOW)
+                if n % 2:
+                    self.living.add(session)
+                else:
+                    await self.store.delete(session, version, NOW)
+                    self.ended.add(session)
+            except BackendUnavailable:
+                self.failed += 1
+
+    async def raise_number(self, key: str, name: str) -> None:
+        entry = await self.store.get(key, NOW)
+        while True:
+            assert entry is not None, "a session was lost"
+            numbers = json.loads(entry.value)
+            number = numbers[name] = numbers.get(name, 0) + 1
+            numbers["sum"] = numbers.get("sum", 0) + 1
+            self.possible[key, name] = number
+            try:
+                await self.store.put(key, json.dumps(numbers).encode(), NOW + LIFE, entry.version, NOW)
+            except Refused as refused:
+                entry = refused.current
+            except BackendUnavailable:
+                self.unknown[key] += 1
+                raise
+            else:
+                self.confirmed[key, name] = number
+                self.sums[key] += 1
+                self.done += 1
+                return
+
+    async def audit(self) -> None:
+        """What was confirmed is there, once; and what was ended is not."""
+        for key in self.SHARED:
+            entry = await self.store.get(key, NOW)
+            assert entry is not None
+            numbers = json.loads(entry.value)
+            for (of, name), number in self.confirmed.items():
+                if of == key:
+                    assert number <= numbers[name] <= self.possible[key, name]
+            assert self.sums[key] <= numbers["sum"] <= self.sums[key] + self.unknown[key]
+        for session in self.living:
+            entry = await self.store.get(session, NOW)
+            assert entry is not None, "a confirmed session is missing"
+            assert entry.value == session.encode()
+        for session in self.ended:
+            assert await self.store.get(session, NOW) is None, "a session lives that was ended"
+
+
+async def test_what_was_confirmed_survives_kills_under_load(server: RedisServer, open_store: Open) -> None:
+    store = open_store(server.url)
+    load = Load(store)
+    await load.start()
+    for _ in range(3):
+        await load.progress(200)
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+    await load.progress(200)
+    await load.finish()
+    assert load.failed
+    await load.audit()
+    await check(store)
+
+
+async def test_what_was_confirmed_survives_cut_connections(between: Proxy, open_store: Open) -> None:
+    store = open_store(between.url)
+    load = Load(store)
+    await load.start()
+    for _ in range(20):
+        await load.progress(30)
+        between.lose_replies = 5
+        await load.progress(30)
+        between.lose_requests = 5
+    await load.finish()
+    await load.audit()
+    await check(store)
+
+
+async def test_a_pause_under_load_confirms_nothing_that_is_not_so(server: RedisServer, open_store: Open) -> None:
+    store = open_store(server.url, 0.2)
+    load = Load(store)
+    await load.start()
+    for _ in range(3):
+        await load.progress(100)
+        await asyncio.to_thread(server.pause)
+        await asyncio.sleep(0.5)
+        server.resume()
+    await load.progress(100)
+    await load.finish()
+    assert load.failed
+    store = open_store(server.url)
+    load.store = store
+    await load.audit()
+    await check(store)
+
+
+async def replicated(primary: RedisServer) -> None:
+    assert await asyncio.to_thread(primary.ask, "WAIT", "1", "60000") >= 1
+
+
+async def test_a_failover_of_a_sentinel_under_load(open_store: Open, closing: AsyncExitStack) -> None:
+    """Replication is asynchronous: what was confirmed in the last moments before may be gone. What was not, stays."""
+    with servers.sentinel() as group:
+        sentinel = Sentinel(group.address.sentinels)
+        for asked in sentinel.sentinels:
+            closing.push_async_callback(asked.aclose)
+        client = await closing.enter_async_context(sentinel.master_for(group.address.service))
+        await failover(open_store(client), group.primary(), group.wait_for_failover)
+
+
+async def test_a_failover_of_a_cluster_under_load(open_store: Open, closing: AsyncExitStack) -> None:
+    with servers.cluster() as group:
+        client = await closing.enter_async_context(RedisCluster.from_url(group.url))
+        key = f"faults:{Load.SHARED[0]}"
+        await failover(open_store(client), group.primary_of(key), lambda of: group.wait_for_takeover(key, of))
+
+
+async def failover(
+    store: RedisStore, primary: RedisServer, wait_for_failover: Callable[[RedisServer], RedisServer]
+) -> None:
+    before, after = Load(store, "before"), Load(store, "after")
+    await before.start()
+    await before.progress(200)
+    await before.finish()
+    await before.audit()
+    await replicated(primary)
+    keep = asyncio.create_task(keep_reading(store, before))
+    await asyncio.to_thread(primary.kill)
+    await asyncio.to_thread(wait_for_failover, primary)
+    await until_it_works(store)
+    keep.cancel()
+    await asyncio.gather(keep, return_exceptions=True)
+    await before.audit()
+    for key in Load.SHARED:
+        await store.delete(key, None, NOW)
+    after.living = before.living
+    await after.start()
+    await after.progress(200)
+    await after.finish()
+    await after.audit()
+    await check(store)
+
+
+async def keep_reading(store: RedisStore, load: Load) -> None:
+    async def one(session: str) -> None:
+        while True:
+            try:
+                found = await store.get(session, NOW)
+            except BackendUnavailable:
+                await asyncio.sleep(0.01)
+            else:
+                assert found is not None
+                assert found.value == session.encode()
+
+    await asyncio.gather(*(one(session) for session in sorted(load.living)[:8]))
+
+
+async def until_it_works(store: RedisStore) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await check(store)
+            except BackendUnavailable:
+                await asyncio.sleep(0.05)
+            else:
+                return

@@ -1,0 +1,685 @@
+"""The store contract in SQL, on each database and driver: races, round trips, the table, the sweep, what is refused.
+
+What happens when a database fails is in test_sqlalchemy_faults.py.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import MetaData, StaticPool, create_engine, event, select, text, update
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from starsessions import BackendUnavailable, ImproperlyConfigured, Session
+from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore, session_table
+from starsessions.backends.store import Refused, Store, Sweeping
+from starsessions.backends.sweeping import BATCH, PAUSE, sweep_again_and_again
+from tests.backends.sql import DATABASES, NOW, Database, database, opened, until
+from tests.servers import mariadb, postgres
+from tests.servers.process import Address
+from tests.site import Clock, Site
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=list(DATABASES))
+def db(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    return database(request.param, request, tmp_path)
+
+
+@pytest.fixture
+async def backend(db: Database, clock: Clock) -> AsyncIterator[SQLAlchemyBackend]:
+    async with opened(db.url, clock=clock) as backend:
+        yield backend
+
+
+@pytest.fixture
+def store(backend: SQLAlchemyBackend) -> SQLAlchemyStore:
+    return backend.store
+
+
+# The contract, as far as SQL makes it hard
+
+
+async def test_what_is_put_is_read_changed_and_deleted_by_its_version(store: SQLAlchemyStore) -> None:
+    first = await store.put("key", b"\x00\xff'\\", NOW + 9, None, NOW)
+    entry = await store.get("key", NOW)
+    assert entry is not None
+    assert (type(entry.value), entry) == (bytes, (b"\x00\xff'\\", NOW + 9, first))
+
+    second = await store.put("key", b"", NOW + 8, first, NOW)
+    for late in (store.put("key", b"late", NOW + 9, first, NOW), store.delete("key", first, NOW)):
+        with pytest.raises(Refused) as refused:
+            await late
+        assert refused.value.current == (b"", NOW + 8, second)
+
+    assert await store.delete("key", second, NOW) is True
+    assert await store.delete("key", None, NOW) is False
+    for late in (store.put("key", b"late", NOW + 9, second, NOW), store.delete("key", second, NOW)):
+        with pytest.raises(Refused) as refused:
+            await late
+        assert refused.value.current is None
+
+
+async def test_what_is_over_makes_room_and_what_lives_does_not(store: SQLAlchemyStore) -> None:
+    old = await store.put("key", b"old", NOW + 9, None, NOW)
+    with pytest.raises(Refused) as refused:
+        await store.put("key", b"new", NOW + 99, None, NOW + 8)
+    assert refused.value.current == (b"old", NOW + 9, old)
+    with pytest.raises(Refused) as refused:
+        await store.put("key", b"new", NOW + 99, old, NOW + 9)
+    assert refused.value.current is None
+    new = await store.put("key", b"new", NOW + 99, None, NOW + 9)
+    assert await store.get("key", NOW + 9) == (b"new", NOW + 99, new)
+
+
+async def test_two_keys_that_differ_in_case_are_two(store: SQLAlchemyStore) -> None:
+    for key in ("key", "KEY", "k" * 128, "K" * 128):
+        assert await store.get(key, NOW) is None
+        await store.put(key, key.encode(), NOW + 9, None, NOW)
+    entry = await store.get("KEY", NOW)
+    assert entry is not None
+    assert entry.value == b"KEY"
+
+
+async def test_a_value_may_be_larger_than_64_kib(store: SQLAlchemyStore) -> None:
+    value = secrets.token_bytes(300_000)
+    await store.put("key", value, NOW + 9, None, NOW)
+    entry = await store.get("key", NOW)
+    assert entry is not None
+    assert entry.value == value
+
+
+async def test_of_32_that_create_replace_or_end_at_once_one_wins(store: SQLAlchemyStore) -> None:
+    async def winners(*verbs: Awaitable[Any]) -> list[Any]:
+        outcomes = await asyncio.gather(*verbs, return_exceptions=True)
+        won = [outcome for outcome in outcomes if not isinstance(outcome, Refused)]
+        for outcome in outcomes:
+            if isinstance(outcome, Refused) and outcome.current is not None:
+                assert outcome.current.version == won[0]
+        return won
+
+    [version] = await winners(*(store.put("key", b"%d" % n, NOW + 9, None, NOW) for n in range(32)))
+    [version] = await winners(*(store.put("key", b"%d" % n, NOW + 9, version, NOW) for n in range(32)))
+    # what is over has one successor as well
+    [version] = await winners(*(store.put("key", b"%d" % n, NOW + 99, None, NOW + 9) for n in range(32)))
+    [version] = await winners(*(store.delete("key", version, NOW + 9) for n in range(32)))
+    assert version is True
+
+
+async def test_a_key_that_is_taken_and_free_in_turns_is_an_error_in_the_end(store: SQLAlchemyStore) -> None:
+    """As if somebody deleted the entry whenever we look, and wrote it whenever we write."""
+
+    async def nothing(key: str, now: int) -> None:
+        return None
+
+    await store.put("key", b"theirs", NOW + 9, None, NOW)
+    store._get = nothing  # type: ignore[method-assign]
+    with pytest.raises(BackendUnavailable, match="contradictory"):
+        await store.put("key", b"ours", NOW + 9, None, NOW)
+
+
+def test_the_store_has_the_power_to_sweep(tmp_path: Path) -> None:
+    backend = SQLAlchemyBackend(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}")
+    store: Store = backend.store
+    assert isinstance(store, Sweeping)
+
+
+# Sessions
+
+
+async def test_32_writers_of_one_session_on_32_keys_lose_none(
+    backend: SQLAlchemyBackend, clock: Clock, site_of: Callable[..., Site]
+) -> None:
+    sites = [site_of(backend=backend) for _ in range(32)]
+    await sites[0].visit(lambda session: session.update(first=1, doomed=1))
+    for site in sites[1:]:
+        site.browser = sites[0].browser
+
+    async def write(site: Site, n: int) -> None:
+        def act(session: Session) -> None:
+            session[f"key-{n}"] = n
+            session.pop("doomed", None)
+
+        await site.visit(act)
+
+    await asyncio.gather(*(write(site, n) for n, site in enumerate(sites)))
+    assert await sites[0].data() == {"first": 1, **{f"key-{n}": n for n in range(32)}}
+
+
+async def test_a_logout_is_final_whatever_was_in_flight(
+    backend: SQLAlchemyBackend, clock: Clock, site_of: Callable[..., Site]
+) -> None:
+    for _ in range(10):
+        sites = [site_of(backend=backend) for _ in range(8)]
+        await sites[0].visit(lambda session: session.update(user="ann"))
+        cookies = dict(sites[0].browser.cookies)
+        for site in sites[1:]:
+            site.browser.cookies = dict(cookies)
+        writers = (site.visit(lambda session: session.update(n=1)) for site in sites[1:])
+        await asyncio.gather(*writers, sites[0].visit(Session.delete))
+        sites[0].browser.cookies = dict(cookies)
+        assert await sites[0].data() == {}
+
+
+async def test_rows_hold_no_id_of_a_session(backend: SQLAlchemyBackend) -> None:
+    session_id = await backend.write({"user": "ann"})
+    async with backend.engine.connect() as connection:
+        [row] = (await connection.execute(select(backend.table))).all()
+    assert session_id.encode() not in row.key.encode() + row.value
+    assert await backend.read(row.key) == {}
+
+
+async def test_garbage_under_a_key_is_no_session(backend: SQLAlchemyBackend) -> None:
+    session_id = await backend.write({"user": "ann"})
+    for garbage in (b"", b"\xc1", b"12345678", secrets.token_bytes(100)):
+        async with backend.engine.begin() as connection:
+            await connection.execute(update(backend.table).values(value=garbage))
+        assert await backend.read(session_id) == {}
+    await backend.remove(session_id)
+    async with backend.engine.connect() as connection:
+        assert (await connection.execute(select(backend.table))).all() == []
+
+
+async def test_sqlite_keeps_sessions_while_nobody_runs(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}"
+    async with contextlib.AsyncExitStack() as stack:
+        first = SQLAlchemyBackend(url)
+        await first.create_table()
+        await stack.enter_async_context(first.lifespan())
+        session_id = await first.write({"user": "ann"})
+    second = SQLAlchemyBackend(url)
+    async with second.lifespan():
+        assert await second.read(session_id) == {"user": "ann"}
+
+
+async def test_sqlite_from_a_url_lets_readers_go_on_beside_a_writer(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.db"
+    async with opened(f"sqlite+aiosqlite:///{path}") as backend:
+        session_id = await backend.write({"user": "ann"})
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+            other.execute("BEGIN IMMEDIATE")
+            assert await backend.read(session_id) == {"user": "ann"}
+            other.execute("ROLLBACK")
+
+
+# Round trips, by the servers' own statistics
+
+
+class Meter:
+    """How many statements a database has been asked since the last look."""
+
+    def __init__(self, count: Callable[[], Awaitable[int]]) -> None:
+        self._count = count
+        self._seen = 0
+
+    async def __call__(self) -> int:
+        before, self._seen = self._seen, await self._count()
+        return self._seen - before
+
+
+@contextlib.asynccontextmanager
+async def postgres_meter(address: Address) -> AsyncIterator[Meter]:
+    statement = text("SELECT sum(calls) FROM pg_stat_statements WHERE query NOT LIKE '%pg_stat_statements%'")
+    engine = create_async_engine(address.over("asyncpg"), isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        await connection.execute(text("CREATE EXTENSION pg_stat_statements"))
+
+        async def count() -> int:
+            return int((await connection.execute(statement)).scalar_one())
+
+        yield Meter(count)
+    await engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def mariadb_meter(address: Address) -> AsyncIterator[Meter]:
+    """`Questions` counts COMMIT and ROLLBACK, too, and the one that asks for it."""
+    engine = create_async_engine(address.over("asyncmy"), isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True)
+    asked = 0
+    async with engine.connect() as connection:
+
+        async def count() -> int:
+            nonlocal asked
+            asked += 1
+            questions = (await connection.execute(text("SHOW GLOBAL STATUS LIKE 'Questions'"))).one()[1]
+            return int(questions) - asked
+
+        yield Meter(count)
+    await engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def metered(name: str, folder: Path) -> AsyncIterator[tuple[str, Callable[[AsyncEngine], Meter]]]:
+    """A server of our own, so that nobody else asks it anything."""
+    settings = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_utility": "on"}
+    driver = DATABASES[name][1]
+    if name.startswith("postgres"):
+        with postgres.server(settings=settings) as server:
+            async with postgres_meter(server.address) as meter:
+                yield server.address.over(driver), lambda engine: meter
+    elif name == "mariadb":
+        with mariadb.server() as server:
+            async with mariadb_meter(server.address) as meter:
+                yield server.address.over(driver), lambda engine: meter
+    else:
+        yield f"sqlite+aiosqlite:///{folder / 'metered.db'}", sqlite_meter
+
+
+def sqlite_meter(engine: AsyncEngine) -> Meter:
+    """SQLite has no server; the library itself reports each statement."""
+    statements: list[str] = []
+
+    async def count() -> int:
+        return len(statements)
+
+    def trace(driver: Any, record: Any, proxy: Any) -> None:
+        driver.run_async(lambda connection: connection.set_trace_callback(statements.append))
+
+    event.listen(engine.sync_engine, "checkout", trace)
+    return Meter(count)
+
+
+@pytest.mark.parametrize("name", list(DATABASES))
+async def test_a_request_asks_the_database_no_more_than_it_must(name: str, tmp_path: Path, clock: Clock) -> None:
+    async with metered(name, tmp_path) as (url, meter_of), opened(url, clock=clock) as backend:
+        asked = meter_of(backend.engine)
+        await check_round_trips(backend, clock, asked)
+
+
+@pytest.mark.parametrize("name", ["postgres-asyncpg", "postgres-psycopg"])
+async def test_an_engine_of_the_users_for_postgres_needs_no_transactions_either(
+    name: str, tmp_path: Path, clock: Clock
+) -> None:
+    async with metered(name, tmp_path) as (url, meter_of), opened(create_async_engine(url), clock=clock) as backend:
+        await check_round_trips(backend, clock, meter_of(backend.engine))
+
+
+async def check_round_trips(backend: SQLAlchemyBackend, clock: Clock, asked: Meter) -> None:
+    site, elsewhere = (Site(backend=backend, clock=clock, autoload=True) for _ in range(2))
+    elsewhere.browser = site.browser
+
+    async def change_meanwhile(session: Session) -> None:
+        session["mine"] = 1
+        await elsewhere.visit(lambda other: other.update(theirs=1))
+
+    await site.visit(lambda session: session.update(n=0))  # connections are opened, and statements are prepared
+    await site.visit(lambda session: session.update(n=1))
+    await site.visit(change_meanwhile)
+    await site.visit(Session.delete)
+    await asked()
+
+    await site.visit(lambda session: None)
+    assert await asked() == 0, "untouched"
+    await site.visit(lambda session: session.update(n=1))
+    assert await asked() == 1, "a new session"
+    await site.visit(lambda session: session.get("n"))
+    assert await asked() == 1, "read"
+    await site.visit(lambda session: session.update(n=2))
+    assert await asked() == 2, "changed"
+    await site.visit(change_meanwhile)
+    assert await asked() == 2 + 2 + 2, "two requests that change; and for the conflict a look, and another write"
+    await site.visit(Session.delete)
+    assert await asked() == 2, "logout"
+
+
+# Engines
+
+
+async def test_an_engine_of_the_users_is_used_as_it_is_and_stays_open(db: Database, clock: Clock) -> None:
+    """Whatever its isolation is: on MariaDB and SQLite it commits each statement, which the next connection sees."""
+    engine = create_async_engine(db.url)
+    async with opened(engine, clock=clock) as backend:
+        async with backend.lifespan():
+            session_id = await backend.write({"n": 1})
+            with pytest.raises(Refused):
+                await backend.store.delete("nothing", 1, NOW)
+            assert await backend.write({"n": 2}, session_id) == session_id
+        assert engine.pool.checkedin() > 0, "closed"  # type: ignore[attr-defined]
+        async with opened(db.url, clock=clock) as other:
+            row = select(backend.table.c.version)
+            async with other.engine.connect() as connection:
+                assert len((await connection.execute(row)).all()) == 1
+        async with engine.begin() as connection:  # and it has its own isolation again
+            await connection.execute(update(backend.table).values(expires_at=0))
+            await connection.rollback()
+        assert await backend.read(session_id) == {"n": 2}
+
+
+async def test_an_engine_of_ours_is_closed_at_the_end_and_can_be_used_again(db: Database) -> None:
+    async with opened(db.url) as backend:
+        for n in range(2):
+            async with backend.lifespan():
+                await backend.write({"n": n})
+                assert backend.engine.pool.checkedin() > 0  # type: ignore[attr-defined]
+            assert backend.engine.pool.checkedin() == 0  # type: ignore[attr-defined]
+
+
+REFUSED = {
+    "a sync engine": (lambda: create_engine("sqlite://"), "AsyncEngine, from create_async_engine"),
+    "nothing": (lambda: None, "not a NoneType"),
+    "a sync driver": (lambda: "sqlite:///sessions.db", r"not one for asyncio.*sqlite\+aiosqlite"),
+    "a sync driver that is missing": (lambda: "postgresql+pg8000://host/db", r"not one for asyncio.*asyncpg"),
+    "no URL": (lambda: "hunter2", "not a URL"),
+    "an unknown database": (lambda: "paper+pencil://user:hunter2@host/db", "not a URL"),
+    "one connection for all": (
+        lambda: create_async_engine("sqlite+aiosqlite://", poolclass=StaticPool),
+        "Pass the URL",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", list(REFUSED))
+def test_what_cannot_be_an_engine_is_refused_with_the_cure(what: str) -> None:
+    make, cure = REFUSED[what]
+    with pytest.raises(ImproperlyConfigured, match=cure) as refused:
+        SQLAlchemyBackend(make())  # type: ignore[no-untyped-call]
+    assert "hunter2" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+def test_an_asyncio_driver_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiomysql", None)
+    with pytest.raises(ImproperlyConfigured, match="pip install aiomysql"):
+        SQLAlchemyBackend("mysql+aiomysql://host/db")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"timeout": 0}, "timeout"), ({"sweep_every": 0}, "sweep_every"), ({"sweep_every": "1h"}, "sweep_every")],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=message):
+        SQLAlchemyBackend("sqlite+aiosqlite://", **settings)
+
+
+def python(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def test_the_package_imports_no_sqlalchemy_by_itself() -> None:
+    assert python("import starsessions, sys; print([n for n in sys.modules if 'sqlalchemy' in n])") == "[]\n"
+
+
+@pytest.mark.parametrize("missing", ["sqlalchemy", "greenlet"])
+def test_without_sqlalchemy_the_error_names_the_extra(missing: str) -> None:
+    program = f"import sys; sys.modules[{missing!r}] = None; import starsessions.backends.sqlalchemy"
+    assert "ImproperlyConfigured: Sessions in a SQL database need SQLAlchemy" in python(program)
+    assert "starsessions[sqlalchemy]" in python(program)
+
+
+# The table
+
+
+async def test_the_table_is_created_when_asked_and_no_more_than_once(db: Database) -> None:
+    backends = [SQLAlchemyBackend(db.url, f"t_{secrets.token_hex(8)}")]
+    backends += [SQLAlchemyBackend(db.url, backends[0].table.name) for _ in range(7)]
+    with pytest.raises(ImproperlyConfigured, match=r"create_table.*Alembic"):
+        async with backends[0].lifespan():
+            raise AssertionError("it has started without its table")
+
+    await asyncio.gather(*(backend.create_table() for backend in backends))
+    session_id = await backends[0].write({"user": "ann"})
+    await asyncio.gather(*(backend.create_table() for backend in backends))
+
+    async with backends[0].lifespan():
+        assert await backends[1].read(session_id) == {"user": "ann"}
+    async with backends[0].engine.begin() as connection:
+        await connection.run_sync(backends[0].table.drop)
+    for backend in backends:
+        await backend.engine.dispose()
+
+
+async def test_a_table_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.db"
+    sqlite3.connect(path).close()
+    backend = SQLAlchemyBackend(f"sqlite+aiosqlite:///file:{path}?mode=ro&uri=true")
+    with pytest.raises(BackendUnavailable, match="OperationalError"):
+        await backend.create_table()
+    await backend.engine.dispose()
+
+
+async def test_a_database_that_does_not_answer_at_the_start_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    backend = SQLAlchemyBackend("postgresql+asyncpg://user:hunter2@127.0.0.1:1/db")
+    with caplog.at_level(logging.WARNING, "starsessions"):
+        async with backend.lifespan():
+            pass
+    [record] = caplog.records
+    assert "does not answer yet" in record.message
+    assert "hunter2" not in record.message
+
+
+def test_the_table_belongs_to_the_metadata_of_the_application_if_it_is_given() -> None:
+    metadata = MetaData(schema="app")
+    table = session_table(metadata, "web_sessions")
+    backend = SQLAlchemyBackend("sqlite+aiosqlite://", "web_sessions", metadata=metadata)
+    assert backend.table is table is metadata.tables["app.web_sessions"]
+    assert backend.metadata is metadata
+    assert SQLAlchemyBackend("sqlite+aiosqlite://").metadata is not metadata
+
+
+def test_the_table_as_each_database_has_it() -> None:
+    table = session_table(MetaData())
+
+    def ddl(dialect: Any) -> str:
+        [index] = table.indexes
+        return " ".join(f"{CreateTable(table).compile(dialect=dialect)};{CreateIndex(index)}".split())
+
+    for dialect in (mysql.dialect(), mysql.dialect(is_mariadb=True)):
+        assert "`key` VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL" in ddl(dialect)
+        assert "value MEDIUMBLOB NOT NULL" in ddl(dialect)
+        assert "ENGINE=InnoDB" in ddl(dialect)
+    assert 'key VARCHAR(128) COLLATE "C" NOT NULL' in ddl(postgresql.dialect())
+    assert "value BYTEA NOT NULL, expires_at BIGINT NOT NULL, version BIGINT NOT NULL" in ddl(postgresql.dialect())
+    assert "CREATE INDEX ix_starsessions_expires_at ON starsessions (expires_at)" in ddl(sqlite.dialect())
+
+
+# The sweep
+
+
+async def test_a_sweep_removes_no_more_than_its_limit_and_nothing_that_lives(
+    backend: SQLAlchemyBackend, store: SQLAlchemyStore, clock: Clock
+) -> None:
+    now = int(clock())
+    for n in range(25):
+        await store.put(f"key-{n}", b"", now + n, None, now)
+    clock.advance(19)
+    assert [await backend.sweep(limit=8) for _ in range(4)] == [8, 8, 4, 0]
+    async with backend.engine.connect() as connection:
+        deadlines = (await connection.execute(select(backend.table.c.expires_at))).scalars().all()
+    assert sorted(deadlines) == [now + n for n in range(20, 25)]
+
+
+async def test_sweeps_at_once_remove_each_row_once(store: SQLAlchemyStore) -> None:
+    for n in range(100):
+        await store.put(f"key-{n}", b"", NOW + n % 50, None, NOW)
+    removed = await asyncio.gather(*(store.sweep(10, NOW + 40) for _ in range(20)))
+    while more := await store.sweep(10, NOW + 40):
+        removed.append(more)
+    assert sum(removed) == 82
+    assert max(removed) <= 10
+
+
+async def test_a_sweep_finds_its_rows_by_the_index(backend: SQLAlchemyBackend, db: Database) -> None:
+    size = 100_000 if db.is_postgres else 5_000  # small tables are read from one end to the other, which costs less
+    rows = [{"key": f"key-{n}", "value": b"v", "expires_at": n, "version": n} for n in range(size)]
+    statements = backend.store._say
+    parameters = {"p_now": 50, "p_limit": 20}
+    async with backend.engine.connect() as connection:
+        await connection.execute(backend.table.insert(), rows)
+        await connection.execute(text(f"ANALYZE {'TABLE ' if db.name == 'mariadb' else ''}{backend.table.name}"))
+    plans = {}
+    if db.is_postgres:
+        plans["sweep"] = await explained(backend.engine, statements.sweep, parameters)
+    else:
+        plans["select"] = await explained(backend.engine, statements.some_dead, parameters)
+        keys = [f"key-{n}" for n in range(20)]
+        plans["delete"] = await explained(backend.engine, statements.delete_dead, {"p_keys": keys, "p_now": 50})
+    index = f"ix_{backend.table.name}_expires_at"
+    if db.is_postgres:
+        assert f"Index Scan using {index}" in plans["sweep"] or f"Index Only Scan using {index}" in plans["sweep"]
+        assert f"{backend.table.name}_pkey" in plans["sweep"]
+        assert "Seq Scan" not in plans["sweep"]
+    elif db.name == "sqlite":
+        assert f"USING INDEX {index} (expires_at<?)" in plans["select"]
+        assert "(key=?)" in plans["delete"]
+    else:
+        assert f"range|{index}" in plans["select"]
+        assert "range|PRIMARY" in plans["delete"]
+
+
+async def explained(engine: AsyncEngine, statement: Any, parameters: dict[str, Any]) -> str:
+    how = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+
+    def explain(connection: Any, cursor: Any, sql: str, *rest: Any) -> tuple[str, Any]:
+        return f"{how} {sql}", rest[0]
+
+    event.listen(engine.sync_engine, "before_cursor_execute", explain, retval=True)
+    async with engine.connect() as connection:
+        rows = (await connection.execute(statement, parameters)).mappings().all()
+    event.remove(engine.sync_engine, "before_cursor_execute", explain)
+    if engine.dialect.name in {"mysql", "mariadb"}:
+        return "\n".join(f"{row['type']}|{row['key']}" for row in rows)
+    return "\n".join(" ".join(map(str, row.values())) for row in rows)
+
+
+async def test_a_sweep_does_not_wait_for_somebody_at_work_on_a_row_on_postgres(
+    postgres_server: Address, clock: Clock
+) -> None:
+    async with opened(postgres_server.over("asyncpg"), clock=clock, timeout=60) as backend:
+        for n in range(3):
+            await backend.store.put(f"key-{n}", b"", NOW + 1, None, NOW)
+        async with create_async_engine(postgres_server.over("asyncpg")).connect() as other:
+            await other.execute(select(backend.table).where(backend.table.c.key == "key-1").with_for_update())
+            assert await backend.store.sweep(10, NOW + 9) == 2
+            await other.rollback()
+        await other.engine.dispose()
+        assert await backend.store.sweep(10, NOW + 9) == 1
+
+
+async def test_others_write_while_a_sweep_is_at_work_on_mariadb(mariadb_server: Address) -> None:
+    """A DELETE that is not yet committed stands for a slow one: sessions that live are read, written and begun."""
+    async with opened(mariadb_server.over("asyncmy"), timeout=5) as backend:
+        store = backend.store
+        version = await store.put("alive", b"", NOW + 9, None, NOW)
+        for n in range(3):
+            await store.put(f"key-{n}", b"", NOW + 1, None, NOW)
+        other = create_async_engine(mariadb_server.over("asyncmy"))
+        async with other.connect() as connection:
+            # so many that walking over all of them, which locks all of them, costs more than using the index
+            rows = [{"key": f"a-{n}", "value": b"", "expires_at": NOW + 99, "version": n} for n in range(5_000)]
+            await connection.execute(backend.table.insert(), rows)
+            await connection.execute(text(f"ANALYZE TABLE {backend.table.name}"))
+            await connection.commit()
+            keys = [f"key-{n}" for n in range(3)]
+            await connection.execute(store._say.delete_dead, {"p_keys": keys, "p_now": NOW + 5})
+            await store.put("alive", b"", NOW + 10, version, NOW + 5)
+            for n in range(50):
+                await store.put(f"new-{n}", b"", NOW + n, None, NOW)
+            await connection.rollback()
+        await other.dispose()
+
+
+# The sweep, again and again
+
+
+class Sleeps:
+    """Stands for sleeping: the sweeper waits until a test lets it go on."""
+
+    def __init__(self) -> None:
+        self.asked: asyncio.Queue[float] = asyncio.Queue()
+        self._go_on = asyncio.Semaphore(0)
+
+    async def __call__(self, seconds: float) -> None:
+        self.asked.put_nowait(seconds)
+        await self._go_on.acquire()
+
+    async def next(self) -> float:
+        """How long the sweeper wants to sleep; the previous sleep is over."""
+        self._go_on.release()
+        return await self.asked.get()
+
+
+class Piles:
+    """A store that finds so many dead entries at each sweep; an error is raised."""
+
+    def __init__(self, *piles: int | Exception) -> None:
+        self.piles = list(piles)
+
+    async def sweep(self, limit: int, now: int) -> int:
+        pile = self.piles.pop(0)
+        if isinstance(pile, Exception):
+            raise pile
+        return min(pile, limit)
+
+
+@contextlib.asynccontextmanager
+async def sweeper(store: Sweeping, chance: float = 0.5) -> AsyncIterator[Sleeps]:
+    sleeps = Sleeps()
+    work = sweep_again_and_again(store, 60, lambda: NOW, sleep=sleeps, chance=lambda: chance)
+    task = asyncio.create_task(work)
+    yield sleeps
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize(("chance", "first", "then"), [(0, 0, 30), (0.5, 30, 60), (0.999, 59.94, 89.94)])
+async def test_workers_that_start_together_do_not_sweep_together(chance: float, first: float, then: float) -> None:
+    async with sweeper(Piles(0), chance) as sleeps:
+        assert await sleeps.asked.get() == pytest.approx(first)
+        assert await sleeps.next() == pytest.approx(then)
+
+
+async def test_a_sweep_takes_batches_with_pauses_until_nothing_is_left() -> None:
+    async with sweeper(Piles(BATCH, BATCH, 1, 0)) as sleeps:
+        await sleeps.asked.get()
+        assert [await sleeps.next() for _ in range(4)] == [PAUSE, PAUSE, 60, 60]
+
+
+async def test_a_sweep_that_fails_is_logged_once_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    down = BackendUnavailable("The store failed: Test.")
+    async with sweeper(Piles(down, down, BATCH, down)) as sleeps:
+        await sleeps.asked.get()
+        with caplog.at_level(logging.WARNING, "starsessions"):
+            assert [await sleeps.next() for _ in range(2)] == [60, 60]
+            assert len(caplog.records) == 1
+            assert [await sleeps.next() for _ in range(2)] == [PAUSE, 60]
+    assert len(caplog.records) == 2
+    assert "The store failed: Test." in caplog.text
+
+
+async def test_the_lifespan_sweeps_and_ends_the_sweep(
+    db: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.random", lambda: 0.0)
+    async with opened(db.url, clock=clock, sweep_every=1) as backend:
+        now = int(clock())
+        await backend.store.put("dead", b"", now + 1, None, now)
+        await backend.store.put("alive", b"", now + 9, None, now)
+        clock.advance(1)
+        before = asyncio.all_tasks()
+        async with backend.lifespan():
+            deleted = False
+            while not deleted:
+                async with backend.engine.connect() as connection:
+                    keys = (await connection.execute(select(backend.table.c.key))).scalars().all()
+                deleted = keys == ["alive"]
+        await until(lambda: asyncio.all_tasks() <= before)

@@ -1,0 +1,655 @@
+"""Databases that fail: each operation ends in time, with the truth or with `BackendUnavailable`; the next one works."""
+
+import asyncio
+import contextlib
+import random
+import re
+import secrets
+import sqlite3
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, select, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from starsessions import BackendUnavailable
+from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore
+from starsessions.backends.sqlalchemy.connection import MAX_ATTEMPTS
+from starsessions.backends.store import Entry, Refused
+from tests.backends.sql import DATABASES, NOW, Database, database, opened, until
+from tests.servers import mariadb, postgres
+from tests.servers.process import Address, Server
+
+pytestmark = pytest.mark.anyio
+
+SERVERS: dict[str, Callable[..., AbstractContextManager[Server]]] = {
+    "postgres-asyncpg": postgres.server,
+    "postgres-psycopg": postgres.server,
+    "mariadb": mariadb.server,
+}
+LOCKS = [name for name in DATABASES if name != "sqlite"]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=list(DATABASES))
+def db(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    return database(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=LOCKS)
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    """A server that others use as well."""
+    return database(request.param, request, tmp_path)
+
+
+@dataclass
+class Own:
+    """A server of a test's own."""
+
+    name: str
+    server: Server
+
+    @property
+    def address(self) -> Address:
+        return self.server.address
+
+    @property
+    def url(self) -> str:
+        return self.address.over(DATABASES[self.name][1])
+
+
+@pytest.fixture(params=list(SERVERS))
+def own(request: pytest.FixtureRequest) -> Iterator[Own]:
+    with SERVERS[request.param]() as server:
+        yield Own(request.param, server)
+
+
+@contextlib.asynccontextmanager
+async def lock(backend: SQLAlchemyBackend, url: str, key: str) -> AsyncIterator[None]:
+    """Somebody else is at work on a row, and has not committed yet."""
+    other = create_async_engine(url)
+    async with other.connect() as connection:
+        where = backend.table.c.key == key
+        await connection.execute(select(backend.table).where(where).with_for_update())
+        yield
+        await connection.rollback()
+    await other.dispose()
+
+
+async def works(store: SQLAlchemyStore) -> None:
+    """Each of the verbs, once."""
+    key = secrets.token_hex(8)
+    version = await store.put(key, b"1", NOW + 9, None, NOW)
+    version = await store.put(key, b"2", NOW + 9, version, NOW)
+    assert await store.get(key, NOW) == (b"2", NOW + 9, version)
+    assert await store.delete(key, version, NOW) is True
+
+
+async def fails(work: Awaitable[Any], within: float) -> BackendUnavailable:
+    began = time.monotonic()
+    with pytest.raises(BackendUnavailable) as failure:
+        await work
+    assert time.monotonic() - began < within + 1
+    return failure.value
+
+
+# Servers that end and come back
+
+
+async def test_a_restarted_server_is_found_again_by_the_first_request(own: Own) -> None:
+    """All connections in the pool are dead, and nobody has asked them before. Reads and writes get through."""
+    async with opened(own.url) as backend:
+        store = backend.store
+        version = await store.put("key", b"1", NOW + 9, None, NOW)
+        doomed = await store.put("doomed", b"1", NOW + 9, None, NOW)
+
+        async def next_request(work: Callable[[], Awaitable[Any]]) -> Any:
+            await asyncio.gather(*(store.get("key", NOW) for _ in range(5)))  # fill the pool
+            own.server.restart()
+            return await work()
+
+        assert await next_request(lambda: store.get("key", NOW)) == (b"1", NOW + 9, version)
+        version = await next_request(lambda: store.put("key", b"2", NOW + 9, version, NOW))
+        assert await store.get("key", NOW) == (b"2", NOW + 9, version)
+        assert await next_request(lambda: store.delete("doomed", doomed, NOW)) is True
+        await next_request(lambda: asyncio.gather(*(works(store) for _ in range(10))))
+
+
+async def test_while_the_server_is_away_requests_fail_at_once_and_work_when_it_is_back(own: Own) -> None:
+    async with opened(own.url) as backend:
+        await works(backend.store)
+        own.server.stop()
+        for _ in range(2):
+            for verb in (
+                backend.store.get("key", NOW),
+                backend.store.put("key", b"", NOW + 9, None, NOW),
+                backend.store.put("key", b"", NOW + 9, 1, NOW),
+                backend.store.delete("key", None, NOW),
+                backend.store.sweep(10, NOW),
+                backend.create_table(),
+            ):
+                await fails(verb, within=2)
+        own.server.start()
+        await works(backend.store)
+
+
+async def test_a_paused_server_costs_a_request_its_time_and_no_connection(own: Own) -> None:
+    async with opened(own.url, timeout=0.3) as backend:
+        store = backend.store
+        await works(store)
+        with own.server.paused():
+            await fails(store.get("key", NOW), within=0.3)
+            verbs: list[Awaitable[Any]] = [store.get(f"key-{n}", NOW) for n in range(10)]
+            verbs += [store.put(f"key-{n}", b"", NOW + 9, None, NOW) for n in range(10)]
+            await asyncio.gather(*(fails(verb, within=0.3) for verb in verbs))
+        await store.finished()
+        await asyncio.gather(*(works(SQLAlchemyStore(backend.engine, backend.table, timeout=30)) for _ in range(10)))
+        assert backend.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+@dataclass
+class Diary:
+    """What one writer was told about its session."""
+
+    key: str
+    tried: int = 0
+    confirmed: int = 0
+    is_ended: bool = False
+    failures: int = 0
+
+
+@pytest.mark.parametrize("name", list(SERVERS))
+async def test_after_kill_9_every_confirmed_change_is_there_and_no_ended_session_lives(name: str) -> None:
+    with SERVERS[name](durable=True) as server:
+        async with opened(Own(name, server).url, timeout=10) as backend:
+            store, chance = backend.store, random.Random(name)
+            diaries = [Diary(f"key-{n}") for n in range(16)]
+            going = True
+
+            async def write(diary: Diary) -> None:
+                """One session after another is begun, changed and ended; each number is written once."""
+                entry: Entry | None = None
+                while going:
+                    try:
+                        if diary.is_ended:
+                            assert await store.get(diary.key, NOW) is None
+                            diary.key, diary.is_ended = f"key-{secrets.token_hex(8)}", False
+                            entry = None
+                        if diary.confirmed and chance.random() < 0.1:
+                            await store.delete(diary.key, None, NOW)
+                            diary.is_ended = True
+                            ended.append(diary.key)
+                            diary.confirmed = 0
+                            continue
+                        diary.tried += 1
+                        value, expect = b"%d" % diary.tried, None if entry is None else entry.version
+                        version = await store.put(diary.key, value, NOW + 9, expect, NOW)
+                        entry, diary.confirmed = Entry(value, NOW + 9, version), diary.tried
+                    except (BackendUnavailable, Refused):
+                        diary.failures += 1
+                        await asyncio.sleep(0.01)
+                        with contextlib.suppress(BackendUnavailable):
+                            entry = await store.get(diary.key, NOW)
+
+            async def tried(more: int) -> None:
+                target = sum(diary.tried for diary in diaries) + more
+                await until(lambda: sum(diary.tried for diary in diaries) >= target)
+
+            ended: list[str] = []
+            writers = [asyncio.create_task(write(diary)) for diary in diaries]
+            for _ in range(3):
+                await tried(150)
+                await asyncio.to_thread(server.kill)
+                await tried(32)
+                await asyncio.to_thread(server.start)
+            await tried(300)
+            going = False
+            await asyncio.gather(*writers)
+
+            for diary in diaries:
+                entry = await store.get(diary.key, NOW)
+                if diary.confirmed:
+                    assert entry is not None
+                    assert diary.confirmed <= int(entry.value) <= diary.tried
+            for key in ended:
+                assert await store.get(key, NOW) is None
+            assert any(diary.failures for diary in diaries)
+            assert len(ended) > 10
+            await asyncio.gather(*(works(store) for _ in range(20)))
+
+
+# Connections that end in the middle
+
+
+@dataclass
+class Proxy:
+    """Passes bytes on to a server. Once armed, it swallows the next answer, and cuts the connection."""
+
+    port: int
+    on_cut: Callable[[], Awaitable[Any]] | None = None
+    is_armed: bool = False
+    cuts: int = 0
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        their_reader, their_writer = await asyncio.open_connection("127.0.0.1", self.port)
+
+        async def answers() -> None:
+            while data := await their_reader.read(65536):
+                if self.is_armed:
+                    self.is_armed = False
+                    self.cuts += 1
+                    if self.on_cut is not None:
+                        await self.on_cut()
+                    break
+                writer.write(data)
+
+        async def questions() -> None:
+            while data := await reader.read(65536):
+                their_writer.write(data)
+
+        tasks = [asyncio.create_task(answers()), asyncio.create_task(questions())]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for one in (writer, their_writer):
+            one.close()
+            with contextlib.suppress(OSError):
+                await one.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def behind_proxy(shared: Database) -> AsyncIterator[tuple[SQLAlchemyBackend, SQLAlchemyStore, Proxy]]:
+    """The backend speaks to the server through the proxy; the second store directly."""
+    found = re.search(r"@127\.0\.0\.1:(\d+)/", shared.url)
+    assert found, "the server is somebody else's"
+    proxy = Proxy(int(found[1]))
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with opened(shared.url) as direct:
+        url = shared.url.replace(f":{found[1]}/", f":{port}/")
+        backend = SQLAlchemyBackend(url, direct.table.name)
+        await works(backend.store)
+        yield backend, direct.store, proxy
+        await backend.store.finished()
+        await backend.engine.dispose()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_write_whose_answer_was_lost_recognises_itself(shared: Database) -> None:
+    async with behind_proxy(shared) as (backend, direct, proxy):
+        store, version = backend.store, None
+        for n in range(3):  # begun, and changed twice
+            proxy.is_armed = True
+            version = await store.put("key", b"%d" % n, NOW + 9, version, NOW)
+            assert await direct.get("key", NOW) == (b"%d" % n, NOW + 9, version)
+        proxy.is_armed = True
+        version = await store.put("key", b"again", NOW + 99, None, NOW + 9)  # in the place of what is over
+        assert await direct.get("key", NOW + 9) == (b"again", NOW + 99, version)
+        proxy.is_armed = True
+        assert await store.delete("key", version, NOW + 9) is True
+        assert await direct.get("key", NOW + 9) is None
+        assert proxy.cuts == 5
+
+
+async def test_a_read_whose_answer_was_lost_is_repeated(shared: Database) -> None:
+    async with behind_proxy(shared) as (backend, direct, proxy):
+        version = await direct.put("key", b"1", NOW + 9, None, NOW)
+        proxy.is_armed = True
+        assert await backend.store.get("key", NOW) == (b"1", NOW + 9, version)
+        assert proxy.cuts == 1
+
+
+async def test_a_lost_answer_that_nobody_can_reconstruct_is_said_to_be_unknown(shared: Database) -> None:
+    """Our write was carried out, and somebody has built on it since: to repeat it would count it twice."""
+    async with behind_proxy(shared) as (backend, direct, proxy):
+
+        async def build_on_it() -> None:
+            entry = await direct.get("key", NOW)
+            assert entry is not None
+            assert entry.value == b"ours"
+            await direct.put("key", entry.value + b" and theirs", NOW + 9, entry.version, NOW)
+
+        version = await direct.put("key", b"1", NOW + 9, None, NOW)
+        proxy.is_armed, proxy.on_cut = True, build_on_it
+        with pytest.raises(BackendUnavailable, match="unknown"):
+            await backend.store.put("key", b"ours", NOW + 9, version, NOW)
+        entry = await direct.get("key", NOW)
+        assert entry is not None
+        assert entry.value == b"ours and theirs"
+
+
+async def test_a_lost_answer_does_not_bring_back_what_was_ended_since(shared: Database) -> None:
+    async with behind_proxy(shared) as (backend, direct, proxy):
+        version = await direct.put("key", b"1", NOW + 9, None, NOW)
+        proxy.is_armed, proxy.on_cut = True, lambda: direct.delete("key", None, NOW)
+        with pytest.raises(Refused) as refused:
+            await backend.store.put("key", b"ours", NOW + 9, version, NOW)
+        assert refused.value.current is None
+        assert await direct.get("key", NOW) is None
+
+
+# Cancelled requests
+
+
+async def test_cancelled_requests_leak_and_poison_no_connection(db: Database) -> None:
+    """Cancelled at every stage, with and without a connection at hand, and some of them twice."""
+    async with opened(create_async_engine(db.url, pool_size=2, max_overflow=1), timeout=30) as backend:
+        store, chance = backend.store, random.Random(1)
+        await works(store)
+        for round_ in range(60):
+            tasks = [asyncio.create_task(works(store)) for _ in range(5)]
+            for _ in range(round_):
+                await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+                if chance.random() < 0.5:
+                    await asyncio.sleep(0)
+                    task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(outcome is None or isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+        await asyncio.gather(*(works(store) for _ in range(10)))
+        await store.finished()
+        assert backend.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+        if db.is_postgres:
+            async with backend.engine.connect() as connection:
+                mine = text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE :table")
+                assert (await connection.execute(mine, {"table": f"%{backend.table.name}%"})).scalar_one() <= 3
+
+
+async def test_a_write_that_is_cancelled_has_ended_before_its_request_goes_on(shared: Database) -> None:
+    async with opened(shared.url, timeout=30) as backend:
+        store = backend.store
+        version = await store.put("key", b"1", NOW + 9, None, NOW)
+        async with lock(backend, shared.url, "key"):
+            writer = asyncio.create_task(store.put("key", b"2", NOW + 9, version, NOW))
+            await asyncio.sleep(0.05)
+            writer.cancel()
+            await asyncio.sleep(0.05)
+            assert not writer.done()
+        with pytest.raises(asyncio.CancelledError):
+            await writer
+        entry = await store.get("key", NOW)
+        assert entry is not None
+        assert entry.value == b"2"
+
+
+async def test_a_read_that_is_cancelled_waits_for_nothing(db: Database) -> None:
+    engine = create_async_engine(db.url, pool_size=1, max_overflow=0)
+    async with opened(engine, timeout=30) as backend:
+        async with engine.connect():
+            reader = asyncio.create_task(backend.store.get("key", NOW))
+            await asyncio.sleep(0.01)
+            reader.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reader
+        await works(backend.store)
+
+
+async def test_a_write_that_is_cancelled_ends_in_time(shared: Database) -> None:
+    async with opened(shared.url, timeout=0.3) as backend:
+        version = await backend.store.put("key", b"1", NOW + 9, None, NOW)
+        async with lock(backend, shared.url, "key"):
+            writer = asyncio.create_task(backend.store.put("key", b"2", NOW + 9, version, NOW))
+            await asyncio.sleep(0.05)
+            writer.cancel()
+            began = time.monotonic()
+            with pytest.raises(asyncio.CancelledError):
+                await writer
+            assert time.monotonic() - began < 1
+            await backend.store.finished()
+        await works(backend.store)
+
+
+async def test_work_that_is_ended_with_the_event_loop_ends_its_request(shared: Database) -> None:
+    """As `asyncio.run` does at its end: all tasks are cancelled, in any order."""
+    async with opened(shared.url, timeout=30) as backend:
+        version = await backend.store.put("key", b"1", NOW + 9, None, NOW)
+        async with lock(backend, shared.url, "key"):
+            before = asyncio.all_tasks()
+            request = asyncio.create_task(backend.store.put("key", b"2", NOW + 9, version, NOW))
+            await asyncio.sleep(0.05)
+            for task in asyncio.all_tasks() - before - {request}:
+                task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await request
+        await works(backend.store)
+
+
+# Locks, deadlocks, and what else passes by itself
+
+
+async def test_serialization_failures_are_tried_again(postgres_server: Address) -> None:
+    """A server whose transactions are serializable fails some of them, and says so with 40001."""
+    engine = create_async_engine(
+        postgres_server.over("asyncpg"),
+        connect_args={"server_settings": {"default_transaction_isolation": "serializable"}},
+    )
+    async with opened(engine, timeout=30) as backend:
+        store = backend.store
+        version = await store.put("key", b"", NOW + 9, None, NOW)
+        for _ in range(10):
+            outcomes = await asyncio.gather(
+                *(store.put("key", b"", NOW + 9, version, NOW) for _ in range(4)), return_exceptions=True
+            )
+            [version] = [outcome for outcome in outcomes if isinstance(outcome, int)]
+            assert sum(isinstance(outcome, Refused) for outcome in outcomes) == 3
+
+
+async def test_a_lock_that_is_waited_for_too_long_is_tried_for_again_but_not_forever(mariadb_server: Address) -> None:
+    engine = create_async_engine(mariadb_server.over("asyncmy"), isolation_level="AUTOCOMMIT")
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def impatient(connection: Any, record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("SET innodb_lock_wait_timeout = 0")
+        cursor.close()
+
+    async with opened(engine, timeout=30) as backend:
+        version = await backend.store.put("key", b"1", NOW + 9, None, NOW)
+        async with lock(backend, mariadb_server.over("asyncmy"), "key"):
+            failure = await fails(backend.store.put("key", b"2", NOW + 9, version, NOW), within=5)
+            assert "1205" in str(failure.__cause__)
+            writer = asyncio.create_task(backend.store.put("key", b"2", NOW + 9, version, NOW))
+            await asyncio.sleep(0.01)
+        await writer
+
+
+async def test_sqlite_waits_for_another_writer_and_fails_in_time(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.db"
+    async with opened(f"sqlite+aiosqlite:///{path}", timeout=1) as backend:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            writer = asyncio.create_task(backend.store.put("key", b"", NOW + 9, None, NOW))
+            await asyncio.sleep(0.05)
+            assert not writer.done()
+            other.execute("COMMIT")
+            await writer
+            other.execute("BEGIN IMMEDIATE")
+            await fails(backend.store.put("other", b"", NOW + 9, None, NOW), within=1)
+            other.execute("COMMIT")
+        await backend.store.finished()
+        await works(backend.store)
+
+
+async def test_deadlocks_are_tried_again_a_bounded_number_of_times(tmp_path: Path) -> None:
+    """SQLite at its most impatient says that it is busy, each time at once."""
+    path = tmp_path / "sessions.db"
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": 0})
+    attempts = []
+    async with opened(engine, timeout=30) as backend:
+        event.listen(engine.sync_engine, "before_cursor_execute", lambda *args: attempts.append(args[2]))
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            await fails(backend.store.put("key", b"", NOW + 9, None, NOW), within=10)
+            other.execute("COMMIT")
+        assert len(attempts) == MAX_ATTEMPTS
+
+
+# Databases that do not do what they are asked
+
+
+async def test_a_replica_that_only_reads_serves_reads(postgres_server: Address) -> None:
+    async with opened(postgres_server.over("asyncpg")) as writable:
+        version = await writable.store.put("key", b"1", NOW + 9, None, NOW)
+        engine = create_async_engine(
+            postgres_server.over("asyncpg"),
+            connect_args={"server_settings": {"default_transaction_read_only": "on"}},
+        )
+        backend = SQLAlchemyBackend(engine, writable.table.name)
+        assert await backend.store.get("key", NOW) == (b"1", NOW + 9, version)
+        for verb in (
+            backend.store.put("new", b"", NOW + 9, None, NOW),
+            backend.store.put("key", b"", NOW + 9, version, NOW),
+            backend.store.delete("key", None, NOW),
+        ):
+            await fails(verb, within=1)
+        assert await backend.store.get("key", NOW) == (b"1", NOW + 9, version)
+        await engine.dispose()
+
+
+async def test_a_file_that_may_only_be_read_serves_reads(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.db"
+    async with opened(f"sqlite+aiosqlite:///{path}") as writable:
+        version = await writable.store.put("key", b"1", NOW + 9, None, NOW)
+        backend = SQLAlchemyBackend(f"sqlite+aiosqlite:///file:{path}?mode=ro&uri=true", writable.table.name)
+        assert await backend.store.get("key", NOW) == (b"1", NOW + 9, version)
+        await fails(backend.store.put("new", b"", NOW + 9, None, NOW), within=1)
+        assert await backend.store.get("key", NOW) == (b"1", NOW + 9, version)
+        await backend.engine.dispose()
+
+
+async def test_a_full_disk_writes_nothing_by_halves(tmp_path: Path) -> None:
+    async with opened(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}") as backend:
+        store = backend.store
+        version = await store.put("key", b"1", NOW + 9, None, NOW)
+
+        @event.listens_for(backend.engine.sync_engine, "checkout")
+        def fill(connection: Any, record: Any, proxy: Any) -> None:
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA max_page_count = 1")  # SQLite makes of it what it has already
+            cursor.close()
+
+        for expect, key in ((None, "new"), (version, "key")):
+            failure = await fails(store.put(key, secrets.token_bytes(50_000), NOW + 9, expect, NOW), within=1)
+            assert "full" in str(failure.__cause__)
+        assert await store.get("key", NOW) == (b"1", NOW + 9, version)
+        assert await store.get("new", NOW) is None
+        event.remove(backend.engine.sync_engine, "checkout", fill)
+
+
+async def test_a_table_that_vanishes_is_a_failure_and_no_empty_session(db: Database) -> None:
+    async with opened(db.url) as backend:
+        session_id = await backend.write({"user": "ann"})
+        async with backend.engine.begin() as connection:
+            await connection.run_sync(backend.table.drop)
+        for verb in (backend.read(session_id), backend.write({"n": 1}), backend.remove(session_id)):
+            await fails(verb, within=1)
+        await backend.create_table()
+        assert await backend.read(session_id) == {}
+        await works(backend.store)
+
+
+async def test_a_table_that_was_altered_since_is_used_as_it_is_now(db: Database) -> None:
+    """Statements that were prepared before have to be prepared again."""
+    async with opened(db.url) as backend:
+        version = await backend.store.put("key", b"1", NOW + 9, None, NOW)
+        assert await backend.store.get("key", NOW) == (b"1", NOW + 9, version)
+        other = create_async_engine(db.url)
+        async with other.begin() as connection:
+            await connection.execute(text(f"ALTER TABLE {backend.table.name} ADD COLUMN note VARCHAR(9)"))
+            if db.is_postgres:
+                await connection.execute(text(f"ALTER TABLE {backend.table.name} ALTER COLUMN expires_at TYPE NUMERIC"))
+        await other.dispose()
+        assert await backend.store.get("key", NOW) == (b"1", NOW + 9, version)
+        await works(backend.store)
+
+
+async def test_a_pool_without_a_free_connection_fails_in_time(db: Database) -> None:
+    engine = create_async_engine(db.url, pool_size=1, max_overflow=0)
+    async with opened(engine, timeout=0.2) as backend:
+        async with engine.connect():
+            await asyncio.gather(*(fails(backend.store.get("key", NOW), within=0.2) for _ in range(5)))
+        await works(backend.store)
+
+
+async def test_a_pool_that_is_less_patient_than_we_are_is_a_failure_too(tmp_path: Path) -> None:
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}", pool_size=1, max_overflow=0, pool_timeout=0.05
+    )
+    async with opened(engine, timeout=30) as backend:
+        async with engine.connect():
+            await fails(backend.store.get("key", NOW), within=1)
+        await works(backend.store)
+
+
+@pytest.mark.parametrize("error", [OSError("network"), ValueError("a bug of a driver")])
+async def test_a_connection_on_which_anything_unknown_happened_is_not_used_again(
+    error: Exception, tmp_path: Path
+) -> None:
+    async with opened(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}") as backend:
+        fresh = []
+        event.listen(backend.engine.sync_engine, "connect", lambda *args: fresh.append(1))
+        failures = [error, error]
+
+        def fail(*args: Any) -> None:
+            if failures:
+                raise failures.pop()
+
+        event.listen(backend.engine.sync_engine, "before_cursor_execute", fail)
+        failure = await fails(backend.store.get("key", NOW), within=1)
+        assert type(error).__name__ in str(failure)
+        await works(backend.store)
+        assert len(fresh) == 2  # the second attempt, and what came after it
+
+
+# What errors show
+
+
+def said(failure: BaseException) -> str:
+    """All that a log could show of an error, local variables excepted."""
+    links: list[BaseException] = []
+    link: BaseException | None = failure
+    while link is not None:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    return "".join(traceback.format_exception(failure)) + repr(links) + "".join(map(str, links))
+
+
+@pytest.mark.parametrize("name", list(DATABASES))
+async def test_no_error_shows_a_key_or_a_value(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    db, key, value = database(name, request, tmp_path), "SECRET-KEY", b"SECRET-VALUE"
+    async with opened(create_async_engine(db.url)) as backend:  # one that does not hide parameters
+        store = backend.store
+        version = await store.put(key, value, NOW + 9, None, NOW)
+        with pytest.raises(Refused) as refused:
+            await store.put(key, value, NOW + 9, None, NOW)
+        async with backend.engine.begin() as connection:
+            await connection.run_sync(backend.table.drop)
+        failures = [
+            refused.value,
+            await fails(store.get(key, NOW), within=1),
+            await fails(store.put(key, value, NOW + 9, None, NOW), within=1),
+            await fails(store.put(key, value, NOW + 9, version, NOW), within=1),
+            await fails(store.put(key, value, 10**30, version, NOW), within=1),
+            await fails(store.delete(key, None, NOW), within=1),
+        ]
+        await backend.create_table()
+    for failure in failures:
+        assert "SECRET-" not in said(failure)
+        link = failure.__cause__
+        while link is not None:  # nor in a tool that prints the variables of the frames
+            assert link.__traceback__ is None
+            link = link.__cause__ or link.__context__

@@ -1,0 +1,557 @@
+"""Stores that make a mistake which somebody has made, and some that are legal and different."""
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any, cast
+from uuid import uuid4
+
+from anyio import Lock
+from anyio.lowlevel import checkpoint
+
+from starsessions.backends.store import Entry, Refused, Version
+from starsessions.testing import rules as r
+
+
+class Entries(dict[str, Entry]):
+    """What a database holds, and what there is once for all connections onto it."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.index: dict[str, int] = {}
+
+
+Opened = Callable[[Entries], Any]
+
+
+class Right:
+    """A store in a dict that several connections share. Versions are uuids."""
+
+    def __init__(self, entries: Entries) -> None:
+        self.entries = entries
+
+    def is_live(self, entry: Entry, now: int) -> bool:
+        return now < entry.expires_at
+
+    def live(self, key: str, now: int) -> Entry | None:
+        entry = self.entries.get(key)
+        return entry if entry is not None and self.is_live(entry, now) else None
+
+    def new_version(self, key: str, value: bytes, now: int) -> Version:
+        return uuid4().hex
+
+    def check(self, key: str, expect: Version | None, now: int) -> None:
+        current = self.live(key, now)
+        if (current.version if current else None) != expect:
+            raise Refused(current)
+
+    async def get(self, key: str, now: int) -> Entry | None:
+        return self.live(key, now)
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        self.check(key, expect, now)
+        version = self.new_version(key, value, now)
+        self.entries[key] = Entry(value, expires_at, version)
+        return version
+
+    async def delete(self, key: str, expect: Version | None, now: int) -> Any:
+        if expect is not None:
+            self.check(key, expect, now)
+        lived = self.live(key, now) is not None
+        self.entries.pop(key, None)
+        return lived
+
+    def is_over(self, key: str, now: int) -> bool:
+        return not self.is_live(self.entries[key], now)
+
+    async def sweep(self, limit: int, now: int) -> Any:
+        over = [key for key in self.entries if self.is_over(key, now)][:limit]
+        for key in over:
+            del self.entries[key]
+        return len(over)
+
+
+# Stores that are legal, and different
+
+
+class CountsAll(Right):
+    """Versions are numbers, from 0 on, for all keys and connections together."""
+
+    numbers = count(0)
+
+    def new_version(self, key: str, value: bytes, now: int) -> Version:
+        return next(self.numbers)
+
+
+class HasListsAsVersions(Right):
+    """Versions are opaque: these cannot be hashed."""
+
+    def new_version(self, key: str, value: bytes, now: int) -> Version:
+        return [uuid4(), now]
+
+
+class ForgetsWhenAsked(Right):
+    """A get drops all that is over."""
+
+    async def get(self, key: str, now: int) -> Entry | None:
+        await self.sweep(len(self.entries), now)
+        return await super().get(key, now)
+
+
+class Waits(Right):
+    """Waits everywhere, and is atomic by a lock."""
+
+    async def _alone(self, work: Callable[..., Any], *args: Any) -> Any:
+        await checkpoint()
+        async with self.entries.lock:
+            await checkpoint()
+            result = await work(*args)
+        await checkpoint()
+        return result
+
+    async def get(self, *args: Any) -> Any:
+        return await self._alone(super().get, *args)
+
+    async def put(self, *args: Any) -> Any:
+        return await self._alone(super().put, *args)
+
+    async def delete(self, *args: Any) -> Any:
+        return await self._alone(super().delete, *args)
+
+    async def sweep(self, *args: Any) -> Any:
+        return await self._alone(super().sweep, *args)
+
+
+LEGAL = [Right, CountsAll, HasListsAsVersions, ForgetsWhenAsked, Waits]
+
+
+# Writing what should not be written
+
+
+class Upserts(Right):
+    """`SET key value`: `expect` is not looked at."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        current = self.live(key, now)
+        return await super().put(key, value, expires_at, current.version if current else None, now)
+
+
+class ReplacesInsteadOfCreating(Right):
+    """`INSERT OR REPLACE` for what is new; only changes look at the version."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        if expect is None:
+            self.entries.pop(key, None)
+        return await super().put(key, value, expires_at, expect, now)
+
+
+class CreatesWhenItShouldChange(Right):
+    """`UPDATE … WHERE version = …`, and if no row was there, `INSERT`."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().put(key, value, expires_at, expect if self.live(key, now) else None, now)
+
+
+class RevivesWhatIsOver(Right):
+    """`UPDATE … WHERE key = … AND version = …`, and the deadline was forgotten in the condition."""
+
+    def check(self, key: str, expect: Version | None, now: int) -> None:
+        entry = self.entries.get(key)
+        if expect is None or entry is None or entry.version != expect:
+            super().check(key, expect, now)
+
+
+class StumblesOverWhatIsOver(Right):
+    """A plain `INSERT`: the row that is over is in the way until it is swept."""
+
+    def check(self, key: str, expect: Version | None, now: int) -> None:
+        super().check(key, expect, now)
+        if expect is None and key in self.entries:
+            raise Refused(None)
+
+
+class ChecksThenWrites(Right):
+    """Reads, compares in Python, and writes: two commands, and others come between."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        self.check(key, expect, now)
+        await checkpoint()
+        version = uuid4().hex
+        self.entries[key] = Entry(value, expires_at, version)
+        return version
+
+
+class ChecksThenDeletes(Right):
+    """The same with `delete`."""
+
+    async def delete(self, key: str, expect: Version | None, now: int) -> bool:
+        if expect is not None:
+            self.check(key, expect, now)
+        lived = self.live(key, now) is not None
+        await checkpoint()
+        self.entries.pop(key, None)
+        return lived
+
+
+class WritesInTwoSteps(Right):
+    """`HSET value`, then `HSET version` and `EXPIREAT`."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        self.check(key, expect, now)
+        if key in self.entries:
+            self.entries[key] = self.entries[key]._replace(value=value)
+            await checkpoint()
+        version = uuid4().hex
+        self.entries[key] = Entry(value, expires_at, version)
+        return version
+
+
+# Versions that repeat
+
+
+class CountsEachEntry(Right):
+    """A column `version`, one more with each update, and 1 for a new row."""
+
+    def new_version(self, key: str, value: bytes, now: int) -> Version:
+        current = self.live(key, now)
+        return current.version + 1 if current else 1
+
+
+class CountsEachConnection(Right):
+    """A counter in the memory of each process, while the entries are shared and stay."""
+
+    def __init__(self, entries: Entries) -> None:
+        super().__init__(entries)
+        self.numbers = count(1)
+
+    def new_version(self, key: str, value: bytes, now: int) -> Version:
+        return next(self.numbers)
+
+
+class HashesValues(Right):
+    """The version is a hash of the value, like many an ETag."""
+
+    def new_version(self, key: str, value: bytes, now: int) -> Version:
+        return hash(value)
+
+
+class VersionsByTheClock(Right):
+    """`updated_at` as version."""
+
+    def new_version(self, key: str, value: bytes, now: int) -> Version:
+        return now
+
+
+# Deadlines
+
+
+class ReadsWhatIsOver(Right):
+    """The database is to forget by itself, and does so when it likes."""
+
+    async def get(self, key: str, now: int) -> Entry | None:
+        return self.entries.get(key)
+
+
+class LivesASecondTooLong(Right):
+    """`now <= expires_at`."""
+
+    def is_live(self, entry: Entry, now: int) -> bool:
+        return now <= entry.expires_at
+
+
+class KeepsTheFirstDeadline(Right):
+    """`UPDATE … SET value = …, version = …`, without the deadline."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        current = self.live(key, now)
+        return await super().put(key, value, current.expires_at if current else expires_at, expect, now)
+
+
+class RoundsUpToMinutes(Right):
+    """The database counts the time to live in minutes."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        minutes = -(-(expires_at - now) // 60)
+        return await super().put(key, value, now + minutes * 60, expect, now)
+
+
+class RoundsDownToTens(Right):
+    """The database keeps deadlines in a type that has not enough digits."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        seconds = expires_at - now
+        return await super().put(key, value, now + (seconds if seconds <= 300 else seconds // 10 * 10), expect, now)
+
+
+class LivesThirtyDaysAtMost(Right):
+    """Like memcached, which takes more for something else."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().put(key, value, min(expires_at, now + 30 * 86400), expect, now)
+
+
+class WantsATimeToLive(Right):
+    """`SET … EX 0` is an error."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        if expires_at <= now:
+            raise ValueError("invalid expire time")
+        return await super().put(key, value, expires_at, expect, now)
+
+
+class RenewsWhatIsRead(Right):
+    """`GETEX`, or a cache with a sliding time to live."""
+
+    async def get(self, key: str, now: int) -> Entry | None:
+        entry = await super().get(key, now)
+        if entry is not None:
+            self.entries[key] = entry._replace(expires_at=max(entry.expires_at, now + r.LIFE))
+        return entry
+
+
+# Deleting, and refusing
+
+
+class DeletesWithoutAVersion(Right):
+    """`DELETE … WHERE key = …`."""
+
+    async def delete(self, key: str, expect: Version | None, now: int) -> bool:
+        return cast(bool, await super().delete(key, None, now))
+
+
+class DeletesAndSaysNothing(Right):
+    """The `return` was forgotten."""
+
+    async def delete(self, key: str, expect: Version | None, now: int) -> None:
+        await super().delete(key, expect, now)
+
+
+class DeletesAndSaysYes(Right):
+    """`return True` at the end."""
+
+    async def delete(self, key: str, expect: Version | None, now: int) -> bool:
+        await super().delete(key, expect, now)
+        return True
+
+
+class CountsRowsThatAreOver(Right):
+    """`return result.rowcount > 0`, and the row is there until it is swept."""
+
+    async def delete(self, key: str, expect: Version | None, now: int) -> bool:
+        was_there = key in self.entries
+        await super().delete(key, expect, now)
+        return was_there
+
+
+class DeletesWhatBeginsAlike(Right):
+    """`DELETE … WHERE key LIKE 'key%'`."""
+
+    async def delete(self, key: str, expect: Version | None, now: int) -> Any:
+        lived = await super().delete(key, expect, now)
+        for other in [other for other in self.entries if other.startswith(key)]:
+            del self.entries[other]
+        return lived
+
+
+class RefusesAndDoesNotSayWhy(Right):
+    """`if result.rowcount == 0: raise Refused(None)`."""
+
+    def check(self, key: str, expect: Version | None, now: int) -> None:
+        try:
+            super().check(key, expect, now)
+        except Refused:
+            raise Refused(None) from None
+
+
+class RefusesWithTheDead(Right):
+    """What `Refused` carries is read without a look at the deadline."""
+
+    def check(self, key: str, expect: Version | None, now: int) -> None:
+        try:
+            super().check(key, expect, now)
+        except Refused:
+            raise Refused(self.entries.get(key)) from None
+
+
+# Keys, values and places
+
+
+class RenamesKeys(Right):
+    """A store that is right, under other keys."""
+
+    def key(self, key: str) -> str:
+        return key
+
+    async def get(self, key: str, now: int) -> Entry | None:
+        return await super().get(self.key(key), now)
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().put(self.key(key), value, expires_at, expect, now)
+
+    async def delete(self, key: str, expect: Version | None, now: int) -> Any:
+        return await super().delete(self.key(key), expect, now)
+
+
+class LowersKeys(RenamesKeys):
+    """A collation that knows no case, or a file system."""
+
+    def key(self, key: str) -> str:
+        return key.lower()
+
+
+class CutsKeys(RenamesKeys):
+    """`VARCHAR(127)`, which cuts off in silence."""
+
+    def key(self, key: str) -> str:
+        return key[:127]
+
+
+class KeepsText(Right):
+    """A `TEXT` column."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().put(key, value.decode(errors="replace").encode(), expires_at, expect, now)
+
+
+class StripsNuls(Right):
+    """`BINARY(n)` pads with NULs, which are stripped when it is read."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().put(key, value.rstrip(b"\0"), expires_at, expect, now)
+
+
+class CutsValues(Right):
+    """`BLOB` of MySQL: 65,535 bytes, and what is longer is cut off."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().put(key, value[:65_535], expires_at, expect, now)
+
+
+class HandsOutItsOwn(Right):
+    """What is read can be changed."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().put(key, bytearray(value), expires_at, expect, now)
+
+
+class KnowsNoPrefix(Right):
+    """All places are one."""
+
+    everything: Entries
+
+    def __init__(self, entries: Entries) -> None:
+        super().__init__(self.everything)
+
+
+class ForgetsWithItsConnection(Right):
+    """`:memory:`, which each connection has for itself."""
+
+    def __init__(self, entries: Entries) -> None:
+        super().__init__(Entries())
+
+
+# Sweeping
+
+
+class SweepsEverything(Right):
+    """`DELETE … LIMIT n`, without a condition."""
+
+    def is_over(self, key: str, now: int) -> bool:
+        return True
+
+
+class SweepsWithoutLimit(Right):
+    """`DELETE … WHERE expires_at <= now`."""
+
+    async def sweep(self, limit: int, now: int) -> Any:
+        return await super().sweep(10**9, now)
+
+
+class SweepsASecondLate(Right):
+    """`expires_at < now`."""
+
+    def is_over(self, key: str, now: int) -> bool:
+        return self.entries[key].expires_at < now
+
+
+class SweepsAndSaysTheLimit(Right):
+    """`return limit`."""
+
+    async def sweep(self, limit: int, now: int) -> int:
+        await super().sweep(limit, now)
+        return limit
+
+
+class SweepsWhatItSawBefore(Right):
+    """Selects the keys that are over, and then deletes these keys."""
+
+    async def sweep(self, limit: int, now: int) -> int:
+        over = [key for key in self.entries if self.is_over(key, now)][:limit]
+        await checkpoint()
+        for key in over:
+            self.entries.pop(key, None)
+        return len(over)
+
+
+class HasAnIndex(Right):
+    """Right, and sweeps by an index of deadlines."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        version = await super().put(key, value, expires_at, expect, now)
+        self.entries.index[key] = expires_at
+        return version
+
+    async def delete(self, key: str, expect: Version | None, now: int) -> Any:
+        lived = await super().delete(key, expect, now)
+        self.entries.index.pop(key, None)
+        return lived
+
+    async def sweep(self, limit: int, now: int) -> int:
+        over = [key for key, expires_at in self.entries.index.items() if expires_at <= now][:limit]
+        for key in over:
+            del self.entries.index[key]
+            self.entries.pop(key, None)
+        return len(over)
+
+
+class DeletesAndLeavesTheIndex(HasAnIndex):
+    """`DEL key`, without `ZREM`."""
+
+    async def delete(self, key: str, expect: Version | None, now: int) -> Any:
+        return await Right.delete(self, key, expect, now)
+
+
+class RenewsAndLeavesTheIndex(HasAnIndex):
+    """`ZADD` when an entry is made, and not when it is renewed."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        version = await Right.put(self, key, value, expires_at, expect, now)
+        if expect is None:
+            self.entries.index[key] = expires_at
+        return version
+
+
+# Sizes
+
+
+class TakesAThousandBytes(Right):
+    """Says so with an error."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        if len(value) > 1000:
+            raise ValueError("too large")
+        return await super().put(key, value, expires_at, expect, now)
+
+
+class RefusesWhatIsTooLarge(Right):
+    """Says so with `Refused`, after which a session would try again."""
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        if len(value) > 1000:
+            raise Refused(self.live(key, now))
+        return await super().put(key, value, expires_at, expect, now)
+
+
+class CannotSweep:
+    """Has three verbs."""
+
+    get, put, delete = Right.get, Right.put, Right.delete

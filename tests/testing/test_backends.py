@@ -1,0 +1,29 @@
+"""Our backend in memory keeps what users are promised. One of four calls does, too, but for the races."""
+
+from typing import ClassVar
+
+import pytest
+
+from starsessions import InMemoryBackend
+from starsessions.testing import OpenBackend
+from starsessions.testing.suite import BackendSuite
+from tests.site import DictBackend
+
+
+class TestInMemoryBackend(BackendSuite):
+    event_loops = ("asyncio", "trio")
+
+    @pytest.fixture
+    def open_backend(self) -> OpenBackend:
+        return InMemoryBackend
+
+
+class TestBackendOfFourCalls(BackendSuite):
+    declines: ClassVar = {
+        "atomic": "four calls without versions leave a gap between looking and writing",
+        "grace": "four calls know no second id of a session",
+    }
+
+    @pytest.fixture
+    def open_backend(self) -> OpenBackend:
+        return DictBackend
