@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from os import urandom
 from typing import Any, TypeVar
 
 from anyio import Event, get_cancelled_exc_class
@@ -10,9 +11,12 @@ from anyio import Event, get_cancelled_exc_class
 from starsessions.backends.base import Found, SessionBackend
 from starsessions.backends.legacy import lift
 from starsessions.core.cookies import CookieSpec
+from starsessions.core.csrf import SECRET_BYTES, renew_secrets
 from starsessions.core.decision import Cookie
 from starsessions.core.durations import Duration, expiry, seconds
+from starsessions.core.flashes import Flash, add_flash, keys_of_flashes, shows_a_page, take_flashes
 from starsessions.core.record import Expiry, Identity
+from starsessions.core.tokens import to_base64url
 from starsessions.exceptions import ImproperlyConfigured, ResponseStarted, SessionGone
 from starsessions.kept import OPEN, SAVING, KeptDict, Phase
 from starsessions.setting import judged, setting_for
@@ -240,6 +244,8 @@ class Session(KeptDict):
         self._grace = 0 if grace is None else seconds("grace", grace)
         self._next_id = await self._setting.backend.new_id()
         self.modified = True
+        if not self._grace:  # with a grace, what is on its way shall still arrive, and forms are
+            self._end_open_forms()
         return self._next_id
 
     async def sign_in(self, user_id: str, *, remember: bool = False, keep: bool = True, method: str = "") -> str:
@@ -268,6 +274,7 @@ class Session(KeptDict):
         self._identity = await self._listed_as(user_id, method, new_id, old)
         self._next_id, self._grace = new_id, 0
         self.modified = True
+        self._end_open_forms()
         if remember:
             self._expiry = Expiry(lifetime=self._setting.users.remember_for)
         return new_id
@@ -300,6 +307,10 @@ class Session(KeptDict):
         await self.delete()
         self._clears_site_data = clear_site_data
 
+    def _end_open_forms(self) -> None:
+        """No token against CSRF from before is good any more: see `starsessions.csrf`."""
+        renew_secrets(self, to_base64url(urandom(6)), urandom(SECRET_BYTES))
+
     def set_expiry(self, value: int | timedelta | datetime | None) -> None:
         """How long this one session lasts, in place of the middleware's `max_age`.
 
@@ -310,6 +321,40 @@ class Session(KeptDict):
         wanted = expiry(value, int(self._setting.clock()))
         self._before_change()
         self._expiry = wanted
+
+    # Messages for the next page
+
+    def flash(self, text: str, category: str = "info") -> None:
+        """Say something on the next page, once: see `starsessions.flash`. The oldest messages make room for new ones.
+
+        >>> import asyncio
+        >>> from starsessions import InMemoryBackend
+        >>> session = Session(InMemoryBackend())
+        >>> asyncio.run(session.load())
+        >>> session.flash("Saved", "success")
+        >>> session.pop_flashes()
+        [Flash(text='Saved', category='success')]
+        """
+        add_flash(self, Flash(text, category), to_base64url(urandom(6)))
+
+    def pop_flashes(self, *, background: bool = False) -> list[Flash]:
+        """The messages that wait, the oldest first, which are gone then: call it where a page is made.
+
+        A request in the background (`fetch()`, an image, a prefetch) gets none and leaves them where they are, unless
+        `background=True` says that its answer is shown: pages that a script fetches, with htmx for example.
+        """
+        return take_flashes(self) if background or shows_a_page(self._headers) else []
+
+    async def claim_flashes(self, *, background: bool = False) -> list[Flash]:
+        """`pop_flashes()`, at once and for this request alone: of two pages that are made at the same moment, one gets
+        a message and the other does not. If the page then fails, its messages are gone."""
+        await self._load()
+        if not keys_of_flashes(self) or not (background or shows_a_page(self._headers)):
+            return []
+        try:
+            return await self.update_atomically(take_flashes)
+        except SessionGone:
+            return []
 
 
 def _handle(found: Found) -> str | None:

@@ -19,8 +19,8 @@ from starsessions import (
     TooManySessions,
     WhyNew,
 )
-from starsessions.backends.memory import MemoryStore
 from starsessions.backends.legacy import lift
+from starsessions.backends.memory import MemoryStore
 from starsessions.backends.owners import MAX_TRIES, PENDING, Listed, owner_key
 from starsessions.backends.store import Refused
 from starsessions.backends.stored import StoredBackend
