@@ -140,6 +140,18 @@ async def test_a_path_in_bypass_takes_anything_and_no_other_path_does(path: str,
     assert reply.messages[0]["status"] == status
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("root_path", "path", "status"),
+    [("", "/hooks/", 200), ("", "/hooks/\n", 403), ("/hooks", "/hooks/hooks/", 200), ("/ho", "/hooks/", 200)],
+)
+async def test_a_path_in_bypass_is_what_routes_compare(root_path: str, path: str, status: int) -> None:
+    headers = [(b"sec-fetch-site", b"cross-site")]
+    scope = {"type": "http", "method": "POST", "root_path": root_path, "path": path, "headers": headers}
+    reply = await call(bank(bypass=["/hooks/"]), scope)
+    assert reply.messages[0]["status"] == status
+
+
 def test_a_path_that_only_leads_to_one_in_bypass_is_not_exempt(browser_of: BrowserOf) -> None:
     """CVE-2025-47910: Go exempted what its router would have redirected to such a path, too."""
     browser = browser_of(bank(bypass=["/hooks/"]), follow_redirects=False)
