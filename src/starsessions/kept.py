@@ -458,13 +458,12 @@ class KeptDict(AskingDict):
         """Do to what is stored now what this request did to what it found."""
         base, theirs, mine = self._stored(), self._setting.loads(current.record.payload), self._items()
         ours = changes.diff(base, mine)
+        merged = changes.apply(ours, theirs)
         on_conflict = self._setting.on_conflict
-        if on_conflict == "merge" or not changes.clash(ours, changes.diff(base, theirs)):
-            merged = changes.apply(ours, theirs)
-        elif on_conflict == "raise":
-            raise SessionConflict("Another request has changed the same key of the session since it was loaded.")
-        else:
-            merged = on_conflict(base, theirs, self._copy_of(mine))
+        if on_conflict != "merge" and (keys := changes.clashing(ours, changes.diff(base, theirs))):
+            if on_conflict == "raise":
+                raise SessionConflict("Another request has changed the same key of the session since it was loaded.")
+            merged = changes.settle(merged, keys, on_conflict(base, theirs, self._copy_of(mine)))
         self._become(merged)
         self._found = current
 
