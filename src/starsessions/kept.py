@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from starlette.types import Scope
 
 from starsessions.backends.base import Conflict, Found
-from starsessions.backends.owners import Index, listed_as, listing_end, new_handle
+from starsessions.backends.owners import PENDING, Index, listed_as, listing_end, new_handle
 from starsessions.core import changes
 from starsessions.core.client import agent_in_words, shortened
 from starsessions.core.decision import LEAVE, Action, Cookie, Decision, decide
@@ -524,8 +524,11 @@ class KeptDict(AskingDict):
             return result
         raise SessionError(_CONTENDED)
 
-    async def _listed_as(self, user_id: str, method: str, new_id: str, old: Identity | None) -> Identity:
-        """Put the session that is about to be on its user's list, and end those that are too many."""
+    async def _listed_as(self, user_id: str, method: str, new_id: str) -> Identity:
+        """Put the session that is about to be on its user's list, and end those that are too many.
+
+        The one in whose place it comes stays on the list until it is replaced, and is not one too many.
+        """
         backend, rules, now = self._setting.backend, self._setting.users, int(self._setting.clock())
         agent = next((value for name, value in self._headers if name == b"user-agent"), b"")
         identity = Identity(
@@ -546,21 +549,25 @@ class KeptDict(AskingDict):
                 )
             return identity
         longest = max(self._setting.policy.max_age, rules.remember_for)
-        identity = replace(identity, listed_until=listing_end(now + longest, now))
+        # A sealed cookie lives while it is listed, and nobody can look whether it came to be: it has to say so.
+        until = now + PENDING if backend.holds_data else listing_end(now + longest, now)
+        identity = replace(identity, listed_until=until)
         listed = listed_as(identity, backend.place_of(new_id), now, is_sealed=backend.holds_data)
         gone = await backend.gone(await owners.of(user_id, now), now)
-        if old is not None:
-            gone |= {old.handle}
+        if self._identity is not None:  # signed in already, in this request
+            gone |= {self._identity.handle}
+        replaced = None if self._found is None else self._found.record.identity
         evicted: Index = ()
 
         def add(index: Index) -> Index:
             nonlocal evicted
             others = tuple(one for one in index if one.handle not in gone)
-            too_many = 0 if rules.max_sessions is None else max(0, len(others) + 1 - rules.max_sessions)
+            rivals = tuple(one for one in others if replaced is None or one.handle != replaced.handle)
+            too_many = 0 if rules.max_sessions is None else max(0, len(rivals) + 1 - rules.max_sessions)
             if too_many and not rules.evicts:
                 raise TooManySessions("This user has as many sessions as are allowed.")
-            evicted = others[:too_many]
-            return (*others[too_many:], listed)
+            evicted = rivals[:too_many]
+            return (*(one for one in others if one not in evicted), listed)
 
         await owners.change(user_id, add, identity.listed_until, now)
         for one in evicted:

@@ -125,7 +125,7 @@ class SessionMiddleware:
             on_conflict=on_conflict,
             anonymous_if_unavailable=on_unavailable == "anonymous",
             on_event=on_event,
-            users=user_rules(lifted, remember_for, max_sessions_per_user, on_too_many),
+            users=user_rules(lifted, limits, remember_for, max_sessions_per_user, on_too_many),
         )
         self._eager = autoload and self.setting.look is None
         self.scope_key = scope_key
@@ -300,7 +300,7 @@ class SessionMiddleware:
         """Save what was changed since the handshake, or before a handshake that is refused: no cookie can be sent."""
         await self._adopt(session, scope)
         if session._phase is OPEN:
-            session._next_id = None  # nobody would get to know it
+            session._next_id = session._identity = None  # nobody would get to know it, and the old id is no sign in
         if not session._loaded or not session._has_unsaved():
             return
         if session._phase is OPEN and not session._is_reachable:

@@ -13,6 +13,7 @@ from os import urandom
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from starsessions.backends.owners import PENDING, Index, Listed, Owners
 from starsessions.core.record import Policy, Record, WhyNew, deadline, why_over
@@ -250,8 +251,7 @@ class Backend(SessionBackend):
                 if found is None:
                     record = Record(payload, now, now)
                     return (await self.create(record, session_id, deadline(record, self.policy), now)).token
-                old = found.record
-                record = Record(payload, old.began_at, now, old.lifetime, old.until, old.browser)
+                record = replace(found.record, payload=payload, renewed_at=now)
                 return (await self.replace(found, record, deadline(record, self.policy), now)).token
             except Conflict as conflict:
                 if found is None and conflict.current is None:

@@ -6,8 +6,8 @@ from typing import ClassVar, Self
 
 from msgspec.structs import replace
 
-from starsessions.backends.base import Backend, Clock, Found, wall_clock
-from starsessions.backends.owners import Listed, Owners, new_handle
+from starsessions.backends.base import Backend, Clock, Conflict, Found, wall_clock
+from starsessions.backends.owners import Listed, Owners
 from starsessions.backends.store import Store
 from starsessions.backends.stored import StoredBackend
 from starsessions.core.carrier import MAX_PARTS
@@ -34,8 +34,11 @@ class _SealedCookieBackend(Backend):
         self.max_age: int | None = None if max_age is None else seconds("max_age", max_age)
         self.max_cookies = max_cookies
         self.clock = clock
-        store = revocations.store if isinstance(revocations, StoredBackend) else revocations
-        self.owners: Owners | None = None if store is None else Owners(store)
+        self.owners: Owners | None = None
+        if isinstance(revocations, StoredBackend):  # which may seal what it stores
+            self.owners, self.lifespan = revocations.owners, revocations.lifespan  # type: ignore[method-assign]
+        elif revocations is not None:
+            self.owners = Owners(revocations)
         self.policy: Policy = Policy() if self.max_age is None else Policy(self.max_age)
         self._seal_for("session")
 
@@ -79,10 +82,14 @@ class _SealedCookieBackend(Backend):
         self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
     ) -> Found:
         old, new = found.record.identity, record.identity
-        if self.owners is not None and old is not None and new is not None and old.handle == new.handle:
-            # The list knows nothing of ids. A new name is what makes copies of the old cookie nobody.
-            await self.delete(found, now)
-            record = replace(record, identity=replace(new, handle=new_handle(), listed_until=0))
+        if self.owners is not None and old is not None and new is not None:
+            if old.handle == new.handle:
+                new = await self.owners.turned(new, now)
+                if new is None:
+                    raise Conflict(None)
+                record = replace(record, identity=new)
+            else:  # signed in again, under another name
+                await self.owners.forget(old, now)
         return await self._sealed(record, ends_at, now)
 
     async def _sealed(self, record: Record, ends_at: int, now: int) -> Found:
@@ -97,12 +104,7 @@ class _SealedCookieBackend(Backend):
         """
         identity = found.record.identity
         if self.owners is not None and identity is not None:
-            await self.owners.change(
-                identity.user_id,
-                lambda index: tuple(one for one in index if one.handle != identity.handle),
-                identity.listed_until,
-                now,
-            )
+            await self.owners.forget(identity, now)
 
     async def look_up(self, listed: Listed, now: int) -> Found | None:
         identity = listed.identity

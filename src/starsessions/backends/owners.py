@@ -78,6 +78,11 @@ def listed_as(identity: Identity, key: str, now: int, is_sealed: bool) -> Listed
     return Listed(identity.handle, key, now, identity.listed_until, identity if is_sealed else None)
 
 
+def _is(listed: Listed, identity: Identity) -> bool:
+    """Whether this is the session that is listed, and no earlier turn of it."""
+    return listed.handle == identity.handle and (listed.identity is None or listed.identity.turn == identity.turn)
+
+
 class Owners:
     """The index in a store. `seal` and `open` make what is stored unreadable, if the store's records are."""
 
@@ -127,12 +132,15 @@ class Owners:
             return record
         identity = replace(identity, listed_until=max(identity.listed_until, listing_end(ends_at, now)))
         listed = listed_as(identity, key, now, is_sealed)
-        await self.change(
-            identity.user_id,
-            lambda index: (*(one for one in index if one.handle != listed.handle), listed),
-            listed.until,
-            now,
-        )
+
+        def renewed(index: Index) -> Index:
+            # In its place: the list is in the order of the sign ins.
+            if any(_is(one, identity) for one in index):
+                return tuple(listed if _is(one, identity) else one for one in index)
+            # Who is on the list decides whether a sealed cookie lives: what was ended meanwhile must not come back.
+            return index if is_sealed else (*index, listed)
+
+        await self.change(identity.user_id, renewed, listed.until, now)
         return replace(record, identity=identity)
 
     async def moved(self, identity: Identity, key: str, now: int) -> None:
@@ -144,10 +152,27 @@ class Owners:
             now,
         )
 
+    async def turned(self, identity: Identity, now: int) -> Identity | None:
+        """A sealed session whose earlier cookies are all nobody from now on; None if it is not on the list any more."""
+        turned = replace(identity, turn=identity.turn + 1)
+        before = await self.change(
+            identity.user_id,
+            lambda index: tuple(replace(one, identity=turned) if _is(one, identity) else one for one in index),
+            now,
+            now,
+        )
+        return turned if any(_is(one, identity) for one in before) else None
+
+    async def forget(self, identity: Identity, now: int) -> None:
+        """It is over. (What stands in a store need not be forgotten: whoever looks sees that it is not there.)"""
+        await self.change(
+            identity.user_id, lambda index: tuple(one for one in index if one.handle != identity.handle), now, now
+        )
+
     async def is_listed(self, identity: Identity, now: int) -> bool:
         """Whether the session was not taken from the list: that is how it is ended from elsewhere."""
         index = await self.of(identity.user_id, now)
-        return any(one.handle == identity.handle and now < one.until for one in index)
+        return any(_is(one, identity) and now < one.until for one in index)
 
     def _written(self, key: str, index: Index) -> bytes:
         raw = _encode(index)

@@ -145,8 +145,10 @@ class StoredBackend(Backend):
     ) -> Found:
         place: Place = found.version
         new_key = self._key(session_id)
-        if record.identity is not None:
-            record = await self.owners.keep_listed(record, place.key, ends_at, now)
+        old, identity = found.record.identity, record.identity
+        stays = old is not None and identity is not None and old.handle == identity.handle
+        if identity is not None:  # whoever signs in has said where the session is going to stand
+            record = await self.owners.keep_listed(record, place.key if stays else new_key, ends_at, now)
         # The new entry first: nobody knows its id yet, and if we are interrupted the old one is still whole.
         try:
             renewed = await self._put(session_id, new_key, record, ends_at, None, now)
@@ -160,9 +162,11 @@ class StoredBackend(Backend):
         except Refused as refused:
             await self.store.delete(new_key, None, now)
             raise Conflict(await self._current(found.token, place.key, refused.current, now)) from None
-        if record.identity is not None and record.identity.signed_in_at != now:
-            # Afterwards: until then the list leads to the old place, and from there the pointer leads on.
-            await self.owners.moved(record.identity, new_key, now)
+        # Afterwards: until then the list leads to the old place, and from there the pointer leads on.
+        if old is not None and stays:
+            await self.owners.moved(old, new_key, now)
+        elif old is not None:
+            await self.owners.forget(old, now)
         return renewed
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
