@@ -124,8 +124,8 @@ app.add_middleware(
     session_cookie=COOKIE,
     https_only=flag("DEMO_HTTPS_ONLY"),
     partitioned=flag("DEMO_PARTITIONED") or False,
-    # Without this, each endpoint would begin with `await request.session.load()`. It costs nothing where the session
-    # is not looked at: the stylesheet is served without a glance at the cookie.
+    # Without this, each endpoint would begin with `await request.session.load()`. A cookie and memory are asked where
+    # the session is first used; a store in a file or on a server, at the start of each request that brings a cookie.
     autoload=True,
 )
 # The default same_site="lax" is what keeps other sites from posting our forms, and from opening our WebSocket, in the

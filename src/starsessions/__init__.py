@@ -14,6 +14,7 @@ from starsessions.exceptions import (
     SessionGone,
     SessionNotLoaded,
     SessionTooLarge,
+    TooManySessions,
     UnsupportedValue,
 )
 from starsessions.middleware import SessionMiddleware
@@ -37,6 +38,7 @@ __all__ = [
     "SessionMiddleware",
     "SessionNotLoaded",
     "SessionTooLarge",
+    "TooManySessions",
     "UnsupportedValue",
     "WhyNew",
 ]

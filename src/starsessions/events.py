@@ -58,11 +58,11 @@ def handle_for(token: str) -> str:
     return to_base64url(digest[:_HANDLE_BYTES])
 
 
-async def report(events: Iterable[Event], on_event: OnEvent) -> None:
-    """Hand them over, one after the other."""
+async def report(events: Iterable[Event], on_event: OnEvent | None) -> None:
+    """Hand them over, one after the other, if anybody listens."""
     for event in events:
         try:
-            outcome = on_event(event)
+            outcome = on_event(event) if on_event is not None else None
             if isawaitable(outcome):
                 await outcome
         except Exception:

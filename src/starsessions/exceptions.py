@@ -8,9 +8,11 @@
     ├── ResponseStarted   (RuntimeError)  too late: the headers have left
     ├── SessionGone                     `persist()` of a session that was ended meanwhile
     ├── SessionConflict                 two requests changed one key, and `on_conflict="raise"` was asked for
-    └── BackendUnavailable              the store fails, or does not answer in time: a 503
+    ├── TooManySessions                 `sign_in()` of somebody who has as many sessions as are allowed
+    ├── BackendUnavailable              the store fails, or does not answer in time: a 503
+    └── CsrfFailed  (HTTPException)     in `starsessions.csrf`: the request was not meant, or its form is stale; a 403
 
-What a stranger can send is never an exception: a cookie that is missing, forged, malformed or
+What a stranger can send as a cookie is never an exception: one that is missing, forged, malformed or
 expired is "no session", and `session.why_new` says which. No message carries an id, a secret key
 or a value of the session.
 """
@@ -105,6 +107,14 @@ class SessionConflict(SessionError):
     Nothing was written.
 
     >>> issubclass(SessionConflict, SessionError)
+    True
+    """
+
+
+class TooManySessions(SessionError):
+    """The user has as many sessions as `max_sessions_per_user` allows, and `on_too_many="refuse"` is set.
+
+    >>> issubclass(TooManySessions, SessionError)
     True
     """
 

@@ -12,12 +12,17 @@ from typing import Any, TypeVar
 
 import anyio
 from anyio import Lock
+from msgspec.structs import replace
+from starlette.types import Scope
 
 from starsessions.backends.base import Conflict, Found
+from starsessions.backends.owners import Index, listed_as, listing_end, new_handle
 from starsessions.core import changes
+from starsessions.core.client import agent_in_words, shortened
 from starsessions.core.decision import LEAVE, Action, Cookie, Decision, decide
 from starsessions.core.record import (
     Expiry,
+    Identity,
     Record,
     WhyNew,
     cookie_max_age,
@@ -36,6 +41,7 @@ from starsessions.exceptions import (
     SessionError,
     SessionGone,
     SessionNotLoaded,
+    TooManySessions,
     UnsupportedValue,
 )
 from starsessions.mapping import AskingDict
@@ -87,6 +93,8 @@ class KeptDict(AskingDict):
     accessed: bool
     modified: bool
 
+    _client: tuple[str, int] | None
+    """The peer's address. (Not the whole scope: it holds the session, and neither would be freed at once.)"""
     _cookie: Cookie
     """What the browser is still to be told."""
     _expiry: Expiry | None
@@ -107,6 +115,7 @@ class KeptDict(AskingDict):
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_client",
         "_cookie",
         "_expiry",
         "_found",
@@ -126,6 +135,8 @@ class KeptDict(AskingDict):
     why_new: WhyNew | None = None
     """Why the request has no session that lives; None if it has one, or nobody has looked yet."""
 
+    _clears_site_data: bool = False
+    """Whether the response tells the browser to forget everything."""
     _ended: bool = False
     """Whether this request has ended a session that lived."""
     _events: Sequence[Event] = ()
@@ -138,6 +149,8 @@ class KeptDict(AskingDict):
     """Whether somebody else has ended the session since it was loaded."""
     _grace: int = 0
     """For how many seconds the id that `_next_id` replaces stays usable."""
+    _identity: Identity | None = None
+    """Who has signed in and is not saved yet."""
     _lock: Lock | None = None
     """Lets one task at a time save, from the first `persist()` on."""
     _saved: anyio.Event | None = None
@@ -145,10 +158,11 @@ class KeptDict(AskingDict):
     _views: Sequence[Callable[[], None]] = ()
     """What stands for a part of the data, and puts it in when it is called: the models of `starsessions.typed`."""
 
-    def _begin(self, setting: Setting, headers: Headers, root_path: str) -> None:
+    def _begin(self, setting: Setting, scope: Scope, root_path: str) -> None:
         """A session that nobody has looked at yet. Once per request, so: as little as can be."""
         self._setting = setting
-        self._headers = headers
+        self._headers = scope["headers"]
+        self._client = scope.get("client")
         self._root_path = root_path
         self._ready = self._handed_out = self._loaded = self.accessed = self.modified = False
         self._found = self._replaced = self._next_id = self._expiry = None
@@ -218,10 +232,7 @@ class KeptDict(AskingDict):
 
     def _notice_rotated(self) -> None:
         _log.warning("An id was used that had been rotated away, and that is past its grace.")
-        setting = self._setting
-        if setting.on_event is not None:
-            tokens = setting.tokens_in(self._headers)
-            self._events = [RotatedIdUsed(handle_for(token)) for token in tokens]
+        self._events = [RotatedIdUsed(handle_for(token)) for token in self._setting.tokens_in(self._headers)]
 
     def _fill_with(self, data: Mapping[str, Any]) -> None:
         dict.clear(self)
@@ -232,7 +243,7 @@ class KeptDict(AskingDict):
         """Nothing that was known is true any more: what follows is another session."""
         dict.clear(self)
         self._replaced = self._found or self._replaced
-        self._found = self._given = self._next_id = self._expiry = None
+        self._found = self._given = self._next_id = self._expiry = self._identity = None
         self._views = ()
 
     async def _replace_by(self, data: Mapping[str, Any]) -> None:
@@ -295,7 +306,8 @@ class KeptDict(AskingDict):
                 # Only while the browser can still be told, and not for somebody who brought the id from before.
                 sendable = self._phase is OPEN or self._phase is SAVING
                 rotate = rotate or (sendable and not found.is_alias and rotation_due(record, setting.policy, now))
-        empty = not dict.__len__(self)
+        # Somebody who is signed in has a session, whether or not there is data in it.
+        empty = not dict.__len__(self) and self._identity is None and (found is None or found.record.identity is None)
         decision = decide(
             live=found is not None,
             ended=self._ended,
@@ -398,7 +410,17 @@ class KeptDict(AskingDict):
             kept = await backend.rotate(found, record, new_id, ends_at, now, now + grace if grace else 0)
         else:
             kept = await backend.replace(found, record, ends_at, now)
+        signed_in = self._identity
         self._kept(kept)
+        if (
+            signed_in is not None
+            and backend.owners is not None
+            and not await backend.owners.is_listed(kept.record.identity or signed_in, now)
+        ):
+            # All sessions of this user were ended while this one was on its way.
+            await backend.delete(kept, now)
+            self._end_quietly()
+            return
         if cookie is _SET or found is None or self._moved(found, kept, now):
             self._cookie = _SET
 
@@ -406,16 +428,20 @@ class KeptDict(AskingDict):
         """The record to keep: it began when it began."""
         if payload is None:
             payload = self._setting.dumps(self)
+        identity = self._identity
         if self._found is None:
-            return Record(payload, now, now, *(self._expiry or ()))
+            return Record(payload, now, now, *(self._expiry or Expiry()), None, identity)
         old = self._found.record
         lifetime, until, browser = self._expiry or (old.lifetime, old.until, old.browser)
-        return Record(payload, old.began_at, now, lifetime, until, browser, now if rotated else old.rotated_at)
+        # A sign in begins the time that a session may last (NIST SP 800-63B-4, 5.2: reauthentication resets both).
+        began_at = old.began_at if identity is None else now
+        rotated_at = now if rotated else old.rotated_at
+        return Record(payload, began_at, now, lifetime, until, browser, rotated_at, identity or old.identity)
 
     def _kept(self, found: Found) -> None:
         self._replaced = self._found or self._replaced
         self._found = found
-        self._next_id = self._expiry = None
+        self._next_id = self._expiry = self._identity = None
 
     async def _create(self, record: Record, ends_at: int, now: int) -> Found:
         session_id = self._next_id or self._given
@@ -442,13 +468,12 @@ class KeptDict(AskingDict):
         """Do to what is stored now what this request did to what it found."""
         base, theirs, mine = self._stored(), self._setting.loads(current.record.payload), self._items()
         ours = changes.diff(base, mine)
+        merged = changes.apply(ours, theirs)
         on_conflict = self._setting.on_conflict
-        if on_conflict == "merge" or not changes.clash(ours, changes.diff(base, theirs)):
-            merged = changes.apply(ours, theirs)
-        elif on_conflict == "raise":
-            raise SessionConflict("Another request has changed the same key of the session since it was loaded.")
-        else:
-            merged = on_conflict(base, theirs, self._copy_of(mine))
+        if on_conflict != "merge" and (keys := changes.clashing(ours, changes.diff(base, theirs))):
+            if on_conflict == "raise":
+                raise SessionConflict("Another request has changed the same key of the session since it was loaded.")
+            merged = changes.settle(merged, keys, on_conflict(base, theirs, self._copy_of(mine)))
         self._become(merged)
         self._found = current
 
@@ -498,6 +523,49 @@ class KeptDict(AskingDict):
                 raise SessionGone("The session was ended since it was loaded, so nothing was saved.")
             return result
         raise SessionError(_CONTENDED)
+
+    async def _listed_as(self, user_id: str, method: str, new_id: str, old: Identity | None) -> Identity:
+        """Put the session that is about to be on its user's list, and end those that are too many."""
+        backend, rules, now = self._setting.backend, self._setting.users, int(self._setting.clock())
+        agent = next((value for name, value in self._headers if name == b"user-agent"), b"")
+        identity = Identity(
+            user_id,
+            now,
+            new_handle(),
+            method,
+            agent_in_words(agent.decode("latin-1")),
+            shortened(self._client[0]) if self._client else "",
+        )
+        owners = backend.owners
+        if owners is None:
+            if backend.holds_data and not backend.has_said_so:
+                backend.has_said_so = True
+                _log.warning(
+                    "Somebody signs in with a sealed cookie that cannot be called back: a copy of it outlives the sign "
+                    "out. Give the backend revocations=… (a store), or keep sessions in a store."
+                )
+            return identity
+        longest = max(self._setting.policy.max_age, rules.remember_for)
+        identity = replace(identity, listed_until=listing_end(now + longest, now))
+        listed = listed_as(identity, backend.place_of(new_id), now, is_sealed=backend.holds_data)
+        gone = await backend.gone(await owners.of(user_id, now), now)
+        if old is not None:
+            gone |= {old.handle}
+        evicted: Index = ()
+
+        def add(index: Index) -> Index:
+            nonlocal evicted
+            others = tuple(one for one in index if one.handle not in gone)
+            too_many = 0 if rules.max_sessions is None else max(0, len(others) + 1 - rules.max_sessions)
+            if too_many and not rules.evicts:
+                raise TooManySessions("This user has as many sessions as are allowed.")
+            evicted = others[:too_many]
+            return (*others[too_many:], listed)
+
+        await owners.change(user_id, add, identity.listed_until, now)
+        for one in evicted:
+            await backend.end(one, now)
+        return identity
 
     def _end_quietly(self) -> None:
         """The session was ended, or rotated, by somebody else, whose response told the browser what there is now."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
-from datetime import timedelta
 from typing import Any, Literal
 
 from anyio import CancelScope
@@ -18,33 +17,24 @@ from starsessions.backends.cookie import CookieBackend
 from starsessions.backends.legacy import lift
 from starsessions.core.carrier import MIN_ROOM, cookies_for, room_for, split
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, SameSite
-from starsessions.core.durations import Duration, seconds
+from starsessions.core.durations import Duration
 from starsessions.core.headers import RawHeaders, forbid_storing, vary_by_cookie
-from starsessions.core.record import DEFAULT_MAX_AGE, Policy, WhyNew, cookie_max_age
+from starsessions.core.record import DEFAULT_MAX_AGE, WhyNew, cookie_max_age
 from starsessions.events import OnEvent, report
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionTooLarge
 from starsessions.kept import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, Phase, Plan
+from starsessions.limits import Limits
 from starsessions.sealing.keys import Keys
 from starsessions.session import Session
 from starsessions.setting import OnConflict, Setting, setting_for
+from starsessions.wiring import ANOTHER, check_choices, check_stack, layers, policy_from, user_rules, writes
 
 _log = logging.getLogger("starsessions")
 _new_session = Session.__new__
 _COOKIE_VALUE = re.compile(r"[!#-+\--:<-\[\]-~]+")  # cookie-octets: RFC 6265bis, 4.1.1
-_ASGI_KEYS = frozenset(
-    {"type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "headers"}
-    | {"client", "server", "extensions", "subprotocols", "state", "app", "router", "endpoint", "path_params"}
-    | {"user", "auth"}
-)
 _SENT = (CLOSED, Phase.BY_HAND)
 _NOT_SENT = (OPEN, SAVING)
-_END_OF_LIFE = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
 _NOTHING_REFUSED = (None, WhyNew.NO_COOKIE)
-_MOST_LAYERS = 100
-_OTHERS = (
-    "Another SessionMiddleware, Starlette's own perhaps, writes the cookie {!r} too: "
-    "remove it, or give one of them another session_cookie=…."
-)
 
 
 class SessionMiddleware:
@@ -59,11 +49,14 @@ class SessionMiddleware:
     `rolling`: use renews a session, and not only a write; at most once per `renew_every` (a tenth of `max_age`).
     `rotate_every`: give a session a new id when its id is that old; the old one stays usable for `rotate_grace`.
     `on_conflict`: when two requests at once have changed the same key: "merge", so that the later one wins; "raise"
-    `SessionConflict`; or a function of the whole data as it was loaded, as the other request left it, and as this one
-    has it, which returns what is stored. (Different keys are merged in any case.)
+    `SessionConflict`; or a function of the data as it was loaded, as the other request left it, and as this one has it:
+    what it returns decides about the keys that both have changed. (All others are merged in any case.)
     `on_unavailable`: when the store fails: "error", which is a 503 unless the application handles `BackendUnavailable`;
     or "anonymous": the request goes on with an empty session, and a 503 comes only if it is changed.
     `on_event`: called after the response with what the application may want to hear of: see `starsessions.events`.
+    `limits`: how long a session may last, idle and overall, from the standards: see `starsessions.limits`.
+    `remember_for`: how long one lasts whose person asked to be remembered. `max_sessions_per_user`, `on_too_many`: one
+    more ends the oldest ("evict"), or is refused ("refuse"): `TooManySessions`.
     `clock`: seconds since 1970, for tests. `scope_key`: where in the ASGI scope the session stands, for a second one.
 
     >>> from starlette.applications import Starlette
@@ -93,6 +86,10 @@ class SessionMiddleware:
         on_conflict: OnConflict = "merge",
         on_unavailable: Literal["error", "anonymous"] = "error",
         on_event: OnEvent | None = None,
+        limits: Limits | None = None,
+        remember_for: Duration = 30 * 24 * 60 * 60,
+        max_sessions_per_user: int | None = None,
+        on_too_many: Literal["evict", "refuse"] = "evict",
         clock: Clock | None = None,
         scope_key: str = "session",
     ) -> None:
@@ -105,21 +102,18 @@ class SessionMiddleware:
             raise ImproperlyConfigured("backend must be an object of a class derived from starsessions.SessionBackend.")
         elif secret_key is not None:
             _log.warning("SessionMiddleware uses the backend it was given, and not its secret_key: drop one of them.")
+        check_choices(
+            clock=clock,
+            scope_key=scope_key,
+            on_conflict=on_conflict,
+            on_event=on_event,
+            on_unavailable=on_unavailable,
+        )
         lifted = lift(backend)
-        if clock is not None and not callable(clock):
-            raise ImproperlyConfigured("clock must be callable and return seconds since 1970, as time.time does.")
-        if not isinstance(scope_key, str) or scope_key in _ASGI_KEYS:
-            raise ImproperlyConfigured(f"scope_key={scope_key!r} cannot be used: the scope needs that key itself.")
-        if on_conflict not in ("merge", "raise") and not callable(on_conflict):
-            raise ImproperlyConfigured('on_conflict must be "merge", "raise", or a function of base, theirs and ours.')
-        if on_event is not None and not callable(on_event):
-            raise ImproperlyConfigured("on_event must be a function, or a coroutine function, of one event.")
-        if on_unavailable not in ("error", "anonymous"):
-            raise ImproperlyConfigured('on_unavailable must be "error" or "anonymous".')
-        if rotate_every is not None and not lifted.has_grace:
-            raise ImproperlyConfigured("rotate_every needs a backend that keeps sessions in a store: leave it out.")
-        policy = _policy(max_age, lifted.max_age, absolute_timeout, rolling, renew_every, rotate_every, rotate_grace)
-        _check_stack(app, cookie, scope_key)
+        policy = policy_from(
+            lifted, limits, max_age, absolute_timeout, rolling, renew_every, rotate_every, rotate_grace
+        )
+        check_stack(app, cookie, scope_key)
 
         self.app = app
         self.setting: Setting = setting_for(
@@ -131,9 +125,10 @@ class SessionMiddleware:
             on_conflict=on_conflict,
             anonymous_if_unavailable=on_unavailable == "anonymous",
             on_event=on_event,
+            users=user_rules(lifted, remember_for, max_sessions_per_user, on_too_many),
         )
         self._eager = autoload and self.setting.look is None
-        self._key = scope_key
+        self.scope_key = scope_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -141,12 +136,12 @@ class SessionMiddleware:
             await (self._lifespan if kind == "lifespan" else self.app)(scope, receive, send)
             return
 
-        key = self._key
+        key = self.scope_key
         if key in scope:
             self._check_outer(scope[key], scope)
         session = _new_session(Session)
         # The root path now, because a mounted application changes the scope that it shares with us.
-        session._begin(self.setting, scope["headers"], scope.get("root_path", ""))
+        session._begin(self.setting, scope, scope.get("root_path", ""))
         scope[key] = session
         if kind == "websocket":
             await self._websocket(session, scope, receive, send)
@@ -155,7 +150,7 @@ class SessionMiddleware:
         def send_with_session(message: Message) -> Awaitable[None]:
             # No coroutine of its own: messages that are not ours to change cost next to nothing.
             if message["type"] == "http.response.start" and session._phase in _NOT_SENT:
-                replaced = scope.get(self._key) is not session and self._is_replaced(session, scope)
+                replaced = scope.get(self.scope_key) is not session and self._is_replaced(session, scope)
                 if replaced or session.accessed:
                     return self._start(session, replaced, scope, message, send)
                 session._phase = CLOSED
@@ -173,7 +168,7 @@ class SessionMiddleware:
             return
         finally:
             if session._events:
-                await self._report(session)
+                await report(session._events, self.setting.on_event)
         if session._phase in _SENT and (
             (session._handed_out and not session._given_up and session._has_unsaved())
             or (scope.get(key) is not session and self._is_replaced(session, scope))
@@ -218,17 +213,19 @@ class SessionMiddleware:
                     "A response that sets the session cookie said Cache-Control: public; it now says no-store."
                 )
             headers += self._cookies(session, scope)
+            if session._clears_site_data:
+                headers.append((b"clear-site-data", b'"cache", "cookies", "storage"'))
         return {**message, "headers": headers}
 
     async def _adopt(self, session: Session, scope: Scope) -> None:
         """If the application has put a plain dict in our place, its content is the session."""
         if self._is_replaced(session, scope):
-            await session._replace_by(scope[self._key])
-            scope[self._key] = session
+            await session._replace_by(scope[self.scope_key])
+            scope[self.scope_key] = session
 
     def _is_replaced(self, session: Session, scope: Scope) -> bool:
         """Whether the application has put a dict of its own in our place, which is not another middleware's session."""
-        current = scope.get(self._key)
+        current = scope.get(self.scope_key)
         return current is not session and isinstance(current, dict) and not hasattr(current, "mark_accessed")
 
     def _cookies(self, session: Session, scope: Scope) -> RawHeaders:
@@ -292,7 +289,7 @@ class SessionMiddleware:
                 await send({"type": "websocket.close", "code": 1013})  # try again later
         finally:
             if session._events:
-                await self._report(session)
+                await report(session._events, self.setting.on_event)
             # However the connection ended: the peer left, the handler failed, or the server shuts down and cancels us.
             # What was changed on an open connection is not lost with it.
             if session._phase is Phase.BY_HAND:
@@ -313,10 +310,6 @@ class SessionMiddleware:
         async with session._turn():
             await session._commit()
 
-    async def _report(self, session: Session) -> None:
-        if self.setting.on_event is not None:
-            await report(session._events, self.setting.on_event)
-
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The life of the backend, within that of the application.
 
@@ -331,7 +324,7 @@ class SessionMiddleware:
                 if message["type"] == "lifespan.startup.complete":
                     # If this raises, Starlette ends what it has started, and says that it failed.
                     await stack.enter_async_context(self.setting.backend.lifespan())
-                elif message["type"] in _END_OF_LIFE:
+                else:  # it has ended, or could not start
                     await stack.aclose()
                 answered = True
                 await send(message)
@@ -351,8 +344,8 @@ class SessionMiddleware:
                     f"Two SessionMiddlewares, one inside of the other, use the cookie {name!r}: "
                     "give one of them another session_cookie=…, or leave it out."
                 )
-        elif any(_writes(layer, name) for layer in _layers(getattr(scope.get("app"), "middleware_stack", None))):
-            raise ImproperlyConfigured(_OTHERS.format(name))
+        elif any(writes(layer, name) for layer in layers(getattr(scope.get("app"), "middleware_stack", None))):
+            raise ImproperlyConfigured(ANOTHER.format(name))
 
 
 async def _send_unavailable(send: Send, kind: str) -> None:
@@ -366,68 +359,3 @@ async def _send_unavailable(send: Send, kind: str) -> None:
     ]
     await send({"type": f"{kind}.start", "status": 503, "headers": headers})
     await send({"type": f"{kind}.body", "body": body})
-
-
-def _policy(
-    max_age: Duration | None,
-    backend_max_age: int | None,
-    absolute_timeout: Duration | None,
-    rolling: bool,
-    renew_every: Duration | None,
-    rotate_every: Duration | None,
-    rotate_grace: Duration,
-) -> Policy:
-    if max_age is None or max_age == 0 or max_age == timedelta(0):
-        lifetime, browser_session = backend_max_age or DEFAULT_MAX_AGE, True
-    else:
-        # Two settings, one deadline: the shorter one, so that the cookie never promises what the backend refuses.
-        lifetime, browser_session = seconds("max_age", max_age), False
-        lifetime = min(lifetime, backend_max_age or lifetime)
-    interval = None if renew_every is None else seconds("renew_every", renew_every)
-    if interval is not None and not rolling:
-        raise ImproperlyConfigured("renew_every has no effect without rolling=True.")
-    if interval is not None and interval >= lifetime:
-        raise ImproperlyConfigured("renew_every must be shorter than max_age, or use comes too late to renew.")
-    return Policy(
-        max_age=lifetime,
-        absolute_timeout=None if absolute_timeout is None else seconds("absolute_timeout", absolute_timeout),
-        rolling=rolling,
-        renew_every=interval,
-        browser_session=browser_session,
-        rotate_every=None if rotate_every is None else seconds("rotate_every", rotate_every),
-        rotate_grace=seconds("rotate_grace", rotate_grace),
-    )
-
-
-def _check_stack(app: object, cookie: CookieSpec, scope_key: str) -> None:
-    """Refuse to be built around another middleware that would write the same cookie."""
-    for inner in _layers(app):
-        if isinstance(inner, SessionMiddleware):
-            if inner.setting.cookie.name == cookie.name:
-                raise ImproperlyConfigured(
-                    f"SessionMiddleware is installed twice with the cookie {cookie.name!r}: "
-                    "remove one, or give it another session_cookie=… and scope_key=…."
-                )
-            if inner._key == scope_key:
-                _log.warning(
-                    "Two SessionMiddlewares put their sessions into scope[%r]: handlers see that of the cookie %r "
-                    "only, and not that of %r. Give one of them another scope_key=….",
-                    scope_key,
-                    inner.setting.cookie.name,
-                    cookie.name,
-                )
-        if _writes(inner, cookie.name):
-            raise ImproperlyConfigured(_OTHERS.format(cookie.name))
-
-
-def _layers(app: object) -> Iterator[object]:
-    """The applications that are wrapped in one another, from the outside in; a mock has no end of them."""
-    for _ in range(_MOST_LAYERS):
-        yield app
-        app = getattr(app, "app", None)
-
-
-def _writes(layer: object, cookie_name: str) -> bool:
-    """Whether it is Starlette's own SessionMiddleware, or one like it, with this cookie."""
-    name = getattr(layer, "session_cookie", None)
-    return isinstance(name, str) and name == cookie_name

@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from os import urandom
 from typing import Any, TypeVar
 
 from anyio import Event, get_cancelled_exc_class
@@ -10,11 +11,15 @@ from anyio import Event, get_cancelled_exc_class
 from starsessions.backends.base import Found, SessionBackend
 from starsessions.backends.legacy import lift
 from starsessions.core.cookies import CookieSpec
+from starsessions.core.csrf import SECRET_BYTES, renew_secrets
 from starsessions.core.decision import Cookie
 from starsessions.core.durations import Duration, expiry, seconds
+from starsessions.core.flashes import Flash, add_flash, keys_of_flashes, shows_a_page, take_flashes
+from starsessions.core.record import Expiry, Identity
+from starsessions.core.tokens import to_base64url
 from starsessions.exceptions import ImproperlyConfigured, ResponseStarted, SessionGone
 from starsessions.kept import OPEN, SAVING, KeptDict, Phase
-from starsessions.setting import setting_for
+from starsessions.setting import judged, setting_for
 
 T = TypeVar("T")
 
@@ -43,7 +48,7 @@ class Session(KeptDict):
         """A session to use by hand. An id that is given here is trusted; one from a browser never should be."""
         super().__init__()
         lifted = lift(backend)
-        self._begin(setting_for(lifted, lifted.policy, CookieSpec(), lifted.clock, autoload=False), (), "")
+        self._begin(setting_for(lifted, lifted.policy, CookieSpec(), lifted.clock, autoload=False), {"headers": ()}, "")
         self._given = session_id
 
     # What it is
@@ -90,6 +95,39 @@ class Session(KeptDict):
         if self._next_id is not None:
             return self._next_id
         return self._found.token if self._found is not None else self._given
+
+    @property
+    def user_id(self) -> str | None:
+        """Who is signed in; None: nobody."""
+        identity = self._who()
+        return None if identity is None else identity.user_id
+
+    @property
+    def signed_in_at(self) -> datetime | None:
+        """When that was, or when it was last confirmed by signing in again."""
+        identity = self._who()
+        return None if identity is None else datetime.fromtimestamp(identity.signed_in_at, UTC)
+
+    @property
+    def handle(self) -> str | None:
+        """The session's public name on its user's list of devices (see `UserSessions`); None: nobody is signed in."""
+        identity = self._who()
+        return None if identity is None else identity.handle
+
+    def is_fresh(self, within: Duration) -> bool:
+        """Whether the person has signed in within so many seconds: ask it before what must not be done by a passer-by.
+
+        If not, let them sign in again (ASVS 7.5.1: full authentication before changes to an account).
+        """
+        identity = self._who()
+        return identity is not None and int(self._setting.clock()) < identity.signed_in_at + seconds("within", within)
+
+    def _who(self) -> Identity | None:
+        if not self._ready:
+            self._before_read()
+        if self._identity is not None:
+            return self._identity
+        return None if self._found is None else self._found.record.identity
 
     def __repr__(self) -> str:
         if not self._loaded:
@@ -207,7 +245,72 @@ class Session(KeptDict):
         self._grace = 0 if grace is None else seconds("grace", grace)
         self._next_id = await self._setting.backend.new_id()
         self.modified = True
+        if not self._grace:  # with a grace, what is on its way shall still arrive, and forms are
+            self._end_open_forms()
         return self._next_id
+
+    async def sign_in(self, user_id: str, *, remember: bool = False, keep: bool = True, method: str = "") -> str:
+        """This session is from now on that of a user, under a new id, which is returned. The old id is nobody.
+
+        Call it when a password or the like was found right, also if the person was signed in already: a new id each
+        time, and the time that the session may last begins anew (ASVS 7.2.4). `keep`: what the anonymous session holds
+        stays; what another user's holds never does. `remember`: for the middleware's `remember_for`, also when the
+        browser was closed. `method`: how they signed in, in your words, for the list of devices.
+
+        The user's list knows the session at once, and the session is saved with the response. Raises `TooManySessions`
+        if one more is refused.
+        """
+        if not isinstance(user_id, str) or not user_id:
+            raise TypeError("sign_in() takes the id of a user as a str that is not empty: pass str(user.id).")
+        await self._load()
+        self._check_known()
+        if self._phase is not OPEN:
+            raise ResponseStarted("The headers have left, so a new id can no longer be sent: sign in before.")
+        backend, old = self._setting.backend, self._who()
+        if old is not None and old.user_id != user_id:
+            await self.delete()
+        elif not keep:
+            self.clear()
+        new_id = await backend.new_id()
+        self._identity = await self._listed_as(user_id, method, new_id, old)
+        self._next_id, self._grace = new_id, 0
+        self.modified = True
+        self._end_open_forms()
+        if remember:
+            self._expiry = Expiry(lifetime=self._setting.users.remember_for)
+        return new_id
+
+    async def revalidate(self) -> bool:
+        """Look again whether the session lives, and take over what others have changed in it. False: it has ended.
+
+        For what lasts longer than a request, a WebSocket or a stream; `starsessions.watch` does it from time to time.
+        It has ended, too, if somebody else has signed in, or signed in again, since it was loaded.
+        """
+        await self._load()
+        self._check_known()
+        found, setting = self._found, self._setting
+        if found is None:
+            return False
+        now = int(setting.clock())
+        current = judged(await setting.backend.again(found, now), setting.policy, now)
+        if not isinstance(current, Found) or _handle(current) != _handle(found):
+            self._end_quietly()
+            return False
+        if current.version != found.version:
+            self._rebase(current)
+        return True
+
+    async def sign_out(self, clear_site_data: bool = False) -> None:
+        """End the session for good, as `delete()` does.
+
+        `clear_site_data`: tell the browser to forget all that it has of this site, its cache included (ASVS 14.3.1).
+        """
+        await self.delete()
+        self._clears_site_data = clear_site_data
+
+    def _end_open_forms(self) -> None:
+        """No token against CSRF from before is good any more: see `starsessions.csrf`."""
+        renew_secrets(self, to_base64url(urandom(6)), urandom(SECRET_BYTES))
 
     def set_expiry(self, value: int | timedelta | datetime | None) -> None:
         """How long this one session lasts, in place of the middleware's `max_age`.
@@ -219,3 +322,42 @@ class Session(KeptDict):
         wanted = expiry(value, int(self._setting.clock()))
         self._before_change()
         self._expiry = wanted
+
+    # Messages for the next page
+
+    def flash(self, text: str, category: str = "info") -> None:
+        """Say something on the next page, once: see `starsessions.flash`. The oldest messages make room for new ones.
+
+        >>> import asyncio
+        >>> from starsessions import InMemoryBackend
+        >>> session = Session(InMemoryBackend())
+        >>> asyncio.run(session.load())
+        >>> session.flash("Saved", "success")
+        >>> session.pop_flashes()
+        [Flash(text='Saved', category='success')]
+        """
+        add_flash(self, Flash(text, category), to_base64url(urandom(6)))
+
+    def pop_flashes(self, *, background: bool = False) -> list[Flash]:
+        """The messages that wait, the oldest first, which are gone then: call it where a page is made.
+
+        A request in the background (`fetch()`, an image, a prefetch) gets none and leaves them where they are, unless
+        `background=True` says that its answer is shown: pages that a script fetches, with htmx for example.
+        """
+        return take_flashes(self) if background or shows_a_page(self._headers) else []
+
+    async def claim_flashes(self, *, background: bool = False) -> list[Flash]:
+        """`pop_flashes()`, at once and for this request alone: of two pages that are made at the same moment, one gets
+        a message and the other does not. If the page then fails, its messages are gone."""
+        await self._load()
+        if not keys_of_flashes(self) or not (background or shows_a_page(self._headers)):
+            return []
+        try:
+            return await self.update_atomically(take_flashes)
+        except SessionGone:
+            return []
+
+
+def _handle(found: Found) -> str | None:
+    identity = found.record.identity
+    return None if identity is None else identity.handle

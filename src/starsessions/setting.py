@@ -19,6 +19,17 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
+class UserRules:
+    """What holds for people who are signed in."""
+
+    remember_for: int = 30 * 24 * 60 * 60
+    """Seconds that a session lasts from its last renewal if the person asked to be remembered."""
+    max_sessions: int | None = None
+    evicts: bool = True
+    """Whether one session too many ends the oldest one, and is not refused."""
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """What all sessions of one middleware have in common, prepared once."""
 
@@ -39,6 +50,7 @@ class Setting:
     """Whether data is, for certain and cheaply, what a payload holds."""
     on_conflict: OnConflict
     on_event: OnEvent | None
+    users: UserRules
     anonymous_if_unavailable: bool
     """Whether a request goes on without its session when the store fails."""
     keeps_going: bool
@@ -56,12 +68,15 @@ def setting_for(
     on_conflict: OnConflict = "merge",
     anonymous_if_unavailable: bool = False,
     on_event: OnEvent | None = None,
+    users: UserRules = UserRules(),
 ) -> Setting:
     serializer = backend.serializer
     # Whether a token may be shown to the backend; None where a seal is all the form that it has.
     is_well_formed = None if backend.holds_data else backend.is_well_formed
     tokens_in = tokens_of(cookie, backend.max_cookies, is_well_formed)
-    peek = backend.peek if autoload and isinstance(backend, Peeking) else None
+    # A sealed cookie that can be revoked is no longer all that there is to look at.
+    waits = backend.holds_data and backend.owners is not None
+    peek = backend.peek if autoload and isinstance(backend, Peeking) and not waits else None
     return Setting(
         backend=backend,
         policy=policy,
@@ -69,13 +84,14 @@ def setting_for(
         clock=clock,
         tokens_in=tokens_in,
         look=None if peek is None else looking(tokens_in, peek, policy, clock),
-        seal=backend.seal if isinstance(backend, Sealing) else None,
+        seal=backend.seal if isinstance(backend, Sealing) and not waits else None,
         loads=serializer.loads,
         dumps=serializer.dumps,
         dumps_again=dumper_again(serializer),
         matches=matcher(serializer),
         on_conflict=on_conflict,
         on_event=on_event,
+        users=users,
         anonymous_if_unavailable=anonymous_if_unavailable,
         keeps_going=policy.rolling or policy.rotate_every is not None,
         ours=isinstance(serializer, Msgpack),

@@ -501,22 +501,37 @@ async def test_deadlocks_are_tried_again_a_bounded_number_of_times(tmp_path: Pat
 # Databases that do not do what they are asked
 
 
-async def test_a_replica_that_only_reads_serves_reads(postgres_server: Address) -> None:
-    async with opened(postgres_server.over("asyncpg")) as writable:
+async def test_a_replica_serves_reads_and_a_write_looks_for_the_primary_again(shared: Database) -> None:
+    async with opened(shared.url) as writable:
         version = await writable.store.put("key", b"1", NOW + 9, None, NOW)
-        engine = create_async_engine(
-            postgres_server.over("asyncpg"),
-            connect_args={"server_settings": {"default_transaction_read_only": "on"}},
-        )
+        engine = create_async_engine(shared.url)
+        is_replica, connections = True, []
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def connect(connection: Any, record: Any) -> None:
+            connections.append(connection)
+            cursor = connection.cursor()
+            if is_replica:
+                read_only = (
+                    "CHARACTERISTICS AS TRANSACTION READ ONLY" if shared.is_postgres else "TRANSACTION READ ONLY"
+                )
+                cursor.execute(f"SET SESSION {read_only}")
+            cursor.close()
+            connection.commit()
+
         backend = SQLAlchemyBackend(engine, writable.table.name)
         assert await backend.store.get("key", NOW) == (b"1", NOW + 9, version)
         for verb in (
             backend.store.put("new", b"", NOW + 9, None, NOW),
             backend.store.put("key", b"", NOW + 9, version, NOW),
             backend.store.delete("key", None, NOW),
+            SQLAlchemyBackend(engine, "new_table").create_table(),
         ):
             await fails(verb, within=1)
         assert await backend.store.get("key", NOW) == (b"1", NOW + 9, version)
+        assert len(connections) == 9  # one for each attempt to write, and one for each read after a failure
+        is_replica = False
+        await works(backend.store)
         await engine.dispose()
 
 

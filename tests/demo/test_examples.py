@@ -42,9 +42,9 @@ def test_the_example_can_be_imported_and_says_how_to_start_it(name: str) -> None
     assert f"python -m uvicorn {name}:app --app-dir examples" in (EXAMPLES / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["signed_cookie", "custom_backend"])
-def test_the_example_counts_the_visits_of_each_browser(name: str, start: Callable[..., int]) -> None:
-    port = start(name)
+@pytest.mark.parametrize("name", ["signed_cookie", "custom_backend", "custom_store"])
+def test_the_example_counts_the_visits_of_each_browser(name: str, start: Callable[..., int], tmp_path: Path) -> None:
+    port = start(name, SESSIONS=str(tmp_path / "sessions"))
     with new_browser(port) as one, new_browser(port) as other:
         assert [one.get("/").text for _ in range(3)] == ["Visit 1\n", "Visit 2\n", "Visit 3\n"]
         assert other.get("/").text == "Visit 1\n"

@@ -140,7 +140,7 @@ def test_what_is_no_record_is_refused(content: object, flags: int) -> None:
 def test_the_bytes_are_those_of_the_docstring() -> None:
     """They are out there, in cookies: what this test pins may be added to, and not changed."""
     record = Record(b"data", 1, 2, 3, 4, True, 5)
-    body = msgspec.msgpack.encode([b"data", 1, 2, 3, 4, True, 5])
+    body = msgspec.msgpack.encode([b"data", 1, 2, 3, 4, True, 5, None])
 
     assert pack(record) == body
     assert pack(record, pad_to=16) == (b"\2" + body + b"\x80").ljust(16, b"\0")

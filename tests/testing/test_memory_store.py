@@ -22,6 +22,9 @@ class TestMemoryStore(StoreSuite):
         places: dict[str, MemoryStore] = defaultdict(MemoryStore)
         return places.__getitem__
 
+    def test_beside_the_rules_there_may_be_tests_of_ones_own(self, open_store: OpenStore) -> None:
+        assert isinstance(open_store("place"), MemoryStore)
+
 
 class TestMemoryOfAConnection(StoreSuite):
     """A store that cannot be opened twice, and is told so by its suite."""

@@ -1,18 +1,21 @@
 """Hypothesis and the model find nothing wrong with our backends, and find what is wrong with others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 from hypothesis import Phase, settings
 
-from starsessions import InMemoryBackend, SessionBackend
-from starsessions.testing.model import SETTINGS, check_against_model
-from tests.site import DictBackend
+from starsessions import BackendUnavailable, InMemoryBackend, SessionBackend
+from starsessions.testing.model import GRACE, MAX_AGE, SETTINGS, SessionMachine, check_against_model
+from starsessions.testing.site import Site
+from tests.site import Clock, DictBackend
 from tests.testing import stores, test_wrong_backends
 from tests.testing.test_wrong_backends import in_store
 
 # In the same order on every run. To look for something new, take more examples and other ones.
-HERE = settings(SETTINGS, derandomize=True, database=None)
+HERE = settings(SETTINGS, max_examples=50, derandomize=True, database=None)
 
 
 @pytest.mark.parametrize("rolling", [False, True], ids=["", "rolling"])
@@ -29,6 +32,106 @@ def test_a_backend_of_four_calls_does_what_the_model_says(rolling: bool) -> None
 
 def test_a_backend_over_a_store_does_what_the_model_says() -> None:
     check_against_model(in_store(stores.Waits), settings=HERE)
+
+
+class Fails(DictBackend):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    async def read(self, session_id: str) -> dict[str, Any]:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "comes_out"),
+    [
+        (ValueError("broken"), pytest.raises(ValueError, match="broken")),
+        (BackendUnavailable("away"), pytest.raises(AssertionError, match="answered with 503")),
+    ],
+    ids=["broken", "unavailable"],
+)
+def test_the_error_of_a_backend_comes_out_and_leaves_nothing_running(
+    error: Exception, comes_out: AbstractContextManager[Any]
+) -> None:
+    with comes_out:
+        check_against_model(lambda: Fails(error), settings=HERE)
+
+
+@pytest.mark.anyio
+async def test_a_request_that_is_answered_with_an_error_is_a_failure() -> None:
+    site = Site(Fails(BackendUnavailable("away")), Clock())
+    with pytest.raises(AssertionError, match="answered with 503, because the backend has failed"):
+        await site.data("A" * 43)
+
+
+# Stories that Hypothesis comes to in its time
+
+
+@pytest.fixture(params=[InMemoryBackend, DictBackend])
+def machine(request: pytest.FixtureRequest) -> Iterator[SessionMachine]:
+    machine = SessionMachine(request.param, rolling=False, event_loop="asyncio")
+    machine.open()
+    yield machine
+    machine.each_token_shows_what_it_should()
+    machine.teardown()
+
+
+def test_a_request_that_comes_late_after_a_rotation_begins_nothing_that_is_in_the_way(machine: SessionMachine) -> None:
+    late = machine.begin(0)
+    machine.do_it_all_at_once(0, "rotate", "a", 0)
+    machine.put(late, "a", 1)
+    machine.end(late)
+
+
+def test_a_request_that_comes_late_in_a_grace_writes_the_new_session(machine: SessionMachine) -> None:
+    late, loaded = machine.begin(0), machine.begin(0)
+    machine.load(loaded)
+    machine.do_it_all_at_once(0, "rotate", "a", GRACE)
+    for request in (late, loaded):
+        machine.put(request, "a", 1)
+        machine.end(request)
+
+
+def test_a_logout_follows_a_rotation_that_has_come_between(machine: SessionMachine) -> None:
+    request = machine.begin(0)
+    machine.load(request)
+    machine.do_it_all_at_once(0, "rotate", "a", 0)
+    machine.log_out(request)
+    machine.end(request)
+
+
+def test_requests_that_do_the_same_write_once(machine: SessionMachine) -> None:
+    requests = [machine.begin(0) for _ in range(3)]
+    for request in requests:
+        machine.change_within(request, "a", 1)
+        machine.change_within(request, "a", 2)
+        machine.change_within(request, "b", 2)
+    for request in requests:
+        machine.end(request)
+
+
+def test_what_is_ended_meanwhile_stays_ended(machine: SessionMachine) -> None:
+    requests = [machine.begin(0) for _ in range(3)]
+    for request in requests:
+        machine.put(request, "a", {"b": 1})
+        machine.change_within(request, "a", 1)
+    machine.do_it_all_at_once(0, "log_out", "a", 0)
+    machine.end(requests[0])
+    machine.wait(MAX_AGE)
+    machine.end(requests[1])
+
+
+def test_what_a_handler_raises_comes_out(machine: SessionMachine) -> None:
+    request = machine.begin(0)
+    with pytest.raises(ZeroDivisionError):
+        machine._do(request, lambda session: 1 // 0)
+    machine.put(request, "a", 1)
+    machine.end(request)
+
+
+def test_an_emptied_session_ends(machine: SessionMachine) -> None:
+    machine.do_it_all_at_once(1, "take_out", "a", 0)
 
 
 WRONG: dict[str, Callable[[], SessionBackend]] = {

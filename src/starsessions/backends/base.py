@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from msgspec import Struct
 
+from starsessions.backends.owners import PENDING, Index, Listed, Owners
 from starsessions.core.record import Policy, Record, WhyNew, deadline, why_over
 from starsessions.core.serializer import Serializer
 from starsessions.core.tokens import ID_BYTES, looks_like_id, to_base64url
@@ -142,6 +143,12 @@ class Backend(SessionBackend):
     has_grace: ClassVar[bool] = False
     """Whether an id that was rotated away can stay usable for a while."""
 
+    owners: Owners | None = None
+    """The lists of users' sessions; None: nobody can list them here, or end them from elsewhere."""
+
+    has_said_so: bool = False
+    """Whether the log has been told that a sign in here cannot be called back."""
+
     max_cookies: int = 1
     """Over how many cookies a token may be split."""
 
@@ -179,6 +186,33 @@ class Backend(SessionBackend):
 
         With `if_unchanged`, raises `Conflict` like `replace`, and then did nothing.
         """
+
+    # Whose sessions there are: what a backend with `owners` can do.
+
+    def place_of(self, session_id: str) -> str:
+        """Where the session with this id stands, as its user's list has it."""
+        return ""
+
+    async def look_up(self, listed: Listed, now: int) -> Found | None:
+        """The session that is listed, wherever it has been rotated to; None if it is over, or nobody can look."""
+        return None
+
+    async def gone(self, index: Index, now: int) -> frozenset[str]:
+        """The handles of those that are listed and live no more. Who was listed a moment ago may not be stored yet."""
+        return frozenset(
+            [
+                one.handle
+                for one in index
+                if now >= one.until or (now >= one.listed_at + PENDING and await self.look_up(one, now) is None)
+            ]
+        )
+
+    async def end(self, listed: Listed, now: int) -> None:
+        """End what is listed. (Where the list decides who lives, to be taken from it is the end.)"""
+
+    async def again(self, found: Found, now: int) -> Found | WhyNew:
+        """What has become of a session that was found earlier, wherever it has been rotated to."""
+        return await self.fetch(found.token, now)
 
     async def discard(self, token: str, now: int) -> None:
         """Remove what stands under an id and is no session: garbage, or what is left of one that was rotated."""

@@ -4,7 +4,12 @@ from abc import abstractmethod
 from copy import copy
 from typing import ClassVar, Self
 
+from msgspec.structs import replace
+
 from starsessions.backends.base import Backend, Clock, Found, wall_clock
+from starsessions.backends.owners import Listed, Owners, new_handle
+from starsessions.backends.store import Store
+from starsessions.backends.stored import StoredBackend
 from starsessions.core.carrier import MAX_PARTS
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.record import Policy, Record, WhyNew
@@ -21,12 +26,16 @@ class _SealedCookieBackend(Backend):
 
     holds_data: ClassVar[bool] = True
 
-    def __init__(self, max_age: Duration | None, max_cookies: int, clock: Clock) -> None:
+    def __init__(
+        self, max_age: Duration | None, max_cookies: int, revocations: Store | StoredBackend | None, clock: Clock
+    ) -> None:
         if not isinstance(max_cookies, int) or not 1 <= max_cookies <= MAX_PARTS:
             raise ImproperlyConfigured(f"max_cookies must be 1 to {MAX_PARTS}: servers refuse larger headers.")
         self.max_age: int | None = None if max_age is None else seconds("max_age", max_age)
         self.max_cookies = max_cookies
         self.clock = clock
+        store = revocations.store if isinstance(revocations, StoredBackend) else revocations
+        self.owners: Owners | None = None if store is None else Owners(store)
         self.policy: Policy = Policy() if self.max_age is None else Policy(self.max_age)
         self._seal_for("session")
 
@@ -53,21 +62,53 @@ class _SealedCookieBackend(Backend):
         return Found(token, opened) if isinstance(opened, Record) else opened
 
     async def fetch(self, token: str, now: int) -> Found | WhyNew:
-        return self.peek(token, now)
+        found = self.peek(token, now)
+        if self.owners is not None and isinstance(found, Found):
+            identity = found.record.identity
+            if identity is not None and not await self.owners.is_listed(identity, now):
+                return WhyNew.UNKNOWN
+        return found
 
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
-        return Found(self.seal(record), record)
+        return await self._sealed(record, ends_at, now)
 
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
-        return Found(self.seal(record), record)
+        return await self._sealed(record, ends_at, now)
 
     async def rotate(
         self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
     ) -> Found:
+        old, new = found.record.identity, record.identity
+        if self.owners is not None and old is not None and new is not None and old.handle == new.handle:
+            # The list knows nothing of ids. A new name is what makes copies of the old cookie nobody.
+            await self.delete(found, now)
+            record = replace(record, identity=replace(new, handle=new_handle(), listed_until=0))
+        return await self._sealed(record, ends_at, now)
+
+    async def _sealed(self, record: Record, ends_at: int, now: int) -> Found:
+        if self.owners is not None:
+            record = await self.owners.keep_listed(record, "", ends_at, now, is_sealed=True)
         return Found(self.seal(record), record)
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
-        """Nothing to delete: the cookie is cleared, but a copy of it stays good until its deadline."""
+        """Of somebody who is signed in, if there are `revocations`: the cookie is over, and so is every copy of it.
+
+        Otherwise the cookie is cleared, but a copy of it stays good until its deadline.
+        """
+        identity = found.record.identity
+        if self.owners is not None and identity is not None:
+            await self.owners.change(
+                identity.user_id,
+                lambda index: tuple(one for one in index if one.handle != identity.handle),
+                identity.listed_until,
+                now,
+            )
+
+    async def look_up(self, listed: Listed, now: int) -> Found | None:
+        identity = listed.identity
+        if identity is None or now >= listed.until:
+            return None
+        return Found("", Record(b"", identity.signed_in_at, identity.signed_in_at, identity=identity))
 
 
 class CookieBackend(_SealedCookieBackend):
@@ -94,13 +135,14 @@ class CookieBackend(_SealedCookieBackend):
         serializer: Serializer | None = None,
         compress: bool = False,
         max_cookies: int = 1,
+        revocations: Store | StoredBackend | None = None,
         clock: Clock = wall_clock,
     ) -> None:
         self.serializer: Serializer = serializer or PlainJson()
         self._keys = key_list(secret_key)
         self._compress = compress
         self._starlette = StarletteSigner(self._keys)
-        super().__init__(max_age, max_cookies, clock)
+        super().__init__(max_age, max_cookies, revocations, clock)
 
     def _seal_for(self, cookie_name: str) -> None:
         self._signer = Signer(self._keys, cookie_name, self._compress)
@@ -109,8 +151,8 @@ class CookieBackend(_SealedCookieBackend):
         )
 
     def seal(self, record: Record) -> str:
-        own_end = record.browser or record.lifetime is not None or record.until is not None
-        if self._may_be_plain and not own_end and record.payload[:1] == b"{":
+        more = record.browser or record.lifetime is not None or record.until is not None or record.identity is not None
+        if self._may_be_plain and not more and record.payload[:1] == b"{":
             return self._starlette.seal(record)
         return self._signer.seal(record)
 
@@ -148,6 +190,7 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         pad_to: int = 0,
         max_cookies: int = 1,
         accept_signed: Keys | None = None,
+        revocations: Store | StoredBackend | None = None,
         clock: Clock = wall_clock,
     ) -> None:
         if not isinstance(pad_to, int) or not 0 <= pad_to <= 1024:
@@ -157,7 +200,7 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         self._compress = compress
         self._pad_to = pad_to
         self._signed = None if accept_signed is None else CookieBackend(accept_signed, serializer=serializer)
-        super().__init__(max_age, max_cookies, clock)
+        super().__init__(max_age, max_cookies, revocations, clock)
 
     def _seal_for(self, cookie_name: str) -> None:
         self._encrypter = Encrypter(self._keys, cookie_name, self._compress, self._pad_to)

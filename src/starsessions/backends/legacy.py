@@ -11,11 +11,12 @@ from contextlib import suppress
 from copy import copy, deepcopy
 from typing import Any, Self
 
-from msgspec import ValidationError, convert
+from msgspec import Struct, ValidationError, convert, to_builtins
+from msgspec.structs import astuple
 
 from starsessions.backends.base import Backend, Clock, Conflict, Found, SessionBackend
 from starsessions.core.changes import same, same_items
-from starsessions.core.record import Policy, Record, WhyNew, expiry_of, why_over
+from starsessions.core.record import Identity, Policy, Record, WhyNew, expiry_of, why_over
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
 
@@ -23,7 +24,18 @@ TIMES = "__starsessions__"
 """The reserved key under which a lifted backend's dict carries the session's times."""
 
 
-_Times = tuple[int, int, int | None, int | None, bool]
+class _Times(Struct, array_like=True):
+    """The fields of a record, without its payload. Fields are only ever added at the end, with a default."""
+
+    began_at: int
+    renewed_at: int
+    lifetime: int | None = None
+    until: int | None = None
+    browser: bool = False
+    rotated_at: int | None = None
+    identity: Identity | None = None
+
+
 _TIMED = "timed"  # the version of what was found with its times
 
 
@@ -90,7 +102,7 @@ class LiftedBackend(Backend):
         if times is None:  # written by hand, or by version 1.x
             return Found(token, Record(_Copy(data), now, now)) if data else WhyNew.UNKNOWN
         try:
-            return Found(token, Record(_Copy(data), *convert(times, _Times)), _TIMED)
+            return Found(token, Record(_Copy(data), *astuple(convert(times, _Times))), _TIMED)
         except ValidationError:
             return WhyNew.UNDECODABLE
 
@@ -130,7 +142,7 @@ class LiftedBackend(Backend):
         if TIMES in data:
             raise ImproperlyConfigured(f"The key {TIMES!r} of a session is reserved.")
         if with_times:
-            data[TIMES] = [record.began_at, record.renewed_at, record.lifetime, record.until, record.browser]
+            data[TIMES] = to_builtins(_Times(*astuple(record)[1:]))
         written = await self.inner.write(data, token)
         if not isinstance(written, str) or not self.inner.is_well_formed(written):
             raise ImproperlyConfigured(

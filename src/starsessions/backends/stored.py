@@ -4,7 +4,7 @@ The store's key is a hash of the id, so that whoever reads the store can present
 the first characters of its key, so that an answer which belongs to somebody else (a connection that lost its place, a
 record copied onto another key) is no session.
 
-After a rotation the old key holds a pointer to the new one, for as long as the old session would have lived. Within its
+After a rotation the old key holds a pointer to the new one, for a day at most. Within its
 grace, if there is one, a request that brings the old id sees and writes the new session. After it, or without one, the
 old id is nobody, and we know that it was one: two parties using one id look like that.
 """
@@ -19,8 +19,9 @@ from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 
 from starsessions.backends.base import Backend, Clock, Conflict, Found, wall_clock
+from starsessions.backends.owners import Listed, Owners
 from starsessions.backends.store import Entry, Refused, Store, Version
-from starsessions.core.record import Policy, Record, WhyNew
+from starsessions.core.record import Policy, Record, WhyNew, why_over
 from starsessions.core.serializer import Msgpack, Serializer
 from starsessions.core.tokens import to_base64url
 from starsessions.exceptions import BackendUnavailable, SessionError
@@ -34,6 +35,9 @@ MAX_HOPS = 16
 
 MOMENT = 30
 """Seconds after a rotation in which an old id is no surprise: its requests were on their way."""
+
+KNOWN_FOR = 24 * 60 * 60
+"""Seconds for which an id that was rotated away, and its grace is over, is known as such."""
 
 MAX_TRIES = 100
 """How often a logout looks at what others have made of the session, before it ends whatever stands there."""
@@ -105,6 +109,7 @@ class StoredBackend(Backend):
         self.clock = clock
         self._cipher = None if encrypt_with is None else Cipher(key_list(encrypt_with), "stored-record")
         self._cookie_name: str | None = None
+        self.owners: Owners = Owners(store) if self._cipher is None else Owners(store, self._sealed, self._opened)
 
     def bind(self, cookie_name: str, policy: Policy) -> Self:
         if self._cookie_name not in (None, cookie_name):
@@ -125,28 +130,39 @@ class StoredBackend(Backend):
 
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
         token = session_id or await self.new_id()
+        if record.identity is not None:
+            record = await self.owners.keep_listed(record, self._key(token), ends_at, now)
         return await self._put(token, self._key(token), record, ends_at, None, now)
 
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
         place: Place = found.version
+        if record.identity is not None:
+            record = await self.owners.keep_listed(record, place.key, ends_at, now)
         return await self._put(found.token, place.key, record, ends_at, place.version, now, found.is_alias)
 
     async def rotate(
         self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
     ) -> Found:
         place: Place = found.version
+        new_key = self._key(session_id)
+        if record.identity is not None:
+            record = await self.owners.keep_listed(record, place.key, ends_at, now)
         # The new entry first: nobody knows its id yet, and if we are interrupted the old one is still whole.
         try:
-            renewed = await self._put(session_id, self._key(session_id), record, ends_at, None, now)
+            renewed = await self._put(session_id, new_key, record, ends_at, None, now)
         except Conflict:
             raise SessionError("generate_id() gave an id that is in use.") from None
-        new_key = renewed.version.key
         try:
             pointer = self._value(place.key, Moved(new_key, now, usable_until))
-            await self.store.put(place.key, pointer, max(ends_at, usable_until), place.version, now)
+            # Longer than anybody is on their way, and not so long that old ids outnumber the sessions.
+            known_until = min(ends_at, max(now, usable_until) + KNOWN_FOR)
+            await self.store.put(place.key, pointer, max(known_until, usable_until), place.version, now)
         except Refused as refused:
             await self.store.delete(new_key, None, now)
             raise Conflict(await self._current(found.token, place.key, refused.current, now)) from None
+        if record.identity is not None and record.identity.signed_in_at != now:
+            # Afterwards: until then the list leads to the old place, and from there the pointer leads on.
+            await self.owners.moved(record.identity, new_key, now)
         return renewed
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
@@ -160,15 +176,33 @@ class StoredBackend(Backend):
                 if if_unchanged:
                     raise Conflict(await self._current(found.token, key, entry, now)) from None
             # Somebody has changed the session that is to end, or rotated it: then its new id ends, grace or not.
-            for _ in range(MAX_HOPS):
-                read = self._read(found.token, key, entry)
-                if not isinstance(read, Moved):
-                    break
-                key, entry = read.to, await self.store.get(read.to, now)
+            key, entry = await self._moved_to(key, entry, now)
             if entry is None:
                 return
             version = entry.version
         await self.store.delete(key, None, now)
+
+    def place_of(self, session_id: str) -> str:
+        return self._key(session_id)
+
+    async def look_up(self, listed: Listed, now: int) -> Found | None:
+        key, entry = await self._moved_to(listed.key, await self.store.get(listed.key, now), now)
+        read = self._read("", key, entry)
+        if not isinstance(read, Found) or why_over(read.record, self.policy, now):
+            return None
+        identity = read.record.identity
+        return read if identity is not None and identity.handle == listed.handle else None
+
+    async def again(self, found: Found, now: int) -> Found | WhyNew:
+        place: Place = found.version
+        key, entry = await self._moved_to(place.key, await self.store.get(place.key, now), now)
+        read = self._read(found.token, key, entry, is_alias=found.is_alias or key != place.key)
+        return WhyNew.UNDECODABLE if isinstance(read, Moved) else read
+
+    async def end(self, listed: Listed, now: int) -> None:
+        found = await self.look_up(listed, now)
+        if found is not None:
+            await self.delete(found, now)
 
     async def discard(self, token: str, now: int) -> None:
         await self.store.delete(self._key(token), None, now)
@@ -181,9 +215,13 @@ class StoredBackend(Backend):
 
     def _value(self, key: str, content: Record | Moved) -> bytes:
         body = _encode(content)
-        if self._cipher is not None:
-            body = self._cipher.seal(body, key.encode())
-        return self._owner(key) + body
+        return self._owner(key) + self._sealed(key, body)
+
+    def _sealed(self, key: str, body: bytes) -> bytes:
+        return body if self._cipher is None else self._cipher.seal(body, key.encode())
+
+    def _opened(self, key: str, body: bytes) -> bytes | None:
+        return body if self._cipher is None else self._cipher.open(body, key.encode())
 
     def _read(self, token: str, key: str, entry: Entry | None, is_alias: bool = False) -> Found | Moved | WhyNew:
         """What a store's answer means to the session."""
@@ -192,18 +230,24 @@ class StoredBackend(Backend):
         value, owner = entry.value, self._owner(key)
         if not value.startswith(owner):
             return WhyNew.UNDECODABLE
-        body = value[len(owner) :]
-        if self._cipher is not None:
-            opened = self._cipher.open(body, key.encode())
-            if opened is None:
-                return WhyNew.BAD_SIGNATURE
-            body = opened
+        body = self._opened(key, value[len(owner) :])
+        if body is None:
+            return WhyNew.BAD_SIGNATURE
         try:
             if body[0] & 0xF0 == 0x80:
                 return _decode_moved(body)
             return Found(token, _decode_record(body), Place(key, entry.version), is_alias)
         except Exception:  # garbage under our key, or a record of another release
             return WhyNew.UNDECODABLE
+
+    async def _moved_to(self, key: str, entry: Entry | None, now: int) -> tuple[str, Entry | None]:
+        """What stands at the end of the pointers that begin here, whether or not there is a grace."""
+        for _ in range(MAX_HOPS):
+            read = self._read("", key, entry)
+            if not isinstance(read, Moved):
+                break
+            key, entry = read.to, await self.store.get(read.to, now)
+        return key, entry
 
     async def _followed(self, moved: Moved, token: str, now: int) -> Found | WhyNew:
         """What a pointer leads to, for somebody who brings the old id."""

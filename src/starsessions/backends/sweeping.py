@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from starsessions.backends.base import Clock
 from starsessions.backends.store import Sweeping
 
-logger = logging.getLogger("starsessions")
+_logger = logging.getLogger("starsessions")
 
 BATCH = 1000
 """Entries that are removed at once."""
@@ -40,6 +40,6 @@ async def sweep_again_and_again(
             fails = False
         except Exception as error:  # whatever it is, the next time may be better
             if not fails:
-                logger.warning("Expired sessions could not be removed: %s We go on trying.", error)
+                _logger.warning("Expired sessions could not be removed: %s We go on trying.", error)
             fails = True
         await sleep(PAUSE if removed >= BATCH else every * (0.5 + chance()))

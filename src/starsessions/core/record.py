@@ -36,6 +36,31 @@ class WhyNew(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
+class Identity(Struct, frozen=True, array_like=True):
+    """Whose session it is, since when, and how they came. Kept beside the data, where nobody writes by accident.
+
+    Fields are only ever added at the end, with a default.
+    """
+
+    user_id: str
+
+    signed_in_at: int
+
+    handle: str
+    """The session's public name, which stays when its id is rotated."""
+
+    method: str = ""
+    """How the person signed in, in the application's words."""
+
+    agent: str = ""
+    address: str = ""
+    listed_until: int = 0
+    """How long the user's list of sessions is sure to be there: whoever renews beyond that has to list itself again."""
+
+    def __repr__(self) -> str:
+        return "<Identity>"
+
+
 class Record(Struct, frozen=True, array_like=True):
     """One session, as it is sealed or stored. Fields are only ever added at the end, with a default."""
 
@@ -59,6 +84,9 @@ class Record(Struct, frozen=True, array_like=True):
 
     rotated_at: int | None = None
     """When it last got a new id; None: it has the one that it began with."""
+
+    identity: Identity | None = None
+    """Who is signed in; None: nobody is."""
 
     def __repr__(self) -> str:
         return "<Record>"  # tools that print local variables must not print what is in a session

@@ -1,8 +1,10 @@
-"""For tests: a clock that is moved by hand, and the proof that a store or a backend keeps what it promises.
+"""For tests: a clock that is moved by hand, the session of a test client, and the proof that a store or a backend keeps
+what it promises.
 
 | module      | what is there for you                                                                |
 |-------------|--------------------------------------------------------------------------------------|
 | `clock`     | `Clock`                                                                              |
+| `client`    | `session_of`: the session of a test client, to be read and written                   |
 | `suite`     | `StoreSuite` and `BackendSuite`, to be subclassed: every rule as a test of pytest    |
 | `model`     | `check_against_model`: Hypothesis looks for requests after which a browser sees what |
 |             | it must not                                                                          |
@@ -12,8 +14,9 @@
 | `site`      | `Site`: an application of one handler, visited without a server                      |
 """
 
+from starsessions.testing.client import SessionOf, session_of
 from starsessions.testing.clock import Clock
 from starsessions.testing.contract import Contract
 from starsessions.testing.place import OpenBackend, OpenStore, StorePlace
 
-__all__ = ["Clock", "Contract", "OpenBackend", "OpenStore", "StorePlace"]
+__all__ = ["Clock", "Contract", "OpenBackend", "OpenStore", "SessionOf", "StorePlace", "session_of"]

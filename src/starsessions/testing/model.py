@@ -51,7 +51,7 @@ def check_against_model(
     >>> check_against_model(InMemoryBackend, settings=settings_of_hypothesis(SETTINGS, max_examples=3))
     """
 
-    class Machine(_Machine):
+    class Machine(SessionMachine):
         def __init__(self) -> None:
             super().__init__(open_backend, rolling, event_loop)
 
@@ -167,7 +167,9 @@ KEYS = st.sampled_from("ab")
 VALUES = st.one_of(st.integers(0, 9), st.lists(st.integers(0, 9), max_size=2), st.dictionaries(KEYS, st.integers(0, 9)))
 
 
-class _Machine(RuleBasedStateMachine):
+class SessionMachine(RuleBasedStateMachine):
+    """What can happen, as rules of Hypothesis, beside the model."""
+
     requests: Bundle[_Request] = Bundle("requests")
 
     def __init__(self, open_backend: OpenBackend, rolling: bool, event_loop: str) -> None:
@@ -187,6 +189,8 @@ class _Machine(RuleBasedStateMachine):
         rolling = {"rolling": True, "renew_every": RENEW_EVERY} if self._rolling else {}
         self._site = Site(backend, self._clock, max_age=MAX_AGE, **rolling)
         self._reader = Site(backend, self._clock, max_age=MAX_AGE)
+        for browser in range(BROWSERS):
+            self.do_it_all_at_once(browser, "put", "a", 0)
 
     def teardown(self) -> None:
         for request, running in self._running.items():

@@ -59,6 +59,8 @@ class Site:
 
         scope = {"type": "http", "scheme": "http", "headers": cookie, "starsessions.testing.handle": handle}
         await self.app(scope, _nothing, send)
+        status = messages[0]["status"]
+        assert status == 200, f"a request was answered with {status}, because the backend has failed"
         [said] = [value for name, value in messages[0]["headers"] if name == b"set-cookie"] or [None]
         return Answer(results[0], _token(said))
 
@@ -74,13 +76,14 @@ async def _copied(session: Session) -> dict[str, Any]:
 
 
 async def _handle(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()
     await scope["starsessions.testing.handle"](scope["session"])
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b""})
 
 
 async def _nothing() -> MutableMapping[str, Any]:
-    return {"type": "http.disconnect"}
+    return {"type": "http.request", "body": b""}
 
 
 def _token(set_cookie: bytes | None) -> str | None:

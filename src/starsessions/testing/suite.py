@@ -27,7 +27,7 @@ class _Suite:
         """Makes a test of each rule."""
         if "rule" in metafunc.fixturenames:
             metafunc.parametrize("rule", [self._as_parameter(rule) for rule in self.contract])
-        metafunc.parametrize("anyio_backend", self.event_loops, scope="module")
+            metafunc.parametrize("anyio_backend", self.event_loops, scope="module")
 
     def _as_parameter(self, rule: Rule[Any]) -> Any:
         why = self.contract.why_declined(rule, self.declines)

@@ -11,11 +11,11 @@ from starsessions.exceptions import ImproperlyConfigured
 try:
     import_module("sqlalchemy.ext.asyncio")
     import_module("greenlet")  # without it SQLAlchemy's asyncio fails as well, but only when it connects
-except ImportError as error:
+except ImportError as _missing:
     raise ImproperlyConfigured(
         "Sessions in a SQL database need SQLAlchemy with its asyncio extension: "
-        "pip install 'starsessions[sqlalchemy]', and a driver such as asyncpg, psycopg, asyncmy or aiosqlite."
-    ) from error
+        "install the extra starsessions[sqlalchemy], and a driver such as asyncpg, psycopg, asyncmy or aiosqlite."
+    ) from _missing
 
 from starsessions.backends.sqlalchemy.backend import SQLAlchemyBackend
 from starsessions.backends.sqlalchemy.store import SQLAlchemyStore

@@ -19,7 +19,7 @@ from starsessions.core.serializer import Serializer
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.sealing.keys import Keys
 
-logger = logging.getLogger("starsessions")
+_logger = logging.getLogger("starsessions")
 
 
 class SQLAlchemyBackend(StoredBackend):
@@ -64,6 +64,7 @@ class SQLAlchemyBackend(StoredBackend):
         if timeout <= 0:
             raise ImproperlyConfigured("timeout must be more than 0 seconds.")
         self._sweep_every = None if sweep_every is None else seconds("sweep_every", sweep_every)
+        self.engine: AsyncEngine
         self.engine, self._is_ours = engine_for(engine_or_url, timeout)
         self.table: Table = session_table(metadata or MetaData(), table_name)
         self.store: SQLAlchemyStore
@@ -104,7 +105,7 @@ class SQLAlchemyBackend(StoredBackend):
         try:
             is_there = await self.store.has_table()
         except BackendUnavailable as error:
-            logger.warning("The database of the sessions does not answer yet: %s", error)
+            _logger.warning("The database of the sessions does not answer yet: %s", error)
             return
         if not is_there:
             raise ImproperlyConfigured(

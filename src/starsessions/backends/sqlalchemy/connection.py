@@ -22,6 +22,7 @@ from sqlalchemy import URL, Connection, CursorResult, Executable, Row, StaticPoo
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import (
     ArgumentError,
+    DBAPIError,
     IntegrityError,
     InterfaceError,
     InternalError,
@@ -38,7 +39,7 @@ from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 P = ParamSpec("P")
 T = TypeVar("T")
 
-BUSY = {
+BUSY: set[str | int] = {
     "40001",  # PostgreSQL: serialization failure
     "40P01",  # PostgreSQL: deadlock
     "0A000",  # asyncpg: the table was altered since the statement was prepared
@@ -51,6 +52,14 @@ BUSY = {
     "SQLITE_LOCKED_SHAREDCACHE",
 }
 """Failures after which nothing has been done, and the same statement may well succeed."""
+
+READ_ONLY: set[str | int] = {
+    "25006",  # PostgreSQL
+    1290,  # MySQL: --read-only
+    1792,  # MySQL: the transaction is read-only
+    1836,  # MySQL: a read-only mode
+}
+"""What a server says to a write that was the primary when the connection was made."""
 
 MAX_ATTEMPTS = 8
 """Of a statement that fails for what is in `BUSY`."""
@@ -78,7 +87,7 @@ class Database:
     """An engine, as the store uses it."""
 
     def __init__(self, engine: AsyncEngine, timeout: float) -> None:
-        self.name = engine.dialect.name
+        self.name: str = engine.dialect.name
         self._engine = engine.sync_engine
         self._timeout = timeout
         self._running: set[asyncio.Task[Any]] = set()
@@ -140,7 +149,7 @@ class Database:
                 return await greenlet_spawn(partial(self._once, work, *args, **kwargs)), in_doubt
             except Exception as error:
                 failure = _as_the_driver_said(error)
-            if _is_busy(failure):
+            if _is(failure, BUSY):
                 attempts += 1
                 again = attempts < MAX_ATTEMPTS
                 await asyncio.sleep(0.002 * 2**attempts * random())  # noqa: S311 - so that two do not meet again
@@ -161,13 +170,9 @@ class Database:
                 result = work(connection, *args, **kwargs)
                 if commits:
                     connection.commit()
-            except (InterfaceError, InternalError):  # the driver has lost its place, or the server is a replica now
-                connection.invalidate()
-                raise
-            except SQLAlchemyError:
-                raise
-            except Exception:  # nobody knows in what state the connection is
-                connection.invalidate()
+            except Exception as error:
+                if _spoils(error):
+                    connection.invalidate()
                 raise
             return result
 
@@ -196,9 +201,21 @@ def _as_the_driver_said(error: Exception) -> Exception:
     return error
 
 
-def _is_busy(failure: Exception) -> bool:
-    said = (getattr(failure, "sqlstate", None), getattr(failure, "sqlite_errorname", None), *failure.args[:1])
-    return any(code in BUSY for code in said if isinstance(code, str | int))
+def _spoils(error: Exception) -> bool:
+    """Whether the connection must not be used again: nobody knows its state, or it leads to what is a replica now."""
+    if isinstance(error, InterfaceError | InternalError) or not isinstance(error, SQLAlchemyError):
+        return True
+    return isinstance(error, DBAPIError) and _is(error.orig, READ_ONLY)
+
+
+def _is(failure: BaseException | None, codes: set[str | int]) -> bool:
+    """Whether a driver's error has one of these codes, wherever this driver has put it."""
+    said = (
+        getattr(failure, "sqlstate", None),
+        getattr(failure, "sqlite_errorname", None),
+        *getattr(failure, "args", ())[:1],
+    )
+    return any(code in codes for code in said if isinstance(code, str | int))
 
 
 def engine_for(engine_or_url: AsyncEngine | URL | str, timeout: float) -> tuple[AsyncEngine, bool]:

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    Executable,
     Integer,
     LargeBinary,
     MetaData,
@@ -71,12 +72,12 @@ class Statements:
         as_expected = version == bindparam("p_expect")
         some_dead = select(key).where(dead).order_by(expires_at).limit(bindparam("p_limit", type_=Integer))
 
-        self.get = select(columns["value"], expires_at, version).where(here, live)
-        self.insert = insert(table).values(key=bindparam("p_key"), **content)
-        self.take_over = update(table).where(here, dead).values(content)
-        self.replace = update(table).where(here, as_expected, live).values(content)
-        self.delete = delete(table).where(here, live)
-        self.delete_expected = delete(table).where(here, as_expected, live)
+        self.get: Executable = select(columns["value"], expires_at, version).where(here, live)
+        self.insert: Executable = insert(table).values(key=bindparam("p_key"), **content)
+        self.take_over: Executable = update(table).where(here, dead).values(content)
+        self.replace: Executable = update(table).where(here, as_expected, live).values(content)
+        self.delete: Executable = delete(table).where(here, live)
+        self.delete_expected: Executable = delete(table).where(here, as_expected, live)
 
         # The rows are found by the index of deadlines, and removed by their keys: "+ 0" keeps the removal off that
         # index. There MySQL and MariaDB would lock what expires next as well, in another order than an UPDATE of it.
@@ -85,8 +86,8 @@ class Statements:
         # PostgreSQL in one statement. Rows that somebody is at work on (another sweep) are left to them. It is a CTE
         # because PostgreSQL may run a subquery with LIMIT more than once, and then removes more than the limit.
         locked = some_dead.with_for_update(skip_locked=True).cte("dead")
-        self.sweep = delete(table).where(key.in_(select(locked.columns["key"])), still_dead)
+        self.sweep: Executable = delete(table).where(key.in_(select(locked.columns["key"])), still_dead)
 
         # Elsewhere in two: for a DELETE with a subquery, MySQL and MariaDB walk over the whole table.
-        self.some_dead = some_dead
-        self.delete_dead = delete(table).where(key.in_(bindparam("p_keys", expanding=True)), still_dead)
+        self.some_dead: Executable = some_dead
+        self.delete_dead: Executable = delete(table).where(key.in_(bindparam("p_keys", expanding=True)), still_dead)

@@ -1,0 +1,106 @@
+"""A store of your own: three verbs on a database, here a file of SQLite by the standard library, and nothing is lost.
+
+    python -m uvicorn custom_store:app --app-dir examples
+
+`tests/testing/test_example_store.py` shows in a few lines that it keeps the contract of a store. (For a real
+application take `starsessions.backends.sqlalchemy`, which does more: this one is for reading.)
+"""
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar, cast
+from uuid import uuid4
+
+from anyio import to_thread
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from starsessions import BackendUnavailable, Session, SessionMiddleware
+from starsessions.backends.store import Entry, Refused, Version
+from starsessions.backends.stored import StoredBackend
+
+T = TypeVar("T")
+
+TABLE = "CREATE TABLE IF NOT EXISTS session (key TEXT PRIMARY KEY, value BLOB, expires_at INTEGER, version TEXT)"
+
+
+class FileStore:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    async def get(self, key: str, now: int) -> Entry | None:
+        return await self._alone(lambda database: find(database, key, now))
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        def put(database: sqlite3.Connection) -> Version:
+            check(find(database, key, now), expect)
+            version = uuid4().hex  # never the same twice
+            database.execute("REPLACE INTO session VALUES (?, ?, ?, ?)", (key, value, expires_at, version))
+            return version
+
+        return await self._alone(put)
+
+    async def delete(self, key: str, expect: Version | None, now: int) -> bool:
+        def delete(database: sqlite3.Connection) -> bool:
+            current = find(database, key, now)
+            if expect is not None:
+                check(current, expect)
+            database.execute("DELETE FROM session WHERE key = ?", (key,))
+            return current is not None
+
+        return await self._alone(delete)
+
+    async def sweep(self, limit: int, now: int) -> int:
+        over = "SELECT key FROM session WHERE expires_at <= ? LIMIT ?"
+        delete = f"DELETE FROM session WHERE key IN ({over})"  # noqa: S608 - no value stands in it
+        return await self._alone(lambda database: database.execute(delete, (now, limit)).rowcount)
+
+    async def _alone(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do it in a transaction that nobody else comes into, in a thread, because SQLite makes us wait."""
+
+        def run() -> T:
+            try:
+                with closing(sqlite3.connect(self.path, isolation_level=None)) as database:
+                    # Fast, and the file may be broken after a power failure: leave this out if yours must not be.
+                    database.execute("PRAGMA synchronous = OFF")
+                    database.execute("BEGIN IMMEDIATE")
+                    database.execute(TABLE)
+                    result = work(database)
+                    database.execute("COMMIT")
+                    return result
+            except sqlite3.Error as error:
+                raise BackendUnavailable(f"SQLite failed: {type(error).__name__}.") from error
+
+        return await to_thread.run_sync(run)
+
+
+def find(database: sqlite3.Connection, key: str, now: int) -> Entry | None:
+    query = "SELECT value, expires_at, version FROM session WHERE key = ? AND expires_at > ?"
+    row = database.execute(query, (key, now)).fetchone()
+    return Entry(*row) if row else None
+
+
+def check(current: Entry | None, expect: Version | None) -> None:
+    if (current.version if current else None) != expect:
+        raise Refused(current)
+
+
+async def count(request: Request) -> Response:
+    session = cast(Session, request.session)  # Starlette only promises a dict
+    await session.load()
+    session["visits"] = session.get("visits", 0) + 1
+    return PlainTextResponse(f"Visit {session['visits']}\n")
+
+
+path = Path(os.environ.get("SESSIONS", Path(tempfile.gettempdir(), "sessions.sqlite")))
+app = Starlette(
+    routes=[Route("/", count)],
+    middleware=[Middleware(SessionMiddleware, backend=StoredBackend(FileStore(path)))],
+)

@@ -1,0 +1,61 @@
+"""Who visits, in words that a person recognises on a list of devices: nothing here is a control."""
+
+import re
+from ipaddress import ip_address, ip_network
+
+MAX_AGENT = 512
+"""Characters of a `User-Agent` header that are looked at."""
+
+# The first that is found: most browsers also claim to be those further down.
+_BROWSERS = (
+    ("Edg", "Edge"),
+    ("OPR/", "Opera"),
+    ("SamsungBrowser/", "Samsung Internet"),
+    ("Firefox/", "Firefox"),
+    ("FxiOS/", "Firefox"),
+    ("CriOS/", "Chrome"),
+    ("Chrome/", "Chrome"),
+    ("Safari/", "Safari"),
+)
+_SYSTEMS = (
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Android", "Android"),
+    ("CrOS", "ChromeOS"),
+    ("Windows", "Windows"),
+    ("Mac OS X", "macOS"),
+    ("Linux", "Linux"),
+)
+_PRODUCT = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]{0,39}")
+
+
+def agent_in_words(user_agent: str) -> str:
+    """The browser and the system that a `User-Agent` header names; empty if it names none.
+
+    >>> agent_in_words("Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0")
+    'Firefox on Linux'
+    >>> agent_in_words("curl/8.11.0")
+    'curl'
+    """
+    text = user_agent[:MAX_AGENT]
+    browser = next((name for mark, name in _BROWSERS if mark in text), "")
+    system = next((name for mark, name in _SYSTEMS if mark in text), "")
+    if not browser:
+        product = _PRODUCT.match(text.partition("/")[0])
+        browser = product[0].strip() if product and not text.startswith("Mozilla/") else ""
+    return " on ".join(filter(None, (browser, system)))
+
+
+def shortened(address: str) -> str:
+    """The network of an IP address: enough to be recognised by its owner, too little to find a household.
+
+    >>> shortened("203.0.113.77"), shortened("2001:db8:1:2:3::4"), shortened("testclient")
+    ('203.0.113.0/24', '2001:db8:1::/48', '')
+    """
+    try:
+        ip = ip_address(address.partition("%")[0])
+    except ValueError:
+        return ""
+    mapped = getattr(ip, "ipv4_mapped", None)
+    ip = mapped or ip
+    return str(ip_network(f"{ip}/{24 if ip.version == 4 else 48}", strict=False))

@@ -1,0 +1,293 @@
+"""Cross-site request forgery: a page of another site makes the browser send a request, with the person's cookies.
+
+`CsrfMiddleware` asks where a request comes from, and needs neither a session nor a change to any form. A token asks
+what the sender knows: `csrf_input(request)` in the form, `await csrf.verify(request)` where it arrives.
+
+    app.add_middleware(CsrfMiddleware, trusted_origins=["https://admin.example.com"])
+
+    @app.post("/transfer", dependencies=[Depends(csrf.verify)])
+
+What both refuse is a `CsrfFailed`, a 403. The rules and their reasons are in `core/csrf.py`.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from html import escape
+from os import urandom
+from re import Pattern
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import compile_path
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from starsessions.core.csrf import (
+    NONCE_BYTES,
+    SAFE_METHODS,
+    SECRET_BYTES,
+    Kind,
+    WhyRefused,
+    as_origin,
+    header_of,
+    is_good,
+    put_secret,
+    secrets_in,
+    token_for,
+    why_foreign,
+)
+from starsessions.core.tokens import to_base64url
+from starsessions.exceptions import ImproperlyConfigured, SessionError
+from starsessions.scope import session_in
+
+__all__ = [
+    "FIELD",
+    "HEADER",
+    "CsrfFailed",
+    "CsrfMiddleware",
+    "Html",
+    "WhyRefused",
+    "context_processor",
+    "csrf_input",
+    "csrf_token",
+    "verify",
+]
+
+FIELD = "csrf_token"
+"""The form field in which a token arrives."""
+
+HEADER = "x-csrf-token"
+"""The header in which a script sends one."""
+
+_log = logging.getLogger("starsessions")
+_ORIGIN_WAS_CHECKED = "starsessions.origin_was_checked"
+
+_CURES = {
+    WhyRefused.CROSS_SITE: (
+        "Refused: a page of another origin has sent this request. If it may do that, put its origin into "
+        "trusted_origins=[…] of CsrfMiddleware."
+    ),
+    WhyRefused.FOREIGN_ORIGIN: (
+        "Refused: the Origin of this request is not its Host. If the origin may do that, put it into "
+        "trusted_origins=[…] of CsrfMiddleware. If a proxy has changed Host, make it pass on what the browser sent."
+    ),
+    WhyRefused.NO_TOKEN: (
+        "Refused: this request has no CSRF token. Put {{ csrf_input() }} into the form, or send the token in the "
+        "header X-CSRF-Token."
+    ),
+    WhyRefused.STALE_TOKEN: (
+        "This page is out of date: you have signed in or out since it was opened, or your session has ended. "
+        "Reload it, and send the form again."
+    ),
+}
+
+
+class CsrfFailed(SessionError, HTTPException):
+    """The request was refused: a 403 whose text says what to do. `why` is for a handler that says it otherwise.
+
+    >>> error = CsrfFailed(WhyRefused.STALE_TOKEN)
+    >>> error.status_code, error.detail[:25]
+    (403, 'This page is out of date:')
+    """
+
+    def __init__(self, why: WhyRefused) -> None:
+        HTTPException.__init__(self, 403, _CURES[why])
+        self.why = why
+
+
+Refuse = Callable[[Request, CsrfFailed], Response | Awaitable[Response]]
+"""What answers a request that was refused; a handler that is registered for `CsrfFailed` fits."""
+
+
+class CsrfMiddleware:
+    """Refuses what a page of another origin makes a browser send: POST, PUT, PATCH, DELETE, and WebSockets.
+
+    What browsers say decides, `Sec-Fetch-Site` and `Origin`; a request without both is not from a browser, and passes.
+    GET, HEAD and OPTIONS pass: they must change nothing.
+
+    `trusted_origins`: origins whose pages may send requests, such as `"https://admin.example.com"`. `bypass`: paths
+    that anybody's page may send to, in the syntax of routes, `"/hooks/{name}"`; they match the whole path.
+    `refuse`: answers in place of the 403 with a text, `refuse(request, error)`. A WebSocket is closed with 1008.
+
+    >>> from starlette.applications import Starlette
+    >>> from starlette.middleware import Middleware
+    >>> app = Starlette(middleware=[Middleware(CsrfMiddleware, trusted_origins=["https://admin.example.com"])])
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        trusted_origins: Sequence[str] = (),
+        bypass: Sequence[str] = (),
+        refuse: Refuse | None = None,
+    ) -> None:
+        if refuse is not None and not callable(refuse):
+            raise ImproperlyConfigured("refuse must be a function of the request and the error, and return a response.")
+        self.app = app
+        self._trusted: frozenset[str] = frozenset(map(_trusted, _several("trusted_origins", trusted_origins)))
+        self._bypass: list[Pattern[str]] = [_pattern(path) for path in _several("bypass", bypass)]
+        self._refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        why = why_foreign(_kind(scope), scope["headers"], self._trusted)
+        if why is None or any(pattern.fullmatch(_route_path(scope)) for pattern in self._bypass):
+            scope[_ORIGIN_WAS_CHECKED] = True
+            await self.app(scope, receive, send)
+            return
+        error = CsrfFailed(why)
+        _log.warning(
+            "%s (%s, Sec-Fetch-Site %.40r, Origin %.200r, Host %.200r)",
+            error.detail,
+            scope.get("method", "WebSocket"),
+            *(header_of(scope["headers"], name) for name in (b"sec-fetch-site", b"origin", b"host")),
+        )
+        if scope["type"] == "websocket":
+            # A server makes a 403 of it. No page gets to see the text of an answer to a handshake.
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        response: Response = PlainTextResponse(error.detail, error.status_code)
+        if self._refuse is not None:
+            answer = self._refuse(Request(scope, receive, send), error)
+            response = answer if isinstance(answer, Response) else await answer
+        await response(scope, receive, send)
+
+
+async def verify(request: HTTPConnection) -> None:
+    """Raise `CsrfFailed`, unless the request has a token of this session: in the form field `csrf_token`, or in the
+    header `X-CSRF-Token`.
+
+    As a dependency of a FastAPI application or router, `Depends(csrf.verify)`, it covers all that is below: GET, HEAD
+    and OPTIONS pass. A WebSocket has no form; there the origin must be our own, unless `CsrfMiddleware` has asked.
+
+    >>> import asyncio
+    >>> from starsessions import InMemoryBackend, Session
+    >>> scope = {"type": "http", "method": "POST", "headers": [], "session": Session(InMemoryBackend())}
+    >>> asyncio.run(verify(Request(scope)))
+    Traceback (most recent call last):
+    starsessions.csrf.CsrfFailed: 403: Refused: this request has no CSRF token. Put {{ csrf_input() }} into the form, \
+or send the token in the header X-CSRF-Token.
+    """
+    why = await _why_not_meant(request)
+    if why is not None:
+        if isinstance(request, Request):
+            await request.close()  # nobody else will close the files of a form that we have read
+        raise CsrfFailed(why)
+
+
+def csrf_token(request: HTTPConnection) -> str:
+    """A token for one page, another one each time: 64 characters that need no escaping.
+
+    The first one makes a secret in the session, and with it a session for a visitor who has none: a token that is bound
+    to nothing protects nothing. Pages that show no token make no session.
+
+    >>> import asyncio
+    >>> from starsessions import InMemoryBackend, Session
+    >>> session = Session(InMemoryBackend())
+    >>> asyncio.run(session.load())
+    >>> request = HTTPConnection({"type": "http", "session": session})
+    >>> csrf_token(request) != csrf_token(request)
+    True
+    """
+    session = session_in(request)
+    secrets = secrets_in(session)
+    secret = secrets[0] if secrets else put_secret(session, to_base64url(urandom(6)), urandom(SECRET_BYTES))
+    return token_for(secret, urandom(NONCE_BYTES))
+
+
+def csrf_input(request: HTTPConnection) -> "Html":
+    """The hidden field with a token, for a form: templates do not escape it.
+
+    >>> import asyncio
+    >>> from starsessions import InMemoryBackend, Session
+    >>> session = Session(InMemoryBackend())
+    >>> asyncio.run(session.load())
+    >>> csrf_input(HTTPConnection({"type": "http", "session": session}))[:46]
+    '<input type="hidden" name="csrf_token" value="'
+    """
+    return Html(f'<input type="hidden" name="{FIELD}" value="{escape(csrf_token(request))}">')
+
+
+def context_processor(request: HTTPConnection) -> dict[str, Callable[..., Any]]:
+    """For `Jinja2Templates(…, context_processors=[…])`: `csrf_token()` and `csrf_input()`.
+
+    >>> list(context_processor(HTTPConnection({"type": "http"})))
+    ['csrf_token', 'csrf_input']
+    """
+    return {"csrf_token": partial(csrf_token, request), "csrf_input": partial(csrf_input, request)}
+
+
+class Html(str):
+    """Text that is HTML already: Jinja2 and MarkupSafe ask for `__html__`.
+
+    >>> Html("<br>").__html__()
+    '<br>'
+    """
+
+    __slots__ = ()
+
+    def __html__(self) -> str:
+        return str(self)
+
+
+async def _why_not_meant(request: HTTPConnection) -> WhyRefused | None:
+    kind = _kind(request.scope)
+    if kind == "safe":
+        return None
+    if kind == "handshake":
+        return None if _ORIGIN_WAS_CHECKED in request.scope else why_foreign(kind, request.scope["headers"], ())
+    session = session_in(request)
+    token = await _token_of(request)
+    if not token:
+        return WhyRefused.NO_TOKEN
+    await session.load()
+    return None if is_good(token, secrets_in(session)) else WhyRefused.STALE_TOKEN
+
+
+async def _token_of(request: HTTPConnection) -> str:
+    header = request.headers.get(HEADER)
+    if header is not None or not isinstance(request, Request):
+        return header or ""
+    value = (await request.form()).get(FIELD)  # read once: who asks for the form after us is given the same
+    return value if isinstance(value, str) else ""
+
+
+def _kind(scope: Scope) -> Kind:
+    if scope["type"] == "websocket":
+        return "handshake"
+    return "safe" if scope["method"] in SAFE_METHODS else "unsafe"
+
+
+def _route_path(scope: Scope) -> str:
+    """The path as routes see it."""
+    path: str = scope["path"]
+    root_path: str = scope.get("root_path", "")
+    rest = path.removeprefix(root_path)
+    return rest if rest[:1] in ("", "/") else path
+
+
+def _several(setting: str, values: object) -> Sequence[str]:
+    if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(one, str) for one in values):
+        raise ImproperlyConfigured(f"{setting} must be a list of str.")
+    return values
+
+
+def _trusted(origin: str) -> str:
+    try:
+        return as_origin(origin)
+    except ValueError:
+        raise ImproperlyConfigured(
+            f"trusted_origins: {origin!r} is not an origin. One is spelled scheme://host or scheme://host:port, "
+            "without a path, without a slash at its end, and without wildcards."
+        ) from None
+
+
+def _pattern(path: str) -> Pattern[str]:
+    if not path.startswith("/"):
+        raise ImproperlyConfigured(f"bypass: {path!r} is not a path; one begins with a slash.")
+    return compile_path(path)[0]

@@ -1,0 +1,258 @@
+"""The session of a test client, for the test to read and to write: what one cannot see through the pages.
+
+    client = TestClient(app)
+    with session_of(client) as session:
+        session["user"] = "ann"
+    assert client.get("/me").text == "ann"
+
+It is as one more request of that client: it sends the client's cookies, by the application's own middleware, backend
+and clock, and the client takes the cookie that comes back.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from copy import copy
+from email.message import Message as Headers
+from http.cookiejar import CookieJar
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
+from urllib.request import Request
+
+from anyio import Event, create_task_group, sleep_forever
+from anyio.from_thread import start_blocking_portal
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Host, Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from starsessions.middleware import SessionMiddleware
+from starsessions.session import Session
+
+_MOST_LAYERS = 100
+
+
+class Client(Protocol):
+    """A `TestClient` of Starlette or FastAPI, or an `AsyncClient` of httpx over an `ASGITransport`."""
+
+    @property
+    def cookies(self) -> Any:
+        """Its cookies, with the `jar` of the standard library."""
+
+    @property
+    def base_url(self) -> Any:
+        """What its requests begin with."""
+
+
+def session_of(client: Client, *, session_cookie: str | None = None, app: ASGIApp | None = None) -> "SessionOf":
+    """The session of this client: `with` for a test client, `async with` for an asynchronous one.
+
+    What the block changes is saved when it ends, and not if it raises. `session_cookie` says which session is meant, if
+    the application has several; `app` is the application, where the client does not show it.
+
+    >>> from starlette.applications import Starlette
+    >>> from starlette.middleware import Middleware
+    >>> from starlette.testclient import TestClient
+    >>> app = Starlette(middleware=[Middleware(SessionMiddleware, secret_key="a key of 32 random bytes or more")])
+    >>> client = TestClient(app)
+    >>> with session_of(client) as session:
+    ...     session["user"] = "ann"
+    >>> with session_of(client) as session:
+    ...     session["user"]
+    'ann'
+    """
+    application: Any = app if app is not None else _app_of(client)
+    installed = list(_installed_in(application, _root_path_of(client)))
+    if session_cookie is not None:
+        found = [one for one in installed if one.middleware.setting.cookie.name == session_cookie]
+    else:  # the application's own come before those of what is mounted in it
+        found = [one for one in installed if not one.is_mounted] or installed
+    if len(found) != 1:
+        names = ", ".join(repr(one.middleware.setting.cookie.name) for one in installed) or "none"
+        raise ImproperlyConfigured(
+            f"session_of() needs one SessionMiddleware, and there are {len(found)} (all cookies: {names}). Say which "
+            "one with session_cookie=…, and pass app=… if the client hides the application."
+        )
+    return SessionOf(client, found[0])
+
+
+class SessionOf:
+    """What `session_of()` returns: a block in which the session is open."""
+
+    def __init__(self, client: Client, installed: "_Installed") -> None:
+        self._client = client
+        self._installed = installed
+        self._is_sync = hasattr(client, "async_backend")
+
+    def __enter__(self) -> Session:
+        if not self._is_sync:
+            raise TypeError("This client is asynchronous: use `async with session_of(client) as session`.")
+        client: Any = self._client
+        with ExitStack() as stack:
+            # The loop of the application, if it runs: a backend may hold connections that belong to it.
+            portal = client.portal or stack.enter_context(start_blocking_portal(**client.async_backend))
+            session: Session = stack.enter_context(portal.wrap_async_context_manager(self._visit()))
+            self._open = stack.pop_all()
+        return session
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, traceback)
+
+    async def __aenter__(self) -> Session:
+        if self._is_sync:
+            raise TypeError("This client is not asynchronous: use `with session_of(client) as session`.")
+        async with AsyncExitStack() as stack:
+            session = await stack.enter_async_context(self._visit())
+            self._open_async = stack.pop_all()
+        return session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._open_async.__aexit__(kind, error, traceback)
+
+    @asynccontextmanager
+    async def _visit(self) -> AsyncIterator[Session]:
+        middleware, root_path, _ = self._installed
+        jar: CookieJar = self._client.cookies.jar
+        base = urlsplit(str(self._client.base_url))
+        url = f"{base.scheme}://{base.netloc}{middleware.setting.cookie.path_under(root_path)}"
+        request = {
+            "scheme": base.scheme,
+            "root_path": root_path,
+            "path": root_path + "/",
+            "headers": _sent_to(url, jar),
+        }
+        visit = _Visit(middleware, request)
+        async with visit.open() as session:
+            yield session
+        _keep(jar, url, visit.headers)
+        if session.session_id is not None and not _sent_to(url, jar):
+            raise ImproperlyConfigured(
+                f"The session was saved, but the client does not send its cookie to {url}: "
+                'a Secure cookie needs a client with base_url="https://testserver", a domain one of that domain.'
+            )
+
+
+class _Visit:
+    """A request to the middleware as it is installed, with us in the place of the application: it has its session, and
+    waits in the middle of its handler."""
+
+    def __init__(self, middleware: SessionMiddleware, request: dict[str, Any]) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        """Those of the answer."""
+        self._middleware = copy(middleware)
+        self._middleware.app = self._handle
+        self._scope: Scope = {"type": "http", "method": "GET", "query_string": b"", **request}
+        self._session: Session | None = None
+        self._error: BaseException | None = None
+        self._is_open, self._is_over = Event(), Event()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Session]:
+        async with create_task_group() as tasks:
+            tasks.start_soon(self._run)
+            await self._is_open.wait()
+            if self._session is not None:
+                try:
+                    yield self._session
+                except BaseException as error:  # raised below, since a task group would make a group of it
+                    self._error = error
+                    tasks.cancel_scope.cancel()
+                self._is_over.set()
+        if self._error is not None:
+            raise self._error
+
+    async def _run(self) -> None:
+        receive: Any = sleep_forever  # nothing comes
+        try:
+            await self._middleware(self._scope, receive, self._send)
+        except Exception as error:
+            self._error = self._error or error
+        finally:
+            self._is_open.set()
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        session: Session = next(value for value in scope.values() if isinstance(value, Session))
+        await session.load()
+        self._session = session
+        self._is_open.set()
+        await self._is_over.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.headers = list(message["headers"])
+            if message["status"] != 200:
+                raise BackendUnavailable("The store of the sessions fails: the middleware answered 503.")
+
+
+class _Installed(NamedTuple):
+    """A middleware, and where its application is."""
+
+    middleware: SessionMiddleware
+    root_path: str
+    is_mounted: bool
+
+
+def _app_of(client: object) -> object:
+    for holder in (client, getattr(client, "_transport", None)):
+        app = getattr(holder, "app", None)
+        if app is not None:
+            return app
+    raise TypeError("session_of() needs the client of an application; if it is one, pass the application: app=….")
+
+
+def _root_path_of(client: object) -> str:
+    root_path: str = getattr(getattr(client, "_transport", None), "root_path", "")
+    return root_path
+
+
+def _installed_in(app: Any, root_path: str, is_mounted: bool = False) -> Iterator[_Installed]:
+    """Those in an application and in what is mounted there, from the outside in."""
+    for _ in range(_MOST_LAYERS):
+        if isinstance(app, Starlette):
+            if app.middleware_stack is None:  # as the first request would
+                app.middleware_stack = app.build_middleware_stack()
+            app = app.middleware_stack
+        if isinstance(app, SessionMiddleware):
+            yield _Installed(app, root_path, is_mounted)
+        for route in _routes_of(app):
+            if isinstance(route, (Mount, Host)):
+                yield from _installed_in(route.app, root_path + getattr(route, "path", ""), is_mounted=True)
+        app = getattr(app, "app", None)
+
+
+def _routes_of(app: object) -> list[BaseRoute]:
+    routes = getattr(app, "routes", None)
+    return routes if isinstance(routes, list) else []
+
+
+def _sent_to(url: str, jar: CookieJar) -> list[tuple[bytes, bytes]]:
+    """The `Cookie` header of a request, if it has one."""
+    request = Request(url)  # noqa: S310 - it is never sent
+    jar.add_cookie_header(request)
+    header = request.get_header("Cookie")
+    return [] if header is None else [(b"cookie", header.encode("latin-1"))]
+
+
+def _keep(jar: CookieJar, url: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """What a browser does with the headers of an answer."""
+    answer = _Answer()
+    for name, value in headers:
+        if name == b"set-cookie":
+            answer.headers["Set-Cookie"] = value.decode("latin-1")
+    jar.extract_cookies(answer, Request(url))  # type: ignore[arg-type]  # noqa: S310 - it is never sent
+
+
+class _Answer:
+    """As much of an answer as a cookie jar looks at."""
+
+    def __init__(self) -> None:
+        self.headers = Headers()
+
+    def info(self) -> Headers:
+        return self.headers

@@ -1,0 +1,65 @@
+"""The lists of users' sessions on real servers: what tests/shell/test_sign_in.py shows in memory holds there, too."""
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis, RedisCluster
+
+from starsessions import EncryptedCookieBackend, SessionBackend
+from starsessions.backends.redis import RedisBackend
+from tests.backends.sql import DATABASES, database, opened
+from tests.servers.process import Address
+from tests.shell import test_sign_in as shown
+from tests.site import KEY, Clock, Site
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
+
+Open = Callable[[Clock], AbstractAsyncContextManager[Any]]
+
+SCENARIOS = [
+    shown.test_one_session_is_ended_by_its_handle_and_no_other,
+    shown.test_all_others_are_ended_and_the_one_that_asks_gets_a_new_id,
+    shown.test_a_session_stays_on_the_list_wherever_it_is_rotated_to,
+    shown.test_a_sign_in_that_is_under_way_is_ended_with_all_the_others,
+    shown.test_one_session_too_many_ends_the_oldest,
+    shown.test_parallel_sign_ins_are_never_more_than_allowed,
+    shown.test_the_list_is_of_one_user_only,
+    shown.test_who_is_not_signed_in_is_on_no_list,
+]
+
+
+@pytest.fixture(params=["redis", "redis cluster", *DATABASES])
+def open_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    if request.param.startswith("redis"):
+        clustered = request.param == "redis cluster"
+        address: Address = request.getfixturevalue("redis_cluster" if clustered else "redis_server")
+
+        @asynccontextmanager
+        async def on_redis(clock: Clock) -> AsyncIterator[RedisBackend]:
+            kind = RedisCluster if clustered else Redis
+            async with kind.from_url(address.url) as client:
+                yield RedisBackend(client, f"{secrets.token_hex(8)}:", timeout=30, clock=clock)
+
+        return on_redis
+    db = database(request.param, request, tmp_path)
+    return lambda clock: opened(db.url, timeout=30, clock=clock)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+async def test_a_list_on_a_server(
+    open_backend: Open, site_of: Callable[..., Site], clock: Clock, scenario: Callable[..., Any]
+) -> None:
+    async with open_backend(clock) as backend:
+        await scenario(site_of, backend)
+
+
+async def test_sealed_cookies_are_called_back_through_a_store_on_a_server(
+    open_backend: Open, site_of: Callable[..., Site], clock: Clock
+) -> None:
+    async with open_backend(clock) as store:
+        backend: SessionBackend = EncryptedCookieBackend(KEY, revocations=store, clock=clock)
+        await shown.test_signing_out_ends_the_session_and_the_copy_of_its_cookie(site_of, backend)

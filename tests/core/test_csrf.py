@@ -1,0 +1,249 @@
+"""The table in the docstring of `core/csrf.py`, row by row and without gaps, and tokens."""
+
+from itertools import product
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from starsessions.core import changes, csrf
+from starsessions.core.csrf import (
+    WhyRefused,
+    as_origin,
+    is_good,
+    put_secret,
+    renew_secrets,
+    secrets_in,
+    token_for,
+    why_foreign,
+)
+
+Kind = Literal["safe", "unsafe", "handshake"]
+
+HOST = "shop.example:8443"
+TRUSTED = "https://admin.example"
+SITES = {
+    "same-origin": ["same-origin"],
+    "none": ["none"],
+    "other": ["same-site", "cross-site", "Same-Origin", "same-origin, same-origin", "*", "null"],
+    "missing": [None, ""],
+}
+ORIGINS = {
+    "own": [f"https://{HOST}", f"http://{HOST}", f"HTTPS://{HOST.upper()}"],
+    "trusted": [TRUSTED],
+    "foreign": [
+        "null",
+        "https://evil.example",
+        "https://shop.example",  # another port
+        f"https://evil.{HOST}",
+        f"https://{HOST}.evil.example",
+        f"https://evil.example/{HOST}",
+        f"https://{HOST}@evil.example",
+        f"https://evil.example#@{HOST}",
+        f"https://{HOST}/",
+        f"https://{HOST}, https://evil.example",
+        f"https://evil.example, https://{HOST}",
+        f"https://{HOST} https://evil.example",
+        f"ftp://{HOST}",
+        f"app://{HOST}",
+        HOST,
+        f"//{HOST}",
+        "https://",
+        f"{TRUSTED}.evil.example",
+        f"{TRUSTED}:8443",
+        "http://admin.example",
+    ],
+    "missing": [None, ""],
+}
+
+
+def read_table() -> list[tuple[str, str, str, str]]:
+    lines = (csrf.__doc__ or "").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    head, _, *body = cells
+    assert head == ["kind", "Sec-Fetch-Site", "Origin", "answer", "because"]
+    return [(kind, site, origin, answer) for kind, site, origin, answer, _ in body]
+
+
+TABLE = read_table()
+KINDS: list[Kind] = ["safe", "unsafe", "handshake"]
+CASES = [
+    (kind, site, origin, said_site, said_origin)
+    for kind, site, origin in product(KINDS, SITES, ORIGINS)
+    for said_site, said_origin in product(SITES[site], ORIGINS[origin])
+]
+
+
+def asked(kind: Kind, site: str | None, origin: str | None, host: str | None = HOST) -> WhyRefused | None:
+    said = {"host": host, "sec-fetch-site": site, "origin": origin}
+    headers = [(name.encode(), value.encode()) for name, value in said.items() if value is not None]
+    return why_foreign(kind, headers, {TRUSTED})
+
+
+def row_for(kind: str, site: str, origin: str) -> str:
+    """The answer of the one row that is about this case."""
+    [answer] = [row[3] for row in TABLE if row[0] == kind and row[1] in ("", site) and row[2] in ("", origin)]
+    return answer
+
+
+@pytest.mark.parametrize(("kind", "site", "origin", "said_site", "said_origin"), CASES)
+def test_every_case_has_one_row_and_the_answer_is_the_one_that_it_says(
+    kind: Kind, site: str, origin: str, said_site: str | None, said_origin: str | None
+) -> None:
+    assert (asked(kind, said_site, said_origin) or "pass") == row_for(kind, site, origin)
+
+
+def test_the_table_has_twenty_one_rows() -> None:
+    assert len(TABLE) == 21
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("https://shop.example", "shop.example"),
+        ("https://shop.example", "shop.example:443"),
+        ("http://shop.example", "shop.example:80"),
+        ("https://shop.example", "SHOP.example"),
+        ("http://[::1]:8000", "[::1]:8000"),
+        ("http://127.0.0.1:8000", "127.0.0.1:8000"),
+    ],
+)
+def test_an_origin_is_ours_however_a_proxy_spells_our_host(origin: str, host: str) -> None:
+    assert asked("unsafe", None, origin, host) is None
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("http://shop.example", "shop.example:443"),
+        ("https://shop.example", "shop.example:80"),
+        ("https://shop.example:80", "shop.example"),
+        ("https://shop.example", "shop.example:"),
+        ("https://shop.example", "shop.example, evil.example"),
+        ("null", "null"),
+        ("null", ""),
+        ("null", None),
+        ("https://", ""),
+        ("https://:443", ""),
+        ("file://", ""),
+        ("https://shop.example", None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["unsafe", "handshake"])
+def test_an_origin_that_is_not_quite_ours_is_foreign(kind: Kind, origin: str, host: str | None) -> None:
+    """`Origin: null` has an empty host, and so has a request of HTTP/1.0."""
+    assert asked(kind, None, origin, host) is WhyRefused.FOREIGN_ORIGIN
+
+
+def test_a_header_that_is_there_twice_does_not_pass_by_its_first_half() -> None:
+    twice = [(b"sec-fetch-site", b"same-origin"), (b"sec-fetch-site", b"cross-site")]
+    assert why_foreign("unsafe", twice, ()) is WhyRefused.CROSS_SITE
+    origins = [(b"host", b"a.example"), (b"origin", b"https://a.example"), (b"origin", b"https://evil.example")]
+    assert why_foreign("unsafe", origins, ()) is WhyRefused.FOREIGN_ORIGIN
+
+
+def test_the_names_of_headers_have_no_case() -> None:
+    assert why_foreign("unsafe", [(b"Sec-Fetch-Site", b"cross-site")], ()) is WhyRefused.CROSS_SITE
+
+
+@given(st.binary(max_size=80), st.binary(max_size=80), st.binary(max_size=80))
+def test_whatever_the_headers_hold_is_no_error(site: bytes, origin: bytes, host: bytes) -> None:
+    headers = [(b"sec-fetch-site", site), (b"origin", origin), (b"host", host)]
+    assert why_foreign("unsafe", headers, ()) in (None, *WhyRefused)
+    assert why_foreign("handshake", headers, ()) in (None, *WhyRefused)
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("https://admin.example", "https://admin.example"),
+        ("https://Admin.Example:443", "https://admin.example"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://localhost:80", "http://localhost"),
+        ("https://localhost:80", "https://localhost:80"),
+        ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+    ],
+)
+def test_an_origin_is_spelled_as_browsers_do(text: str, origin: str) -> None:
+    assert as_origin(text) == origin
+
+
+@pytest.mark.parametrize(
+    "text", ["", "*", "null", "admin.example", "https://", "https://a/", "https://a?b", "https://a b", "https://u@a"]
+)
+def test_what_is_no_origin_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not an origin"):
+        as_origin(text)
+
+
+# Tokens
+
+SECRET = "a secret"
+NONCE = bytes(range(16))
+
+
+@given(st.text(), st.binary(min_size=16, max_size=16))
+def test_a_token_is_good_for_its_secret_only(secret: str, nonce: bytes) -> None:
+    token = token_for(secret, nonce)
+    assert is_good(token, [secret])
+    assert is_good(token, ["another", secret])
+    assert not is_good(token, [secret + "x", "another"])
+    assert not is_good(token, [])
+
+
+def test_tokens_of_one_secret_have_nothing_in_common() -> None:
+    """BREACH: what is in every page, at the same place and the same, can be guessed from the lengths of many pages."""
+    tokens = [token_for(SECRET, bytes([number]) * 16) for number in range(50)]
+    parts = [{token[at : at + 4] for token in tokens} for at in range(24, 64, 4)]
+    assert all(len(part) >= 49 for part in parts)
+    assert not any(SECRET in token for token in tokens)
+
+
+@pytest.mark.parametrize("at", range(0, 64, 7))
+def test_a_token_with_one_character_changed_is_not_good(at: int) -> None:
+    token = token_for(SECRET, NONCE)
+    other = "A" if token[at] != "A" else "B"
+    assert not is_good(token[:at] + other + token[at + 1 :], [SECRET])
+
+
+@pytest.mark.parametrize(
+    "token", ["", "A" * 63, "A" * 64, "A" * 65, "=" * 64, "ä" * 64, "\ud800" * 64, "A" * 63 + "=", "A" * 1_000_000]
+)
+def test_rubbish_is_not_good_and_no_error(token: str) -> None:
+    assert not is_good(token, [SECRET])
+
+
+@given(st.text(max_size=70))
+def test_whatever_is_sent_as_token_is_no_error(token: str) -> None:
+    assert not is_good(token, [SECRET])
+
+
+def test_the_secret_is_not_the_key_under_which_it_stands() -> None:
+    """Names of keys stand in messages of errors."""
+    data: dict[str, Any] = {}
+    secret = put_secret(data, "r4nd0m", bytes(32))
+    assert data == {"__csrf__r4nd0m": secret}
+
+
+def test_what_somebody_else_has_put_there_is_no_secret() -> None:
+    """Who could make the secret an empty text, or a number, would know it."""
+    assert secrets_in({"__csrf__a": "", "__csrf__b": 1, "__csrf__c": None, "__csrf__d": ["x"], "csrf": "x"}) == []
+
+
+def test_two_first_pages_at_once_both_have_good_tokens() -> None:
+    one: dict[str, Any] = {"user": "ann"}
+    other = dict(one)
+    first, second = put_secret(one, "aaa", b"1" * 32), put_secret(other, "bbb", b"2" * 32)
+    merged = changes.apply(changes.diff({"user": "ann"}, one), other)
+    for secret in (first, second):
+        assert is_good(token_for(secret, NONCE), secrets_in(merged))
+
+
+def test_renewing_ends_all_secrets_and_leaves_one() -> None:
+    data: dict[Any, Any] = {"user": "ann", 1: "one"}
+    old = [put_secret(data, "aaa", b"1" * 32), put_secret(data, "bbb", b"2" * 32)]
+    renew_secrets(data, "ccc", b"3" * 32)
+    [new] = secrets_in(data)
+    assert new not in old
+    assert data == {"user": "ann", 1: "one", "__csrf__ccc": new}

@@ -1,0 +1,54 @@
+"""The store of the example, which a user could have written, keeps the contract: this is how its author shows it."""
+
+import importlib.util
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from starsessions import SessionBackend
+from starsessions.backends.stored import StoredBackend
+from starsessions.testing import OpenBackend, OpenStore
+from starsessions.testing.model import SETTINGS, check_against_model
+from starsessions.testing.suite import BackendSuite, StoreSuite
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_store.py"
+spec = importlib.util.spec_from_file_location("custom_store", EXAMPLE)
+assert spec
+assert spec.loader
+custom_store: Any = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(custom_store)
+
+
+class TestFileStore(StoreSuite):
+    event_loops = ("asyncio", "trio")
+
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> OpenStore:
+        return lambda name: custom_store.FileStore(tmp_path / name)
+
+
+class TestFileBackend(BackendSuite):
+    @pytest.fixture
+    def open_backend(self, tmp_path: Path) -> OpenBackend:
+        return lambda: StoredBackend(custom_store.FileStore(tmp_path / "sessions"))
+
+
+def test_what_is_to_be_closed_is_closed_also_by_the_model(tmp_path: Path) -> None:
+    steps = []
+
+    def open_backend() -> AbstractAsyncContextManager[SessionBackend]:
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[SessionBackend]:
+            steps.append("open")
+            yield StoredBackend(custom_store.FileStore(tmp_path / "sessions"))
+            steps.append("close")
+
+        return opened()
+
+    check_against_model(open_backend, settings=settings(SETTINGS, max_examples=2, derandomize=True, database=None))
+    assert steps[:2] == ["open", "close"]
+    assert len(steps) % 2 == 0
