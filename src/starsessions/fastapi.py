@@ -31,6 +31,7 @@ from starlette.requests import HTTPConnection
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.record import WhyNew
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from starsessions.scope import session_in
 from starsessions.session import Session
 from starsessions.typed import TypedSession
 
@@ -86,9 +87,7 @@ class SessionCookie(SecurityBase):
         self._is_compared = False
 
     async def __call__(self, connection: HTTPConnection) -> Session:
-        session = connection.scope.get(self._scope_key)
-        if not isinstance(session, Session):
-            raise ImproperlyConfigured(self._what_is_missing(session))
+        session = session_in(connection, self._scope_key)
         await session.load()
         self._compare(session)
         return session
@@ -140,17 +139,6 @@ class SessionCookie(SecurityBase):
             return await seen.load(session)
 
         return typed_session
-
-    def _what_is_missing(self, found: object) -> str:
-        if found is None:
-            return (
-                f'There is no session in scope["{self._scope_key}"]: call app.add_middleware(SessionMiddleware, …) on '
-                "the application of this endpoint, or on one that it is mounted in."
-            )
-        return (
-            f'What stands in scope["{self._scope_key}"] is not a session of starsessions: '
-            "is Starlette's own SessionMiddleware still installed?"
-        )
 
     def _compare(self, session: Session) -> None:
         """Say once that the document names another cookie."""
