@@ -259,6 +259,8 @@ def test_the_way_back_to_a_mounted_application_is_the_whole_path(pages: FastAPI,
     outer.mount("/shop", pages)
     outer.add_middleware(SessionMiddleware, secret_key=KEY, session_cookie="outer")
     assert browser_of(outer).get("/shop/orders/").headers["location"] == "/login?next=/shop/orders/"
+    location = browser_of(outer, root_path="/root").get("/shop/x").headers["location"]
+    assert location.partition("?next=")[2] == "/root/shop/x"
 
 
 def table_of_safe_next() -> list[tuple[str, str]]:
