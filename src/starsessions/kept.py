@@ -193,6 +193,10 @@ class KeptDict(AskingDict):
             self._handed_out = True  # so that it is looked at again when the application is done
         self.modified = True
 
+    def clear(self) -> None:
+        super().clear()
+        self._views = ()  # or a model that was changed before would put itself in again
+
     def _check_known(self) -> None:
         """Refuse to change a session that may well exist: what is there would be lost, and a logout would be none."""
         if self.why_new is WhyNew.UNAVAILABLE:
@@ -466,6 +470,7 @@ class KeptDict(AskingDict):
 
     def _rebase(self, current: Found) -> None:
         """Do to what is stored now what this request did to what it found."""
+        self._gather()
         base, theirs, mine = self._stored(), self._setting.loads(current.record.payload), self._items()
         ours = changes.diff(base, mine)
         merged = changes.apply(ours, theirs)
