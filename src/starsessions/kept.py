@@ -32,7 +32,7 @@ from starsessions.core.record import (
     touch_due,
     why_over,
 )
-from starsessions.core.serializer import Msgpack, differs_for_sure
+from starsessions.core.serializer import Msgpack
 from starsessions.events import Event, RotatedIdUsed, handle_for
 from starsessions.exceptions import (
     BackendUnavailable,
@@ -163,6 +163,7 @@ class KeptDict(AskingDict):
         self._client = scope.get("client")
         self._root_path = root_path
         self._ready = self._handed_out = self._loaded = self.accessed = self.modified = False
+        self._only_plain = True
         self._found = self._replaced = self._next_id = self._expiry = None
         self._phase = OPEN
         self._cookie = NOTHING_TO_SAY
@@ -292,8 +293,10 @@ class KeptDict(AskingDict):
         if found is not None:
             record = found.record
             if self.modified or by_hand or (self._handed_out and not setting.matches(record.payload, self)):
-                payload = setting.dumps(self) if self._handed_out else setting.dumps_again(self, record.payload)
-                differs = payload != record.payload and self._differs(record, payload)
+                base = record.payload
+                as_loaded = self._only_plain and not self._handed_out
+                payload = setting.dumps_again(self, base) if as_loaded else setting.dumps(self)
+                differs = payload != base and (setting.differs_for_sure(payload, base) or self._differs(base))
             expires = self._expiry is not None and self._expiry != expiry_of(record)
             if setting.keeps_going:
                 now = int(setting.clock())
@@ -315,13 +318,11 @@ class KeptDict(AskingDict):
         )
         return decision, payload
 
-    def _differs(self, record: Record, payload: Any) -> bool:
-        """Whether other bytes than were found are other data, and not only another order."""
-        if self._setting.ours and differs_for_sure(payload, record.payload):
-            return True
-        base = self._setting.loads(record.payload)
+    def _differs(self, base: Any) -> bool:
+        """Whether other bytes than these are other data, and not only another order."""
+        data = self._setting.loads(base)
         # In C first; what is equal there may still have turned 1 into True.
-        return not (dict.__eq__(self, base) and changes.same_items(base, self._items()))
+        return not (dict.__eq__(self, data) and changes.same_items(data, self._items()))
 
     def _items(self) -> dict[str, Any]:
         """The data as a plain dict, whatever state the session is in."""
@@ -570,7 +571,10 @@ class KeptDict(AskingDict):
             return dict.__len__(self) > 0
         if self._expiry is not None and self._expiry != expiry_of(found.record):
             return True
-        return not setting.matches(found.record.payload, self) and self._differs(found.record, setting.dumps(self))
+        base = found.record.payload
+        return not setting.matches(base, self) and (
+            setting.differs_for_sure(setting.dumps(self), base) or self._differs(base)
+        )
 
     def _weights(self) -> list[tuple[str, int]]:
         """The heaviest keys, and about how many bytes each of them takes before it is sealed."""

@@ -8,7 +8,7 @@ from starsessions.backends.base import Backend, Clock, Found, Peeking, Sealing
 from starsessions.core.carrier import tokens_of
 from starsessions.core.cookies import CookieSpec
 from starsessions.core.record import Policy, Record, WhyNew, why_over
-from starsessions.core.serializer import Msgpack, dumper_again, matcher
+from starsessions.core.serializer import Msgpack, differs_for_sure, dumper_again, matcher
 from starsessions.events import OnEvent
 
 OnConflict = Literal["merge", "raise"] | Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], dict[str, Any]]
@@ -55,8 +55,8 @@ class Setting:
     """Whether a request goes on without its session when the store fails."""
     keeps_going: bool
     """Whether use alone can renew or rotate a session."""
-    ours: bool
-    """Whether the serializer is one of ours, whose payloads can be compared without decoding them."""
+    differs_for_sure: Callable[[Any, Any], bool]
+    """Whether other bytes are other data, as far as it can be told without decoding them."""
 
 
 def setting_for(
@@ -94,8 +94,12 @@ def setting_for(
         users=users,
         anonymous_if_unavailable=anonymous_if_unavailable,
         keeps_going=policy.rolling or policy.rotate_every is not None,
-        ours=isinstance(serializer, Msgpack),
+        differs_for_sure=differs_for_sure if isinstance(serializer, Msgpack) else _who_knows,
     )
+
+
+def _who_knows(payload: Any, base: Any) -> bool:
+    return False
 
 
 def looking(
