@@ -320,9 +320,7 @@ class KeptDict(AskingDict):
 
     def _differs(self, base: Any) -> bool:
         """Whether other bytes than these are other data, and not only another order."""
-        data = self._setting.loads(base)
-        # In C first; what is equal there may still have turned 1 into True.
-        return not (dict.__eq__(self, data) and changes.same_items(data, self._items()))
+        return not changes.same_items(self._setting.loads(base), self._items())
 
     def _items(self) -> dict[str, Any]:
         """The data as a plain dict, whatever state the session is in."""

@@ -266,7 +266,7 @@ async def test_another_serializer_takes_over(site_of: Callable[..., Site]) -> No
 @pytest.mark.parametrize(
     "value", [1.5, float("inf"), b"a", 2**70, "\ud800", (1,), {1}, date(2024, 5, 6), UUID(int=1), {"a": (1,)}]
 )
-@pytest.mark.parametrize("before", [{"a": 1}, {"a": [1.5]}, {"a": (1,)}])
+@pytest.mark.parametrize("before", [{"a": 1}, {"a": [1.5]}, {"a": [float("nan")]}, {"a": (1,)}])
 async def test_what_is_put_under_one_key_is_kept_whatever_its_type(
     site_of: Callable[..., Site], backend: SessionBackend, before: dict[str, Any], value: Any
 ) -> None:
