@@ -1,5 +1,6 @@
 """Sessions in the memory of this process: for development, tests, and services that run as one process."""
 
+from array import array
 from collections.abc import Coroutine, Mapping
 from itertools import count
 from struct import Struct
@@ -23,12 +24,14 @@ class MemoryStore:
     they are over, so that dead entries go as fast as new ones come.
 
     An entry is one bytes object, its deadline and version in front: no container that the garbage collector would have
-    to visit, a million times over. A lock makes each verb atomic between threads.
+    to visit, a million times over. The sweep has the deadlines in a row of their own, since entries lie all over the
+    memory. A lock makes each verb atomic between threads.
     """
 
     def __init__(self) -> None:
         self._entries: dict[str, bytes] = {}
         self._keys: list[str] = []  # every key of _entries, once: the sweep's way around
+        self._ends = array("Q")  # and when its entry is over
         self._next = 0
         self._versions = count(1)
         self._lock = Lock()
@@ -52,30 +55,30 @@ class MemoryStore:
 
     async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         with self._lock:
-            self._check(key, expect, now)
-            version = next(self._versions)
             stored = self._entries.get(key)
+            current, place = None, len(self._keys)
+            if stored is not None:
+                ends_at, version, place = _HEAD.unpack_from(stored)
+                current = version if now < ends_at else None
+            if current != expect:
+                raise Refused(self.peek(key, now))
+            expires_at, version = max(0, expires_at), next(self._versions)
+            self._entries[key] = _HEAD.pack(expires_at, version, place) + value
             if stored is None:
-                place = len(self._keys)
                 self._keys.append(key)
+                self._ends.append(expires_at)
             else:
-                place = _HEAD.unpack_from(stored)[2]
-            self._entries[key] = _HEAD.pack(max(0, expires_at), version, place) + value
+                self._ends[place] = expires_at
             self._sweep_two(now)
             return version
 
     async def delete(self, key: str, expect: Version | None, now: int) -> bool:
         with self._lock:
-            if expect is not None:
-                self._check(key, expect, now)
-            lived = self.peek(key, now) is not None
+            current = self.peek(key, now)
+            if expect is not None and (current is None or current.version != expect):
+                raise Refused(current)
             self._drop(key)
-            return lived
-
-    def _check(self, key: str, expect: Version | None, now: int) -> None:
-        current = self.peek(key, now)
-        if (None if current is None else current.version) != expect:
-            raise Refused(current)
+            return current is not None
 
     def _drop(self, key: str) -> None:
         """Forget an entry; the last key takes its place on the sweep's way."""
@@ -83,22 +86,21 @@ class MemoryStore:
         if stored is None:
             return
         place = _HEAD.unpack_from(stored)[2]
-        last = self._keys.pop()
+        last, expires_at = self._keys.pop(), self._ends.pop()
         if last != key:
-            self._keys[place] = last
+            self._keys[place], self._ends[place] = last, expires_at
             moved = self._entries[last]
-            expires_at, version, _ = _HEAD.unpack_from(moved)
+            version = _HEAD.unpack_from(moved)[1]
             self._entries[last] = _HEAD.pack(expires_at, version, place) + moved[_HEAD.size :]
 
     def _sweep_two(self, now: int) -> None:
         for _ in range(min(2, len(self._keys))):
             if self._next >= len(self._keys):
                 self._next = 0
-            key = self._keys[self._next]
-            if self.peek(key, now) is None:
-                self._drop(key)
-            else:
+            if now < self._ends[self._next]:
                 self._next += 1
+            else:
+                self._drop(self._keys[self._next])
 
 
 class InMemoryBackend(StoredBackend):
