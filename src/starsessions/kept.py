@@ -371,12 +371,21 @@ class KeptDict(AskingDict):
         if action is _DROP:
             self._end_quietly()
             return True
-        seal = self._setting.seal
-        if seal is None or action is _DELETE:
+        setting, found = self._setting, self._found
+        keep = setting.keep
+        if keep is None or action not in setting.at_once:
             return False
-        record = self._renewed(payload, int(self._setting.clock()))
-        self._kept(Found(seal(record), record))
-        self._cookie = _SET  # another seal is another token
+        if self._identity is not None and setting.backend.owners is not None:
+            return False  # the user's list is to be asked
+        now = int(setting.clock())
+        record = self._renewed(payload, now)
+        try:
+            kept = keep(found, record, now)
+        except Conflict:
+            return False  # it is tried once more by those who can tell
+        self._kept(kept)
+        if cookie is _SET or found is None or self._moved(found, kept, now):
+            self._cookie = _SET
         return True
 
     async def _carry_out(self, plan: Plan) -> None:

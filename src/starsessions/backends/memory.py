@@ -1,20 +1,18 @@
 """Sessions in the memory of this process: for development, tests, and services that run as one process."""
 
 from array import array
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from itertools import count
 from struct import Struct
 from threading import Lock
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
-from starsessions.backends.base import Clock, Found, wall_clock
+from starsessions.backends.base import Clock, Found, in_one_step, wall_clock
 from starsessions.backends.store import Entry, Refused, Version
 from starsessions.backends.stored import Moved, StoredBackend
 from starsessions.core.record import WhyNew
 from starsessions.core.serializer import Serializer
-
-T = TypeVar("T")
 
 _HEAD = Struct(">QQQ")  # expires_at, version, and where the key stands in `_keys`
 
@@ -123,7 +121,12 @@ class InMemoryBackend(StoredBackend):
 
     def peek(self, token: str, now: int) -> Found | WhyNew:
         read = self._read(token, token, self.store.peek(token, now))
-        return _at_once(self._followed(read, token, now)) if isinstance(read, Moved) else read
+        return in_one_step(self._followed(read, token, now)) if isinstance(read, Moved) else read
+
+    @property
+    def never_waits(self) -> bool:  # type: ignore[override]
+        # A subclass may have a `replace` of its own, and somebody may have put another store in the place of ours.
+        return type(self.store) is MemoryStore and type(self).replace is StoredBackend.replace
 
     def __len__(self) -> int:
         return len(self.store)
@@ -145,14 +148,3 @@ class InMemoryBackend(StoredBackend):
             if isinstance(found, Found):
                 held[key] = self.serializer.loads(found.record.payload)
         return MappingProxyType(held)
-
-
-def _at_once(work: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns that waits for nothing: those of a `MemoryStore` do not."""
-    try:
-        work.send(None)
-    except StopIteration as done:
-        result: T = done.value
-        return result
-    work.close()
-    raise RuntimeError("it waits for something")
