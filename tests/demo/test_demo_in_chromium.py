@@ -156,13 +156,16 @@ def test_a_form_of_a_device_that_was_signed_out_gets_a_clear_answer(visit: Calla
     assert (there.sees("name"), there.sees("pieces")) == (None, "0")
 
 
-def test_other_tabs_of_the_device_that_signed_out_all_others_stay_live(visit: Callable[..., Visitor]) -> None:
-    here, there = visit(), visit("another_chromium")
+@pytest.mark.parametrize("backend", ["memory", "cookie"])
+def test_other_tabs_of_the_device_that_signed_out_all_others_stay_live(
+    visit: Callable[..., Visitor], backend: str
+) -> None:
+    here, there = visit(DEMO_BACKEND=backend), visit("another_chromium", DEMO_BACKEND=backend)
     user = somebody()
     for device in (here, there):
         device.sign_in(user)
         device.waits_until_live()
-    with in_another_tab(here):  # which gives the session a new id, that the first tab's WebSocket does not know
+    with in_another_tab(here):  # which gives the session a new id: a WebSocket with a sealed cookie must connect again
         here.click("to-devices")
         here.click("end-others")
         assert there.hears_that_it_was_signed_out()

@@ -19,7 +19,7 @@ function watch() {
   socket.onclose = (event) => {
     document.documentElement.dataset.live = false;
     if (event.code !== ENDED) setTimeout(watch, PAUSE); // the server is away
-    else if (isOurs) watch(); // perhaps a new id only, as after "sign out everywhere else" in another tab
+    else if (isOurs) watch(); // perhaps signed in again, in another tab: ask who it is now
     else notice.hidden = false;
   };
 }
