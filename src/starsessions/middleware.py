@@ -49,8 +49,8 @@ class SessionMiddleware:
     `rolling`: use renews a session, and not only a write; at most once per `renew_every` (a tenth of `max_age`).
     `rotate_every`: give a session a new id when its id is that old; the old one stays usable for `rotate_grace`.
     `on_conflict`: when two requests at once have changed the same key: "merge", so that the later one wins; "raise"
-    `SessionConflict`; or a function of the whole data as it was loaded, as the other request left it, and as this one
-    has it, which returns what is stored. (Different keys are merged in any case.)
+    `SessionConflict`; or a function of the data as it was loaded, as the other request left it, and as this one has it:
+    what it returns decides about the keys that both have changed. (All others are merged in any case.)
     `on_unavailable`: when the store fails: "error", which is a 503 unless the application handles `BackendUnavailable`;
     or "anonymous": the request goes on with an empty session, and a 503 comes only if it is changed.
     `on_event`: called after the response with what the application may want to hear of: see `starsessions.events`.

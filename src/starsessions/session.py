@@ -65,6 +65,7 @@ class Session(KeptDict):
             dict.clear(self)
             self._ready = False
             self._found = None
+            self._views = ()
 
     @property
     def is_modified(self) -> bool:

@@ -35,7 +35,7 @@ class _SealedCookieBackend(Backend):
         self.max_cookies = max_cookies
         self.clock = clock
         store = revocations.store if isinstance(revocations, StoredBackend) else revocations
-        self.owners = None if store is None else Owners(store)
+        self.owners: Owners | None = None if store is None else Owners(store)
         self.policy: Policy = Policy() if self.max_age is None else Policy(self.max_age)
         self._seal_for("session")
 

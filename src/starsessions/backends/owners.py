@@ -117,18 +117,13 @@ class Owners:
                 entry = refused.current
         raise BackendUnavailable("The list of a user's sessions was changed by others too often.")
 
-    async def keep_listed(
-        self, record: Record, key: str, ends_at: int, now: int, *, has_moved: bool = False, is_sealed: bool = False
-    ) -> Record:
+    async def keep_listed(self, record: Record, key: str, ends_at: int, now: int, *, is_sealed: bool = False) -> Record:
         """See to it that the list knows where the session stands for as long as it may last, and note that down.
 
-        Most renewals need not ask: the list was told of twice the time. `has_moved`: the session has a new id.
+        Most renewals need not ask: the list was told of twice the time.
         """
         identity = record.identity
-        if identity is None:
-            return record
-        is_told = ends_at <= identity.listed_until
-        if is_told and (not has_moved or identity.signed_in_at == now):  # sign_in() has said where it is going to stand
+        if identity is None or ends_at <= identity.listed_until:
             return record
         identity = replace(identity, listed_until=max(identity.listed_until, listing_end(ends_at, now)))
         listed = listed_as(identity, key, now, is_sealed)
@@ -139,6 +134,15 @@ class Owners:
             now,
         )
         return replace(record, identity=identity)
+
+    async def moved(self, identity: Identity, key: str, now: int) -> None:
+        """A session that is listed stands elsewhere now. One that is not was ended meanwhile, and stays so."""
+        await self.change(
+            identity.user_id,
+            lambda index: tuple(replace(one, key=key) if one.handle == identity.handle else one for one in index),
+            now,
+            now,
+        )
 
     async def is_listed(self, identity: Identity, now: int) -> bool:
         """Whether the session was not taken from the list: that is how it is ended from elsewhere."""
