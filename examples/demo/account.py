@@ -3,18 +3,27 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Request, Response
-from pages import CurrentSession, User, go_to, meant, show
+from fastapi.responses import RedirectResponse
+from pages import CurrentSession, User, cookie, go_to, meant, show
 from pydantic import StringConstraints
 from settings import FRESH_FOR, user_sessions
 
+from starsessions import Session
+from starsessions.fastapi import safe_next
+
 router = APIRouter(dependencies=[Depends(meant)])
 
+FreshSession = Annotated[Session, Depends(cookie.fresh(within=FRESH_FOR, redirect_to="/devices"))]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40)]
 
 
 @router.post("/sign-in")
 async def sign_in(
-    request: Request, session: CurrentSession, name: Annotated[Name, Form()], remember: Annotated[bool, Form()] = False
+    request: Request,
+    session: CurrentSession,
+    name: Annotated[Name, Form()],
+    remember: Annotated[bool, Form()] = False,
+    next: Annotated[str | None, Form()] = None,  # noqa: A002 - what the library calls it in the address
 ) -> Response:
     # A real application checks a password first.
     is_again = session.user_id == name
@@ -25,7 +34,8 @@ async def sign_in(
     if not remember:
         session.set_expiry(None)  # the cookie goes when the browser is closed; the server ends the session on time
     session.flash("Thank you, it is you." if is_again else f"Welcome, {name}.", "success")
-    return go_to(request, "devices" if is_again else "page")
+    # Where they wanted to go. Anybody can make a link with a `next`, so only paths of our own count.
+    return RedirectResponse(safe_next(next, default=request.url_for("page").path), status_code=303)
 
 
 @router.post("/sign-out")
@@ -62,10 +72,9 @@ async def end_other_devices(request: Request, session: CurrentSession, user: Use
 
 
 @router.post("/close-account")
-async def close_account(request: Request, session: CurrentSession, user: User) -> Response:
-    if not session.is_fresh(within=FRESH_FOR):  # perhaps a passer-by, at a screen that was left alone
-        session.flash("Please sign in again first.", "warning")
-        return go_to(request, "devices")
+async def close_account(request: Request, session: FreshSession, user: User) -> Response:
+    # Whose sign in was too long ago is perhaps a passer-by, at a screen that was left alone. They are sent back to the
+    # page of devices, which has the form to sign in again in the place of the button.
     await session.sign_out()
     await user_sessions.end_all(user)
     session.flash("Your account is closed, and all your devices are signed out.")

@@ -49,14 +49,14 @@ for part in (shop, account, live):
 app.add_middleware(CsrfMiddleware, refuse=pages.refused)
 app.add_exception_handler(CsrfFailed, pages.refused)
 
+# No `autoload`: the dependency `CurrentSession` loads the session where it is asked for, and the stylesheet is served
+# without a glance at the cookie.
 app.add_middleware(
     SessionMiddleware,
     backend=settings.backend,
     session_cookie=settings.COOKIE,
     https_only=settings.HTTPS_ONLY,
     partitioned=settings.PARTITIONED,
-    # Without this, each endpoint would begin with `await request.session.load()`.
-    autoload=True,
     # Looking around is use, too, and to the minute the page of devices says when that was.
     rolling=True,
     renew_every=60,

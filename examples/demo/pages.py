@@ -4,13 +4,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, HTTPException, Request, Response
+from fastapi import Depends, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.templating import Jinja2Templates
-from starlette.requests import HTTPConnection
+from settings import COOKIE
 
 from starsessions import Session, csrf, flash
 from starsessions.csrf import CsrfFailed, WhyRefused
+from starsessions.fastapi import SessionCookie
 from starsessions.scope import session_in
 
 HERE = Path(__file__).parent
@@ -26,23 +27,10 @@ HEADERS = {
 
 # --- who asks --------------------------------------------------------------------------------------------------------
 
+cookie = SessionCookie(COOKIE)
 
-async def current_session(connection: HTTPConnection) -> Session:
-    """The session with its own type; Starlette only promises a dict."""
-    return session_in(connection)
-
-
-CurrentSession = Annotated[Session, Depends(current_session)]
-
-
-async def signed_in(request: Request, session: CurrentSession) -> str:
-    """The user's name. Who is nobody is shown where to sign in."""
-    if session.user_id is None:
-        raise HTTPException(303, headers={"location": request.url_for("page").path + "#sign-in-title"})
-    return session.user_id
-
-
-User = Annotated[str, Depends(signed_in)]
+CurrentSession = Annotated[Session, Depends(cookie)]
+User = Annotated[str, Depends(cookie.user_id(redirect_to="/"))]
 
 # --- which forms are believed ----------------------------------------------------------------------------------------
 
@@ -60,6 +48,7 @@ async def meant(request: Request, session: CurrentSession) -> None:
 
 async def refused(request: Request, error: CsrfFailed) -> Response:
     """A page that says what happened, in place of a bare 403."""
+    await session_in(request).load()  # no dependency has, if it was the middleware that refused
     is_stale = error.why in (WhyRefused.NO_TOKEN, WhyRefused.STALE_TOKEN)
     return show(request, "refused.html", error.status_code, is_stale=is_stale)
 

@@ -133,7 +133,7 @@ def test_signed_out_everywhere_else_the_other_device_hears_of_it_and_is_nobody_a
 
     assert there.hears_that_it_was_signed_out()
     there.click("to-devices")
-    assert (there.sees("name"), there.sees("sign-in-title")) == (None, "Sign in")
+    assert (there.sees("name"), there.sees("sign-in-title")) == (None, "Sign in to go on")
 
     here.open("")
     here.waits_until_live()

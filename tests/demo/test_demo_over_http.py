@@ -395,8 +395,14 @@ def test_the_devices_of_a_user_are_listed_and_this_one_is_marked(browser: Browse
 
 def test_the_page_of_devices_shows_a_visitor_where_to_sign_in(browser: Browser) -> None:
     page = browser.get("/devices")
-    assert (page.url.path, page.url.fragment) == ("/", "sign-in-title")
+    assert (page.url.path, text_of(page, "sign-in-title")) == ("/", "Sign in to go on")
     assert "set-cookie" not in page.headers
+    (wanted,) = re.findall(r'name="next" value="([^"]*)"', page.text)
+    assert sign_in(browser, next=wanted).url.path == "/devices"
+
+
+def test_nobody_is_led_to_another_site_by_signing_in(browser: Browser) -> None:
+    assert sign_in(browser, next="//evil.test/").url.path == "/"
 
 
 def test_one_device_is_ended_by_its_handle(browser: Browser, phone: Browser) -> None:
@@ -453,10 +459,10 @@ def test_closing_the_account_asks_to_sign_in_again_after_a_while(start_demo: Cal
         browser.post("/cart", {"sku": "tea"})
         time.sleep(3)
         page = browser.post("/close-account")
-        assert messages_on(page) == ["Please sign in again first."]
         assert text_of(page, "name") == "Ada"
+        assert "Before you can close your account, sign in again" in page.text
 
-        page = sign_in(browser, "Ada", remember="1")
+        page = sign_in(browser, "Ada", remember="1", next="/devices")
         assert page.url.path == "/devices"
         assert messages_on(page) == ["Thank you, it is you."]
         assert text_of(page, "pieces") == "1"
