@@ -69,6 +69,27 @@ def new_handle() -> str:
     return to_base64url(urandom(12))
 
 
+class NotListed(Exception):
+    """A session that is one only as long as it is listed was taken from the list."""
+
+
+def placed(index: Index, listed: Listed, instead_of: str | None = None) -> Index:
+    """The list with this session in the place of the one with that handle (its own), or at the end.
+
+    A sealed cookie is never added: what is not listed was ended, however late somebody writes it.
+
+    >>> one, two = Listed("one", "a-key", 1, 2), Listed("two", "another", 1, 2)
+    >>> [each.handle for each in placed((one, two), Listed("new", "a-third", 1, 2), instead_of="one")]
+    ['new', 'two']
+    """
+    old = instead_of or listed.handle
+    if any(one.handle == old for one in index):
+        return tuple(listed if one.handle == old else one for one in index)
+    if listed.identity is not None:
+        raise NotListed
+    return (*index, listed)
+
+
 def listing_end(ends_at: int, now: int) -> int:
     """Until when to list a session that is over at `ends_at`: as long again, so that renewing it rarely has to."""
     return ends_at + (ends_at - now)
@@ -122,12 +143,7 @@ class Owners:
             return record
         identity = replace(identity, listed_until=max(identity.listed_until, listing_end(ends_at, now)))
         listed = listed_as(identity, key, now, is_sealed)
-        await self.change(
-            identity.user_id,
-            lambda index: (*(one for one in index if one.handle != listed.handle), listed),
-            listed.until,
-            now,
-        )
+        await self.change(identity.user_id, lambda index: placed(index, listed), listed.until, now)
         return replace(record, identity=identity)
 
     async def moved(self, identity: Identity, key: str, now: int) -> None:
