@@ -32,7 +32,7 @@ from starsessions.core.record import (
     touch_due,
     why_over,
 )
-from starsessions.core.serializer import Msgpack, differs_for_sure
+from starsessions.core.serializer import Msgpack
 from starsessions.events import Event, RotatedIdUsed, handle_for
 from starsessions.exceptions import (
     BackendUnavailable,
@@ -165,6 +165,7 @@ class KeptDict(AskingDict):
         self._client = scope.get("client")
         self._root_path = root_path
         self._ready = self._handed_out = self._loaded = self.accessed = self.modified = False
+        self._only_plain = True
         self._found = self._replaced = self._next_id = self._expiry = None
         self._phase = OPEN
         self._cookie = NOTHING_TO_SAY
@@ -301,8 +302,10 @@ class KeptDict(AskingDict):
         if found is not None:
             record = found.record
             if self.modified or by_hand or (self._handed_out and not setting.matches(record.payload, self)):
-                payload = setting.dumps(self) if self._handed_out else setting.dumps_again(self, record.payload)
-                differs = payload != record.payload and self._differs(record, payload)
+                base = record.payload
+                as_loaded = self._only_plain and not self._handed_out
+                payload = setting.dumps_again(self, base) if as_loaded else setting.dumps(self)
+                differs = payload != base and (setting.differs_for_sure(payload, base) or self._differs(base))
             expires = self._expiry is not None and self._expiry != expiry_of(record)
             if setting.keeps_going:
                 now = int(setting.clock())
@@ -329,13 +332,9 @@ class KeptDict(AskingDict):
         for view in self._views:
             view()
 
-    def _differs(self, record: Record, payload: Any) -> bool:
-        """Whether other bytes than were found are other data, and not only another order."""
-        if self._setting.ours and differs_for_sure(payload, record.payload):
-            return True
-        base = self._setting.loads(record.payload)
-        # In C first; what is equal there may still have turned 1 into True.
-        return not (dict.__eq__(self, base) and changes.same_items(base, self._items()))
+    def _differs(self, base: Any) -> bool:
+        """Whether other bytes than these are other data, and not only another order."""
+        return not changes.same_items(self._setting.loads(base), self._items())
 
     def _items(self) -> dict[str, Any]:
         """The data as a plain dict, whatever state the session is in."""
@@ -386,12 +385,21 @@ class KeptDict(AskingDict):
         if action is _DROP:
             self._end_quietly()
             return True
-        seal = self._setting.seal
-        if seal is None or action is _DELETE:
+        setting, found = self._setting, self._found
+        keep = setting.keep
+        if keep is None or action not in setting.at_once:
             return False
-        record = self._renewed(payload, int(self._setting.clock()))
-        self._kept(Found(seal(record), record))
-        self._cookie = _SET  # another seal is another token
+        if self._identity is not None and setting.backend.owners is not None:
+            return False  # the user's list is to be asked
+        now = int(setting.clock())
+        record = self._renewed(payload, now)
+        try:
+            kept = keep(found, record, now)
+        except Conflict:
+            return False  # it is tried once more by those who can tell
+        self._kept(kept)
+        if cookie is _SET or found is None or self._moved(found, kept, now):
+            self._cookie = _SET
         return True
 
     async def _carry_out(self, plan: Plan) -> None:
@@ -586,7 +594,10 @@ class KeptDict(AskingDict):
             return dict.__len__(self) > 0
         if self._expiry is not None and self._expiry != expiry_of(found.record):
             return True
-        return not setting.matches(found.record.payload, self) and self._differs(found.record, setting.dumps(self))
+        base = found.record.payload
+        return not setting.matches(base, self) and (
+            setting.differs_for_sure(setting.dumps(self), base) or self._differs(base)
+        )
 
     def _weights(self) -> list[tuple[str, int]]:
         """The heaviest keys, and about how many bytes each of them takes before it is sealed."""

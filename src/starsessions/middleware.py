@@ -238,7 +238,7 @@ class SessionMiddleware:
         if found is None:
             cookies = cookies_for(spec, [], 0, path, secure, most, session._headers)
         else:
-            if setting.seal is None and _COOKIE_VALUE.fullmatch(found.token) is None:
+            if not setting.backend.holds_data and _COOKIE_VALUE.fullmatch(found.token) is None:
                 raise ImproperlyConfigured("The backend gave an id that cannot stand in a cookie.")
             max_age = cookie_max_age(found.record, setting.policy, int(setting.clock()))
             # A refused cookie may be the first of several, from when max_cookies was more: the others have to go.
