@@ -214,7 +214,9 @@ class SessionMiddleware:
                 )
             headers += self._cookies(session, scope)
             if session._clears_site_data:
-                headers.append((b"clear-site-data", b'"cache", "cookies", "storage"'))
+                # A session that began since then (a message for the next page) has its cookie in this very response.
+                cookies = b'"cookies", ' if session._found is None else b""
+                headers.append((b"clear-site-data", b'"cache", ' + cookies + b'"storage"'))
         return {**message, "headers": headers}
 
     async def _adopt(self, session: Session, scope: Scope) -> None:

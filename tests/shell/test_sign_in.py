@@ -233,6 +233,22 @@ async def test_signing_out_can_tell_the_browser_to_forget_the_site(
     assert reply.all("clear-site-data") == ['"cache", "cookies", "storage"']
 
 
+async def test_a_message_said_after_signing_out_is_not_wiped_with_the_site(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    """The browser would forget the cookie that came in the same response (found in Chromium)."""
+    site = site_of(backend=backend)
+    await site.visit(sign_in())
+
+    async def act(session: Session) -> None:
+        await session.sign_out(clear_site_data=True)
+        session.flash("You are signed out.")
+
+    reply = await site.visit(act)
+    assert reply.all("clear-site-data") == ['"cache", "storage"']
+    assert len((await site.visit(lambda session: session.pop_flashes(background=True))).result) == 1
+
+
 @pytest.mark.parametrize("kind", ["rotated", "signed in again"])
 async def test_a_copy_of_a_sealed_cookie_from_before_is_nobody(
     site_of: Callable[..., Site], clock: Clock, kind: str
