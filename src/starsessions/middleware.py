@@ -18,7 +18,7 @@ from starsessions.backends.legacy import lift
 from starsessions.core.carrier import MIN_ROOM, cookies_for, room_for, split
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, SameSite
 from starsessions.core.durations import Duration
-from starsessions.core.headers import RawHeaders, forbid_storing, vary_by_cookie
+from starsessions.core.headers import RawHeaders, keep_for_one_person
 from starsessions.core.record import DEFAULT_MAX_AGE, WhyNew, cookie_max_age
 from starsessions.events import OnEvent, report
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionTooLarge
@@ -206,12 +206,10 @@ class SessionMiddleware:
         A new message with a new list: an application may send the same ones to everybody.
         """
         headers = list(message.get("headers", ()))
-        vary_by_cookie(headers)
-        if session._cookie is not NOTHING_TO_SAY:
-            if forbid_storing(headers):
-                _log.warning(
-                    "A response that sets the session cookie said Cache-Control: public; it now says no-store."
-                )
+        says_something = session._cookie is not NOTHING_TO_SAY
+        if keep_for_one_person(headers, says_something):
+            _log.warning("A response that sets the session cookie said Cache-Control: public; it now says no-store.")
+        if says_something:
             headers += self._cookies(session, scope)
             if session._clears_site_data:
                 headers.append((b"clear-site-data", b'"cache", "cookies", "storage"'))
