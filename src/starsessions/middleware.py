@@ -227,29 +227,28 @@ class SessionMiddleware:
         return current is not session and isinstance(current, dict) and not hasattr(current, "mark_accessed")
 
     def _cookies(self, session: Session, scope: Scope) -> RawHeaders:
-        if session._cookie is NOTHING_TO_SAY:
-            return []
         setting, found = self.setting, session._found
-        spec, most = setting.cookie, setting.backend.max_cookies
-        path = spec.path_under(session._root_path)
-        secure = spec.is_secure(scope.get("scheme", "http"))
+        spec, backend = setting.cookie, setting.backend
+        path, secure = spec.path_under(session._root_path), spec.is_secure(scope.get("scheme", "http"))
+        most = backend.max_cookies
         if found is None:
             cookies = cookies_for(spec, [], 0, path, secure, most, session._headers)
         else:
-            if not setting.backend.holds_data and _COOKIE_VALUE.fullmatch(found.token) is None:
+            token = found.token
+            if not backend.holds_data and _COOKIE_VALUE.fullmatch(token) is None:
                 raise ImproperlyConfigured("The backend gave an id that cannot stand in a cookie.")
             max_age = cookie_max_age(found.record, setting.policy, int(setting.clock()))
+            size = len(spec.name) + len(token)
             # A refused cookie may be the first of several, from when max_cookies was more: the others have to go.
-            alone = most == 1 and session.why_new in _NOTHING_REFUSED
-            if alone and path == "/" and len(spec.name) + len(found.token) <= MAX_COOKIE:
-                return [spec.set(spec.name, found.token, max_age, path, secure)]  # nearly always
+            if most == 1 and size <= MAX_COOKIE and path == "/" and session.why_new in _NOTHING_REFUSED:
+                return [spec.set(spec.name, token, max_age, path, secure)]  # nearly always
             room = room_for(spec, most, max_age, path, secure)
-            parts = split(found.token, max(room, 1))
+            parts = split(token, max(room, 1))
             if len(parts) > most or room < MIN_ROOM:
-                raise SessionTooLarge(len(spec.name) + len(found.token), most * MAX_COOKIE, session._weights())
+                raise SessionTooLarge(size, most * MAX_COOKIE, session._weights())
             cookies = cookies_for(spec, parts, max_age, path, secure, most, session._headers)
         replaced = session._replaced
-        if path != "/" and spec.path is None and replaced and not setting.backend.was_written_by_us(replaced):
+        if path != "/" and spec.path is None and replaced and not backend.was_written_by_us(replaced):
             # Starlette's cookie has the path "/", ours the root path. Both would be sent, and two that are good are
             # none: take the old one away.
             cookies.append(spec.set(spec.name, "null", 0, "/", secure))
@@ -264,7 +263,9 @@ class SessionMiddleware:
                     await self._adopt(session, scope)
                     await session._save_for_headers()
                     if kind == "websocket.accept":
-                        headers = list(message.get("headers", ())) + self._cookies(session, scope)
+                        headers = list(message.get("headers", ()))
+                        if session._cookie is not NOTHING_TO_SAY:
+                            headers += self._cookies(session, scope)
                         message = {**message, "headers": headers}
                     else:  # the handshake is refused with an HTTP response
                         message = self._with_session(message, session, scope)

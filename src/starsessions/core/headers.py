@@ -17,7 +17,7 @@ _VARY, _NO_STORE = (b"vary", b"Cookie"), (b"cache-control", b"no-store")
 def keep_for_one_person(headers: RawHeaders, sets_cookie: bool) -> bool:
     """What a response has to say that depended on a session, and perhaps sets its cookie. True as `forbid_storing`."""
     for name, _ in headers:
-        if len(name) == 4 or len(name) == 13:  # as long as the two that matter: the application may have said something
+        if len(name) in {4, 13}:  # as long as the two that matter: the application may have said something
             vary_by_cookie(headers)
             return sets_cookie and forbid_storing(headers)
     headers.append(_VARY)
