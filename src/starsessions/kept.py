@@ -183,7 +183,8 @@ class KeptDict(AskingDict):
     def _before_change(self) -> None:
         if not self._ready:
             self._before_read()
-        self._check_known()
+        if self.why_new is not None:
+            self._check_known()
         if self._phase is not OPEN:
             self._check_reachable()
             if self._phase is not Phase.BY_HAND:
@@ -291,22 +292,20 @@ class KeptDict(AskingDict):
 
     def _plan(self, by_hand: bool = False) -> Plan:
         """What has to be done: decided here, without waiting for anything, and done by `_carry_out`."""
-        setting, found = self._setting, self._found
-        if found is not None and not (
-            self.modified or self._handed_out or self._next_id or self._expiry or by_hand or setting.keeps_going
-        ):
-            return _SETTLED  # nobody had the means to change anything
         if self._views:
             self._gather()
-        payload, differs, expires, due, rotate = None, False, False, False, self._next_id is not None
+        setting, found, identity, expiry = self._setting, self._found, self._identity, self._expiry
+        modified, handed_out, rotate = self.modified or by_hand, self._handed_out, self._next_id is not None
+        payload, differs, expires, due = None, False, False, False
         if found is not None:
+            if not (modified or handed_out or rotate or expiry is not None or setting.keeps_going):
+                return _SETTLED  # nobody had the means to change anything
             record = found.record
-            if self.modified or by_hand or (self._handed_out and not setting.matches(record.payload, self)):
-                base = record.payload
-                as_loaded = self._only_plain and not self._handed_out
-                payload = setting.dumps_again(self, base) if as_loaded else setting.dumps(self)
+            base, identity = record.payload, identity or record.identity
+            if modified or (handed_out and not setting.matches(base, self)):
+                payload = setting.dumps(self) if handed_out or not self._only_plain else setting.dumps_again(self, base)
                 differs = payload != base and (setting.differs_for_sure(payload, base) or self._differs(base))
-            expires = self._expiry is not None and self._expiry != expiry_of(record)
+            expires = expiry is not None and expiry != expiry_of(record)
             if setting.keeps_going:
                 now = int(setting.clock())
                 due = touch_due(record, setting.policy, now)
@@ -314,13 +313,13 @@ class KeptDict(AskingDict):
                 sendable = self._phase is OPEN or self._phase is SAVING
                 rotate = rotate or (sendable and not found.is_alias and rotation_due(record, setting.policy, now))
         # Somebody who is signed in has a session, whether or not there is data in it.
-        empty = not dict.__len__(self) and self._identity is None and (found is None or found.record.identity is None)
+        empty = identity is None and not by_hand and not dict.__len__(self)
         decision = decide(
             live=found is not None,
             ended=self._ended,
             late=self.why_new is WhyNew.JUST_ROTATED,
-            empty=empty and not by_hand,
-            emptied=empty and differs and not by_hand,
+            empty=empty,
+            emptied=empty and differs,
             rotate=rotate,
             changed=differs or expires or by_hand,
             due=due,
@@ -398,7 +397,7 @@ class KeptDict(AskingDict):
         except Conflict:
             return False  # it is tried once more by those who can tell
         self._kept(kept)
-        if cookie is _SET or found is None or self._moved(found, kept, now):
+        if cookie is _SET or found is None or kept.token != found.token or self._moved(found, kept, now):
             self._cookie = _SET
         return True
 
@@ -440,15 +439,16 @@ class KeptDict(AskingDict):
         """The record to keep: it began when it began."""
         if payload is None:
             payload = self._setting.dumps(self)
-        identity = self._identity
-        if self._found is None:
-            return Record(payload, now, now, *(self._expiry or Expiry()), None, identity)
-        old = self._found.record
-        lifetime, until, browser = self._expiry or (old.lifetime, old.until, old.browser)
-        # A sign in begins the time that a session may last (NIST SP 800-63B-4, 5.2: reauthentication resets both).
-        began_at = old.began_at if identity is None else now
-        rotated_at = now if rotated else old.rotated_at
-        return Record(payload, began_at, now, lifetime, until, browser, rotated_at, identity or old.identity)
+        found, expiry, identity = self._found, self._expiry, self._identity
+        if found is None:
+            return Record(payload, now, now, *(expiry or Expiry()), None, identity)
+        record = replace(found.record, payload=payload, renewed_at=now)
+        if expiry is not None:
+            record = replace(record, **expiry._asdict())
+        if identity is not None:
+            # A sign in begins the time that a session may last (NIST SP 800-63B-4, 5.2: reauthentication resets both).
+            record = replace(record, began_at=now, identity=identity)
+        return replace(record, rotated_at=now) if rotated else record
 
     def _kept(self, found: Found) -> None:
         self._replaced = self._found or self._replaced

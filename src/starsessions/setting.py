@@ -139,7 +139,8 @@ def looking(
             return tokens
         now = int(clock())
         if len(tokens) == 1:
-            return judged(peek(tokens[0], now), policy, now)
+            found = peek(tokens[0], now)
+            return (why_over(found.record, policy, now) or found) if isinstance(found, Found) else found
         return the_only([judged(peek(token, now), policy, now) for token in tokens])
 
     return look

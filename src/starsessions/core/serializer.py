@@ -82,12 +82,8 @@ def differs_for_sure(payload: Any, base: Any) -> bool:
     """
     if len(payload) == len(base) and adler32(payload) & 0xFFFF == adler32(base) & 0xFFFF:
         return False
-    return not _holds(base, b" ", b": ")
-
-
-def _holds(raw: Any, first: bytes, text: bytes) -> bool:
-    """`text in raw`, fast: for one byte find() takes a fourth of its time for several, and that of `in` is longer."""
-    return raw.find(first) >= 0 and bool(raw.find(text) >= 0)
+    # For one byte find() takes a fourth of its time for several, and `in` takes longer.
+    return bool(base.find(b" ") < 0 or base.find(b": ") < 0)
 
 
 def matcher(serializer: Serializer) -> Callable[[Any, dict[str, Any]], bool]:
@@ -171,7 +167,11 @@ class PlainJson(Msgpack):
 
     def dumps_again(self, data: dict[str, Any], base: bytes, /) -> bytes:
         # Python's own json may have written numbers that are none.
-        if base.startswith(b"{") and not (_holds(base, b"N", b"NaN") or _holds(base, b"I", b"Infinity")):
+        if (
+            base.startswith(b"{")
+            and (base.find(b"N") < 0 or base.find(b"NaN") < 0)
+            and (base.find(b"I") < 0 or base.find(b"Infinity") < 0)
+        ):
             try:
                 return _to_json(data)
             except _NOT_PLAIN:
