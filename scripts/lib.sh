@@ -93,3 +93,19 @@ make_venv() {
     (cd "$root" && "${pip[@]}" --build-constraint "$constraints" --group "$group" --editable ".[encrypted,redis,sqlalchemy]")
     echo "$stamp" >"$directory/stamp"
 }
+
+# Looks where Debian puts the programs of servers, too.
+has() {
+    PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$1" >/dev/null
+}
+
+has_postgres() {
+    has postgres || compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null
+}
+
+# need_servers PACKAGE…: those that are missing.
+need_servers() {
+    (($#)) || return 0
+    heading "Servers: $*"
+    apt_install_without_starting "$@" || echo "They could not be installed: what needs one of them is left out."
+}

@@ -264,13 +264,7 @@ class SessionMiddleware:
                 if session.accessed or self._is_replaced(session, scope):
                     await self._adopt(session, scope)
                     await session._save_for_headers()
-                    if kind == "websocket.accept":
-                        headers = list(message.get("headers", ()))
-                        if session._cookie is not NOTHING_TO_SAY:
-                            headers += self._cookies(session, scope)
-                        message = {**message, "headers": headers}
-                    else:  # the handshake is refused with an HTTP response
-                        message = self._with_session(message, session, scope)
+                    message = self._answering(message, session, scope)
                 session._phase = Phase.BY_HAND
             elif kind == "websocket.close":
                 await self._save_late(session, scope)
@@ -296,6 +290,14 @@ class SessionMiddleware:
             if session._phase is Phase.BY_HAND:
                 with CancelScope(shield=True):
                     await self._save_late(session, scope)
+
+    def _answering(self, message: Message, session: Session, scope: Scope) -> Message:
+        """The answer to a handshake, with what it has to say about the session."""
+        if message["type"] != "websocket.accept":  # it is refused with an HTTP response
+            return self._with_session(message, session, scope)
+        if session._cookie is NOTHING_TO_SAY:
+            return message
+        return {**message, "headers": [*message.get("headers", ()), *self._cookies(session, scope)]}
 
     async def _save_late(self, session: Session, scope: Scope) -> None:
         """Save what was changed since the handshake, or before a handshake that is refused: no cookie can be sent."""
