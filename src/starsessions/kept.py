@@ -32,7 +32,7 @@ from starsessions.core.record import (
     touch_due,
     why_over,
 )
-from starsessions.core.serializer import Msgpack, differs_for_sure
+from starsessions.core.serializer import Msgpack
 from starsessions.events import Event, RotatedIdUsed, handle_for
 from starsessions.exceptions import (
     BackendUnavailable,
@@ -165,6 +165,7 @@ class KeptDict(AskingDict):
         self._client = scope.get("client")
         self._root_path = root_path
         self._ready = self._handed_out = self._loaded = self.accessed = self.modified = False
+        self._only_plain = True
         self._found = self._replaced = self._next_id = self._expiry = None
         self._phase = OPEN
         self._cookie = NOTHING_TO_SAY
@@ -182,7 +183,8 @@ class KeptDict(AskingDict):
     def _before_change(self) -> None:
         if not self._ready:
             self._before_read()
-        self._check_known()
+        if self.why_new is not None:
+            self._check_known()
         if self._phase is not OPEN:
             self._check_reachable()
             if self._phase is not Phase.BY_HAND:
@@ -192,6 +194,10 @@ class KeptDict(AskingDict):
                 )
             self._handed_out = True  # so that it is looked at again when the application is done
         self.modified = True
+
+    def clear(self) -> None:
+        super().clear()
+        self._views = ()  # or a model that was changed before would put itself in again
 
     def _check_known(self) -> None:
         """Refuse to change a session that may well exist: what is there would be lost, and a logout would be none."""
@@ -286,20 +292,20 @@ class KeptDict(AskingDict):
 
     def _plan(self, by_hand: bool = False) -> Plan:
         """What has to be done: decided here, without waiting for anything, and done by `_carry_out`."""
-        setting, found = self._setting, self._found
-        if found is not None and not (
-            self.modified or self._handed_out or self._next_id or self._expiry or by_hand or setting.keeps_going
-        ):
-            return _SETTLED  # nobody had the means to change anything
         if self._views:
             self._gather()
-        payload, differs, expires, due, rotate = None, False, False, False, self._next_id is not None
+        setting, found, identity, expiry = self._setting, self._found, self._identity, self._expiry
+        modified, handed_out, rotate = self.modified or by_hand, self._handed_out, self._next_id is not None
+        payload, differs, expires, due = None, False, False, False
         if found is not None:
+            if not (modified or handed_out or rotate or expiry is not None or setting.keeps_going):
+                return _SETTLED  # nobody had the means to change anything
             record = found.record
-            if self.modified or by_hand or (self._handed_out and not setting.matches(record.payload, self)):
-                payload = setting.dumps(self) if self._handed_out else setting.dumps_again(self, record.payload)
-                differs = payload != record.payload and self._differs(record, payload)
-            expires = self._expiry is not None and self._expiry != expiry_of(record)
+            base, identity = record.payload, identity or record.identity
+            if modified or (handed_out and not setting.matches(base, self)):
+                payload = setting.dumps(self) if handed_out or not self._only_plain else setting.dumps_again(self, base)
+                differs = payload != base and (setting.differs_for_sure(payload, base) or self._differs(base))
+            expires = expiry is not None and expiry != expiry_of(record)
             if setting.keeps_going:
                 now = int(setting.clock())
                 due = touch_due(record, setting.policy, now)
@@ -307,13 +313,13 @@ class KeptDict(AskingDict):
                 sendable = self._phase is OPEN or self._phase is SAVING
                 rotate = rotate or (sendable and not found.is_alias and rotation_due(record, setting.policy, now))
         # Somebody who is signed in has a session, whether or not there is data in it.
-        empty = not dict.__len__(self) and self._identity is None and (found is None or found.record.identity is None)
+        empty = identity is None and not by_hand and not dict.__len__(self)
         decision = decide(
             live=found is not None,
             ended=self._ended,
             late=self.why_new is WhyNew.JUST_ROTATED,
-            empty=empty and not by_hand,
-            emptied=empty and differs and not by_hand,
+            empty=empty,
+            emptied=empty and differs,
             rotate=rotate,
             changed=differs or expires or by_hand,
             due=due,
@@ -325,13 +331,9 @@ class KeptDict(AskingDict):
         for view in self._views:
             view()
 
-    def _differs(self, record: Record, payload: Any) -> bool:
-        """Whether other bytes than were found are other data, and not only another order."""
-        if self._setting.ours and differs_for_sure(payload, record.payload):
-            return True
-        base = self._setting.loads(record.payload)
-        # In C first; what is equal there may still have turned 1 into True.
-        return not (dict.__eq__(self, base) and changes.same_items(base, self._items()))
+    def _differs(self, base: Any) -> bool:
+        """Whether other bytes than these are other data, and not only another order."""
+        return not changes.same_items(self._setting.loads(base), self._items())
 
     def _items(self) -> dict[str, Any]:
         """The data as a plain dict, whatever state the session is in."""
@@ -382,12 +384,21 @@ class KeptDict(AskingDict):
         if action is _DROP:
             self._end_quietly()
             return True
-        seal = self._setting.seal
-        if seal is None or action is _DELETE:
+        setting, found = self._setting, self._found
+        keep = setting.keep
+        if keep is None or action not in setting.at_once:
             return False
-        record = self._renewed(payload, int(self._setting.clock()))
-        self._kept(Found(seal(record), record))
-        self._cookie = _SET  # another seal is another token
+        if self._identity is not None and setting.backend.owners is not None:
+            return False  # the user's list is to be asked
+        now = int(setting.clock())
+        record = self._renewed(payload, now)
+        try:
+            kept = keep(found, record, now)
+        except Conflict:
+            return False  # it is tried once more by those who can tell
+        self._kept(kept)
+        if cookie is _SET or found is None or kept.token != found.token or self._moved(found, kept, now):
+            self._cookie = _SET
         return True
 
     async def _carry_out(self, plan: Plan) -> None:
@@ -428,15 +439,16 @@ class KeptDict(AskingDict):
         """The record to keep: it began when it began."""
         if payload is None:
             payload = self._setting.dumps(self)
-        identity = self._identity
-        if self._found is None:
-            return Record(payload, now, now, *(self._expiry or Expiry()), None, identity)
-        old = self._found.record
-        lifetime, until, browser = self._expiry or (old.lifetime, old.until, old.browser)
-        # A sign in begins the time that a session may last (NIST SP 800-63B-4, 5.2: reauthentication resets both).
-        began_at = old.began_at if identity is None else now
-        rotated_at = now if rotated else old.rotated_at
-        return Record(payload, began_at, now, lifetime, until, browser, rotated_at, identity or old.identity)
+        found, expiry, identity = self._found, self._expiry, self._identity
+        if found is None:
+            return Record(payload, now, now, *(expiry or Expiry()), None, identity)
+        record = replace(found.record, payload=payload, renewed_at=now)
+        if expiry is not None:
+            record = replace(record, **expiry._asdict())
+        if identity is not None:
+            # A sign in begins the time that a session may last (NIST SP 800-63B-4, 5.2: reauthentication resets both).
+            record = replace(record, began_at=now, identity=identity)
+        return replace(record, rotated_at=now) if rotated else record
 
     def _kept(self, found: Found) -> None:
         self._replaced = self._found or self._replaced
@@ -466,6 +478,7 @@ class KeptDict(AskingDict):
 
     def _rebase(self, current: Found) -> None:
         """Do to what is stored now what this request did to what it found."""
+        self._gather()
         base, theirs, mine = self._stored(), self._setting.loads(current.record.payload), self._items()
         ours = changes.diff(base, mine)
         merged = changes.apply(ours, theirs)
@@ -588,7 +601,10 @@ class KeptDict(AskingDict):
             return dict.__len__(self) > 0
         if self._expiry is not None and self._expiry != expiry_of(found.record):
             return True
-        return not setting.matches(found.record.payload, self) and self._differs(found.record, setting.dumps(self))
+        base = found.record.payload
+        return not setting.matches(base, self) and (
+            setting.differs_for_sure(setting.dumps(self), base) or self._differs(base)
+        )
 
     def _weights(self) -> list[tuple[str, int]]:
         """The heaviest keys, and about how many bytes each of them takes before it is sealed."""

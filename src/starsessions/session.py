@@ -286,6 +286,8 @@ class Session(KeptDict):
         self._end_open_forms()
         if remember:
             self._expiry = Expiry(lifetime=self._setting.users.remember_for)
+        elif self._expiry is None:
+            self._expiry = Expiry()  # what was promised at the sign in before is not promised now
         return new_id
 
     async def revalidate(self) -> bool:

@@ -87,7 +87,7 @@ class TypedSession(Generic[M]):
         """The model of this session; the same object each time, with what has come to the session meanwhile.
 
         It is saved as the session is: when the response starts, by `persist()`, at the end of a WebSocket. After
-        `delete()` or `flush()` it belongs to no session any more: load it again.
+        `clear()`, `delete()` or `flush()` it belongs to no session any more: load it again.
         """
         await _ours(session).load()
         return self.of(session)

@@ -330,14 +330,55 @@ async def test_a_session_that_is_loaded_afresh_has_a_model_of_its_own(site_of: S
     assert (await site_of().visit(act)).result == "light"
 
 
-async def test_a_session_that_is_cleared_is_ended(site_of: SiteOf) -> None:
+async def test_a_session_that_is_cleared_is_ended_whatever_was_changed_in_the_model(site_of: SiteOf) -> None:
     async def act(session: Session) -> None:
-        await SHOP.load(session)
+        put("milk")(await SHOP.load(session))
         session.clear()
 
     site = site_of()
     await site.visit(of_shop(put("tea")))
     assert "Max-Age=0" in (await site.visit(act)).set_cookie
+
+
+async def test_who_signs_in_keeps_what_was_put_in_anonymously_or_nothing_of_it(
+    site_of: SiteOf, server_backend: SessionBackend
+) -> None:
+    async def sign_in(session: Session) -> None:
+        put("milk")(await SHOP.load(session))
+        await session.sign_in("ann")
+
+    async def sign_in_afresh(session: Session) -> None:
+        put("milk")(await SHOP.load(session))
+        await session.sign_in("ann", keep=False)
+
+    def items(session: Session) -> list[str]:
+        return SHOP.of(session).cart.items
+
+    for act, kept in ((sign_in, ["tea", "milk"]), (sign_in_afresh, [])):
+        site = site_of(backend=server_backend)
+        await site.visit(of_shop(put("tea")))
+        await site.visit(act)
+        assert (await site.visit(items)).result == kept
+
+
+async def test_a_session_that_is_revalidated_has_the_changes_of_both(
+    site_of: SiteOf, store_backend: SessionBackend
+) -> None:
+    site, other = site_of(backend=store_backend), site_of(backend=store_backend)
+    await site.visit(of_shop(put("tea")))
+    other.browser = site.browser
+
+    async def act(session: Session) -> Any:
+        shop = await SHOP.load(session)
+        put("milk")(shop)
+        await other.visit(of_shop(paint))
+        assert await session.revalidate()
+        assert session["cart"] == {"items": ["tea", "milk"]}
+        await SHOP.load(session)
+        return shop.cart.items, shop.theme
+
+    assert (await site.visit(act)).result == (["tea", "milk"], "dark")
+    assert await site.data() == {"cart": {"items": ["tea", "milk"]}, "theme": "dark"}
 
 
 async def test_a_change_after_the_response_is_refused_unless_it_is_saved_by_hand(

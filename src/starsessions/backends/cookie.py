@@ -57,12 +57,8 @@ class _SealedCookieBackend(Backend):
         """The token for a record."""
 
     @abstractmethod
-    def _open(self, token: str) -> Record | WhyNew:
-        """What a token holds; never raises for what a stranger can send."""
-
     def peek(self, token: str, now: int) -> Found | WhyNew:
-        opened = self._open(token)
-        return Found(token, opened) if isinstance(opened, Record) else opened
+        """What a token holds; never raises for what a stranger can send."""
 
     async def fetch(self, token: str, now: int) -> Found | WhyNew:
         found = self.peek(token, now)
@@ -163,8 +159,9 @@ class CookieBackend(_SealedCookieBackend):
         payload = found.record.payload
         return found.token.startswith(signed.PREFIX) or payload == self.serializer.dumps(self.serializer.loads(payload))
 
-    def _open(self, token: str) -> Record | WhyNew:
-        return self._signer.open(token) if token.startswith(signed.PREFIX) else self._starlette.open(token)
+    def peek(self, token: str, now: int) -> Found | WhyNew:
+        opened = self._signer.open(token) if token.startswith(signed.PREFIX) else self._starlette.open(token)
+        return Found(token, opened) if isinstance(opened, Record) else opened
 
 
 class EncryptedCookieBackend(_SealedCookieBackend):
@@ -211,11 +208,12 @@ class EncryptedCookieBackend(_SealedCookieBackend):
     def seal(self, record: Record) -> str:
         return self._encrypter.seal(record)
 
-    def _open(self, token: str) -> Record | WhyNew:
+    def peek(self, token: str, now: int) -> Found | WhyNew:
         if token.startswith(encrypted.PREFIX):
-            return self._encrypter.open(token)
+            opened = self._encrypter.open(token)
+            return Found(token, opened) if isinstance(opened, Record) else opened
         # No downgrade: what is only signed could have been read and kept by anybody.
-        return self._old._open(token) if self._old else WhyNew.MALFORMED
+        return self._old.peek(token, now) if self._old else WhyNew.MALFORMED
 
     def was_written_by_us(self, found: Found) -> bool:
         return self._old is None or found.token.startswith(encrypted.PREFIX) or self._old.was_written_by_us(found)

@@ -19,6 +19,7 @@ from starsessions.backends.store import Entry, Refused, Store
 from starsessions.core.record import Identity, Record
 from starsessions.core.tokens import to_base64url
 from starsessions.exceptions import BackendUnavailable
+from starsessions.sealing.cipher import Cipher
 
 PENDING = 60
 """Seconds that a sign in may take from being listed to being stored."""
@@ -84,17 +85,11 @@ def _is(listed: Listed, identity: Identity) -> bool:
 
 
 class Owners:
-    """The index in a store. `seal` and `open` make what is stored unreadable, if the store's records are."""
+    """The index in a store. `cipher` makes what is stored unreadable, if the store's records are."""
 
-    def __init__(
-        self,
-        store: Store,
-        seal: Callable[[str, bytes], bytes] | None = None,
-        open: Callable[[str, bytes], bytes | None] | None = None,  # noqa: A002 - the counterpart of seal
-    ) -> None:
+    def __init__(self, store: Store, cipher: Cipher | None = None) -> None:
         self._store = store
-        self._seal = seal
-        self._open = open
+        self._cipher = cipher
 
     async def of(self, user_id: str, now: int) -> Index:
         """What is listed, whether or not it still lives."""
@@ -176,15 +171,15 @@ class Owners:
 
     def _written(self, key: str, index: Index) -> bytes:
         raw = _encode(index)
-        return _MARK + (raw if self._seal is None else self._seal(key, raw))
+        return _MARK + (raw if self._cipher is None else self._cipher.seal(raw, key.encode()))
 
     def _read(self, key: str, entry: Entry | None) -> Index:
         """What an entry says; nothing, if it is garbage: sessions list themselves again when they are renewed."""
         if entry is None or not entry.value.startswith(_MARK):
             return ()
         raw: bytes | None = entry.value[len(_MARK) :]
-        if raw and self._open is not None:
-            raw = self._open(key, raw)
+        if raw and self._cipher is not None:
+            raw = self._cipher.open(raw, key.encode())
         try:
             return _decode(raw or b"")
         except Exception:  # not ours, or of another release
