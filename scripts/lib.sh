@@ -1,4 +1,4 @@
-# What scripts/test and scripts/demo share: finding a Python, asking Debian for a package, making an environment.
+# What the scripts share: finding a Python, asking Debian for a package, making an environment.
 # They source it; it needs bash, and `root` to be the directory of the checkout.
 # shellcheck shell=bash
 
@@ -31,6 +31,13 @@ apt_install_without_starting() (
     fi
     apt_install "$@"
 )
+
+need_chromium() {
+    if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then
+        heading "Chromium"
+        apt_install chromium chromium-driver
+    fi
+}
 
 # usable 3.13 PATH-OF-PYTHON: is it a released Python of this version that can make environments?
 usable() {
@@ -85,4 +92,20 @@ make_venv() {
     "${pip[@]}" pip # the pip that comes with Python 3.11 knows no groups
     (cd "$root" && "${pip[@]}" --build-constraint "$constraints" --group "$group" --editable ".[encrypted,redis,sqlalchemy]")
     echo "$stamp" >"$directory/stamp"
+}
+
+# Looks where Debian puts the programs of servers, too.
+has() {
+    PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$1" >/dev/null
+}
+
+has_postgres() {
+    has postgres || compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null
+}
+
+# need_servers PACKAGE…: those that are missing.
+need_servers() {
+    (($#)) || return 0
+    heading "Servers: $*"
+    apt_install_without_starting "$@" || echo "They could not be installed: what needs one of them is left out."
 }

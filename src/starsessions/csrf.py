@@ -109,7 +109,7 @@ class CsrfMiddleware:
 
     `trusted_origins`: origins whose pages may send requests, such as `"https://admin.example.com"`. `bypass`: paths
     that anybody's page may send to, in the syntax of routes, `"/hooks/{name}"`; they match the whole path.
-    `refuse`: answers in place of the 403 with a text, `refuse(request, error)`. WebSockets are always refused alike.
+    `refuse`: answers in place of the 403 with a text, `refuse(request, error)`. A WebSocket is closed with 1008.
 
     >>> from starlette.applications import Starlette
     >>> from starlette.middleware import Middleware
@@ -140,21 +140,19 @@ class CsrfMiddleware:
             scope[_ORIGIN_WAS_CHECKED] = True
             await self.app(scope, receive, send)
             return
+        error = CsrfFailed(why)
         _log.warning(
-            "Refused a request (%s): %s, Sec-Fetch-Site %.40r, Origin %.200r, Host %.200r.",
+            "%s (%s, Sec-Fetch-Site %.40r, Origin %.200r, Host %.200r)",
+            error.detail,
             scope.get("method", "WebSocket"),
-            why,
             *(header_of(scope["headers"], name) for name in (b"sec-fetch-site", b"origin", b"host")),
         )
-        await self._answer(CsrfFailed(why), scope, receive, send)
-
-    async def _answer(self, error: CsrfFailed, scope: Scope, receive: Receive, send: Send) -> None:
-        response: Response = PlainTextResponse(error.detail, error.status_code)
         if scope["type"] == "websocket":
-            if "websocket.http.response" not in scope.get("extensions", {}):
-                await send({"type": "websocket.close", "code": 1008})  # before accept, a server makes it a 403
-                return
-        elif self._refuse is not None:
+            # A server makes a 403 of it. No page gets to see the text of an answer to a handshake.
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        response: Response = PlainTextResponse(error.detail, error.status_code)
+        if self._refuse is not None:
             answer = self._refuse(Request(scope, receive, send), error)
             response = answer if isinstance(answer, Response) else await answer
         await response(scope, receive, send)

@@ -27,7 +27,21 @@ class RotatedIdUsed:
     handle: str
 
 
-Event = RotatedIdUsed
+@dataclass(frozen=True, slots=True)
+class OutdatedData:
+    """What a session holds does not fit its model any more (`starsessions.typed`): the handler was given a fresh one.
+
+    `handle` is that of the session, None for one without an id; `model` is the name of the class; `version` is that of
+    the data; `why` names the field, or the error, and no value.
+    """
+
+    handle: str | None
+    model: str
+    version: int
+    why: str
+
+
+Event = RotatedIdUsed | OutdatedData
 
 OnEvent = Callable[[Event], Awaitable[object] | object]
 """What is called with each event, after the response: a function, or a coroutine function. It cannot break a request:

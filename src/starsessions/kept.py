@@ -156,6 +156,8 @@ class KeptDict(AskingDict):
     """Lets one task at a time save, from the first `persist()` on."""
     _saved: anyio.Event | None = None
     """Set when what the headers wait for is saved; made by the first task that waits for that, too."""
+    _views: Sequence[Callable[[], None]] = ()
+    """What stands for a part of the data, and puts it in when it is called: the models of `starsessions.typed`."""
 
     def _begin(self, setting: Setting, scope: Scope, root_path: str) -> None:
         """A session that nobody has looked at yet. Once per request, so: as little as can be."""
@@ -192,6 +194,10 @@ class KeptDict(AskingDict):
                 )
             self._handed_out = True  # so that it is looked at again when the application is done
         self.modified = True
+
+    def clear(self) -> None:
+        super().clear()
+        self._views = ()  # or a model that was changed before would put itself in again
 
     def _check_known(self) -> None:
         """Refuse to change a session that may well exist: what is there would be lost, and a logout would be none."""
@@ -244,6 +250,7 @@ class KeptDict(AskingDict):
         dict.clear(self)
         self._replaced = self._found or self._replaced
         self._found = self._given = self._next_id = self._expiry = self._identity = None
+        self._views = ()
 
     async def _replace_by(self, data: Mapping[str, Any]) -> None:
         """Take over a plain dict that the application has put in our place in the scope."""
@@ -285,6 +292,8 @@ class KeptDict(AskingDict):
 
     def _plan(self, by_hand: bool = False) -> Plan:
         """What has to be done: decided here, without waiting for anything, and done by `_carry_out`."""
+        if self._views:
+            self._gather()
         setting, found, identity, expiry = self._setting, self._found, self._identity, self._expiry
         modified, handed_out, rotate = self.modified or by_hand, self._handed_out, self._next_id is not None
         payload, differs, expires, due = None, False, False, False
@@ -308,6 +317,11 @@ class KeptDict(AskingDict):
         live, late, emptied = found is not None, self.why_new is WhyNew.JUST_ROTATED, empty and differs
         changed = differs or expires or by_hand
         return decide(live, self._ended, late, empty, emptied, rotate, changed, due), payload
+
+    def _gather(self) -> None:
+        """Have everything in the dict that belongs there, before it is compared or written."""
+        for view in self._views:
+            view()
 
     def _differs(self, base: Any) -> bool:
         """Whether other bytes than these are other data, and not only another order."""
@@ -458,15 +472,15 @@ class KeptDict(AskingDict):
 
     def _rebase(self, current: Found) -> None:
         """Do to what is stored now what this request did to what it found."""
+        self._gather()
         base, theirs, mine = self._stored(), self._setting.loads(current.record.payload), self._items()
         ours = changes.diff(base, mine)
+        merged = changes.apply(ours, theirs)
         on_conflict = self._setting.on_conflict
-        if on_conflict == "merge" or not changes.clash(ours, changes.diff(base, theirs)):
-            merged = changes.apply(ours, theirs)
-        elif on_conflict == "raise":
-            raise SessionConflict("Another request has changed the same key of the session since it was loaded.")
-        else:
-            merged = on_conflict(base, theirs, self._copy_of(mine))
+        if on_conflict != "merge" and (keys := changes.clashing(ours, changes.diff(base, theirs))):
+            if on_conflict == "raise":
+                raise SessionConflict("Another request has changed the same key of the session since it was loaded.")
+            merged = changes.settle(merged, keys, on_conflict(base, theirs, self._copy_of(mine)))
         self._become(merged)
         self._found = current
 
@@ -489,6 +503,7 @@ class KeptDict(AskingDict):
 
     async def _change_atomically(self, change: Callable[[dict[str, Any]], T]) -> T:
         """Run `change` on what is stored now, and again, until nobody else was faster."""
+        self._gather()
         before = self._items()
         pending = changes.diff(self._stored(), before)  # what this request did before is saved with it
         for _ in range(MAX_ATTEMPTS):
@@ -567,6 +582,7 @@ class KeptDict(AskingDict):
 
     def _has_unsaved(self) -> bool:
         """Whether something was changed since it was last saved."""
+        self._gather()
         found, setting = self._found, self._setting
         if found is None:
             return dict.__len__(self) > 0

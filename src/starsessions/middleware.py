@@ -49,8 +49,8 @@ class SessionMiddleware:
     `rolling`: use renews a session, and not only a write; at most once per `renew_every` (a tenth of `max_age`).
     `rotate_every`: give a session a new id when its id is that old; the old one stays usable for `rotate_grace`.
     `on_conflict`: when two requests at once have changed the same key: "merge", so that the later one wins; "raise"
-    `SessionConflict`; or a function of the whole data as it was loaded, as the other request left it, and as this one
-    has it, which returns what is stored. (Different keys are merged in any case.)
+    `SessionConflict`; or a function of the data as it was loaded, as the other request left it, and as this one has it:
+    what it returns decides about the keys that both have changed. (All others are merged in any case.)
     `on_unavailable`: when the store fails: "error", which is a 503 unless the application handles `BackendUnavailable`;
     or "anonymous": the request goes on with an empty session, and a 503 comes only if it is changed.
     `on_event`: called after the response with what the application may want to hear of: see `starsessions.events`.
@@ -212,7 +212,9 @@ class SessionMiddleware:
         if says_something:
             headers += self._cookies(session, scope)
             if session._clears_site_data:
-                headers.append((b"clear-site-data", b'"cache", "cookies", "storage"'))
+                # A session that began since then (a message for the next page) has its cookie in this very response.
+                cookies = b'"cookies", ' if session._found is None else b""
+                headers.append((b"clear-site-data", b'"cache", ' + cookies + b'"storage"'))
         return {**message, "headers": headers}
 
     async def _adopt(self, session: Session, scope: Scope) -> None:
@@ -263,11 +265,7 @@ class SessionMiddleware:
                 if session.accessed or self._is_replaced(session, scope):
                     await self._adopt(session, scope)
                     await session._save_for_headers()
-                    if kind == "websocket.accept":
-                        headers = list(message.get("headers", ())) + self._cookies(session, scope)
-                        message = {**message, "headers": headers}
-                    else:  # the handshake is refused with an HTTP response
-                        message = self._with_session(message, session, scope)
+                    message = self._answering(message, session, scope)
                 session._phase = Phase.BY_HAND
             elif kind == "websocket.close":
                 await self._save_late(session, scope)
@@ -293,6 +291,14 @@ class SessionMiddleware:
             if session._phase is Phase.BY_HAND:
                 with CancelScope(shield=True):
                     await self._save_late(session, scope)
+
+    def _answering(self, message: Message, session: Session, scope: Scope) -> Message:
+        """The answer to a handshake, with what it has to say about the session."""
+        if message["type"] != "websocket.accept":  # it is refused with an HTTP response
+            return self._with_session(message, session, scope)
+        if session._cookie is NOTHING_TO_SAY:
+            return message
+        return {**message, "headers": [*message.get("headers", ()), *self._cookies(session, scope)]}
 
     async def _save_late(self, session: Session, scope: Scope) -> None:
         """Save what was changed since the handshake, or before a handshake that is refused: no cookie can be sent."""

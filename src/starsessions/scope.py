@@ -6,15 +6,15 @@ from starsessions.exceptions import ImproperlyConfigured
 from starsessions.session import Session
 
 
-def session_in(connection: HTTPConnection) -> Session:
-    """The session that handlers see as `request.session`, as what it is.
+def session_in(connection: HTTPConnection, scope_key: str = "session") -> Session:
+    """The session that handlers see as `request.session`, as what it is; or that of another `scope_key`.
 
     >>> session_in(HTTPConnection({"type": "http", "session": {}}))
     Traceback (most recent call last):
     starsessions.exceptions.ImproperlyConfigured: This request has no session of ours: put \
 starsessions.SessionMiddleware around the application.
     """
-    session = connection.scope.get("session")
+    session = connection.scope.get(scope_key)
     if not isinstance(session, Session):
         raise ImproperlyConfigured(
             "This request has no session of ours: put starsessions.SessionMiddleware around the application."

@@ -65,6 +65,7 @@ class Session(KeptDict):
             dict.clear(self)
             self._ready = False
             self._found = None
+            self._views = ()
 
     @property
     def is_modified(self) -> bool:
@@ -277,6 +278,8 @@ class Session(KeptDict):
         self._end_open_forms()
         if remember:
             self._expiry = Expiry(lifetime=self._setting.users.remember_for)
+        elif self._expiry is None:
+            self._expiry = Expiry()  # what was promised at the sign in before is not promised now
         return new_id
 
     async def revalidate(self) -> bool:

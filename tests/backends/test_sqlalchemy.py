@@ -419,7 +419,7 @@ def test_the_package_imports_no_sqlalchemy_by_itself() -> None:
 @pytest.mark.parametrize("missing", ["sqlalchemy.ext.asyncio", "greenlet"])
 def test_without_sqlalchemy_the_error_names_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImproperlyConfigured, match=r"pip install 'starsessions\[sqlalchemy\]'"):
+    with pytest.raises(ImproperlyConfigured, match=r"install the extra starsessions\[sqlalchemy\]"):
         importlib.reload(starsessions.backends.sqlalchemy)
 
 

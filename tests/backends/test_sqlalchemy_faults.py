@@ -469,16 +469,16 @@ async def test_a_lock_that_is_waited_for_too_long_is_tried_for_again_but_not_for
 
 async def test_sqlite_waits_for_another_writer_and_fails_in_time(tmp_path: Path) -> None:
     path = tmp_path / "sessions.db"
-    async with opened(f"sqlite+aiosqlite:///{path}", timeout=1) as backend:
+    async with opened(f"sqlite+aiosqlite:///{path}", timeout=2) as backend:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             writer = asyncio.create_task(backend.store.put("key", b"", NOW + 9, None, NOW))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.7)  # longer than all attempts take if SQLite itself does not wait
             assert not writer.done()
             other.execute("COMMIT")
             await writer
             other.execute("BEGIN IMMEDIATE")
-            await fails(backend.store.put("other", b"", NOW + 9, None, NOW), within=1)
+            await fails(backend.store.put("other", b"", NOW + 9, None, NOW), within=2)
             other.execute("COMMIT")
         await backend.store.finished()
         await works(backend.store)

@@ -125,6 +125,7 @@ def test_an_origin_is_ours_however_a_proxy_spells_our_host(origin: str, host: st
         ("null", ""),
         ("null", None),
         ("https://", ""),
+        ("https://:443", ""),
         ("file://", ""),
         ("https://shop.example", None),
     ],

@@ -143,7 +143,7 @@ def test_a_port_that_is_taken_or_none_is_said_to_be(checkout: Checkout) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("script", ["demo", "test"])
+@pytest.mark.parametrize("script", ["demo", "screenshots", "test"])
 def test_a_machine_without_a_python_that_is_new_enough_is_told_so(checkout: Checkout, script: str) -> None:
     for python in checkout.bin.glob("python*"):
         python.unlink()
@@ -161,6 +161,12 @@ def test_an_option_that_the_checks_do_not_know_is_answered_by_those_that_they_kn
     assert "--fast" in err
 
 
+def test_the_pictures_take_no_options(checkout: Checkout) -> None:
+    code, out, err = checkout.run("scripts/screenshots", "--help")
+    assert (code, out, checkout.installed) == (2, "", [])
+    assert "docs/images" in err
+
+
 def test_the_scripts_can_be_executed_as_they_are_checked_out() -> None:
-    for script in ("scripts/demo", "scripts/test", ".ci/run"):
+    for script in ("scripts/demo", "scripts/screenshots", "scripts/test", ".ci/run"):
         assert os.access(ROOT / script, os.X_OK), script

@@ -199,6 +199,14 @@ async def test_who_asks_to_be_remembered_is_remembered_for_longer(
     assert await user_of(site, site.browser) == "ann"
 
 
+async def test_who_signs_in_again_without_asking_for_it_is_not_remembered(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    site = site_of(backend=backend, max_age=100, remember_for=timedelta(days=30))
+    await site.visit(sign_in(remember=True))
+    assert "Max-Age=100" in (await site.visit(sign_in(remember=False))).set_cookie
+
+
 # Signing out
 
 
@@ -223,6 +231,22 @@ async def test_signing_out_can_tell_the_browser_to_forget_the_site(
     await site.visit(sign_in())
     reply = await site.visit(lambda session: session.sign_out(clear_site_data=True))
     assert reply.all("clear-site-data") == ['"cache", "cookies", "storage"']
+
+
+async def test_a_message_said_after_signing_out_is_not_wiped_with_the_site(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    """The browser would forget the cookie that came in the same response (found in Chromium)."""
+    site = site_of(backend=backend)
+    await site.visit(sign_in())
+
+    async def act(session: Session) -> None:
+        await session.sign_out(clear_site_data=True)
+        session.flash("You are signed out.")
+
+    reply = await site.visit(act)
+    assert reply.all("clear-site-data") == ['"cache", "storage"']
+    assert len((await site.visit(lambda session: session.pop_flashes(background=True))).result) == 1
 
 
 @pytest.mark.parametrize("kind", ["rotated", "signed in again"])
@@ -325,6 +349,36 @@ async def test_all_others_are_ended_and_the_one_that_asks_gets_a_new_id(
     assert len(await UserSessions(listing).of("ann")) == 1
 
 
+@pytest.mark.parametrize("late", ["rotates", "renews", "writes", "signs in"])
+async def test_a_session_that_was_ended_stays_ended_whatever_a_slow_request_does(
+    site_of: Callable[..., Site], listing: SessionBackend, clock: Clock, late: str
+) -> None:
+    """The list says who lives of sealed cookies: a late request must not put itself back on it."""
+    site = site_of(backend=listing, max_age=1000, remember_for=1000)
+    browser = await signed_in(site)
+    old = Browser(dict(browser.cookies))
+
+    async def act(session: Session) -> None:
+        await session.load()
+        await UserSessions(listing).end_all("ann")
+        if late == "rotates":
+            await session.regenerate_id()
+        elif late == "signs in":
+            await session.sign_in("ann")
+        else:
+            if late == "renews":
+                session.set_expiry(100_000)
+            session["n"] = 1
+
+    await site.visit(act, browser)
+    if late == "signs in" and await user_of(site, browser) == "ann":
+        assert len(await UserSessions(listing).of("ann")) == 1  # somebody who knows the password is in again
+    else:
+        assert await user_of(site, browser) is None
+        assert await UserSessions(listing).of("ann") == []
+    assert await user_of(site, old) is None
+
+
 async def test_all_sessions_of_a_user_are_ended(site_of: Callable[..., Site], listing: SessionBackend) -> None:
     site = site_of(backend=listing)
     browsers = [await signed_in(site) for _ in range(3)]
@@ -343,6 +397,18 @@ async def test_a_session_stays_on_the_list_wherever_it_is_rotated_to(
     [listed] = await sessions.of("ann")
     assert await sessions.end("ann", listed.handle) is True
     assert await user_of(site, site.browser) is None
+
+
+async def test_the_newest_sign_in_is_the_first_of_the_list_whoever_was_rotated_since(
+    site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
+) -> None:
+    site, sessions = site_of(backend=listing), UserSessions(listing)
+    first = await signed_in(site, method="first")
+    clock.advance(10)
+    await signed_in(site, method="second")
+    clock.advance(10)
+    await site.visit(Session.regenerate_id, first)
+    assert [one.method for one in await sessions.of("ann")] == ["second", "first"]
 
 
 async def test_a_session_that_is_used_for_ever_stays_on_the_list(

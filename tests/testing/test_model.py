@@ -47,7 +47,7 @@ class Fails(DictBackend):
     ("error", "comes_out"),
     [
         (ValueError("broken"), pytest.raises(ValueError, match="broken")),
-        (BackendUnavailable("away"), pytest.raises(BackendUnavailable, match="away")),
+        (BackendUnavailable("away"), pytest.raises(AssertionError, match="answered with 503")),
     ],
     ids=["broken", "unavailable"],
 )
@@ -120,6 +120,14 @@ def test_what_is_ended_meanwhile_stays_ended(machine: SessionMachine) -> None:
     machine.end(requests[0])
     machine.wait(MAX_AGE)
     machine.end(requests[1])
+
+
+def test_what_a_handler_raises_comes_out(machine: SessionMachine) -> None:
+    request = machine.begin(0)
+    with pytest.raises(ZeroDivisionError):
+        machine._do(request, lambda session: 1 // 0)
+    machine.put(request, "a", 1)
+    machine.end(request)
 
 
 def test_an_emptied_session_ends(machine: SessionMachine) -> None:

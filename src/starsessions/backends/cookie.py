@@ -6,8 +6,8 @@ from typing import ClassVar, Self
 
 from msgspec.structs import replace
 
-from starsessions.backends.base import Backend, Clock, Found, wall_clock
-from starsessions.backends.owners import Listed, Owners, new_handle
+from starsessions.backends.base import Backend, Clock, Conflict, Found, wall_clock
+from starsessions.backends.owners import Listed, NotListed, Owners, listed_as, new_handle, placed
 from starsessions.backends.store import Store
 from starsessions.backends.stored import StoredBackend
 from starsessions.core.carrier import MAX_PARTS
@@ -35,7 +35,7 @@ class _SealedCookieBackend(Backend):
         self.max_cookies = max_cookies
         self.clock = clock
         store = revocations.store if isinstance(revocations, StoredBackend) else revocations
-        self.owners = None if store is None else Owners(store)
+        self.owners: Owners | None = None if store is None else Owners(store)
         self.policy: Policy = Policy() if self.max_age is None else Policy(self.max_age)
         self._seal_for("session")
 
@@ -77,13 +77,23 @@ class _SealedCookieBackend(Backend):
         old, new = found.record.identity, record.identity
         if self.owners is not None and old is not None and new is not None and old.handle == new.handle:
             # The list knows nothing of ids. A new name is what makes copies of the old cookie nobody.
-            await self.delete(found, now)
-            record = replace(record, identity=replace(new, handle=new_handle(), listed_until=0))
+            identity = replace(new, handle=new_handle())
+            listed = listed_as(identity, "", now, is_sealed=True)
+            try:
+                await self.owners.change(
+                    identity.user_id, lambda index: placed(index, listed, old.handle), listed.until, now
+                )
+            except NotListed:
+                raise Conflict(None) from None
+            record = replace(record, identity=identity)
         return await self._sealed(record, ends_at, now)
 
     async def _sealed(self, record: Record, ends_at: int, now: int) -> Found:
         if self.owners is not None:
-            record = await self.owners.keep_listed(record, "", ends_at, now, is_sealed=True)
+            try:
+                record = await self.owners.keep_listed(record, "", ends_at, now, is_sealed=True)
+            except NotListed:
+                raise Conflict(None) from None
         return Found(self.seal(record), record)
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:

@@ -69,6 +69,27 @@ def new_handle() -> str:
     return to_base64url(urandom(12))
 
 
+class NotListed(Exception):
+    """A session that is one only as long as it is listed was taken from the list."""
+
+
+def placed(index: Index, listed: Listed, instead_of: str | None = None) -> Index:
+    """The list with this session in the place of the one with that handle (its own), or at the end.
+
+    A sealed cookie is never added: what is not listed was ended, however late somebody writes it.
+
+    >>> one, two = Listed("one", "a-key", 1, 2), Listed("two", "another", 1, 2)
+    >>> [each.handle for each in placed((one, two), Listed("new", "a-third", 1, 2), instead_of="one")]
+    ['new', 'two']
+    """
+    old = instead_of or listed.handle
+    if any(one.handle == old for one in index):
+        return tuple(listed if one.handle == old else one for one in index)
+    if listed.identity is not None:
+        raise NotListed
+    return (*index, listed)
+
+
 def listing_end(ends_at: int, now: int) -> int:
     """Until when to list a session that is over at `ends_at`: as long again, so that renewing it rarely has to."""
     return ends_at + (ends_at - now)
@@ -112,28 +133,27 @@ class Owners:
                 entry = refused.current
         raise BackendUnavailable("The list of a user's sessions was changed by others too often.")
 
-    async def keep_listed(
-        self, record: Record, key: str, ends_at: int, now: int, *, has_moved: bool = False, is_sealed: bool = False
-    ) -> Record:
+    async def keep_listed(self, record: Record, key: str, ends_at: int, now: int, *, is_sealed: bool = False) -> Record:
         """See to it that the list knows where the session stands for as long as it may last, and note that down.
 
-        Most renewals need not ask: the list was told of twice the time. `has_moved`: the session has a new id.
+        Most renewals need not ask: the list was told of twice the time.
         """
         identity = record.identity
-        if identity is None:
-            return record
-        is_told = ends_at <= identity.listed_until
-        if is_told and (not has_moved or identity.signed_in_at == now):  # sign_in() has said where it is going to stand
+        if identity is None or ends_at <= identity.listed_until:
             return record
         identity = replace(identity, listed_until=max(identity.listed_until, listing_end(ends_at, now)))
         listed = listed_as(identity, key, now, is_sealed)
+        await self.change(identity.user_id, lambda index: placed(index, listed), listed.until, now)
+        return replace(record, identity=identity)
+
+    async def moved(self, identity: Identity, key: str, now: int) -> None:
+        """A session that is listed stands elsewhere now. One that is not was ended meanwhile, and stays so."""
         await self.change(
             identity.user_id,
-            lambda index: (*(one for one in index if one.handle != listed.handle), listed),
-            listed.until,
+            lambda index: tuple(replace(one, key=key) if one.handle == identity.handle else one for one in index),
+            now,
             now,
         )
-        return replace(record, identity=identity)
 
     async def is_listed(self, identity: Identity, now: int) -> bool:
         """Whether the session was not taken from the list: that is how it is ended from elsewhere."""

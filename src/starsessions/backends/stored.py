@@ -4,7 +4,7 @@ The store's key is a hash of the id, so that whoever reads the store can present
 the first characters of its key, so that an answer which belongs to somebody else (a connection that lost its place, a
 record copied onto another key) is no session.
 
-After a rotation the old key holds a pointer to the new one, for as long as the old session would have lived. Within its
+After a rotation the old key holds a pointer to the new one, for a day at most. Within its
 grace, if there is one, a request that brings the old id sees and writes the new session. After it, or without one, the
 old id is nobody, and we know that it was one: two parties using one id look like that.
 """
@@ -35,6 +35,9 @@ MAX_HOPS = 16
 
 MOMENT = 30
 """Seconds after a rotation in which an old id is no surprise: its requests were on their way."""
+
+KNOWN_FOR = 24 * 60 * 60
+"""Seconds for which an id that was rotated away, and its grace is over, is known as such."""
 
 MAX_TRIES = 100
 """How often a logout looks at what others have made of the session, before it ends whatever stands there."""
@@ -143,7 +146,7 @@ class StoredBackend(Backend):
         place: Place = found.version
         new_key = self._key(session_id)
         if record.identity is not None:
-            record = await self.owners.keep_listed(record, new_key, ends_at, now, has_moved=True)
+            record = await self.owners.keep_listed(record, place.key, ends_at, now)
         # The new entry first: nobody knows its id yet, and if we are interrupted the old one is still whole.
         try:
             renewed = await self._put(session_id, new_key, record, ends_at, None, now)
@@ -151,10 +154,15 @@ class StoredBackend(Backend):
             raise SessionError("generate_id() gave an id that is in use.") from None
         try:
             pointer = self._value(place.key, Moved(new_key, now, usable_until))
-            await self.store.put(place.key, pointer, max(ends_at, usable_until), place.version, now)
+            # Longer than anybody is on their way, and not so long that old ids outnumber the sessions.
+            known_until = min(ends_at, max(now, usable_until) + KNOWN_FOR)
+            await self.store.put(place.key, pointer, max(known_until, usable_until), place.version, now)
         except Refused as refused:
             await self.store.delete(new_key, None, now)
             raise Conflict(await self._current(found.token, place.key, refused.current, now)) from None
+        if record.identity is not None and record.identity.signed_in_at != now:
+            # Afterwards: until then the list leads to the old place, and from there the pointer leads on.
+            await self.owners.moved(record.identity, new_key, now)
         return renewed
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:

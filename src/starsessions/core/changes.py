@@ -82,16 +82,27 @@ def apply(changes: Changes, theirs: Mapping[str, Any]) -> dict[str, Any]:
     return kept | changes.written
 
 
-def clash(ours: Changes, theirs: Changes) -> bool:
-    """Whether both did something to one key, and not the same.
+def clashing(ours: Changes, theirs: Changes) -> frozenset[str]:
+    """The keys to which both did something, and not the same.
 
-    >>> clash(Changes({"n": 1}, frozenset()), Changes({"n": 2}, frozenset()))
-    True
-    >>> clash(Changes({"n": 1}, frozenset()), Changes({"m": 2}, frozenset({"n"})))
-    True
-    >>> clash(Changes({"n": 1}, frozenset({"m"})), Changes({"n": 1}, frozenset({"m"})))
-    False
+    >>> clashing(Changes({"n": 1}, frozenset()), Changes({"n": 2}, frozenset()))
+    frozenset({'n'})
+    >>> clashing(Changes({"n": 1}, frozenset()), Changes({"m": 2}, frozenset({"n"})))
+    frozenset({'n'})
+    >>> clashing(Changes({"n": 1}, frozenset({"m"})), Changes({"n": 1}, frozenset({"m"})))
+    frozenset()
     """
-    if any(key in theirs.deleted for key in ours.written) or any(key in ours.deleted for key in theirs.written):
-        return True
-    return any(not same(value, theirs.written[key]) for key, value in ours.written.items() if key in theirs.written)
+    both = {
+        key for key, value in ours.written.items() if key in theirs.written and not same(value, theirs.written[key])
+    }
+    return frozenset(both | (ours.written.keys() & theirs.deleted) | (ours.deleted & theirs.written.keys()))
+
+
+def settle(merged: dict[str, Any], keys: frozenset[str], decided: Mapping[str, Any]) -> dict[str, Any]:
+    """What was merged, but for these keys, which are as it was decided: a key that is missing there is deleted.
+
+    >>> settle({"n": 2, "m": 1, "other": 1}, frozenset({"n", "m"}), {"n": 3})
+    {'n': 3, 'other': 1}
+    """
+    kept = {key: value for key, value in merged.items() if key not in keys or key in decided}
+    return kept | {key: decided[key] for key in keys if key in decided}

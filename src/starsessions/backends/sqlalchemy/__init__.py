@@ -14,7 +14,7 @@ try:
 except ImportError as _missing:
     raise ImproperlyConfigured(
         "Sessions in a SQL database need SQLAlchemy with its asyncio extension: "
-        "pip install 'starsessions[sqlalchemy]', and a driver such as asyncpg, psycopg, asyncmy or aiosqlite."
+        "install the extra starsessions[sqlalchemy], and a driver such as asyncpg, psycopg, asyncmy or aiosqlite."
     ) from _missing
 
 from starsessions.backends.sqlalchemy.backend import SQLAlchemyBackend

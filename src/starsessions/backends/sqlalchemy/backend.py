@@ -28,7 +28,7 @@ class SQLAlchemyBackend(StoredBackend):
     With a URL the engine is ours: made so that a read or a write is one round trip, and closed when the application
     ends. SQLite then writes ahead (WAL), and waits for its turn. An engine of your own stays open, and as it is. Unless
     it speaks to PostgreSQL, make it with `isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True`: otherwise each
-    statement costs a COMMIT or a ROLLBACK more.
+    statement costs a COMMIT and a ROLLBACK more.
 
     The table is never created behind your back: call `create_table()`, or let Alembic find `table` in its `metadata`
     (yours, if you give it). When the application starts, a table that is missing is an error; a database that does not

@@ -1,11 +1,16 @@
-"""The lists of users' sessions on real servers: what tests/shell/test_sign_in.py shows in memory holds there, too."""
+"""On real servers: the lists of users' sessions, and a hundred increments that make a hundred.
+
+What tests/shell shows in memory holds there, too.
+"""
 
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from redis.asyncio import Redis, RedisCluster
 
@@ -13,8 +18,9 @@ from starsessions import EncryptedCookieBackend, SessionBackend
 from starsessions.backends.redis import RedisBackend
 from tests.backends.sql import DATABASES, database, opened
 from tests.servers.process import Address
+from tests.shell import test_atomic_updates as atomic
 from tests.shell import test_sign_in as shown
-from tests.site import KEY, Clock, Site
+from tests.site import KEY, Browser, Clock, Site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
@@ -55,6 +61,22 @@ async def test_a_list_on_a_server(
 ) -> None:
     async with open_backend(clock) as backend:
         await scenario(site_of, backend)
+
+
+async def test_a_hundred_increments_at_once_make_a_hundred(
+    open_backend: Open, site_of: Callable[..., Site], clock: Clock
+) -> None:
+    async with open_backend(clock) as backend:
+        await atomic.test_a_hundred_increments_that_all_loaded_before_any_wrote_make_a_hundred(site_of, backend)
+
+        site = site_of(backend=backend)
+        await site.visit(lambda session: session.update(n=0))
+        cookies = site.browser.cookies
+        async with anyio.create_task_group() as tasks:
+            for _ in range(100):
+                request = partial(site_of(backend=backend).visit, browser=Browser(dict(cookies)))
+                tasks.start_soon(request, lambda session: session.update_atomically(atomic.count))
+        assert await site.data() == {"n": 100}
 
 
 async def test_sealed_cookies_are_called_back_through_a_store_on_a_server(

@@ -1,0 +1,135 @@
+"""What a session costs at least: its bytes, read and written through the same client, without a library.
+
+Reading is one GET, or one SELECT through SQLAlchemy Core. Writing is that, and our script or our UPDATE, which write
+only what nobody else has changed. The bytes are those that our backend stores.
+"""
+
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import cycle
+from typing import Any
+
+from redis.asyncio import Redis
+from sqlalchemy import select
+
+from benchmarks.contestants import App, Scope
+from starsessions.backends.redis import _HEAD, _LAYOUT, _SCRIPT, _SHA, RedisBackend
+from starsessions.backends.sqlalchemy import SQLAlchemyBackend
+
+DAYS_14 = 1_209_600
+PREFIX = "bare:"
+
+
+class Noting(dict[str, Any]):
+    """A dict that knows whether it was changed."""
+
+    changed = False
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.changed = True
+        super().__setitem__(key, value)
+
+
+class Through:
+    """One client."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+
+    async def prepare(self, data: dict[str, Any], sessions: int) -> None:
+        await self.clear()
+        self.data = data
+        for _ in range(sessions):
+            await self.backend.write(data)
+        self.keys = cycle(await self.all_keys())
+
+    async def load(self, scope: Scope) -> Noting:
+        key = next(self.keys)
+        scope["found"] = key, await self.read(key)
+        scope["session"] = session = Noting(self.data)
+        return session
+
+    def wrap(self, app: App) -> App:
+        async def with_statements(scope: Scope, receive: Any, send: Any) -> None:
+            await app(scope, receive, send)
+            if scope["session"].changed:
+                await self.write(*scope["found"])
+
+        return with_statements
+
+    async def clear(self) -> None:
+        raise NotImplementedError
+
+    async def all_keys(self) -> list[Any]:
+        raise NotImplementedError
+
+    async def read(self, key: Any) -> Any:
+        raise NotImplementedError
+
+    async def write(self, key: Any, found: Any) -> None:
+        raise NotImplementedError
+
+
+class ThroughRedis(Through):
+    def __init__(self, client: Redis) -> None:
+        super().__init__(RedisBackend(client, PREFIX))
+        self.client = client
+
+    async def clear(self) -> None:
+        for key in await self.all_keys():
+            await self.client.delete(key)
+        await self.client.script_load(_SCRIPT)
+
+    async def all_keys(self) -> list[Any]:
+        return [key async for key in self.client.scan_iter(PREFIX + "*")]
+
+    async def read(self, key: bytes) -> bytes:
+        found: bytes = await self.client.get(key)
+        return found
+
+    async def write(self, key: bytes, found: bytes) -> None:
+        _, version, expires_at = _HEAD.unpack_from(found)
+        entry = _HEAD.pack(_LAYOUT, os.urandom(8), expires_at) + found[_HEAD.size :]
+        answer = await self.client.evalsha(_SHA, 1, key, entry, version, int(time.time()), DAYS_14 * 1000)
+        assert answer == 1
+
+
+class ThroughSQL(Through):
+    def __init__(self, backend: SQLAlchemyBackend) -> None:
+        super().__init__(backend)
+        self.engine, self.table, self.say = backend.engine, backend.table, backend.store._say
+
+    async def clear(self) -> None:
+        await self.backend.create_table()
+        async with self.engine.connect() as connection:
+            await connection.execute(self.table.delete())
+
+    async def all_keys(self) -> list[Any]:
+        async with self.engine.connect() as connection:
+            return list((await connection.execute(select(self.table.c.key))).scalars())
+
+    async def read(self, key: str) -> Any:
+        async with self.engine.connect() as connection:
+            return (await connection.execute(self.say.get, {"p_key": key, "p_now": int(time.time())})).one()
+
+    async def write(self, key: str, found: Any) -> None:
+        row = {"p_value": found.value, "p_expires_at": found.expires_at, "p_expect": found.version}
+        row |= {"p_key": key, "p_version": int.from_bytes(os.urandom(8)) >> 1, "p_now": int(time.time())}
+        async with self.engine.connect() as connection:
+            result = await connection.execute(self.say.replace, row)
+        assert result.rowcount == 1
+
+
+@asynccontextmanager
+async def opened(kind: str, url: str) -> AsyncIterator[Through]:
+    if kind == "redis":
+        async with Redis.from_url(url) as client:
+            yield ThroughRedis(client)
+    else:
+        backend = SQLAlchemyBackend(url, "bare_sessions")
+        try:
+            yield ThroughSQL(backend)
+        finally:
+            await backend.engine.dispose()

@@ -1,0 +1,145 @@
+"""What is printed and drawn of the results."""
+
+from collections.abc import Iterable, Iterator
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from benchmarks.marks import CLIENT, Cell
+
+Results = dict[str, Any]
+
+
+def tables(results: Results) -> str:
+    parts = [marks(results["marks"]), *times(results["times"]), *facts(results["facts"])]
+    if results["end to end"]:
+        parts.append(end_to_end(results["end to end"]))
+    if results["rows"]:
+        parts.append(rows_of_sql(results["rows"]))
+    parts += [f"Left out: {reason}" for reason in results["left out"]]
+    return "\n\n".join(parts)
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    lines = [list(head), *([str(cell) for cell in row] for row in rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def marks(judged: list[dict[str, Any]]) -> str:
+    rows = [(one["name"], f"{one['figure']:.3g}", one["mark"], "yes" if one["met"] else "MISSED") for one in judged]
+    return table(("mark", "figure", "wanted", "met"), rows)
+
+
+def times(measured: list[dict[str, Any]]) -> Iterator[str]:
+    """For each storage a table: µs over the bare application, in brackets what part of that ours takes."""
+    overheads = {Cell(*row["cell"]): row for row in measured}
+    for kind, rows in groupby(overheads, key=lambda cell: cell.kind):
+        cells = list(rows)
+        names = list(dict.fromkeys(cell.contestant for cell in cells))
+        body = []
+        for case, size, at_once in dict.fromkeys((cell.case, cell.size, cell.at_once) for cell in cells):
+            found = [overheads.get(Cell(name, kind, case, size, at_once)) for name in names]
+            [ours, *others] = found
+            told = [f"{ours['overhead']:.1f} ± {ours['spread']:.0%}" if ours else ""]
+            for other in others:
+                ratio = f" ({ours['overhead'] / other['overhead']:.2f})" if ours and other else ""
+                told.append(f"{other['overhead']:.1f}{ratio}" if other else "")
+            body.append((case, size, at_once, *told))
+        yield f"{kind}: µs over the bare application\n\n" + table(("case", "bytes", "at once", *names), body)
+
+
+def facts(found: list[dict[str, Any]]) -> Iterator[str]:
+    yield table(
+        ("storage", "contestant", *(name for name in found[0]["facts"] if name != "per request")) if found else (),
+        [
+            (row["kind"], row["contestant"], *(yes_no(value) for name, value in row["facts"].items() if name[0] != "p"))
+            for row in found
+        ],
+    )
+    body = []
+    for row in found:
+        for case, said in row["facts"]["per request"].items():
+            if row["kind"] != "memory":
+                commands = ", ".join(f"{count:g} {name}" for name, count in said["commands"].items())
+                bytes_ = "" if said["bytes"] is None else said["bytes"]
+                body.append((row["kind"], row["contestant"], case, commands or "-", bytes_))
+    yield table(("storage", "contestant", "one request", "told the store", "bytes"), body)
+
+
+def yes_no(value: object) -> object:
+    return ("no", "yes")[value] if isinstance(value, bool) else value
+
+
+def end_to_end(found: list[dict[str, Any]]) -> str:
+    rows = []
+    for row in found:
+        spread = f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f}"
+        rows.append((row["app"], row["case"], f"{row['bare']:.0f}", f"{row['ours']:.0f}", spread))
+    return table(("uvicorn serves", "case", "bare, requests/s", "ours", "ratio, round by round"), rows)
+
+
+def rows_of_sql(found: list[dict[str, Any]]) -> str:
+    names = [name for name in found[0] if name not in ("kind", "rows")]
+    body = [(one["kind"], f"{one['rows']:,}", *(f"{one[name]:.0f}" for name in names)) for one in found]
+    return table(("database", "rows", *(f"{name}, µs" for name in names)), body)
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+COLOURS = {
+    "ours": "#1b7837",
+    "Starlette": "#7b7b7b",
+    "starsessions 2.2.1": "#c2731c",
+    "fastapi-redis-sdk": "#b2182b",
+    "asgi-sessions": "#4575b4",
+    CLIENT: "#bdbdbd",
+}
+BAR, GAP, LEFT, WIDTH, RIGHT = 16, 12, 190, 420, 150
+
+
+def draw(results: Results, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {
+        "overhead.svg": ("cookies and memory, 150 bytes, one request at a time", ("signed", "encrypted", "memory"), 1),
+        "stores.svg": ("stores, 150 bytes, one request at a time", ("redis", "sqlite", "postgres"), 1),
+        "stores-at-once.svg": ("stores, 150 bytes, 50 requests at once", ("redis", "sqlite", "postgres"), 50),
+    }
+    overheads = {Cell(*row["cell"]): row["overhead"] for row in results["times"]}
+    for file, (title, kinds, at_once) in pictures.items():
+        shown = {
+            f"{kind}, {case}": bars
+            for kind in kinds
+            for case in ("untouched", "read", "write")
+            if (
+                bars := {
+                    cell.contestant: us for cell, us in overheads.items() if cell[1:] == (kind, case, 150, at_once)
+                }
+            )
+        }
+        if shown:
+            (folder / file).write_text(svg(f"µs over the bare application: {title}", shown), encoding="utf-8")
+
+
+def svg(title: str, groups: dict[str, dict[str, float]]) -> str:
+    most = max(value for bars in groups.values() for value in bars.values())
+    shapes, y = [f'<text x="8" y="18" font-weight="bold">{escape(title)}</text>'], 36
+    for group, bars in groups.items():
+        middle = y + len(bars) * BAR / 2 + 4
+        shapes.append(f'<text x="{LEFT - 8}" y="{middle:g}" text-anchor="end">{escape(group)}</text>')
+        for name, value in bars.items():
+            width = max(value / most * WIDTH, 1)
+            label = f"{name} {value:.3g}"
+            shapes.append(
+                f'<rect x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR - 2}" fill="{COLOURS[name]}"/>'
+                f'<text x="{LEFT + width + 4:.1f}" y="{y + 11}" font-size="11">{escape(label)}</text>'
+            )
+            y += BAR
+        y += GAP
+    size = f'width="{LEFT + WIDTH + RIGHT}" height="{y}"'
+    lines = "\n".join(shapes)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">\n'
+        f'<rect width="100%" height="100%" fill="white"/>\n{lines}\n</svg>\n'
+    )

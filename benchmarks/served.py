@@ -1,0 +1,50 @@
+"""What `benchmarks.end_to_end` serves: the bare application and ours, as plain ASGI and with Starlette's router.
+
+In a session of 150 bytes, `/fill` puts something in, `/read` looks at it, and `/` does not use it.
+"""
+
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from benchmarks.cases import BODY, data_of
+from benchmarks.contestants import KEY
+from starsessions import SessionMiddleware
+
+DATA = data_of(150)
+
+
+async def plain(scope: Any, receive: Any, send: Any) -> None:
+    assert scope["type"] == "http"
+    if scope["path"] == "/fill":
+        scope["session"].update(DATA)
+    elif scope["path"] == "/read":
+        assert scope.get("session", DATA)["user_id"] == 42
+    headers = [(b"content-length", b"2"), (b"content-type", b"text/plain")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send(BODY)
+
+
+async def untouched(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("ok")
+
+
+async def read(request: Request) -> PlainTextResponse:
+    assert (request.session if "session" in request.scope else DATA)["user_id"] == 42
+    return PlainTextResponse("ok")
+
+
+async def fill(request: Request) -> PlainTextResponse:
+    request.session.update(DATA)
+    return PlainTextResponse("ok")
+
+
+ROUTES = [Route("/", untouched), Route("/read", read), Route("/fill", fill)]
+
+plain_ours = SessionMiddleware(plain, KEY, autoload=True)
+starlette = Starlette(routes=ROUTES)
+starlette_ours = Starlette(routes=ROUTES, middleware=[Middleware(SessionMiddleware, secret_key=KEY, autoload=True)])

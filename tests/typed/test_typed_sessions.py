@@ -1,0 +1,773 @@
+"""A session seen through a model: saved as all else is, merged field by field, and never an error after a deploy."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, TypedDict
+
+import msgspec
+import pydantic
+import pytest
+
+from starsessions import (
+    BackendUnavailable,
+    ImproperlyConfigured,
+    InMemoryBackend,
+    ResponseStarted,
+    Session,
+    SessionBackend,
+    SessionConflict,
+    SessionGone,
+    UnsupportedValue,
+)
+from starsessions.events import OutdatedData, handle_for
+from starsessions.typed import TypedSession
+from tests.site import Browser, Site
+
+pytestmark = pytest.mark.anyio
+
+SiteOf = Callable[..., Site]
+
+
+# Four ways to write the same model
+
+
+class Cart(pydantic.BaseModel):
+    items: list[str] = []
+
+
+class Shop(pydantic.BaseModel):
+    cart: Cart = Cart()
+    theme: str = "light"
+
+
+@dataclass
+class CartClass:
+    items: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ShopClass:
+    cart: CartClass = field(default_factory=CartClass)
+    theme: str = "light"
+
+
+class CartStruct(msgspec.Struct):
+    items: list[str] = []
+
+
+class ShopStruct(msgspec.Struct):
+    cart: CartStruct = msgspec.field(default_factory=CartStruct)
+    theme: str = "light"
+
+
+class ShopDict(TypedDict):
+    cart: CartClass
+    theme: str
+
+
+def new_shop_dict() -> ShopDict:
+    return {"cart": CartClass(), "theme": "light"}
+
+
+SHOP = TypedSession(Shop)
+CLASSES = [SHOP, TypedSession(ShopClass), TypedSession(ShopStruct)]
+DICT = TypedSession(ShopDict, new=new_shop_dict)
+NAMES = ["pydantic", "dataclass", "struct"]
+
+
+def of_shop(change: Callable[[Any], object], typed: TypedSession[Any] = SHOP) -> Callable[[Session], Any]:
+    async def act(session: Session) -> Any:
+        return change(await typed.load(session))
+
+    return act
+
+
+def put(item: str) -> Callable[[Any], None]:
+    return lambda shop: shop.cart.items.append(item)
+
+
+def paint(shop: Any) -> None:
+    shop.theme = "dark"
+
+
+def stored(**data: Any) -> Callable[[Session], Any]:
+    """A handler that leaves this, as an older release would."""
+
+    async def act(session: Session) -> None:
+        await session.load()
+        session.update(data)
+
+    return act
+
+
+# Saved like everything else
+
+
+@pytest.mark.parametrize("typed", CLASSES, ids=NAMES)
+async def test_a_nested_change_of_a_model_is_saved(
+    site_of: SiteOf, backend: SessionBackend, typed: TypedSession[Any]
+) -> None:
+    site = site_of(backend=backend, autoload=False)
+    await site.visit(of_shop(put("tea"), typed))
+    await site.visit(of_shop(put("milk"), typed))
+    await site.visit(of_shop(paint, typed))
+    assert await site.data() == {"cart": {"items": ["tea", "milk"]}, "theme": "dark"}
+    shop = (await site.visit(of_shop(lambda shop: shop, typed))).result
+    assert type(shop).__name__ == typed._name
+    assert (shop.cart.items, shop.theme) == (["tea", "milk"], "dark")
+
+
+async def test_a_change_of_a_typed_dict_is_saved(site_of: SiteOf, backend: SessionBackend) -> None:
+    async def act(session: Session) -> None:
+        shop = await DICT.load(session)
+        shop["cart"].items.append("tea")
+
+    site = site_of(backend=backend)
+    await site.visit(act)
+    await site.visit(act)
+    assert await site.data() == {"cart": {"items": ["tea", "tea"]}}
+
+
+async def test_a_key_that_is_taken_from_a_typed_dict_is_taken_from_the_session(site_of: SiteOf) -> None:
+    class Part(TypedDict, total=False):
+        theme: str
+
+    typed = TypedSession(Part)
+
+    async def act(session: Session) -> None:
+        part = await typed.load(session)
+        if part.pop("theme", None) is None:
+            part["theme"] = "dark"
+
+    site = site_of()
+    await site.visit(act)
+    assert await site.data() == {"theme": "dark"}
+    reply = await site.visit(act)
+    assert "Max-Age=0" in reply.set_cookie  # nothing is left, and an empty session is never kept
+
+
+@pytest.mark.parametrize("typed", CLASSES, ids=NAMES)
+async def test_who_changes_nothing_gets_no_session_and_writes_none(
+    site_of: SiteOf, backend: SessionBackend, typed: TypedSession[Any]
+) -> None:
+    def changed_and_back(shop: Any) -> None:
+        shop.theme = "dark"
+        shop.theme = "light"
+
+    site = site_of(backend=backend)
+    reply = await site.visit(of_shop(changed_and_back, typed))
+    assert (reply.set_cookies, reply.all("vary")) == ([], ["Cookie"])
+    await site.visit(of_shop(put("tea"), typed))
+    site.app.setting.backend.replace = None  # type: ignore[method-assign,assignment]
+    assert (await site.visit(of_shop(lambda shop: shop.cart.items, typed))).set_cookies == []
+
+
+async def test_only_the_fields_that_were_changed_are_stored(site_of: SiteOf) -> None:
+    site = site_of()
+    await site.visit(of_shop(paint))
+    assert await site.data() == {"theme": "dark"}
+
+
+async def test_a_default_that_is_never_the_same_twice_is_stored_with_the_first_change(site_of: SiteOf) -> None:
+    numbers = count()
+
+    class Numbered(pydantic.BaseModel):
+        number: int = pydantic.Field(default_factory=numbers.__next__)
+        theme: str = "light"
+        cart: list[str] = []
+
+    typed = TypedSession(Numbered)
+    site = site_of()
+    await site.visit(of_shop(lambda numbered: numbered, typed))
+    assert await site.data() == {}
+    number = (await site.visit(of_shop(lambda numbered: paint(numbered) or numbered.number, typed))).result  # type: ignore[func-returns-value]
+    assert await site.data() == {"number": number, "theme": "dark"}
+    assert (await site.visit(of_shop(lambda numbered: numbered.number, typed))).result == number
+
+
+async def test_what_other_code_keeps_in_the_session_is_left_alone(site_of: SiteOf) -> None:
+    site = site_of()
+    await site.visit(stored(user="ann", theme="dark", _state_github={"data": 1}))
+    assert (await site.visit(of_shop(lambda shop: shop.theme))).result == "dark"
+    await site.visit(of_shop(put("tea")))
+    assert await site.data() == {
+        "user": "ann",
+        "theme": "dark",
+        "_state_github": {"data": 1},
+        "cart": {"items": ["tea"]},
+    }
+
+
+async def test_a_prefix_keeps_two_models_apart(site_of: SiteOf) -> None:
+    one, other = (
+        TypedSession(Shop, prefix="one."),
+        TypedSession(Shop, prefix="other.", version=2, migrate=lambda v, d: d),
+    )
+
+    async def act(session: Session) -> None:
+        (await one.load(session)).theme = "dark"
+        (await other.load(session)).theme = "blue"
+
+    site = site_of()
+    await site.visit(stored(theme="ours", **{"7": 1}))
+    await site.visit(act)
+    assert await site.data() == {
+        "theme": "ours",
+        "7": 1,
+        "one.theme": "dark",
+        "other.theme": "blue",
+        "other.__version__": 2,
+    }
+
+
+async def test_keys_that_are_no_text_are_no_fields(site_of: SiteOf) -> None:
+    async def act(session: Session) -> None:
+        await session.load()
+        session.update({1: "one"})  # type: ignore[dict-item]
+        (await SHOP.load(session)).theme = "dark"
+
+    site = site_of()
+    await site.visit(act)
+    assert await site.data() == {1: "one", "theme": "dark"}
+
+
+async def test_a_model_is_the_same_object_each_time_that_it_is_asked_for(site_of: SiteOf) -> None:
+    async def act(session: Session) -> bool:
+        shop = await SHOP.load(session)
+        put("tea")(shop)
+        return await SHOP.load(session) is shop and SHOP.of(session).cart.items == ["tea"]
+
+    site = site_of()
+    assert (await site.visit(act)).result
+    assert await site.data() == {"cart": {"items": ["tea"]}}
+
+
+async def test_a_session_that_loads_itself_needs_no_await(site_of: SiteOf) -> None:
+    site = site_of(autoload=True)
+    await site.visit(lambda session: paint(SHOP.of(session)))
+    assert await site.data() == {"theme": "dark"}
+
+
+async def test_what_code_that_uses_the_dict_has_changed_comes_to_the_model(site_of: SiteOf) -> None:
+    async def act(session: Session) -> Any:
+        shop = await SHOP.load(session)
+        cart = shop.cart
+        session["theme"] = "dark"
+        session["cart"] = {"items": ["milk"]}
+        again = await SHOP.load(session)
+        session.pop("theme")
+        once_more = await SHOP.load(session)
+        return again is shop, once_more is shop, shop.cart is not cart, shop.cart.items, shop.theme
+
+    assert (await site_of().visit(act)).result == (True, True, True, ["milk"], "light")
+
+
+async def test_what_is_in_the_session_is_not_what_is_in_the_model(site_of: SiteOf) -> None:
+    async def act(session: Session) -> Any:
+        shop = await SHOP.load(session)
+        put("tea")(shop)
+        await session.persist()
+        session["cart"]["items"].append("milk")
+        assert shop.cart.items == ["tea"]
+        return (await SHOP.load(session)).cart.items
+
+    site = site_of()
+    assert (await site.visit(act)).result == ["tea", "milk"]
+    assert await site.data() == {"cart": {"items": ["tea", "milk"]}}
+
+
+# The life of a session
+
+
+async def test_a_new_id_keeps_what_was_changed(site_of: SiteOf, server_backend: SessionBackend) -> None:
+    async def act(session: Session) -> None:
+        shop = await SHOP.load(session)
+        put("tea")(shop)
+        await session.regenerate_id()
+        put("milk")(shop)
+
+    site = site_of(backend=server_backend)
+    await site.visit(of_shop(put("water")))
+    before = Browser(dict(site.browser.cookies))
+    await site.visit(act)
+    assert await site.data() == {"cart": {"items": ["water", "tea", "milk"]}}
+    assert await site.data(before) == {}
+
+
+async def test_a_logout_is_one_whatever_was_changed_in_the_model(site_of: SiteOf, backend: SessionBackend) -> None:
+    async def act(session: Session) -> None:
+        shop = await SHOP.load(session)
+        put("tea")(shop)
+        await session.delete()
+        put("milk")(shop)
+
+    site = site_of(backend=backend)
+    await site.visit(of_shop(put("water")))
+    assert "Max-Age=0" in (await site.visit(act)).set_cookie
+    assert await site.data() == {}
+
+
+async def test_after_the_end_of_a_session_the_next_model_is_a_fresh_one(site_of: SiteOf) -> None:
+    async def act(session: Session) -> None:
+        await SHOP.load(session)
+        await session.flush()
+        paint(await SHOP.load(session))
+
+    site = site_of()
+    await site.visit(of_shop(put("tea")))
+    await site.visit(act)
+    assert await site.data() == {"theme": "dark"}
+
+
+async def test_a_session_that_is_loaded_afresh_has_a_model_of_its_own(site_of: SiteOf) -> None:
+    async def act(session: Session) -> Any:
+        paint(await SHOP.load(session))
+        session.is_loaded = False
+        return (await SHOP.load(session)).theme
+
+    assert (await site_of().visit(act)).result == "light"
+
+
+async def test_a_session_that_is_cleared_is_ended_whatever_was_changed_in_the_model(site_of: SiteOf) -> None:
+    async def act(session: Session) -> None:
+        put("milk")(await SHOP.load(session))
+        session.clear()
+
+    site = site_of()
+    await site.visit(of_shop(put("tea")))
+    assert "Max-Age=0" in (await site.visit(act)).set_cookie
+
+
+async def test_who_signs_in_keeps_what_was_put_in_anonymously_or_nothing_of_it(
+    site_of: SiteOf, server_backend: SessionBackend
+) -> None:
+    async def sign_in(session: Session) -> None:
+        put("milk")(await SHOP.load(session))
+        await session.sign_in("ann")
+
+    async def sign_in_afresh(session: Session) -> None:
+        put("milk")(await SHOP.load(session))
+        await session.sign_in("ann", keep=False)
+
+    def items(session: Session) -> list[str]:
+        return SHOP.of(session).cart.items
+
+    for act, kept in ((sign_in, ["tea", "milk"]), (sign_in_afresh, [])):
+        site = site_of(backend=server_backend)
+        await site.visit(of_shop(put("tea")))
+        await site.visit(act)
+        assert (await site.visit(items)).result == kept
+
+
+async def test_a_session_that_is_revalidated_has_the_changes_of_both(
+    site_of: SiteOf, store_backend: SessionBackend
+) -> None:
+    site, other = site_of(backend=store_backend), site_of(backend=store_backend)
+    await site.visit(of_shop(put("tea")))
+    other.browser = site.browser
+
+    async def act(session: Session) -> Any:
+        shop = await SHOP.load(session)
+        put("milk")(shop)
+        await other.visit(of_shop(paint))
+        assert await session.revalidate()
+        assert session["cart"] == {"items": ["tea", "milk"]}
+        await SHOP.load(session)
+        return shop.cart.items, shop.theme
+
+    assert (await site.visit(act)).result == (["tea", "milk"], "dark")
+    assert await site.data() == {"cart": {"items": ["tea", "milk"]}, "theme": "dark"}
+
+
+async def test_a_change_after_the_response_is_refused_unless_it_is_saved_by_hand(
+    site_of: SiteOf, server_backend: SessionBackend
+) -> None:
+    shops: list[Shop] = []
+
+    async def save(session: Session) -> None:
+        await session.persist()
+        put("milk")(shops[-1])
+        await session.persist()
+
+    site = site_of(backend=server_backend)
+    keep = of_shop(shops.append)
+    await site.visit(of_shop(put("tea")))
+    with pytest.raises(ResponseStarted, match="persist"):
+        await site.visit(keep, after=lambda session: put("lost")(shops[-1]))
+    await site.visit(keep, after=save)
+    assert await site.data() == {"cart": {"items": ["tea", "milk"]}}
+
+
+async def test_persist_of_a_session_by_hand_saves_the_model(server_backend: SessionBackend) -> None:
+    session = Session(server_backend)
+    paint(await SHOP.load(session))
+    session_id = await session.persist()
+    again = Session(server_backend, session_id)
+    assert (await SHOP.load(again)).theme == "dark"
+
+
+async def test_an_atomic_update_sees_and_saves_what_was_changed_in_the_model(site_of: SiteOf) -> None:
+    def add(data: dict[str, Any]) -> str:
+        data["theme"] += "er"
+        return str(data["theme"])
+
+    async def act(session: Session) -> Any:
+        shop = await SHOP.load(session)
+        paint(shop)
+        updated = await session.update_atomically(add)
+        put("tea")(await SHOP.load(session))
+        return updated, shop.theme
+
+    site = site_of(backend=InMemoryBackend())
+    assert (await site.visit(act)).result == ("darker", "darker")
+    assert await site.data() == {"theme": "darker", "cart": {"items": ["tea"]}}
+
+
+# Two requests at once
+
+
+async def test_two_requests_that_change_different_fields_both_survive(
+    site_of: SiteOf, server_backend: SessionBackend
+) -> None:
+    site = site_of(backend=server_backend)
+    await site.visit(of_shop(put("tea")))
+
+    async def slow(session: Session) -> None:
+        shop = await SHOP.load(session)
+        await other.visit(of_shop(paint))
+        put("milk")(shop)
+
+    other = site_of(backend=server_backend)
+    other.browser = site.browser
+    await site.visit(slow)
+    assert await site.data() == {"cart": {"items": ["tea", "milk"]}, "theme": "dark"}
+
+
+async def test_after_a_merge_the_model_is_asked_for_again_and_has_it(
+    site_of: SiteOf, store_backend: SessionBackend
+) -> None:
+    site, other = site_of(backend=store_backend), site_of(backend=store_backend)
+    await site.visit(of_shop(put("tea")))
+    other.browser = site.browser
+
+    async def act(session: Session) -> Any:
+        shop = await SHOP.load(session)
+        await other.visit(of_shop(paint))
+        put("milk")(shop)
+        await session.persist()
+        await SHOP.load(session)
+        return shop.cart.items, shop.theme
+
+    assert (await site.visit(act)).result == (["tea", "milk"], "dark")
+
+
+async def test_a_request_that_changed_the_same_field_is_a_conflict_if_that_was_asked_for(
+    site_of: SiteOf, store_backend: SessionBackend
+) -> None:
+    site, other = site_of(backend=store_backend, on_conflict="raise"), site_of(backend=store_backend)
+    await site.visit(of_shop(put("tea")))
+    other.browser = site.browser
+
+    async def act(session: Session) -> None:
+        shop = await SHOP.load(session)
+        await other.visit(of_shop(put("water")))
+        put("milk")(shop)
+
+    with pytest.raises(SessionConflict):
+        await site.visit(act)
+
+
+async def test_a_session_that_another_request_ended_is_not_brought_back_by_a_model(
+    site_of: SiteOf, store_backend: SessionBackend
+) -> None:
+    site, other = site_of(backend=store_backend), site_of(backend=store_backend)
+    await site.visit(of_shop(put("tea")))
+    other.browser = site.browser
+    mine = Browser(dict(site.browser.cookies))
+
+    async def act(session: Session) -> None:
+        shop = await SHOP.load(session)
+        await other.visit(lambda session: session.delete())
+        put("milk")(shop)
+        with pytest.raises(SessionGone):
+            await session.persist()
+
+    await site.visit(act, mine)
+    assert await site.data(mine) == {}
+
+
+async def test_a_model_of_a_session_that_could_not_be_loaded_may_be_read_and_not_changed(site_of: SiteOf) -> None:
+    site = site_of(backend=InMemoryBackend(), on_unavailable="anonymous")
+    await site.visit(of_shop(put("tea")))
+
+    async def fail(token: str, now: int) -> Any:
+        raise BackendUnavailable("The store does not answer.")
+
+    site.app.setting.backend.fetch = fail  # type: ignore[method-assign]
+    assert (await site.visit(of_shop(lambda shop: shop.theme))).result == "light"
+    assert (await site.visit(of_shop(paint))).messages[0]["status"] == 503
+
+
+# What does not fit
+
+
+class Numbers(pydantic.BaseModel):
+    theme: int = 0
+    size: int = 0
+
+
+NUMBERS = TypedSession(Numbers)
+
+
+@pytest.mark.parametrize(
+    ("typed", "change", "message"),
+    [
+        (SHOP, lambda shop: setattr(shop, "theme", 5), 'session["theme"] is a int'),
+        (SHOP, lambda shop: shop.cart.items.append(object()), 'session["cart"] is a dict'),
+        (CLASSES[1], lambda shop: setattr(shop, "theme", 5), 'session["theme"] is a int'),
+        (CLASSES[2], lambda shop: shop.cart.items.append(5), 'session["cart"] is a dict'),
+        (TypedSession(Shop, prefix="a."), lambda shop: setattr(shop, "cart", None), 'session["a.cart"] is a NoneType'),
+    ],
+)
+async def test_what_could_not_be_read_back_is_an_error_before_a_header_leaves(
+    site_of: SiteOf, typed: TypedSession[Any], change: Callable[[Any], None], message: str
+) -> None:
+    with pytest.raises(UnsupportedValue) as caught:
+        await site_of().visit(of_shop(change, typed))
+    assert str(caught.value).startswith(f"{message}, which a session cannot hold. It does not fit Shop")
+    assert caught.value.__suppress_context__
+    assert caught.value.__cause__ is None  # it shows the value
+
+
+async def test_what_would_not_come_back_as_it_was_is_an_error_that_names_the_field(site_of: SiteOf) -> None:
+    class Account(pydantic.BaseModel):
+        token: pydantic.SecretStr | None = None
+
+    with pytest.raises(UnsupportedValue, match=r'session\["token"\] is a SecretStr.* would not come back from Account'):
+        await site_of().visit(of_shop(lambda a: setattr(a, "token", pydantic.SecretStr("x")), TypedSession(Account)))
+
+
+async def test_what_cannot_be_stored_is_an_error_that_names_the_place(site_of: SiteOf) -> None:
+    @dataclass
+    class Loose:
+        things: dict[str, Any] = field(default_factory=dict)
+
+    with pytest.raises(UnsupportedValue, match=r'session\["things"\]\["a"\]\[0\] is a object'):
+        await site_of().visit(of_shop(lambda loose: loose.things.update(a=[object()]), TypedSession(Loose)))
+
+
+async def test_a_model_that_does_not_fit_as_a_whole_is_an_error_too(site_of: SiteOf) -> None:
+    class Checked(pydantic.BaseModel):
+        low: int = 0
+        high: int = 0
+
+        @pydantic.model_validator(mode="after")
+        def check(self) -> "Checked":
+            if self.low > self.high:
+                raise ValueError("low is over high")
+            return self
+
+    with pytest.raises(UnsupportedValue, match="session is a Checked, which"):
+        await site_of().visit(of_shop(lambda checked: setattr(checked, "low", 1), TypedSession(Checked)))
+
+
+async def test_data_that_does_not_validate_is_a_fresh_model_with_a_line_in_the_log_and_an_event(
+    site_of: SiteOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[Any] = []
+    site = site_of(backend=InMemoryBackend(), on_event=events.append)
+    await site.visit(stored(theme="xyzzy", size=5, user="ann"))
+    assert (await site.visit(of_shop(lambda n: (n.theme, n.size), NUMBERS))).result == (0, 0)
+    [handle] = map(handle_for, site.browser.cookies.values())
+    assert events == [OutdatedData(handle, "Numbers", 1, "theme")]
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == "What a session holds does not fit Numbers any more (theme): a fresh one is used."
+    assert await site.data() == {"theme": "xyzzy", "size": 5, "user": "ann"}  # nothing was changed, nothing is lost
+
+
+async def test_data_that_does_not_validate_is_replaced_by_the_first_change(
+    site_of: SiteOf, backend: SessionBackend
+) -> None:
+    def grow(numbers: Any) -> None:
+        numbers.size += 1
+
+    site = site_of(backend=backend)
+    await site.visit(stored(theme="xyzzy", size=5, user="ann"))
+    await site.visit(of_shop(grow, NUMBERS))
+    assert await site.data() == {"size": 1, "user": "ann"}
+    await site.visit(of_shop(grow, NUMBERS))
+    assert await site.data() == {"size": 2, "user": "ann"}
+
+
+async def test_data_that_does_not_fit_in_a_session_without_an_id_is_told_without_a_handle(site_of: SiteOf) -> None:
+    events: list[Any] = []
+
+    async def act(session: Session) -> tuple[int, int]:
+        await session.load()
+        session["theme"] = "xyzzy"
+        one = await NUMBERS.load(session)
+        return one.theme, (await NUMBERS.load(session)).theme
+
+    assert (await site_of(on_event=events.append).visit(act)).result == (0, 0)
+    assert events == [OutdatedData(None, "Numbers", 1, "theme")]
+
+
+# A schema that moved on
+
+
+def from_basket(version: int, data: dict[str, Any]) -> dict[str, Any]:
+    assert version == 1
+    data["cart"] = {"items": data.pop("basket", [])}
+    return data
+
+
+MOVED = TypedSession(Shop, version=2, migrate=from_basket)
+
+
+async def test_older_data_is_migrated_and_written_with_the_first_change(
+    site_of: SiteOf, backend: SessionBackend
+) -> None:
+    site = site_of(backend=backend)
+    await site.visit(stored(basket=["tea"], theme="dark", user="ann"))
+    before = await site.data()
+    assert (await site.visit(of_shop(lambda shop: shop.cart.items, MOVED))).result == ["tea"]
+    assert await site.data() == before
+    await site.visit(of_shop(put("milk"), MOVED))
+    after = {"cart": {"items": ["tea", "milk"]}, "theme": "dark", "user": "ann", "__version__": 2}
+    assert await site.data() == after
+    await site.visit(of_shop(put("water"), MOVED))
+    assert (await site.data())["cart"] == {"items": ["tea", "milk", "water"]}
+
+
+async def test_what_was_migrated_is_written_whichever_field_changes(site_of: SiteOf) -> None:
+    site = site_of()
+    await site.visit(stored(basket=["tea"]))
+    await site.visit(of_shop(paint, MOVED))
+    assert await site.data() == {"cart": {"items": ["tea"]}, "theme": "dark", "__version__": 2}
+
+
+async def test_a_migration_that_returns_a_dict_of_its_own_takes_nothing_from_other_code(site_of: SiteOf) -> None:
+    typed = TypedSession(Shop, version=2, migrate=lambda version, data: {"theme": data["color"]})
+    site = site_of()
+    await site.visit(stored(color="dark", user="ann"))
+    await site.visit(of_shop(put("tea"), typed))
+    assert await site.data() == {
+        "color": "dark",
+        "user": "ann",
+        "theme": "dark",
+        "cart": {"items": ["tea"]},
+        "__version__": 2,
+    }
+
+
+async def test_a_new_session_has_the_version_of_today(site_of: SiteOf) -> None:
+    site = site_of()
+    await site.visit(of_shop(put("tea"), MOVED))
+    assert await site.data() == {"cart": {"items": ["tea"]}, "__version__": 2}
+
+
+async def test_the_model_is_the_same_before_and_after_what_was_migrated_is_written(site_of: SiteOf) -> None:
+    async def act(session: Session) -> bool:
+        shop = await MOVED.load(session)
+        again = await MOVED.load(session)
+        paint(shop)
+        return shop is again is await MOVED.load(session) and shop.cart.items == ["tea"]
+
+    site = site_of()
+    await site.visit(stored(basket=["tea"]))
+    assert (await site.visit(act)).result
+
+
+def broken(version: int, data: dict[str, Any]) -> dict[str, Any]:
+    raise KeyError("xyzzy")
+
+
+@pytest.mark.parametrize(
+    ("migrate", "why"),
+    [
+        (broken, "KeyError"),
+        (lambda version, data: None, "AttributeError"),
+        (lambda version, data: {"theme": ["xyzzy"]}, "theme"),
+        (None, "LookupError"),
+    ],
+)
+async def test_a_migration_that_fails_is_a_fresh_model(
+    site_of: SiteOf, caplog: pytest.LogCaptureFixture, migrate: Any, why: str
+) -> None:
+    typed = TypedSession(Shop, version=2, migrate=migrate)
+    site = site_of()
+    await site.visit(stored(theme="dark", user="ann"))
+    assert (await site.visit(of_shop(lambda shop: shop.theme, typed))).result == "light"
+    assert f"({why})" in caplog.text
+    assert "xyzzy" not in caplog.text
+    await site.visit(of_shop(put("tea"), typed))
+    assert await site.data() == {"user": "ann", "cart": {"items": ["tea"]}, "__version__": 2}
+
+
+async def test_without_a_migration_a_session_with_nothing_of_the_model_is_no_older_one(
+    site_of: SiteOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    typed = TypedSession(Shop, version=2)
+    site = site_of()
+    await site.visit(stored(user="ann"))
+    await site.visit(of_shop(paint, typed))
+    assert await site.data() == {"user": "ann", "theme": "dark", "__version__": 2}
+    assert caplog.records == []
+
+
+async def test_data_of_a_release_to_come_is_used_if_it_fits(site_of: SiteOf) -> None:
+    site = site_of()
+    await site.visit(of_shop(put("tea"), TypedSession(Shop, version=3)))
+    await site.visit(of_shop(put("milk")))
+    assert await site.data() == {"cart": {"items": ["tea", "milk"]}, "__version__": 3}
+
+
+async def test_data_of_a_release_to_come_that_does_not_fit_is_kept_until_something_is_changed(site_of: SiteOf) -> None:
+    site = site_of()
+    newer = {"theme": ["dark"], "cart": {"items": ["tea"]}, "__version__": 3}
+    await site.visit(stored(**newer))
+    assert (await site.visit(of_shop(lambda shop: shop.theme))).result == "light"
+    assert await site.data() == newer
+    await site.visit(of_shop(put("milk")))
+    assert await site.data() == {"cart": {"items": ["milk"]}}
+
+
+async def test_a_version_that_is_no_number_is_none(site_of: SiteOf) -> None:
+    site = site_of()
+    await site.visit(stored(basket=["tea"], __version__="x"))
+    assert (await site.visit(of_shop(lambda shop: shop.cart.items, MOVED))).result == ["tea"]
+
+
+# Misuse
+
+
+async def test_a_class_whose_fields_lack_defaults_is_refused_with_the_cure() -> None:
+    class Strict(pydantic.BaseModel):
+        name: str
+
+    with pytest.raises(
+        ImproperlyConfigured, match="A new Strict cannot be made: give each field a default, or pass new"
+    ):
+        TypedSession(Strict)
+    TypedSession(Strict, new=lambda: Strict(name="Ann"))
+
+
+@pytest.mark.parametrize("version", [0, True, "2"])
+async def test_a_version_is_a_number_from_one(version: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match="version must be an int"):
+        TypedSession(Shop, version=version)
+
+
+async def test_a_migration_without_a_version_is_refused() -> None:
+    with pytest.raises(ImproperlyConfigured, match="migrate has nothing to do at version=1"):
+        TypedSession(Shop, migrate=from_basket)
+
+
+async def test_a_session_of_somebody_else_is_refused_with_the_cure() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"needs a session of starsessions\.SessionMiddleware"):
+        await SHOP.load({})
+    with pytest.raises(ImproperlyConfigured, match="Starlette's own SessionMiddleware"):
+        SHOP.of({})
