@@ -78,19 +78,28 @@ need_pythons() {
 }
 
 # make_venv DIRECTORY "VERSION PATH" CONSTRAINTS GROUP: an environment with the package, all its extras and the
-# dependency group. One that was made from the same inputs is kept as it is.
+# dependency group.
 make_venv() {
-    local directory=$1 version=${2%% *} python=${2#* } constraints=$3 group=$4 stamp
-    stamp=$(cat "${root:?}/pyproject.toml" "$constraints" - <<<"$directory $2 $group" | sha256sum)
+    make_venv_with "$1" "$2" "$3" --group "$4" "${itself[@]}"
+}
+
+# The package as pip is asked for it, from the root of the checkout.
+itself=(--editable ".[encrypted,redis,sqlalchemy]")
+
+# make_venv_with DIRECTORY "VERSION PATH" CONSTRAINTS ARGS: an environment with what pip installs for these arguments.
+# One that was made from the same inputs is kept as it is.
+make_venv_with() {
+    local directory=$1 version=${2%% *} python=${2#* } constraints=$3 stamp
+    stamp=$(cat "${root:?}/pyproject.toml" "$constraints" - <<<"$directory $2 ${*:4}" | sha256sum)
     if [[ -x $directory/bin/python && -f $directory/stamp && $(<"$directory/stamp") == "$stamp" ]]; then
         return
     fi
-    heading "Python $version with the group $group, in ${directory#"$root"/}"
+    heading "Python $version in ${directory#"$root"/}"
     rm -rf "$directory"
     "$python" -m venv "$directory"
     local pip=("$directory/bin/python" -m pip -qq --disable-pip-version-check install --constraint "$constraints")
     "${pip[@]}" pip # the pip that comes with Python 3.11 knows no groups
-    (cd "$root" && "${pip[@]}" --build-constraint "$constraints" --group "$group" --editable ".[encrypted,redis,sqlalchemy]")
+    (cd "$root" && "${pip[@]}" --build-constraint "$constraints" "${@:4}")
     echo "$stamp" >"$directory/stamp"
 }
 

@@ -507,13 +507,10 @@ async def test_sweeps_at_once_remove_each_row_once(store: SQLAlchemyStore) -> No
 
 
 async def test_a_sweep_finds_its_rows_by_the_index(backend: SQLAlchemyBackend, db: Database) -> None:
-    size = 100_000 if db.is_postgres else 5_000  # small tables are read from one end to the other, which costs less
-    rows = [{"key": f"key-{n}", "value": b"v", "expires_at": n, "version": n} for n in range(size)]
+    # Small tables are read from one end to the other, which costs less.
+    await filled_with(100_000 if db.is_postgres else 5_000, backend, db)
     statements = backend.store._say
     parameters = {"p_now": 50, "p_limit": 20}
-    async with backend.engine.connect() as connection:
-        await connection.execute(backend.table.insert(), rows)
-        await connection.execute(text(f"ANALYZE {'TABLE ' if db.name == 'mariadb' else ''}{backend.table.name}"))
     plans = {}
     if db.is_postgres:
         plans["sweep"] = await explained(backend.engine, statements.sweep, parameters)
@@ -532,6 +529,33 @@ async def test_a_sweep_finds_its_rows_by_the_index(backend: SQLAlchemyBackend, d
     else:
         assert f"range|{index}" in plans["select"]
         assert "range|PRIMARY" in plans["delete"]
+
+
+async def test_every_verb_finds_its_row_by_the_key(backend: SQLAlchemyBackend, db: Database) -> None:
+    # A user's sessions are found by keys, too: the list of them is an entry like any other.
+    await filled_with(10_000, backend, db)
+    statements = backend.store._say
+    row = {"p_value": b"v", "p_expires_at": 60, "p_version": 1}
+    here = {"p_key": "key-5000", "p_now": 50}
+    verbs = {
+        "get": (statements.get, here),
+        "replace": (statements.replace, {**row, **here, "p_expect": 5000}),
+        "take over": (statements.take_over, {**row, **here}),
+        "delete": (statements.delete, here),
+        "delete expected": (statements.delete_expected, {**here, "p_expect": 5000}),
+    }
+    primary = {"postgres": f"Index Scan using {backend.table.name}_pkey", "sqlite": "(key=?)", "mariadb": "|PRIMARY"}
+    for verb, (statement, parameters) in verbs.items():
+        plan = await explained(backend.engine, statement, parameters)
+        assert primary[db.name.partition("-")[0]] in plan, (verb, plan)
+
+
+async def filled_with(rows: int, backend: SQLAlchemyBackend, db: Database) -> None:
+    """Rows that end one after the other, and that the database has seen."""
+    made = [{"key": f"key-{n}", "value": b"v", "expires_at": n, "version": n} for n in range(rows)]
+    async with backend.engine.connect() as connection:
+        await connection.execute(backend.table.insert(), made)
+        await connection.execute(text(f"ANALYZE {'TABLE ' if db.name == 'mariadb' else ''}{backend.table.name}"))
 
 
 async def explained(engine: AsyncEngine, statement: Any, parameters: dict[str, Any]) -> str:

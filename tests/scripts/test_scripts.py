@@ -1,4 +1,4 @@
-"""The two commands of the README, run in a copy of the checkout, in a folder with a space, and with nothing but bash.
+"""The commands of the README, run in a copy of the checkout, in a folder with a space, and with nothing but bash.
 
 The Python that they find is ours, but for pip: that only notes what it was asked for, so nothing is fetched, and what
 was "installed" is what the tests run on. What `scripts/test` checks is not run here: it would be these tests again.
@@ -34,7 +34,7 @@ class Checkout:
     def __init__(self, folder: Path) -> None:
         self.root = folder / "a checkout"
         self.root.mkdir()
-        for name in ("scripts", "examples"):
+        for name in ("scripts", "examples", "benchmarks"):
             shutil.copytree(ROOT / name, self.root / name)
         for name in ("pyproject.toml", "constraints.txt"):
             shutil.copy(ROOT / name, self.root)
@@ -143,11 +143,25 @@ def test_a_port_that_is_taken_or_none_is_said_to_be(checkout: Checkout) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("script", ["demo", "screenshots", "test"])
+def test_the_benchmark_has_an_environment_for_each_list_and_makes_each_once(checkout: Checkout) -> None:
+    code, out, err = checkout.run("benchmarks/run", "--help")
+    assert (code, "--quick" in out) == (0, True), err
+    first = checkout.installed
+    lists = sorted((checkout.root / "benchmarks" / "environments").iterdir())
+    asked = [line for line in first if "hiredis" in line or "multidict" in line]
+    assert len(lists) == len(asked) > 1
+    for file, line in zip(lists, asked, strict=True):
+        assert all(f"'{package}'" in line for package in file.read_text().splitlines() if package[0] != "#")
+        assert ("--editable" in line) == (file.name == "ours.txt"), "the others must not see this package"
+    assert checkout.run("benchmarks/run", "--help")[0] == 0
+    assert checkout.installed == first, "the second time there is nothing to set up"
+
+
+@pytest.mark.parametrize("script", ["scripts/demo", "scripts/screenshots", "scripts/test", "benchmarks/run"])
 def test_a_machine_without_a_python_that_is_new_enough_is_told_so(checkout: Checkout, script: str) -> None:
     for python in checkout.bin.glob("python*"):
         python.unlink()
-    code, _, err = checkout.run(f"scripts/{script}")
+    code, _, err = checkout.run(script)
     assert code == 1
     assert "No Python of 3.11 or newer with venv was found." in err
 
@@ -168,5 +182,5 @@ def test_the_pictures_take_no_options(checkout: Checkout) -> None:
 
 
 def test_the_scripts_can_be_executed_as_they_are_checked_out() -> None:
-    for script in ("scripts/demo", "scripts/screenshots", "scripts/test", ".ci/run"):
+    for script in ("scripts/demo", "scripts/screenshots", "scripts/test", "benchmarks/run", ".ci/run"):
         assert os.access(ROOT / script, os.X_OK), script

@@ -1,4 +1,4 @@
-"""Who uses the package pays nothing for its tests, and who uses the rules needs neither pytest nor Hypothesis."""
+"""Who uses the package pays nothing for its tests or extras; who uses the rules needs neither pytest nor Hypothesis."""
 
 import subprocess
 import sys
@@ -10,6 +10,7 @@ import pytest
     ("imported", "unwanted"),
     [
         ("starsessions", ["starsessions.testing", "pytest", "hypothesis"]),
+        ("starsessions", ["cryptography", "fastapi", "itsdangerous", "pydantic", "redis", "sqlalchemy", "trio"]),
         ("starsessions.testing.rules, starsessions.testing.races", ["pytest", "hypothesis"]),
         ("starsessions.testing.suite", ["hypothesis"]),
     ],
