@@ -380,8 +380,6 @@ class KeptDict(AskingDict):
         keep = setting.keep
         if keep is None or action not in setting.at_once:
             return False
-        if self._identity is not None and setting.backend.owners is not None:
-            return False  # the user's list is to be asked
         now = int(setting.clock())
         record = self._renewed(payload, now, False)
         try:

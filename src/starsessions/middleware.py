@@ -229,8 +229,6 @@ class SessionMiddleware:
         return current is not session and isinstance(current, dict) and not hasattr(current, "mark_accessed")
 
     def _cookies(self, session: Session, scope: Scope) -> RawHeaders:
-        if session._cookie is NOTHING_TO_SAY:
-            return []
         setting, found = self.setting, session._found
         spec, backend, most = setting.cookie, setting.backend, setting.max_cookies
         path, secure = spec.path_under(session._root_path), spec.is_secure(scope.get("scheme", "http"))
@@ -304,7 +302,8 @@ class SessionMiddleware:
         """Save what was changed since the handshake, or before a handshake that is refused: no cookie can be sent."""
         await self._adopt(session, scope)
         if session._phase is OPEN:
-            session._next_id = session._identity = None  # nobody would get to know it, and the old id is no sign in
+            # Nobody would get to know the id; and under the one from before nobody is signed in.
+            session._next_id = session._identity = None
         if not session._loaded or not session._has_unsaved():
             return
         if session._phase is OPEN and not session._is_reachable:
