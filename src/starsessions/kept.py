@@ -82,7 +82,8 @@ _NO_ACTION, _DROP, _DELETE, _ROTATE = Action.NOTHING, Action.DROP, Action.DELETE
 Plan = tuple[Decision, Any]
 """What `decide` said, and the data encoded if that was needed to say it."""
 
-_SETTLED: Plan = (LEAVE, None)
+SETTLED: Plan = (LEAVE, None)
+"""There is nothing to do, and was nothing to look at."""
 
 
 class KeptDict(AskingDict):
@@ -183,8 +184,7 @@ class KeptDict(AskingDict):
     def _before_change(self) -> None:
         if not self._ready:
             self._before_read()
-        if self.why_new is not None:
-            self._check_known()
+        self._check_known()
         if self._phase is not OPEN:
             self._check_reachable()
             if self._phase is not Phase.BY_HAND:
@@ -299,7 +299,7 @@ class KeptDict(AskingDict):
         payload, differs, expires, due = None, False, False, False
         if found is not None:
             if not (modified or handed_out or rotate or expiry is not None or setting.keeps_going):
-                return _SETTLED  # nobody had the means to change anything
+                return SETTLED  # nobody had the means to change anything
             record = found.record
             base, identity = record.payload, identity or record.identity
             if modified or (handed_out and not setting.matches(base, self)):
@@ -314,17 +314,9 @@ class KeptDict(AskingDict):
                 rotate = rotate or (sendable and not found.is_alias and rotation_due(record, setting.policy, now))
         # Somebody who is signed in has a session, whether or not there is data in it.
         empty = identity is None and not by_hand and not dict.__len__(self)
-        decision = decide(
-            live=found is not None,
-            ended=self._ended,
-            late=self.why_new is WhyNew.JUST_ROTATED,
-            empty=empty,
-            emptied=empty and differs,
-            rotate=rotate,
-            changed=differs or expires or by_hand,
-            due=due,
-        )
-        return decision, payload
+        live, late, emptied = found is not None, self.why_new is WhyNew.JUST_ROTATED, empty and differs
+        changed = differs or expires or by_hand
+        return decide(live, self._ended, late, empty, emptied, rotate, changed, due), payload
 
     def _gather(self) -> None:
         """Have everything in the dict that belongs there, before it is compared or written."""
@@ -391,7 +383,7 @@ class KeptDict(AskingDict):
         if self._identity is not None and setting.backend.owners is not None:
             return False  # the user's list is to be asked
         now = int(setting.clock())
-        record = self._renewed(payload, now)
+        record = self._renewed(payload, now, False)
         try:
             kept = keep(found, record, now)
         except Conflict:
@@ -410,7 +402,7 @@ class KeptDict(AskingDict):
             self._forget()
             self._cookie = cookie
             return
-        record = self._renewed(payload, now, rotated=action is _ROTATE)
+        record = self._renewed(payload, now, action is _ROTATE)
         ends_at = deadline(record, policy)
         if found is None:
             kept = await self._create(record, ends_at, now)
@@ -435,7 +427,7 @@ class KeptDict(AskingDict):
         if cookie is _SET or found is None or self._moved(found, kept, now):
             self._cookie = _SET
 
-    def _renewed(self, payload: Any, now: int, rotated: bool = False) -> Record:
+    def _renewed(self, payload: Any, now: int, rotated: bool) -> Record:
         """The record to keep: it began when it began."""
         if payload is None:
             payload = self._setting.dumps(self)
@@ -453,7 +445,9 @@ class KeptDict(AskingDict):
     def _kept(self, found: Found) -> None:
         self._replaced = self._found or self._replaced
         self._found = found
-        self._next_id = self._expiry = self._identity = None
+        self._next_id = self._expiry = None
+        if self._identity is not None:
+            self._identity = None
 
     async def _create(self, record: Record, ends_at: int, now: int) -> Found:
         session_id = self._next_id or self._given

@@ -22,7 +22,7 @@ from starsessions.core.headers import RawHeaders, keep_for_one_person
 from starsessions.core.record import DEFAULT_MAX_AGE, WhyNew, cookie_max_age
 from starsessions.events import OnEvent, report
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionTooLarge
-from starsessions.kept import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, Phase, Plan
+from starsessions.kept import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, SETTLED, Phase, Plan
 from starsessions.limits import Limits
 from starsessions.sealing.keys import Keys
 from starsessions.session import Session
@@ -185,7 +185,7 @@ class SessionMiddleware:
             return send(message)
         session._phase = SAVING
         plan = None if replaced else session._plan()
-        if plan is None or not session._commit_now(plan):
+        if plan is not SETTLED and (plan is None or not session._commit_now(plan)):
             return self._start_saving(plan, session, scope, message, send)
         session._phase = CLOSED
         return send(self._with_session(message, session, scope))
@@ -229,10 +229,11 @@ class SessionMiddleware:
         return current is not session and isinstance(current, dict) and not hasattr(current, "mark_accessed")
 
     def _cookies(self, session: Session, scope: Scope) -> RawHeaders:
+        if session._cookie is NOTHING_TO_SAY:
+            return []
         setting, found = self.setting, session._found
-        spec, backend = setting.cookie, setting.backend
+        spec, backend, most = setting.cookie, setting.backend, setting.max_cookies
         path, secure = spec.path_under(session._root_path), spec.is_secure(scope.get("scheme", "http"))
-        most = backend.max_cookies
         if found is None:
             cookies = cookies_for(spec, [], 0, path, secure, most, session._headers)
         else:

@@ -49,6 +49,7 @@ class Setting:
     dumps_again: Callable[[dict[str, Any], Any], Any]
     """`dumps`, for data whose lists and dicts are as this payload was decoded."""
     tokens_in: Callable[[Headers], list[str] | WhyNew]
+    max_cookies: int
     matches: Callable[[Any, dict[str, Any]], bool]
     """Whether data is, for certain and cheaply, what a payload holds."""
     on_conflict: OnConflict
@@ -87,6 +88,7 @@ def setting_for(
         cookie=cookie,
         clock=clock,
         tokens_in=tokens_in,
+        max_cookies=backend.max_cookies,
         look=None if peek is None else looking(tokens_in, peek, policy, clock),
         keep=keep,
         at_once=at_once,
