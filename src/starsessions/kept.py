@@ -33,7 +33,7 @@ from starsessions.core.record import (
     why_over,
 )
 from starsessions.core.serializer import Msgpack
-from starsessions.events import Event, RotatedIdUsed, handle_for
+from starsessions.events import ConflictResolved, Event, Revoked, StoreFailed, handle_of, of_keeping, of_refusal
 from starsessions.exceptions import (
     BackendUnavailable,
     ResponseStarted,
@@ -222,23 +222,30 @@ class KeptDict(AskingDict):
         """Fill the dict with what was found, or note why nothing was."""
         self._loaded = True
         if not isinstance(found, Found):
-            self.why_new = found
-            if found is WhyNew.ROTATED:
-                self._notice_rotated()
+            self._refuse(found)
             return
         try:
             data = self._setting.loads(found.record.payload)
         except Exception:  # whatever an older release of the application has left there
             data = None
         if type(data) is not dict:
-            self.why_new = WhyNew.UNDECODABLE
+            self._refuse(WhyNew.UNDECODABLE)
             return
         dict.update(self, data)
         self._found = found
 
-    def _notice_rotated(self) -> None:
-        _log.warning("An id was used that had been rotated away, and that is past its grace.")
-        self._events = [RotatedIdUsed(handle_for(token)) for token in self._setting.tokens_in(self._headers)]
+    def _refuse(self, why: WhyNew) -> None:
+        self.why_new = why
+        if why is WhyNew.ROTATED:
+            _log.warning("An id was used that had been rotated away, and that is past its grace.")
+        if self._setting.on_event is not None:
+            tokens = self._setting.tokens_in(self._headers) if self._given is None else [self._given]
+            self._note(*of_refusal(why, tokens if isinstance(tokens, list) else ()))
+
+    def _note(self, *events: Event) -> None:
+        """Keep in mind what the application is to hear of when the response is done, if it listens."""
+        if self._setting.on_event is not None:
+            self._events = [*self._events, *events]
 
     def _fill_with(self, data: Mapping[str, Any]) -> None:
         dict.clear(self)
@@ -276,6 +283,7 @@ class KeptDict(AskingDict):
             if not self._setting.anonymous_if_unavailable:
                 raise
             _log.warning("A request goes on without its session, since the store fails: %s", error)
+            self._note(StoreFailed(str(error)))
             return WhyNew.UNAVAILABLE
 
     async def _look(self) -> Found | WhyNew:
@@ -345,6 +353,7 @@ class KeptDict(AskingDict):
                     self._end_quietly()
                     return
                 self._rebase(conflict.current)
+                self._note(ConflictResolved(handle_of(conflict.current)))
                 plan = None
         raise SessionError(_CONTENDED)
 
@@ -386,6 +395,8 @@ class KeptDict(AskingDict):
             kept = keep(found, record, now)
         except Conflict:
             return False  # it is tried once more by those who can tell
+        if setting.on_event is not None:
+            self._note(*of_keeping(found, kept, action is _ROTATE, self._identity))
         self._kept(kept)
         if cookie is _SET or found is None or kept.token != found.token or self._moved(found, kept, now):
             self._cookie = _SET
@@ -422,6 +433,8 @@ class KeptDict(AskingDict):
             await backend.delete(kept, now)
             self._end_quietly()
             return
+        if self._setting.on_event is not None:
+            self._note(*of_keeping(found, kept, action is _ROTATE, signed_in))
         if cookie is _SET or found is None or self._moved(found, kept, now):
             self._cookie = _SET
 
@@ -519,6 +532,7 @@ class KeptDict(AskingDict):
             except Conflict as conflict:
                 if conflict.current is not None and self._lives(conflict.current):
                     self._found = conflict.current
+                    self._note(ConflictResolved(handle_of(conflict.current)))
                     continue
                 self._end_quietly()
             except BaseException:
@@ -577,6 +591,7 @@ class KeptDict(AskingDict):
         await owners.change(user_id, add, identity.listed_until, now)
         for one in evicted:
             await backend.end(one, now)
+            self._note(Revoked(one.handle, user_id))
         return identity
 
     def _end_quietly(self) -> None:

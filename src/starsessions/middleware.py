@@ -20,7 +20,7 @@ from starsessions.core.cookies import MAX_COOKIE, CookieSpec, SameSite
 from starsessions.core.durations import Duration
 from starsessions.core.headers import RawHeaders, keep_for_one_person
 from starsessions.core.record import DEFAULT_MAX_AGE, WhyNew, cookie_max_age
-from starsessions.events import OnEvent, report
+from starsessions.events import OnEvent, StoreFailed, report
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionTooLarge
 from starsessions.kept import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, SETTLED, Phase, Plan
 from starsessions.limits import Limits
@@ -164,6 +164,7 @@ class SessionMiddleware:
             if session._phase not in _NOT_SENT:
                 raise
             _log.error("Answered 503, since the store of the sessions fails.", exc_info=error)
+            session._note(StoreFailed(str(error)))
             await _send_unavailable(send, "http.response")
             return
         finally:
@@ -277,18 +278,21 @@ class SessionMiddleware:
             if session._phase not in _NOT_SENT:
                 raise
             _log.error("Refused a WebSocket, since the store of the sessions fails.", exc_info=error)
+            session._note(StoreFailed(str(error)))
             if "websocket.http.response" in scope.get("extensions", ()):
                 await _send_unavailable(send, "websocket.http.response")
             else:
                 await send({"type": "websocket.close", "code": 1013})  # try again later
         finally:
-            if session._events:
-                await report(session._events, self.setting.on_event)
             # However the connection ended: the peer left, the handler failed, or the server shuts down and cancels us.
             # What was changed on an open connection is not lost with it.
-            if session._phase is Phase.BY_HAND:
-                with CancelScope(shield=True):
-                    await self._save_late(session, scope)
+            try:
+                if session._phase is Phase.BY_HAND:
+                    with CancelScope(shield=True):
+                        await self._save_late(session, scope)
+            finally:
+                if session._events:
+                    await report(session._events, self.setting.on_event)
 
     def _answering(self, message: Message, session: Session, scope: Scope) -> Message:
         """The answer to a handshake, with what it has to say about the session."""

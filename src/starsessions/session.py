@@ -18,6 +18,7 @@ from starsessions.core.durations import Duration, expiry, seconds
 from starsessions.core.flashes import Flash, add_flash, keys_of_flashes, shows_a_page, take_flashes
 from starsessions.core.record import Expiry, Identity
 from starsessions.core.tokens import to_base64url
+from starsessions.events import SignedOut, handle_of
 from starsessions.exceptions import ImproperlyConfigured, ResponseStarted, SessionGone, UnsupportedValue
 from starsessions.kept import OPEN, SAVING, KeptDict, Phase
 from starsessions.setting import judged, setting_for
@@ -220,6 +221,8 @@ class Session(KeptDict):
         now, owners, who = int(self._setting.clock()), self._setting.backend.owners, self._who()
         if found is not None:
             await self._setting.backend.delete(found, now)
+            if found.record.identity is not None:
+                self._note(SignedOut(handle_of(found), found.record.identity.user_id))
             self._ended = self.modified = True
             self._cookie = Cookie.CLEAR
         if owners is not None and who is not None and now < who.signed_in_at + PENDING:
