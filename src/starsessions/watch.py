@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import anyio
 
 from starsessions.core.durations import Duration, seconds
-from starsessions.exceptions import BackendUnavailable
+from starsessions.exceptions import BackendUnavailable, SessionConflict
 from starsessions.session import Session
 
 MAX_FAILURES = 3
@@ -51,10 +51,18 @@ async def ends_with(
                 failures = 0
             except BackendUnavailable:
                 failures += 1
+            except SessionConflict:  # it lives, and what has to be said about that is said when it is saved
+                failures = 0
         watch.ended = True
         scope.cancel()
 
+    raised: Exception | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look, tasks.cancel_scope)
-        yield watch
+        try:
+            yield watch
+        except Exception as error:  # raised below, since a task group would make a group of it
+            raised = error
         tasks.cancel_scope.cancel()
+    if raised is not None:
+        raise raised

@@ -20,6 +20,7 @@ from starsessions import (
     WhyNew,
 )
 from starsessions.backends.base import Found
+from starsessions.backends.owners import Listed
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
@@ -203,11 +204,12 @@ async def test_what_tools_print_of_local_variables_shows_no_id_and_no_data(
     found = await backend.fetch(session_id, int(clock()))
     entry = await backend.store.get(session_id, int(clock()))
     assert isinstance(found, Found)
-    for thing in (found, found.record, entry, backend, site.app.setting):
+    listed = Listed("a-handle", session_id, 1, 2)  # in memory, that is where it stands
+    for thing in (found, found.record, entry, listed, backend, site.app.setting):
         shown = repr(thing)
         assert "a-private-value" not in shown
         assert session_id not in shown
-    assert found.__rich_repr__() == found.record.__rich_repr__() == []
+    assert found.__rich_repr__() == found.record.__rich_repr__() == listed.__rich_repr__() == []
 
 
 async def test_a_serializer_that_makes_something_else_of_the_payload_has_no_session(

@@ -972,6 +972,50 @@ async def test_what_ends_by_itself_is_not_said_to_have_been_ended(
     ticks.close()
 
 
+async def test_what_is_raised_in_what_is_watched_comes_out_as_it_is(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    """A `WebSocketDisconnect` is to be caught outside of the block, too."""
+    site, ticks = site_of(backend=store_backend), Ticks()
+    await site.visit(sign_in())
+
+    async def act(session: Session) -> None:
+        async with ends_with(session, sleep=ticks):
+            raise LookupError("of the application")
+
+    with pytest.raises(LookupError, match="of the application"):
+        await site.visit(act)
+    ticks.close()
+
+
+async def test_a_conflict_that_is_to_be_an_error_is_one_when_it_is_saved_and_not_when_it_is_looked_at(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    site, elsewhere = site_of(backend=store_backend, on_conflict="raise"), site_of(backend=store_backend)
+    await site.visit(sign_in())
+    ticks, log = Ticks(), []
+
+    async def act(session: Session) -> None:
+        session["n"] = 1
+        await elsewhere.visit(lambda other: other.update(n=2), site.browser)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(look)
+            async with ends_with(session, sleep=ticks) as watch:
+                await anyio.sleep_forever()
+            log.append(f"ended: {watch.ended}")
+
+    async def look() -> None:
+        await anyio.wait_all_tasks_blocked()
+        await ticks.tick()
+        assert log == []
+        await UserSessions(store_backend).end_all("ann")
+        await ticks.tick()
+
+    await site.visit(act)
+    assert log == ["ended: True"]
+    ticks.close()
+
+
 async def test_a_store_that_fails_for_long_ends_what_nobody_can_vouch_for(
     site_of: Callable[..., Site], clock: Clock
 ) -> None:

@@ -44,6 +44,12 @@ class Listed(Struct, frozen=True, array_like=True):
     identity: Identity | None = None
     """What there is to show of a session that nobody else can look into: a sealed cookie."""
 
+    def __repr__(self) -> str:
+        return "<Listed>"  # in memory, the key is the id
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return []
+
 
 Index = tuple[Listed, ...]
 """The sessions of one user, the oldest first."""
