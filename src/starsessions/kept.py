@@ -239,7 +239,7 @@ class KeptDict(AskingDict):
         if why is WhyNew.ROTATED:
             _log.warning("An id was used that had been rotated away, and that is past its grace.")
         if self._setting.on_event is not None:
-            tokens = self._setting.tokens_in(self._headers) if self._given is None else [self._given]
+            tokens = self._setting.tokens_in(self._headers)
             self._note(*of_refusal(why, tokens if isinstance(tokens, list) else ()))
 
     def _note(self, *events: Event) -> None:

@@ -1,8 +1,9 @@
 """Backends without a server side: the session travels in the cookie, sealed."""
 
 from abc import abstractmethod
+from contextlib import AbstractAsyncContextManager
 from copy import copy
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from msgspec.structs import replace
 
@@ -34,9 +35,10 @@ class _SealedCookieBackend(Backend):
         self.max_age: int | None = None if max_age is None else seconds("max_age", max_age)
         self.max_cookies = max_cookies
         self.clock = clock
+        self._revocations = revocations
         self.owners: Owners | None = None
         if isinstance(revocations, StoredBackend):  # which may seal what it stores
-            self.owners, self.lifespan = revocations.owners, revocations.lifespan  # type: ignore[method-assign]
+            self.owners = revocations.owners
         elif revocations is not None:
             self.owners = Owners(revocations)
         self.policy: Policy = Policy() if self.max_age is None else Policy(self.max_age)
@@ -47,6 +49,9 @@ class _SealedCookieBackend(Backend):
         bound.policy = policy
         bound._seal_for(cookie_name)
         return bound
+
+    def lifespan(self) -> AbstractAsyncContextManager[Any]:
+        return self._revocations.lifespan() if isinstance(self._revocations, StoredBackend) else super().lifespan()
 
     @abstractmethod
     def _seal_for(self, cookie_name: str) -> None:
