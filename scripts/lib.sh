@@ -1,5 +1,4 @@
-# What scripts/test, scripts/demo and benchmarks/run share: finding a Python, asking Debian for a package, making an
-# environment.
+# What the scripts share: finding a Python, asking Debian for a package, making an environment.
 # They source it; it needs bash, and `root` to be the directory of the checkout.
 # shellcheck shell=bash
 
@@ -32,6 +31,13 @@ apt_install_without_starting() (
     fi
     apt_install "$@"
 )
+
+need_chromium() {
+    if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then
+        heading "Chromium"
+        apt_install chromium chromium-driver
+    fi
+}
 
 # usable 3.13 PATH-OF-PYTHON: is it a released Python of this version that can make environments?
 usable() {

@@ -1,19 +1,90 @@
 """What an application may want to hear of, besides its log: values, handed to the middleware's `on_event`.
 
-They hold handles and never ids: a handle names a session and does not open it.
+They hold handles and never ids: a handle names a session and does not open it. That of somebody who is signed in is
+the one on the list of devices, and stays. Any other is made from the id or the sealed cookie, and changes with it.
+
+The life of a session is `Created`, `SignedIn`, `Renewed`, `Rotated`, `SignedOut` or `Revoked`. What a browser brought
+that was no session (any more) is `Expired`, `UnknownId`, `RotatedIdUsed` or `Undecodable`.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from inspect import isawaitable
 
+from starsessions.backends.base import Found
+from starsessions.core.record import Identity, WhyNew
 from starsessions.core.tokens import to_base64url
 
 _log = logging.getLogger("starsessions")
 
 _HANDLE_BYTES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A session began: something was put into it, or somebody signed in."""
+
+    handle: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """A session was written, by a change or (with `rolling`) by use, and its deadline moved."""
+
+    handle: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """A session got a new id. `before` is what `RotatedIdUsed` calls the old one, if somebody brings it later."""
+
+    handle: str
+    before: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """Somebody signed in, or confirmed by signing in again who they are. `method`: how, in the application's words."""
+
+    handle: str
+    user_id: str
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignedOut:
+    """The session of somebody who was signed in was ended by its own browser."""
+
+    handle: str
+    user_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """The session of somebody was ended from elsewhere: by `UserSessions`, or since one more was too many."""
+
+    handle: str
+    user_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """Somebody brought the cookie of a session that is over. (What a store has forgotten meanwhile is an `UnknownId`.)
+
+    `why`: whether it was idle for too long, or over its absolute limit.
+    """
+
+    handle: str
+    why: WhyNew
+
+
+@dataclass(frozen=True, slots=True)
+class ConflictResolved:
+    """Two requests changed a session at once, and this one did what it did on top of what the other one had left."""
+
+    handle: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +96,34 @@ class RotatedIdUsed:
     """
 
     handle: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownId:
+    """Somebody brought an id that is nobody's: ended, forgotten, or made up. Many in a row: somebody guesses."""
+
+    handle: str
+
+
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """Somebody brought what is no cookie of ours, or what is stored under an id is no session.
+
+    `handle`: None if there was nothing that could be looked up. `why`: malformed, a bad signature, or undecodable.
+    """
+
+    handle: str | None
+    why: WhyNew
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFailed:
+    """The store of the sessions failed, so the request was answered 503, or went on without its session.
+
+    `why` is the message of the `BackendUnavailable`, with the kind of the failure.
+    """
+
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +140,21 @@ class OutdatedData:
     why: str
 
 
-Event = RotatedIdUsed | OutdatedData
+Event = (
+    Created
+    | Renewed
+    | Rotated
+    | SignedIn
+    | SignedOut
+    | Revoked
+    | Expired
+    | ConflictResolved
+    | RotatedIdUsed
+    | UnknownId
+    | Undecodable
+    | StoreFailed
+    | OutdatedData
+)
 
 OnEvent = Callable[[Event], Awaitable[object] | object]
 """What is called with each event, after the response: a function, or a coroutine function. It cannot break a request:
@@ -56,6 +169,40 @@ def handle_for(token: str) -> str:
     """
     digest = sha256(b"starsessions/v1/handle/" + token.encode("utf-8", "surrogatepass")).digest()
     return to_base64url(digest[:_HANDLE_BYTES])
+
+
+def handle_of(found: Found) -> str:
+    """The public name of a session that was found."""
+    identity = found.record.identity
+    return handle_for(found.token) if identity is None else identity.handle
+
+
+def of_keeping(before: Found | None, after: Found, is_rotated: bool, signed_in: Identity | None) -> Iterator[Event]:
+    """What there is to say when a session was kept. `signed_in`: who has just done so."""
+    handle = handle_of(after)
+    if before is None:
+        yield Created(handle)
+    elif is_rotated:
+        yield Rotated(handle, handle_for(before.token))
+    else:
+        yield Renewed(handle)
+    if signed_in is not None:
+        yield SignedIn(handle, signed_in.user_id, signed_in.method)
+
+
+def of_refusal(why: WhyNew, tokens: Iterable[str]) -> Iterator[Event]:
+    """What there is to say of a cookie that opens no session. `tokens`: those that it holds, if they can be told."""
+    if why in (WhyNew.MALFORMED, WhyNew.BAD_SIGNATURE, WhyNew.UNDECODABLE):
+        handles: list[str | None] = [handle_for(token) for token in tokens]
+        for handle in handles or [None]:
+            yield Undecodable(handle, why)
+    for token in tokens:
+        if why is WhyNew.ROTATED:
+            yield RotatedIdUsed(handle_for(token))
+        elif why is WhyNew.UNKNOWN:
+            yield UnknownId(handle_for(token))
+        elif why in (WhyNew.EXPIRED, WhyNew.OVER_ABSOLUTE):
+            yield Expired(handle_for(token), why)
 
 
 async def report(events: Iterable[Event], on_event: OnEvent | None) -> None:

@@ -196,13 +196,14 @@ def _refusal(connection: HTTPConnection, status: int, detail: str, redirect_to: 
 
 def _with_next(redirect_to: str, connection: HTTPConnection) -> str:
     """The page to sign in at, told where to go afterwards, unless that was no page but a form that was sent."""
-    location = quote(redirect_to, safe=":/%#?=@[]!$&'()*+,;")
+    location, _, fragment = quote(redirect_to, safe=":/%#?=@[]!$&'()*+,;").partition("#")
+    fragment = f"#{fragment}" if fragment else ""
     if connection.scope["method"] not in ("GET", "HEAD"):
-        return location
+        return location + fragment
     wanted = safe_next(_wanted(connection), default="")
     if not wanted:
-        return location
-    return f"{location}{'&' if '?' in location else '?'}next={quote(wanted, safe='/')}"
+        return location + fragment
+    return f"{location}{'&' if '?' in location else '?'}next={quote(wanted, safe='/')}{fragment}"
 
 
 def _wanted(connection: HTTPConnection) -> str:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from starlette.types import Scope
 
 from starsessions.backends.base import Conflict, Found
-from starsessions.backends.owners import Index, listed_as, listing_end, new_handle
+from starsessions.backends.owners import PENDING, Index, listed_as, listing_end, new_handle
 from starsessions.core import changes
 from starsessions.core.client import agent_in_words, shortened
 from starsessions.core.decision import LEAVE, Action, Cookie, Decision, decide
@@ -32,8 +32,8 @@ from starsessions.core.record import (
     touch_due,
     why_over,
 )
-from starsessions.core.serializer import Msgpack, differs_for_sure
-from starsessions.events import Event, RotatedIdUsed, handle_for
+from starsessions.core.serializer import Msgpack
+from starsessions.events import ConflictResolved, Event, Revoked, StoreFailed, handle_of, of_keeping, of_refusal
 from starsessions.exceptions import (
     BackendUnavailable,
     ResponseStarted,
@@ -82,7 +82,8 @@ _NO_ACTION, _DROP, _DELETE, _ROTATE = Action.NOTHING, Action.DROP, Action.DELETE
 Plan = tuple[Decision, Any]
 """What `decide` said, and the data encoded if that was needed to say it."""
 
-_SETTLED: Plan = (LEAVE, None)
+SETTLED: Plan = (LEAVE, None)
+"""There is nothing to do, and was nothing to look at."""
 
 
 class KeptDict(AskingDict):
@@ -165,6 +166,7 @@ class KeptDict(AskingDict):
         self._client = scope.get("client")
         self._root_path = root_path
         self._ready = self._handed_out = self._loaded = self.accessed = self.modified = False
+        self._only_plain = True
         self._found = self._replaced = self._next_id = self._expiry = None
         self._phase = OPEN
         self._cookie = NOTHING_TO_SAY
@@ -220,23 +222,30 @@ class KeptDict(AskingDict):
         """Fill the dict with what was found, or note why nothing was."""
         self._loaded = True
         if not isinstance(found, Found):
-            self.why_new = found
-            if found is WhyNew.ROTATED:
-                self._notice_rotated()
+            self._refuse(found)
             return
         try:
             data = self._setting.loads(found.record.payload)
         except Exception:  # whatever an older release of the application has left there
             data = None
         if type(data) is not dict:
-            self.why_new = WhyNew.UNDECODABLE
+            self._refuse(WhyNew.UNDECODABLE)
             return
         dict.update(self, data)
         self._found = found
 
-    def _notice_rotated(self) -> None:
-        _log.warning("An id was used that had been rotated away, and that is past its grace.")
-        self._events = [RotatedIdUsed(handle_for(token)) for token in self._setting.tokens_in(self._headers)]
+    def _refuse(self, why: WhyNew) -> None:
+        self.why_new = why
+        if why is WhyNew.ROTATED:
+            _log.warning("An id was used that had been rotated away, and that is past its grace.")
+        if self._setting.on_event is not None:
+            tokens = self._setting.tokens_in(self._headers)
+            self._note(*of_refusal(why, tokens if isinstance(tokens, list) else ()))
+
+    def _note(self, *events: Event) -> None:
+        """Keep in mind what the application is to hear of when the response is done, if it listens."""
+        if self._setting.on_event is not None:
+            self._events = [*self._events, *events]
 
     def _fill_with(self, data: Mapping[str, Any]) -> None:
         dict.clear(self)
@@ -274,6 +283,7 @@ class KeptDict(AskingDict):
             if not self._setting.anonymous_if_unavailable:
                 raise
             _log.warning("A request goes on without its session, since the store fails: %s", error)
+            self._note(StoreFailed(str(error)))
             return WhyNew.UNAVAILABLE
 
     async def _look(self) -> Found | WhyNew:
@@ -290,20 +300,20 @@ class KeptDict(AskingDict):
 
     def _plan(self, by_hand: bool = False) -> Plan:
         """What has to be done: decided here, without waiting for anything, and done by `_carry_out`."""
-        setting, found = self._setting, self._found
-        if found is not None and not (
-            self.modified or self._handed_out or self._next_id or self._expiry or by_hand or setting.keeps_going
-        ):
-            return _SETTLED  # nobody had the means to change anything
         if self._views:
             self._gather()
-        payload, differs, expires, due, rotate = None, False, False, False, self._next_id is not None
+        setting, found, identity, expiry = self._setting, self._found, self._identity, self._expiry
+        modified, handed_out, rotate = self.modified or by_hand, self._handed_out, self._next_id is not None
+        payload, differs, expires, due = None, False, False, False
         if found is not None:
+            if not (modified or handed_out or rotate or expiry is not None or setting.keeps_going):
+                return SETTLED  # nobody had the means to change anything
             record = found.record
-            if self.modified or by_hand or (self._handed_out and not setting.matches(record.payload, self)):
-                payload = setting.dumps(self) if self._handed_out else setting.dumps_again(self, record.payload)
-                differs = payload != record.payload and self._differs(record, payload)
-            expires = self._expiry is not None and self._expiry != expiry_of(record)
+            base, identity = record.payload, identity or record.identity
+            if modified or (handed_out and not setting.matches(base, self)):
+                payload = setting.dumps(self) if handed_out or not self._only_plain else setting.dumps_again(self, base)
+                differs = payload != base and (setting.differs_for_sure(payload, base) or self._differs(base))
+            expires = expiry is not None and expiry != expiry_of(record)
             if setting.keeps_going:
                 now = int(setting.clock())
                 due = touch_due(record, setting.policy, now)
@@ -311,31 +321,19 @@ class KeptDict(AskingDict):
                 sendable = self._phase is OPEN or self._phase is SAVING
                 rotate = rotate or (sendable and not found.is_alias and rotation_due(record, setting.policy, now))
         # Somebody who is signed in has a session, whether or not there is data in it.
-        empty = not dict.__len__(self) and self._identity is None and (found is None or found.record.identity is None)
-        decision = decide(
-            live=found is not None,
-            ended=self._ended,
-            late=self.why_new is WhyNew.JUST_ROTATED,
-            empty=empty and not by_hand,
-            emptied=empty and differs and not by_hand,
-            rotate=rotate,
-            changed=differs or expires or by_hand,
-            due=due,
-        )
-        return decision, payload
+        empty = identity is None and not by_hand and not dict.__len__(self)
+        live, late, emptied = found is not None, self.why_new is WhyNew.JUST_ROTATED, empty and differs
+        changed = differs or expires or by_hand
+        return decide(live, self._ended, late, empty, emptied, rotate, changed, due), payload
 
     def _gather(self) -> None:
         """Have everything in the dict that belongs there, before it is compared or written."""
         for view in self._views:
             view()
 
-    def _differs(self, record: Record, payload: Any) -> bool:
-        """Whether other bytes than were found are other data, and not only another order."""
-        if self._setting.ours and differs_for_sure(payload, record.payload):
-            return True
-        base = self._setting.loads(record.payload)
-        # In C first; what is equal there may still have turned 1 into True.
-        return not (dict.__eq__(self, base) and changes.same_items(base, self._items()))
+    def _differs(self, base: Any) -> bool:
+        """Whether other bytes than these are other data, and not only another order."""
+        return not changes.same_items(self._setting.loads(base), self._items())
 
     def _items(self) -> dict[str, Any]:
         """The data as a plain dict, whatever state the session is in."""
@@ -355,6 +353,7 @@ class KeptDict(AskingDict):
                     self._end_quietly()
                     return
                 self._rebase(conflict.current)
+                self._note(ConflictResolved(handle_of(conflict.current)))
                 plan = None
         raise SessionError(_CONTENDED)
 
@@ -386,12 +385,21 @@ class KeptDict(AskingDict):
         if action is _DROP:
             self._end_quietly()
             return True
-        seal = self._setting.seal
-        if seal is None or action is _DELETE:
+        setting, found = self._setting, self._found
+        keep = setting.keep
+        if keep is None or action not in setting.at_once:
             return False
-        record = self._renewed(payload, int(self._setting.clock()))
-        self._kept(Found(seal(record), record))
-        self._cookie = _SET  # another seal is another token
+        now = int(setting.clock())
+        record = self._renewed(payload, now, False)
+        try:
+            kept = keep(found, record, now)
+        except Conflict:
+            return False  # it is tried once more by those who can tell
+        if setting.on_event is not None:
+            self._note(*of_keeping(found, kept, action is _ROTATE, self._identity))
+        self._kept(kept)
+        if cookie is _SET or found is None or kept.token != found.token or self._moved(found, kept, now):
+            self._cookie = _SET
         return True
 
     async def _carry_out(self, plan: Plan) -> None:
@@ -403,7 +411,7 @@ class KeptDict(AskingDict):
             self._forget()
             self._cookie = cookie
             return
-        record = self._renewed(payload, now, rotated=action is _ROTATE)
+        record = self._renewed(payload, now, action is _ROTATE)
         ends_at = deadline(record, policy)
         if found is None:
             kept = await self._create(record, ends_at, now)
@@ -425,27 +433,32 @@ class KeptDict(AskingDict):
             await backend.delete(kept, now)
             self._end_quietly()
             return
+        if self._setting.on_event is not None:
+            self._note(*of_keeping(found, kept, action is _ROTATE, signed_in))
         if cookie is _SET or found is None or self._moved(found, kept, now):
             self._cookie = _SET
 
-    def _renewed(self, payload: Any, now: int, rotated: bool = False) -> Record:
+    def _renewed(self, payload: Any, now: int, rotated: bool) -> Record:
         """The record to keep: it began when it began."""
         if payload is None:
             payload = self._setting.dumps(self)
-        identity = self._identity
-        if self._found is None:
-            return Record(payload, now, now, *(self._expiry or Expiry()), None, identity)
-        old = self._found.record
-        lifetime, until, browser = self._expiry or (old.lifetime, old.until, old.browser)
-        # A sign in begins the time that a session may last (NIST SP 800-63B-4, 5.2: reauthentication resets both).
-        began_at = old.began_at if identity is None else now
-        rotated_at = now if rotated else old.rotated_at
-        return Record(payload, began_at, now, lifetime, until, browser, rotated_at, identity or old.identity)
+        found, expiry, identity = self._found, self._expiry, self._identity
+        if found is None:
+            return Record(payload, now, now, *(expiry or Expiry()), None, identity)
+        record = replace(found.record, payload=payload, renewed_at=now)
+        if expiry is not None:
+            record = replace(record, **expiry._asdict())
+        if identity is not None:
+            # A sign in begins the time that a session may last (NIST SP 800-63B-4, 5.2: reauthentication resets both).
+            record = replace(record, began_at=now, identity=identity)
+        return replace(record, rotated_at=now) if rotated else record
 
     def _kept(self, found: Found) -> None:
         self._replaced = self._found or self._replaced
         self._found = found
-        self._next_id = self._expiry = self._identity = None
+        self._next_id = self._expiry = None
+        if self._identity is not None:
+            self._identity = None
 
     async def _create(self, record: Record, ends_at: int, now: int) -> Found:
         session_id = self._next_id or self._given
@@ -519,6 +532,7 @@ class KeptDict(AskingDict):
             except Conflict as conflict:
                 if conflict.current is not None and self._lives(conflict.current):
                     self._found = conflict.current
+                    self._note(ConflictResolved(handle_of(conflict.current)))
                     continue
                 self._end_quietly()
             except BaseException:
@@ -529,8 +543,11 @@ class KeptDict(AskingDict):
             return result
         raise SessionError(_CONTENDED)
 
-    async def _listed_as(self, user_id: str, method: str, new_id: str, old: Identity | None) -> Identity:
-        """Put the session that is about to be on its user's list, and end those that are too many."""
+    async def _listed_as(self, user_id: str, method: str, new_id: str) -> Identity:
+        """Put the session that is about to be on its user's list, and end those that are too many.
+
+        The one in whose place it comes stays on the list until it is replaced, and is not one too many.
+        """
         backend, rules, now = self._setting.backend, self._setting.users, int(self._setting.clock())
         agent = next((value for name, value in self._headers if name == b"user-agent"), b"")
         identity = Identity(
@@ -551,25 +568,30 @@ class KeptDict(AskingDict):
                 )
             return identity
         longest = max(self._setting.policy.max_age, rules.remember_for)
-        identity = replace(identity, listed_until=listing_end(now + longest, now))
+        # A sealed cookie lives while it is listed, and nobody can look whether it came to be: it has to say so.
+        until = now + PENDING if backend.holds_data else listing_end(now + longest, now)
+        identity = replace(identity, listed_until=until)
         listed = listed_as(identity, backend.place_of(new_id), now, is_sealed=backend.holds_data)
         gone = await backend.gone(await owners.of(user_id, now), now)
-        if old is not None:
-            gone |= {old.handle}
+        if self._identity is not None:  # signed in already, in this request
+            gone |= {self._identity.handle}
+        replaced = None if self._found is None else self._found.record.identity
         evicted: Index = ()
 
         def add(index: Index) -> Index:
             nonlocal evicted
             others = tuple(one for one in index if one.handle not in gone)
-            too_many = 0 if rules.max_sessions is None else max(0, len(others) + 1 - rules.max_sessions)
+            rivals = tuple(one for one in others if replaced is None or one.handle != replaced.handle)
+            too_many = 0 if rules.max_sessions is None else max(0, len(rivals) + 1 - rules.max_sessions)
             if too_many and not rules.evicts:
                 raise TooManySessions("This user has as many sessions as are allowed.")
-            evicted = others[:too_many]
-            return (*others[too_many:], listed)
+            evicted = rivals[:too_many]
+            return (*(one for one in others if one not in evicted), listed)
 
         await owners.change(user_id, add, identity.listed_until, now)
         for one in evicted:
             await backend.end(one, now)
+            self._note(Revoked(one.handle, user_id))
         return identity
 
     def _end_quietly(self) -> None:
@@ -586,7 +608,10 @@ class KeptDict(AskingDict):
             return dict.__len__(self) > 0
         if self._expiry is not None and self._expiry != expiry_of(found.record):
             return True
-        return not setting.matches(found.record.payload, self) and self._differs(found.record, setting.dumps(self))
+        base = found.record.payload
+        return not setting.matches(base, self) and (
+            setting.differs_for_sure(setting.dumps(self), base) or self._differs(base)
+        )
 
     def _weights(self) -> list[tuple[str, int]]:
         """The heaviest keys, and about how many bytes each of them takes before it is sealed."""

@@ -13,6 +13,8 @@ from uuid import UUID
 # What cannot be changed from within once it was handed out. A tuple can: it may hold a list.
 _UNCHANGEABLE = frozenset({str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, UUID, Decimal})
 
+# What every serializer of ours takes as it is.
+_PLAIN = frozenset({str, int, bool, type(None)})
 
 _MISSING = object()
 
@@ -21,13 +23,15 @@ class AskingDict(dict[str, Any]):
     """What a subclass fills in: `_before_read`, which sets `_ready`, and `_before_change`.
 
     `_handed_out` says whether somebody else may hold a value that can be changed without asking us. Until then, and
-    until `_before_change` is called, the data is as it was filled in.
+    until `_before_change` is called, the data is as it was filled in. `_only_plain` says whether all that was put in
+    since is a str, an int, a bool or None under a str, as far as nothing was handed out.
     """
 
     _ready: bool
     _handed_out: bool
+    _only_plain: bool
 
-    __slots__ = ("_handed_out", "_ready")
+    __slots__ = ("_handed_out", "_only_plain", "_ready")
 
     def _before_read(self) -> None:
         """Somebody is about to look at the data."""
@@ -125,8 +129,11 @@ class AskingDict(dict[str, Any]):
 
     def __setitem__(self, key: str, value: Any, /) -> None:
         self._before_change()
-        if type(value) not in _UNCHANGEABLE:
-            self._handed_out = True
+        kind = type(value)
+        if kind not in _PLAIN or type(key) is not str:
+            self._only_plain = False
+            if kind not in _UNCHANGEABLE:
+                self._handed_out = True
         dict.__setitem__(self, key, value)
 
     def __delitem__(self, key: str, /) -> None:

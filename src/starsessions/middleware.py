@@ -18,11 +18,11 @@ from starsessions.backends.legacy import lift
 from starsessions.core.carrier import MIN_ROOM, cookies_for, room_for, split
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, SameSite
 from starsessions.core.durations import Duration
-from starsessions.core.headers import RawHeaders, forbid_storing, vary_by_cookie
+from starsessions.core.headers import RawHeaders, keep_for_one_person
 from starsessions.core.record import DEFAULT_MAX_AGE, WhyNew, cookie_max_age
-from starsessions.events import OnEvent, report
+from starsessions.events import OnEvent, StoreFailed, report
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionTooLarge
-from starsessions.kept import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, Phase, Plan
+from starsessions.kept import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, SETTLED, Phase, Plan
 from starsessions.limits import Limits
 from starsessions.sealing.keys import Keys
 from starsessions.session import Session
@@ -125,7 +125,7 @@ class SessionMiddleware:
             on_conflict=on_conflict,
             anonymous_if_unavailable=on_unavailable == "anonymous",
             on_event=on_event,
-            users=user_rules(lifted, remember_for, max_sessions_per_user, on_too_many),
+            users=user_rules(lifted, limits, remember_for, max_sessions_per_user, on_too_many),
         )
         self._eager = autoload and self.setting.look is None
         self.scope_key = scope_key
@@ -164,6 +164,7 @@ class SessionMiddleware:
             if session._phase not in _NOT_SENT:
                 raise
             _log.error("Answered 503, since the store of the sessions fails.", exc_info=error)
+            session._note(StoreFailed(str(error)))
             await _send_unavailable(send, "http.response")
             return
         finally:
@@ -185,7 +186,7 @@ class SessionMiddleware:
             return send(message)
         session._phase = SAVING
         plan = None if replaced else session._plan()
-        if plan is None or not session._commit_now(plan):
+        if plan is not SETTLED and (plan is None or not session._commit_now(plan)):
             return self._start_saving(plan, session, scope, message, send)
         session._phase = CLOSED
         return send(self._with_session(message, session, scope))
@@ -206,15 +207,15 @@ class SessionMiddleware:
         A new message with a new list: an application may send the same ones to everybody.
         """
         headers = list(message.get("headers", ()))
-        vary_by_cookie(headers)
-        if session._cookie is not NOTHING_TO_SAY:
-            if forbid_storing(headers):
-                _log.warning(
-                    "A response that sets the session cookie said Cache-Control: public; it now says no-store."
-                )
+        says_something = session._cookie is not NOTHING_TO_SAY
+        if keep_for_one_person(headers, says_something):
+            _log.warning("A response that sets the session cookie said Cache-Control: public; it now says no-store.")
+        if says_something:
             headers += self._cookies(session, scope)
             if session._clears_site_data:
-                headers.append((b"clear-site-data", b'"cache", "cookies", "storage"'))
+                # A session that began since then (a message for the next page) has its cookie in this very response.
+                cookies = b'"cookies", ' if session._found is None else b""
+                headers.append((b"clear-site-data", b'"cache", ' + cookies + b'"storage"'))
         return {**message, "headers": headers}
 
     async def _adopt(self, session: Session, scope: Scope) -> None:
@@ -229,29 +230,27 @@ class SessionMiddleware:
         return current is not session and isinstance(current, dict) and not hasattr(current, "mark_accessed")
 
     def _cookies(self, session: Session, scope: Scope) -> RawHeaders:
-        if session._cookie is NOTHING_TO_SAY:
-            return []
         setting, found = self.setting, session._found
-        spec, most = setting.cookie, setting.backend.max_cookies
-        path = spec.path_under(session._root_path)
-        secure = spec.is_secure(scope.get("scheme", "http"))
+        spec, backend, most = setting.cookie, setting.backend, setting.max_cookies
+        path, secure = spec.path_under(session._root_path), spec.is_secure(scope.get("scheme", "http"))
         if found is None:
             cookies = cookies_for(spec, [], 0, path, secure, most, session._headers)
         else:
-            if setting.seal is None and _COOKIE_VALUE.fullmatch(found.token) is None:
+            token = found.token
+            if not backend.holds_data and _COOKIE_VALUE.fullmatch(token) is None:
                 raise ImproperlyConfigured("The backend gave an id that cannot stand in a cookie.")
             max_age = cookie_max_age(found.record, setting.policy, int(setting.clock()))
+            size = len(spec.name) + len(token)
             # A refused cookie may be the first of several, from when max_cookies was more: the others have to go.
-            alone = most == 1 and session.why_new in _NOTHING_REFUSED
-            if alone and path == "/" and len(spec.name) + len(found.token) <= MAX_COOKIE:
-                return [spec.set(spec.name, found.token, max_age, path, secure)]  # nearly always
+            if most == 1 and size <= MAX_COOKIE and path == "/" and session.why_new in _NOTHING_REFUSED:
+                return [spec.set(spec.name, token, max_age, path, secure)]  # nearly always
             room = room_for(spec, most, max_age, path, secure)
-            parts = split(found.token, max(room, 1))
+            parts = split(token, max(room, 1))
             if len(parts) > most or room < MIN_ROOM:
-                raise SessionTooLarge(len(spec.name) + len(found.token), most * MAX_COOKIE, session._weights())
+                raise SessionTooLarge(size, most * MAX_COOKIE, session._weights())
             cookies = cookies_for(spec, parts, max_age, path, secure, most, session._headers)
         replaced = session._replaced
-        if path != "/" and spec.path is None and replaced and not setting.backend.was_written_by_us(replaced):
+        if path != "/" and spec.path is None and replaced and not backend.was_written_by_us(replaced):
             # Starlette's cookie has the path "/", ours the root path. Both would be sent, and two that are good are
             # none: take the old one away.
             cookies.append(spec.set(spec.name, "null", 0, "/", secure))
@@ -265,11 +264,7 @@ class SessionMiddleware:
                 if session.accessed or self._is_replaced(session, scope):
                     await self._adopt(session, scope)
                     await session._save_for_headers()
-                    if kind == "websocket.accept":
-                        headers = list(message.get("headers", ())) + self._cookies(session, scope)
-                        message = {**message, "headers": headers}
-                    else:  # the handshake is refused with an HTTP response
-                        message = self._with_session(message, session, scope)
+                    message = self._answering(message, session, scope)
                 session._phase = Phase.BY_HAND
             elif kind == "websocket.close":
                 await self._save_late(session, scope)
@@ -283,24 +278,36 @@ class SessionMiddleware:
             if session._phase not in _NOT_SENT:
                 raise
             _log.error("Refused a WebSocket, since the store of the sessions fails.", exc_info=error)
+            session._note(StoreFailed(str(error)))
             if "websocket.http.response" in scope.get("extensions", ()):
                 await _send_unavailable(send, "websocket.http.response")
             else:
                 await send({"type": "websocket.close", "code": 1013})  # try again later
         finally:
-            if session._events:
-                await report(session._events, self.setting.on_event)
             # However the connection ended: the peer left, the handler failed, or the server shuts down and cancels us.
             # What was changed on an open connection is not lost with it.
-            if session._phase is Phase.BY_HAND:
-                with CancelScope(shield=True):
-                    await self._save_late(session, scope)
+            try:
+                if session._phase is Phase.BY_HAND:
+                    with CancelScope(shield=True):
+                        await self._save_late(session, scope)
+            finally:
+                if session._events:
+                    await report(session._events, self.setting.on_event)
+
+    def _answering(self, message: Message, session: Session, scope: Scope) -> Message:
+        """The answer to a handshake, with what it has to say about the session."""
+        if message["type"] != "websocket.accept":  # it is refused with an HTTP response
+            return self._with_session(message, session, scope)
+        if session._cookie is NOTHING_TO_SAY:
+            return message
+        return {**message, "headers": [*message.get("headers", ()), *self._cookies(session, scope)]}
 
     async def _save_late(self, session: Session, scope: Scope) -> None:
         """Save what was changed since the handshake, or before a handshake that is refused: no cookie can be sent."""
         await self._adopt(session, scope)
         if session._phase is OPEN:
-            session._next_id = None  # nobody would get to know it
+            # Nobody would get to know the id; and under the one from before nobody is signed in.
+            session._next_id = session._identity = None
         if not session._loaded or not session._has_unsaved():
             return
         if session._phase is OPEN and not session._is_reachable:

@@ -10,6 +10,7 @@ from anyio import Event, get_cancelled_exc_class
 
 from starsessions.backends.base import Found, SessionBackend
 from starsessions.backends.legacy import lift
+from starsessions.backends.owners import PENDING
 from starsessions.core.cookies import CookieSpec
 from starsessions.core.csrf import SECRET_BYTES, renew_secrets
 from starsessions.core.decision import Cookie
@@ -17,7 +18,8 @@ from starsessions.core.durations import Duration, expiry, seconds
 from starsessions.core.flashes import Flash, add_flash, keys_of_flashes, shows_a_page, take_flashes
 from starsessions.core.record import Expiry, Identity
 from starsessions.core.tokens import to_base64url
-from starsessions.exceptions import ImproperlyConfigured, ResponseStarted, SessionGone
+from starsessions.events import SignedOut, handle_of
+from starsessions.exceptions import ImproperlyConfigured, ResponseStarted, SessionGone, UnsupportedValue
 from starsessions.kept import OPEN, SAVING, KeptDict, Phase
 from starsessions.setting import judged, setting_for
 
@@ -216,10 +218,15 @@ class Session(KeptDict):
         if found is None and self._given is not None:  # told that it is loaded, and never looked
             looked = await self._find()
             found = looked if isinstance(looked, Found) else None
+        now, owners, who = int(self._setting.clock()), self._setting.backend.owners, self._who()
         if found is not None:
-            await self._setting.backend.delete(found, int(self._setting.clock()))
+            await self._setting.backend.delete(found, now)
+            if found.record.identity is not None:
+                self._note(SignedOut(handle_of(found), found.record.identity.user_id))
             self._ended = self.modified = True
             self._cookie = Cookie.CLEAR
+        if owners is not None and who is not None and now < who.signed_in_at + PENDING:
+            await owners.forget(who, now)  # or it would count as one that is about to be stored
         self._forget()
 
     async def flush(self) -> str:
@@ -240,6 +247,8 @@ class Session(KeptDict):
         self._check_known()
         if self._phase is not OPEN:
             raise ResponseStarted("The headers have left, so a new id can no longer be sent: regenerate it before.")
+        if self._identity is not None and self._next_id is not None:
+            return self._next_id  # a sign in asked for a new id, which its list knows, and allows the old one no grace
         if grace is not None and not self._setting.backend.has_grace:
             raise ImproperlyConfigured("This backend cannot keep an old id usable: leave grace=… out, or use a store.")
         self._grace = 0 if grace is None else seconds("grace", grace)
@@ -262,22 +271,26 @@ class Session(KeptDict):
         """
         if not isinstance(user_id, str) or not user_id:
             raise TypeError("sign_in() takes the id of a user as a str that is not empty: pass str(user.id).")
+        if not _is_text(user_id) or not _is_text(method):
+            raise UnsupportedValue("what sign_in() was given", "str with half of a character", "No text has that.")
         await self._load()
         self._check_known()
         if self._phase is not OPEN:
             raise ResponseStarted("The headers have left, so a new id can no longer be sent: sign in before.")
-        backend, old = self._setting.backend, self._who()
+        new_id, old = await self._setting.backend.new_id(), self._who()
+        identity = await self._listed_as(user_id, method, new_id)
         if old is not None and old.user_id != user_id:
             await self.delete()
         elif not keep:
             self.clear()
-        new_id = await backend.new_id()
-        self._identity = await self._listed_as(user_id, method, new_id, old)
+        self._identity = identity
         self._next_id, self._grace = new_id, 0
         self.modified = True
         self._end_open_forms()
         if remember:
             self._expiry = Expiry(lifetime=self._setting.users.remember_for)
+        elif self._expiry is None:
+            self._expiry = Expiry()  # what was promised at the sign in before is not promised now
         return new_id
 
     async def revalidate(self) -> bool:
@@ -356,6 +369,15 @@ class Session(KeptDict):
             return await self.update_atomically(take_flashes)
         except SessionGone:
             return []
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be stored: half of a surrogate pair is in a str, and in no text."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _handle(found: Found) -> str | None:

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from starsessions.backends.base import Backend, Clock, Found, Peeking, Sealing
+from starsessions.backends.base import Backend, Clock, Found, Peeking, Sealing, in_one_step
 from starsessions.core.carrier import tokens_of
 from starsessions.core.cookies import CookieSpec
-from starsessions.core.record import Policy, Record, WhyNew, why_over
-from starsessions.core.serializer import Msgpack, dumper_again, matcher
+from starsessions.core.decision import Action
+from starsessions.core.record import Policy, Record, WhyNew, deadline, why_over
+from starsessions.core.serializer import Msgpack, differs_for_sure, dumper_again, matcher
 from starsessions.events import OnEvent
 
 OnConflict = Literal["merge", "raise"] | Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], dict[str, Any]]
@@ -39,13 +40,16 @@ class Setting:
     clock: Clock
     look: Callable[[Headers], Found | WhyNew] | None
     """Finds the session in the headers, if the first access may do that by itself: `autoload`, and no I/O to do."""
-    seal: Callable[[Record], str] | None
-    """Makes the token, if that is all that is to be done to keep a session."""
+    keep: Callable[[Found | None, Record, int], Found] | None
+    """Keeps a record in the place of what was found, if that waits for nothing. Raises `Conflict`."""
+    at_once: Sequence[Action]
+    """What `keep` can do."""
     loads: Callable[[Any], dict[str, Any]]
     dumps: Callable[[dict[str, Any]], Any]
     dumps_again: Callable[[dict[str, Any], Any], Any]
     """`dumps`, for data whose lists and dicts are as this payload was decoded."""
     tokens_in: Callable[[Headers], list[str] | WhyNew]
+    max_cookies: int
     matches: Callable[[Any, dict[str, Any]], bool]
     """Whether data is, for certain and cheaply, what a payload holds."""
     on_conflict: OnConflict
@@ -55,8 +59,8 @@ class Setting:
     """Whether a request goes on without its session when the store fails."""
     keeps_going: bool
     """Whether use alone can renew or rotate a session."""
-    ours: bool
-    """Whether the serializer is one of ours, whose payloads can be compared without decoding them."""
+    differs_for_sure: Callable[[Any, Any], bool]
+    """Whether other bytes are other data, as far as it can be told without decoding them."""
 
 
 def setting_for(
@@ -77,14 +81,17 @@ def setting_for(
     # A sealed cookie that can be revoked is no longer all that there is to look at.
     waits = backend.holds_data and backend.owners is not None
     peek = backend.peek if autoload and isinstance(backend, Peeking) and not waits else None
+    keep, at_once = (None, ()) if waits else keeping(backend, policy)
     return Setting(
         backend=backend,
         policy=policy,
         cookie=cookie,
         clock=clock,
         tokens_in=tokens_in,
+        max_cookies=backend.max_cookies,
         look=None if peek is None else looking(tokens_in, peek, policy, clock),
-        seal=backend.seal if isinstance(backend, Sealing) and not waits else None,
+        keep=keep,
+        at_once=at_once,
         loads=serializer.loads,
         dumps=serializer.dumps,
         dumps_again=dumper_again(serializer),
@@ -94,8 +101,30 @@ def setting_for(
         users=users,
         anonymous_if_unavailable=anonymous_if_unavailable,
         keeps_going=policy.rolling or policy.rotate_every is not None,
-        ours=isinstance(serializer, Msgpack),
+        differs_for_sure=differs_for_sure if isinstance(serializer, Msgpack) else _who_knows,
     )
+
+
+def keeping(
+    backend: Backend, policy: Policy
+) -> tuple[Callable[[Found | None, Record, int], Found] | None, Sequence[Action]]:
+    """How a session is kept in a backend that has nothing to wait for, and what of it."""
+    if isinstance(backend, Sealing):
+        seal = backend.seal
+        actions = (Action.CREATE, Action.ROTATE, Action.REPLACE, Action.TOUCH)
+        return lambda found, record, now: Found(seal(record), record), actions
+    if backend.never_waits:
+
+        def keep(found: Found | None, record: Record, now: int) -> Found:
+            assert found is not None
+            return in_one_step(backend.replace(found, record, deadline(record, policy), now))
+
+        return keep, (Action.REPLACE, Action.TOUCH)
+    return None, ()
+
+
+def _who_knows(payload: Any, base: Any) -> bool:
+    return False
 
 
 def looking(
@@ -112,7 +141,8 @@ def looking(
             return tokens
         now = int(clock())
         if len(tokens) == 1:
-            return judged(peek(tokens[0], now), policy, now)
+            found = peek(tokens[0], now)
+            return (why_over(found.record, policy, now) or found) if isinstance(found, Found) else found
         return the_only([judged(peek(token, now), policy, now) for token in tokens])
 
     return look

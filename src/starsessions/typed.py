@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from starsessions.core.changes import same
 from starsessions.core.models import Shape, copied, place_of, shape_of
-from starsessions.events import OutdatedData, handle_for
+from starsessions.events import OutdatedData, handle_of
 from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
 from starsessions.session import Session
 
@@ -115,9 +115,8 @@ class TypedSession(Generic[M]):
         except Exception as error:  # whatever an older release has left there, and whatever migrate makes of it
             why = place_of(error) or type(error).__name__
         _log.warning("What a session holds does not fit %s any more (%s): a fresh one is used.", self._name, why)
-        if session._setting.on_event is not None:
-            handle = handle_for(session._found.token) if session._found is not None else None
-            session._events = [*session._events, OutdatedData(handle, self._name, version, why)]
+        handle = None if session._found is None else handle_of(session._found)
+        session._note(OutdatedData(handle, self._name, version, why))
         return _Read(self._read_fields({}), frozenset(), self._shape.fields & held.keys(), is_moved=True)
 
     def _held(self, session: Session) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from starsessions.backends.base import Backend, SessionBackend
 from starsessions.backends.legacy import lift
 from starsessions.backends.owners import Index, Listed, Owners
+from starsessions.events import OnEvent, Revoked, report
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.session import Session
 
@@ -52,7 +53,9 @@ class UserSessions:
     (['password'], 1, [])
     """
 
-    def __init__(self, backend: SessionBackend) -> None:
+    def __init__(self, backend: SessionBackend, on_event: OnEvent | None = None) -> None:
+        """`on_event`: is told of each session that is ended (`Revoked`), as that of the middleware is of others."""
+        self._on_event = on_event
         self._backend: Backend = lift(backend)
         if self._backend.owners is None:
             raise ImproperlyConfigured(
@@ -100,6 +103,9 @@ class UserSessions:
         # And after it: a session that was stored in between was still listed when it looked.
         for one in which:
             await self._backend.end(one, now)
+        if self._on_event is not None:
+            revoked = [Revoked(one.handle, user_id) for one, lived in zip(which, ended, strict=True) if lived]
+            await report(revoked, self._on_event)
         return sum(ended)
 
     async def _shown(self, listed: Listed, current: str | None, now: int) -> UserSession | None:

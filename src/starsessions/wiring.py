@@ -80,8 +80,10 @@ def policy_from(
     )
 
 
-def user_rules(backend: Backend, remember_for: Duration, max_sessions: int | None, on_too_many: str) -> UserRules:
-    """What holds for people who are signed in."""
+def user_rules(
+    backend: Backend, limits: Limits | None, remember_for: Duration, max_sessions: int | None, on_too_many: str
+) -> UserRules:
+    """What holds for people who are signed in. `limits` hold for those, too, who asked to be remembered."""
     if on_too_many not in ("evict", "refuse"):
         raise ImproperlyConfigured('on_too_many must be "evict" or "refuse".')
     if max_sessions is not None:
@@ -92,7 +94,10 @@ def user_rules(backend: Backend, remember_for: Duration, max_sessions: int | Non
                 "max_sessions_per_user needs to know whose sessions there are: keep them in a store, or give the "
                 "cookie backend revocations=… (a store)."
             )
-    return UserRules(seconds("remember_for", remember_for), max_sessions, on_too_many == "evict")
+    longest = seconds("remember_for", remember_for)
+    if limits is not None:
+        longest = min(longest, limits.idle)
+    return UserRules(longest, max_sessions, on_too_many == "evict")
 
 
 def check_stack(app: object, cookie: CookieSpec, scope_key: str) -> None:

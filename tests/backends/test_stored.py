@@ -317,10 +317,10 @@ async def test_the_rules_hold_for_a_session_by_hand_too(backend: StoredBackend) 
 async def test_memory_that_waits_is_a_mistake() -> None:
     import anyio
 
-    from starsessions.backends.memory import _at_once
+    from starsessions.backends.base import in_one_step
 
     async def waits() -> Any:
         await anyio.lowlevel.checkpoint()
 
     with pytest.raises(RuntimeError, match="waits"):
-        _at_once(waits())
+        in_one_step(waits())

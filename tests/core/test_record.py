@@ -278,8 +278,8 @@ def test_a_record_is_an_array_that_may_grow_at_its_end() -> None:
     assert decode(msgspec.msgpack.encode([b"x", 1, 2])) == Record(b"x", 1, 2, None, None, False, None)
     assert decode(msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True])) == Record(b"x", 1, 2, 3, 4, True)
     assert decode(msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True, 5])) == Record(b"x", 1, 2, 3, 4, True, 5)
-    identity = Identity("ann", 6, "handle", "password", "Firefox", "203.0.113.0/24", 7)
-    fields = ["ann", 6, "handle", "password", "Firefox", "203.0.113.0/24", 7, "a later field"]
+    identity = Identity("ann", 6, "handle", "password", "Firefox", "203.0.113.0/24", 7, 8)
+    fields = ["ann", 6, "handle", "password", "Firefox", "203.0.113.0/24", 7, 8, "a later field"]
     later = msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True, 5, fields, "a later field"])
     assert decode(later) == Record(b"x", 1, 2, 3, 4, True, 5, identity)
 
@@ -297,3 +297,8 @@ def test_the_reasons_are_the_words_that_the_readme_promises() -> None:
         "undecodable",
         "unavailable",
     ]
+
+
+def test_a_record_and_who_is_in_it_show_nothing_in_a_repr() -> None:
+    identity = Identity("ann", 1, "handle")
+    assert repr([Record(b"secret", 1, 2, identity=identity), identity]) == "[<Record>, <Identity>]"

@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from selenium import webdriver
 
 import starsessions
+from tests.demo.visitors import Visitor, start_chromium
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 READY = re.compile(r"Uvicorn running on http://127\.0\.0\.1:(\d+)")
@@ -83,3 +85,31 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., in
 def start_demo(serve: Callable[..., int]) -> Callable[..., int]:
     """``start_demo(DEMO_BACKEND="cookie")`` answers the port."""
     return partial(serve, EXAMPLES / "demo", "app")
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    with start_chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def another_chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """With a profile of its own: to the demo, another device."""
+    with start_chromium(tmp_path_factory.mktemp("another-chromium")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(request: pytest.FixtureRequest, start_demo: Callable[..., int]) -> Callable[..., Visitor]:
+    """``visit(DEMO_BACKEND="cookie")``: a visitor without cookies, on the page of a demo with these settings.
+
+    ``visit("another_chromium")`` comes with another browser.
+    """
+
+    def visit(browser: str = "chromium", **settings: str) -> Visitor:
+        chromium: webdriver.Chrome = request.getfixturevalue(browser)
+        chromium.execute_cdp_cmd("Storage.clearCookies", {})
+        return Visitor(chromium, start_demo(**{"DEMO_BACKEND": "memory", **settings}))
+
+    return visit

@@ -3,133 +3,19 @@
 Chromium treats http://localhost as trustworthy, so `Secure` cookies can be tested without a certificate.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from selenium import webdriver
-from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.expected_conditions import staleness_of
-from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.missing import missing
+from tests.demo.visitors import Visitor, somebody
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",  # Chromium refuses to run as root otherwise; it only ever sees our own page
-    "--disable-gpu",
-    "--disable-dev-shm-usage",  # the default /dev/shm of a container is too small
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-proxy-server",
-]
 DAY = 24 * 60 * 60
 
 
-def program(name: str) -> str:
-    return shutil.which(name) or missing(f"{name} is not installed (Debian: apt-get install chromium chromium-driver)")
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    chromium, driver = program("chromium"), program("chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}", "--window-size=1280,1000"]:
-        options.add_argument(flag)
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver)) as browser:
-        browser.set_page_load_timeout(60)
-        yield browser
-
-
-class Visitor:
-    """Somebody in front of the browser, on the demo's page."""
-
-    def __init__(self, browser: webdriver.Chrome, port: int) -> None:
-        self.browser = browser
-        browser.get(f"http://localhost:{port}/")
-
-    def click(self, element_id: str) -> None:
-        """Sends a form, and waits for the page that comes back."""
-        page = self.browser.find_element(By.TAG_NAME, "html")
-        self.browser.find_element(By.ID, element_id).click()
-        # A question that meets the page while it is being replaced is answered with an unnamed error: ask again.
-        WebDriverWait(self.browser, 30, ignored_exceptions=[WebDriverException]).until(staleness_of(page))
-
-    def sign_in(self, name: str = "Ada", *, remember: bool = False) -> None:
-        self.browser.find_element(By.ID, "name-field").send_keys(name)
-        if remember:
-            self.browser.find_element(By.ID, "remember").click()
-        self.click("sign-in")
-
-    def sees(self, element_id: str) -> str | None:
-        """What can be read in this place; None if there is no such place."""
-        found = self.browser.find_elements(By.ID, element_id)
-        return found[0].text if found else None
-
-    def cookies(self) -> list[dict[str, Any]]:
-        """All that the browser holds, for every site and in every partition."""
-        answer = self.browser.execute_cdp_cmd("Storage.getCookies", {})
-        return list(answer["cookies"])
-
-    def cookie(self) -> dict[str, Any]:
-        (cookie,) = self.cookies()
-        return cookie
-
-
-@pytest.fixture
-def visit(chromium: webdriver.Chrome, start_demo: Callable[..., int]) -> Callable[..., Visitor]:
-    """``visit(DEMO_BACKEND="cookie")``: a visitor without cookies, on the page of a demo with these settings."""
-    chromium.execute_cdp_cmd("Storage.clearCookies", {})
-
-    def visit(**settings: str) -> Visitor:
-        return Visitor(chromium, start_demo(**{"DEMO_BACKEND": "memory", **settings}))
-
-    return visit
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Where pictures of the page go; DEMO_SCREENSHOT_DIR keeps them."""
-    directory = Path(os.environ.get("DEMO_SCREENSHOT_DIR") or tmp_path)
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
-
-
 # --- the page --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 360])
-def test_the_page_fits_the_screen_and_follows_the_colour_scheme(
-    visit: Callable[..., Visitor], pictures: Path, width: int, scheme: str
-) -> None:
-    visitor = visit()
-    browser = visitor.browser
-    visitor.click("add-tea")
-    visitor.sign_in("Ada")
-    screen = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 500}
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    try:
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-        colour = browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
-        red = int(colour.partition("(")[2].partition(",")[0])
-        assert (red > 200) if scheme == "light" else (red < 50), colour
-        picture = pictures / f"demo-{scheme}-{width}.png"
-        assert browser.save_screenshot(str(picture))
-        assert picture.read_bytes().startswith(b"\x89PNG")
-    finally:
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_everything_on_the_page_works_without_scripts(visit: Callable[..., Visitor]) -> None:
@@ -162,6 +48,129 @@ def test_a_person_signs_in_fills_the_cart_and_signs_out(visit: Callable[..., Vis
     assert visitor.sees("name") is None
     assert visitor.sees("pieces") == "0"
     assert visitor.cookies() == []
+
+
+def test_a_message_survives_the_redirect_and_is_shown_once(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    visitor.click("add-tea")
+    assert visitor.messages() == ["In your cart: Darjeeling tea."]
+    visitor.browser.refresh()
+    assert visitor.messages() == []
+
+    visitor.sign_in("Ada")
+    assert visitor.messages() == ["Welcome, Ada."]
+    visitor.click("sign-out")
+    assert visitor.messages() == ["You are signed out."]
+    visitor.browser.refresh()
+    assert visitor.messages() == []
+    assert visitor.cookies() == []
+
+
+# --- two tabs --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def in_another_tab(visitor: Visitor) -> Iterator[None]:
+    first = visitor.browser.current_window_handle
+    visitor.browser.switch_to.new_window("tab")
+    visitor.open("")
+    yield
+    visitor.browser.close()
+    visitor.browser.switch_to.window(first)
+
+
+def test_a_form_from_before_the_sign_in_gets_a_clear_answer(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    with in_another_tab(visitor):
+        visitor.sign_in("Ada")
+    visitor.click("add-tea")
+    assert visitor.sees("refused") == "That page was out of date"
+    assert "You are signed in as Ada now." in visitor.browser.find_element(By.TAG_NAME, "main").text
+    visitor.click("back")
+    visitor.click("add-tea")
+    assert visitor.sees("pieces") == "1"
+
+
+def test_a_form_from_before_the_sign_out_gets_a_clear_answer(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    visitor.sign_in("Ada")
+    with in_another_tab(visitor):
+        visitor.click("sign-out")
+    visitor.click("add-tea")
+    assert visitor.sees("refused") == "That page was out of date"
+    assert "You are not signed in now." in visitor.browser.find_element(By.TAG_NAME, "main").text
+    visitor.click("back")
+    assert visitor.sees("pieces") == "0"
+
+
+def test_two_tabs_of_a_visitor_both_fill_the_cart(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    with in_another_tab(visitor):
+        visitor.click("add-tea")
+    visitor.click("add-honey")
+    assert visitor.sees("pieces") == "2"
+
+
+# --- two devices -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["memory", "sqlite", "cookie", "encrypted"])
+def test_signed_out_everywhere_else_the_other_device_hears_of_it_and_is_nobody_at_its_next_click(
+    visit: Callable[..., Visitor], backend: str, tmp_path: Path
+) -> None:
+    settings = {"DEMO_BACKEND": f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}" if backend == "sqlite" else backend}
+    here, there = visit(**settings), visit("another_chromium", **settings)
+    user = somebody()
+    for device in (here, there):
+        device.sign_in(user, remember=True)
+        device.waits_until_live()
+
+    here.click("to-devices")
+    assert here.devices() == ["Chrome on Linux This device", "Chrome on Linux"]
+    here.click("end-others")
+    assert here.messages() == ["Signed out on 1 other device."]
+    assert here.devices() == ["Chrome on Linux This device"]
+
+    assert there.hears_that_it_was_signed_out()
+    there.click("to-devices")
+    assert (there.sees("name"), there.sees("sign-in-title")) == (None, "Sign in to go on")
+
+    here.open("")
+    here.waits_until_live()
+    assert (here.sees("name"), here.sees("ended")) == (user, None)
+
+
+def test_a_form_of_a_device_that_was_signed_out_gets_a_clear_answer(visit: Callable[..., Visitor]) -> None:
+    here, there = visit(), visit("another_chromium")
+    user = somebody()
+    for device in (here, there):
+        device.sign_in(user)
+    here.click("to-devices")
+    (button,) = here.browser.find_elements(By.CSS_SELECTOR, "#devices button")
+    here.click_on(button)
+    assert here.messages() == ["That device is signed out."]
+
+    there.click("add-tea")
+    assert there.sees("refused") == "That page was out of date"
+    there.click("back")
+    assert (there.sees("name"), there.sees("pieces")) == (None, "0")
+
+
+@pytest.mark.parametrize("backend", ["memory", "cookie"])
+def test_other_tabs_of_the_device_that_signed_out_all_others_stay_live(
+    visit: Callable[..., Visitor], backend: str
+) -> None:
+    here, there = visit(DEMO_BACKEND=backend), visit("another_chromium", DEMO_BACKEND=backend)
+    user = somebody()
+    for device in (here, there):
+        device.sign_in(user)
+        device.waits_until_live()
+    with in_another_tab(here):  # which gives the session a new id: a WebSocket with a sealed cookie must connect again
+        here.click("to-devices")
+        here.click("end-others")
+        assert there.hears_that_it_was_signed_out()
+    here.waits_until_live()
+    assert here.sees("ended") is None
 
 
 # --- cookies as the browser sees them --------------------------------------------------------------------------------

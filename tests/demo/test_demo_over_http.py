@@ -3,17 +3,19 @@
 import base64
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
-from html import unescape
 from http.cookies import Morsel, SimpleCookie
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from websockets.sync.client import connect
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
 
 from tests.demo.conftest import EXAMPLES
+from tests.demo.visitors import Browser, messages_on, sign_in, somebody, text_of
 from tests.servers.process import Address
 
 DAY = 24 * 60 * 60
@@ -30,29 +32,10 @@ def memory(start_demo: Callable[..., int]) -> int:
     return start_demo(DEMO_BACKEND="memory")
 
 
-def new_browser(port: int, cookie: str | None = None) -> httpx2.Client:
-    # Nothing from the environment: a proxy that is meant for the world outside has no business on loopback.
-    browser = httpx2.Client(base_url=f"http://127.0.0.1:{port}", follow_redirects=True, trust_env=False)
-    if cookie is not None:
-        browser.cookies.set("session", cookie, domain="127.0.0.1")
-    return browser
-
-
 @pytest.fixture
-def browser(port: int) -> Iterator[httpx2.Client]:
-    with new_browser(port) as client:
+def browser(port: int) -> Iterator[Browser]:
+    with Browser(port) as client:
         yield client
-
-
-def sign_in(browser: httpx2.Client, name: str = "Ada", **more: str) -> httpx2.Response:
-    return browser.post("/sign-in", data={"name": name, **more})
-
-
-def text_of(page: httpx2.Response, element_id: str) -> str | None:
-    """What the element with this id says, without its tags; None if the page has no such element."""
-    assert page.status_code == 200, page.text
-    found = re.search(rf'<(\w+)[^>]* id="{element_id}"[^>]*>(.*?)</\1>', page.text, re.DOTALL)
-    return unescape(re.sub(r"<[^>]*>", "", found[2])).strip() if found else None
 
 
 def cookies_set(response: httpx2.Response) -> list[Morsel[str]]:
@@ -64,7 +47,7 @@ def cookies_set(response: httpx2.Response) -> list[Morsel[str]]:
 # --- coming and going ------------------------------------------------------------------------------------------------
 
 
-def test_a_visitor_who_only_looks_gets_no_cookie(browser: httpx2.Client) -> None:
+def test_a_visitor_who_only_looks_gets_no_cookie(browser: Browser) -> None:
     for _ in range(2):
         page = browser.get("/")
         assert text_of(page, "sign-in-title") == "Sign in"
@@ -72,14 +55,14 @@ def test_a_visitor_who_only_looks_gets_no_cookie(browser: httpx2.Client) -> None
         assert "set-cookie" not in page.headers
 
 
-def test_signing_in_greets_the_person_by_name(browser: httpx2.Client) -> None:
+def test_signing_in_greets_the_person_by_name(browser: Browser) -> None:
     page = sign_in(browser, "Ada")
     assert [each.status_code for each in page.history] == [303]
     assert text_of(page, "name") == "Ada"
     assert text_of(browser.get("/"), "name") == "Ada"
 
 
-def test_a_name_of_any_letters_comes_back_as_it_was_typed(browser: httpx2.Client) -> None:
+def test_a_name_of_any_letters_comes_back_as_it_was_typed(browser: Browser) -> None:
     name = 'Zoë <b>"O\'Hara"</b> 🦉; a=b'
     sign_in(browser, name)
     page = browser.get("/")
@@ -87,30 +70,30 @@ def test_a_name_of_any_letters_comes_back_as_it_was_typed(browser: httpx2.Client
     assert text_of(page, "name") == name
 
 
-def test_signing_in_without_a_name_is_refused_and_begins_no_session(browser: httpx2.Client) -> None:
+def test_signing_in_without_a_name_is_refused_and_begins_no_session(browser: Browser) -> None:
     answer = sign_in(browser, "   ")
     assert answer.status_code == 422
     assert "set-cookie" not in answer.headers
 
 
-def test_signing_out_forgets_the_person_and_takes_the_cookie_away(browser: httpx2.Client) -> None:
+def test_signing_out_forgets_the_person_and_takes_the_cookie_away(browser: Browser) -> None:
     sign_in(browser)
     page = browser.post("/sign-out")
-    assert [cookie["max-age"] for cookie in cookies_set(page)] == ["0"]
+    assert [cookie["max-age"] for cookie in cookies_set(page)][-1] == "0", "once the farewell was shown"
     assert len(browser.cookies.jar) == 0
     assert text_of(page, "name") is None
     assert text_of(browser.get("/"), "name") is None
 
 
-def test_signing_out_by_following_a_link_is_not_possible(browser: httpx2.Client) -> None:
+def test_signing_out_by_following_a_link_is_not_possible(browser: Browser) -> None:
     sign_in(browser)
     assert browser.get("/sign-out").status_code == 405
     assert text_of(browser.get("/"), "name") == "Ada"
 
 
-def test_two_people_at_once_do_not_see_each_other(port: int, browser: httpx2.Client) -> None:
+def test_two_people_at_once_do_not_see_each_other(port: int, browser: Browser) -> None:
     sign_in(browser, "Ada")
-    with new_browser(port) as other:
+    with Browser(port) as other:
         sign_in(other, "Grace")
         browser.post("/cart", data={"sku": "tea"})
         assert text_of(other.get("/"), "name") == "Grace"
@@ -118,22 +101,22 @@ def test_two_people_at_once_do_not_see_each_other(port: int, browser: httpx2.Cli
     assert text_of(browser.get("/"), "name") == "Ada"
 
 
-def test_a_cookie_that_was_tampered_with_is_nobody(port: int, browser: httpx2.Client) -> None:
+def test_a_cookie_that_was_tampered_with_is_nobody(port: int, browser: Browser) -> None:
     sign_in(browser)
     good = browser.cookies["session"]
     for bad in (good[:-1], good[1:], good[:8] + ("A" if good[8] != "A" else "B") + good[9:], "rubbish", '"', "=;="):
-        with new_browser(port, cookie=bad) as thief:
+        with Browser(port, cookie=bad) as thief:
             assert text_of(thief.get("/"), "name") is None
 
 
-def test_the_page_never_shows_what_the_cookie_holds(browser: httpx2.Client) -> None:
+def test_the_page_never_shows_what_the_cookie_holds(browser: Browser) -> None:
     sign_in(browser)
     page = browser.get("/")
     assert browser.cookies["session"] not in page.text
     assert text_of(page, "cookie") == "session"
 
 
-def test_somebody_else_who_signs_in_after_me_does_not_get_my_cart(browser: httpx2.Client) -> None:
+def test_somebody_else_who_signs_in_after_me_does_not_get_my_cart(browser: Browser) -> None:
     sign_in(browser, "Ada")
     browser.post("/cart", data={"sku": "tea"})
     page = sign_in(browser, "Grace")
@@ -145,25 +128,25 @@ def test_somebody_else_who_signs_in_after_me_does_not_get_my_cart(browser: httpx
 
 
 def test_signing_in_changes_the_id_and_keeps_the_cart(memory: int) -> None:
-    with new_browser(memory) as browser:
+    with Browser(memory) as browser:
         browser.post("/cart", data={"sku": "pears"})
         before = browser.cookies["session"]
         page = sign_in(browser)
         after = browser.cookies["session"]
     assert before != after
     assert text_of(page, "pieces") == "1"
-    with new_browser(memory, cookie=before) as thief:
+    with Browser(memory, cookie=before) as thief:
         assert text_of(thief.get("/"), "pieces") == "0"
-    with new_browser(memory, cookie=after) as owner:
+    with Browser(memory, cookie=after) as owner:
         assert text_of(owner.get("/"), "name") == "Ada"
 
 
 def test_the_cookie_from_before_signing_out_is_nobody_afterwards(memory: int) -> None:
-    with new_browser(memory) as browser:
+    with Browser(memory) as browser:
         sign_in(browser)
         stolen = browser.cookies["session"]
         browser.post("/sign-out")
-    with new_browser(memory, cookie=stolen) as thief:
+    with Browser(memory, cookie=stolen) as thief:
         page = thief.get("/")
         assert text_of(page, "name") is None
         assert "set-cookie" not in page.headers, "a dead id is neither adopted nor cleared"
@@ -171,11 +154,11 @@ def test_the_cookie_from_before_signing_out_is_nobody_afterwards(memory: int) ->
 
 def test_an_id_that_the_browser_made_up_is_not_adopted(memory: int) -> None:
     made_up = "A" * 43
-    with new_browser(memory, cookie=made_up) as browser:
+    with Browser(memory, cookie=made_up) as browser:
         page = sign_in(browser)
         assert made_up not in [cookie.value for cookie in cookies_set(page)]
         assert text_of(browser.get("/"), "name") == "Ada"
-    with new_browser(memory, cookie=made_up) as attacker:
+    with Browser(memory, cookie=made_up) as attacker:
         assert text_of(attacker.get("/"), "name") is None
 
 
@@ -193,7 +176,7 @@ def readable(cookie: str) -> bytes:
 def test_only_the_signed_cookie_lets_the_browser_read_the_session(
     backend: str, shown: bool, start_demo: Callable[..., int]
 ) -> None:
-    with new_browser(start_demo(DEMO_BACKEND=backend)) as browser:
+    with Browser(start_demo(DEMO_BACKEND=backend)) as browser:
         sign_in(browser, "Bartholomew")
         assert (b"Bartholomew" in readable(browser.cookies["session"])) is shown
 
@@ -201,7 +184,7 @@ def test_only_the_signed_cookie_lets_the_browser_read_the_session(
 # --- the cart: a list of dicts in the session ------------------------------------------------------------------------
 
 
-def test_what_is_appended_to_the_cart_stays_in_it(browser: httpx2.Client) -> None:
+def test_what_is_appended_to_the_cart_stays_in_it(browser: Browser) -> None:
     browser.post("/cart", data={"sku": "tea"})
     browser.post("/cart", data={"sku": "honey"})
     page = browser.post("/cart", data={"sku": "tea"})
@@ -210,7 +193,7 @@ def test_what_is_appended_to_the_cart_stays_in_it(browser: httpx2.Client) -> Non
     assert text_of(page, "total") == "€\xa025.40"
 
 
-def test_a_quantity_can_be_changed_and_a_line_removed(browser: httpx2.Client) -> None:
+def test_a_quantity_can_be_changed_and_a_line_removed(browser: Browser) -> None:
     for sku in ("tea", "bread"):
         browser.post("/cart", data={"sku": sku})
     assert text_of(browser.post("/cart/tea", data={"quantity": "5"}), "quantity-tea") == "5"
@@ -219,7 +202,7 @@ def test_a_quantity_can_be_changed_and_a_line_removed(browser: httpx2.Client) ->
     assert text_of(browser.get("/"), "quantity-bread") == "1"
 
 
-def test_the_quantity_that_is_sent_twice_counts_once(browser: httpx2.Client) -> None:
+def test_the_quantity_that_is_sent_twice_counts_once(browser: Browser) -> None:
     browser.post("/cart", data={"sku": "tea"})
     for _ in range(2):
         page = browser.post("/cart/tea", data={"quantity": "2"})
@@ -237,7 +220,7 @@ def test_the_quantity_that_is_sent_twice_counts_once(browser: httpx2.Client) -> 
     ],
 )
 def test_a_form_that_the_page_would_not_send_changes_nothing(
-    browser: httpx2.Client, path: str, form: dict[str, str], status: int
+    browser: Browser, path: str, form: dict[str, str], status: int
 ) -> None:
     browser.post("/cart", data={"sku": "tea"})
     answer = browser.post(path, data=form)
@@ -249,7 +232,7 @@ def test_a_form_that_the_page_would_not_send_changes_nothing(
 # --- counting visits -------------------------------------------------------------------------------------------------
 
 
-def test_visits_are_counted_from_the_moment_there_is_a_session(browser: httpx2.Client) -> None:
+def test_visits_are_counted_from_the_moment_there_is_a_session(browser: Browser) -> None:
     browser.get("/")
     assert text_of(sign_in(browser), "visits") == "1"
     assert [text_of(browser.get("/"), "visits") for _ in range(3)] == ["2", "3", "4"]
@@ -258,13 +241,13 @@ def test_visits_are_counted_from_the_moment_there_is_a_session(browser: httpx2.C
 # --- how long it lasts -----------------------------------------------------------------------------------------------
 
 
-def test_remember_me_lasts_thirty_days(browser: httpx2.Client) -> None:
+def test_remember_me_lasts_thirty_days(browser: Browser) -> None:
     promised = [int(cookie["max-age"]) for cookie in cookies_set(sign_in(browser, remember="1"))]
     assert promised
     assert all(30 * DAY - 60 <= seconds <= 30 * DAY for seconds in promised)
 
 
-def test_the_promise_to_remember_survives_the_next_change(browser: httpx2.Client) -> None:
+def test_the_promise_to_remember_survives_the_next_change(browser: Browser) -> None:
     sign_in(browser, remember="1")
     page = browser.post("/cart", data={"sku": "tea"})
     assert text_of(page, "kept") == "30 days from your last visit: you asked to be remembered"
@@ -272,14 +255,14 @@ def test_the_promise_to_remember_survives_the_next_change(browser: httpx2.Client
     assert all(30 * DAY - 60 <= int(cookie["max-age"]) <= 30 * DAY for cookie in cookies_set(page))
 
 
-def test_without_remember_me_the_cookie_ends_with_the_browser(browser: httpx2.Client) -> None:
+def test_without_remember_me_the_cookie_ends_with_the_browser(browser: Browser) -> None:
     browser.post("/cart", data={"sku": "tea"})  # before signing in, the cookie has a Max-Age
     for page in (sign_in(browser), browser.post("/cart", data={"sku": "tea"})):
         assert all(not cookie["max-age"] and not cookie["expires"] for cookie in cookies_set(page))
     assert [cookie.expires for cookie in browser.cookies.jar] == [None]
 
 
-def test_signing_out_makes_the_next_person_start_without_being_remembered(browser: httpx2.Client) -> None:
+def test_signing_out_makes_the_next_person_start_without_being_remembered(browser: Browser) -> None:
     sign_in(browser, "Ada", remember="1")
     browser.post("/sign-out")
     sign_in(browser, "Grace")
@@ -289,7 +272,7 @@ def test_signing_out_makes_the_next_person_start_without_being_remembered(browse
 # --- the cookie and the caches ---------------------------------------------------------------------------------------
 
 
-def test_the_cookie_is_closed_to_scripts_and_other_sites(browser: httpx2.Client) -> None:
+def test_the_cookie_is_closed_to_scripts_and_other_sites(browser: Browser) -> None:
     cookies = cookies_set(sign_in(browser))
     assert cookies
     for cookie in cookies:
@@ -299,20 +282,20 @@ def test_the_cookie_is_closed_to_scripts_and_other_sites(browser: httpx2.Client)
 
 
 def test_https_only_says_secure_even_over_http(start_demo: Callable[..., int]) -> None:
-    with new_browser(start_demo(DEMO_BACKEND="memory", DEMO_HTTPS_ONLY="1")) as browser:
+    with Browser(start_demo(DEMO_BACKEND="memory", DEMO_HTTPS_ONLY="1")) as browser:
         cookies = cookies_set(sign_in(browser))
         assert cookies
         assert all(cookie["secure"] for cookie in cookies)
 
 
-def test_a_page_that_depends_on_the_session_is_not_for_shared_caches(browser: httpx2.Client) -> None:
+def test_a_page_that_depends_on_the_session_is_not_for_shared_caches(browser: Browser) -> None:
     assert "cookie" in browser.get("/").headers["vary"].lower()
     answer = sign_in(browser).history[0]
     assert "cookie" in answer.headers["vary"].lower()
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_the_stylesheet_has_nothing_to_do_with_the_session(browser: httpx2.Client) -> None:
+def test_the_stylesheet_has_nothing_to_do_with_the_session(browser: Browser) -> None:
     sign_in(browser)
     sheet = browser.get("/static/shop.css")
     assert sheet.status_code == 200
@@ -320,11 +303,171 @@ def test_the_stylesheet_has_nothing_to_do_with_the_session(browser: httpx2.Clien
     assert "vary" not in sheet.headers
 
 
-def test_the_page_needs_no_script_and_nothing_from_elsewhere(browser: httpx2.Client) -> None:
-    page = browser.get("/").text
-    assert "<script" not in page
-    links = re.findall(r'(?:href|src|action)="([^"]*)"', page)
+@pytest.mark.parametrize("path", ["/", "/devices"])
+def test_nothing_on_the_pages_is_inline_or_from_elsewhere(browser: Browser, path: str) -> None:
+    sign_in(browser)
+    page = browser.get(path)
+    assert re.findall(r"<script[^>]*>", page.text) == ['<script src="/static/live.js" defer>']
+    assert not re.search(r"<style|\bstyle=|\bon\w+=", page.text)
+    links = re.findall(r'(?:href|src|action)="([^"]*)"', page.text)
     assert [link for link in links if not re.match(r"/(?!/)|#|data:,", link)] == []
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_survives_the_redirect_and_is_shown_once(browser: Browser) -> None:
+    assert messages_on(browser.post("/cart", data={"sku": "tea"})) == ["In your cart: Darjeeling tea."]
+    assert messages_on(browser.get("/")) == []
+
+
+# --- forms that nobody meant -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("/sign-in", {"name": "Eve"}),
+        ("/sign-out", {}),
+        ("/cart", {"sku": "tea"}),
+        ("/cart/tea", {"quantity": "2"}),
+        ("/devices/end", {"handle": "x"}),
+        ("/devices/end-others", {}),
+        ("/close-account", {}),
+    ],
+)
+def test_who_is_signed_in_sends_no_form_without_a_token(browser: Browser, path: str, form: dict[str, str]) -> None:
+    sign_in(browser, "Ada")
+    browser.token = {}
+    answer = browser.post(path, data=form)
+    assert answer.status_code == 403
+    assert "That page was out of date" in answer.text
+    assert "You are signed in as <strong>Ada</strong> now." in answer.text
+    page = browser.get("/")
+    assert (text_of(page, "name"), text_of(page, "pieces")) == ("Ada", "0")
+
+
+def test_a_form_from_before_the_sign_out_is_answered_by_a_page_that_says_so(browser: Browser) -> None:
+    stale = sign_in(browser) and browser.token
+    browser.post("/sign-out")
+    browser.token = stale
+    answer = browser.post("/cart", data={"sku": "tea"})
+    assert answer.status_code == 403
+    assert "You are not signed in now." in answer.text
+    assert "set-cookie" not in answer.headers
+
+
+def test_a_form_on_another_site_is_answered_by_a_page_that_says_so(browser: Browser) -> None:
+    answer = browser.post("/sign-in", data={"name": "Eve"}, headers={"sec-fetch-site": "cross-site"})
+    assert answer.status_code == 403
+    assert "That did not come from here" in answer.text
+    assert text_of(browser.get("/"), "name") is None
+
+
+# --- devices ---------------------------------------------------------------------------------------------------------
+
+FIREFOX = "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:145.0) Gecko/20100101 Firefox/145.0"
+
+
+@pytest.fixture
+def phone(port: int) -> Iterator[Browser]:
+    """Another browser, for the same person."""
+    with Browser(port, **{"user-agent": FIREFOX}) as client:
+        yield client
+
+
+def handles_on(page: httpx2.Response) -> list[str]:
+    return re.findall(r'name="handle" value="([^"]+)"', page.text)
+
+
+def test_the_devices_of_a_user_are_listed_and_this_one_is_marked(browser: Browser, phone: Browser) -> None:
+    user = somebody()
+    for each in (phone, browser):
+        sign_in(each, user)
+    listed = text_of(phone.get("/devices"), "devices") or ""
+    lines = [line.strip() for line in listed.splitlines() if line.strip()]
+    assert lines == [
+        *("Firefox on Windows This device", "Signed in just now by name only, from 127.0.0.0/24", "Last used just now"),
+        *("python-httpx2", "Signed in just now by name only, from 127.0.0.0/24", "Last used just now", "Sign out"),
+    ]
+
+
+def test_the_page_of_devices_shows_a_visitor_where_to_sign_in(browser: Browser) -> None:
+    page = browser.get("/devices")
+    assert (page.url.path, text_of(page, "sign-in-title")) == ("/", "Sign in to go on")
+    assert "set-cookie" not in page.headers
+    (wanted,) = re.findall(r'name="next" value="([^"]*)"', page.text)
+    assert sign_in(browser, next=wanted).url.path == "/devices"
+
+
+def test_nobody_is_led_to_another_site_by_signing_in(browser: Browser) -> None:
+    assert sign_in(browser, next="//evil.test/").url.path == "/"
+
+
+def test_one_device_is_ended_by_its_handle(browser: Browser, phone: Browser) -> None:
+    user = somebody()
+    sign_in(phone, user)
+    sign_in(browser, user)
+    (handle,) = handles_on(browser.get("/devices"))
+    assert messages_on(browser.post("/devices/end", {"handle": handle})) == ["That device is signed out."]
+    assert text_of(phone.get("/"), "name") is None
+    assert messages_on(browser.post("/devices/end", {"handle": handle})) == ["That device was signed out already."]
+    assert text_of(browser.get("/"), "name") == user
+
+
+def test_nobody_ends_the_devices_of_somebody_else(port: int, browser: Browser, phone: Browser) -> None:
+    victim = somebody()
+    sign_in(phone, victim)
+    with Browser(port) as second:
+        sign_in(second, victim)
+        (handle,) = handles_on(second.get("/devices"))
+    sign_in(browser, somebody())
+    assert messages_on(browser.post("/devices/end", {"handle": handle})) == ["That device was signed out already."]
+    assert text_of(phone.get("/"), "name") == victim
+
+
+def test_all_other_devices_are_ended_and_this_one_stays_with_its_cart(browser: Browser, phone: Browser) -> None:
+    user = somebody()
+    sign_in(phone, user)
+    sign_in(browser, user)
+    browser.post("/cart", {"sku": "tea"})
+    before = browser.cookies["session"]
+    assert messages_on(browser.post("/devices/end-others")) == ["Signed out on 1 other device."]
+    assert browser.cookies["session"] != before
+    assert text_of(phone.get("/"), "name") is None
+    page = browser.get("/")
+    assert (text_of(page, "name"), text_of(page, "pieces")) == (user, "1")
+
+
+# --- what asks to sign in again --------------------------------------------------------------------------------------
+
+
+def test_an_account_is_closed_everywhere(browser: Browser, phone: Browser) -> None:
+    user = somebody()
+    sign_in(phone, user)
+    sign_in(browser, user)
+    page = browser.post("/close-account")
+    assert messages_on(page) == ["Your account is closed, and all your devices are signed out."]
+    assert text_of(page, "name") is None
+    assert text_of(phone.get("/"), "name") is None
+
+
+def test_closing_the_account_asks_to_sign_in_again_after_a_while(start_demo: Callable[..., int]) -> None:
+    with Browser(start_demo(DEMO_BACKEND="memory", DEMO_FRESH_FOR="3")) as browser:
+        sign_in(browser, "Ada", remember="1")
+        browser.post("/cart", {"sku": "tea"})
+        time.sleep(3)
+        page = browser.post("/close-account")
+        assert text_of(page, "name") == "Ada"
+        assert "Before you can close your account, sign in again" in page.text
+
+        page = sign_in(browser, "Ada", remember="1", next="/devices")
+        assert page.url.path == "/devices"
+        assert messages_on(page) == ["Thank you, it is you."]
+        assert text_of(page, "pieces") == "1"
+        assert len(handles_on(page)) == 0, "signing in again makes no second device"
+        assert text_of(browser.post("/close-account"), "name") is None
 
 
 # --- the WebSocket ---------------------------------------------------------------------------------------------------
@@ -342,7 +485,7 @@ def say(port: int, cookie: str | None, *messages: str) -> tuple[list[Any], list[
         return answers, socket.response.headers.get_all("set-cookie")
 
 
-def test_the_websocket_knows_who_is_signed_in(port: int, browser: httpx2.Client) -> None:
+def test_the_websocket_knows_who_is_signed_in(port: int, browser: Browser) -> None:
     sign_in(browser, "Ada")
     answers, _ = say(port, browser.cookies["session"], "hello", "again")
     assert answers == [
@@ -357,7 +500,37 @@ def test_the_websocket_of_a_stranger_knows_nobody_and_sets_no_cookie(port: int) 
     assert cookies == []
 
 
-def test_what_the_websocket_changes_before_it_accepts_is_kept(port: int, browser: httpx2.Client) -> None:
+def live(port: int, browser: Browser) -> ClientConnection:
+    headers = {"cookie": f"session={browser.cookies['session']}"} if "session" in browser.cookies else {}
+    return connect(f"ws://127.0.0.1:{port}/live", additional_headers=headers, proxy=None)
+
+
+def close_code(socket: ClientConnection) -> int:
+    with pytest.raises(ConnectionClosed) as closed:
+        socket.recv(timeout=30)
+    assert closed.value.rcvd
+    return closed.value.rcvd.code
+
+
+def test_the_live_websocket_ends_within_a_moment_of_its_session(port: int, browser: Browser, phone: Browser) -> None:
+    user = somebody()
+    sign_in(phone, user)
+    sign_in(browser, user)
+    with live(port, browser) as socket:
+        assert socket.recv(timeout=30) == user
+        phone.get("/devices")
+        phone.post("/devices/end-others")
+        began = time.monotonic()
+        assert close_code(socket) == 1008
+        assert time.monotonic() - began < 3  # it looks once in a second, and the machine may be busy
+
+
+def test_the_live_websocket_of_a_stranger_is_closed_with_the_same_code(port: int, browser: Browser) -> None:
+    with live(port, browser) as socket:
+        assert close_code(socket) == 1008
+
+
+def test_what_the_websocket_changes_before_it_accepts_is_kept(port: int, browser: Browser) -> None:
     sign_in(browser, "Ada")
     cookie = browser.cookies["session"]
     for number in (1, 2):
@@ -365,12 +538,12 @@ def test_what_the_websocket_changes_before_it_accepts_is_kept(port: int, browser
         assert answers[0]["sockets"] == number
         for line in cookies:  # with the cookie backends, the session itself
             cookie = SimpleCookie(line)["session"].value
-    with new_browser(port, cookie=cookie) as later:
+    with Browser(port, cookie=cookie) as later:
         assert "sockets" in (text_of(later.get("/"), "keys") or "")
 
 
 def test_the_websocket_after_signing_out_knows_nobody(memory: int) -> None:
-    with new_browser(memory) as browser:
+    with Browser(memory) as browser:
         sign_in(browser, "Ada")
         cookie = browser.cookies["session"]
         browser.post("/sign-out")
@@ -383,7 +556,7 @@ def test_by_default_a_session_is_kept_in_a_file_and_survives_a_restart(
 ) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}"
     ports = [serve(EXAMPLES / "demo", "app", DEMO_BACKEND=url, DEMO_SECRET=secret) for secret in ("one", "another")]
-    with new_browser(ports[0]) as first, new_browser(ports[1]) as second:
+    with Browser(ports[0]) as first, Browser(ports[1]) as second:
         first.post("/sign-in", data={"name": "Ann"})
         second.cookies.set("session", first.cookies["session"], domain="127.0.0.1")
         assert "Ann" in second.get("/").text
@@ -393,13 +566,13 @@ def test_by_default_a_session_is_kept_in_a_file_and_survives_a_restart(
 
 def test_the_page_shows_the_kind_of_a_store_and_never_its_url(serve: Callable[..., int], tmp_path: Path) -> None:
     port = serve(EXAMPLES / "demo", "app", DEMO_BACKEND=f"sqlite+aiosqlite:///{tmp_path / 'secret-place.db'}")
-    with new_browser(port) as browser:
+    with Browser(port) as browser:
         page = browser.get("/").text
     assert '<code id="backend">sqlite+aiosqlite</code>' in page
     assert "secret-place" not in page
 
 
 def test_a_store_is_given_by_its_url(serve: Callable[..., int], redis_server: Address) -> None:
-    with new_browser(serve(EXAMPLES / "demo", "app", DEMO_BACKEND=redis_server.url)) as browser:
+    with Browser(serve(EXAMPLES / "demo", "app", DEMO_BACKEND=redis_server.url)) as browser:
         browser.post("/sign-in", data={"name": "Ann"})
         assert "Ann" in browser.get("/").text

@@ -26,7 +26,7 @@ def import_the_demo(**settings: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_empty_settings_are_the_same_as_none() -> None:
-    names = ("DEMO_BACKEND", "DEMO_SECRET", "DEMO_COOKIE", "DEMO_HTTPS_ONLY", "DEMO_PARTITIONED")
+    names = ("DEMO_BACKEND", "DEMO_SECRET", "DEMO_COOKIE", "DEMO_HTTPS_ONLY", "DEMO_PARTITIONED", "DEMO_FRESH_FOR")
     done = import_the_demo(**dict.fromkeys(names, ""))
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -39,6 +39,7 @@ def test_empty_settings_are_the_same_as_none() -> None:
             "DEMO_BACKEND is 'redis'; choose one of sqlite, memory, cookie, encrypted, or give a store's URL",
         ),
         ({"DEMO_HTTPS_ONLY": "perhaps"}, "DEMO_HTTPS_ONLY is 'perhaps'; write 1 or 0"),
+        ({"DEMO_FRESH_FOR": "soon"}, "DEMO_FRESH_FOR is 'soon'; write a number of seconds"),
     ],
 )
 def test_a_wrong_setting_stops_the_demo_with_a_sentence(settings: dict[str, str], sentence: str) -> None:

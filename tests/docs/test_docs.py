@@ -6,9 +6,9 @@ import inspect
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from itsdangerous import TimestampSigner
@@ -29,6 +29,7 @@ from starsessions import (
 from starsessions.backends.redis import RedisBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, session_table
 from starsessions.backends.stored import StoredBackend
+from starsessions.events import Event
 from starsessions.kept import Phase
 from starsessions.testing import Clock
 from starsessions.testing.rules import STORE
@@ -477,3 +478,42 @@ def test_the_architecture_shows_the_layers_that_are_checked() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     [layers] = [contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers"]
     assert " → ".join(layers) in " ".join(ARCHITECTURE.read_text(encoding="utf-8").split())
+
+
+REQUIREMENTS = ROOT / "docs" / "requirements.md"
+ASVS_7 = {1: 3, 2: 4, 3: 2, 4: 5, 5: 3, 6: 2}
+"""How many requirements each section of ASVS 5.0, V7 has."""
+
+
+def requirements() -> list[tuple[str, list[str]]]:
+    """Each id of the page, and the rest of its row."""
+    told = [line.strip("|").split("|") for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines()]
+    return [(first.strip(), [cell.strip() for cell in rest]) for first, *rest in told if re.match(r" \d\.\d", first)]
+
+
+def test_each_requirement_has_a_row_that_says_whether_it_is_met() -> None:
+    ids = [name for name, _ in requirements()]
+    chapters = [f"7.{section}.{number + 1}" for section, count in ASVS_7.items() for number in range(count)]
+    assert [name for name in ids if name.startswith(("7.", "3.3."))] == [*chapters, *(f"3.3.{n}" for n in range(1, 6))]
+    nist = {name for name in ids if name.startswith("5.")}
+    assert nist == {
+        *("5.1", "5.1.2", "5.2", "5.3"),
+        *(f"5.1({number})" for number in range(1, 7)),
+        *(f"5.1.1({number})" for number in range(1, 8)),
+    }
+    known = [name for name, _ in rows(REQUIREMENTS, "| met | means |")]
+    assert {row[1] for _, row in requirements()} == set(known)
+
+
+def test_each_requirement_names_a_test_unless_it_is_the_applications_alone() -> None:
+    untested = [(name, row[1]) for name, row in requirements() if not named_tests(row[4])]
+    # What is to be written down, and a button that can be seen.
+    assert untested == [("7.1.3", "yours"), ("7.4.4", "yours"), ("5.1", "yours")]
+
+
+def test_the_page_of_events_names_each_event_with_its_fields() -> None:
+    told = [
+        (event.strip("`"), names.replace("`", "").split(", "))
+        for event, names, _ in rows(ROOT / "docs" / "events.md", "| event | fields | when |")
+    ]
+    assert told == [(kind.__name__, [field.name for field in fields(kind)]) for kind in get_args(Event)]

@@ -208,6 +208,10 @@ def pages(memory_app: FastAPI) -> FastAPI:
     def settings(user: Annotated[str, Depends(user_id(redirect_to="/login?lang=de"))]) -> str:
         return user
 
+    @memory_app.api_route("/form", methods=["GET", "POST"])
+    def form(user: Annotated[str, Depends(user_id(redirect_to="/#sign-in"))]) -> str:
+        return user
+
     @memory_app.get("/{rest:path}")
     def anything(user: Annotated[str, Depends(user_id(redirect_to="https://sso.test/ä"))]) -> str:
         return user
@@ -225,6 +229,8 @@ def pages(memory_app: FastAPI) -> FastAPI:
         ("POST", "/orders/", "/login"),
         ("GET", "/orders/" + "a" * 2000, "/login"),
         ("GET", "/settings", "/login?lang=de&next=/settings"),
+        ("GET", "/form", "/?next=/form#sign-in"),
+        ("POST", "/form", "/#sign-in"),
         ("GET", "//evil.test/", "https://sso.test/%C3%A4"),
         ("GET", "/ok", "https://sso.test/%C3%A4?next=/ok"),
     ],

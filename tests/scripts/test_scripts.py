@@ -157,7 +157,7 @@ def test_the_benchmark_has_an_environment_for_each_list_and_makes_each_once(chec
     assert checkout.installed == first, "the second time there is nothing to set up"
 
 
-@pytest.mark.parametrize("script", ["scripts/demo", "scripts/test", "benchmarks/run"])
+@pytest.mark.parametrize("script", ["scripts/demo", "scripts/screenshots", "scripts/test", "benchmarks/run"])
 def test_a_machine_without_a_python_that_is_new_enough_is_told_so(checkout: Checkout, script: str) -> None:
     for python in checkout.bin.glob("python*"):
         python.unlink()
@@ -175,6 +175,12 @@ def test_an_option_that_the_checks_do_not_know_is_answered_by_those_that_they_kn
     assert "--fast" in err
 
 
+def test_the_pictures_take_no_options(checkout: Checkout) -> None:
+    code, out, err = checkout.run("scripts/screenshots", "--help")
+    assert (code, out, checkout.installed) == (2, "", [])
+    assert "docs/images" in err
+
+
 def test_the_scripts_can_be_executed_as_they_are_checked_out() -> None:
-    for script in ("scripts/demo", "scripts/test", "benchmarks/run", ".ci/run"):
+    for script in ("scripts/demo", "scripts/screenshots", "scripts/test", "benchmarks/run", ".ci/run"):
         assert os.access(ROOT / script, os.X_OK), script

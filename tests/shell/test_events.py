@@ -5,10 +5,38 @@ from typing import Any
 
 import pytest
 
-from starsessions import ImproperlyConfigured, Session, SessionBackend
-from starsessions.events import Event, RotatedIdUsed
+from starsessions import (
+    BackendUnavailable,
+    CookieBackend,
+    EncryptedCookieBackend,
+    ImproperlyConfigured,
+    InMemoryBackend,
+    Session,
+    SessionBackend,
+    WhyNew,
+)
+from starsessions.backends.memory import MemoryStore
+from starsessions.backends.stored import StoredBackend
+from starsessions.events import (
+    ConflictResolved,
+    Created,
+    Event,
+    Expired,
+    Renewed,
+    Revoked,
+    Rotated,
+    RotatedIdUsed,
+    SignedIn,
+    SignedOut,
+    StoreFailed,
+    Undecodable,
+    UnknownId,
+    handle_for,
+)
+from starsessions.users import UserSessions
+from tests.shell.test_sign_in import sign_in, signed_in
 from tests.shell.test_websocket import connect
-from tests.site import Browser, Clock, Site
+from tests.site import KEY, Browser, Clock, Site
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +64,11 @@ async def test_an_id_that_was_rotated_away_and_is_used_again_is_reported_by_its_
     thief = await reuse_a_rotated_id(site, clock)
     await site.visit(Session.load, thief)
 
+    created, rotated, *heard = heard
+    assert isinstance(created, Created)
+    assert isinstance(rotated, Rotated)
     assert len(heard) == 2
+    assert rotated.before == heard[0].handle  # type: ignore[union-attr]
     assert heard[0] == heard[1]
     assert isinstance(heard[0], RotatedIdUsed)
     [session_id] = thief.cookies.values()
@@ -53,6 +85,7 @@ async def test_within_the_grace_there_is_nothing_to_report(
     await site.visit(lambda session: session.update(user="ann"))
     old = Browser(dict(site.browser.cookies))
     await site.visit(lambda session: session.regenerate_id(grace=30))
+    heard.clear()
     await site.visit(Session.load, old)
     assert heard == []
 
@@ -95,9 +128,205 @@ async def test_it_is_told_of_a_request_that_fails_and_of_a_websocket_too(
 
     site.browser = thief
     await connect(site, handler)
-    assert len(heard) == 3
+    assert [type(event) for event in heard] == [Created, Rotated, RotatedIdUsed, RotatedIdUsed, RotatedIdUsed]
 
 
 def test_what_cannot_be_called_is_refused(site_of: Callable[..., Site]) -> None:
     with pytest.raises(ImproperlyConfigured, match="on_event"):
         site_of(on_event="log")
+
+
+# The life of a session
+
+
+def cookie_of(site: Site) -> str:
+    [value] = site.browser.cookies.values()
+    return value
+
+
+async def test_the_life_of_a_session_is_told_with_handles(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    heard: list[Event] = []
+    site = site_of(backend=backend, on_event=heard.append)
+
+    await site.visit(lambda session: session.update(n=1))
+    anonymous = handle_for(cookie_of(site))
+    assert heard == [Created(anonymous)]
+    await site.visit(lambda session: session.update(n=2))
+    changed = handle_for(cookie_of(site))
+    await site.visit(sign_in("ann", method="passkey"))
+    handle = (await site.visit(lambda session: session.handle)).result
+    assert heard[1:] == [Renewed(changed), Rotated(handle, changed), SignedIn(handle, "ann", "passkey")]
+    await site.visit(lambda session: session.update(n=3))
+    before = handle_for(cookie_of(site))
+    await site.visit(sign_in("ann"))
+    again = (await site.visit(lambda session: session.handle)).result
+    assert heard[4:] == [Renewed(handle), Rotated(again, before), SignedIn(again, "ann", "")]
+    await site.visit(Session.sign_out)
+    assert heard[7:] == [SignedOut(again, "ann")]
+
+
+async def test_a_request_that_only_reads_has_nothing_to_tell(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    heard: list[Event] = []
+    site = site_of(backend=backend, on_event=heard.append)
+    await site.visit(Session.load)
+    await site.visit(lambda session: session.update(n=1))
+    heard.clear()
+    await site.visit(lambda session: session["n"])
+    await site.visit()
+    assert heard == []
+
+
+async def test_a_session_that_is_deleted_and_was_nobodys_is_no_sign_out(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    heard: list[Event] = []
+    site = site_of(backend=backend, on_event=heard.append)
+    await site.visit(lambda session: session.update(n=1))
+    await site.visit(Session.delete)
+    assert [type(event) for event in heard] == [Created]
+
+
+async def test_who_is_ended_from_elsewhere_is_told_by_those_who_did_it(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    heard: list[Event] = []
+    revoked: list[Event] = []
+    site = site_of(backend=store_backend, on_event=heard.append, max_sessions_per_user=2)
+    for _ in range(3):
+        await signed_in(site)
+    signed = [event.handle for event in heard if isinstance(event, SignedIn)]
+    assert [event for event in heard if isinstance(event, Revoked)] == [Revoked(signed[0], "ann")]
+
+    sessions = UserSessions(store_backend, on_event=revoked.append)
+    assert await sessions.end("ann", "made up") is False
+    assert revoked == []
+    assert await sessions.end("ann", signed[1]) is True
+    assert await sessions.end_all("ann") == 1
+    assert revoked == [Revoked(signed[1], "ann"), Revoked(signed[2], "ann")]
+
+
+@pytest.mark.parametrize("atomically", [False, True])
+async def test_a_conflict_that_was_resolved_is_told(
+    site_of: Callable[..., Site], store_backend: SessionBackend, atomically: bool
+) -> None:
+    heard: list[Event] = []
+    site = site_of(backend=store_backend, on_event=heard.append)
+    elsewhere = site_of(backend=store_backend)
+    await site.visit(lambda session: session.update(n=1))
+    heard.clear()
+
+    async def act(session: Session) -> None:
+        await session.load()
+        await elsewhere.visit(lambda other: other.update(theirs=1), site.browser)
+        if atomically:
+            await session.update_atomically(lambda data: data.update(mine=1))
+        else:
+            session["mine"] = 1
+
+    await site.visit(act)
+    handle = handle_for(cookie_of(site))
+    assert heard == [ConflictResolved(handle), Renewed(handle)]
+
+
+# What a browser brings
+
+
+async def test_a_cookie_that_opens_nothing_is_told_by_its_reason(site_of: Callable[..., Site], clock: Clock) -> None:
+    heard: list[Event] = []
+
+    async def bring(backend: SessionBackend, cookie: str) -> Event:
+        heard.clear()
+        await site_of(backend=backend, on_event=heard.append).visit(Session.load, Browser({"session": cookie}))
+        [event] = heard
+        return event
+
+    stored, sealed = InMemoryBackend(clock=clock), EncryptedCookieBackend(KEY, clock=clock)
+    made_up = "made-up"
+    assert await bring(stored, made_up) == UnknownId(handle_for(made_up))
+    assert await bring(stored, "no/id") == Undecodable(None, WhyNew.MALFORMED)
+    site = site_of(backend=CookieBackend(KEY[::-1], clock=clock))  # of somebody who has another key
+    await site.visit(lambda session: session.update(n=1))
+    cookie = cookie_of(site)
+    assert await bring(CookieBackend(KEY, clock=clock), cookie) == Undecodable(handle_for(cookie), WhyNew.BAD_SIGNATURE)
+    await stored.store.put("garbage", b"garbage", int(clock()) + 100, None, int(clock()))
+    assert await bring(stored, "garbage") == Undecodable(handle_for("garbage"), WhyNew.UNDECODABLE)
+    site = site_of(backend=sealed)
+    await site.visit(lambda session: session.update(n=1))
+    clock.advance(14 * 86400)
+    assert await bring(sealed, cookie_of(site)) == Expired(handle_for(cookie_of(site)), WhyNew.EXPIRED)
+    site = site_of(backend=sealed, absolute_timeout=100)
+    await site.visit(lambda session: session.update(n=1))
+    clock.advance(100)
+    heard.clear()
+    await site_of(backend=sealed, absolute_timeout=100, on_event=heard.append).visit(Session.load, site.browser)
+    assert heard == [Expired(handle_for(cookie_of(site)), WhyNew.OVER_ABSOLUTE)]
+
+
+async def test_data_that_cannot_be_decoded_is_told(site_of: Callable[..., Site], clock: Clock) -> None:
+    heard: list[Event] = []
+    backend = InMemoryBackend(clock=clock)
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(n=1))
+
+    class Broken(type(backend.serializer)):  # type: ignore[misc]
+        def loads(self, payload: bytes) -> dict[str, Any]:
+            raise ValueError
+
+    backend.serializer = Broken()
+    await site_of(backend=backend, on_event=heard.append).visit(Session.load, site.browser)
+    assert heard == [Undecodable(handle_for(cookie_of(site)), WhyNew.UNDECODABLE)]
+
+
+class Failing(MemoryStore):
+    async def get(self, key: str, now: int) -> Any:
+        raise BackendUnavailable("The store failed: ConnectionError.")
+
+
+@pytest.mark.parametrize("on_unavailable", ["error", "anonymous"])
+async def test_a_store_that_fails_is_told(site_of: Callable[..., Site], clock: Clock, on_unavailable: str) -> None:
+    heard: list[Event] = []
+    backend = StoredBackend(Failing(), clock=clock)
+    site = site_of(backend=backend, on_event=heard.append, on_unavailable=on_unavailable)
+    await site.visit(Session.load, Browser({"session": "an-id"}))
+    assert heard == [StoreFailed("The store failed: ConnectionError.")]
+
+    async def handler(session: Session, send: Any) -> None:
+        await session.load()
+        await send({"type": "websocket.close"})
+
+    site.browser = Browser({"session": "an-id"})
+    await connect(site, handler)
+    assert len(heard) == 2
+
+
+async def test_what_a_websocket_saves_at_its_end_is_told(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    heard: list[Event] = []
+    site = site_of(backend=store_backend, on_event=heard.append)
+    await site.visit(lambda session: session.update(n=1))
+    heard.clear()
+
+    async def handler(session: Session, send: Any) -> None:
+        await session.load()
+        await send({"type": "websocket.accept"})
+        session["n"] = 2
+
+    await connect(site, handler)
+    assert heard == [Renewed(handle_for(cookie_of(site)))]
+
+
+async def test_who_does_not_listen_has_nothing_noted(site_of: Callable[..., Site], backend: SessionBackend) -> None:
+    site = site_of(backend=backend)
+
+    async def act(session: Session) -> Session:
+        await session.sign_in("ann")
+        await session.persist()
+        await session.sign_out()
+        return session
+
+    assert (await site.visit(act)).result._events == ()

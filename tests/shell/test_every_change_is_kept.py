@@ -261,3 +261,27 @@ async def test_another_serializer_takes_over(site_of: Callable[..., Site]) -> No
     assert await site.data() == {"user": "ann"}
     assert list(backend.data.values()) == [{"user": "ann"}]
     assert (await site.visit(lambda session: session["user"])).set_cookies == []
+
+
+@pytest.mark.parametrize(
+    "value", [1.5, float("inf"), b"a", 2**70, "\ud800", (1,), {1}, date(2024, 5, 6), UUID(int=1), {"a": (1,)}]
+)
+@pytest.mark.parametrize("before", [{"a": 1}, {"a": [1.5]}, {"a": [float("nan")]}, {"a": (1,)}])
+async def test_what_is_put_under_one_key_is_kept_whatever_its_type(
+    site_of: Callable[..., Site], backend: SessionBackend, before: dict[str, Any], value: Any
+) -> None:
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(before))
+
+    await site.visit(lambda session: session.__setitem__("b", value))
+
+    assert repr(await site.data()) == repr({**before, "b": value})
+
+
+async def test_a_key_that_is_no_text_is_kept_as_it_is(site_of: Callable[..., Site], backend: SessionBackend) -> None:
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(a=1))
+
+    await site.visit(lambda session: session.__setitem__(2, "b"))  # type: ignore[call-overload]
+
+    assert await site.data() == {"a": 1, 2: "b"}

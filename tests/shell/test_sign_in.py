@@ -1,6 +1,7 @@
 """Signing in and out: a new id each time, who and since when kept apart from the data, lists of devices, limits."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from starsessions import (
     Session,
     SessionBackend,
     TooManySessions,
+    UnsupportedValue,
     WhyNew,
 )
 from starsessions.backends.legacy import lift
@@ -27,6 +29,7 @@ from starsessions.backends.stored import StoredBackend
 from starsessions.limits import AAL1, AAL2, AAL3, Limits
 from starsessions.users import UserSession, UserSessions
 from starsessions.watch import MAX_FAILURES, ends_with
+from tests.shell.test_websocket import connect
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
@@ -199,6 +202,87 @@ async def test_who_asks_to_be_remembered_is_remembered_for_longer(
     assert await user_of(site, site.browser) == "ann"
 
 
+async def test_after_a_sign_in_a_rotation_has_nothing_left_to_do_and_gives_no_grace(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    """The id from before the sign in is nobody, whatever is asked for: somebody may have planted it."""
+    site, sessions = site_of(backend=store_backend), UserSessions(store_backend)
+    await site.visit(lambda session: session.update(n=1))
+    planted = Browser(dict(site.browser.cookies))
+
+    async def act(session: Session) -> bool:
+        new_id = await session.sign_in("ann")
+        return new_id == await session.regenerate_id(grace=60)
+
+    assert (await site.visit(act)).result is True
+    assert await user_of(site, planted) is None
+    assert await user_of(site, site.browser) == "ann"
+    assert await sessions.end_all("ann") == 1
+    assert await user_of(site, site.browser) is None
+
+
+@pytest.mark.parametrize("more", [{}, {"m": 1}])
+async def test_a_sign_in_in_a_websocket_that_is_refused_is_none(
+    site_of: Callable[..., Site], server_backend: SessionBackend, more: dict[str, int]
+) -> None:
+    """Nobody gets to know the new id, and the old one must not become that of somebody who is signed in."""
+    site = site_of(backend=server_backend)
+    await site.visit(lambda session: session.update(n=1))
+
+    async def handler(session: Session, send: Any) -> None:
+        await session.sign_in("ann")
+        session.update(more)
+        await send({"type": "websocket.close"})
+
+    await connect(site, handler)
+    assert (await site.visit(lambda session: (session.user_id, dict(session)))).result == (None, {"n": 1, **more})
+
+
+@pytest.mark.parametrize(("user", "method"), [("\ud800", ""), ("ann", "\ud800")])
+async def test_half_of_a_character_is_refused_before_anything_is_listed(
+    site_of: Callable[..., Site], backend: SessionBackend, user: str, method: str
+) -> None:
+    site = site_of(backend=backend)
+    with pytest.raises(UnsupportedValue, match="half of a character"):
+        await site.visit(sign_in(user, method=method))
+    assert await user_of(site, site.browser) is None
+
+
+@pytest.mark.parametrize("user", ["a\0b", "ann/../bob", "'; --", "\u00e9", "e\u0301", "x" * 2000])
+async def test_any_other_text_names_a_user_and_no_second_one(
+    site_of: Callable[..., Site], listing: SessionBackend, user: str
+) -> None:
+    site, sessions = site_of(backend=listing), UserSessions(listing)
+    await site.visit(sign_in(user))
+    [listed] = await sessions.of(user)
+    assert await user_of(site, site.browser) == user
+    for stranger in ("a", "ann", "bob", user + " ", user.upper() + "x", "\ud800"):
+        assert await sessions.end(stranger, listed.handle) is False
+    for handle in ("", "\0", "\ud800", listed.handle.lower() + "x", owner_key(user), "h" * 100_000):
+        assert await sessions.end(user, handle) is False
+    assert await user_of(site, site.browser) == user
+
+
+async def test_a_session_by_hand_and_a_write_by_hand_keep_who_is_signed_in(backend: SessionBackend) -> None:
+    session = Session(backend)
+    await session.load()
+    await session.sign_in("ann")
+    session_id = await session.persist()
+    if not isinstance(backend, DictBackend):  # which knows nothing of people, and writes what it is told to
+        session_id = await backend.write({"n": 1}, session_id)
+    again = Session(backend, session_id)
+    await again.load()
+    assert again.user_id == "ann"
+
+
+async def test_who_signs_in_again_without_asking_for_it_is_not_remembered(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    site = site_of(backend=backend, max_age=100, remember_for=timedelta(days=30))
+    await site.visit(sign_in(remember=True))
+    assert "Max-Age=100" in (await site.visit(sign_in(remember=False))).set_cookie
+
+
 # Signing out
 
 
@@ -223,6 +307,22 @@ async def test_signing_out_can_tell_the_browser_to_forget_the_site(
     await site.visit(sign_in())
     reply = await site.visit(lambda session: session.sign_out(clear_site_data=True))
     assert reply.all("clear-site-data") == ['"cache", "cookies", "storage"']
+
+
+async def test_a_message_said_after_signing_out_is_not_wiped_with_the_site(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    """The browser would forget the cookie that came in the same response (found in Chromium)."""
+    site = site_of(backend=backend)
+    await site.visit(sign_in())
+
+    async def act(session: Session) -> None:
+        await session.sign_out(clear_site_data=True)
+        session.flash("You are signed out.")
+
+    reply = await site.visit(act)
+    assert reply.all("clear-site-data") == ['"cache", "storage"']
+    assert len((await site.visit(lambda session: session.pop_flashes(background=True))).result) == 1
 
 
 @pytest.mark.parametrize("kind", ["rotated", "signed in again"])
@@ -325,6 +425,36 @@ async def test_all_others_are_ended_and_the_one_that_asks_gets_a_new_id(
     assert len(await UserSessions(listing).of("ann")) == 1
 
 
+@pytest.mark.parametrize("late", ["rotates", "renews", "writes", "signs in"])
+async def test_a_session_that_was_ended_stays_ended_whatever_a_slow_request_does(
+    site_of: Callable[..., Site], listing: SessionBackend, clock: Clock, late: str
+) -> None:
+    """The list says who lives of sealed cookies: a late request must not put itself back on it."""
+    site = site_of(backend=listing, max_age=1000, remember_for=1000)
+    browser = await signed_in(site)
+    old = Browser(dict(browser.cookies))
+
+    async def act(session: Session) -> None:
+        await session.load()
+        await UserSessions(listing).end_all("ann")
+        if late == "rotates":
+            await session.regenerate_id()
+        elif late == "signs in":
+            await session.sign_in("ann")
+        else:
+            if late == "renews":
+                session.set_expiry(100_000)
+            session["n"] = 1
+
+    await site.visit(act, browser)
+    if late == "signs in" and await user_of(site, browser) == "ann":
+        assert len(await UserSessions(listing).of("ann")) == 1  # somebody who knows the password is in again
+    else:
+        assert await user_of(site, browser) is None
+        assert await UserSessions(listing).of("ann") == []
+    assert await user_of(site, old) is None
+
+
 async def test_all_sessions_of_a_user_are_ended(site_of: Callable[..., Site], listing: SessionBackend) -> None:
     site = site_of(backend=listing)
     browsers = [await signed_in(site) for _ in range(3)]
@@ -343,6 +473,18 @@ async def test_a_session_stays_on_the_list_wherever_it_is_rotated_to(
     [listed] = await sessions.of("ann")
     assert await sessions.end("ann", listed.handle) is True
     assert await user_of(site, site.browser) is None
+
+
+async def test_the_newest_sign_in_is_the_first_of_the_list_whoever_was_rotated_since(
+    site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
+) -> None:
+    site, sessions = site_of(backend=listing), UserSessions(listing)
+    first = await signed_in(site, method="first")
+    clock.advance(10)
+    await signed_in(site, method="second")
+    clock.advance(10)
+    await site.visit(Session.regenerate_id, first)
+    assert [one.method for one in await sessions.of("ann")] == ["second", "first"]
 
 
 async def test_a_session_that_is_used_for_ever_stays_on_the_list(
@@ -425,6 +567,73 @@ async def test_a_list_is_no_session_whatever_id_is_made_up(
     site = site_of(backend=store_backend)
     await site.visit(sign_in())
     assert await site.data(Browser({"session": owner_key("ann")})) == {}
+
+
+async def test_a_sign_in_that_fails_leaves_the_session_from_before_on_the_list(
+    site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
+) -> None:
+    site, sessions = site_of(backend=listing), UserSessions(listing)
+    await site.visit(sign_in())
+    handle = (await site.visit(lambda session: session.handle)).result
+
+    async def fails(session: Session) -> None:
+        await session.sign_in("ann")
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await site.visit(fails)
+    assert await user_of(site, site.browser) == "ann"
+    assert handle in [one.handle for one in await sessions.of("ann")]
+    clock.advance(PENDING)
+    assert [one.handle for one in await sessions.of("ann")] == [handle]
+    await sessions.end_all("ann")
+    assert await user_of(site, site.browser) is None
+
+
+async def test_the_newest_sign_in_is_the_first_and_a_session_keeps_its_name_when_it_is_rotated(
+    site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
+) -> None:
+    site, sessions = site_of(backend=listing, max_age=1000, remember_for=1000), UserSessions(listing)
+    first = await signed_in(site)
+    clock.advance(1)
+    await signed_in(site)
+    clock.advance(1)
+    before = [one.handle for one in await sessions.of("ann")]
+    await site.visit(Session.regenerate_id, first)
+    assert [one.handle for one in await sessions.of("ann")] == before
+    clock.advance(900)
+    for _ in range(3):
+        await site.visit(lambda session: session.update(n=session.get("n", 0) + 1), first)
+        clock.advance(900)
+        assert before[1] in [one.handle for one in await sessions.of("ann")]
+
+
+@pytest.mark.parametrize("seal", [None, KEY])
+async def test_revocations_are_sealed_as_the_store_seals_its_sessions(
+    site_of: Callable[..., Site], clock: Clock, seal: str | None
+) -> None:
+    store = MemoryStore()
+    revocations = StoredBackend(store, encrypt_with=seal, clock=clock)
+    site = site_of(backend=CookieBackend(KEY, revocations=revocations, clock=clock))
+    await site.visit(sign_in("the-name-of-ann"))
+    [entry] = [store.peek(key, int(clock())) for key in store.all_keys()]
+    assert entry is not None
+    assert (b"the-name-of-ann" in entry.value) is (seal is None)
+
+
+async def test_the_store_of_revocations_lives_as_long_as_the_application(clock: Clock) -> None:
+    log: list[str] = []
+
+    class Opened(StoredBackend):
+        @asynccontextmanager
+        async def lifespan(self) -> AsyncIterator[None]:
+            log.append("opened")
+            yield
+            log.append("closed")
+
+    async with CookieBackend(KEY, revocations=Opened(MemoryStore(), clock=clock)).lifespan():
+        log.append("served")
+    assert log == ["opened", "served", "closed"]
 
 
 # Ending all of them while somebody signs in
@@ -518,6 +727,39 @@ async def test_one_session_too_many_is_refused_if_that_is_asked_for(
     await signed_in(site)
 
 
+async def test_who_signs_in_and_out_again_and_again_is_one_at_a_time(
+    site_of: Callable[..., Site], listing: SessionBackend
+) -> None:
+    """Also within the time in which a session that is listed may not be stored yet."""
+    site = site_of(backend=listing, max_sessions_per_user=1, on_too_many="refuse")
+
+    async def back_and_forth(session: Session) -> None:
+        for user in ("ann", "ann", "bob", "ann"):
+            await session.sign_in(user)
+        await session.delete()
+        await session.sign_in("ann")
+
+    for act in (sign_in(), Session.sign_out, sign_in(), Session.delete, back_and_forth, sign_in()):
+        await site.visit(act)
+    assert await user_of(site, site.browser) == "ann"
+    assert len(await UserSessions(listing).of("ann")) == 1
+
+
+async def test_who_is_refused_keeps_what_the_anonymous_session_held(
+    site_of: Callable[..., Site], listing: SessionBackend
+) -> None:
+    site = site_of(backend=listing, max_sessions_per_user=1, on_too_many="refuse")
+    await signed_in(site)
+    await site.visit(lambda session: session.update(n=1))
+
+    async def refused(session: Session) -> None:
+        with pytest.raises(TooManySessions):
+            await session.sign_in("ann", keep=False)
+
+    await site.visit(refused)
+    assert await site.data() == {"n": 1}
+
+
 async def test_parallel_sign_ins_are_never_more_than_allowed(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -569,16 +811,17 @@ def test_a_limit_without_a_list_is_refused(site_of: Callable[..., Site], backend
 
 
 @pytest.mark.parametrize("limits", [AAL1, AAL2, AAL3, Limits(idle=100, overall=1000)])
+@pytest.mark.parametrize("remember", [False, True])
 async def test_the_limits_of_the_standards_are_kept(
-    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, limits: Limits
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, limits: Limits, remember: bool
 ) -> None:
     """NIST SP 800-63B-4, 2.1.3, 2.2.3 and 2.3.3."""
     site = site_of(backend=store_backend, limits=limits)
-    idle = await signed_in(site)
+    idle = await signed_in(site, remember=remember)
     clock.advance(limits.idle)
     assert await user_of(site, idle) is None
 
-    used = await signed_in(site)
+    used = await signed_in(site, remember=remember)
     step, passed = limits.idle // 2, 0
     while passed + step < limits.overall:
         clock.advance(step)

@@ -281,6 +281,23 @@ async def test_an_expiry_that_is_set_after_accept_is_saved(
     assert await site.data() == {}
 
 
+async def test_a_refused_handshake_signs_nobody_in_under_the_id_from_before(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(n=1))
+
+    async def handler(session: Session, send: Any) -> None:
+        await session.sign_in("ann")
+        session["n"] = 2
+        await send(CLOSE)
+
+    await connect(site, handler)
+
+    assert (await site.visit(lambda session: session.user_id)).result is None
+    assert await site.data() == {"n": 1 if getattr(site.app.setting.backend, "holds_data", False) else 2}
+
+
 async def test_a_refused_handshake_rotates_nothing(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:

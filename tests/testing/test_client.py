@@ -1,8 +1,10 @@
 """`session_of`: a test reads and writes what its client's next request finds, and what its last one left."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
 from fastapi import FastAPI
@@ -23,10 +25,12 @@ from starsessions import (
     SessionBackend,
     SessionMiddleware,
     SessionTooLarge,
+    TooManySessions,
 )
 from starsessions.backends.memory import MemoryStore
 from starsessions.backends.stored import StoredBackend
-from starsessions.testing import Clock, session_of
+from starsessions.testing import Clock, session_of, sign_in
+from starsessions.users import UserSessions
 from tests.site import KEY
 
 BrowserOf = Callable[..., TestClient]
@@ -358,6 +362,72 @@ def test_a_secure_cookie_on_http_is_noticed_by_the_test_that_loses_it(browser_of
     with session_of(client) as session:
         session["user"] = "ann"
     assert client.get("/").json() == {"user": "ann"}
+
+
+# Signing in
+
+
+async def me(request: Request) -> Response:
+    session: Session = request.session  # type: ignore[assignment]
+    return JSONResponse(session.user_id)
+
+
+def app_with_people(backend: SessionBackend, **settings: Any) -> Starlette:
+    middleware = [Middleware(SessionMiddleware, backend=backend, autoload=True, **settings)]
+    return Starlette(routes=[Route("/", show), Route("/me", me)], middleware=middleware)
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_somebody_is_signed_in_in_one_line(browser_of: BrowserOf, backend: SessionBackend, started: bool) -> None:
+    app = app_with_people(backend)
+    with ExitStack() as stack:
+        ann, bob, nobody = [
+            stack.enter_context(browser_of(app)) if started else browser_of(app) for _ in ("ann", "bob", "nobody")
+        ]
+        sign_in(ann, "ann")
+        sign_in(bob, "bob", method="passkey")
+        assert [client.get("/me").json() for client in (ann, bob, nobody)] == ["ann", "bob", None]
+        sign_in(ann, "eve")
+        assert ann.get("/me").json() == "eve"
+
+
+def test_the_words_of_a_sign_in_are_those_of_the_session(browser_of: BrowserOf) -> None:
+    clock = Clock()
+    backend = InMemoryBackend(clock=clock)
+    client = browser_of(app_with_people(backend, max_age=60, remember_for=1000))
+    with session_of(client) as session:
+        session["cart"] = ["tea"]
+    sign_in(client, "42", method="passkey", remember=True)
+    assert client.get("/").json() == {"cart": ["tea"]}
+    sign_in(client, "42", method="passkey", remember=True, keep=False)
+    assert client.get("/").json() == {}
+    clock.advance(999)
+    assert client.get("/me").json() == "42"
+    [listed] = anyio.run(UserSessions(backend).of, "42")
+    assert listed.method == "passkey"
+
+
+def test_a_sign_in_that_is_refused_reaches_the_test(browser_of: BrowserOf) -> None:
+    app = app_with_people(InMemoryBackend(), max_sessions_per_user=1, on_too_many="refuse")
+    sign_in(browser_of(app), "42")
+    with pytest.raises(TooManySessions):
+        sign_in(browser_of(app), "42")
+
+
+def test_a_sign_in_says_which_of_several_sessions_it_means(browser_of: BrowserOf) -> None:
+    client = browser_of(APPS["two layers"]())
+    with pytest.raises(ImproperlyConfigured, match="session_cookie="):
+        sign_in(client, "42")
+    sign_in(client, "42", session_cookie="inner")
+    assert list(client.cookies) == ["inner"]
+
+
+@pytest.mark.anyio
+async def test_with_an_asynchronous_client_a_sign_in_is_awaited(backend: SessionBackend) -> None:
+    transport = httpx2.ASGITransport(app=app_with_people(backend))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://testserver") as client:
+        await sign_in(client, "42")
+        assert (await client.get("/me")).json() == "42"
 
 
 # Asynchronous clients

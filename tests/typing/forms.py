@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, assert_type
 
+import httpx2
 from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -15,7 +16,7 @@ from starsessions import Session, SessionMiddleware, csrf, flash
 from starsessions.csrf import CsrfFailed, CsrfMiddleware, WhyRefused
 from starsessions.flash import Flash
 from starsessions.scope import session_in
-from starsessions.testing import session_of
+from starsessions.testing import session_of, sign_in
 
 
 async def messages(request: Request) -> Response:
@@ -64,8 +65,16 @@ app = Starlette(
 
 def test_of_an_application() -> None:
     client = TestClient(app)
+    assert_type(sign_in(client, "42", method="password"), None)
     with session_of(client) as session:
         assert_type(session, Session)
         session["user"] = "ann"
     with session_of(client, session_cookie="session", app=app) as session:
         assert session["user"] == "ann"
+
+
+async def test_of_an_asynchronous_client() -> None:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://testserver") as client:
+        await sign_in(client, "42")
+        async with session_of(client) as session:
+            assert_type(session.user_id, str | None)

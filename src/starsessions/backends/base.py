@@ -7,18 +7,21 @@ its own verbs overwrites. (`write` by hand does: whoever calls it says what shal
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
 from os import urandom
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from starsessions.backends.owners import PENDING, Index, Listed, Owners
 from starsessions.core.record import Policy, Record, WhyNew, deadline, why_over
 from starsessions.core.serializer import Serializer
 from starsessions.core.tokens import ID_BYTES, looks_like_id, to_base64url
 from starsessions.exceptions import ImproperlyConfigured, SessionError
+
+T = TypeVar("T")
 
 Clock = Callable[[], float]
 
@@ -143,6 +146,9 @@ class Backend(SessionBackend):
     has_grace: ClassVar[bool] = False
     """Whether an id that was rotated away can stay usable for a while."""
 
+    never_waits: bool = False
+    """Whether `replace` never has to wait for anything, so that it is done in one step."""
+
     owners: Owners | None = None
     """The lists of users' sessions; None: nobody can list them here, or end them from elsewhere."""
 
@@ -250,8 +256,7 @@ class Backend(SessionBackend):
                 if found is None:
                     record = Record(payload, now, now)
                     return (await self.create(record, session_id, deadline(record, self.policy), now)).token
-                old = found.record
-                record = Record(payload, old.began_at, now, old.lifetime, old.until, old.browser)
+                record = replace(found.record, payload=payload, renewed_at=now)
                 return (await self.replace(found, record, deadline(record, self.policy), now)).token
             except Conflict as conflict:
                 if found is None and conflict.current is None:
@@ -292,3 +297,14 @@ class Sealing(Protocol):
 
     def seal(self, record: Record) -> str:
         """The token for a record, at once. `create`, `replace` and `rotate` do nothing else."""
+
+
+def in_one_step(work: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns that waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    work.close()
+    raise RuntimeError("it waits for something")

@@ -1,13 +1,14 @@
 """Backends without a server side: the session travels in the cookie, sealed."""
 
 from abc import abstractmethod
+from contextlib import AbstractAsyncContextManager
 from copy import copy
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from msgspec.structs import replace
 
-from starsessions.backends.base import Backend, Clock, Found, wall_clock
-from starsessions.backends.owners import Listed, Owners, new_handle
+from starsessions.backends.base import Backend, Clock, Conflict, Found, wall_clock
+from starsessions.backends.owners import Listed, Owners
 from starsessions.backends.store import Store
 from starsessions.backends.stored import StoredBackend
 from starsessions.core.carrier import MAX_PARTS
@@ -34,8 +35,12 @@ class _SealedCookieBackend(Backend):
         self.max_age: int | None = None if max_age is None else seconds("max_age", max_age)
         self.max_cookies = max_cookies
         self.clock = clock
-        store = revocations.store if isinstance(revocations, StoredBackend) else revocations
-        self.owners: Owners | None = None if store is None else Owners(store)
+        self._revocations = revocations
+        self.owners: Owners | None = None
+        if isinstance(revocations, StoredBackend):  # which may seal what it stores
+            self.owners = revocations.owners
+        elif revocations is not None:
+            self.owners = Owners(revocations)
         self.policy: Policy = Policy() if self.max_age is None else Policy(self.max_age)
         self._seal_for("session")
 
@@ -44,6 +49,9 @@ class _SealedCookieBackend(Backend):
         bound.policy = policy
         bound._seal_for(cookie_name)
         return bound
+
+    def lifespan(self) -> AbstractAsyncContextManager[Any]:
+        return self._revocations.lifespan() if isinstance(self._revocations, StoredBackend) else super().lifespan()
 
     @abstractmethod
     def _seal_for(self, cookie_name: str) -> None:
@@ -54,12 +62,8 @@ class _SealedCookieBackend(Backend):
         """The token for a record."""
 
     @abstractmethod
-    def _open(self, token: str) -> Record | WhyNew:
-        """What a token holds; never raises for what a stranger can send."""
-
     def peek(self, token: str, now: int) -> Found | WhyNew:
-        opened = self._open(token)
-        return Found(token, opened) if isinstance(opened, Record) else opened
+        """What a token holds; never raises for what a stranger can send."""
 
     async def fetch(self, token: str, now: int) -> Found | WhyNew:
         found = self.peek(token, now)
@@ -79,10 +83,14 @@ class _SealedCookieBackend(Backend):
         self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
     ) -> Found:
         old, new = found.record.identity, record.identity
-        if self.owners is not None and old is not None and new is not None and old.handle == new.handle:
-            # The list knows nothing of ids. A new name is what makes copies of the old cookie nobody.
-            await self.delete(found, now)
-            record = replace(record, identity=replace(new, handle=new_handle(), listed_until=0))
+        if self.owners is not None and old is not None and new is not None:
+            if old.handle == new.handle:
+                new = await self.owners.turned(new, now)
+                if new is None:
+                    raise Conflict(None)
+                record = replace(record, identity=new)
+            else:  # signed in again, under another name
+                await self.owners.forget(old, now)
         return await self._sealed(record, ends_at, now)
 
     async def _sealed(self, record: Record, ends_at: int, now: int) -> Found:
@@ -97,12 +105,7 @@ class _SealedCookieBackend(Backend):
         """
         identity = found.record.identity
         if self.owners is not None and identity is not None:
-            await self.owners.change(
-                identity.user_id,
-                lambda index: tuple(one for one in index if one.handle != identity.handle),
-                identity.listed_until,
-                now,
-            )
+            await self.owners.forget(identity, now)
 
     async def look_up(self, listed: Listed, now: int) -> Found | None:
         identity = listed.identity
@@ -161,8 +164,9 @@ class CookieBackend(_SealedCookieBackend):
         payload = found.record.payload
         return found.token.startswith(signed.PREFIX) or payload == self.serializer.dumps(self.serializer.loads(payload))
 
-    def _open(self, token: str) -> Record | WhyNew:
-        return self._signer.open(token) if token.startswith(signed.PREFIX) else self._starlette.open(token)
+    def peek(self, token: str, now: int) -> Found | WhyNew:
+        opened = self._signer.open(token) if token.startswith(signed.PREFIX) else self._starlette.open(token)
+        return Found(token, opened) if isinstance(opened, Record) else opened
 
 
 class EncryptedCookieBackend(_SealedCookieBackend):
@@ -209,11 +213,12 @@ class EncryptedCookieBackend(_SealedCookieBackend):
     def seal(self, record: Record) -> str:
         return self._encrypter.seal(record)
 
-    def _open(self, token: str) -> Record | WhyNew:
+    def peek(self, token: str, now: int) -> Found | WhyNew:
         if token.startswith(encrypted.PREFIX):
-            return self._encrypter.open(token)
+            opened = self._encrypter.open(token)
+            return Found(token, opened) if isinstance(opened, Record) else opened
         # No downgrade: what is only signed could have been read and kept by anybody.
-        return self._old._open(token) if self._old else WhyNew.MALFORMED
+        return self._old.peek(token, now) if self._old else WhyNew.MALFORMED
 
     def was_written_by_us(self, found: Found) -> bool:
         return self._old is None or found.token.startswith(encrypted.PREFIX) or self._old.was_written_by_us(found)

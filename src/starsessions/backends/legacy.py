@@ -141,6 +141,7 @@ class LiftedBackend(Backend):
         data = deepcopy(record.payload.data)
         if TIMES in data:
             raise ImproperlyConfigured(f"The key {TIMES!r} of a session is reserved.")
+        with_times = with_times or record.identity is not None
         if with_times:
             data[TIMES] = to_builtins(_Times(*astuple(record)[1:]))
         written = await self.inner.write(data, token)

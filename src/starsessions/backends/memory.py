@@ -1,19 +1,18 @@
 """Sessions in the memory of this process: for development, tests, and services that run as one process."""
 
-from collections.abc import Coroutine, Mapping
+from array import array
+from collections.abc import Mapping
 from itertools import count
 from struct import Struct
 from threading import Lock
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
-from starsessions.backends.base import Clock, Found, wall_clock
+from starsessions.backends.base import Clock, Found, in_one_step, wall_clock
 from starsessions.backends.store import Entry, Refused, Version
 from starsessions.backends.stored import Moved, StoredBackend
 from starsessions.core.record import WhyNew
 from starsessions.core.serializer import Serializer
-
-T = TypeVar("T")
 
 _HEAD = Struct(">QQQ")  # expires_at, version, and where the key stands in `_keys`
 
@@ -23,12 +22,14 @@ class MemoryStore:
     they are over, so that dead entries go as fast as new ones come.
 
     An entry is one bytes object, its deadline and version in front: no container that the garbage collector would have
-    to visit, a million times over. A lock makes each verb atomic between threads.
+    to visit, a million times over. The sweep has the deadlines in a row of their own, since entries lie all over the
+    memory. A lock makes each verb atomic between threads.
     """
 
     def __init__(self) -> None:
         self._entries: dict[str, bytes] = {}
         self._keys: list[str] = []  # every key of _entries, once: the sweep's way around
+        self._ends = array("Q")  # and when its entry is over
         self._next = 0
         self._versions = count(1)
         self._lock = Lock()
@@ -52,30 +53,30 @@ class MemoryStore:
 
     async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         with self._lock:
-            self._check(key, expect, now)
-            version = next(self._versions)
             stored = self._entries.get(key)
+            current, place = None, len(self._keys)
+            if stored is not None:
+                ends_at, version, place = _HEAD.unpack_from(stored)
+                current = version if now < ends_at else None
+            if current != expect:
+                raise Refused(self.peek(key, now))
+            expires_at, version = max(0, expires_at), next(self._versions)
+            self._entries[key] = _HEAD.pack(expires_at, version, place) + value
             if stored is None:
-                place = len(self._keys)
                 self._keys.append(key)
+                self._ends.append(expires_at)
             else:
-                place = _HEAD.unpack_from(stored)[2]
-            self._entries[key] = _HEAD.pack(max(0, expires_at), version, place) + value
+                self._ends[place] = expires_at
             self._sweep_two(now)
             return version
 
     async def delete(self, key: str, expect: Version | None, now: int) -> bool:
         with self._lock:
-            if expect is not None:
-                self._check(key, expect, now)
-            lived = self.peek(key, now) is not None
+            current = self.peek(key, now)
+            if expect is not None and (current is None or current.version != expect):
+                raise Refused(current)
             self._drop(key)
-            return lived
-
-    def _check(self, key: str, expect: Version | None, now: int) -> None:
-        current = self.peek(key, now)
-        if (None if current is None else current.version) != expect:
-            raise Refused(current)
+            return current is not None
 
     def _drop(self, key: str) -> None:
         """Forget an entry; the last key takes its place on the sweep's way."""
@@ -83,22 +84,21 @@ class MemoryStore:
         if stored is None:
             return
         place = _HEAD.unpack_from(stored)[2]
-        last = self._keys.pop()
+        last, expires_at = self._keys.pop(), self._ends.pop()
         if last != key:
-            self._keys[place] = last
+            self._keys[place], self._ends[place] = last, expires_at
             moved = self._entries[last]
-            expires_at, version, _ = _HEAD.unpack_from(moved)
+            version = _HEAD.unpack_from(moved)[1]
             self._entries[last] = _HEAD.pack(expires_at, version, place) + moved[_HEAD.size :]
 
     def _sweep_two(self, now: int) -> None:
         for _ in range(min(2, len(self._keys))):
             if self._next >= len(self._keys):
                 self._next = 0
-            key = self._keys[self._next]
-            if self.peek(key, now) is None:
-                self._drop(key)
-            else:
+            if now < self._ends[self._next]:
                 self._next += 1
+            else:
+                self._drop(self._keys[self._next])
 
 
 class InMemoryBackend(StoredBackend):
@@ -121,7 +121,12 @@ class InMemoryBackend(StoredBackend):
 
     def peek(self, token: str, now: int) -> Found | WhyNew:
         read = self._read(token, token, self.store.peek(token, now))
-        return _at_once(self._followed(read, token, now)) if isinstance(read, Moved) else read
+        return in_one_step(self._followed(read, token, now)) if isinstance(read, Moved) else read
+
+    @property
+    def never_waits(self) -> bool:  # type: ignore[override]
+        # A subclass may have a `replace` of its own, and somebody may have put another store in the place of ours.
+        return type(self.store) is MemoryStore and type(self).replace is StoredBackend.replace
 
     def __len__(self) -> int:
         return len(self.store)
@@ -143,14 +148,3 @@ class InMemoryBackend(StoredBackend):
             if isinstance(found, Found):
                 held[key] = self.serializer.loads(found.record.payload)
         return MappingProxyType(held)
-
-
-def _at_once(work: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns that waits for nothing: those of a `MemoryStore` do not."""
-    try:
-        work.send(None)
-    except StopIteration as done:
-        result: T = done.value
-        return result
-    work.close()
-    raise RuntimeError("it waits for something")

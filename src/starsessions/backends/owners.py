@@ -19,6 +19,7 @@ from starsessions.backends.store import Entry, Refused, Store
 from starsessions.core.record import Identity, Record
 from starsessions.core.tokens import to_base64url
 from starsessions.exceptions import BackendUnavailable
+from starsessions.sealing.cipher import Cipher
 
 PENDING = 60
 """Seconds that a sign in may take from being listed to being stored."""
@@ -78,18 +79,17 @@ def listed_as(identity: Identity, key: str, now: int, is_sealed: bool) -> Listed
     return Listed(identity.handle, key, now, identity.listed_until, identity if is_sealed else None)
 
 
-class Owners:
-    """The index in a store. `seal` and `open` make what is stored unreadable, if the store's records are."""
+def _is(listed: Listed, identity: Identity) -> bool:
+    """Whether this is the session that is listed, and no earlier turn of it."""
+    return listed.handle == identity.handle and (listed.identity is None or listed.identity.turn == identity.turn)
 
-    def __init__(
-        self,
-        store: Store,
-        seal: Callable[[str, bytes], bytes] | None = None,
-        open: Callable[[str, bytes], bytes | None] | None = None,  # noqa: A002 - the counterpart of seal
-    ) -> None:
+
+class Owners:
+    """The index in a store. `cipher` makes what is stored unreadable, if the store's records are."""
+
+    def __init__(self, store: Store, cipher: Cipher | None = None) -> None:
         self._store = store
-        self._seal = seal
-        self._open = open
+        self._cipher = cipher
 
     async def of(self, user_id: str, now: int) -> Index:
         """What is listed, whether or not it still lives."""
@@ -127,12 +127,15 @@ class Owners:
             return record
         identity = replace(identity, listed_until=max(identity.listed_until, listing_end(ends_at, now)))
         listed = listed_as(identity, key, now, is_sealed)
-        await self.change(
-            identity.user_id,
-            lambda index: (*(one for one in index if one.handle != listed.handle), listed),
-            listed.until,
-            now,
-        )
+
+        def renewed(index: Index) -> Index:
+            # In its place: the list is in the order of the sign ins.
+            if any(_is(one, identity) for one in index):
+                return tuple(listed if _is(one, identity) else one for one in index)
+            # Who is on the list decides whether a sealed cookie lives: what was ended meanwhile must not come back.
+            return index if is_sealed else (*index, listed)
+
+        await self.change(identity.user_id, renewed, listed.until, now)
         return replace(record, identity=identity)
 
     async def moved(self, identity: Identity, key: str, now: int) -> None:
@@ -144,22 +147,39 @@ class Owners:
             now,
         )
 
+    async def turned(self, identity: Identity, now: int) -> Identity | None:
+        """A sealed session whose earlier cookies are all nobody from now on; None if it is not on the list any more."""
+        turned = replace(identity, turn=identity.turn + 1)
+        before = await self.change(
+            identity.user_id,
+            lambda index: tuple(replace(one, identity=turned) if _is(one, identity) else one for one in index),
+            now,
+            now,
+        )
+        return turned if any(_is(one, identity) for one in before) else None
+
+    async def forget(self, identity: Identity, now: int) -> None:
+        """It is over. (What stands in a store need not be forgotten: whoever looks sees that it is not there.)"""
+        await self.change(
+            identity.user_id, lambda index: tuple(one for one in index if one.handle != identity.handle), now, now
+        )
+
     async def is_listed(self, identity: Identity, now: int) -> bool:
         """Whether the session was not taken from the list: that is how it is ended from elsewhere."""
         index = await self.of(identity.user_id, now)
-        return any(one.handle == identity.handle and now < one.until for one in index)
+        return any(_is(one, identity) and now < one.until for one in index)
 
     def _written(self, key: str, index: Index) -> bytes:
         raw = _encode(index)
-        return _MARK + (raw if self._seal is None else self._seal(key, raw))
+        return _MARK + (raw if self._cipher is None else self._cipher.seal(raw, key.encode()))
 
     def _read(self, key: str, entry: Entry | None) -> Index:
         """What an entry says; nothing, if it is garbage: sessions list themselves again when they are renewed."""
         if entry is None or not entry.value.startswith(_MARK):
             return ()
         raw: bytes | None = entry.value[len(_MARK) :]
-        if raw and self._open is not None:
-            raw = self._open(key, raw)
+        if raw and self._cipher is not None:
+            raw = self._cipher.open(raw, key.encode())
         try:
             return _decode(raw or b"")
         except Exception:  # not ours, or of another release

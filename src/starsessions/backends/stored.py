@@ -13,7 +13,7 @@ import logging
 from asyncio import timeout
 from collections.abc import Awaitable
 from hashlib import sha256
-from typing import ClassVar, NamedTuple, Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
@@ -60,7 +60,7 @@ class Moved(Struct, frozen=True):
     """The instant until which the old id may be used; 0: it may not."""
 
 
-class Place(NamedTuple):
+class Place(Struct, frozen=True):
     """The `version` of what was found in a store: where it stands, and the store's own version."""
 
     key: str
@@ -109,7 +109,7 @@ class StoredBackend(Backend):
         self.clock = clock
         self._cipher = None if encrypt_with is None else Cipher(key_list(encrypt_with), "stored-record")
         self._cookie_name: str | None = None
-        self.owners: Owners = Owners(store) if self._cipher is None else Owners(store, self._sealed, self._opened)
+        self.owners: Owners = Owners(store, self._cipher)
 
     def bind(self, cookie_name: str, policy: Policy) -> Self:
         if self._cookie_name not in (None, cookie_name):
@@ -145,8 +145,10 @@ class StoredBackend(Backend):
     ) -> Found:
         place: Place = found.version
         new_key = self._key(session_id)
-        if record.identity is not None:
-            record = await self.owners.keep_listed(record, place.key, ends_at, now)
+        old, identity = found.record.identity, record.identity
+        stays = old is not None and identity is not None and old.handle == identity.handle
+        if identity is not None:  # whoever signs in has said where the session is going to stand
+            record = await self.owners.keep_listed(record, place.key if stays else new_key, ends_at, now)
         # The new entry first: nobody knows its id yet, and if we are interrupted the old one is still whole.
         try:
             renewed = await self._put(session_id, new_key, record, ends_at, None, now)
@@ -160,13 +162,16 @@ class StoredBackend(Backend):
         except Refused as refused:
             await self.store.delete(new_key, None, now)
             raise Conflict(await self._current(found.token, place.key, refused.current, now)) from None
-        if record.identity is not None and record.identity.signed_in_at != now:
-            # Afterwards: until then the list leads to the old place, and from there the pointer leads on.
-            await self.owners.moved(record.identity, new_key, now)
+        # Afterwards: until then the list leads to the old place, and from there the pointer leads on.
+        if old is not None and stays:
+            await self.owners.moved(old, new_key, now)
+        elif old is not None:
+            await self.owners.forget(old, now)
         return renewed
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
-        key, version = found.version
+        place: Place = found.version
+        key, version = place.key, place.version
         for _ in range(MAX_TRIES):
             try:
                 await self.store.delete(key, version, now)
@@ -210,29 +215,27 @@ class StoredBackend(Backend):
     def _key(self, token: str) -> str:
         return key_for(token) if self.hashes_ids else token
 
-    def _owner(self, key: str) -> bytes:
-        return key[:_OWNER].encode("ascii") if self.hashes_ids else b""
-
     def _value(self, key: str, content: Record | Moved) -> bytes:
         body = _encode(content)
-        return self._owner(key) + self._sealed(key, body)
-
-    def _sealed(self, key: str, body: bytes) -> bytes:
-        return body if self._cipher is None else self._cipher.seal(body, key.encode())
-
-    def _opened(self, key: str, body: bytes) -> bytes | None:
-        return body if self._cipher is None else self._cipher.open(body, key.encode())
+        if self._cipher is not None:
+            body = self._cipher.seal(body, key.encode())
+        return _owner(key) + body if self.hashes_ids else body
 
     def _read(self, token: str, key: str, entry: Entry | None, is_alias: bool = False) -> Found | Moved | WhyNew:
         """What a store's answer means to the session."""
         if entry is None:
             return WhyNew.UNKNOWN
-        value, owner = entry.value, self._owner(key)
-        if not value.startswith(owner):
-            return WhyNew.UNDECODABLE
-        body = self._opened(key, value[len(owner) :])
-        if body is None:
-            return WhyNew.BAD_SIGNATURE
+        body = entry.value
+        if self.hashes_ids:
+            owner = _owner(key)
+            if not body.startswith(owner):
+                return WhyNew.UNDECODABLE
+            body = body[len(owner) :]
+        if self._cipher is not None:
+            opened = self._cipher.open(body, key.encode())
+            if opened is None:
+                return WhyNew.BAD_SIGNATURE
+            body = opened
         try:
             if body[0] & 0xF0 == 0x80:
                 return _decode_moved(body)
@@ -274,6 +277,10 @@ class StoredBackend(Backend):
         except Refused as refused:
             raise Conflict(await self._current(token, key, refused.current, now)) from None
         return Found(token, record, Place(key, version), is_alias)
+
+
+def _owner(key: str) -> bytes:
+    return key[:_OWNER].encode("ascii")
 
 
 async def within(seconds: float, work: Awaitable[T], failures: tuple[type[Exception], ...]) -> T:

@@ -7,7 +7,7 @@ compared byte by byte, and nothing is unquoted or unescaped. Work is bounded by 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 from urllib.parse import quote
 
@@ -143,11 +143,16 @@ class CookieSpec:
         To clear a cookie, name, path, domain and even the flags must be those it was set with (the prefix rules hold
         for removing, too), so there is one spelling for both.
         """
-        if max_age:
-            lasts = f"; Max-Age={max_age}"
-        else:
-            lasts = "" if max_age is None else "; expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0"
-        return b"set-cookie", f"{name}={value}; path={path}{lasts}; {self._flags[secure]}".encode("ascii")
+        return b"set-cookie", f"{name}={value}{_attributes(path, max_age, self._flags[secure])}".encode("ascii")
+
+
+@lru_cache(maxsize=64)  # nearly always the same ones
+def _attributes(path: str, max_age: int | None, flags: str) -> str:
+    if max_age:
+        lasts = f"; Max-Age={max_age}"
+    else:
+        lasts = "" if max_age is None else "; expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0"
+    return f"; path={path}{lasts}; {flags}"
 
 
 def _check_text(setting: str, value: object, pattern: re.Pattern[str], allowed: str) -> None:

@@ -71,7 +71,7 @@ TOUCH = Decision(Action.TOUCH, Cookie.MOVED)
 
 
 def decide(
-    *, live: bool, ended: bool, late: bool, empty: bool, emptied: bool, rotate: bool, changed: bool, due: bool
+    live: bool, ended: bool, late: bool, empty: bool, emptied: bool, rotate: bool, changed: bool, due: bool
 ) -> Decision:
     """The table above, row by row."""
     if not live:

@@ -2,7 +2,7 @@
 
 A stored copy of a page that depended on a session must not be served to anybody else (`Vary: Cookie`), and a
 `Set-Cookie` does not by itself keep a response out of shared caches (RFC 9111, 7.3; CVE-2023-30861 and
-CVE-2026-35192 are what happens otherwise). Both functions change the list that they are given.
+CVE-2026-35192 are what happens otherwise). All functions change the list that they are given.
 """
 
 import re
@@ -11,13 +11,26 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 
 _QUOTED = re.compile(rb'"[^"]*"')
+_VARY, _NO_STORE = (b"vary", b"Cookie"), (b"cache-control", b"no-store")
+
+
+def keep_for_one_person(headers: RawHeaders, sets_cookie: bool) -> bool:
+    """What a response has to say that depended on a session, and perhaps sets its cookie. True as `forbid_storing`."""
+    for name, _ in headers:
+        if len(name) in {4, 13}:  # as long as the two that matter: the application may have said something
+            vary_by_cookie(headers)
+            return sets_cookie and forbid_storing(headers)
+    headers.append(_VARY)
+    if sets_cookie:
+        headers.append(_NO_STORE)
+    return False
 
 
 def vary_by_cookie(headers: RawHeaders) -> None:
     """Add `Cookie` to `Vary`, unless it is there or everything is."""
     said = [(name, value) for name, value in headers if len(name) == 4 and name.lower() == b"vary"]
     if not said:
-        headers.append((b"vary", b"Cookie"))
+        headers.append(_VARY)
         return
     fields = [field.strip() for _, value in said for field in value.lower().split(b",")]
     if b"cookie" in fields or b"*" in fields:
@@ -26,7 +39,7 @@ def vary_by_cookie(headers: RawHeaders) -> None:
         if value.strip():
             headers[headers.index((name, value))] = (name, value + b", Cookie")
             return
-    headers.append((b"vary", b"Cookie"))
+    headers.append(_VARY)
 
 
 def forbid_storing(headers: RawHeaders) -> bool:
@@ -36,7 +49,7 @@ def forbid_storing(headers: RawHeaders) -> bool:
     """
     said = [value for name, value in headers if len(name) == 13 and name.lower() == b"cache-control"]
     if not said:
-        headers.append((b"cache-control", b"no-store"))
+        headers.append(_NO_STORE)
         return False
     plain = _QUOTED.sub(b"", b",".join(said)).lower()
     directives = [directive.strip() for directive in plain.split(b",")]
@@ -44,5 +57,5 @@ def forbid_storing(headers: RawHeaders) -> bool:
     if b"no-store" in directives and not invites:
         return False
     headers[:] = [header for header in headers if header[0].lower() != b"cache-control"]
-    headers.append((b"cache-control", b"no-store"))
+    headers.append(_NO_STORE)
     return invites

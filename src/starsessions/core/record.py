@@ -57,6 +57,9 @@ class Identity(Struct, frozen=True, array_like=True):
     listed_until: int = 0
     """How long the user's list of sessions is sure to be there: whoever renews beyond that has to list itself again."""
 
+    turn: int = 0
+    """Of a sealed cookie that can be called back: how often its session was rotated. Only the latest turn is good."""
+
     def __repr__(self) -> str:
         return "<Identity>"
 

@@ -8,7 +8,6 @@ of the two are unrelated, so neither can be passed off as the other.
 
 import hashlib
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Callable
 from functools import lru_cache
 from hmac import compare_digest
 
@@ -28,12 +27,12 @@ class StarletteSigner:
     def __init__(self, keys: list[bytes]) -> None:
         # How itsdangerous derives the key of a TimestampSigner that is given nothing but a secret.
         derived = [hashlib.sha1(b"itsdangerous.Signer" + b"signer" + key).digest() for key in keys]  # noqa: S324
-        self._macs = [_spelled(hmac_with(key, hashlib.sha1)) for key in derived]
+        self._macs = [hmac_with(key, hashlib.sha1) for key in derived]
         self._mac = self._macs[0]
 
     def seal(self, record: Record) -> str:
         signed = b2a_base64(record.payload, newline=False) + _stamp(record.renewed_at)
-        return str(signed + b"." + self._mac(signed), "ascii")
+        return str(signed + b"." + b2a_base64(self._mac(signed), newline=False).translate(TO_URL).rstrip(b"="), "ascii")
 
     def open(self, token: str) -> Record | WhyNew:
         try:
@@ -44,7 +43,7 @@ class StarletteSigner:
         if not payload:
             return WhyNew.MALFORMED
         for compute in self._macs:
-            if compare_digest(compute(signed), mac):
+            if compare_digest(b2a_base64(compute(signed), newline=False).translate(TO_URL).rstrip(b"="), mac):
                 break
         else:
             return WhyNew.BAD_SIGNATURE
@@ -59,10 +58,6 @@ class StarletteSigner:
 def _stamp(at: int) -> bytes:
     raw = at.to_bytes((at.bit_length() + 7) // 8, "big")
     return b"." + b2a_base64(raw, newline=False).translate(TO_URL).rstrip(b"=")
-
-
-def _spelled(mac: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
-    return lambda message: b2a_base64(mac(message), newline=False).translate(TO_URL).rstrip(b"=")
 
 
 class Signer:

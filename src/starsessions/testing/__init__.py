@@ -4,7 +4,7 @@ what it promises.
 | module      | what is there for you                                                                |
 |-------------|--------------------------------------------------------------------------------------|
 | `clock`     | `Clock`                                                                              |
-| `client`    | `session_of`: the session of a test client, to be read and written                   |
+| `client`    | `session_of`: the session of a test client, to be read and written; `sign_in`        |
 | `suite`     | `StoreSuite` and `BackendSuite`, to be subclassed: every rule as a test of pytest    |
 | `model`     | `check_against_model`: Hypothesis looks for requests after which a browser sees what |
 |             | it must not                                                                          |
@@ -14,9 +14,9 @@ what it promises.
 | `site`      | `Site`: an application of one handler, visited without a server                      |
 """
 
-from starsessions.testing.client import SessionOf, session_of
+from starsessions.testing.client import SessionOf, session_of, sign_in
 from starsessions.testing.clock import Clock
 from starsessions.testing.contract import Contract
 from starsessions.testing.place import OpenBackend, OpenStore, StorePlace
 
-__all__ = ["Clock", "Contract", "OpenBackend", "OpenStore", "SessionOf", "StorePlace", "session_of"]
+__all__ = ["Clock", "Contract", "OpenBackend", "OpenStore", "SessionOf", "StorePlace", "session_of", "sign_in"]

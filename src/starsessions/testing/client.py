@@ -4,23 +4,24 @@
     with session_of(client) as session:
         session["user"] = "ann"
     assert client.get("/me").text == "ann"
+    sign_in(client, "42")
 
 It is as one more request of that client: it sends the client's cookies, by the application's own middleware, backend
 and clock, and the client takes the cookie that comes back.
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from copy import copy
 from email.message import Message as Headers
 from http.cookiejar import CookieJar
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, overload
 from urllib.parse import urlsplit
 from urllib.request import Request
 
 from anyio import Event, create_task_group, sleep_forever
-from anyio.from_thread import start_blocking_portal
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Host, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -76,6 +77,67 @@ def session_of(client: Client, *, session_cookie: str | None = None, app: ASGIAp
     return SessionOf(client, found[0])
 
 
+class _AsyncClient(Client, Protocol):
+    def aclose(self) -> Any:
+        """What an asynchronous client has, and a test client has not."""
+
+
+class _TestClient(Client, Protocol):
+    @property
+    def portal(self) -> Any:
+        """The other way round."""
+
+
+@overload
+def sign_in(
+    client: _AsyncClient,
+    user_id: str,
+    *,
+    remember: bool = False,
+    keep: bool = True,
+    method: str = "",
+    session_cookie: str | None = None,
+    app: ASGIApp | None = None,
+) -> Coroutine[Any, Any, None]: ...
+@overload
+def sign_in(
+    client: _TestClient,
+    user_id: str,
+    *,
+    remember: bool = False,
+    keep: bool = True,
+    method: str = "",
+    session_cookie: str | None = None,
+    app: ASGIApp | None = None,
+) -> None: ...
+def sign_in(
+    client: Client,
+    user_id: str,
+    *,
+    remember: bool = False,
+    keep: bool = True,
+    method: str = "",
+    session_cookie: str | None = None,
+    app: ASGIApp | None = None,
+) -> Coroutine[Any, Any, None] | None:
+    """Sign a user in with this client, as `session.sign_in()` does in a handler: `await` it of an asynchronous client.
+
+    `session_cookie` and `app` are those of `session_of()`.
+
+    >>> from starlette.applications import Starlette
+    >>> from starlette.middleware import Middleware
+    >>> from starlette.testclient import TestClient
+    >>> app = Starlette(middleware=[Middleware(SessionMiddleware, secret_key="a key of 32 random bytes or more")])
+    >>> client = TestClient(app)
+    >>> sign_in(client, "42")
+    >>> with session_of(client) as session:
+    ...     session.user_id
+    '42'
+    """
+    opened = session_of(client, session_cookie=session_cookie, app=app)
+    return opened._do(lambda session: session.sign_in(user_id, remember=remember, keep=keep, method=method))
+
+
 class SessionOf:
     """What `session_of()` returns: a block in which the session is open."""
 
@@ -87,10 +149,8 @@ class SessionOf:
     def __enter__(self) -> Session:
         if not self._is_sync:
             raise TypeError("This client is asynchronous: use `async with session_of(client) as session`.")
-        client: Any = self._client
         with ExitStack() as stack:
-            # The loop of the application, if it runs: a backend may hold connections that belong to it.
-            portal = client.portal or stack.enter_context(start_blocking_portal(**client.async_backend))
+            portal = stack.enter_context(self._portal())
             session: Session = stack.enter_context(portal.wrap_async_context_manager(self._visit()))
             self._open = stack.pop_all()
         return session
@@ -112,6 +172,29 @@ class SessionOf:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._open_async.__aexit__(kind, error, traceback)
+
+    def _do(self, act: Callable[[Session], Awaitable[object]]) -> Coroutine[Any, Any, None] | None:
+        """One act in a block of its own: done now, or to be awaited."""
+
+        async def do() -> None:
+            async with self._visit() as session:
+                await act(session)
+
+        if not self._is_sync:
+            return do()
+        with self._portal() as portal:
+            portal.call(do)
+        return None
+
+    @contextmanager
+    def _portal(self) -> Iterator[BlockingPortal]:
+        """Into the loop of the application, if it runs: a backend may hold connections that belong to it."""
+        client: Any = self._client
+        if client.portal is not None:
+            yield client.portal
+        else:
+            with start_blocking_portal(**client.async_backend) as portal:
+                yield portal
 
     @asynccontextmanager
     async def _visit(self) -> AsyncIterator[Session]:

@@ -1,0 +1,92 @@
+"""What all pages share: who asks, what an answer looks like, and which forms are believed."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Response
+from fastapi.responses import RedirectResponse
+from fastapi.templating import Jinja2Templates
+from settings import COOKIE
+
+from starsessions import Session, csrf, flash
+from starsessions.csrf import CsrfFailed, WhyRefused
+from starsessions.fastapi import SessionCookie
+from starsessions.scope import session_in
+
+HERE = Path(__file__).parent
+
+HEADERS = {
+    # Nothing from elsewhere and nothing inline; nobody frames us; and who signs out leaves no pages behind.
+    "content-security-policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "cache-control": "no-store",
+}
+
+# --- who asks --------------------------------------------------------------------------------------------------------
+
+cookie = SessionCookie(COOKIE)
+
+CurrentSession = Annotated[Session, Depends(cookie)]
+User = Annotated[str, Depends(cookie.user_id(redirect_to="/"))]
+
+# --- which forms are believed ----------------------------------------------------------------------------------------
+
+
+async def meant(request: Request, session: CurrentSession) -> None:
+    """Refuse a form that nobody meant, as it is now: the token in it is that of this very session.
+
+    Visitors' forms have no token, because the first one would make a session, and a cookie, for each who only looks.
+    There `CsrfMiddleware` does alone: it refuses what another site sends. A form from before the sign in therefore has
+    no token yet, one from before the sign out has one that is stale, and both are answered by `refused`.
+    """
+    if session.user_id is not None or csrf.FIELD in await request.form():
+        await csrf.verify(request)
+
+
+async def refused(request: Request, error: CsrfFailed) -> Response:
+    """A page that says what happened, in place of a bare 403."""
+    await session_in(request).load()  # no dependency has, if it was the middleware that refused
+    is_stale = error.why in (WhyRefused.NO_TOKEN, WhyRefused.STALE_TOKEN)
+    return show(request, "refused.html", error.status_code, is_stale=is_stale)
+
+
+# --- what an answer looks like ---------------------------------------------------------------------------------------
+
+
+def ago(moment: datetime) -> str:
+    """
+    >>> from datetime import timedelta
+    >>> ago(datetime.now(UTC) - timedelta(minutes=90))
+    'an hour ago'
+    """
+    minutes = int((datetime.now(UTC) - moment).total_seconds()) // 60
+    hours, days = minutes // 60, minutes // (24 * 60)
+    if minutes < 1:
+        return "just now"
+    if hours < 1:
+        return "a minute ago" if minutes == 1 else f"{minutes} minutes ago"
+    if days < 1:
+        return "an hour ago" if hours == 1 else f"{hours} hours ago"
+    return "yesterday" if days == 1 else f"{days} days ago"
+
+
+templates = Jinja2Templates(
+    HERE / "templates",
+    # They bring `csrf_input()` and `flashes()`. A template that calls neither leaves the session as it is.
+    context_processors=[csrf.context_processor, flash.context_processor],
+)
+templates.env.filters["ago"] = ago
+templates.env.trim_blocks = templates.env.lstrip_blocks = True
+
+
+def show(request: Request, template: str, status_code: int = 200, **context: Any) -> Response:
+    context["session"] = session_in(request)
+    return templates.TemplateResponse(request, template, context, status_code=status_code, headers=HEADERS)
+
+
+def go_to(request: Request, name: str) -> Response:
+    # 303 turns the POST into a GET, so that "reload" shows the page again and does not send the form again.
+    return RedirectResponse(request.url_for(name).path, status_code=303)

@@ -1,0 +1,312 @@
+"""Who was ended is ended: signing in, rotating and ending at once, and with a store that fails anywhere.
+
+After each story somebody ends all sessions of the user. Nobody who holds any cookie that was ever given out may be in.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from anyio import CancelScope
+from anyio.lowlevel import checkpoint
+
+from starsessions import BackendUnavailable, CookieBackend, Session, SessionBackend, SessionGone, TooManySessions
+from starsessions.backends.memory import MemoryStore
+from starsessions.backends.store import Entry
+from starsessions.backends.stored import StoredBackend
+from starsessions.testing.schedules import Schedule, step
+from starsessions.users import UserSessions
+from tests.shell.test_sign_in import sign_in
+from tests.site import KEY, Browser, Clock, Site
+
+# What is shown is in the order of the calls to the store, which is the same on either loop.
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
+
+
+class Watched(MemoryStore):
+    """Stops before each verb for a schedule to say when to go on, and breaks at the call that it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.breaks_at = 0
+        self.how = ""
+        self.scope = CancelScope()
+
+    async def _call(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        await step()
+        self.calls += 1
+        how = self.how if self.calls == self.breaks_at else ""
+        if how == "call lost":
+            raise BackendUnavailable("The store failed: ConnectionError.")
+        result = await work()
+        if how == "answer lost":
+            raise BackendUnavailable("The store failed: ConnectionError.")
+        if how == "cancelled":
+            self.scope.cancel()
+            await checkpoint()
+        return result
+
+    async def get(self, key: str, now: int) -> Entry | None:
+        found: Entry | None = await self._call(lambda: super(Watched, self).get(key, now))
+        return found
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Any, now: int) -> Any:
+        return await self._call(lambda: super(Watched, self).put(key, value, expires_at, expect, now))
+
+    async def delete(self, key: str, expect: Any, now: int) -> bool:
+        lived: bool = await self._call(lambda: super(Watched, self).delete(key, expect, now))
+        return lived
+
+
+KINDS: dict[str, Callable[[MemoryStore, Clock], SessionBackend]] = {
+    "stored": lambda store, clock: StoredBackend(store, clock=clock),
+    "sealed": lambda store, clock: CookieBackend(KEY, revocations=store, clock=clock),
+}
+
+
+@pytest.fixture(params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> Callable[[MemoryStore, Clock], SessionBackend]:
+    return KINDS[request.param]
+
+
+class Switched(Schedule):
+    """Two tasks: the one takes some steps, then the other takes some, then the first goes on to its end."""
+
+    def __init__(self, first: int, some: int, others: int) -> None:
+        super().__init__()
+        self._plan = [first] * some + [1 - first] * others + [first] * 1000
+        self.was_used_up = False
+
+    def _choose(self, options: int) -> int:
+        self.taken.append((0, options))
+        return self._plan[len(self.taken) - 1] if options == 2 else 0
+
+
+async def with_few_switches(scenario: Callable[[Schedule], Awaitable[None]], most: int = 14) -> None:
+    """Every order with at most three switches from one task to the other: the races that were found need no more.
+
+    (All orders of two tasks of ten steps are 184756.)
+    """
+    seen = set()
+    for first in (0, 1):
+        for some in range(most):
+            for others in range(1, most):
+                schedule = Switched(first, some, others)
+                try:
+                    await scenario(schedule)
+                except Exception as error:
+                    error.add_note(f"in the order: {', '.join(schedule.order)}")
+                    raise
+                order = tuple(schedule.order)
+                if order in seen:
+                    break
+                seen.add(order)
+
+
+class Story:
+    """A store, sites on it that can be visited at once, and every cookie that was ever given out."""
+
+    def __init__(self, kind: Callable[[MemoryStore, Clock], SessionBackend], clock: Clock, **settings: Any) -> None:
+        self.store = Watched()
+        self.clock = clock
+        self.backend = kind(self.store, clock)
+        self.users = UserSessions(self.backend)
+        self.settings = settings
+        self.cookies: list[dict[str, str]] = []
+
+    def site(self) -> Site:
+        return Site(backend=self.backend, clock=self.clock, autoload=True, **self.settings)
+
+    async def visit(self, act: Callable[[Session], Any], browser: Browser) -> Any:
+        """What the handler returned; None if it was told that the session was ended meanwhile."""
+        try:
+            return (await self.site().visit(act, browser)).result
+        except SessionGone:
+            return None
+        finally:
+            self.cookies.append(dict(browser.cookies))
+
+    async def user(self, browser: Browser) -> Any:
+        return (await self.site().visit(lambda session: session.user_id, Browser(dict(browser.cookies)))).result
+
+    async def alive(self) -> list[Browser]:
+        """Those with whose cookies somebody is signed in."""
+        browsers = [Browser(dict(cookies)) for cookies in {tuple(one.items()) for one in self.cookies}]
+        return [browser for browser in browsers if await self.user(browser) is not None]
+
+    async def end_all(self) -> None:
+        await self.users.end_all("ann")
+        assert await self.alive() == [], "a session lives that is on no list"
+        assert await self.users.of("ann") == []
+
+
+async def rotate(session: Session) -> None:
+    await session.regenerate_id()
+
+
+async def change(session: Session) -> None:
+    session["n"] = session.get("n", 0) + 1
+
+
+async def twice(session: Session) -> None:
+    await session.sign_in("ann")
+    await session.sign_in("ann")
+
+
+async def other_and_back(session: Session) -> None:
+    await session.sign_in("bob")
+    await session.sign_in("ann")
+
+
+async def and_rotate(session: Session) -> None:
+    await session.sign_in("ann")
+    await session.regenerate_id()
+
+
+async def and_flush(session: Session) -> None:
+    await session.sign_in("ann")
+    await session.flush()
+    session["n"] = 1
+
+
+async def and_clear(session: Session) -> None:
+    await session.sign_in("ann")
+    session.clear()
+
+
+async def and_persist(session: Session) -> None:
+    await session.sign_in("ann")
+    await session.persist()
+    session["n"] = 1
+
+
+async def persist_first(session: Session) -> None:
+    await session.persist()
+    await session.sign_in("ann")
+
+
+async def and_update(session: Session) -> None:
+    await session.sign_in("ann")
+    await session.update_atomically(lambda data: data.update(n=1))
+
+
+ACTS: dict[str, Any] = {
+    "sign in": sign_in(),
+    "twice": twice,
+    "other and back": other_and_back,
+    "and rotate": and_rotate,
+    "and flush": and_flush,
+    "and clear": and_clear,
+    "and persist": and_persist,
+    "persist first": persist_first,
+    "and update": and_update,
+    "rotate": rotate,
+    "change": change,
+    "sign out": Session.sign_out,
+}
+
+BEFORE: dict[str, Any] = {"anonymous": change, "signed in": sign_in(), "nobody": None}
+
+
+@pytest.fixture(params=list(BEFORE))
+def before(request: pytest.FixtureRequest) -> Any:
+    return BEFORE[request.param]
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+async def test_whatever_one_request_does_can_be_ended_from_elsewhere(
+    kind: Any, clock: Clock, before: Any, act: Any
+) -> None:
+    story, browser = Story(kind, clock), Browser()
+    await story.visit(before or Session.load, browser)
+    await story.visit(act, browser)
+    await story.end_all()
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+async def test_a_session_that_is_ended_by_its_handle_is_ended_whatever_it_does_meanwhile(
+    kind: Any, clock: Clock, act: Any
+) -> None:
+    async def scenario(schedule: Schedule) -> None:
+        story, browser = Story(kind, clock), Browser()
+        await story.visit(sign_in(), browser)
+        [listed] = await story.users.of("ann")
+        await schedule.together(
+            act=lambda: story.visit(act, browser), end=lambda: story.users.end("ann", listed.handle)
+        )
+        assert await story.visit(lambda session: session.handle, browser) != listed.handle
+        assert act not in (rotate, change) or await story.alive() == []
+        await story.end_all()
+
+    await with_few_switches(scenario)
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+async def test_when_all_are_ended_none_that_was_busy_is_left_off_the_list(
+    kind: Any, clock: Clock, before: Any, act: Any
+) -> None:
+    async def scenario(schedule: Schedule) -> None:
+        story, browser = Story(kind, clock), Browser()
+        await story.visit(before or Session.load, browser)
+        await schedule.together(act=lambda: story.visit(act, browser), end=lambda: story.users.end_all("ann"))
+        await story.end_all()
+
+    await with_few_switches(scenario)
+
+
+@pytest.mark.parametrize("too_many", ["evict", "refuse"])
+async def test_of_two_who_sign_in_at_once_one_is_too_many(kind: Any, clock: Clock, too_many: str) -> None:
+    async def try_to(session: Session) -> None:
+        with suppress(TooManySessions):
+            await session.sign_in("ann")
+
+    async def scenario(schedule: Schedule) -> None:
+        story = Story(kind, clock, max_sessions_per_user=1, on_too_many=too_many)
+        await schedule.together(one=lambda: story.visit(try_to, Browser()), two=lambda: story.visit(try_to, Browser()))
+        assert len(await story.alive()) == len(await story.users.of("ann")) == 1
+
+    await with_few_switches(scenario)
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+@pytest.mark.parametrize("how", ["call lost", "answer lost", "cancelled"])
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_store_that_breaks_anywhere_leaves_nobody_who_cannot_be_ended_or_sign_in(
+    kind: Any, clock: Clock, before: Any, act: Any, how: str, ended: bool
+) -> None:
+    breaks_at = 0
+    while True:
+        breaks_at += 1
+        story, browser = Story(kind, clock), Browser()
+        await story.visit(before or Session.load, browser)
+        story.store.calls, story.store.breaks_at, story.store.how = 0, breaks_at, how
+        with story.store.scope:
+            await story.visit(act, browser)
+        if story.store.calls < breaks_at:
+            break
+        story.store.how = ""
+        if ended:
+            await story.end_all()
+        await story.visit(sign_in(), browser)
+        assert await story.user(browser) == "ann", f"after call {breaks_at}"
+        await story.end_all()
+
+
+@pytest.mark.parametrize("act", [rotate, and_rotate], ids=["rotate", "and rotate"])
+@pytest.mark.parametrize("seconds", [0, 1])
+async def test_a_session_that_got_a_new_id_stays_on_the_list_for_as_long_as_it_is_used(
+    kind: Any, clock: Clock, act: Any, seconds: int
+) -> None:
+    """Also if that was in the second of the sign in: a pointer from the old id to the new one does not last so long."""
+    story, browser = Story(kind, clock, max_age=100_000, rolling=True), Browser()
+    await story.visit(sign_in(), browser)
+    clock.advance(seconds)
+    await story.visit(act, browser)
+    for _ in range(100):
+        clock.advance(60_000)
+        await story.visit(change, browser)
+        assert len(await story.users.of("ann")) == 1
+    assert await story.user(browser) == "ann"
+    await story.end_all()
