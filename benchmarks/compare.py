@@ -5,7 +5,7 @@ benchmarks/run --quick              all kinds and cases with 150 bytes, in two m
 benchmarks/run --only signed,redis  some kinds of storage
 benchmarks/run --rows 1000000       also SQL among so many rows
 benchmarks/run --json FILE          write the results there
-benchmarks/run --draw FOLDER        draw them there
+benchmarks/run --publish            put them into docs/performance.md, and where that takes its pictures from
 
 Each figure is the best of many rounds in which the contestants take turns, minus the best of the bare application in
 the same process. The ratios are what counts. Those that have the same import name are in processes of their own.
@@ -13,6 +13,7 @@ the same process. The ratios are what counts. Those that have the same import na
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from typing import Any, Protocol
 from benchmarks.cases import AT_ONCE, CASES, SIZES, SIZES_ON_A_SERVER
 from benchmarks.contestants import CONTESTANTS, KINDS, Contestant
 from benchmarks.marks import Cell, judged
-from benchmarks.report import draw, tables
+from benchmarks.report import draw, publish, tables
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENTS = ROOT / ".venv" / "bench"
@@ -112,9 +113,9 @@ class Race:
             overhead = (min(with_it) - bares[one]) * scale
             yield {
                 "cell": Cell(one.name, self.kind, case, self.size, at_once),
-                "bare": bares[one] * 1e6,
-                "overhead": overhead * 1e6,
-                "spread": (median(with_it) - min(with_it)) / max(overhead / scale, 1e-9),
+                "bare": round(bares[one] * 1e6, 3),
+                "overhead": round(overhead * 1e6, 3),
+                "spread": round((median(with_it) - min(with_it)) / max(overhead / scale, 1e-9), 3),
             }
 
     def facts(self) -> Iterator[dict[str, Any]]:
@@ -164,11 +165,24 @@ def memory(many: int, rounds: int) -> dict[str, Any]:
     return {"few": 1000, "many": many, "ratio": memory_growth(1000, many, rounds)}
 
 
-def about() -> dict[str, Any]:
+def write(results: dict[str, Any], file: Path) -> None:
+    """One row per line, so that two of them can be compared."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for name, part in results.items():
+        rows = part if isinstance(part, list) else [part]
+        lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        parts.append(f'"{name}": ' + (f"[\n{lines}\n]" if isinstance(part, list) else lines))
+    file.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+
+
+def about(load_before: float) -> dict[str, Any]:
     packages = ("starlette", "starsessions", "msgspec", "cryptography", "redis", "hiredis", "sqlalchemy", "asyncpg")
     return {
         "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
+        "load before": round(load_before, 1),
+        "machine": f"{os.cpu_count()} cores, {platform.system()} on {platform.machine()}",
         "versions": {name: version(name) for name in packages},
     }
 
@@ -179,15 +193,16 @@ def main() -> int:
     parser.add_argument("--only", type=lambda names: names.split(","), default=list(KINDS), metavar="KIND,…")
     parser.add_argument("--rows", type=int, default=0)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--draw", type=Path)
+    parser.add_argument("--publish", action="store_true")
     parser.add_argument("--check", action="store_true", help="exit 1 if a mark is missed")
     options = parser.parse_args()
     from benchmarks.end_to_end import measure as end_to_end
     from benchmarks.rows import measure as among_rows
     from benchmarks.servers import started
 
-    rounds, seconds = (5, 0.01) if options.quick else (20, 0.03)
+    rounds, seconds = (5, 0.01) if options.quick else (15, 0.02)
     left_out: list[str] = []
+    load_before = os.getloadavg()[0]
     with ExitStack() as stack:
         urls = stack.enter_context(started(options.only, left_out))
         kinds = [kind for kind in options.only if kind in urls or kind not in ("redis", "sqlite", "postgres")]
@@ -196,17 +211,18 @@ def main() -> int:
         sql = {kind: urls[kind] for kind in ("sqlite", "postgres") if kind in urls}
         results["rows"] = among_rows(sql, options.rows) if options.rows else []
     print("end to end, import, memory", file=sys.stderr)
-    results["end to end"] = end_to_end(*((3, 1) if options.quick else (8, 3)), left_out)
+    results["end to end"] = end_to_end(*((1, 1) if options.quick else (5, 2)), left_out)
     results["import"] = import_time(5 if options.quick else 15)
     results["memory"] = memory(100_000, 3) if options.quick else memory(1_000_000, 15)
-    results["about"], results["left out"] = about(), left_out
+    results["about"], results["left out"] = about(load_before), left_out
     results["marks"] = list(judged(results))
     print(tables(results))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if options.draw:
-        draw(results, options.draw)
+        write(results, options.json)
+    if options.publish:
+        write(results, ROOT / "benchmarks" / "results" / "reference.json")
+        draw(results, ROOT / "docs" / "images")
+        publish(results, ROOT / "docs" / "performance.md")
     return 1 if options.check and not all(mark["met"] for mark in results["marks"]) else 0
 
 

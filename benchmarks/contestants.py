@@ -3,9 +3,9 @@
 A contestant lives in an environment of its own below `.venv/bench/`, since two of them have the same import name. So
 this module imports none of them before it is asked to, and it is read in all of these environments.
 
-Left out, because they cannot run here or are no longer kept up: starlette-session (2022, wants Starlette below 1.0),
-starlette-session-middleware (the same), fastapi-sessions (2021, wants pydantic 1). fastapi-redis-session is no
-middleware: it has no session of a request that could be changed, and connects anew for each request.
+Left out: starlette-session and starlette-session-middleware want a Starlette below 1.0, fastapi-sessions is of 2021 and
+keeps sessions in memory only, and fastapi-redis-session is no middleware: it has no session of a request that could be
+changed, and connects anew for each request.
 """
 
 from collections.abc import AsyncIterator, Callable, MutableMapping

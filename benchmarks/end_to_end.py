@@ -1,6 +1,7 @@
-"""Requests per second of a real server on loopback: uvicorn as it is installed with its extra `standard`, asked by wrk.
+"""Requests per second of a real server on loopback: uvicorn in one process, asked by wrk.
 
-The applications take turns, each with one process and one kind of request at a time.
+uvicorn is there as it comes by itself, and as it comes with its extra `standard`, which is several times as fast. The
+applications take turns.
 """
 
 import re
@@ -18,16 +19,21 @@ from typing import Any
 from tests.servers.process import free_port
 
 ROOT = Path(__file__).parents[1]
+SERVERS = {
+    "uvicorn": ["--loop", "asyncio", "--http", "h11"],
+    "uvicorn[standard]": ["--loop", "uvloop", "--http", "httptools"],
+}
+APPS = {"bare": "", "ours": "_ours", "Starlette": "_starlette"}
 PATHS = {"untouched": "/", "read": "/read"}
 CONNECTIONS = 16
 
 
 @contextmanager
-def served(name: str) -> Iterator[str]:
+def served(name: str, settings: list[str]) -> Iterator[str]:
     port = free_port()
-    uvicorn = ["-m", "uvicorn", f"benchmarks.served:{name}", "--port", str(port), "--loop", "uvloop"]
-    options = ["--http", "httptools", "--no-access-log", "--log-level", "warning", "--lifespan", "off"]
-    with subprocess.Popen([sys.executable, *uvicorn, *options], cwd=ROOT) as process:
+    uvicorn = ["-m", "uvicorn", f"benchmarks.served:{name}", "--port", str(port), "--lifespan", "off"]
+    quiet = ["--no-access-log", "--log-level", "warning"]
+    with subprocess.Popen([sys.executable, *uvicorn, *quiet, *settings], cwd=ROOT) as process:
         try:
             for _ in range(300):
                 try:
@@ -46,7 +52,7 @@ def cookie_of(url: str) -> str:
         return str(answer.headers["set-cookie"]).partition(";")[0]
 
 
-def per_second(url: str, cookie: str, seconds: float) -> float:
+def per_second(url: str, cookie: str, seconds: int) -> float:
     wrk = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-H", f"Cookie: lang=en; {cookie}", url]
     said = subprocess.run(wrk, capture_output=True, text=True, check=True, timeout=60).stdout
     if "Non-2xx" in said:
@@ -55,21 +61,21 @@ def per_second(url: str, cookie: str, seconds: float) -> float:
     return float(rate)
 
 
-def measure(rounds: int, seconds: float, left_out: list[str]) -> list[dict[str, Any]]:
+def measure(rounds: int, seconds: int, left_out: list[str]) -> list[dict[str, Any]]:
     if shutil.which("wrk") is None:
         left_out.append("uvicorn: wrk is not installed (Debian: apt-get install wrk)")
         return []
     found = []
-    for flavour in ("plain", "starlette"):
-        with ExitStack() as stack:
-            bare, ours = (stack.enter_context(served(name)) for name in (flavour, f"{flavour}_ours"))
-            cookie = cookie_of(ours)
-            for case, path in PATHS.items():
-                rates: dict[str, list[float]] = {bare: [], ours: []}
-                for number in range(rounds):
-                    for url in (bare, ours) if number % 2 else (ours, bare):
-                        rates[url].append(per_second(url + path, cookie, seconds))
-                ratios = [mine / theirs for mine, theirs in zip(rates[ours], rates[bare], strict=True)]
-                best = {"bare": max(rates[bare]), "ours": max(rates[ours])}
-                found.append({"app": flavour, "case": case, **best, "ratios": ratios})
+    for server, settings in SERVERS.items():
+        for flavour in ("plain", "routed"):
+            with ExitStack() as stack:
+                urls = {name: stack.enter_context(served(flavour + ending, settings)) for name, ending in APPS.items()}
+                cookies = {name: cookie_of(url) for name, url in urls.items() if name != "bare"}
+                cookies["bare"] = cookies["ours"]
+                for case, path in PATHS.items():
+                    rates: dict[str, list[float]] = {name: [] for name in urls}
+                    for number in range(rounds):
+                        for name in sorted(urls, reverse=number % 2 == 1):
+                            rates[name].append(per_second(urls[name] + path, cookies[name], seconds))
+                    found.append({"server": server, "app": flavour, "case": case, "rates": rates})
     return found

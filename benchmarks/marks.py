@@ -1,7 +1,6 @@
 """The marks to reach: a figure of ours over another one of the same run, and how much it may be."""
 
 from collections.abc import Iterator
-from statistics import median
 from typing import Any, NamedTuple
 
 CLIENT = "bare client"
@@ -59,8 +58,8 @@ def judged(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if ours in overheads and over in overheads:
             yield _judged(name, overheads[ours] / overheads[over], most)
     for row in results["end to end"]:
-        name = f"uvicorn, {row['app']} application, {row['case']}: requests per second over bare"
-        figure, least = median(row["ratios"]), AT_LEAST[row["case"]]
+        name = f"{row['server']}, {row['app']} application, {row['case']}: requests per second over bare"
+        figure, least = max(row["rates"]["ours"]) / max(row["rates"]["bare"]), AT_LEAST[row["case"]]
         yield {"name": name, "figure": figure, "mark": f"≥ {least:g}", "met": figure >= least}
     if growth := results["memory"]:
         yield _judged(f"memory, {growth['many']:,} sessions over {growth['few']:,}", growth["ratio"], GROWTH)

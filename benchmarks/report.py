@@ -1,24 +1,56 @@
 """What is printed and drawn of the results."""
 
+import re
 from collections.abc import Iterable, Iterator
 from html import escape
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.marks import CLIENT, Cell
 
 Results = dict[str, Any]
+SMALL = 150
 
 
 def tables(results: Results) -> str:
-    parts = [marks(results["marks"]), *times(results["times"]), *facts(results["facts"])]
-    if results["end to end"]:
-        parts.append(end_to_end(results["end to end"]))
-    if results["rows"]:
-        parts.append(rows_of_sql(results["rows"]))
-    parts += [f"Left out: {reason}" for reason in results["left out"]]
-    return "\n\n".join(parts)
+    return "\n\n".join(sections(results).values())
+
+
+def sections(results: Results) -> dict[str, str]:
+    """The tables by name, each with nothing but what was measured."""
+    small = [row for row in results["times"] if Cell(*row["cell"]).size == SMALL]
+    large = [row for row in results["times"] if Cell(*row["cell"]).size != SMALL]
+    promised, told = facts(results["facts"])
+    found = {
+        "about": about(results),
+        "marks": marks(results["marks"]),
+        "times": "\n\n".join(times(small)),
+        "larger": "\n\n".join(times(large)),
+        "promises": promised,
+        "on the way": told,
+        "end to end": end_to_end(results["end to end"]),
+        "rows": rows_of_sql(results["rows"]),
+        "left out": "\n".join(f"* {reason}" for reason in results["left out"]),
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+def publish(results: Results, page: Path) -> None:
+    """Put the tables into the page, each between `<!-- its name -->` and `<!-- end -->`."""
+    text = page.read_text(encoding="utf-8")
+    for name, section in sections(results).items():
+        pattern = re.compile(f"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        text = pattern.sub(lambda match, section=section: match[1] + section + match[2], text)
+    page.write_text(text, encoding="utf-8")
+
+
+def about(results: Results) -> str:
+    said = results["about"]
+    versions = ", ".join(f"{name} {version}" for name, version in said["versions"].items())
+    load = f", with a load of {said['load before']} before it began" if "load before" in said else ""
+    return f"Measured on {said['date']} with Python {said['python']}, {versions}; {said['machine']}{load}."
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -47,17 +79,14 @@ def times(measured: list[dict[str, Any]]) -> Iterator[str]:
                 ratio = f" ({ours['overhead'] / other['overhead']:.2f})" if ours and other else ""
                 told.append(f"{other['overhead']:.1f}{ratio}" if other else "")
             body.append((case, size, at_once, *told))
-        yield f"{kind}: µs over the bare application\n\n" + table(("case", "bytes", "at once", *names), body)
+        yield f"In {kind}, µs over the bare application:\n\n" + table(("case", "bytes", "at once", *names), body)
 
 
-def facts(found: list[dict[str, Any]]) -> Iterator[str]:
-    yield table(
-        ("storage", "contestant", *(name for name in found[0]["facts"] if name != "per request")) if found else (),
-        [
-            (row["kind"], row["contestant"], *(yes_no(value) for name, value in row["facts"].items() if name[0] != "p"))
-            for row in found
-        ],
-    )
+def facts(found: list[dict[str, Any]]) -> tuple[str, str]:
+    """What they promise, and what they send."""
+    names = [name for name in found[0]["facts"] if name != "per request"]
+    rows = [(row["kind"], row["contestant"], *(yes_no(row["facts"][name]) for name in names)) for row in found]
+    promised = table(("storage", "contestant", *names), rows)
     body = []
     for row in found:
         for case, said in row["facts"]["per request"].items():
@@ -65,7 +94,7 @@ def facts(found: list[dict[str, Any]]) -> Iterator[str]:
                 commands = ", ".join(f"{count:g} {name}" for name, count in said["commands"].items())
                 bytes_ = "" if said["bytes"] is None else said["bytes"]
                 body.append((row["kind"], row["contestant"], case, commands or "-", bytes_))
-    yield table(("storage", "contestant", "one request", "told the store", "bytes"), body)
+    return promised, table(("storage", "contestant", "one request", "told the store", "bytes"), body)
 
 
 def yes_no(value: object) -> object:
@@ -73,14 +102,21 @@ def yes_no(value: object) -> object:
 
 
 def end_to_end(found: list[dict[str, Any]]) -> str:
+    if not found:
+        return ""
     rows = []
     for row in found:
-        spread = f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f}"
-        rows.append((row["app"], row["case"], f"{row['bare']:.0f}", f"{row['ours']:.0f}", spread))
-    return table(("uvicorn serves", "case", "bare, requests/s", "ours", "ratio, round by round"), rows)
+        best = {name: max(rates) for name, rates in row["rates"].items()}
+        told = [f"{rate:.0f} ({rate / best['bare']:.2f})" for rate in best.values()]
+        spread = max(1 - median(rates) / max(rates) for rates in row["rates"].values())
+        rows.append((row["server"], row["app"], row["case"], *told, f"{spread:.0%}"))
+    names = list(found[0]["rates"])
+    return table(("server", "app", "case", *names, "spread"), rows)
 
 
 def rows_of_sql(found: list[dict[str, Any]]) -> str:
+    if not found:
+        return ""
     names = [name for name in found[0] if name not in ("kind", "rows")]
     body = [(one["kind"], f"{one['rows']:,}", *(f"{one[name]:.0f}" for name in names)) for one in found]
     return table(("database", "rows", *(f"{name}, µs" for name in names)), body)
