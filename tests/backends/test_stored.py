@@ -270,6 +270,13 @@ async def test_a_record_moves_to_the_first_key_when_it_is_next_written(
     assert await new.data(site.browser) == {"n": 2}
 
 
+def test_where_a_session_stands_is_in_no_repr() -> None:
+    """In memory, that is its id, and tools print local variables."""
+    for one in (Place("an-id", 1), Moved("an-id", 1, 2)):
+        assert repr(one) == f"<{type(one).__name__}>"
+        assert one.__rich_repr__() == []
+
+
 def test_one_store_under_two_cookie_names_is_logged(
     backend: StoredBackend, site_of: Callable[..., Site], caplog: pytest.LogCaptureFixture
 ) -> None:

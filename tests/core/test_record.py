@@ -302,3 +302,4 @@ def test_the_reasons_are_the_words_that_the_readme_promises() -> None:
 def test_a_record_and_who_is_in_it_show_nothing_in_a_repr() -> None:
     identity = Identity("ann", 1, "handle")
     assert repr([Record(b"secret", 1, 2, identity=identity), identity]) == "[<Record>, <Identity>]"
+    assert identity.__rich_repr__() == []

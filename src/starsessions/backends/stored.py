@@ -13,7 +13,7 @@ import logging
 from asyncio import timeout
 from collections.abc import Awaitable
 from hashlib import sha256
-from typing import ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
@@ -59,12 +59,24 @@ class Moved(Struct, frozen=True):
     until: int
     """The instant until which the old id may be used; 0: it may not."""
 
+    def __repr__(self) -> str:
+        return "<Moved>"  # in memory, a key is an id
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
 
 class Place(Struct, frozen=True):
     """The `version` of what was found in a store: where it stands, and the store's own version."""
 
     key: str
     version: Version
+
+    def __repr__(self) -> str:
+        return "<Place>"  # in memory, a key is an id
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
 
 
 _encode = Encoder().encode

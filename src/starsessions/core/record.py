@@ -63,6 +63,9 @@ class Identity(Struct, frozen=True, array_like=True):
     def __repr__(self) -> str:
         return "<Identity>"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
 
 class Record(Struct, frozen=True, array_like=True):
     """One session, as it is sealed or stored. Fields are only ever added at the end, with a default."""
