@@ -252,11 +252,11 @@ def test_a_script_that_fetches_is_told_so_and_sent_nowhere(pages: FastAPI, brows
     assert (response.status_code, response.json()) == (401, {"detail": "Not signed in."})
 
 
-@pytest.mark.parametrize("path", ["/root/orders/", "/orders/", "/roots", "/root/"])
+@pytest.mark.parametrize("path", ["/base/orders/", "/orders/", "/bases", "/base/"])
 def test_the_way_back_begins_at_the_root_of_the_host(pages: FastAPI, browser_of: BrowserOf, path: str) -> None:
     """Some servers put the root path in front of the path, others do not."""
-    wanted = {"/orders/": "/root/orders/", "/roots": "/root/roots"}.get(path, path)
-    location = browser_of(pages, root_path="/root").get(path).headers["location"]
+    wanted = {"/orders/": "/base/orders/", "/bases": "/base/bases"}.get(path, path)
+    location = browser_of(pages, root_path="/base").get(path).headers["location"]
     assert location.partition("?next=")[2] == wanted
 
 
@@ -265,8 +265,8 @@ def test_the_way_back_to_a_mounted_application_is_the_whole_path(pages: FastAPI,
     outer.mount("/shop", pages)
     outer.add_middleware(SessionMiddleware, secret_key=KEY, session_cookie="outer")
     assert browser_of(outer).get("/shop/orders/").headers["location"] == "/login?next=/shop/orders/"
-    location = browser_of(outer, root_path="/root").get("/shop/x").headers["location"]
-    assert location.partition("?next=")[2] == "/root/shop/x"
+    location = browser_of(outer, root_path="/base").get("/shop/x").headers["location"]
+    assert location.partition("?next=")[2] == "/base/shop/x"
 
 
 def table_of_safe_next() -> list[tuple[str, str]]:
