@@ -19,7 +19,7 @@ from starsessions.backends.base import Conflict, Found
 from starsessions.backends.owners import PENDING, Index, listed_as, listing_end, new_handle
 from starsessions.core import changes
 from starsessions.core.client import agent_in_words, shortened
-from starsessions.core.decision import LEAVE, Action, Cookie, Decision, decide
+from starsessions.core.decision import LEAVE, Action, Cookie, Decision, decide_live, decide_new
 from starsessions.core.record import (
     Expiry,
     Identity,
@@ -80,7 +80,7 @@ _NO_ACTION, _DROP, _DELETE, _ROTATE = Action.NOTHING, Action.DROP, Action.DELETE
 
 
 Plan = tuple[Decision, Any]
-"""What `decide` said, and the data encoded if that was needed to say it."""
+"""What was decided, and the data encoded if that was needed to say it."""
 
 SETTLED: Plan = (LEAVE, None)
 """There is nothing to do, and was nothing to look at."""
@@ -93,16 +93,22 @@ class KeptDict(AskingDict):
 
     accessed: bool
     modified: bool
+    why_new: WhyNew | None
+    """Why the request has no session that lives; None if it has one, or nobody has looked yet."""
 
     _client: tuple[str, int] | None
     """The peer's address. (Not the whole scope: it holds the session, and neither would be freed at once.)"""
     _cookie: Cookie
     """What the browser is still to be told."""
+    _events: Sequence[Event]
+    """What the application is to hear of when the response is done."""
     _expiry: Expiry | None
     """What `set_expiry()` asked for and is not saved yet."""
     _found: Found | None
     """The live session that this one stands for, as it was last read or written."""
     _headers: Headers
+    _identity: Identity | None
+    """Who has signed in and is not saved yet."""
     _loaded: bool
     _next_id: str | None
     """The id that the session is to have from its next save on."""
@@ -112,36 +118,37 @@ class KeptDict(AskingDict):
     _root_path: str
     """The application's, when the request came in."""
     _setting: Setting
+    _views: Sequence[Callable[[], None]]
+    """What stands for a part of the data, and puts it in when it is called: the models of `starsessions.typed`."""
 
     __slots__ = (
         "__dict__",
         "__weakref__",
         "_client",
         "_cookie",
+        "_events",
         "_expiry",
         "_found",
         "_headers",
+        "_identity",
         "_loaded",
         "_next_id",
         "_phase",
         "_replaced",
         "_root_path",
         "_setting",
+        "_views",
         "accessed",
         "modified",
+        "why_new",
     )
 
     # What few requests have: it costs the others nothing.
-
-    why_new: WhyNew | None = None
-    """Why the request has no session that lives; None if it has one, or nobody has looked yet."""
 
     _clears_site_data: bool = False
     """Whether the response tells the browser to forget everything."""
     _ended: bool = False
     """Whether this request has ended a session that lived."""
-    _events: Sequence[Event] = ()
-    """What the application is to hear of when the response is done."""
     _given: str | None = None
     """The id that the application gave."""
     _given_up: bool = False
@@ -150,24 +157,22 @@ class KeptDict(AskingDict):
     """Whether somebody else has ended the session since it was loaded."""
     _grace: int = 0
     """For how many seconds the id that `_next_id` replaces stays usable."""
-    _identity: Identity | None = None
-    """Who has signed in and is not saved yet."""
     _lock: Lock | None = None
     """Lets one task at a time save, from the first `persist()` on."""
     _saved: anyio.Event | None = None
     """Set when what the headers wait for is saved; made by the first task that waits for that, too."""
-    _views: Sequence[Callable[[], None]] = ()
-    """What stands for a part of the data, and puts it in when it is called: the models of `starsessions.typed`."""
 
-    def _begin(self, setting: Setting, scope: Scope, root_path: str) -> None:
+    def _begin(self, setting: Setting, scope: Scope) -> None:
         """A session that nobody has looked at yet. Once per request, so: as little as can be."""
         self._setting = setting
         self._headers = scope["headers"]
         self._client = scope.get("client")
-        self._root_path = root_path
+        # Now, because a mounted application changes the scope that it shares with us.
+        self._root_path = scope.get("root_path", "")
         self._ready = self._handed_out = self._loaded = self.accessed = self.modified = False
-        self._only_plain = True
-        self._found = self._replaced = self._next_id = self._expiry = None
+        self._only_plain = self._in_order = True
+        self._found = self._replaced = self._next_id = self._expiry = self._identity = self.why_new = None
+        self._events = self._views = ()
         self._phase = OPEN
         self._cookie = NOTHING_TO_SAY
 
@@ -184,7 +189,8 @@ class KeptDict(AskingDict):
     def _before_change(self) -> None:
         if not self._ready:
             self._before_read()
-        self._check_known()
+        if self.why_new is not None:
+            self._check_known()
         if self._phase is not OPEN:
             self._check_reachable()
             if self._phase is not Phase.BY_HAND:
@@ -302,29 +308,34 @@ class KeptDict(AskingDict):
         """What has to be done: decided here, without waiting for anything, and done by `_carry_out`."""
         if self._views:
             self._gather()
-        setting, found, identity, expiry = self._setting, self._found, self._identity, self._expiry
-        modified, handed_out, rotate = self.modified or by_hand, self._handed_out, self._next_id is not None
-        payload, differs, expires, due = None, False, False, False
-        if found is not None:
-            if not (modified or handed_out or rotate or expiry is not None or setting.keeps_going):
-                return SETTLED  # nobody had the means to change anything
-            record = found.record
-            base, identity = record.payload, identity or record.identity
-            if modified or (handed_out and not setting.matches(base, self)):
-                payload = setting.dumps(self) if handed_out or not self._only_plain else setting.dumps_again(self, base)
-                differs = payload != base and (setting.differs_for_sure(payload, base) or self._differs(base))
-            expires = expiry is not None and expiry != expiry_of(record)
-            if setting.keeps_going:
-                now = int(setting.clock())
-                due = touch_due(record, setting.policy, now)
-                # Only while the browser can still be told, and not for somebody who brought the id from before.
-                sendable = self._phase is OPEN or self._phase is SAVING
-                rotate = rotate or (sendable and not found.is_alias and rotation_due(record, setting.policy, now))
-        # Somebody who is signed in has a session, whether or not there is data in it.
-        empty = identity is None and not by_hand and not dict.__len__(self)
-        live, late, emptied = found is not None, self.why_new is WhyNew.JUST_ROTATED, empty and differs
-        changed = differs or expires or by_hand
-        return decide(live, self._ended, late, empty, emptied, rotate, changed, due), payload
+        found = self._found
+        if found is None:
+            empty = self._identity is None and not by_hand and not dict.__len__(self)
+            late, rotate = self.why_new is WhyNew.JUST_ROTATED, self._next_id is not None
+            return decide_new(self._ended, late, empty, rotate), None
+        setting, expiry, rotate = self._setting, self._expiry, self._next_id is not None
+        modified, handed_out = self.modified or by_hand, self._handed_out
+        if not (modified or handed_out or rotate or expiry is not None or setting.keeps_going):
+            return SETTLED  # nobody had the means to change anything
+        record = found.record
+        payload, emptied, changed, due = None, False, by_hand, False
+        if modified or (handed_out and not setting.matches(record.payload, self)):
+            base, in_order = record.payload, self._in_order and not handed_out
+            payload = setting.dumps(self) if handed_out or not self._only_plain else setting.dumps_again(self, base)
+            if payload != base and (setting.differs_for_sure(payload, base, in_order) or self._differs(base)):
+                changed = True
+                # Somebody who is signed in has a session, whether or not there is data in it.
+                signed_in = self._identity is not None or record.identity is not None
+                emptied = not (dict.__len__(self) or by_hand or signed_in)
+        if expiry is not None and expiry != expiry_of(record):
+            changed = True
+        if setting.keeps_going:
+            now = int(setting.clock())
+            due = touch_due(record, setting.policy, now)
+            # Only while the browser can still be told, and not for somebody who brought the id from before.
+            sendable = self._phase is OPEN or self._phase is SAVING
+            rotate = rotate or (sendable and not found.is_alias and rotation_due(record, setting.policy, now))
+        return decide_live(emptied, rotate, changed, due), payload
 
     def _gather(self) -> None:
         """Have everything in the dict that belongs there, before it is compared or written."""
@@ -456,9 +467,7 @@ class KeptDict(AskingDict):
     def _kept(self, found: Found) -> None:
         self._replaced = self._found or self._replaced
         self._found = found
-        self._next_id = self._expiry = None
-        if self._identity is not None:
-            self._identity = None
+        self._next_id = self._expiry = self._identity = None
 
     async def _create(self, record: Record, ends_at: int, now: int) -> Found:
         session_id = self._next_id or self._given
@@ -610,7 +619,7 @@ class KeptDict(AskingDict):
             return True
         base = found.record.payload
         return not setting.matches(base, self) and (
-            setting.differs_for_sure(setting.dumps(self), base) or self._differs(base)
+            setting.differs_for_sure(setting.dumps(self), base, False) or self._differs(base)
         )
 
     def _weights(self) -> list[tuple[str, int]]:

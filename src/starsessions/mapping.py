@@ -24,14 +24,16 @@ class AskingDict(dict[str, Any]):
 
     `_handed_out` says whether somebody else may hold a value that can be changed without asking us. Until then, and
     until `_before_change` is called, the data is as it was filled in. `_only_plain` says whether all that was put in
-    since is a str, an int, a bool or None under a str, as far as nothing was handed out.
+    since is a str, an int, a bool or None under a str, as far as nothing was handed out; `_in_order`, whether nothing
+    was taken out, which could have come back in another place.
     """
 
     _ready: bool
     _handed_out: bool
     _only_plain: bool
+    _in_order: bool
 
-    __slots__ = ("_handed_out", "_only_plain", "_ready")
+    __slots__ = ("_handed_out", "_in_order", "_only_plain", "_ready")
 
     def _before_read(self) -> None:
         """Somebody is about to look at the data."""
@@ -138,6 +140,7 @@ class AskingDict(dict[str, Any]):
 
     def __delitem__(self, key: str, /) -> None:
         self._before_change()
+        self._in_order = False
         dict.__delitem__(self, key)
 
     def __ior__(self, other: Any, /) -> Self:  # type: ignore[override]
@@ -148,14 +151,17 @@ class AskingDict(dict[str, Any]):
 
     def clear(self) -> None:
         self._before_change()
+        self._in_order = False
         dict.clear(self)
 
     def pop(self, key: str, default: Any = _MISSING) -> Any:
         self._before_change()
+        self._in_order = False
         return dict.pop(self, key) if default is _MISSING else dict.pop(self, key, default)
 
     def popitem(self) -> tuple[str, Any]:
         self._before_change()
+        self._in_order = False
         return dict.popitem(self)
 
     def setdefault(self, key: str, default: Any = None) -> Any:

@@ -139,10 +139,8 @@ class SessionMiddleware:
         key = self.scope_key
         if key in scope:
             self._check_outer(scope[key], scope)
-        session = _new_session(Session)
-        # The root path now, because a mounted application changes the scope that it shares with us.
-        session._begin(self.setting, scope, scope.get("root_path", ""))
-        scope[key] = session
+        scope[key] = session = _new_session(Session)
+        session._begin(self.setting, scope)
         if kind == "websocket":
             await self._websocket(session, scope, receive, send)
             return
@@ -231,30 +229,42 @@ class SessionMiddleware:
 
     def _cookies(self, session: Session, scope: Scope) -> RawHeaders:
         setting, found = self.setting, session._found
-        spec, backend, most = setting.cookie, setting.backend, setting.max_cookies
-        path, secure = spec.path_under(session._root_path), spec.is_secure(scope.get("scheme", "http"))
-        if found is None:
-            cookies = cookies_for(spec, [], 0, path, secure, most, session._headers)
-        else:
+        spec, root_path, scheme = setting.cookie, session._root_path, scope.get("scheme", "http")
+        parts: list[str] = []
+        max_age: int | None = 0
+        if found is not None:
             token = found.token
-            if not backend.holds_data and _COOKIE_VALUE.fullmatch(token) is None:
+            if not setting.holds_data and _COOKIE_VALUE.fullmatch(token) is None:
                 raise ImproperlyConfigured("The backend gave an id that cannot stand in a cookie.")
             max_age = cookie_max_age(found.record, setting.policy, int(setting.clock()))
-            size = len(spec.name) + len(token)
             # A refused cookie may be the first of several, from when max_cookies was more: the others have to go.
-            if most == 1 and size <= MAX_COOKIE and path == "/" and session.why_new in _NOTHING_REFUSED:
-                return [spec.set(spec.name, token, max_age, path, secure)]  # nearly always
-            room = room_for(spec, most, max_age, path, secure)
-            parts = split(token, max(room, 1))
-            if len(parts) > most or room < MIN_ROOM:
-                raise SessionTooLarge(size, most * MAX_COOKIE, session._weights())
-            cookies = cookies_for(spec, parts, max_age, path, secure, most, session._headers)
-        replaced = session._replaced
-        if path != "/" and spec.path is None and replaced and not backend.was_written_by_us(replaced):
-            # Starlette's cookie has the path "/", ours the root path. Both would be sent, and two that are good are
-            # none: take the old one away.
-            cookies.append(spec.set(spec.name, "null", 0, "/", secure))
-        return cookies
+            if len(token) <= setting.room_in_one and session.why_new in _NOTHING_REFUSED:  # nearly always
+                cookie = b"set-cookie", f"{spec.name}={token}{setting.attributes(root_path, scheme, max_age)}".encode()
+                return [cookie] if not root_path else [cookie, *self._cookie_of_starlette(session, scheme)]
+            parts = self._parts(session, token, max_age, scheme)
+        path, secure = spec.path_under(root_path), spec.is_secure(scheme)
+        cookies = cookies_for(spec, parts, max_age, path, secure, setting.max_cookies, session._headers)
+        return cookies + self._cookie_of_starlette(session, scheme)
+
+    def _parts(self, session: Session, token: str, max_age: int | None, scheme: str) -> list[str]:
+        """The token, over as many cookies as it takes; SessionTooLarge if those are too many."""
+        setting = self.setting
+        spec, most = setting.cookie, setting.max_cookies
+        room = room_for(spec, most, max_age, spec.path_under(session._root_path), spec.is_secure(scheme))
+        parts = split(token, max(room, 1))
+        if len(parts) > most or room < MIN_ROOM:
+            raise SessionTooLarge(len(spec.name) + len(token), most * MAX_COOKIE, session._weights())
+        return parts
+
+    def _cookie_of_starlette(self, session: Session, scheme: str) -> RawHeaders:
+        """What takes a cookie of Starlette's away. It has the path "/", ours the root path: both would be sent, and two
+        that are good are none."""
+        spec, replaced = self.setting.cookie, session._replaced
+        if spec.path is not None or replaced is None or spec.path_under(session._root_path) == "/":
+            return []
+        if self.setting.backend.was_written_by_us(replaced):
+            return []
+        return [spec.set(spec.name, "null", 0, "/", spec.is_secure(scheme))]
 
     async def _websocket(self, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_session(message: Message) -> None:

@@ -50,7 +50,7 @@ class Session(KeptDict):
         """A session to use by hand. An id that is given here is trusted; one from a browser never should be."""
         super().__init__()
         lifted = lift(backend)
-        self._begin(setting_for(lifted, lifted.policy, CookieSpec(), lifted.clock, autoload=False), {"headers": ()}, "")
+        self._begin(setting_for(lifted, lifted.policy, CookieSpec(), lifted.clock, autoload=False), {"headers": ()})
         self._given = session_id
 
     # What it is

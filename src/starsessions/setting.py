@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from starsessions.backends.base import Backend, Clock, Found, Peeking, Sealing, in_one_step
 from starsessions.core.carrier import tokens_of
-from starsessions.core.cookies import CookieSpec
+from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Values
 from starsessions.core.decision import Action
 from starsessions.core.record import Policy, Record, WhyNew, deadline, why_over
 from starsessions.core.serializer import Msgpack, differs_for_sure, dumper_again, matcher
@@ -48,8 +49,14 @@ class Setting:
     dumps: Callable[[dict[str, Any]], Any]
     dumps_again: Callable[[dict[str, Any], Any], Any]
     """`dumps`, for data whose lists and dicts are as this payload was decoded."""
-    tokens_in: Callable[[Headers], list[str] | WhyNew]
+    tokens_in: Callable[[Headers], Values]
     max_cookies: int
+    room_in_one: int
+    """Characters of a token for which one cookie is enough; -1: it is to be counted each time."""
+    attributes: Callable[[str, str, int | None], str]
+    """The cookie's, by root path, scheme and `Max-Age`: see `CookieSpec`."""
+    holds_data: bool
+    """Whether the token itself is the data, sealed."""
     matches: Callable[[Any, dict[str, Any]], bool]
     """Whether data is, for certain and cheaply, what a payload holds."""
     on_conflict: OnConflict
@@ -59,7 +66,7 @@ class Setting:
     """Whether a request goes on without its session when the store fails."""
     keeps_going: bool
     """Whether use alone can renew or rotate a session."""
-    differs_for_sure: Callable[[Any, Any], bool]
+    differs_for_sure: Callable[[Any, Any, bool], bool]
     """Whether other bytes are other data, as far as it can be told without decoding them."""
 
 
@@ -89,6 +96,9 @@ def setting_for(
         clock=clock,
         tokens_in=tokens_in,
         max_cookies=backend.max_cookies,
+        room_in_one=MAX_COOKIE - len(cookie.name) if backend.max_cookies == 1 else -1,
+        attributes=lru_cache(maxsize=64)(cookie.attributes),  # nearly always the same ones
+        holds_data=backend.holds_data,
         look=None if peek is None else looking(tokens_in, peek, policy, clock),
         keep=keep,
         at_once=at_once,
@@ -123,12 +133,12 @@ def keeping(
     return None, ()
 
 
-def _who_knows(payload: Any, base: Any) -> bool:
+def _who_knows(payload: Any, base: Any, in_order: bool) -> bool:
     return False
 
 
 def looking(
-    tokens_in: Callable[[Headers], list[str] | WhyNew],
+    tokens_in: Callable[[Headers], Values],
     peek: Callable[[str, int], Found | WhyNew],
     policy: Policy,
     clock: Clock,

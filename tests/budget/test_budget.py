@@ -132,13 +132,13 @@ BACKENDS: dict[str, Callable[[], Any]] = {
 
 # On Python 3.11, and from 3.12 on.
 BUDGET: dict[tuple[str, Handler], tuple[Cost, Cost]] = {
-    ("signed", untouched): (Cost(4, 193), Cost(4, 187)),
-    ("signed", read): (Cost(23, 861), Cost(23, 791)),
-    ("signed", write): (Cost(42, 1527), Cost(42, 1425)),
-    ("encrypted", read): (Cost(26, 872), Cost(26, 805)),
-    ("encrypted", write): (Cost(47, 1494), Cost(47, 1388)),
-    ("memory", read): (Cost(24, 838), Cost(24, 774)),
-    ("memory", write): (Cost(46, 1550), Cost(46, 1440)),
+    ("signed", untouched): (Cost(4, 207), Cost(4, 202)),
+    ("signed", read): (Cost(21, 836), Cost(21, 777)),
+    ("signed", write): (Cost(36, 1396), Cost(36, 1294)),
+    ("encrypted", read): (Cost(24, 847), Cost(24, 791)),
+    ("encrypted", write): (Cost(41, 1373), Cost(41, 1275)),
+    ("memory", read): (Cost(23, 834), Cost(23, 782)),
+    ("memory", write): (Cost(44, 1505), Cost(44, 1399)),
 }
 
 

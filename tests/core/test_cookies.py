@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from starsessions.core.cookies import MAX_COOKIE, MAX_HEADER, MAX_SAME_NAME, CookieSpec, find
+from starsessions.core.record import WhyNew
 from starsessions.exceptions import ImproperlyConfigured
 
 Headers = list[tuple[bytes, bytes]]
@@ -23,8 +24,17 @@ def cookie(*headers: bytes) -> Headers:
     return [(b"cookie", header) for header in headers]
 
 
+def found(headers: Headers, name: str) -> list[bytes] | None:
+    """None: there is something, but nothing that we could have sent, or too much."""
+    values = find(headers, name)
+    if isinstance(values, list):
+        assert values  # that there is nothing is said otherwise
+        return [value.encode("ascii") for value in values]
+    return [] if values is WhyNew.NO_COOKIE else None
+
+
 def read(*headers: bytes, name: str = "session") -> list[bytes] | None:
-    return find(cookie(*headers), name.encode())
+    return found(cookie(*headers), name)
 
 
 # Reading
@@ -44,7 +54,8 @@ def read_slowly(headers: Headers, name: bytes) -> list[bytes] | None:
     too_much = (
         len(values) > MAX_SAME_NAME or sum(len(header) for key, header in headers if key == b"cookie") > MAX_HEADER
     )
-    return None if too_much else values
+    ours = [value for value in values if value.isascii() and 0 < len(value) <= MAX_COOKIE - len(name)]
+    return None if too_much or (values and not ours) else ours
 
 
 SPECIAL = [
@@ -91,7 +102,7 @@ def nasty_requests(draw: st.DrawFn) -> tuple[Headers, str]:
 def test_cookies_are_read_as_by_a_slow_parser_that_is_obviously_right(request_: tuple[Headers, str]) -> None:
     headers, name = request_
 
-    assert find(headers, name.encode()) == read_slowly(headers, name.encode())
+    assert found(headers, name) == read_slowly(headers, name.encode())
 
 
 @pytest.mark.parametrize(
@@ -103,8 +114,8 @@ def test_cookies_are_read_as_by_a_slow_parser_that_is_obviously_right(request_: 
         (b"  session \t=\t x \t;", [b"x"]),
         (b"session=x y", [b"x y"]),
         (b"session=a=b==", [b"a=b=="]),
-        (b"session=", [b""]),
-        (b"session=;session=x", [b"", b"x"]),
+        (b"session=", None),
+        (b"session=;session=x", [b"x"]),
         (b"session=x; session=y", [b"x", b"y"]),
         (b"session=y; session=x", [b"y", b"x"]),
         (b"session=x; session=x", [b"x"]),
@@ -112,8 +123,9 @@ def test_cookies_are_read_as_by_a_slow_parser_that_is_obviously_right(request_: 
         (b"session=%78", [b"%78"]),
         (b"session=\\170", [b"\\170"]),
         (b"session=x,session=y", [b"x,session=y"]),
-        (b"session=\xa0x\x0b", [b"\xa0x\x0b"]),
-        (b"session=\xffx", [b"\xffx"]),
+        (b"session=x\x0b", [b"x\x0b"]),
+        (b"session=\xa0x", None),
+        (b"session=\xffx; session=y", [b"y"]),
         (b"\xa0session=x", []),
         (b"\nsession=x", []),
         (b"Session=x; SESSION=y", []),
@@ -134,7 +146,7 @@ def test_cookies_are_read_as_by_a_slow_parser_that_is_obviously_right(request_: 
         (b";;;=;;", []),
     ],
 )
-def test_what_a_header_says(header: bytes, values: list[bytes]) -> None:
+def test_what_a_header_says(header: bytes, values: list[bytes] | None) -> None:
     assert read(header) == values
 
 
@@ -146,8 +158,8 @@ def test_only_the_cookie_header_is_read_and_it_may_stand_anywhere() -> None:
     others = [(b"x-cookie", b"session=a"), (b"set-cookie", b"session=b"), (b"host", b"session=c")]
     headers = [*others, (b"cookie", b"session=x"), *others, (b"cookie", b"session=y"), *others]
 
-    assert find(others, b"session") == []
-    assert find(headers, b"session") == [b"x", b"y"]
+    assert found(others, "session") == []
+    assert found(headers, "session") == [b"x", b"y"]
 
 
 def test_a_special_character_in_the_name_stands_for_itself() -> None:
@@ -169,8 +181,8 @@ def test_as_many_bytes_as_may_be_read_are_read_and_one_more_is_too_much() -> Non
 
     assert read(b"session=y;" + padding) == [b"y"]
     assert read(b"session=y;" + padding + b"x") is None
-    assert read(b"session=y;", padding) == [b"y"]
-    assert read(b"session=y;", padding, b"x") is None
+    assert read(b"session=y", padding) == [b"y"]  # what separates two headers counts as a byte
+    assert read(b"session=y", padding, b"x") is None
 
 
 # Hostile input: work is bounded
@@ -247,36 +259,6 @@ def test_twice_the_input_is_at_most_twice_the_work(attack: str) -> None:
     assert twice <= 2 * once + 100
 
 
-class Counted(bytes):
-    """A header that counts how many of its bytes are searched or copied."""
-
-    looked_at = 0
-
-    def find(self, part: Any, start: Any = 0, end: Any = None) -> int:
-        found = super().find(part, start, end)
-        self.looked_at += (len(self) if found < 0 else found) - start
-        return found
-
-    def rfind(self, part: Any, start: Any = 0, end: Any = None) -> int:
-        found = super().rfind(part, start, end)
-        self.looked_at += (len(self) if end is None else end) - max(found, 0)
-        return found
-
-    def __getitem__(self, key: Any) -> Any:
-        part = super().__getitem__(key)
-        self.looked_at += len(part) if isinstance(part, bytes) else 1
-        return part
-
-
-@pytest.mark.parametrize("attack", HOSTILE)
-def test_no_byte_is_looked_at_more_than_a_few_times(attack: str) -> None:
-    header = Counted(HOSTILE[attack](MAX_HEADER)[:MAX_HEADER])
-
-    read(header)
-
-    assert header.looked_at <= 4 * MAX_HEADER
-
-
 @pytest.mark.parametrize("attack", HOSTILE)
 def test_64_kib_of_anything_take_no_time(attack: str) -> None:
     """What is done in C cannot be counted, only timed.
@@ -300,8 +282,9 @@ def test_ten_thousand_cookies_are_read_like_ten() -> None:
     assert read(others + b"; session=x") == [b"x"]
 
 
-def test_twenty_thousand_backslashes_are_twenty_thousand_backslashes() -> None:
-    assert read(b'session="' + b"\\" * 20_000 + b'"') == [b'"' + b"\\" * 20_000 + b'"']
+def test_backslashes_are_backslashes_and_twenty_thousand_are_too_many_for_a_cookie() -> None:
+    assert read(b'session="' + b"\\" * 4_000 + b'"') == [b'"' + b"\\" * 4_000 + b'"']
+    assert read(b'session="' + b"\\" * 20_000 + b'"') is None
 
 
 # Settings: what browsers refuse is refused when the middleware is built, and the message names the cure

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 
 from starsessions.core import decision
-from starsessions.core.decision import Action, Cookie, Decision, decide
+from starsessions.core.decision import Action, Cookie, Decision, decide_live, decide_new
 
 FACTS = ("live", "ended", "late", "empty", "emptied", "rotate", "changed", "due")
 
@@ -36,6 +36,12 @@ def read_table() -> list[Row]:
         conditions = {fact: cell == "yes" for fact, cell in zip(FACTS, facts, strict=True) if cell}
         rows.append(Row(conditions, Decision(Action[action.upper()], Cookie[cookie.upper()])))
     return rows
+
+
+def decide(
+    live: bool, ended: bool, late: bool, empty: bool, emptied: bool, rotate: bool, changed: bool, due: bool
+) -> Decision:
+    return decide_live(emptied, rotate, changed, due) if live else decide_new(ended, late, empty, rotate)
 
 
 TABLE = read_table()

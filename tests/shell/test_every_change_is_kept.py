@@ -148,6 +148,45 @@ async def test_a_session_that_ends_as_it_was_is_not_written(
     assert site.browser.cookies == cookies
 
 
+def taken_out_and_put_back(session: Session) -> None:
+    session["a"] = session.pop("a")
+
+
+def deleted_and_put_back(session: Session) -> None:
+    value = session["a"]
+    del session["a"]
+    session["a"] = value
+
+
+def the_last_two_swapped(session: Session) -> None:
+    for key, value in (session.popitem(), session.popitem()):
+        session[key] = value
+
+
+def cleared_and_put_back_in_another_order(session: Session) -> None:
+    values = {key: session[key] for key in ("c", "b", "a")}
+    session.clear()
+    for key, value in values.items():
+        session[key] = value
+
+
+@pytest.mark.parametrize(
+    "change",
+    [taken_out_and_put_back, deleted_and_put_back, the_last_two_swapped, cleared_and_put_back_in_another_order],
+)
+async def test_plain_data_in_another_order_is_not_written(
+    site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, change: Callable[[Session], None]
+) -> None:
+    """Nobody but the session has held anything of it, so its own calls must tell that the order may be another."""
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(a=1, b="x", c=True))
+    clock.advance(5)
+
+    reply = await site.visit(change)
+
+    assert reply.set_cookies == []
+
+
 async def test_a_plain_dict_put_into_the_scope_is_saved(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
     await site.visit(lambda session: session.update(START))

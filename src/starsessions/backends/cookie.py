@@ -154,8 +154,14 @@ class CookieBackend(_SealedCookieBackend):
         )
 
     def seal(self, record: Record) -> str:
-        more = record.browser or record.lifetime is not None or record.until is not None or record.identity is not None
-        if self._may_be_plain and not more and record.payload[:1] == b"{":
+        if (
+            self._may_be_plain
+            and record.lifetime is None
+            and record.until is None
+            and record.identity is None
+            and not record.browser
+            and record.payload.startswith(b"{")
+        ):
             return self._starlette.seal(record)
         return self._signer.seal(record)
 

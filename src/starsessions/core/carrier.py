@@ -6,9 +6,9 @@ or in which their names sort. Parts of two different values do not fit together:
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-from starsessions.core.cookies import MAX_COOKIE, CookieSpec, find, finder
+from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Values, find, finder
 from starsessions.core.headers import RawHeaders
 from starsessions.core.record import WhyNew
 
@@ -26,7 +26,7 @@ def tokens_in(
     spec: CookieSpec,
     max_cookies: int = 1,
     is_well_formed: Callable[[str], bool] | None = None,
-) -> list[str] | WhyNew:
+) -> Values:
     """The different well-formed tokens that a request presents, at least one; or why there is none.
 
     >>> tokens_in([(b"cookie", b"session=abc")], CookieSpec("session"))
@@ -37,15 +37,16 @@ def tokens_in(
 
 def tokens_of(
     spec: CookieSpec, max_cookies: int, is_well_formed: Callable[[str], bool] | None
-) -> Callable[[Sequence[tuple[bytes, bytes]]], list[str] | WhyNew]:
+) -> Callable[[Sequence[tuple[bytes, bytes]]], Values]:
     """`tokens_in` for all requests to one middleware."""
-    find, texts = finder(spec.name_bytes), _texts_for(spec.name)
+    find = finder(spec.name)
+    if max_cookies == 1 and is_well_formed is None:
+        return find
 
-    def tokens_in(headers: Sequence[tuple[bytes, bytes]]) -> list[str] | WhyNew:
-        values = find(headers)
-        if not values:
-            return WhyNew.MALFORMED if values is None else WhyNew.NO_COOKIE
-        tokens = texts(values)
+    def tokens_in(headers: Sequence[tuple[bytes, bytes]]) -> Values:
+        tokens = find(headers)
+        if not isinstance(tokens, list):
+            return tokens
         if max_cookies > 1:
             tokens = [token for first in tokens if (token := _joined(headers, spec.name, first, max_cookies))]
         if is_well_formed is not None:
@@ -55,12 +56,6 @@ def tokens_of(
     return tokens_in
 
 
-def _texts_for(name: str) -> Callable[[Iterable[bytes]], list[str]]:
-    """What makes text of the values of a cookie, without those that we could not have sent."""
-    most = MAX_COOKIE - len(name)
-    return lambda values: [str(value, "ascii") for value in values if value.isascii() and 0 < len(value) <= most]
-
-
 def _joined(headers: Sequence[tuple[bytes, bytes]], name: str, first: str, max_cookies: int) -> str:
     """All parts together, if there are several; empty if one is missing, or there twice."""
     mark = _MARK.match(first)
@@ -68,12 +63,10 @@ def _joined(headers: Sequence[tuple[bytes, bytes]], name: str, first: str, max_c
         return first
     parts = [first[_MARK_LENGTH:]]
     for index in range(1, min(int(mark[1]), max_cookies)):
-        part = part_name(name, index)
-        values = find(headers, part.encode("ascii"))
-        texts = _texts_for(part)(values) if values and len(values) == 1 else []
-        if not texts:
+        values = find(headers, part_name(name, index))
+        if not isinstance(values, list) or len(values) != 1:
             return ""
-        parts += texts
+        parts += values
     return "".join(parts)
 
 
@@ -127,9 +120,10 @@ def cookies_for(
         spec.set(part_name(spec.name, at), part, max_age, path, secure) for at, part in enumerate(parts or ["null"])
     ]
     # As many as the browser's first part announces, too: max_cookies may have been lowered since.
-    marks = [_MARK.match(text) for text in _texts_for(spec.name)(find(headers, spec.name_bytes) or ())]
+    values = find(headers, spec.name)
+    marks = [_MARK.match(value) for value in values] if isinstance(values, list) else []
     for index in range(max(1, len(parts)), max([max_cookies, *(int(mark[1]) for mark in marks if mark)])):
         stale = part_name(spec.name, index)
-        if find(headers, stale.encode("ascii")) != []:
+        if find(headers, stale) is not WhyNew.NO_COOKIE:
             cookies.append(spec.set(stale, "null", 0, path, secure))
     return cookies

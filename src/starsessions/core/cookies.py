@@ -7,10 +7,11 @@ compared byte by byte, and nothing is unquoted or unescaped. Work is bounded by 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from typing import Literal
 from urllib.parse import quote
 
+from starsessions.core.record import WhyNew
 from starsessions.exceptions import ImproperlyConfigured
 
 SameSite = Literal["lax", "strict", "none"]
@@ -29,33 +30,38 @@ _DOMAIN = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _PATH = re.compile(r"/[!-:<-~]*")
 
 
-def find(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes] | None:
-    """The different values of the cookies called `name`, in order; None if there is too much to look at.
+Values = list[str] | Literal[WhyNew.NO_COOKIE, WhyNew.MALFORMED]
+"""The different values of a cookie, at least one; or why there is none that we could have sent."""
 
-    >>> find([(b"cookie", b"a=1; session=x"), (b"cookie", b"session=y;xsession=z")], b"session")
-    [b'x', b'y']
+
+def find(headers: Iterable[tuple[bytes, bytes]], name: str) -> Values:
+    """The different values of the cookies called `name`, in order.
+
+    >>> find([(b"cookie", b"a=1; session=x"), (b"cookie", b"session=y;xsession=z")], "session")
+    ['x', 'y']
     """
     return finder(name)(headers)
 
 
 @cache
-def finder(name: bytes) -> Callable[[Iterable[tuple[bytes, bytes]]], list[bytes] | None]:
+def finder(name: str) -> Callable[[Iterable[tuple[bytes, bytes]]], Values]:
     """`find` for one name. Names come from settings: they are few."""
     # In `;` and a header. Each piece ends where the next one begins, so the time grows with the header and no faster.
-    values_in = re.compile(rb";[ \t]*+%b[ \t]*+=[ \t]*+([^;]*[^; \t]|)" % re.escape(name)).findall
+    values_in = re.compile(rf";[ \t]*+{re.escape(name)}[ \t]*+=[ \t]*+([^;]*[^; \t]|)").findall
+    most = MAX_COOKIE - len(name)
 
-    def find(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes] | None:
-        values: list[bytes] = []
-        size = 0
-        for key, header in headers:
-            if key == b"cookie":
-                size += len(header)
-                if size > MAX_HEADER:
-                    return None
-                values += values_in(b";" + header)
+    def find(headers: Iterable[tuple[bytes, bytes]]) -> Values:
+        header = b";".join([value for key, value in headers if key == b"cookie"])
+        if len(header) > MAX_HEADER:
+            return WhyNew.MALFORMED
+        values = values_in(f";{str(header, 'latin-1')}")
+        if not values:
+            return WhyNew.NO_COOKIE
         if len(values) > 1:
             values = list(dict.fromkeys(values))
-        return values if len(values) <= MAX_SAME_NAME else None
+            if len(values) > MAX_SAME_NAME:
+                return WhyNew.MALFORMED
+        return [value for value in values if 0 < len(value) <= most and value.isascii()] or WhyNew.MALFORMED
 
     return find
 
@@ -73,7 +79,6 @@ class CookieSpec:
     path: str | None = None
     domain: str | None = None
     partitioned: bool = False
-    name_bytes: bytes = field(init=False, repr=False)
     needs_secure: bool = field(init=False, repr=False)
     """Whether browsers drop the cookie if it is not `Secure`."""
     _flags: tuple[str, str] = field(init=False, repr=False)
@@ -97,7 +102,6 @@ class CookieSpec:
         self._check_prefix()
         flags = f"httponly; samesite={self.same_site}"
         rest = (f"; domain={self.domain}" if self.domain else "") + ("; partitioned" if self.partitioned else "")
-        object.__setattr__(self, "name_bytes", self.name.encode("ascii"))
         object.__setattr__(self, "_flags", (flags + rest, flags + "; secure" + rest))
         if self.same_site == "none" and self.https_only is not True:
             raise ImproperlyConfigured(
@@ -143,16 +147,18 @@ class CookieSpec:
         To clear a cookie, name, path, domain and even the flags must be those it was set with (the prefix rules hold
         for removing, too), so there is one spelling for both.
         """
-        return b"set-cookie", f"{name}={value}{_attributes(path, max_age, self._flags[secure])}".encode("ascii")
+        return b"set-cookie", f"{name}={value}{self._attributes(path, max_age, secure)}".encode("ascii")
 
+    def attributes(self, root_path: str, scheme: str, max_age: int | None) -> str:
+        """What follows on name and value in the answer to a request that came to `root_path` over `scheme`."""
+        return self._attributes(self.path_under(root_path), max_age, self.is_secure(scheme))
 
-@lru_cache(maxsize=64)  # nearly always the same ones
-def _attributes(path: str, max_age: int | None, flags: str) -> str:
-    if max_age:
-        lasts = f"; Max-Age={max_age}"
-    else:
-        lasts = "" if max_age is None else "; expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0"
-    return f"; path={path}{lasts}; {flags}"
+    def _attributes(self, path: str, max_age: int | None, secure: bool) -> str:
+        if max_age:
+            lasts = f"; Max-Age={max_age}"
+        else:
+            lasts = "" if max_age is None else "; expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0"
+        return f"; path={path}{lasts}; {self._flags[secure]}"
 
 
 def _check_text(setting: str, value: object, pattern: re.Pattern[str], allowed: str) -> None:

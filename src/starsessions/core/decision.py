@@ -70,14 +70,15 @@ REPLACE = Decision(Action.REPLACE, Cookie.MOVED)
 TOUCH = Decision(Action.TOUCH, Cookie.MOVED)
 
 
-def decide(
-    live: bool, ended: bool, late: bool, empty: bool, emptied: bool, rotate: bool, changed: bool, due: bool
-) -> Decision:
-    """The table above, row by row."""
-    if not live:
-        if empty:
-            return CLEAR if ended else LEAVE
-        return DROP if late and not rotate else CREATE
+def decide_new(ended: bool, late: bool, empty: bool, rotate: bool) -> Decision:
+    """The rows of requests whose cookie stands for nothing that lives."""
+    if empty:
+        return CLEAR if ended else LEAVE
+    return DROP if late and not rotate else CREATE
+
+
+def decide_live(emptied: bool, rotate: bool, changed: bool, due: bool) -> Decision:
+    """The rows of sessions that live."""
     if emptied:
         return DELETE
     if rotate:
