@@ -9,9 +9,10 @@ that was no session (any more) is `Expired`, `UnknownId`, `RotatedIdUsed` or `Un
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
 from hashlib import sha256
 from inspect import isawaitable
+
+from msgspec import Struct
 
 from starsessions.backends.base import Found
 from starsessions.core.record import Identity, WhyNew
@@ -22,30 +23,26 @@ _log = logging.getLogger("starsessions")
 _HANDLE_BYTES = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
+class Created(Struct, frozen=True):
     """A session began: something was put into it, or somebody signed in."""
 
     handle: str
 
 
-@dataclass(frozen=True, slots=True)
-class Renewed:
+class Renewed(Struct, frozen=True):
     """A session was written, by a change or (with `rolling`) by use, and its deadline moved."""
 
     handle: str
 
 
-@dataclass(frozen=True, slots=True)
-class Rotated:
+class Rotated(Struct, frozen=True):
     """A session got a new id. `before` is what `RotatedIdUsed` calls the old one, if somebody brings it later."""
 
     handle: str
     before: str
 
 
-@dataclass(frozen=True, slots=True)
-class SignedIn:
+class SignedIn(Struct, frozen=True):
     """Somebody signed in, or confirmed by signing in again who they are. `method`: how, in the application's words."""
 
     handle: str
@@ -53,24 +50,21 @@ class SignedIn:
     method: str
 
 
-@dataclass(frozen=True, slots=True)
-class SignedOut:
+class SignedOut(Struct, frozen=True):
     """The session of somebody who was signed in was ended by its own browser."""
 
     handle: str
     user_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Revoked:
+class Revoked(Struct, frozen=True):
     """The session of somebody was ended from elsewhere: by `UserSessions`, or since one more was too many."""
 
     handle: str
     user_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Expired:
+class Expired(Struct, frozen=True):
     """Somebody brought the cookie of a session that is over. (What a store has forgotten meanwhile is an `UnknownId`.)
 
     `why`: whether it was idle for too long, or over its absolute limit.
@@ -80,15 +74,13 @@ class Expired:
     why: WhyNew
 
 
-@dataclass(frozen=True, slots=True)
-class ConflictResolved:
+class ConflictResolved(Struct, frozen=True):
     """Two requests changed a session at once, and this one did what it did on top of what the other one had left."""
 
     handle: str
 
 
-@dataclass(frozen=True, slots=True)
-class RotatedIdUsed:
+class RotatedIdUsed(Struct, frozen=True):
     """Somebody brought an id that was rotated away, after its grace: the session is not opened.
 
     One browser never does that for long. A cookie that was copied looks like this: two parties held one id, and only
@@ -98,15 +90,13 @@ class RotatedIdUsed:
     handle: str
 
 
-@dataclass(frozen=True, slots=True)
-class UnknownId:
+class UnknownId(Struct, frozen=True):
     """Somebody brought an id that is nobody's: ended, forgotten, or made up. Many in a row: somebody guesses."""
 
     handle: str
 
 
-@dataclass(frozen=True, slots=True)
-class Undecodable:
+class Undecodable(Struct, frozen=True):
     """Somebody brought what is no cookie of ours, or what is stored under an id is no session.
 
     `handle`: None if there was nothing that could be looked up. `why`: malformed, a bad signature, or undecodable.
@@ -116,8 +106,7 @@ class Undecodable:
     why: WhyNew
 
 
-@dataclass(frozen=True, slots=True)
-class StoreFailed:
+class StoreFailed(Struct, frozen=True):
     """The store of the sessions failed, so the request was answered 503, or went on without its session.
 
     `why` is the message of the `BackendUnavailable`, with the kind of the failure.
@@ -126,8 +115,7 @@ class StoreFailed:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class OutdatedData:
+class OutdatedData(Struct, frozen=True):
     """What a session holds does not fit its model any more (`starsessions.typed`): the handler was given a fresh one.
 
     `handle` is that of the session, None for one without an id; `model` is the name of the class; `version` is that of

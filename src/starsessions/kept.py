@@ -4,6 +4,9 @@ Finding: the headers, then the backend, then the deadlines. Saving: `_plan` deci
 does it, and `_commit` does both again when another request was faster.
 """
 
+# Annotations are not to be worked out: what they name of anyio is imported when it is asked for, which takes long.
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
@@ -11,7 +14,6 @@ from inspect import iscoroutine
 from typing import Any, TypeVar
 
 import anyio
-from anyio import Lock
 from msgspec.structs import replace
 from starlette.types import Scope
 
@@ -157,7 +159,7 @@ class KeptDict(AskingDict):
     """Whether somebody else has ended the session since it was loaded."""
     _grace: int = 0
     """For how many seconds the id that `_next_id` replaces stays usable."""
-    _lock: Lock | None = None
+    _lock: anyio.Lock | None = None
     """Lets one task at a time save, from the first `persist()` on."""
     _saved: anyio.Event | None = None
     """Set when what the headers wait for is saved; made by the first task that waits for that, too."""
@@ -368,10 +370,10 @@ class KeptDict(AskingDict):
                 plan = None
         raise SessionError(_CONTENDED)
 
-    def _turn(self) -> Lock:
+    def _turn(self) -> anyio.Lock:
         """Lets one task of this request at a time save: two at once would store a new session twice."""
         if self._lock is None:
-            self._lock = Lock()
+            self._lock = anyio.Lock()
         return self._lock
 
     async def _save_for_headers(self, plan: Plan | None = None) -> None:

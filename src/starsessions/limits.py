@@ -4,13 +4,12 @@ NIST SP 800-63B-4 has three levels of assurance (2.1.3, 2.2.3, 2.3.3). The overa
 new sign in begins it anew; the idle limit counts from the last use. Both are kept by the server.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 _MINUTE, _HOUR, _DAY = 60, 60 * 60, 24 * 60 * 60
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Seconds. A pair of your own is as good as the named ones.
 
     >>> from starsessions import SessionMiddleware

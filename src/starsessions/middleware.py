@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from typing import Any, Literal
 
-from anyio import CancelScope
+import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from starsessions.backends.base import Clock, SessionBackend, wall_clock
@@ -298,7 +298,7 @@ class SessionMiddleware:
             # What was changed on an open connection is not lost with it.
             try:
                 if session._phase is Phase.BY_HAND:
-                    with CancelScope(shield=True):
+                    with anyio.CancelScope(shield=True):
                         await self._save_late(session, scope)
             finally:
                 if session._events:

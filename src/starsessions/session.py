@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from os import urandom
 from typing import Any, TypeVar
 
-from anyio import Event, get_cancelled_exc_class
+import anyio
 
 from starsessions.backends.base import Found, SessionBackend
 from starsessions.backends.legacy import lift
@@ -195,7 +195,7 @@ class Session(KeptDict):
             self._before_read()
         self._check_known()
         if self._phase is SAVING:
-            self._saved = self._saved or Event()
+            self._saved = self._saved or anyio.Event()
             await self._saved.wait()
         if self._phase is not OPEN:
             self._check_reachable()
@@ -203,7 +203,7 @@ class Session(KeptDict):
         try:
             async with self._turn():
                 yield
-        except get_cancelled_exc_class():
+        except anyio.get_cancelled_exc_class():
             self._given_up = self._phase is Phase.BY_HAND
             raise
         self._given_up = False

@@ -1,9 +1,10 @@
 """What all sessions of one middleware have in common, prepared once, and how one of them is found in the headers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from starsessions.backends.base import Backend, Clock, Found, Peeking, Sealing, in_one_step
 from starsessions.core.carrier import tokens_of
@@ -20,8 +21,7 @@ OnConflict = Literal["merge", "raise"] | Callable[[dict[str, Any], dict[str, Any
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class UserRules:
+class UserRules(Struct, frozen=True):
     """What holds for people who are signed in."""
 
     remember_for: int = 30 * 24 * 60 * 60
@@ -31,8 +31,10 @@ class UserRules:
     """Whether one session too many ends the oldest one, and is not refused."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+_USUAL_RULES = UserRules()
+
+
+class Setting(Struct, frozen=True):
     """What all sessions of one middleware have in common, prepared once."""
 
     backend: Backend
@@ -79,7 +81,7 @@ def setting_for(
     on_conflict: OnConflict = "merge",
     anonymous_if_unavailable: bool = False,
     on_event: OnEvent | None = None,
-    users: UserRules = UserRules(),
+    users: UserRules = _USUAL_RULES,
 ) -> Setting:
     serializer = backend.serializer
     # Whether a token may be shown to the backend; None where a seal is all the form that it has.

@@ -14,7 +14,7 @@ import redis as blocking
 from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import LoadBalancingStrategy
 
-from starsessions.backends.redis import RedisBackend, RedisStore
+from starsessions.backends.redis import RedisBackend, RedisStore, within
 from starsessions.backends.store import Entry, Refused, Store
 from starsessions.core.record import WhyNew
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
@@ -422,6 +422,30 @@ def test_without_redis_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(ImproperlyConfigured, match=r"install the extra starsessions\[redis\]"):
         RedisBackend("redis://localhost")
+
+
+# What is waited for, and how a failure is called
+
+
+async def test_a_store_that_fails_is_named_and_nothing_of_the_session_is() -> None:
+    async def fails() -> None:
+        raise OSError("reset by 10.0.0.1 while sending SECRET")
+
+    with pytest.raises(BackendUnavailable, match=r"^The store failed: OSError\.$"):
+        await within(1, fails(), (OSError,))
+
+
+async def test_what_no_store_should_raise_passes_through() -> None:
+    async def fails() -> None:
+        raise LookupError("a mistake of the store's author")
+
+    with pytest.raises(LookupError):
+        await within(1, fails(), (OSError,))
+
+
+async def test_a_store_that_does_not_answer_is_not_waited_for() -> None:
+    with pytest.raises(BackendUnavailable, match=r"^The store did not answer within 0\.001 seconds\.$"):
+        await within(0.001, asyncio.sleep(60), (OSError,))
 
 
 # Who closes it

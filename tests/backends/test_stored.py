@@ -10,14 +10,11 @@ from starsessions import Session, WhyNew
 from starsessions.backends.base import Conflict, Found
 from starsessions.backends.memory import MemoryStore
 from starsessions.backends.store import Refused
-from starsessions.backends.stored import MAX_HOPS, MOMENT, Moved, Place, StoredBackend, key_for, within
+from starsessions.backends.stored import MAX_HOPS, MOMENT, Moved, Place, StoredBackend, key_for
 from starsessions.core.record import Record
-from starsessions.exceptions import BackendUnavailable
 from tests.site import Browser, Clock, Site
 
 pytestmark = pytest.mark.anyio
-
-asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 NOW = 1_800_000_000
 END = NOW + 1000
@@ -285,32 +282,6 @@ def test_one_store_under_two_cookie_names_is_logged(
     assert caplog.text == ""
     site_of(backend=backend, session_cookie="admin")
     assert "an id of one is good in the other" in caplog.text
-
-
-@asyncio_only
-async def test_a_store_that_fails_is_named_and_nothing_of_the_session_is() -> None:
-    async def fails() -> None:
-        raise OSError("reset by 10.0.0.1 while sending SECRET")
-
-    with pytest.raises(BackendUnavailable, match=r"^The store failed: OSError\.$"):
-        await within(1, fails(), (OSError,))
-
-
-@asyncio_only
-async def test_what_no_store_should_raise_passes_through() -> None:
-    async def fails() -> None:
-        raise LookupError("a mistake of the store's author")
-
-    with pytest.raises(LookupError):
-        await within(1, fails(), (OSError,))
-
-
-@asyncio_only
-async def test_a_store_that_does_not_answer_is_not_waited_for() -> None:
-    import anyio
-
-    with pytest.raises(BackendUnavailable, match=r"^The store did not answer within 0\.001 seconds\.$"):
-        await within(0.001, anyio.sleep_forever(), (OSError,))
 
 
 async def test_the_rules_hold_for_a_session_by_hand_too(backend: StoredBackend) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from starsessions import (
@@ -330,3 +331,13 @@ async def test_who_does_not_listen_has_nothing_noted(site_of: Callable[..., Site
         return session
 
     assert (await site.visit(act)).result._events == ()
+
+
+def test_an_event_is_a_value() -> None:
+    event = SignedIn("a-handle", "ann", "password")
+    assert event == SignedIn(handle="a-handle", user_id="ann", method="password")
+    assert Created("a-handle") != Renewed("a-handle")
+    assert len({event, SignedIn("a-handle", "ann", "password")}) == 1
+    assert msgspec.structs.asdict(event) == {"handle": "a-handle", "user_id": "ann", "method": "password"}
+    with pytest.raises(AttributeError):
+        event.user_id = "eve"  # type: ignore[misc]

@@ -24,17 +24,19 @@ from functools import partial
 from hashlib import sha1
 from os import urandom
 from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from starsessions.backends.base import Clock, wall_clock
 from starsessions.backends.store import Entry, Refused, Version
-from starsessions.backends.stored import StoredBackend, within
+from starsessions.backends.stored import StoredBackend
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.sealing.keys import Keys
 
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool, Redis, RedisCluster
+
+T = TypeVar("T")
 
 _LAYOUT = 1
 _HEAD = Struct(">B8sQ")
@@ -350,6 +352,20 @@ class _Reads:
                     answer.set_result(stored)
         finally:
             self._under_way -= 1
+
+
+async def within(seconds: float, work: Awaitable[T], failures: tuple[type[Exception], ...]) -> T:
+    """What a store's work comes to; `BackendUnavailable` for the failures that are named, and when time is up.
+
+    The message names the kind of the failure only: what a driver says may hold keys and values.
+    """
+    try:
+        async with timeout(seconds):  # asyncio's own, like the drivers; anyio's costs four times as much
+            return await work
+    except TimeoutError:
+        raise BackendUnavailable(f"The store did not answer within {seconds:g} seconds.") from None
+    except failures as error:
+        raise BackendUnavailable(f"The store failed: {type(error).__name__}.") from error
 
 
 def _client_from(url: str, timeout: float) -> "Redis":

@@ -10,10 +10,8 @@ old id is nobody, and we know that it was one: two parties using one id look lik
 """
 
 import logging
-from asyncio import timeout
-from collections.abc import Awaitable
 from hashlib import sha256
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
@@ -24,7 +22,7 @@ from starsessions.backends.store import Entry, Refused, Store, Version
 from starsessions.core.record import Policy, Record, WhyNew, why_over
 from starsessions.core.serializer import Msgpack, Serializer
 from starsessions.core.tokens import to_base64url
-from starsessions.exceptions import BackendUnavailable, SessionError
+from starsessions.exceptions import SessionError
 from starsessions.sealing.cipher import Cipher
 from starsessions.sealing.keys import Keys, key_list
 
@@ -43,8 +41,6 @@ MAX_TRIES = 100
 """How often a logout looks at what others have made of the session, before it ends whatever stands there."""
 
 _OWNER = 8  # characters of the key, 48 bits: enough for accidents; `encrypt_with` is against intent
-
-T = TypeVar("T")
 
 
 class Moved(Struct, frozen=True):
@@ -293,17 +289,3 @@ class StoredBackend(Backend):
 
 def _owner(key: str) -> bytes:
     return key[:_OWNER].encode("ascii")
-
-
-async def within(seconds: float, work: Awaitable[T], failures: tuple[type[Exception], ...]) -> T:
-    """What a store's work comes to; `BackendUnavailable` for the failures that are named, and when time is up.
-
-    The message names the kind of the failure only: what a driver says may hold keys and values.
-    """
-    try:
-        async with timeout(seconds):  # asyncio's own, like the drivers; anyio's costs four times as much
-            return await work
-    except TimeoutError:
-        raise BackendUnavailable(f"The store did not answer within {seconds:g} seconds.") from None
-    except failures as error:
-        raise BackendUnavailable(f"The store failed: {type(error).__name__}.") from error

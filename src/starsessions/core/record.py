@@ -4,7 +4,6 @@ All instants are whole seconds since 1970 and all durations whole seconds, as in
 timestamps of itsdangerous. At the limit is over: a session that may last 60 seconds is dead when 60 have passed.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -114,8 +113,7 @@ def expiry_of(record: Record) -> Expiry:
     return Expiry(record.lifetime, record.until, record.browser)
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """For how long a session lives, and its id. Seconds."""
 
     max_age: int = DEFAULT_MAX_AGE

@@ -26,13 +26,12 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from math import isfinite
 from typing import Any, Protocol, cast
 from uuid import UUID
 from zlib import adler32
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from msgspec import DecodeError
 from msgspec.json import Decoder as JsonDecoder
@@ -273,7 +272,7 @@ def _wrap_clock(code: int) -> Callable[[Any], Ext | None]:
             return Ext(code, _to_msgpack(value.isoformat()))
         # A zone that has no name, or whose name stands for other rules elsewhere, is kept as its offset: if that is the
         # same moment. (Around a change of the clocks Python compares such moments as different.)
-        name = zone.key if isinstance(zone, ZoneInfo) else None
+        name = _name_of(zone)
         offset = value.utcoffset()
         naive = value.replace(tzinfo=None).isoformat()
         microseconds = None if offset is None else offset // timedelta(microseconds=1)
@@ -284,6 +283,15 @@ def _wrap_clock(code: int) -> Callable[[Any], Ext | None]:
         return None
 
     return wrap
+
+
+def _name_of(zone: tzinfo | None) -> str | None:
+    """Under which name the zone is found again, if it has one."""
+    if zone is None or isinstance(zone, timezone):
+        return None
+    from zoneinfo import ZoneInfo  # here, since it takes long to import, and few sessions hold such a zone
+
+    return zone.key if isinstance(zone, ZoneInfo) else None
 
 
 def _is_itself(value: datetime | time, read: Any) -> bool:
@@ -302,6 +310,8 @@ def _unwrap_clock(kind: type[datetime] | type[time]) -> Callable[[memoryview], d
         naive, fold, name, microseconds = content
         value = kind.fromisoformat(naive).replace(fold=fold)
         if name is not None:
+            from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # here, as in _name_of
+
             with suppress(ZoneInfoNotFoundError, ValueError):  # does this machine not know the zone, its offset serves
                 return value.replace(tzinfo=ZoneInfo(name))
         if microseconds is not None:
