@@ -256,6 +256,11 @@ class TestRoundTrips:
         await site.visit(lambda session: session.flush())
         assert sent() == ENDED
 
+    async def test_six_to_sign_in(self, site: Site, sent: Any) -> None:
+        await site.visit(lambda session: session.sign_in("ann"))
+        # The session and the list are read; the list, the session and the pointer to it written; the list read again.
+        assert sent() == {"evalsha": 3, "get": 3 + 3, "set": 3}
+
     async def test_one_more_for_a_conflict(self, site: Site, sent: Any, clock: Clock) -> None:
         elsewhere = Site(backend=self.backend, clock=clock, autoload=True)
         elsewhere.browser = Browser(dict(site.browser.cookies))
