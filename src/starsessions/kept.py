@@ -583,7 +583,8 @@ class KeptDict(AskingDict):
         until = now + PENDING if backend.holds_data else listing_end(now + longest, now)
         identity = replace(identity, listed_until=until)
         listed = listed_as(identity, backend.place_of(new_id), now, is_sealed=backend.holds_data)
-        gone = await backend.gone(await owners.of(user_id, now), now)
+        seen = await owners.look(user_id, now)
+        gone = await backend.gone(seen.listed, now)
         if self._identity is not None:  # signed in already, in this request
             gone |= {self._identity.handle}
         replaced = None if self._found is None else self._found.record.identity
@@ -599,7 +600,7 @@ class KeptDict(AskingDict):
             evicted = rivals[:too_many]
             return (*(one for one in others if one not in evicted), listed)
 
-        await owners.change(user_id, add, identity.listed_until, now)
+        await owners.change(user_id, add, identity.listed_until, now, seen)
         for one in evicted:
             await backend.end(one, now)
             self._note(Revoked(one.handle, user_id))

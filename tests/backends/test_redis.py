@@ -18,6 +18,7 @@ from starsessions.backends.redis import RedisBackend, RedisStore, within
 from starsessions.backends.store import Entry, Refused, Store
 from starsessions.core.record import WhyNew
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from tests.backends.proxy import Proxy, proxy
 from tests.servers import redis as servers
 from tests.servers.process import Address
 from tests.servers.redis import RedisServer, SentinelAddress
@@ -255,6 +256,11 @@ class TestRoundTrips:
         await site.visit(lambda session: session.flush())
         assert sent() == ENDED
 
+    async def test_six_to_sign_in(self, site: Site, sent: Any) -> None:
+        await site.visit(lambda session: session.sign_in("ann"))
+        # The session and the list are read; the list, the session and the pointer to it written; the list read again.
+        assert sent() == {"evalsha": 3, "get": 3 + 3, "set": 3}
+
     async def test_one_more_for_a_conflict(self, site: Site, sent: Any, clock: Clock) -> None:
         elsewhere = Site(backend=self.backend, clock=clock, autoload=True)
         elsewhere.browser = Browser(dict(site.browser.cookies))
@@ -357,6 +363,103 @@ async def test_more_requests_than_connections_wait_for_each_other(open_store: Op
     store = open_store()
     await asyncio.gather(*(store.put(f"{n}", b"value", NOW + LIFE, None, NOW) for n in range(300)))
     assert await clients() - others <= 50
+
+
+# The connection that is kept
+
+
+class Noting(ConnectionPool):
+    """A pool that knows how many connections were taken, and how many of them are out."""
+
+    taken = out = 0
+
+    async def get_connection(self, *args: Any, **options: Any) -> Any:
+        connection = await super().get_connection(*args, **options)
+        self.taken += 1
+        self.out += 1
+        return connection
+
+    async def release(self, connection: Any) -> None:
+        await super().release(connection)
+        self.out -= 1
+
+
+class TestTheConnectionThatIsKept:
+    @pytest.fixture
+    async def between(self, server: RedisServer, closing: AsyncExitStack) -> Proxy:
+        return await closing.enter_async_context(proxy(server.port))
+
+    @pytest.fixture
+    async def client(self, between: Proxy, closing: AsyncExitStack) -> Redis:
+        return await closing.enter_async_context(Redis.from_pool(Noting.from_url(between.url)))
+
+    @pytest.fixture
+    def pool(self, client: Redis) -> Noting:
+        pool = client.connection_pool
+        assert isinstance(pool, Noting)
+        return pool
+
+    @pytest.fixture
+    def store(self, client: Redis, open_store: Open) -> RedisStore:
+        return open_store(client)
+
+    @pytest.fixture
+    async def end_the_moment(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
+        async def end() -> None:
+            loop = asyncio.get_running_loop()
+            now = loop.time
+            monkeypatch.setattr(loop, "time", lambda: now() + 1)
+            for _ in range(3):  # what is due is called, and the task that it starts ends
+                await asyncio.sleep(0)
+
+        return end
+
+    async def test_serves_one_command_after_the_other(self, store: RedisStore, pool: Noting) -> None:
+        version = await store.put("key", b"value", NOW + LIFE, None, NOW)
+        assert await store.get("key", NOW) == Entry(b"value", NOW + LIFE, version)
+        assert await store.delete("key", version, NOW) is True
+        assert (pool.taken, pool.out) == (1, 1)
+
+    async def test_is_one_however_many_were_used_at_once(self, store: RedisStore, pool: Noting) -> None:
+        await asyncio.gather(*(store.put(f"{n}", b"value", NOW + LIFE, None, NOW) for n in range(10)))
+        assert (pool.taken, pool.out) == (10, 1)
+
+    async def test_is_given_back_after_a_moment(self, store: RedisStore, pool: Noting, end_the_moment: Any) -> None:
+        await store.get("key", NOW)
+        await end_the_moment()
+        assert (pool.taken, pool.out) == (1, 0)
+
+    async def test_is_given_back_by_whom_uses_it_when_the_moment_ends(
+        self, store: RedisStore, pool: Noting, between: Proxy, end_the_moment: Any
+    ) -> None:
+        await store.get("key", NOW)
+        between.flows.clear()
+        request = asyncio.create_task(store.get("key", NOW))
+        await asyncio.sleep(0)
+        await end_the_moment()
+        assert (pool.taken, pool.out) == (1, 1)
+        between.flows.set()
+        await request
+        assert (pool.taken, pool.out) == (1, 0)
+
+    async def test_is_none_that_has_failed(self, store: RedisStore, pool: Noting, ask: Any) -> None:
+        await ask("LPUSH", store._name("list"), "a")
+        assert await store.get("list", NOW) is None
+        assert (pool.taken, pool.out) == (1, 0)
+
+    async def test_is_not_the_last_one_of_its_pool(self, server: RedisServer, open_store: Open) -> None:
+        async with Redis.from_pool(Noting.from_url(server.url, max_connections=1)) as client:
+            await open_store(client).get("key", NOW)
+            assert client.connection_pool.out == 0
+            assert await client.ping()
+
+    async def test_is_looked_after_by_the_pool_when_it_was_closed(
+        self, store: RedisStore, pool: Noting, client: Redis
+    ) -> None:
+        await store.get("key", NOW)
+        await client.aclose()
+        await store.get("key", NOW)
+        assert (pool.taken, pool.out) == (2, 1)
 
 
 async def test_a_cluster(redis_cluster: Address, open_store: Open) -> None:
@@ -496,11 +599,11 @@ class TestByUrl:
 
 async def test_a_client_that_was_given_stays_open(server: RedisServer, closing: AsyncExitStack) -> None:
     client = await closing.enter_async_context(Redis.from_url(server.url))
+    connection = await client.connection_pool.get_connection()
     backend = RedisBackend(client, secrets.token_hex(4))
     async with backend.lifespan():
         await backend.write({"a": 1})
-        await client.client_setname("ours")
-    assert await client.client_getname() == "ours"  # on the same connection
+    assert connection.is_connected
 
 
 async def test_a_server_that_lets_us_in_nowhere_is_unavailable(server: RedisServer, closing: AsyncExitStack) -> None:

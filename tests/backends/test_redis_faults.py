@@ -142,6 +142,21 @@ async def test_a_restart_that_nobody_noticed_is_no_failure(server: RedisServer, 
     await check(store)
 
 
+async def test_a_restart_between_two_commands_is_no_failure(
+    server: RedisServer, open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection of the first one was kept for the second one, and is dead."""
+    monkeypatch.setattr("starsessions.backends.redis._MOMENT", 60)
+    store = open_store(server.url)
+    version = await store.put("key", b"1", NOW + LIFE, None, NOW)
+    server.restart()
+    assert await store.get("key", NOW) == Entry(b"1", NOW + LIFE, version)
+    server.restart()
+    version = await store.put("key", b"2", NOW + LIFE, version, NOW)
+    server.restart()
+    assert await store.delete("key", version, NOW) is True
+
+
 # Too slow
 
 

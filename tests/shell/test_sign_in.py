@@ -23,7 +23,7 @@ from starsessions import (
 )
 from starsessions.backends.legacy import lift
 from starsessions.backends.memory import MemoryStore
-from starsessions.backends.owners import MAX_TRIES, PENDING, Listed, owner_key
+from starsessions.backends.owners import MAX_TRIES, PENDING, Index, Listed, owner_key
 from starsessions.backends.store import Refused
 from starsessions.backends.stored import StoredBackend
 from starsessions.limits import AAL1, AAL2, AAL3, Limits
@@ -485,6 +485,26 @@ async def test_the_newest_sign_in_is_the_first_of_the_list_whoever_was_rotated_s
     clock.advance(10)
     await site.visit(Session.regenerate_id, first)
     assert [one.method for one in await sessions.of("ann")] == ["second", "first"]
+
+
+async def test_who_signs_in_while_another_device_does_takes_nobody_from_the_list(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    class Slow(StoredBackend):
+        meanwhile: Callable[[], Any] | None = None
+
+        async def gone(self, index: Index, now: int) -> frozenset[str]:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            if meanwhile is not None:
+                await meanwhile()
+            return await super().gone(index, now)
+
+    backend = Slow(MemoryStore(), clock=clock)
+    site = site_of(backend=backend)
+    await signed_in(site)
+    backend.meanwhile = lambda: signed_in(site)
+    await signed_in(site)
+    assert len(await UserSessions(backend).of("ann")) == 3
 
 
 async def test_a_session_that_is_used_for_ever_stays_on_the_list(

@@ -10,6 +10,7 @@ that was listed a moment ago may not be stored yet, so it counts as living for `
 from collections.abc import Callable
 from hashlib import sha256
 from os import urandom
+from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
@@ -53,6 +54,14 @@ class Listed(Struct, frozen=True, array_like=True):
 
 Index = tuple[Listed, ...]
 """The sessions of one user, the oldest first."""
+
+
+class Seen(NamedTuple):
+    """The list of a user, as it was read."""
+
+    listed: Index
+    entry: Entry | None
+
 
 _encode = Encoder().encode
 _decode = Decoder(Index).decode
@@ -99,13 +108,29 @@ class Owners:
 
     async def of(self, user_id: str, now: int) -> Index:
         """What is listed, whether or not it still lives."""
-        key = owner_key(user_id)
-        return self._read(key, await self._store.get(key, now))
+        return (await self.look(user_id, now)).listed
 
-    async def change(self, user_id: str, change: Callable[[Index], Index], keep_until: int, now: int) -> Index:
-        """What was listed before `change`, which runs again if somebody else was faster. It is kept until then."""
+    async def look(self, user_id: str, now: int) -> Seen:
+        """What is listed, to be changed then."""
         key = owner_key(user_id)
         entry = await self._store.get(key, now)
+        return Seen(self._read(key, entry), entry)
+
+    async def change(
+        self,
+        user_id: str,
+        change: Callable[[Index], Index],
+        keep_until: int,
+        now: int,
+        seen: Seen | None = None,
+    ) -> Index:
+        """What was listed before `change`, which runs again if somebody else was faster. It is kept until then.
+
+        `seen`: what `look` has found, so that it is not read again. Only for a `change` that always does something: it
+        is when it writes that it finds out whether it was too late.
+        """
+        key = owner_key(user_id)
+        entry = (seen or await self.look(user_id, now)).entry
         for _ in range(MAX_TRIES):
             before = self._read(key, entry)
             after = change(before)

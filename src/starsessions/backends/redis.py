@@ -78,6 +78,9 @@ there. The answer is 1 if it was done, also if it was done before, and otherwise
 _CONNECTIONS = 50
 """Of one process, if we make the client: who comes when all are in use waits."""
 
+_MOMENT = 0.1
+"""Seconds for which a connection may be kept out of its pool, from when it was taken."""
+
 _SHA = sha1(_SCRIPT, usedforsecurity=False).hexdigest()
 
 Send = Callable[..., Awaitable[Any]]
@@ -93,6 +96,15 @@ class _Way(NamedTuple):
 
     send: Send
     read: Read
+
+
+class _Taken(NamedTuple):
+    """A connection that was taken from its pool."""
+
+    connection: Any
+    loop: AbstractEventLoop
+    until: float
+    """For so long, by the clock of the loop, it may be kept."""
 
 
 class _Opened(NamedTuple):
@@ -277,34 +289,77 @@ def _way_of(client: "Redis | RedisCluster", seconds: float) -> _Way:
             "RedisBackend must not read from replicas: they may still hold a session that was ended. "
             "Pass a client of the primary (`master_for()` of a Sentinel, a RedisCluster without load balancing)."
         )
-    send = _through(pool) if pool else partial(client.execute_command, **{NEVER_DECODE: True})
+    send = _Pooled(pool).send if pool else partial(client.execute_command, **{NEVER_DECODE: True})
     # Keys that are read together may be on different nodes of a Cluster.
     return _Way(send, partial(send, "GET") if isinstance(client, RedisCluster) else _Reads(send, seconds).read)
 
 
-def _through(pool: Any) -> Send:
-    """Sends a command once, by a connection of the pool, and so knows whether it was sent; waits if all are in use.
+class _Pooled:
+    """Sends commands by connections of a pool, each command once; waits if all of them are in use.
 
-    `Redis.execute_command` repeats commands when the client is set up so, and does not tell.
+    (`Redis.execute_command` repeats commands when the client is set up so, and does not tell.)
+
+    To take a connection and to give it back costs nearly half of what is done with it. So one that has just worked is
+    kept for the next command. After a moment it is given back all the same: the pool knows whether the server still
+    answers, who is the primary now, and when to log in again.
     """
-    from redis.exceptions import ReadOnlyError
 
-    free = Semaphore(pool.max_connections)
+    def __init__(self, pool: Any) -> None:
+        from redis.exceptions import ReadOnlyError
 
-    async def send(*command: Any) -> Any:
-        async with free:
-            connection = await pool.get_connection()
-            try:
-                await connection.send_command(*command)
-                # If this is cancelled it closes the connection, so that nobody reads an answer which is not theirs.
-                return await connection.read_response(disable_decoding=True)
-            except ReadOnlyError:
-                await connection.disconnect()  # the name of the primary may lead somewhere else by now
-                raise
-            finally:
-                await pool.release(connection)
+        self._pool = pool
+        self._free = Semaphore(pool.max_connections)
+        self._demoted = ReadOnlyError
+        self._kept: _Taken | None = None
+        self._tasks: set[Task[None]] = set()
 
-    return send
+    async def send(self, *command: Any) -> Any:
+        kept, self._kept = self._kept, None
+        if kept is not None and not kept.connection.is_connected:  # the client was closed
+            await self._give_back(kept)
+            kept = None
+        taken = kept or await self._take()
+        works = False
+        try:
+            await taken.connection.send_command(*command)
+            # If this is cancelled it closes the connection, so that nobody reads an answer which is not theirs.
+            answer = await taken.connection.read_response(disable_decoding=True)
+            works = True
+            return answer
+        except self._demoted:
+            await taken.connection.disconnect()  # the name of the primary may lead somewhere else by now
+            raise
+        finally:
+            # The last connection of the pool is not kept: somebody may be waiting for it.
+            if works and self._kept is None and not self._free.locked() and taken.loop.time() < taken.until:
+                self._kept = taken
+                if kept is None:
+                    taken.loop.call_at(taken.until, self._end, taken)
+            else:
+                await self._give_back(taken)
+
+    async def _take(self) -> _Taken:
+        loop = get_running_loop()
+        await self._free.acquire()
+        try:
+            return _Taken(await self._pool.get_connection(), loop, loop.time() + _MOMENT)
+        except BaseException:
+            self._free.release()
+            raise
+
+    async def _give_back(self, taken: _Taken) -> None:
+        try:
+            await self._pool.release(taken.connection)
+        finally:
+            self._free.release()
+
+    def _end(self, taken: _Taken) -> None:
+        """The moment is over. If the connection is in use, it is given back after that."""
+        if self._kept is taken:
+            self._kept = None
+            task = taken.loop.create_task(self._give_back(taken))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
 
 class _Reads:
