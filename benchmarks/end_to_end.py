@@ -1,9 +1,10 @@
 """Requests per second of a real server on loopback: uvicorn in one process, asked by wrk.
 
 uvicorn is there as it comes by itself, and as it comes with its extra `standard`, which is several times as fast. The
-applications take turns.
+applications take turns. The servers have the last core to themselves, if there are several.
 """
 
+import os
 import re
 import shutil
 import socket
@@ -23,17 +24,33 @@ SERVERS = {
     "uvicorn": ["--loop", "asyncio", "--http", "h11"],
     "uvicorn[standard]": ["--loop", "uvloop", "--http", "httptools"],
 }
-APPS = {"bare": "", "ours": "_ours", "Starlette": "_starlette"}
+APPS = {"bare": "", "ours": "_ours", "Starlette": "_starlette", "floor": "_floor"}
 PATHS = {"untouched": "/", "read": "/read"}
 CONNECTIONS = 16
 
 
 @contextmanager
-def served(name: str, settings: list[str]) -> Iterator[str]:
+def a_core_for_the_server() -> Iterator[int | None]:
+    """The last core, which we and the load generator leave alone; None if there is none to spare, or no way to say."""
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set()  # not on macOS
+    if len(cores) < 2:
+        yield None
+        return
+    os.sched_setaffinity(0, cores - {max(cores)})
+    try:
+        yield max(cores)
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+@contextmanager
+def served(name: str, settings: list[str], core: int | None) -> Iterator[str]:
     port = free_port()
     uvicorn = ["-m", "uvicorn", f"benchmarks.served:{name}", "--port", str(port), "--lifespan", "off"]
     quiet = ["--no-access-log", "--log-level", "warning"]
     with subprocess.Popen([sys.executable, *uvicorn, *quiet, *settings], cwd=ROOT) as process:
+        if core is not None:
+            os.sched_setaffinity(process.pid, {core})
         try:
             for _ in range(300):
                 try:
@@ -69,7 +86,10 @@ def measure(rounds: int, seconds: int, left_out: list[str]) -> list[dict[str, An
     for server, settings in SERVERS.items():
         for flavour in ("plain", "routed"):
             with ExitStack() as stack:
-                urls = {name: stack.enter_context(served(flavour + ending, settings)) for name, ending in APPS.items()}
+                core = stack.enter_context(a_core_for_the_server())
+                urls = {
+                    name: stack.enter_context(served(flavour + ending, settings, core)) for name, ending in APPS.items()
+                }
                 cookies = {name: cookie_of(url) for name, url in urls.items() if name != "bare"}
                 cookies["bare"] = cookies["ours"]
                 for case, path in PATHS.items():

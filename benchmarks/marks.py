@@ -49,6 +49,7 @@ STOPWATCH = [
 AT_LEAST = {"untouched": 0.97, "read": 0.93}
 """Of the requests per second that the bare application answers."""
 GROWTH, IMPORT = 1.2, 20.0
+SWEEP, WAITS = "sweep of 1,000", "longest write meanwhile, over the batch and a write"
 
 
 def judged(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -57,6 +58,8 @@ def judged(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for name, ours, over, most in STOPWATCH:
         if ours in overheads and over in overheads:
             yield _judged(name, overheads[ours] / overheads[over], most)
+    for row in results["rows"]:
+        yield _judged(f"{row['kind']}, {row['rows']:,} rows: {WAITS}", row[WAITS], 1.0)
     for row in results["end to end"]:
         name = f"{row['server']}, {row['app']} application, {row['case']}: requests per second over bare"
         figure, least = max(row["rates"]["ours"]) / max(row["rates"]["bare"]), AT_LEAST[row["case"]]

@@ -5,7 +5,8 @@
     python benchmarks/overhead.py --profile "signed, write"
 
 No server and no event loop: the app's coroutine is driven by hand, so that the numbers are those of the middleware.
-Each figure is the best of many rounds in which all contestants take turns; what counts are the ratios.
+Each figure is the best of many rounds in which all contestants take turns; what counts are the ratios to theirs. The
+floor is a signed cookie with the same tools and without a middleware's duties: see `benchmarks/floor.py`.
 """
 
 import argparse
@@ -15,11 +16,15 @@ import sys
 import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from starlette.middleware.sessions import SessionMiddleware as StarletteSessions
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it can be started by its path
+
 import starsessions
+from benchmarks.floor import Floor
 from starsessions import EncryptedCookieBackend, InMemoryBackend, SessionMiddleware
 
 Message = MutableMapping[str, Any]
@@ -117,12 +122,16 @@ class Case:
         def theirs(app: App) -> App:
             return StarletteSessions(app, KEY)
 
+        def floor(app: App) -> App:
+            return Floor(app, KEY)
+
         cookies = {wrap: cookie_of(run(wrap(fill), None)) if self.with_cookie else None for wrap in (theirs, self.ours)}
         # The handlers of the bare app have a session to use, too: a dict.
         return {
             "bare": timed(bare(self.handler), cookies[theirs]),
             "theirs": timed(theirs(self.handler), cookies[theirs]),
             "ours": timed(self.ours(self.handler), cookies[self.ours]),
+            "floor": timed(floor(self.handler), cookies[theirs]),
         }
 
 
@@ -245,16 +254,17 @@ def main() -> int:
     print(
         f"Python {sys.version.split()[0]}, starsessions {starsessions.__version__}. Overhead over the bare app, µs.\n"
     )
-    print(f"{'case':24}{'bare':>8}{'theirs':>9}{'ours':>9}{'ratio':>8}{'mark':>7}")
+    print(f"{'case':24}{'bare':>8}{'theirs':>9}{'floor':>9}{'ours':>9}{'floor':>8}{'ratio':>8}{'mark':>7}")
     missed = 0
     overheads: dict[str, float] = {}
     for case in CASES:
         took = measure(case, options.rounds, options.times)
-        theirs, mine = took["theirs"] - took["bare"], took["ours"] - took["bare"]
+        theirs, mine, floor = (took[name] - took["bare"] for name in ("theirs", "ours", "floor"))
         overheads[case.name] = mine
         ratio = mine / theirs
         missed += ratio > case.mark
-        figures = f"{took['bare']:8.2f}{theirs:9.2f}{mine:9.2f}{ratio:8.2f}{case.mark:7.2f}"
+        figures = f"{took['bare']:8.2f}{theirs:9.2f}{floor:9.2f}{mine:9.2f}"
+        figures += f"{floor / theirs:8.2f}{ratio:8.2f}{case.mark:7.2f}"
         print(f"{case.name:24}{figures}{' MISSED' * (ratio > case.mark)}")
     for kind in ("read", "write"):
         ratio = overheads[f"encrypted, {kind}"] / overheads[f"signed, {kind}"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.marks import CLIENT, Cell
+from benchmarks.marks import CLIENT, WAITS, Cell
 
 Results = dict[str, Any]
 SMALL = 150
@@ -118,8 +118,11 @@ def rows_of_sql(found: list[dict[str, Any]]) -> str:
     if not found:
         return ""
     names = [name for name in found[0] if name not in ("kind", "rows")]
-    body = [(one["kind"], f"{one['rows']:,}", *(f"{one[name]:.0f}" for name in names)) for one in found]
-    return table(("database", "rows", *(f"{name}, µs" for name in names)), body)
+    body = [
+        (one["kind"], f"{one['rows']:,}", *(f"{one[name]:.{2 if name == WAITS else 0}f}" for name in names))
+        for one in found
+    ]
+    return table(("database", "rows", *(name if name == WAITS else f"{name}, µs" for name in names)), body)
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

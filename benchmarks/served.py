@@ -1,4 +1,4 @@
-"""What `benchmarks.end_to_end` serves: an application without sessions, with ours, and with Starlette's.
+"""What `benchmarks.end_to_end` serves: an application without sessions, with ours, with Starlette's, and the floor.
 
 Each is there as plain ASGI, which does next to nothing, and as one of Starlette with its router. In a session of 150
 bytes, `/fill` puts something in, `/read` looks at it, and `/` does not use it.
@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from benchmarks.cases import BODY, data_of
 from benchmarks.contestants import KEY
+from benchmarks.floor import Floor
 from starsessions import SessionMiddleware
 
 DATA = data_of(150)
@@ -49,6 +50,8 @@ ROUTES = [Route("/", untouched), Route("/read", read), Route("/fill", fill)]
 
 plain_ours = SessionMiddleware(plain, KEY, autoload=True)
 plain_starlette = StarletteSessions(plain, KEY)
+plain_floor = Floor(plain, KEY)
 routed = Starlette(routes=ROUTES)
 routed_ours = Starlette(routes=ROUTES, middleware=[Middleware(SessionMiddleware, secret_key=KEY, autoload=True)])
 routed_starlette = Starlette(routes=ROUTES, middleware=[Middleware(StarletteSessions, secret_key=KEY)])
+routed_floor = Starlette(routes=ROUTES, middleware=[Middleware(Floor, secret_key=KEY)])
