@@ -77,8 +77,8 @@ def differs_for_sure(payload: Any, base: Any, in_order: bool) -> bool:
     """Whether two payloads of ours hold different data, as far as it can be told without decoding them.
 
     The same items in another order are the same bytes in another order, and the low half of Adler-32 is their sum.
-    `in_order`: nothing was moved within the data. In JSON that is all; in MessagePack there may be a set, whose order is
-    another one in each process.
+    `in_order`: nothing was moved within the data. In JSON that is all; in MessagePack there may be a set, whose order
+    is another one in each process.
     Python's own json, which wrote Starlette's cookies, also puts blanks where we put none.
     """
     may_be_moved = not in_order or not base.startswith(b"{")
