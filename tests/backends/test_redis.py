@@ -447,11 +447,30 @@ class TestTheConnectionThatIsKept:
         assert await store.get("list", NOW) is None
         assert (pool.taken, pool.out) == (1, 0)
 
-    async def test_is_not_the_last_one_of_its_pool(self, server: RedisServer, open_store: Open) -> None:
-        async with Redis.from_pool(Noting.from_url(server.url, max_connections=1)) as client:
+    @pytest.mark.parametrize(("most", "kept"), [(1, 0), (2, 0), (49, 0), (50, 1)])
+    async def test_is_none_of_a_small_pool_which_others_may_need(
+        self, server: RedisServer, open_store: Open, most: int, kept: int
+    ) -> None:
+        async with Redis.from_pool(Noting.from_url(server.url, max_connections=most)) as client:
             await open_store(client).get("key", NOW)
-            assert client.connection_pool.out == 0
-            assert await client.ping()
+            assert client.connection_pool.out == kept
+
+    async def test_is_not_kept_anew_in_the_instant_in_which_its_moment_ends(
+        self, store: RedisStore, pool: Noting, between: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A loop whose clock is coarse calls what is due a little early: by its time, the moment is not over yet."""
+        await store.get("key", NOW)
+        between.flows.clear()
+        request = asyncio.create_task(store.get("key", NOW))
+        await asyncio.sleep(0)
+        with monkeypatch.context() as later:
+            loop = asyncio.get_running_loop()
+            now = loop.time
+            later.setattr(loop, "time", lambda: now() + 1)
+            await asyncio.sleep(0)
+        between.flows.set()
+        await request
+        assert (pool.taken, pool.out) == (1, 0)
 
     async def test_is_looked_after_by_the_pool_when_it_was_closed(
         self, store: RedisStore, pool: Noting, client: Redis

@@ -25,7 +25,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from starsessions.core.serializer import MAX_DEPTH, Msgpack, PlainJson, dumper_again, matcher
+from starsessions.core.serializer import MAX_DEPTH, Msgpack, PlainJson, differs_for_sure, dumper_again, matcher
 from starsessions.exceptions import UnsupportedValue
 
 SERIALIZERS = [Msgpack(), PlainJson()]
@@ -940,3 +940,24 @@ def test_the_codes_on_the_wire_are_those_of_the_table() -> None:
         "10": (10, b"\x01" + bytes(8)),
         "11": (11, b"\xed\xa0\x80"),
     }
+
+
+def test_the_order_of_a_set_is_that_of_a_process_and_no_difference() -> None:
+    """Though nobody has moved anything, and another process may write what the session holds in another order."""
+    here, there = (
+        msgspec.msgpack.encode({"s": msgspec.msgpack.Ext(2, msgspec.msgpack.encode(members)), "n": 1})
+        for members in (["a", "b", "c"], ["c", "a", "b"])
+    )
+    assert Msgpack().loads(here) == Msgpack().loads(there)
+
+    assert not differs_for_sure(here, there, in_order=True)
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_other_plain_data_differs_for_sure(in_order: bool) -> None:
+    assert differs_for_sure(b'{"n":2}', b'{"n":1}', in_order)
+
+
+def test_bytes_in_another_order_may_be_items_in_another_order() -> None:
+    assert not differs_for_sure(b'{"n":1,"m":2}', b'{"m":2,"n":1}', in_order=False)
+    assert differs_for_sure(b'{"m":2,"n":1}', b'{"m":1,"n":2}', in_order=True)

@@ -126,8 +126,8 @@ class Owners:
     ) -> Index:
         """What was listed before `change`, which runs again if somebody else was faster. It is kept until then.
 
-        `seen`: what `look` has found, so that it is not read again. Only for a `change` that always does something: it
-        is when it writes that it finds out whether it was too late.
+        `seen`: what `look` has found, so that it is not read again. Only for a `change` that does something, or raises:
+        it is when it writes that it finds out whether it was too late, and what it raises is true of what was seen.
         """
         key = owner_key(user_id)
         entry = (seen or await self.look(user_id, now)).entry

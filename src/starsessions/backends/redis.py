@@ -301,7 +301,8 @@ class _Pooled:
 
     To take a connection and to give it back costs nearly half of what is done with it. So one that has just worked is
     kept for the next command. After a moment it is given back all the same: the pool knows whether the server still
-    answers, who is the primary now, and when to log in again.
+    answers, who is the primary now, and when to log in again. A small pool may need each of its connections for others,
+    so nothing is kept of it.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -310,7 +311,10 @@ class _Pooled:
         self._pool = pool
         self._free = Semaphore(pool.max_connections)
         self._demoted = ReadOnlyError
+        self._keeps = pool.max_connections >= _CONNECTIONS
         self._kept: _Taken | None = None
+        self._current: _Taken | None = None
+        """The one that may be kept: a timer runs that ends its moment."""
         self._tasks: set[Task[None]] = set()
 
     async def send(self, *command: Any) -> Any:
@@ -330,11 +334,8 @@ class _Pooled:
             await taken.connection.disconnect()  # the name of the primary may lead somewhere else by now
             raise
         finally:
-            # The last connection of the pool is not kept: somebody may be waiting for it.
-            if works and self._kept is None and not self._free.locked() and taken.loop.time() < taken.until:
+            if works and self._keeps and self._kept is None and self._may_stay(taken, is_new=kept is None):
                 self._kept = taken
-                if kept is None:
-                    taken.loop.call_at(taken.until, self._end, taken)
             else:
                 await self._give_back(taken)
 
@@ -353,8 +354,16 @@ class _Pooled:
         finally:
             self._free.release()
 
+    def _may_stay(self, taken: _Taken, is_new: bool) -> bool:
+        if is_new and taken.loop.time() < taken.until:
+            self._current = taken
+            taken.loop.call_at(taken.until, self._end, taken)
+        return self._current is taken
+
     def _end(self, taken: _Taken) -> None:
         """The moment is over. If the connection is in use, it is given back after that."""
+        if self._current is taken:
+            self._current = None
         if self._kept is taken:
             self._kept = None
             task = taken.loop.create_task(self._give_back(taken))

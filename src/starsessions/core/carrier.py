@@ -57,7 +57,7 @@ def tokens_of(
 
 
 def _joined(headers: Sequence[tuple[bytes, bytes]], name: str, first: str, max_cookies: int) -> str:
-    """All parts together, if there are several; empty if one is missing, or there twice."""
+    """All parts together, if there are several; empty if one is missing, or there twice and well-formed both times."""
     mark = _MARK.match(first)
     if mark is None:
         return first
