@@ -134,11 +134,11 @@ BACKENDS: dict[str, Callable[[], Any]] = {
 BUDGET: dict[tuple[str, Handler], tuple[Cost, Cost]] = {
     ("signed", untouched): (Cost(4, 207), Cost(4, 202)),
     ("signed", read): (Cost(21, 836), Cost(21, 777)),
-    ("signed", write): (Cost(36, 1396), Cost(36, 1294)),
+    ("signed", write): (Cost(36, 1406), Cost(36, 1308)),
     ("encrypted", read): (Cost(24, 847), Cost(24, 791)),
-    ("encrypted", write): (Cost(41, 1373), Cost(41, 1275)),
+    ("encrypted", write): (Cost(41, 1407), Cost(41, 1309)),
     ("memory", read): (Cost(23, 834), Cost(23, 782)),
-    ("memory", write): (Cost(44, 1505), Cost(44, 1399)),
+    ("memory", write): (Cost(44, 1539), Cost(44, 1433)),
 }
 
 
