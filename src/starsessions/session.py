@@ -17,6 +17,7 @@ from starsessions.core.decision import Cookie
 from starsessions.core.durations import Duration, expiry, seconds
 from starsessions.core.flashes import Flash, add_flash, keys_of_flashes, shows_a_page, take_flashes
 from starsessions.core.record import Expiry, Identity
+from starsessions.core.serializer import is_unicode
 from starsessions.core.tokens import to_base64url
 from starsessions.events import SignedOut, handle_of
 from starsessions.exceptions import ImproperlyConfigured, ResponseStarted, SessionGone, UnsupportedValue
@@ -271,7 +272,7 @@ class Session(KeptDict):
         """
         if not isinstance(user_id, str) or not user_id:
             raise TypeError("sign_in() takes the id of a user as a str that is not empty: pass str(user.id).")
-        if not _is_text(user_id) or not _is_text(method):
+        if not is_unicode(user_id) or not is_unicode(method):
             raise UnsupportedValue("what sign_in() was given", "str with half of a character", "No text has that.")
         await self._load()
         self._check_known()
@@ -369,15 +370,6 @@ class Session(KeptDict):
             return await self.update_atomically(take_flashes)
         except SessionGone:
             return []
-
-
-def _is_text(value: str) -> bool:
-    """Whether it can be stored: half of a surrogate pair is in a str, and in no text."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _handle(found: Found) -> str | None:

@@ -239,7 +239,7 @@ def _wrap(value: Any, path: str, depth: int) -> Any:
     if kind is int:
         return value if -(1 << 63) <= value < 1 << 64 else Ext(10, _int_to_bytes(value))
     if kind is str:
-        return value if _is_unicode(value) else Ext(11, value.encode("utf-8", "surrogatepass"))
+        return value if is_unicode(value) else Ext(11, value.encode("utf-8", "surrogatepass"))
     if kind in _MSGPACK_SCALARS:
         return value
     if kind in _ARRAYS:
@@ -255,7 +255,8 @@ def _wrap_sequence(values: Iterable[Any], path: str, depth: int) -> list[Any]:
     return [_wrap(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(values)]
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether it can be stored as text: half of a surrogate pair is in a str, and in no text."""
     try:
         text.encode()
     except UnicodeEncodeError:
