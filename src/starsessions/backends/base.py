@@ -295,8 +295,9 @@ class Peeking(Protocol):
 class Sealing(Protocol):
     """A backend whose tokens are the sessions: to keep one is to seal it, and nobody else can have been faster."""
 
-    def seal(self, record: Record) -> str:
-        """The token for a record, at once. `create`, `replace` and `rotate` do nothing else."""
+    @property
+    def seal(self) -> Callable[[Record], str]:
+        """Makes the token for a record, at once. `create`, `replace` and `rotate` do nothing else."""
 
 
 def in_one_step(work: Coroutine[Any, Any, T]) -> T:

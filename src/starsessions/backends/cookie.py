@@ -1,6 +1,7 @@
 """Backends without a server side: the session travels in the cookie, sealed."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from copy import copy
 from typing import Any, ClassVar, Self
@@ -57,9 +58,10 @@ class _SealedCookieBackend(Backend):
     def _seal_for(self, cookie_name: str) -> None:
         """Prepare the seals for one cookie name and the policy."""
 
+    @property
     @abstractmethod
-    def seal(self, record: Record) -> str:
-        """The token for a record."""
+    def seal(self) -> Callable[[Record], str]:
+        """Makes the token for a record."""
 
     @abstractmethod
     def peek(self, token: str, now: int) -> Found | WhyNew:
@@ -153,14 +155,18 @@ class CookieBackend(_SealedCookieBackend):
             isinstance(self.serializer, PlainJson) and not self._compress and self.policy.absolute_timeout is None
         )
 
-    def seal(self, record: Record) -> str:
+    @property
+    def seal(self) -> Callable[[Record], str]:
+        return self._seal_readably if self._may_be_plain else self._signer.seal
+
+    def _seal_readably(self, record: Record) -> str:
+        """As Starlette does, if that has room for what the record says."""
         if (
-            self._may_be_plain
+            record.payload.startswith(b"{")
             and record.lifetime is None
             and record.until is None
             and record.identity is None
             and not record.browser
-            and record.payload.startswith(b"{")
         ):
             return self._starlette.seal(record)
         return self._signer.seal(record)
@@ -209,15 +215,19 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         self._keys = key_list(secret_key)
         self._compress = compress
         self._pad_to = pad_to
+        self._cookie_name = ""
         self._signed = None if accept_signed is None else CookieBackend(accept_signed, serializer=serializer)
         super().__init__(max_age, max_cookies, revocations, clock)
 
     def _seal_for(self, cookie_name: str) -> None:
-        self._encrypter = Encrypter(self._keys, cookie_name, self._compress, self._pad_to)
+        if cookie_name != self._cookie_name:  # to derive all keys takes more than a millisecond
+            self._encrypter = Encrypter(self._keys, cookie_name, self._compress, self._pad_to)
+            self._cookie_name = cookie_name
         self._old = self._signed.bind(cookie_name, self.policy) if self._signed else None
 
-    def seal(self, record: Record) -> str:
-        return self._encrypter.seal(record)
+    @property
+    def seal(self) -> Callable[[Record], str]:
+        return self._encrypter.seal
 
     def peek(self, token: str, now: int) -> Found | WhyNew:
         if token.startswith(encrypted.PREFIX):

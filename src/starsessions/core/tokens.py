@@ -1,4 +1,7 @@
-"""How ids and binary tokens are spelled: base64url without padding, one spelling for each value (RFC 4648, 3.5)."""
+"""How ids and binary tokens are spelled: one spelling for each value (RFC 4648, 3.5).
+
+base64url without padding, which stands in URLs, forms and keys as well; or base64, which takes half the time.
+"""
 
 import re
 from binascii import b2a_base64
@@ -9,13 +12,17 @@ from msgspec.json import Decoder
 TO_URL = bytes.maketrans(b"+/", b"-_")
 FROM_URL = bytes.maketrans(b'-_+/="\\', b"+/!!!!!")  # what only standard base64, or JSON, uses becomes invalid
 
-# As a JSON string, because msgspec decodes base64 four times as fast as binascii, and is as strict (but for JSON's own
-# escapes, which begin with a backslash).
-_decode = Decoder(bytes).decode
+decode_quoted = Decoder(bytes).decode
+"""What base64 with padding holds, as a JSON string: four times as fast as binascii, and as strict, but for JSON's own
+escapes, which begin with a backslash. Raises msgspec's DecodeError, which before 0.20 is no ValueError.
+"""
 
-# How a text ends, by its length modulo four: the last character of one that is no multiple of four has bits to spare,
-# which are zero in the one spelling. And the padding that standard base64 adds.
-_ENDS = (("", b""), (None, b""), ("AQgw", b"=="), ("AEIMQUYcgkosw048", b"="))
+# What a text can end with that has two or three characters more than a multiple of four: bits to spare are zero in the
+# one spelling.
+_LAST_OF_TWO, _LAST_OF_THREE = "AQgw", "AEIMQUYcgkosw048"
+
+# By the length modulo four: the last character, if it matters, and the padding that standard base64 adds.
+_ENDS = (("", b""), (None, b""), (_LAST_OF_TWO, b"=="), (_LAST_OF_THREE, b"="))
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 ID_BYTES = 32
@@ -29,12 +36,30 @@ def to_base64url(raw: bytes) -> str:
     return b2a_base64(raw, newline=False).translate(TO_URL).rstrip(b"=").decode("ascii")
 
 
-def decode_base64(encoded: bytes) -> bytes:
-    """Standard base64 with padding, of bytes that hold no backslash; ValueError for anything else."""
+def to_base64(raw: bytes) -> str:
+    """Standard base64 with padding.
+
+    >>> to_base64(bytes(3) + b"?")
+    'AAAAPw=='
+    """
+    return b2a_base64(raw, newline=False).decode("ascii")
+
+
+def from_base64(text: str) -> bytes:
+    """The inverse of `to_base64`; ValueError for anything that it would not have written.
+
+    >>> from_base64("AAAAPw==")
+    b'\\x00\\x00\\x00?'
+    """
+    if "\\" in text:
+        raise ValueError("not base64")
     try:
-        return _decode(b'"%b"' % encoded)
-    except DecodeError:  # no ValueError before msgspec 0.20
+        raw = decode_quoted(f'"{text}"')
+    except DecodeError:
         raise ValueError("not base64") from None
+    if text[-1:] == "=" and text[-2] not in _LAST_OF_THREE and (text[-2] != "=" or text[-3] not in _LAST_OF_TWO):
+        raise ValueError("not the one spelling")
+    return raw
 
 
 def from_base64url(text: str) -> bytes:
@@ -47,7 +72,10 @@ def from_base64url(text: str) -> bytes:
     # "AA" and "AB" decode alike: whoever compares or revokes a token by its text must not be fooled by the second.
     if last is None or (last and text[-1] not in last):
         raise ValueError("not the one spelling")
-    return decode_base64(text.encode("ascii").translate(FROM_URL) + padding)
+    try:
+        return decode_quoted(b'"%b%b"' % (text.encode("ascii").translate(FROM_URL), padding))
+    except DecodeError:
+        raise ValueError("not base64") from None
 
 
 def looks_like_id(text: str) -> bool:

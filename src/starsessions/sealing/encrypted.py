@@ -3,16 +3,16 @@
 A token is bound to its purpose and to the name of its cookie, with which its key is derived: one cookie's value is
 refused in another cookie.
 
-    x1.  base64url( what `Cipher` makes of the envelope )
+    x1.  base64( what `Cipher` makes of the envelope )
 """
 
 from starsessions.core.record import Record, WhyNew
-from starsessions.core.tokens import from_base64url, to_base64url
+from starsessions.core.tokens import from_base64, to_base64
 from starsessions.sealing.cipher import SHORTEST, Cipher
-from starsessions.sealing.envelope import pack
-from starsessions.sealing.signed import opened
+from starsessions.sealing.envelope import packer, unpack
 
 PREFIX = "x1."
+_PREFIX_LENGTH = len(PREFIX)
 
 
 class Encrypter:
@@ -20,18 +20,22 @@ class Encrypter:
 
     def __init__(self, keys: list[bytes], cookie_name: str, compress: bool = False, pad_to: int = 0) -> None:
         self._cipher = Cipher(keys, f"encrypted-cookie/{cookie_name}")
-        self._compress = compress
-        self._pad_to = pad_to
+        self._pack = packer(compress, pad_to)
 
     def seal(self, record: Record) -> str:
-        return PREFIX + to_base64url(self._cipher.seal(pack(record, self._compress, self._pad_to)))
+        return PREFIX + to_base64(self._cipher.seal(self._pack(record)))
 
     def open(self, token: str) -> Record | WhyNew:
         try:
-            raw = from_base64url(token[len(PREFIX) :])
+            raw = from_base64(token[_PREFIX_LENGTH:])
         except ValueError:
             return WhyNew.MALFORMED
         if len(raw) <= SHORTEST:
             return WhyNew.MALFORMED
         plain = self._cipher.open(raw)
-        return WhyNew.BAD_SIGNATURE if plain is None else opened(plain)
+        if plain is None:
+            return WhyNew.BAD_SIGNATURE
+        try:
+            return unpack(plain)
+        except Exception:  # whatever an older release has sealed: it is never an error
+            return WhyNew.UNDECODABLE

@@ -7,6 +7,7 @@ A record in MessagePack is an array, and no array begins with a byte as small as
 """
 
 import zlib
+from collections.abc import Callable
 
 from msgspec.msgpack import Decoder, Encoder
 
@@ -19,11 +20,16 @@ _encode = Encoder().encode
 _decode = Decoder(Record).decode
 
 
+def packer(compress: bool, pad_to: int = 0) -> Callable[[Record], bytes]:
+    """`pack` with these settings. Without any it is the encoder itself."""
+    if not compress and not pad_to:
+        return _encode
+    return lambda record: pack(record, compress, pad_to)
+
+
 def pack(record: Record, compress: bool = False, pad_to: int = 0) -> bytes:
     """With `compress`, compressed if that is shorter; with `pad_to`, as long as the next multiple of it (bytes)."""
     body = _encode(record)
-    if not compress and not pad_to:
-        return body
     flags = 0
     if compress and len(body) <= MAX_UNPACKED and len(smaller := zlib.compress(body, 9)) < len(body):
         flags, body = _COMPRESSED, smaller

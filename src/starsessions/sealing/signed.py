@@ -11,9 +11,11 @@ from binascii import a2b_base64, b2a_base64
 from functools import lru_cache
 from hmac import compare_digest
 
+from msgspec import DecodeError
+
 from starsessions.core.record import Record, WhyNew
-from starsessions.core.tokens import FROM_URL, TO_URL, decode_base64, from_base64url, to_base64url
-from starsessions.sealing.envelope import pack, unpack
+from starsessions.core.tokens import FROM_URL, TO_URL, decode_quoted, from_base64url, to_base64url
+from starsessions.sealing.envelope import packer, unpack
 from starsessions.sealing.keys import derive, hmac_with
 
 PREFIX = "s1."
@@ -49,8 +51,8 @@ class StarletteSigner:
             return WhyNew.BAD_SIGNATURE
         try:
             at = int.from_bytes(a2b_base64(stamp.translate(FROM_URL) + b"=="), "big")
-            return Record(decode_base64(payload), at, at)
-        except ValueError:
+            return Record(decode_quoted(b'"%b"' % payload), at, at)
+        except (ValueError, DecodeError):
             return WhyNew.UNDECODABLE
 
 
@@ -67,10 +69,10 @@ class Signer:
         self._macs = [
             hmac_with(derive(key, f"starsessions/v1/signed-cookie/{cookie_name}"), hashlib.sha256) for key in keys
         ]
-        self._compress = compress
+        self._pack = packer(compress)
 
     def seal(self, record: Record) -> str:
-        raw = pack(record, self._compress)
+        raw = self._pack(record)
         return PREFIX + to_base64url(self._macs[0](raw) + raw)
 
     def open(self, token: str) -> Record | WhyNew:
@@ -83,12 +85,7 @@ class Signer:
             return WhyNew.MALFORMED
         if not any(compare_digest(compute(raw), mac) for compute in self._macs):
             return WhyNew.BAD_SIGNATURE
-        return opened(raw)
-
-
-def opened(raw: bytes) -> Record | WhyNew:
-    """What is in a verified envelope. Old code of the application may have written anything: it is never an error."""
-    try:
-        return unpack(raw)
-    except Exception:
-        return WhyNew.UNDECODABLE
+        try:
+            return unpack(raw)
+        except Exception:  # whatever an older release has sealed: it is never an error
+            return WhyNew.UNDECODABLE
