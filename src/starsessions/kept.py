@@ -308,23 +308,25 @@ class KeptDict(AskingDict):
 
     def _plan(self, by_hand: bool = False) -> Plan:
         """What has to be done: decided here, without waiting for anything, and done by `_carry_out`."""
+        found, setting = self._found, self._setting
+        modified, handed_out = self.modified or by_hand, self._handed_out
+        rotate, expiry = self._next_id is not None, self._expiry
+        if found is not None and not (modified or handed_out or rotate or expiry is not None or setting.keeps_going):
+            return SETTLED  # nobody had the means to change anything
         if self._views:
             self._gather()
-        found = self._found
         if found is None:
             empty = self._identity is None and not by_hand and not dict.__len__(self)
-            late, rotate = self.why_new is WhyNew.JUST_ROTATED, self._next_id is not None
-            return decide_new(self._ended, late, empty, rotate), None
-        setting, expiry, rotate = self._setting, self._expiry, self._next_id is not None
-        modified, handed_out = self.modified or by_hand, self._handed_out
-        if not (modified or handed_out or rotate or expiry is not None or setting.keeps_going):
-            return SETTLED  # nobody had the means to change anything
+            return decide_new(self._ended, self.why_new is WhyNew.JUST_ROTATED, empty, rotate), None
         record = found.record
         payload, emptied, changed, due = None, False, by_hand, False
         if modified or (handed_out and not setting.matches(record.payload, self)):
-            base, in_order = record.payload, self._in_order and not handed_out
-            payload = setting.dumps(self) if handed_out or not self._only_plain else setting.dumps_again(self, base)
-            if payload != base and (setting.differs_for_sure(payload, base, in_order) or self._differs(base)):
+            base = record.payload
+            if handed_out or not self._only_plain:
+                payload, sure = setting.dumps(self), False
+            else:
+                payload, sure = setting.dumps_again(self, base, self._in_order)
+            if payload != base and (sure or setting.differs_for_sure(payload, base) or self._differs(base)):
                 changed = True
                 # Somebody who is signed in has a session, whether or not there is data in it.
                 signed_in = self._identity is not None or record.identity is not None
@@ -622,7 +624,7 @@ class KeptDict(AskingDict):
             return True
         base = found.record.payload
         return not setting.matches(base, self) and (
-            setting.differs_for_sure(setting.dumps(self), base, False) or self._differs(base)
+            setting.differs_for_sure(setting.dumps(self), base) or self._differs(base)
         )
 
     def _weights(self) -> list[tuple[str, int]]:

@@ -11,7 +11,7 @@ from starsessions.core.carrier import tokens_of
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Values
 from starsessions.core.decision import Action
 from starsessions.core.record import Policy, Record, WhyNew, deadline, why_over
-from starsessions.core.serializer import Msgpack, differs_for_sure, dumper_again, matcher
+from starsessions.core.serializer import differs_for_sure, dumper_again, is_ours, matcher
 from starsessions.events import OnEvent
 
 OnConflict = Literal["merge", "raise"] | Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], dict[str, Any]]
@@ -49,8 +49,8 @@ class Setting(Struct, frozen=True):
     """What `keep` can do."""
     loads: Callable[[Any], dict[str, Any]]
     dumps: Callable[[dict[str, Any]], Any]
-    dumps_again: Callable[[dict[str, Any], Any], Any]
-    """`dumps`, for data whose lists and dicts are as this payload was decoded."""
+    dumps_again: Callable[[dict[str, Any], Any, bool], tuple[Any, bool]]
+    """`dumps`, for data whose lists and dicts are as this payload was decoded: see `Msgpack.dumps_again`."""
     tokens_in: Callable[[Headers], Values]
     max_cookies: int
     room_in_one: int
@@ -68,7 +68,7 @@ class Setting(Struct, frozen=True):
     """Whether a request goes on without its session when the store fails."""
     keeps_going: bool
     """Whether use alone can renew or rotate a session."""
-    differs_for_sure: Callable[[Any, Any, bool], bool]
+    differs_for_sure: Callable[[Any, Any], bool]
     """Whether other bytes are other data, as far as it can be told without decoding them."""
 
 
@@ -113,7 +113,7 @@ def setting_for(
         users=users,
         anonymous_if_unavailable=anonymous_if_unavailable,
         keeps_going=policy.rolling or policy.rotate_every is not None,
-        differs_for_sure=differs_for_sure if isinstance(serializer, Msgpack) else _who_knows,
+        differs_for_sure=differs_for_sure if is_ours(serializer) else _who_knows,
     )
 
 
@@ -135,7 +135,7 @@ def keeping(
     return None, ()
 
 
-def _who_knows(payload: Any, base: Any, in_order: bool) -> bool:
+def _who_knows(payload: Any, base: Any) -> bool:
     return False
 
 

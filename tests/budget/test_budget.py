@@ -133,12 +133,12 @@ BACKENDS: dict[str, Callable[[], Any]] = {
 # On Python 3.11, and from 3.12 on.
 BUDGET: dict[tuple[str, Handler], tuple[Cost, Cost]] = {
     ("signed", untouched): (Cost(4, 207), Cost(4, 202)),
-    ("signed", read): (Cost(21, 836), Cost(21, 777)),
-    ("signed", write): (Cost(36, 1406), Cost(36, 1308)),
-    ("encrypted", read): (Cost(24, 847), Cost(24, 791)),
-    ("encrypted", write): (Cost(41, 1407), Cost(41, 1309)),
-    ("memory", read): (Cost(23, 834), Cost(23, 782)),
-    ("memory", write): (Cost(44, 1539), Cost(44, 1433)),
+    ("signed", read): (Cost(19, 804), Cost(19, 747)),
+    ("signed", write): (Cost(34, 1358), Cost(34, 1257)),
+    ("encrypted", read): (Cost(21, 809), Cost(21, 757)),
+    ("encrypted", write): (Cost(35, 1304), Cost(35, 1212)),
+    ("memory", read): (Cost(22, 810), Cost(22, 759)),
+    ("memory", write): (Cost(42, 1475), Cost(42, 1369)),
 }
 
 

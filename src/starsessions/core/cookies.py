@@ -55,12 +55,14 @@ def finder(name: str) -> Callable[[Iterable[tuple[bytes, bytes]]], Values]:
         if len(header) > MAX_HEADER:
             return WhyNew.MALFORMED
         values = values_in(f";{str(header, 'latin-1')}")
+        if len(values) == 1:  # nearly always
+            value = values[0]
+            return values if value.isascii() and 0 < len(value) <= most else WhyNew.MALFORMED
         if not values:
             return WhyNew.NO_COOKIE
-        if len(values) > 1:
-            values = list(dict.fromkeys(values))
-            if len(values) > MAX_SAME_NAME:
-                return WhyNew.MALFORMED
+        values = list(dict.fromkeys(values))
+        if len(values) > MAX_SAME_NAME:
+            return WhyNew.MALFORMED
         return [value for value in values if 0 < len(value) <= most and value.isascii()] or WhyNew.MALFORMED
 
     return find

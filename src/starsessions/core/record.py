@@ -138,12 +138,13 @@ def deadline(record: Record, policy: Policy) -> int:
 
 def why_over(record: Record, policy: Policy, now: int) -> WhyNew | None:
     """Why this session is over at `now`, or None while it lives."""
-    if record.renewed_at - CLOCK_SKEW <= now < deadline(record, policy):
-        return None
     absolute = policy.absolute_timeout
     if absolute is not None and now >= record.began_at + absolute:
         return WhyNew.OVER_ABSOLUTE
-    return WhyNew.EXPIRED
+    end = record.until
+    if end is None:
+        end = record.renewed_at + (record.lifetime or policy.max_age)
+    return None if record.renewed_at - CLOCK_SKEW <= now < end else WhyNew.EXPIRED
 
 
 def touch_due(record: Record, policy: Policy, now: int) -> bool:

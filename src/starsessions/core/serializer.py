@@ -73,37 +73,50 @@ class Serializer(Protocol):
     def loads(self, payload: Any, /) -> dict[str, Any]: ...
 
 
-def differs_for_sure(payload: Any, base: Any, in_order: bool) -> bool:
+def differs_for_sure(payload: bytes, base: bytes) -> bool:
     """Whether two payloads of ours hold different data, as far as it can be told without decoding them.
 
     The same items in another order are the same bytes in another order, and the low half of Adler-32 is their sum.
-    `in_order`: nothing was moved within the data. In JSON that is all; in MessagePack there may be a set, whose order
-    is another one in each process.
-    Python's own json, which wrote Starlette's cookies, also puts blanks where we put none.
     """
-    may_be_moved = not in_order or not base.startswith(b"{")
-    if may_be_moved and len(payload) == len(base) and adler32(payload) & 0xFFFF == adler32(base) & 0xFFFF:
+    if payload.startswith(b"{") != base.startswith(b"{"):
+        return False  # one is JSON, the other MessagePack
+    if len(payload) == len(base) and adler32(payload) & 0xFFFF == adler32(base) & 0xFFFF:
         return False
+    return _is_compact(base)
+
+
+def _is_compact(payload: bytes) -> bool:
+    """Whether it is not of Python's own json, which wrote Starlette's cookies, and puts blanks where we put none."""
     # For one byte find() takes a fourth of its time for several, and `in` takes longer.
-    return bool(base.find(b" ") < 0 or base.find(b": ") < 0)
+    return payload.find(b" ") < 0 or payload.find(b": ") < 0
+
+
+def is_ours(serializer: Serializer) -> bool:
+    """Whether we know its bytes. Those of a subclass nobody knows: it may compress them."""
+    return type(serializer) in (Msgpack, PlainJson)
+
+
+def _own(serializer: Serializer, name: str) -> Any:
+    """What a serializer can do beyond its contract; not what a subclass of ours has inherited, and does otherwise."""
+    return getattr(serializer, name, None) if is_ours(serializer) or not isinstance(serializer, Msgpack) else None
 
 
 def matcher(serializer: Serializer) -> Callable[[Any, dict[str, Any]], bool]:
     """How to tell cheaply that data has not changed: the serializer's own `matches`, or equal bytes."""
-    own = getattr(serializer, "matches", None)
+    own = _own(serializer, "matches")
     if own is not None:
         return cast("Callable[[Any, dict[str, Any]], bool]", own)
     return lambda payload, data: bool(serializer.dumps(data) == payload)
 
 
-def dumper_again(serializer: Serializer) -> Callable[[dict[str, Any], Any], Any]:
+def dumper_again(serializer: Serializer) -> Callable[[dict[str, Any], Any, bool], tuple[Any, bool]]:
     """How to encode data once more, if nobody could change what is inside of the lists and dicts that it was loaded
     with, and all that was put in is plain: the serializer's own `dumps_again`, or `dumps`.
     """
-    own = getattr(serializer, "dumps_again", None)
+    own = _own(serializer, "dumps_again")
     if own is not None:
-        return cast("Callable[[dict[str, Any], Any], Any]", own)
-    return lambda data, payload: serializer.dumps(data)
+        return cast("Callable[[dict[str, Any], Any, bool], tuple[Any, bool]]", own)
+    return lambda data, base, in_order: (serializer.dumps(data), False)
 
 
 class Msgpack:
@@ -119,16 +132,20 @@ class Msgpack:
                 return payload
         return _to_msgpack(_wrap_items(data, "session", 1))
 
-    def dumps_again(self, data: dict[str, Any], base: bytes, /) -> bytes:
+    def dumps_again(self, data: dict[str, Any], base: bytes, in_order: bool, /) -> tuple[bytes, bool]:
         """`dumps`, if `data` is what `base` was decoded to, but for items that are a str, int, bool or None under a
-        str: then no type in it needs a look.
+        str: then no type in it needs a look. And whether other bytes than `base` are, for certain, other data.
+
+        `in_order`: nothing was taken out, which could have come back in another place.
         """
         if len(base.translate(None, _EXT)) == len(base):  # no extension type, nor text that looks like one
             try:
-                return _to_msgpack(data)
+                payload = _to_msgpack(data)
             except _NOT_PLAIN:
                 pass
-        return self.dumps(data)
+            else:  # without a set, whose order is another one in each process
+                return payload, in_order and not base.startswith(b"{")
+        return self.dumps(data), False
 
     def matches(self, payload: bytes, data: dict[str, Any], /) -> bool:
         """Whether `data` certainly is what `payload` holds: plain, and the same bytes."""
@@ -140,18 +157,14 @@ class Msgpack:
             return False
 
     def loads(self, payload: bytes, /) -> dict[str, Any]:
-        data: Any
-        if payload.startswith(b"{"):
-            try:
-                data = _JSON.decode(payload)
-            except DecodeError:
-                # Python's own json, which wrote Starlette's cookies, also writes NaN, Infinity and lone surrogates.
-                data = json.loads(payload)
-        else:
-            data = _from_msgpack(payload)
-        if type(data) is not dict:
-            raise ValueError("not a session: the payload is not an object")
-        return data
+        if not payload.startswith(b"{"):
+            return _dict_from_msgpack(payload)
+        try:
+            return _dict_from_json(payload)
+        except DecodeError:
+            # Python's own json, which wrote Starlette's cookies, also writes NaN, Infinity and lone surrogates.
+            data: dict[str, Any] = json.loads(payload)
+            return data
 
 
 class PlainJson(Msgpack):
@@ -167,7 +180,7 @@ class PlainJson(Msgpack):
                 return payload
         return super().dumps(data)
 
-    def dumps_again(self, data: dict[str, Any], base: bytes, /) -> bytes:
+    def dumps_again(self, data: dict[str, Any], base: bytes, in_order: bool, /) -> tuple[bytes, bool]:
         # Python's own json may have written numbers that are none.
         if (
             base.startswith(b"{")
@@ -175,10 +188,12 @@ class PlainJson(Msgpack):
             and (base.find(b"I") < 0 or base.find(b"Infinity") < 0)
         ):
             try:
-                return _to_json(data)
+                payload = _to_json(data)
             except _NOT_PLAIN:
                 pass
-        return self.dumps(data)
+            else:
+                return payload, in_order and _is_compact(base)
+        return self.dumps(data), False
 
 
 def _is_plain(data: Any, scalars: frozenset[type], keys: frozenset[type], depth: int = MAX_DEPTH) -> bool:
@@ -328,10 +343,11 @@ def _unwrap(code: int, raw: memoryview) -> Any:
     return _UNWRAPPERS[code](raw)
 
 
-_JSON: JsonDecoder[Any] = JsonDecoder()
+_dict_from_json = JsonDecoder(dict).decode
 _to_json = JsonEncoder().encode
 _to_msgpack = MsgpackEncoder().encode
 _from_msgpack = MsgpackDecoder(ext_hook=_unwrap).decode
+_dict_from_msgpack = MsgpackDecoder(dict, ext_hook=_unwrap).decode
 
 _JSON_SCALARS: frozenset[type] = frozenset({type(None), bool, int, str})
 _JSON_KEYS: frozenset[type] = frozenset({str})
