@@ -148,7 +148,7 @@ class SessionMiddleware:
         def send_with_session(message: Message) -> Awaitable[None]:
             # No coroutine of its own: messages that are not ours to change cost next to nothing.
             if message["type"] == "http.response.start" and session._phase in _NOT_SENT:
-                replaced = scope.get(self.scope_key) is not session and self._is_replaced(session, scope)
+                replaced = scope.get(key) is not session and self._is_replaced(session, scope)
                 if replaced or session.accessed:
                     return self._start(session, replaced, scope, message, send)
                 session._phase = CLOSED
@@ -204,16 +204,14 @@ class SessionMiddleware:
 
         A new message with a new list: an application may send the same ones to everybody.
         """
-        headers = list(message.get("headers", ()))
-        says_something = session._cookie is not NOTHING_TO_SAY
-        if keep_for_one_person(headers, says_something):
+        cookies = self._cookies(session, scope) if session._cookie is not NOTHING_TO_SAY else []
+        headers, invited = keep_for_one_person(message.get("headers", ()), cookies)
+        if invited:
             _log.warning("A response that sets the session cookie said Cache-Control: public; it now says no-store.")
-        if says_something:
-            headers += self._cookies(session, scope)
-            if session._clears_site_data:
-                # A session that began since then (a message for the next page) has its cookie in this very response.
-                cookies = b'"cookies", ' if session._found is None else b""
-                headers.append((b"clear-site-data", b'"cache", ' + cookies + b'"storage"'))
+        if cookies and session._clears_site_data:
+            # A session that began since then (a message for the next page) has its cookie in this very response.
+            what = b'"cookies", ' if session._found is None else b""
+            headers.append((b"clear-site-data", b'"cache", ' + what + b'"storage"'))
         return {**message, "headers": headers}
 
     async def _adopt(self, session: Session, scope: Scope) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starsessions.core.headers import RawHeaders, forbid_storing, vary_by_cookie
+from starsessions.core.headers import RawHeaders, forbid_storing, keep_for_one_person, vary_by_cookie
 
 OTHER = (b"content-type", b"text/html")
 
@@ -104,3 +104,23 @@ def test_whatever_the_application_said_the_answer_varies_and_is_not_stored(heade
     assert {(b"vary", b"cookie"), (b"vary", b"*")} & said
     assert (b"cache-control", b"no-store") in said
     assert [header for header in headers if header[0].lower() not in (b"vary", b"cache-control")] == before
+
+
+@pytest.mark.parametrize("cookies", [[], [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]])
+@given(some_headers)
+def test_a_response_for_one_person_says_all_of_it_in_a_new_list(cookies: RawHeaders, headers: RawHeaders) -> None:
+    before, expected = list(headers), list(headers)
+    vary_by_cookie(expected)
+    invited = bool(cookies) and forbid_storing(expected)
+
+    assert keep_for_one_person(headers, cookies) == (expected + cookies, invited)
+    assert headers == before
+
+
+@pytest.mark.parametrize("said", [[], [[b"vary", b"Origin"]]])
+def test_headers_may_be_any_iterable_of_pairs(said: list[list[bytes]]) -> None:
+    """As ASGI has it: a generator, and lists for tuples."""
+    headers, _ = keep_for_one_person(iter([[b"etag", b"1"], *said]), [])
+
+    assert [name for name, _ in headers] == [b"etag", b"vary"]
+    assert headers[1][1].endswith(b"Cookie")

@@ -309,6 +309,13 @@ async def test_signing_out_can_tell_the_browser_to_forget_the_site(
     assert reply.all("clear-site-data") == ['"cache", "cookies", "storage"']
 
 
+async def test_who_was_not_signed_in_keeps_the_site(site_of: Callable[..., Site], backend: SessionBackend) -> None:
+    """Such an answer may be stored by a cache, and says nothing about anybody."""
+    reply = await site_of(backend=backend).visit(lambda session: session.sign_out(clear_site_data=True))
+
+    assert reply.all("clear-site-data") == reply.all("set-cookie") == []
+
+
 async def test_a_message_said_after_signing_out_is_not_wiped_with_the_site(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:

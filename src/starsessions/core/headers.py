@@ -2,10 +2,11 @@
 
 A stored copy of a page that depended on a session must not be served to anybody else (`Vary: Cookie`), and a
 `Set-Cookie` does not by itself keep a response out of shared caches (RFC 9111, 7.3; CVE-2023-30861 and
-CVE-2026-35192 are what happens otherwise). All functions change the list that they are given.
+CVE-2026-35192 are what happens otherwise). `vary_by_cookie` and `forbid_storing` change the list that they are given.
 """
 
 import re
+from collections.abc import Iterable
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -14,16 +15,19 @@ _QUOTED = re.compile(rb'"[^"]*"')
 _VARY, _NO_STORE = (b"vary", b"Cookie"), (b"cache-control", b"no-store")
 
 
-def keep_for_one_person(headers: RawHeaders, sets_cookie: bool) -> bool:
-    """What a response has to say that depended on a session, and perhaps sets its cookie. True as `forbid_storing`."""
-    for name, _ in headers:
+def keep_for_one_person(headers: Iterable[Iterable[bytes]], cookies: RawHeaders) -> tuple[RawHeaders, bool]:
+    """The headers of a response that depended on a session, and sets these cookies. True as `forbid_storing`.
+
+    A new list: an application may send the same one to everybody.
+    """
+    said: RawHeaders = [*headers]  # type: ignore[list-item]  # ASGI: pairs, and nearly always tuples
+    for name, _ in said:
         if len(name) in {4, 13}:  # as long as the two that matter: the application may have said something
-            vary_by_cookie(headers)
-            return sets_cookie and forbid_storing(headers)
-    headers.append(_VARY)
-    if sets_cookie:
-        headers.append(_NO_STORE)
-    return False
+            said = [(name, value) for name, value in said]
+            vary_by_cookie(said)
+            invites = bool(cookies) and forbid_storing(said)
+            return said + cookies, invites
+    return ([*said, _VARY, _NO_STORE, *cookies] if cookies else [*said, _VARY]), False
 
 
 def vary_by_cookie(headers: RawHeaders) -> None:
