@@ -22,7 +22,8 @@ from starsessions.core.headers import RawHeaders, keep_for_one_person
 from starsessions.core.record import DEFAULT_MAX_AGE, WhyNew, cookie_max_age
 from starsessions.events import OnEvent, StoreFailed, report
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionTooLarge
-from starsessions.kept import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, SETTLED, Phase, Plan
+from starsessions.finding import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, Phase
+from starsessions.kept import SETTLED, Plan
 from starsessions.limits import Limits
 from starsessions.sealing.keys import Keys
 from starsessions.session import Session
@@ -159,10 +160,8 @@ class SessionMiddleware:
                 session._take(await session._find())
             await self.app(scope, receive, send_with_session)
         except BackendUnavailable as error:
-            if session._phase not in _NOT_SENT:
+            if not self._may_still_answer(session, error):
                 raise
-            _log.error("Answered 503, since the store of the sessions fails.", exc_info=error)
-            session._note(StoreFailed(str(error)))
             await _send_unavailable(send, "http.response")
             return
         finally:
@@ -213,6 +212,14 @@ class SessionMiddleware:
             what = b'"cookies", ' if session._found is None else b""
             headers.append((b"clear-site-data", b'"cache", ' + what + b'"storage"'))
         return {**message, "headers": headers}
+
+    def _may_still_answer(self, session: Session, error: BackendUnavailable) -> bool:
+        """Whether nothing has been sent, so that the answer can be that the store fails. Then somebody hears of it."""
+        if session._phase not in _NOT_SENT:
+            return False
+        _log.error("Refused a request, since the store of the sessions fails.", exc_info=error)
+        session._note(StoreFailed(str(error)))
+        return True
 
     async def _adopt(self, session: Session, scope: Scope) -> None:
         """If the application has put a plain dict in our place, its content is the session."""
@@ -283,10 +290,8 @@ class SessionMiddleware:
                 session._take(await session._find())
             await self.app(scope, receive, send_with_session)
         except BackendUnavailable as error:
-            if session._phase not in _NOT_SENT:
+            if not self._may_still_answer(session, error):
                 raise
-            _log.error("Refused a WebSocket, since the store of the sessions fails.", exc_info=error)
-            session._note(StoreFailed(str(error)))
             if "websocket.http.response" in scope.get("extensions", ()):
                 await _send_unavailable(send, "websocket.http.response")
             else:

@@ -21,8 +21,10 @@ from starsessions.core.serializer import is_unicode
 from starsessions.core.tokens import to_base64url
 from starsessions.events import SignedOut, handle_of
 from starsessions.exceptions import ImproperlyConfigured, ResponseStarted, SessionGone, UnsupportedValue
-from starsessions.kept import OPEN, SAVING, KeptDict, Phase
+from starsessions.finding import OPEN, SAVING, Phase
+from starsessions.kept import KeptDict
 from starsessions.setting import judged, setting_for
+from starsessions.signing_in import identity_of, put_on_list
 
 T = TypeVar("T")
 
@@ -278,8 +280,11 @@ class Session(KeptDict):
         self._check_known()
         if self._phase is not OPEN:
             raise ResponseStarted("The headers have left, so a new id can no longer be sent: sign in before.")
-        new_id, old = await self._setting.backend.new_id(), self._who()
-        identity = await self._listed_as(user_id, method, new_id)
+        setting, old, now = self._setting, self._who(), int(self._setting.clock())
+        new_id = await setting.backend.new_id()
+        identity = identity_of(user_id, method, self._headers, self._client, now)
+        replaced = None if self._found is None else self._found.record.identity
+        identity = await put_on_list(identity, new_id, setting, self._identity, replaced, now, self._note)
         if old is not None and old.user_id != user_id:
             await self.delete()
         elif not keep:

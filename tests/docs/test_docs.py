@@ -30,7 +30,7 @@ from starsessions.backends.redis import RedisBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, session_table
 from starsessions.backends.stored import StoredBackend
 from starsessions.events import Event
-from starsessions.kept import Phase
+from starsessions.finding import Phase
 from starsessions.testing import Clock
 from starsessions.testing.rules import STORE
 from tests.site import KEY

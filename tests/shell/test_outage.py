@@ -83,7 +83,7 @@ async def test_a_request_that_needs_its_session_is_answered_with_one_clean_503(
     assert reply.set_cookies == []
     assert reply.all("cache-control") == ["no-store"]
     assert reply.all("retry-after") == ["5"]
-    assert "Answered 503" in caplog.text
+    assert "Refused a request" in caplog.text
     store.fails = False
     assert await site.data() == {"user": "ann"}
 
@@ -282,7 +282,7 @@ async def test_a_websocket_that_needs_its_session_is_refused(
 
     reply = await connect(site, handler)
     assert reply.messages == [{"type": "websocket.close", "code": 1013}]
-    assert "Refused a WebSocket" in caplog.text
+    assert "Refused a request" in caplog.text
 
 
 async def test_a_websocket_is_refused_with_a_503_where_the_server_can_say_so(
