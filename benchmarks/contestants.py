@@ -137,6 +137,7 @@ class Starsessions2(Contestant):
         async with AsyncExitStack() as stack:
             if self.kind == "redis":
                 from redis.asyncio import Redis
+
                 from starsessions.stores.redis import RedisStore
 
                 self.client = await stack.enter_async_context(Redis.from_url(self.url))

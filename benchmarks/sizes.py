@@ -29,10 +29,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starsessions import InMemoryBackend, Session
-from starsessions.backends.base import Found
 from starsessions.backends.redis import RedisBackend
+from starsessions.backends.server_side import StoredBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
-from starsessions.backends.stored import StoredBackend
+from starsessions.core.record import Found
 from starsessions.core.serializer import Msgpack
 from tests.servers import mariadb, postgres, redis
 from tests.servers.fixtures import shared

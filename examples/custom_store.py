@@ -23,8 +23,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from starsessions import BackendUnavailable, Session, SessionMiddleware
-from starsessions.backends.store import Entry, Refused, Version
-from starsessions.backends.stored import StoredBackend
+from starsessions.backends.server_side import StoredBackend
+from starsessions.stores.base import Entry, Refused, Version
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend, SessionBackend
-from starsessions.backends.memory import MemoryStore
-from starsessions.backends.stored import StoredBackend
+from starsessions.backends.server_side import StoredBackend
+from starsessions.stores.memory import MemoryStore
 from tests.site import KEY, Clock, DictBackend, Site
 
 pytest_plugins = ["tests.servers.fixtures"]

@@ -38,7 +38,7 @@ from starsessions.core.csrf import (
     token_for,
     why_foreign,
 )
-from starsessions.core.tokens import to_base64url
+from starsessions.core.encoding import to_base64url
 from starsessions.exceptions import ImproperlyConfigured, SessionError
 from starsessions.scope import session_in
 

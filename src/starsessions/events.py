@@ -14,9 +14,8 @@ from inspect import isawaitable
 
 from msgspec import Struct
 
-from starsessions.backends.base import Found
-from starsessions.core.record import Identity, WhyNew
-from starsessions.core.tokens import to_base64url
+from starsessions.core.encoding import to_base64url
+from starsessions.core.record import Found, Identity, WhyNew
 
 _log = logging.getLogger("starsessions")
 

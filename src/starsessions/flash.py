@@ -17,7 +17,7 @@ from functools import partial
 
 from starlette.requests import HTTPConnection
 
-from starsessions.core.flashes import Flash
+from starsessions.core.flash import Flash
 from starsessions.scope import session_in
 
 __all__ = ["Flash", "context_processor", "flashes"]

@@ -12,23 +12,31 @@ from typing import Any, Literal
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from starsessions.backends.base import Clock, SessionBackend, wall_clock
+from starsessions.backends.adapter import lift
+from starsessions.backends.base import SessionBackend, wall_clock
 from starsessions.backends.cookie import CookieBackend
-from starsessions.backends.legacy import lift
-from starsessions.core.carrier import MIN_ROOM, cookies_for, room_for, split
+from starsessions.core.caching import RawHeaders, keep_for_one_person
+from starsessions.core.chunking import MIN_ROOM, cookies_for, room_for, split
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, SameSite
-from starsessions.core.durations import Duration
-from starsessions.core.headers import RawHeaders, keep_for_one_person
+from starsessions.core.durations import Clock, Duration
 from starsessions.core.record import DEFAULT_MAX_AGE, WhyNew, cookie_max_age
 from starsessions.events import OnEvent, StoreFailed, report
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionTooLarge
-from starsessions.finding import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, Phase
-from starsessions.kept import SETTLED, Plan
-from starsessions.limits import Limits
+from starsessions.lifecycle.config import OnConflict, Setting, setting_for
+from starsessions.lifecycle.loading import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, Phase
+from starsessions.lifecycle.saving import SETTLED, Plan
+from starsessions.lifecycle.validation import (
+    ANOTHER,
+    check_choices,
+    check_stack,
+    layers,
+    policy_from,
+    user_rules,
+    writes,
+)
 from starsessions.sealing.keys import Keys
 from starsessions.session import Session
-from starsessions.setting import OnConflict, Setting, setting_for
-from starsessions.wiring import ANOTHER, check_choices, check_stack, layers, policy_from, user_rules, writes
+from starsessions.timeouts import Limits
 
 _log = logging.getLogger("starsessions")
 _new_session = Session.__new__
@@ -55,7 +63,7 @@ class SessionMiddleware:
     `on_unavailable`: when the store fails: "error", which is a 503 unless the application handles `BackendUnavailable`;
     or "anonymous": the request goes on with an empty session, and a 503 comes only if it is changed.
     `on_event`: called after the response with what the application may want to hear of: see `starsessions.events`.
-    `limits`: how long a session may last, idle and overall, from the standards: see `starsessions.limits`.
+    `limits`: how long a session may last, idle and overall, from the standards: see `starsessions.timeouts`.
     `remember_for`: how long one lasts whose person asked to be remembered. `max_sessions_per_user`, `on_too_many`: one
     more ends the oldest ("evict"), or is refused ("refuse"): `TooManySessions`.
     `clock`: seconds since 1970, for tests. `scope_key`: where in the ASGI scope the session stands, for a second one.

@@ -8,23 +8,23 @@ from typing import Any, TypeVar
 
 import anyio
 
-from starsessions.backends.base import Found, SessionBackend
-from starsessions.backends.legacy import lift
-from starsessions.backends.owners import PENDING
+from starsessions.backends.adapter import lift
+from starsessions.backends.base import SessionBackend
+from starsessions.backends.user_index import PENDING
 from starsessions.core.cookies import CookieSpec
 from starsessions.core.csrf import SECRET_BYTES, renew_secrets
 from starsessions.core.decision import Cookie
 from starsessions.core.durations import Duration, expiry, seconds
-from starsessions.core.flashes import Flash, add_flash, keys_of_flashes, shows_a_page, take_flashes
-from starsessions.core.record import Expiry, Identity
+from starsessions.core.encoding import to_base64url
+from starsessions.core.flash import Flash, add_flash, keys_of_flashes, shows_a_page, take_flashes
+from starsessions.core.record import Expiry, Found, Identity
 from starsessions.core.serializer import is_unicode
-from starsessions.core.tokens import to_base64url
 from starsessions.events import SignedOut, handle_of
 from starsessions.exceptions import ImproperlyConfigured, ResponseStarted, SessionGone, UnsupportedValue
-from starsessions.finding import OPEN, SAVING, Phase
-from starsessions.kept import KeptDict
-from starsessions.setting import judged, setting_for
-from starsessions.signing_in import identity_of, put_on_list
+from starsessions.lifecycle.config import judged, setting_for
+from starsessions.lifecycle.loading import OPEN, SAVING, Phase
+from starsessions.lifecycle.saving import KeptDict
+from starsessions.lifecycle.sign_in import identity_of, put_on_list
 
 T = TypeVar("T")
 

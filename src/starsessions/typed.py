@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
-from starsessions.core.changes import same
+from starsessions.core.merge import same
 from starsessions.core.models import Shape, copied, place_of, shape_of
 from starsessions.events import OutdatedData, handle_of
 from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue

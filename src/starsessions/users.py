@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from starsessions.backends.adapter import lift
 from starsessions.backends.base import Backend, SessionBackend
-from starsessions.backends.legacy import lift
-from starsessions.backends.owners import Index, Listed, Owners
+from starsessions.backends.user_index import Index, Listed, Owners
 from starsessions.events import OnEvent, Revoked, report
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.session import Session

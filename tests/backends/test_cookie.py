@@ -3,8 +3,7 @@
 import pytest
 
 from starsessions import CookieBackend, EncryptedCookieBackend
-from starsessions.backends.base import Found
-from starsessions.core.record import Record
+from starsessions.core.record import Found, Record
 
 pytestmark = pytest.mark.anyio
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from starsessions import InMemoryBackend, Session
-from starsessions.backends.memory import MemoryStore
-from starsessions.backends.store import Refused
+from starsessions.stores.base import Refused
+from starsessions.stores.memory import MemoryStore
 from tests.site import Clock, Site
 
 pytestmark = pytest.mark.anyio
@@ -259,14 +259,15 @@ async def test_garbage_under_a_key_is_left_out_of_the_data(clock: Clock) -> None
 async def test_writers_that_never_get_through_give_up_with_an_error(
     site_of: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from starsessions import SessionError, kept
+    from starsessions import SessionError
     from starsessions.backends.base import Conflict
+    from starsessions.lifecycle import saving
 
     class Contended(InMemoryBackend):
         async def replace(self, found: Any, *args: Any) -> Any:
             raise Conflict(found)
 
-    monkeypatch.setattr(kept, "MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(saving, "MAX_ATTEMPTS", 3)
     site = Site(backend=Contended(), autoload=True)
     await site.visit(lambda session: session.update(n=1))
     with pytest.raises(SessionError, match="so often"):

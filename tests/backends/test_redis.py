@@ -14,10 +14,11 @@ import redis as blocking
 from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import LoadBalancingStrategy
 
-from starsessions.backends.redis import RedisBackend, RedisStore, within
-from starsessions.backends.store import Entry, Refused, Store
+from starsessions.backends.redis import RedisBackend, within
 from starsessions.core.record import WhyNew
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from starsessions.stores.base import Entry, Refused, Store
+from starsessions.stores.redis.store import RedisStore
 from tests.backends.proxy import Proxy, proxy
 from tests.servers import redis as servers
 from tests.servers.process import Address

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import pytest
 from redis.asyncio import Redis, RedisCluster, Sentinel
 
-from starsessions.backends.redis import RedisBackend, RedisStore
+from starsessions.backends.redis import RedisBackend
+from starsessions.stores.redis.store import RedisStore
 from starsessions.testing import OpenStore
-from starsessions.testing.suite import BackendSuite, OpenBackend, StoreSuite
+from starsessions.testing.conformance.suite import BackendSuite, OpenBackend, StoreSuite
 from tests.servers.process import Address
 from tests.servers.redis import SentinelAddress
 

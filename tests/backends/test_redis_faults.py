@@ -16,9 +16,9 @@ from anyio import move_on_after
 from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
 from redis.exceptions import BusyLoadingError, NoPermissionError, OutOfMemoryError, ReadOnlyError
 
-from starsessions.backends.redis import RedisStore
-from starsessions.backends.store import Entry, Refused
 from starsessions.exceptions import BackendUnavailable
+from starsessions.stores.base import Entry, Refused
+from starsessions.stores.redis.store import RedisStore
 from tests.backends.proxy import Proxy, proxy
 from tests.servers import redis as servers
 from tests.servers.process import free_port

@@ -24,8 +24,8 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 import starsessions.backends.sqlalchemy
 from starsessions import BackendUnavailable, ImproperlyConfigured, Session
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore, session_table
-from starsessions.backends.store import Refused, Store, Sweeping
-from starsessions.backends.sweeping import BATCH, PAUSE, sweep_again_and_again
+from starsessions.stores.base import Refused, Store, Sweeping
+from starsessions.stores.sweeper import BATCH, PAUSE, sweep_again_and_again
 from tests.backends.sql import DATABASES, NOW, Database, database, opened, until
 from tests.servers import mariadb, postgres
 from tests.servers.process import Address

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore, session_table
 from starsessions.testing import OpenStore
-from starsessions.testing.suite import BackendSuite, OpenBackend, StoreSuite
+from starsessions.testing.conformance.suite import BackendSuite, OpenBackend, StoreSuite
 from tests.backends.sql import DATABASES, Database, database, opened
 from tests.servers.process import Address
 

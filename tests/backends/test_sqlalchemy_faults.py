@@ -20,8 +20,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from starsessions import BackendUnavailable
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore
-from starsessions.backends.sqlalchemy.connection import MAX_ATTEMPTS
-from starsessions.backends.store import Entry, Refused
+from starsessions.stores.base import Entry, Refused
+from starsessions.stores.sqlalchemy.connection import MAX_ATTEMPTS
 from tests.backends.sql import DATABASES, NOW, Database, database, opened, until
 from tests.servers import mariadb, postgres
 from tests.servers.process import Address, Server

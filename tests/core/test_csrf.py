@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starsessions.core import changes, csrf
+from starsessions.core import csrf, merge
 from starsessions.core.csrf import (
     WhyRefused,
     as_origin,
@@ -235,7 +235,7 @@ def test_two_first_pages_at_once_both_have_good_tokens() -> None:
     one: dict[str, Any] = {"user": "ann"}
     other = dict(one)
     first, second = put_secret(one, "aaa", b"1" * 32), put_secret(other, "bbb", b"2" * 32)
-    merged = changes.apply(changes.diff({"user": "ann"}, one), other)
+    merged = merge.apply(merge.diff({"user": "ann"}, one), other)
     for secret in (first, second):
         assert is_good(token_for(secret, NONCE), secrets_in(merged))
 

@@ -16,7 +16,7 @@ import pydantic
 import pytest
 from pydantic import AnyUrl, BaseModel, Field, RootModel, SecretStr, ValidationError
 
-from starsessions.core.changes import same
+from starsessions.core.merge import same
 from starsessions.core.models import copied, place_of, shape_of
 from starsessions.core.serializer import Msgpack
 from starsessions.exceptions import ImproperlyConfigured

@@ -27,12 +27,12 @@ from starsessions import (
     WhyNew,
 )
 from starsessions.backends.redis import RedisBackend
+from starsessions.backends.server_side import StoredBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, session_table
-from starsessions.backends.stored import StoredBackend
 from starsessions.events import Event
-from starsessions.finding import Phase
+from starsessions.lifecycle.loading import Phase
 from starsessions.testing import Clock
-from starsessions.testing.rules import STORE
+from starsessions.testing.conformance.store_rules import STORE
 from tests.site import KEY
 
 ROOT = Path(__file__).parents[2]

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from starsessions import Session, SessionBackend, SessionMiddleware
-from starsessions.core.tokens import to_base64url
+from starsessions.core.encoding import to_base64url
 from tests.history.pages import BrowserOf
 
 # The one of httpx and httpx2 that this version of Authlib stands on.

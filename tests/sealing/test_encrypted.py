@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import strategies as st
 
+from starsessions.core.encoding import from_base64, to_base64
 from starsessions.core.record import Record, WhyNew
-from starsessions.core.tokens import from_base64, to_base64
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.sealing import signed
 from starsessions.sealing.encrypted import PREFIX, Encrypter

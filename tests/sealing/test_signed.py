@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from itsdangerous import BadSignature, SignatureExpired, TimestampSigner
 from itsdangerous import Signer as ItsdangerousSigner
 
+from starsessions.core.encoding import from_base64url, to_base64url
 from starsessions.core.record import Record, WhyNew
-from starsessions.core.tokens import from_base64url, to_base64url
 from starsessions.sealing.envelope import pack
 from starsessions.sealing.keys import derive
 from starsessions.sealing.signed import PREFIX, Signer, StarletteSigner

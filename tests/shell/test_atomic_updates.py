@@ -177,8 +177,8 @@ async def test_after_the_response_started_it_saves_like_persist(
 
 
 async def test_a_function_that_changes_nothing_writes_nothing(clock: Clock, site_of: Callable[..., Site]) -> None:
-    from starsessions.backends.memory import MemoryStore
-    from starsessions.backends.stored import StoredBackend
+    from starsessions.backends.server_side import StoredBackend
+    from starsessions.stores.memory import MemoryStore
 
     class Counted(MemoryStore):
         puts = 0
@@ -197,14 +197,15 @@ async def test_a_function_that_changes_nothing_writes_nothing(clock: Clock, site
 async def test_one_that_never_gets_through_gives_up_with_an_error(
     site_of: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from starsessions import InMemoryBackend, kept
+    from starsessions import InMemoryBackend
     from starsessions.backends.base import Conflict
+    from starsessions.lifecycle import saving
 
     class Contended(InMemoryBackend):
         async def replace(self, found: Any, *args: Any) -> Any:
             raise Conflict(found)
 
-    monkeypatch.setattr(kept, "MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(saving, "MAX_ATTEMPTS", 3)
     site = Site(backend=Contended(), autoload=True)
     await site.visit(lambda session: session.update(n=1))
     with pytest.raises(SessionError, match="so often"):

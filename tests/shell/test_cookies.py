@@ -15,7 +15,7 @@ from starsessions import (
     SessionTooLarge,
     WhyNew,
 )
-from starsessions.core.tokens import to_base64url
+from starsessions.core.encoding import to_base64url
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio

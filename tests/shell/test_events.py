@@ -16,8 +16,7 @@ from starsessions import (
     SessionBackend,
     WhyNew,
 )
-from starsessions.backends.memory import MemoryStore
-from starsessions.backends.stored import StoredBackend
+from starsessions.backends.server_side import StoredBackend
 from starsessions.events import (
     ConflictResolved,
     Created,
@@ -34,6 +33,7 @@ from starsessions.events import (
     UnknownId,
     handle_for,
 )
+from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from tests.shell.test_sign_in import sign_in, signed_in
 from tests.shell.test_websocket import connect

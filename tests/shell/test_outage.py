@@ -17,8 +17,8 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
 from starsessions import BackendUnavailable, ImproperlyConfigured, InMemoryBackend, Session, SessionMiddleware, WhyNew
-from starsessions.backends.memory import MemoryStore
-from starsessions.backends.stored import StoredBackend
+from starsessions.backends.server_side import StoredBackend
+from starsessions.stores.memory import MemoryStore
 from tests.shell.test_websocket import connect
 from tests.site import Clock, Reply, Site, call
 

@@ -19,8 +19,8 @@ from starsessions import (
     SessionError,
     WhyNew,
 )
-from starsessions.backends.base import Found
-from starsessions.backends.owners import Listed
+from starsessions.backends.user_index import Listed
+from starsessions.core.record import Found
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio

@@ -21,12 +21,12 @@ from starsessions import (
     UnsupportedValue,
     WhyNew,
 )
-from starsessions.backends.legacy import lift
-from starsessions.backends.memory import MemoryStore
-from starsessions.backends.owners import MAX_TRIES, PENDING, Index, Listed, owner_key
-from starsessions.backends.store import Refused
-from starsessions.backends.stored import StoredBackend
-from starsessions.limits import AAL1, AAL2, AAL3, Limits
+from starsessions.backends.adapter import lift
+from starsessions.backends.server_side import StoredBackend
+from starsessions.backends.user_index import MAX_TRIES, PENDING, Index, Listed, owner_key
+from starsessions.stores.base import Refused
+from starsessions.stores.memory import MemoryStore
+from starsessions.timeouts import AAL1, AAL2, AAL3, Limits
 from starsessions.users import UserSession, UserSessions
 from starsessions.watch import MAX_FAILURES, ends_with
 from tests.shell.test_websocket import connect

@@ -12,10 +12,10 @@ from anyio import CancelScope
 from anyio.lowlevel import checkpoint
 
 from starsessions import BackendUnavailable, CookieBackend, Session, SessionBackend, SessionGone, TooManySessions
-from starsessions.backends.memory import MemoryStore
-from starsessions.backends.store import Entry
-from starsessions.backends.stored import StoredBackend
-from starsessions.testing.schedules import Schedule, step
+from starsessions.backends.server_side import StoredBackend
+from starsessions.stores.base import Entry
+from starsessions.stores.memory import MemoryStore
+from starsessions.testing.conformance.interleaving import Schedule, step
 from starsessions.users import UserSessions
 from tests.shell.test_sign_in import sign_in
 from tests.site import KEY, Browser, Clock, Site

@@ -8,8 +8,8 @@ from uuid import uuid4
 from anyio import Lock
 from anyio.lowlevel import checkpoint
 
-from starsessions.backends.store import Entry, Refused, Version
-from starsessions.testing import rules as r
+from starsessions.stores.base import Entry, Refused, Version
+from starsessions.testing.conformance import store_rules as r
 
 
 class Entries(dict[str, Entry]):

@@ -6,7 +6,7 @@ import pytest
 
 from starsessions import InMemoryBackend
 from starsessions.testing import OpenBackend
-from starsessions.testing.suite import BackendSuite
+from starsessions.testing.conformance.suite import BackendSuite
 from tests.site import DictBackend
 
 

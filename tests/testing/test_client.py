@@ -27,8 +27,8 @@ from starsessions import (
     SessionTooLarge,
     TooManySessions,
 )
-from starsessions.backends.memory import MemoryStore
-from starsessions.backends.stored import StoredBackend
+from starsessions.backends.server_side import StoredBackend
+from starsessions.stores.memory import MemoryStore
 from starsessions.testing import Clock, session_of, sign_in
 from starsessions.users import UserSessions
 from tests.site import KEY

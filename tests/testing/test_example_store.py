@@ -10,10 +10,10 @@ import pytest
 from hypothesis import settings
 
 from starsessions import SessionBackend
-from starsessions.backends.stored import StoredBackend
+from starsessions.backends.server_side import StoredBackend
 from starsessions.testing import OpenBackend, OpenStore
-from starsessions.testing.model import SETTINGS, check_against_model
-from starsessions.testing.suite import BackendSuite, StoreSuite
+from starsessions.testing.conformance.model import SETTINGS, check_against_model
+from starsessions.testing.conformance.suite import BackendSuite, StoreSuite
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_store.py"
 spec = importlib.util.spec_from_file_location("custom_store", EXAMPLE)

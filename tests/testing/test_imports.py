@@ -18,9 +18,12 @@ def said_by(code: str) -> str:
         ("starsessions", ["cryptography", "fastapi", "itsdangerous", "pydantic", "redis", "sqlalchemy", "trio"]),
         ("starsessions", [f"starsessions.{name}" for name in ("csrf", "flash", "scope", "typed", "users", "watch")]),
         ("starsessions", ["starsessions.backends.redis", "starsessions.backends.sqlalchemy", "starsessions.fastapi"]),
-        ("starsessions", ["starsessions.backends.sweeping", "starsessions.core.models"]),
-        ("starsessions.testing.rules, starsessions.testing.races", ["pytest", "hypothesis"]),
-        ("starsessions.testing.suite", ["hypothesis"]),
+        ("starsessions", ["starsessions.stores.sweeper", "starsessions.core.models"]),
+        (
+            "starsessions.testing.conformance.store_rules, starsessions.testing.conformance.backend_rules",
+            ["pytest", "hypothesis"],
+        ),
+        ("starsessions.testing.conformance.suite", ["hypothesis"]),
     ],
 )
 def test_an_import_brings_nothing_else_with_it(imported: str, unwanted: list[str]) -> None:

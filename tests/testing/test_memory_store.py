@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import pytest
 
-from starsessions.backends.memory import MemoryStore
+from starsessions.stores.memory import MemoryStore
 from starsessions.testing import OpenStore
-from starsessions.testing.suite import StoreSuite
+from starsessions.testing.conformance.suite import StoreSuite
 
 
 class TestMemoryStore(StoreSuite):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import Phase, settings
 
 from starsessions import BackendUnavailable, InMemoryBackend, SessionBackend
-from starsessions.testing.model import GRACE, MAX_AGE, SETTINGS, SessionMachine, check_against_model
-from starsessions.testing.site import Site
+from starsessions.testing.conformance.app import Site
+from starsessions.testing.conformance.model import GRACE, MAX_AGE, SETTINGS, SessionMachine, check_against_model
 from tests.site import Clock, DictBackend
 from tests.testing import stores, test_wrong_backends
 from tests.testing.test_wrong_backends import in_store

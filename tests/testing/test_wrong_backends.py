@@ -12,12 +12,12 @@ from anyio import fail_after
 from anyio.lowlevel import checkpoint
 
 from starsessions import InMemoryBackend, SessionBackend
-from starsessions.backends.base import Conflict, Found
-from starsessions.backends.legacy import TIMES
-from starsessions.backends.store import Refused
-from starsessions.backends.stored import Moved, StoredBackend
-from starsessions.core.record import Record, WhyNew
-from starsessions.testing.races import BACKEND, BackendPlace
+from starsessions.backends.adapter import TIMES
+from starsessions.backends.base import Conflict
+from starsessions.backends.server_side import Moved, StoredBackend
+from starsessions.core.record import Found, Record, WhyNew
+from starsessions.stores.base import Refused
+from starsessions.testing.conformance.backend_rules import BACKEND, BackendPlace
 from tests.site import DictBackend
 from tests.testing import stores
 

@@ -10,10 +10,10 @@ from typing import Any, cast
 import pytest
 from anyio import fail_after
 
-from starsessions.backends.store import Store
+from starsessions.stores.base import Store
 from starsessions.testing import StorePlace
-from starsessions.testing import rules as r
-from starsessions.testing.contract import Rule
+from starsessions.testing.conformance import store_rules as r
+from starsessions.testing.conformance.contract import Rule
 from tests.testing.stores import (
     LEGAL,
     CannotSweep,

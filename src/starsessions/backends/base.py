@@ -12,18 +12,16 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from os import urandom
 from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from starsessions.backends.owners import PENDING, Index, Listed, Owners
-from starsessions.core.record import Policy, Record, WhyNew, deadline, why_over
+from starsessions.backends.user_index import PENDING, Index, Listed, Owners
+from starsessions.core.durations import Clock
+from starsessions.core.encoding import ID_BYTES, looks_like_id, to_base64url
+from starsessions.core.record import Found, Policy, Record, WhyNew, deadline, why_over
 from starsessions.core.serializer import Serializer
-from starsessions.core.tokens import ID_BYTES, looks_like_id, to_base64url
 from starsessions.exceptions import ImproperlyConfigured, SessionError
 
 T = TypeVar("T")
-
-Clock = Callable[[], float]
 
 
 def wall_clock() -> float:
@@ -95,23 +93,6 @@ class SessionBackend(ABC):
         False
         """
         return looks_like_id(session_id)
-
-
-class Found(Struct, frozen=True):
-    """A live session as a backend holds it. `token` is what the browser holds; `version` is the backend's business."""
-
-    token: str
-    record: Record
-    version: Any = None
-
-    is_alias: bool = False
-    """The token was rotated away and is in its grace: the browser has been given, or is being given, another one."""
-
-    def __repr__(self) -> str:
-        return "<Found>"  # tools that print local variables must not print ids
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return []
 
 
 class Conflict(Exception):

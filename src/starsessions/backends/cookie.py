@@ -8,19 +8,19 @@ from typing import Any, ClassVar, Self
 
 from msgspec.structs import replace
 
-from starsessions.backends.base import Backend, Clock, Conflict, Found, wall_clock
-from starsessions.backends.owners import Listed, Owners
-from starsessions.backends.store import Store
-from starsessions.backends.stored import StoredBackend
-from starsessions.core.carrier import MAX_PARTS
-from starsessions.core.durations import Duration, seconds
-from starsessions.core.record import Policy, Record, WhyNew
+from starsessions.backends.base import Backend, Conflict, wall_clock
+from starsessions.backends.server_side import StoredBackend
+from starsessions.backends.user_index import Listed, Owners
+from starsessions.core.chunking import MAX_PARTS
+from starsessions.core.durations import Clock, Duration, seconds
+from starsessions.core.record import Found, Policy, Record, WhyNew
 from starsessions.core.serializer import Msgpack, PlainJson, Serializer
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.sealing import encrypted, signed
 from starsessions.sealing.encrypted import Encrypter
 from starsessions.sealing.keys import Keys, key_list
 from starsessions.sealing.signed import Signer, StarletteSigner
+from starsessions.stores.base import Store
 
 
 class _SealedCookieBackend(Backend):

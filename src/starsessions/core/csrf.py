@@ -43,7 +43,7 @@ from collections.abc import Collection, Iterable, Mapping, MutableMapping
 from enum import StrEnum
 from typing import Any, Literal
 
-from starsessions.core.tokens import from_base64url, to_base64url
+from starsessions.core.encoding import from_base64url, to_base64url
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that are to change nothing. TRACE is missing, as it is in Go: no browser sends it."""

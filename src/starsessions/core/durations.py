@@ -1,5 +1,6 @@
 """Durations and ends, as users may write them. Inside of the package they are whole seconds."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from starsessions.core.record import Expiry
@@ -9,6 +10,9 @@ LONGEST = 10**10
 """Seconds, some 300 years: what is longer is a mistake, and would not fit where instants are stored."""
 
 Duration = int | timedelta
+
+Clock = Callable[[], float]
+"""Seconds since 1970."""
 
 
 def seconds(setting: str, value: Duration) -> int:

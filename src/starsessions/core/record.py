@@ -100,6 +100,23 @@ class Record(Struct, frozen=True, array_like=True):
         return []
 
 
+class Found(Struct, frozen=True):
+    """A live session as a backend holds it. `token` is what the browser holds; `version` is the backend's business."""
+
+    token: str
+    record: Record
+    version: Any = None
+
+    is_alias: bool = False
+    """The token was rotated away and is in its grace: the browser has been given, or is being given, another one."""
+
+    def __repr__(self) -> str:
+        return "<Found>"  # tools that print local variables must not print ids
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
+
 class Expiry(NamedTuple):
     """What `set_expiry()` asks for: the three fields of a record that say so."""
 

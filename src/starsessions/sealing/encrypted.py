@@ -6,8 +6,8 @@ refused in another cookie.
     x1.  base64( what `Cipher` makes of the envelope )
 """
 
+from starsessions.core.encoding import from_base64, to_base64
 from starsessions.core.record import Record, WhyNew
-from starsessions.core.tokens import from_base64, to_base64
 from starsessions.sealing.cipher import SHORTEST, Cipher
 from starsessions.sealing.envelope import packer, unpack
 

@@ -13,8 +13,8 @@ from hmac import compare_digest
 
 from msgspec import DecodeError
 
+from starsessions.core.encoding import FROM_URL, TO_URL, decode_quoted, from_base64url, to_base64url
 from starsessions.core.record import Record, WhyNew
-from starsessions.core.tokens import FROM_URL, TO_URL, decode_quoted, from_base64url, to_base64url
 from starsessions.sealing.envelope import packer, unpack
 from starsessions.sealing.keys import derive, hmac_with
 

@@ -1,0 +1,163 @@
+"""A `SessionBackend` that knows ids and dicts, lifted to what the session works with.
+
+What four calls without versions allow, and what they do not: deadlines are kept, because the session's times travel in
+the dict; an id that is unknown is never adopted; nobody shares objects with the store. A late write looks again before
+it writes, merges by key what it finds changed, and does not write what it finds gone. But between that look and the
+write there is a gap, and a request that falls into it can still lose an update or undo a logout. A `Store` has no such
+gap (`stores/base.py`).
+"""
+
+from contextlib import suppress
+from copy import copy, deepcopy
+from typing import Any, Self
+
+from msgspec import Struct, ValidationError, convert, to_builtins
+from msgspec.structs import astuple
+
+from starsessions.backends.base import Backend, Conflict, SessionBackend
+from starsessions.core.durations import Clock
+from starsessions.core.merge import same, same_items
+from starsessions.core.record import Found, Identity, Policy, Record, WhyNew, expiry_of, why_over
+from starsessions.core.serializer import Serializer
+from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
+
+TIMES = "__starsessions__"
+"""The reserved key under which a lifted backend's dict carries the session's times."""
+
+
+class _Times(Struct, array_like=True):
+    """The fields of a record, without its payload. Fields are only ever added at the end, with a default."""
+
+    began_at: int
+    renewed_at: int
+    lifetime: int | None = None
+    until: int | None = None
+    browser: bool = False
+    rotated_at: int | None = None
+    identity: Identity | None = None
+
+
+_TIMED = "timed"  # the version of what was found with its times
+
+
+class _Copy:
+    """A private copy of the data, in the place of encoded bytes. Never equal to another one: look inside."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.data = data
+
+
+class _Copying:
+    """The serializer of a lifted backend, whose own business it is which types it can keep."""
+
+    def dumps(self, data: dict[str, Any], /) -> _Copy:
+        try:
+            return _Copy(deepcopy(dict(dict.items(data))))
+        except (TypeError, RecursionError) as error:
+            raise UnsupportedValue("something in the session", "value that cannot be copied", str(error)) from error
+
+    def loads(self, payload: _Copy, /) -> dict[str, Any]:
+        return deepcopy(payload.data)
+
+    def matches(self, payload: _Copy, data: dict[str, Any], /) -> bool:
+        return same_items(payload.data, dict(dict.items(data)))
+
+
+class LiftedBackend(Backend):
+    """What the session works with when it is given a user's `SessionBackend`."""
+
+    serializer: Serializer = _Copying()
+
+    def __init__(self, inner: SessionBackend) -> None:
+        self.inner = inner
+        self._keeps_times = False
+        if isinstance(inner, Backend):
+            self.clock: Clock = inner.clock
+
+    def bind(self, cookie_name: str, policy: Policy) -> Self:
+        # Under a middleware there are deadlines to keep. A Session used by hand writes its data as it is.
+        bound = copy(self)
+        bound._keeps_times = True
+        bound.policy = policy
+        return bound
+
+    async def generate_id(self) -> str:
+        return await self.inner.generate_id()
+
+    async def new_id(self) -> str:
+        return await self.inner.generate_id()  # what counts is the id that write() returns: see _write
+
+    def is_well_formed(self, session_id: str) -> bool:
+        return self.inner.is_well_formed(session_id)
+
+    async def fetch(self, token: str, now: int) -> Found | WhyNew:
+        data = await self.inner.read(token)
+        if not data:
+            return WhyNew.UNKNOWN
+        if not isinstance(data, dict):
+            return WhyNew.UNDECODABLE
+        data = deepcopy(dict(data.items()))
+        times = data.pop(TIMES, None)
+        if times is None:  # written by hand, or by version 1.x
+            return Found(token, Record(_Copy(data), now, now)) if data else WhyNew.UNKNOWN
+        try:
+            return Found(token, Record(_Copy(data), *astuple(convert(times, _Times))), _TIMED)
+        except ValidationError:
+            return WhyNew.UNDECODABLE
+
+    async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
+        token = session_id or await self.generate_id()
+        return await self._write(token, record, self._keeps_times)
+
+    async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
+        await self._look_again(found, now)
+        return await self._write(found.token, record, self._keeps_times or found.version is _TIMED)
+
+    async def rotate(
+        self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
+    ) -> Found:
+        await self._look_again(found, now)
+        renewed = await self._write(session_id, record, self._keeps_times or found.version is _TIMED)
+        await self.delete(found, now)
+        return renewed
+
+    async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
+        if if_unchanged:
+            await self._look_again(found, now)
+        if await self.inner.exists(found.token):
+            with suppress(KeyError):  # `del self.storage[session_id]`, and somebody was faster
+                await self.inner.remove(found.token)
+
+    async def _look_again(self, found: Found, now: int) -> None:
+        current = await self.fetch(found.token, now)
+        if not isinstance(current, Found) or why_over(current.record, self.policy, now):
+            raise Conflict(None)
+        ours, theirs = found.record, current.record
+        if expiry_of(ours) != expiry_of(theirs) or not same(ours.payload.data, theirs.payload.data):
+            raise Conflict(current)
+
+    async def _write(self, token: str, record: Record, with_times: bool) -> Found:
+        data = deepcopy(record.payload.data)
+        if TIMES in data:
+            raise ImproperlyConfigured(f"The key {TIMES!r} of a session is reserved.")
+        with_times = with_times or record.identity is not None
+        if with_times:
+            data[TIMES] = to_builtins(_Times(*astuple(record)[1:]))
+        written = await self.inner.write(data, token)
+        if not isinstance(written, str) or not self.inner.is_well_formed(written):
+            raise ImproperlyConfigured(
+                f"{type(self.inner).__name__}.write() must return an id that its is_well_formed() accepts "
+                "(by default 1 to 128 of A-Z a-z 0-9 - _): override is_well_formed() if your ids look different."
+            )
+        return Found(written, record, _TIMED if with_times else None)
+
+
+def lift(backend: SessionBackend) -> Backend:
+    """The backend itself if it is one of ours; lifted if it is a user's, or overrides one of the four calls."""
+    kind = type(backend)
+    calls = ("read", "write", "remove", "exists")
+    if isinstance(backend, Backend) and all(getattr(kind, call) is getattr(Backend, call) for call in calls):
+        return backend
+    return LiftedBackend(backend)

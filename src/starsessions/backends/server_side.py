@@ -1,0 +1,292 @@
+"""Any `Store` becomes a `Backend`: the browser holds an id, the store holds the record.
+
+The store's key is a hash of the id, so that whoever reads the store can present no id to us, and a record begins with
+the first characters of its key, so that an answer which belongs to somebody else (a connection that lost its place, a
+record copied onto another key) is no session.
+
+After a rotation the old key holds a pointer to the new one, for a day at most. Within its
+grace, if there is one, a request that brings the old id sees and writes the new session. After it, or without one, the
+old id is nobody, and we know that it was one: two parties using one id look like that.
+"""
+
+import logging
+from hashlib import sha256
+from typing import Any, ClassVar, Self
+
+from msgspec import Struct
+from msgspec.msgpack import Decoder, Encoder
+
+from starsessions.backends.base import Backend, Conflict, wall_clock
+from starsessions.backends.user_index import Listed, Owners
+from starsessions.core.durations import Clock
+from starsessions.core.encoding import to_base64url
+from starsessions.core.record import Found, Policy, Record, WhyNew, why_over
+from starsessions.core.serializer import Msgpack, Serializer
+from starsessions.exceptions import SessionError
+from starsessions.sealing.cipher import Cipher
+from starsessions.sealing.keys import Keys, key_list
+from starsessions.stores.base import Entry, Refused, Store, Version
+
+_log = logging.getLogger("starsessions")
+
+MAX_HOPS = 16
+"""Pointers that are followed. More rotations than that within one grace is a loop, or an attack."""
+
+MOMENT = 30
+"""Seconds after a rotation in which an old id is no surprise: its requests were on their way."""
+
+KNOWN_FOR = 24 * 60 * 60
+"""Seconds for which an id that was rotated away, and its grace is over, is known as such."""
+
+MAX_TRIES = 100
+"""How often a logout looks at what others have made of the session, before it ends whatever stands there."""
+
+_OWNER = 8  # characters of the key, 48 bits: enough for accidents; `encrypt_with` is against intent
+
+
+class Moved(Struct, frozen=True):
+    """What stands under a key whose session was rotated: the key of its successor.
+
+    A map in MessagePack, while a record is an array: the first byte tells them apart.
+    """
+
+    to: str
+    at: int
+    """When that was."""
+    until: int
+    """The instant until which the old id may be used; 0: it may not."""
+
+    def __repr__(self) -> str:
+        return "<Moved>"  # in memory, a key is an id
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
+
+class Place(Struct, frozen=True):
+    """The `version` of what was found in a store: where it stands, and the store's own version."""
+
+    key: str
+    version: Version
+
+    def __repr__(self) -> str:
+        return "<Place>"  # in memory, a key is an id
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
+
+_encode = Encoder().encode
+_decode_record = Decoder(Record).decode
+_decode_moved = Decoder(Moved).decode
+
+
+def key_for(token: str) -> str:
+    """The key under which a store keeps the session with this id: 43 characters of base64url.
+
+    >>> key_for("an-id") != key_for("An-id"), len(key_for("an-id"))
+    (True, 43)
+    """
+    return to_base64url(sha256(b"starsessions/v1/key/" + token.encode("utf-8", "surrogatepass")).digest())
+
+
+class StoredBackend(Backend):
+    """Sessions in a `Store`: one of yours, or, in a subclass, one that it makes.
+
+    `encrypt_with`: seal what the store holds with this key, bound to the place where it stands; a list: the first
+    seals, all open, and a record moves to the first key when it is next written. What is not sealed is no session then.
+
+    >>> from starsessions.stores.memory import MemoryStore
+    >>> backend = StoredBackend(MemoryStore(), encrypt_with="a key of 32 random bytes or more")
+    """
+
+    has_grace: ClassVar[bool] = True
+
+    hashes_ids: ClassVar[bool] = True
+    """Whether the store's keys are hashes."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        encrypt_with: Keys | None = None,
+        serializer: Serializer | None = None,
+        clock: Clock = wall_clock,
+    ) -> None:
+        self.store = store
+        self.serializer: Serializer = serializer or Msgpack()
+        self.clock = clock
+        self._cipher = None if encrypt_with is None else Cipher(key_list(encrypt_with), "stored-record")
+        self._cookie_name: str | None = None
+        self.owners: Owners = Owners(store, self._cipher)
+
+    def bind(self, cookie_name: str, policy: Policy) -> Self:
+        if self._cookie_name not in (None, cookie_name):
+            _log.warning(
+                "One store serves the cookies %s and %s: an id of one is good in the other. Give each a prefix, or a "
+                "table, of its own.",
+                self._cookie_name,
+                cookie_name,
+            )
+        self._cookie_name = cookie_name
+        self.policy = policy  # so that what is done by hand does not end a session early, nor overlook one
+        return self
+
+    async def fetch(self, token: str, now: int) -> Found | WhyNew:
+        key = self._key(token)
+        read = self._read(token, key, await self.store.get(key, now))
+        return await self._followed(read, token, now) if isinstance(read, Moved) else read
+
+    async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
+        token = session_id or await self.new_id()
+        if record.identity is not None:
+            record = await self.owners.keep_listed(record, self._key(token), ends_at, now)
+        return await self._put(token, self._key(token), record, ends_at, None, now)
+
+    async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
+        place: Place = found.version
+        if record.identity is not None:
+            record = await self.owners.keep_listed(record, place.key, ends_at, now)
+        return await self._put(found.token, place.key, record, ends_at, place.version, now, found.is_alias)
+
+    async def rotate(
+        self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
+    ) -> Found:
+        place: Place = found.version
+        new_key = self._key(session_id)
+        old, identity = found.record.identity, record.identity
+        stays = old is not None and identity is not None and old.handle == identity.handle
+        if identity is not None:  # whoever signs in has said where the session is going to stand
+            record = await self.owners.keep_listed(record, place.key if stays else new_key, ends_at, now)
+        # The new entry first: nobody knows its id yet, and if we are interrupted the old one is still whole.
+        try:
+            renewed = await self._put(session_id, new_key, record, ends_at, None, now)
+        except Conflict:
+            raise SessionError("generate_id() gave an id that is in use.") from None
+        try:
+            pointer = self._value(place.key, Moved(new_key, now, usable_until))
+            # Longer than anybody is on their way, and not so long that old ids outnumber the sessions.
+            known_until = min(ends_at, max(now, usable_until) + KNOWN_FOR)
+            await self.store.put(place.key, pointer, max(known_until, usable_until), place.version, now)
+        except Refused as refused:
+            await self.store.delete(new_key, None, now)
+            raise Conflict(await self._current(found.token, place.key, refused.current, now)) from None
+        # Afterwards: until then the list leads to the old place, and from there the pointer leads on.
+        if old is not None and stays:
+            await self.owners.moved(old, new_key, now)
+        elif old is not None:
+            await self.owners.forget(old, now)
+        return renewed
+
+    async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
+        place: Place = found.version
+        key, version = place.key, place.version
+        for _ in range(MAX_TRIES):
+            try:
+                await self.store.delete(key, version, now)
+                return
+            except Refused as refused:
+                entry = refused.current
+                if if_unchanged:
+                    raise Conflict(await self._current(found.token, key, entry, now)) from None
+            # Somebody has changed the session that is to end, or rotated it: then its new id ends, grace or not.
+            key, entry = await self._moved_to(key, entry, now)
+            if entry is None:
+                return
+            version = entry.version
+        await self.store.delete(key, None, now)
+
+    def place_of(self, session_id: str) -> str:
+        return self._key(session_id)
+
+    async def look_up(self, listed: Listed, now: int) -> Found | None:
+        key, entry = await self._moved_to(listed.key, await self.store.get(listed.key, now), now)
+        read = self._read("", key, entry)
+        if not isinstance(read, Found) or why_over(read.record, self.policy, now):
+            return None
+        identity = read.record.identity
+        return read if identity is not None and identity.handle == listed.handle else None
+
+    async def again(self, found: Found, now: int) -> Found | WhyNew:
+        place: Place = found.version
+        key, entry = await self._moved_to(place.key, await self.store.get(place.key, now), now)
+        read = self._read(found.token, key, entry, is_alias=found.is_alias or key != place.key)
+        return WhyNew.UNDECODABLE if isinstance(read, Moved) else read
+
+    async def end(self, listed: Listed, now: int) -> None:
+        found = await self.look_up(listed, now)
+        if found is not None:
+            await self.delete(found, now)
+
+    async def discard(self, token: str, now: int) -> None:
+        await self.store.delete(self._key(token), None, now)
+
+    def _key(self, token: str) -> str:
+        return key_for(token) if self.hashes_ids else token
+
+    def _value(self, key: str, content: Record | Moved) -> bytes:
+        body = _encode(content)
+        if self._cipher is not None:
+            body = self._cipher.seal(body, key.encode())
+        return _owner(key) + body if self.hashes_ids else body
+
+    def _read(self, token: str, key: str, entry: Entry | None, is_alias: bool = False) -> Found | Moved | WhyNew:
+        """What a store's answer means to the session."""
+        if entry is None:
+            return WhyNew.UNKNOWN
+        body = entry.value
+        if self.hashes_ids:
+            owner = _owner(key)
+            if not body.startswith(owner):
+                return WhyNew.UNDECODABLE
+            body = body[len(owner) :]
+        if self._cipher is not None:
+            opened = self._cipher.open(body, key.encode())
+            if opened is None:
+                return WhyNew.BAD_SIGNATURE
+            body = opened
+        try:
+            if body[0] & 0xF0 == 0x80:
+                return _decode_moved(body)
+            return Found(token, _decode_record(body), Place(key, entry.version), is_alias)
+        except Exception:  # garbage under our key, or a record of another release
+            return WhyNew.UNDECODABLE
+
+    async def _moved_to(self, key: str, entry: Entry | None, now: int) -> tuple[str, Entry | None]:
+        """What stands at the end of the pointers that begin here, whether or not there is a grace."""
+        for _ in range(MAX_HOPS):
+            read = self._read("", key, entry)
+            if not isinstance(read, Moved):
+                break
+            key, entry = read.to, await self.store.get(read.to, now)
+        return key, entry
+
+    async def _followed(self, moved: Moved, token: str, now: int) -> Found | WhyNew:
+        """What a pointer leads to, for somebody who brings the old id."""
+        for _ in range(MAX_HOPS):
+            if now >= moved.until:
+                return WhyNew.ROTATED if now >= moved.at + MOMENT else WhyNew.JUST_ROTATED
+            read = self._read(token, moved.to, await self.store.get(moved.to, now), is_alias=True)
+            if not isinstance(read, Moved):
+                return read
+            moved = read
+        return WhyNew.UNDECODABLE
+
+    async def _current(self, token: str, key: str, entry: Entry | None, now: int) -> Found | None:
+        read = self._read(token, key, entry)
+        if isinstance(read, Moved):
+            read = await self._followed(read, token, now)
+        return read if isinstance(read, Found) else None
+
+    async def _put(
+        self, token: str, key: str, record: Record, ends_at: int, expect: Version, now: int, is_alias: bool = False
+    ) -> Found:
+        try:
+            version = await self.store.put(key, self._value(key, record), ends_at, expect, now)
+        except Refused as refused:
+            raise Conflict(await self._current(token, key, refused.current, now)) from None
+        return Found(token, record, Place(key, version), is_alias)
+
+
+def _owner(key: str) -> bytes:
+    return key[:_OWNER].encode("ascii")

@@ -1,0 +1,217 @@
+"""Whose sessions there are: an index in any `Store`, one entry for each user, that knows where their sessions stand.
+
+It needs nothing of a store but its three verbs, so it works on each of them, third-party ones and a Redis Cluster
+included: all that is said of one user stands under one key, and changes by `put` with an expected version.
+
+An entry is never larger than what the user has: whoever adds to it looks which of the sessions still live. A session
+that was listed a moment ago may not be stored yet, so it counts as living for `PENDING` seconds.
+"""
+
+from collections.abc import Callable
+from hashlib import sha256
+from os import urandom
+from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.msgpack import Decoder, Encoder
+from msgspec.structs import replace
+
+from starsessions.core.encoding import to_base64url
+from starsessions.core.record import Identity, Record
+from starsessions.exceptions import BackendUnavailable
+from starsessions.sealing.cipher import Cipher
+from starsessions.stores.base import Entry, Refused, Store
+
+PENDING = 60
+"""Seconds that a sign in may take from being listed to being stored."""
+
+MAX_TRIES = 1000
+
+_MARK = b"u1."
+"""In front of the content: an index is no session, whatever key it is found under."""
+
+
+class Listed(Struct, frozen=True, array_like=True):
+    """One session in the index."""
+
+    handle: str
+    key: str
+    """Where its record stands; empty if a sealed cookie is the session."""
+
+    listed_at: int
+    until: int
+    """It is over by then, or has listed itself again."""
+
+    identity: Identity | None = None
+    """What there is to show of a session that nobody else can look into: a sealed cookie."""
+
+    def __repr__(self) -> str:
+        return "<Listed>"  # in memory, the key is the id
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return []
+
+
+Index = tuple[Listed, ...]
+"""The sessions of one user, the oldest first."""
+
+
+class Seen(NamedTuple):
+    """The list of a user, as it was read."""
+
+    listed: Index
+    entry: Entry | None
+
+
+_encode = Encoder().encode
+_decode = Decoder(Index).decode
+
+
+def owner_key(user_id: str) -> str:
+    """
+    >>> owner_key("ann") != owner_key("Ann"), len(owner_key("ann"))
+    (True, 43)
+    """
+    return to_base64url(sha256(b"starsessions/v1/owner/" + user_id.encode("utf-8", "surrogatepass")).digest())
+
+
+def new_handle() -> str:
+    """A public name for a session: 16 characters, which open nothing.
+
+    >>> len(new_handle())
+    16
+    """
+    return to_base64url(urandom(12))
+
+
+def listing_end(ends_at: int, now: int) -> int:
+    """Until when to list a session that is over at `ends_at`: as long again, so that renewing it rarely has to."""
+    return ends_at + (ends_at - now)
+
+
+def listed_as(identity: Identity, key: str, now: int, is_sealed: bool) -> Listed:
+    """How the list has it."""
+    return Listed(identity.handle, key, now, identity.listed_until, identity if is_sealed else None)
+
+
+def _is(listed: Listed, identity: Identity) -> bool:
+    """Whether this is the session that is listed, and no earlier turn of it."""
+    return listed.handle == identity.handle and (listed.identity is None or listed.identity.turn == identity.turn)
+
+
+class Owners:
+    """The index in a store. `cipher` makes what is stored unreadable, if the store's records are."""
+
+    def __init__(self, store: Store, cipher: Cipher | None = None) -> None:
+        self._store = store
+        self._cipher = cipher
+
+    async def of(self, user_id: str, now: int) -> Index:
+        """What is listed, whether or not it still lives."""
+        return (await self.look(user_id, now)).listed
+
+    async def look(self, user_id: str, now: int) -> Seen:
+        """What is listed, to be changed then."""
+        key = owner_key(user_id)
+        entry = await self._store.get(key, now)
+        return Seen(self._read(key, entry), entry)
+
+    async def change(
+        self,
+        user_id: str,
+        change: Callable[[Index], Index],
+        keep_until: int,
+        now: int,
+        seen: Seen | None = None,
+    ) -> Index:
+        """What was listed before `change`, which runs again if somebody else was faster. It is kept until then.
+
+        `seen`: what `look` has found, so that it is not read again. Only for a `change` that does something, or raises:
+        it is when it writes that it finds out whether it was too late, and what it raises is true of what was seen.
+        """
+        key = owner_key(user_id)
+        entry = (seen or await self.look(user_id, now)).entry
+        for _ in range(MAX_TRIES):
+            before = self._read(key, entry)
+            after = change(before)
+            expires_at = keep_until if entry is None else max(entry.expires_at, keep_until)
+            if after == before and (entry is None or expires_at == entry.expires_at):
+                return before
+            try:
+                if entry is not None and not after:
+                    await self._store.delete(key, entry.version, now)
+                else:
+                    value = self._written(key, after)
+                    await self._store.put(key, value, expires_at, None if entry is None else entry.version, now)
+                return before
+            except Refused as refused:
+                entry = refused.current
+        raise BackendUnavailable("The list of a user's sessions was changed by others too often.")
+
+    async def keep_listed(self, record: Record, key: str, ends_at: int, now: int, *, is_sealed: bool = False) -> Record:
+        """See to it that the list knows where the session stands for as long as it may last, and note that down.
+
+        Most renewals need not ask: the list was told of twice the time.
+        """
+        identity = record.identity
+        if identity is None or ends_at <= identity.listed_until:
+            return record
+        identity = replace(identity, listed_until=max(identity.listed_until, listing_end(ends_at, now)))
+        listed = listed_as(identity, key, now, is_sealed)
+
+        def renewed(index: Index) -> Index:
+            # In its place: the list is in the order of the sign ins.
+            if any(_is(one, identity) for one in index):
+                return tuple(listed if _is(one, identity) else one for one in index)
+            # Who is on the list decides whether a sealed cookie lives: what was ended meanwhile must not come back.
+            return index if is_sealed else (*index, listed)
+
+        await self.change(identity.user_id, renewed, listed.until, now)
+        return replace(record, identity=identity)
+
+    async def moved(self, identity: Identity, key: str, now: int) -> None:
+        """A session that is listed stands elsewhere now. One that is not was ended meanwhile, and stays so."""
+        await self.change(
+            identity.user_id,
+            lambda index: tuple(replace(one, key=key) if one.handle == identity.handle else one for one in index),
+            now,
+            now,
+        )
+
+    async def turned(self, identity: Identity, now: int) -> Identity | None:
+        """A sealed session whose earlier cookies are all nobody from now on; None if it is not on the list any more."""
+        turned = replace(identity, turn=identity.turn + 1)
+        before = await self.change(
+            identity.user_id,
+            lambda index: tuple(replace(one, identity=turned) if _is(one, identity) else one for one in index),
+            now,
+            now,
+        )
+        return turned if any(_is(one, identity) for one in before) else None
+
+    async def forget(self, identity: Identity, now: int) -> None:
+        """It is over. (What stands in a store need not be forgotten: whoever looks sees that it is not there.)"""
+        await self.change(
+            identity.user_id, lambda index: tuple(one for one in index if one.handle != identity.handle), now, now
+        )
+
+    async def is_listed(self, identity: Identity, now: int) -> bool:
+        """Whether the session was not taken from the list: that is how it is ended from elsewhere."""
+        index = await self.of(identity.user_id, now)
+        return any(_is(one, identity) and now < one.until for one in index)
+
+    def _written(self, key: str, index: Index) -> bytes:
+        raw = _encode(index)
+        return _MARK + (raw if self._cipher is None else self._cipher.seal(raw, key.encode()))
+
+    def _read(self, key: str, entry: Entry | None) -> Index:
+        """What an entry says; nothing, if it is garbage: sessions list themselves again when they are renewed."""
+        if entry is None or not entry.value.startswith(_MARK):
+            return ()
+        raw: bytes | None = entry.value[len(_MARK) :]
+        if raw and self._cipher is not None:
+            raw = self._cipher.open(raw, key.encode())
+        try:
+            return _decode(raw or b"")
+        except Exception:  # not ours, or of another release
+            return ()

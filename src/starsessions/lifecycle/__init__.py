@@ -1,0 +1,1 @@
+"""One request's session, between the ASGI shell and the backend."""

@@ -1,0 +1,1 @@
+"""Bytes under a key with a version: the contract of a store, and the stores that come with the package."""

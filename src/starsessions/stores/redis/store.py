@@ -1,0 +1,183 @@
+"""Sessions in Redis, or Valkey: one server, the primary of a Sentinel set, or a Cluster.
+
+An entry is one string under one key:
+
+    0x01 | version, 8 random bytes | expires_at, 8 bytes, big-endian | value
+
+Whatever else stands under our key (another type, something shorter, another first byte) is nothing: `get` does not see
+it, `put` takes its place, `delete` removes it. Reading is one GET. Writing is one script that looks and writes in one
+step; it touches one key, so that a Cluster knows where to run it, and it is sent whole to a server that does not know
+it (any more).
+
+The version is made by the writer and is random. So a script that is sent a second time, because the answer to the
+first was lost, finds its own version and says yes. If somebody else has written between the two, nobody can tell
+whether the first one was carried out, and the write has failed. (A Cluster's client repeats commands by itself, and
+does not tell: there, what is computed from the old value may then be computed twice.)
+
+Redis counts the time to live by its own clock, from now on. What is over is over by the clock of the caller.
+"""
+
+from asyncio import get_running_loop
+from hashlib import sha1
+from os import urandom
+from struct import Struct
+from typing import TYPE_CHECKING, Any
+
+from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from starsessions.stores.base import Entry, Refused, Version
+from starsessions.stores.redis.connection import Opened, Send, Transport, check_url, client_from, transport_for, within
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis, RedisCluster
+
+_LAYOUT = 1
+_HEAD = Struct(">B8sQ")
+
+_LONGEST = 10**15
+"""Milliseconds, some 30,000 years: Redis adds the time of day, and would refuse what does not fit into 63 bits then."""
+
+_SCRIPT = b"""
+local entry, expect, now, milliseconds = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+
+local there = redis.pcall('GET', KEYS[1])
+if type(there) == 'table' then
+    if not string.find(there.err, 'WRONGTYPE', 1, true) then return there end
+    there = false
+elseif there and (#there < 17 or string.byte(there) ~= 1 or struct.unpack('>I8', there, 10) <= now) then
+    there = false
+end
+
+if expect == '*' then
+    redis.call('DEL', KEYS[1])
+    return there and 1
+end
+
+local version = there and string.sub(there, 2, 9) or ''
+if version ~= expect then
+    if there and version == string.sub(entry, 2, 9) then return 1 end
+    return there
+end
+if milliseconds > 0 then
+    redis.call('SET', KEYS[1], entry, 'PX', ARGV[4])
+else
+    redis.call('DEL', KEYS[1])
+end
+return 1
+"""
+"""Puts an entry (none: removes) where the version is `expect`; none: where nothing is. With `*` it removes whatever is
+there. The answer is 1 if it was done, also if it was done before, and otherwise what is there: nil if nothing is."""
+
+_SHA = sha1(_SCRIPT, usedforsecurity=False).hexdigest()
+
+
+class RedisStore:
+    """The store contract in Redis. Each verb takes at most `timeout` seconds, whatever happens.
+
+    From a URL it makes a client of its own in each event loop; `aclose` closes it. A client that was given stays open.
+    """
+
+    def __init__(self, client_or_url: "Redis | RedisCluster | str", prefix: str, *, timeout: float) -> None:
+        try:
+            from redis import exceptions
+        except ImportError as missing:
+            raise ImproperlyConfigured(
+                "Sessions in Redis need the package redis: install the extra starsessions[redis]."
+            ) from missing
+        if not timeout > 0:
+            raise ImproperlyConfigured("timeout must be more than 0 seconds.")
+        self._prefix = prefix.encode()
+        self._timeout = timeout
+        self._failures = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
+        self._refusal, self._unknown_script = exceptions.ResponseError, exceptions.NoScriptError
+        # After these a command is sent a second time. Who is read-only was the primary before, and another one is now.
+        self._lost = (exceptions.ConnectionError, exceptions.ReadOnlyError)
+        self._given: Transport | None = None
+        self._opened: Opened | None = None
+        if isinstance(client_or_url, str):
+            self._url = client_or_url
+            check_url(client_or_url)
+        else:
+            self._given = transport_for(client_or_url, timeout)
+
+    async def get(self, key: str, now: int) -> Entry | None:
+        return _entry(await within(self._timeout, self._read(key), self._failures), now)
+
+    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        version = urandom(8)
+        entry = _HEAD.pack(_LAYOUT, version, max(0, expires_at)) + value
+        await self._swap(key, entry, expect or b"", now, min((expires_at - now) * 1000, _LONGEST))
+        return version
+
+    async def delete(self, key: str, expect: Version | None, now: int) -> bool:
+        try:
+            await self._swap(key, b"", expect or b"*", now, 0)
+        except Refused:
+            if expect is not None:
+                raise
+            return False
+        return True
+
+    async def aclose(self) -> None:
+        """Close the client that was made from a URL. The store can be used again, and makes a new one."""
+        opened, self._opened = self._opened, None
+        if opened is not None and opened.loop is get_running_loop():
+            await opened.client.aclose()
+
+    async def _read(self, key: str) -> bytes | None:
+        read, name = self._way().read, self._name(key)
+        try:
+            try:
+                stored: bytes | None = await read(name)
+            except self._lost:
+                stored = await read(name)
+        except self._refusal as refusal:
+            if not str(refusal).startswith("WRONGTYPE"):
+                raise
+            return None
+        return stored
+
+    async def _swap(self, key: str, entry: bytes, expect: bytes, now: int, milliseconds: int) -> None:
+        """Put `entry` in the place of what has the version `expect`, or raise `Refused`."""
+        work = self._run_script(self._name(key), entry, expect, now, milliseconds)
+        answer, twice = await within(self._timeout, work, self._failures)
+        if answer == 1:
+            return
+        current = _entry(answer, now)
+        if twice and current is not None:
+            raise BackendUnavailable("The answer to a write was lost, and somebody else has written since.")
+        if twice and not entry:
+            return  # it was to be removed, and it is
+        raise Refused(current)
+
+    async def _run_script(self, *arguments: Any) -> tuple[Any, bool]:
+        """The script's answer, and whether it was sent twice."""
+        send = self._way().send
+        try:
+            return await self._run_script_once(send, arguments), False
+        except self._lost:
+            return await self._run_script_once(send, arguments), True
+
+    async def _run_script_once(self, send: Send, arguments: tuple[Any, ...]) -> Any:
+        try:
+            return await send("EVALSHA", _SHA, 1, *arguments)
+        except self._unknown_script:
+            return await send("EVAL", _SCRIPT, 1, *arguments)
+
+    def _name(self, key: str) -> bytes:
+        return self._prefix + key.encode()
+
+    def _way(self) -> Transport:
+        if self._given is not None:
+            return self._given
+        opened, loop = self._opened, get_running_loop()
+        if opened is None or opened.loop is not loop:
+            client = client_from(self._url, self._timeout)
+            self._opened = opened = Opened(loop, client, transport_for(client, self._timeout))
+        return opened.way
+
+
+def _entry(stored: bytes | None, now: int) -> Entry | None:
+    if stored is None or len(stored) < _HEAD.size or stored[0] != _LAYOUT:
+        return None
+    _, version, expires_at = _HEAD.unpack_from(stored)
+    return Entry(stored[_HEAD.size :], expires_at, version) if now < expires_at else None

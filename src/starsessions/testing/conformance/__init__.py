@@ -1,0 +1,1 @@
+"""The proof kit: the contracts of stores and backends as rules, and what proves them."""

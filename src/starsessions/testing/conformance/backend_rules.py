@@ -1,0 +1,460 @@
+"""What users are promised of a backend that keeps sessions on a server, as rules: in requests, through the middleware.
+
+The races are run in every order of the calls that the requests make to the store.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any
+
+from anyio import Event, create_task_group
+
+from starsessions.backends.base import SessionBackend
+from starsessions.exceptions import SessionGone
+from starsessions.session import Session
+from starsessions.testing.clock import Clock
+from starsessions.testing.conformance.app import Act, Answer, Site
+from starsessions.testing.conformance.contract import Contract
+from starsessions.testing.conformance.interleaving import Schedule, in_every_order, stepped
+
+MAX_AGE, GRACE = 200, 20
+START: dict[str, Any] = {"a": 1, "b": [1, {"c": 2}], "gone-1": 0, "gone-2": 0, "gone-3": 0}
+MANY = 32
+
+
+class BackendPlace:
+    """A backend, and a clock that is moved by hand."""
+
+    def __init__(self, backend: SessionBackend) -> None:
+        self.backend: SessionBackend = backend
+        self.clock: Clock = Clock(int(time.time()))
+        self.backend_with_steps: SessionBackend
+        self.calls: list[str]
+        self.backend_with_steps, self.calls = stepped(backend)
+        self.site: Site = Site(backend, self.clock, max_age=MAX_AGE)
+        self.rolling: Site = Site(self.backend_with_steps, self.clock, max_age=MAX_AGE, rolling=True, renew_every=1)
+        """The same sessions, visited by requests that take steps, each of which renews the session that it uses."""
+
+    async def new_session(self, data: dict[str, Any] | None = None) -> str:
+        """The token of a session with this data, which it would be time to renew."""
+        answer = await self.site.visit(None, _changing(data or START))
+        self.clock.advance(2)
+        assert answer.token, "a new session was begun, and the browser was given no cookie"
+        return answer.token
+
+    async def in_every_order(self, scenario: Callable[[Schedule], Awaitable[None]]) -> None:
+        orders = await in_every_order(scenario)
+        assert orders > 1, "the requests have made no calls between which others could come"
+
+    async def living(self, tokens: Iterable[str | None]) -> dict[str, dict[str, Any]]:
+        """Those of the tokens that stand for a session, with its data."""
+        seen = {token: await self.site.data(token) for token in tokens if token}
+        return {token: data for token, data in seen.items() if data}
+
+
+BACKEND: Contract[BackendPlace] = Contract(
+    {
+        "atomic": "what two requests do at once is as if one had come after the other, also where they race",
+        "grace": "an id that was rotated away can stay usable for a while",
+    }
+)
+"""What is promised of a backend that keeps sessions on a server."""
+
+
+# One request after the other
+
+
+@BACKEND.rule()
+async def a_session_is_what_was_put_in(place: BackendPlace) -> None:
+    """The next request of a browser finds what the last one has left, and a stranger finds nothing."""
+    token = await place.new_session()
+    await place.new_session({"a": "somebody else's"})
+    assert await place.site.data(token) == START, "the session is not what was put in"
+    assert await place.site.data(None) == {}, "a request without a cookie found a session"
+    await place.site.visit(token, _changing({"a": 2}, "b"))
+    expected = {key: value for key, value in START.items() if key != "b"} | {"a": 2}
+    assert await place.site.data(token) == expected, "the session is not what the last request has left"
+
+
+@BACKEND.rule()
+async def what_asks_for_nothing_costs_nothing(place: BackendPlace) -> None:
+    """A request that leaves its session alone makes no call, and one that reads makes one. Neither sets a cookie."""
+    token, calm = await place.new_session(), Site(place.backend_with_steps, place.clock, max_age=MAX_AGE)
+    answer = await calm.visit(token, _do_nothing)
+    assert (place.calls, answer.token) == ([], None), f"a request that did nothing made the calls {place.calls}"
+    answer = await calm.visit(token, _read)
+    assert (len(place.calls), answer.token) == (1, None), f"a request that only read made the calls {place.calls}"
+
+
+@BACKEND.rule()
+async def a_session_is_over_at_its_deadline(place: BackendPlace) -> None:
+    """A session lives for `max_age` after its last change, by the clock of the middleware, and not a second longer."""
+    token = await place.new_session()
+    await place.site.visit(token, _changing({"a": 2}))
+    place.clock.advance(MAX_AGE - 1)
+    assert (await place.site.data(token)).get("a") == 2, "a session was over before its deadline"
+    place.clock.advance(1)
+    assert await place.site.data(token) == {}, "a session was there at its deadline"
+    answer = await place.site.visit(token, _changing({"new": 1}))
+    assert await place.living([token, answer.token]) == {answer.token: {"new": 1}}, "a session that is over came back"
+    assert answer.token != token, "the id of a session that is over was used again"
+
+
+@BACKEND.rule()
+async def a_session_that_ends_while_it_is_used_stays_over(place: BackendPlace) -> None:
+    """A request that has found a session, and changes it after its deadline, does not bring it back."""
+    token = await place.new_session()
+
+    async def act(session: Session) -> None:
+        await session.load()
+        place.clock.advance(MAX_AGE)
+        session["new"] = 1
+
+    answer = await place.site.visit(token, act)
+    assert answer.token is None, "a cookie was set for a session that was over"
+    assert await place.site.data(token) == {}, "a session that was over was brought back by a change"
+
+
+@BACKEND.rule()
+async def use_renews_a_rolling_session(place: BackendPlace) -> None:
+    """With `rolling`, a request that only reads moves the deadline."""
+    token = await place.new_session()
+    place.clock.advance(MAX_AGE - 10)
+    await place.rolling.visit(token, _read)
+    place.clock.advance(MAX_AGE - 10)
+    assert await place.site.data(token) == START, "a session that was used is over by its old deadline"
+
+
+@BACKEND.rule()
+async def an_id_that_nobody_gave_out_is_not_adopted(place: BackendPlace) -> None:
+    """A browser that brings an id of its own, or a dead one, is given another when a session begins."""
+    dead = await place.new_session()
+    answer = await place.site.visit(dead, _log_out)
+    assert answer.token == "", "a logout has not told the browser to forget its cookie"
+    for token in ("A" * 43, "x", dead):
+        assert (await place.site.visit(token, _read)).token is None, "a cookie was set for a session that is not there"
+        answer = await place.site.visit(token, _changing({"new": 1}))
+        living = await place.living([token, answer.token])
+        assert living == {answer.token: {"new": 1}}, "an id that a browser brought was adopted"
+        assert answer.token != token, "an id that a browser brought was adopted"
+
+
+@BACKEND.rule()
+async def a_rotation_moves_the_session_to_a_new_id(place: BackendPlace) -> None:
+    """After `regenerate_id()` the data is under the new id, and under no other."""
+    old = await place.new_session()
+    new = (await place.site.visit(old, _rotate)).token
+    assert new != old, "a rotation has kept the id"
+    assert await place.living([old, new]) == {new: START}, "the session is not under the new id alone"
+
+
+# What requests do. They return whether they found a session.
+
+
+async def _do_nothing(session: Session) -> None:
+    pass
+
+
+async def _read(session: Session) -> bool:
+    await session.load()
+    return not session.is_empty
+
+
+def _changing(new: dict[str, Any], *gone: str) -> Act:
+    async def change(session: Session) -> bool:
+        lives = await _read(session)
+        session.update(new)
+        for key in gone:
+            session.pop(key, None)
+        return lives
+
+    return change
+
+
+async def _clear(session: Session) -> bool:
+    lives = await _read(session)
+    session.clear()
+    return lives
+
+
+async def _set_expiry(session: Session) -> bool:
+    lives = await _read(session)
+    session.set_expiry(3 * MAX_AGE)
+    return lives
+
+
+async def _rotate(session: Session) -> bool:
+    lives = await _read(session)
+    await session.regenerate_id()
+    return lives
+
+
+async def _log_out(session: Session) -> bool:
+    lives = await _read(session)
+    await session.flush()
+    return lives
+
+
+async def _save_at_once(session: Session) -> bool | None:
+    """Whether a change was confirmed; None if no session was found."""
+    if not await _read(session):
+        return None
+    session["saved"] = True
+    try:
+        await session.persist()
+    except SessionGone:
+        return False
+    return True
+
+
+# In every order
+
+
+def _logout_against(name: str, other: Act) -> None:
+    """Makes a rule: a logout, and another request."""
+
+    async def rule(place: BackendPlace) -> None:
+        async def scenario(schedule: Schedule) -> None:
+            old = await place.new_session()
+            answers: dict[str, Answer] = await schedule.together(
+                logout=lambda: place.rolling.visit(old, _log_out), other=lambda: place.rolling.visit(old, other)
+            )
+            logout, late = answers["logout"], answers["other"]
+            living = await place.living([old, logout.token, late.token])
+            assert old not in living, "the id of a session that was ended opens one"
+            with_old_data = [data for data in living.values() if "a" in data]
+            if not logout.result:  # the other one was faster; a rotation has left the session under its new id
+                assert len(with_old_data) == (1 if other is _rotate else 0), (
+                    "what is left is not what the first one left"
+                )
+                return
+            assert logout.token == "", "a logout has not told the browser to forget its cookie"
+            assert not with_old_data, "a session was ended, and its data lives"
+            if late.result:
+                assert not living, "a request that had found the session before it was ended has begun another one"
+                if list(answers) == ["logout", "other"]:
+                    assert late.token in (None, ""), "a late response has set a cookie for a session that was ended"
+
+        await place.in_every_order(scenario)
+
+    rule.__name__ = f"a_logout_is_final_against_a_request_that_{name.replace(' ', '_')}"
+    rule.__doc__ = f"After a logout nothing lives, whatever the order, if another request {name}."
+    BACKEND.rule("atomic")(rule)
+
+
+_logout_against("reads", _read)
+_logout_against("writes", _changing({"new": 1}))
+_logout_against("deletes a key", _changing({}, "a"))
+_logout_against("saves at once", _save_at_once)
+_logout_against("sets an expiry", _set_expiry)
+_logout_against("empties the session", _clear)
+_logout_against("rotates", _rotate)
+_logout_against("logs out", _log_out)
+
+
+@BACKEND.rule("atomic")
+async def a_logout_is_final_against_a_rotation_and_a_write(place: BackendPlace) -> None:
+    """After a logout that found the session nothing of it lives, in every order of three requests."""
+
+    async def scenario(schedule: Schedule) -> None:
+        old = await place.new_session()
+        answers: dict[str, Answer] = await schedule.together(
+            logout=lambda: place.rolling.visit(old, _log_out),
+            rotation=lambda: place.rolling.visit(old, _rotate),
+            write=lambda: place.rolling.visit(old, _save_at_once),
+        )
+        living = await place.living([old, *(answer.token for answer in answers.values())])
+        if answers["logout"].result:
+            assert not living, "a session was ended, and its data lives"
+        else:
+            assert list(living) == [answers["rotation"].token], "the session is not under its new id alone"
+
+    await place.in_every_order(scenario)
+
+
+@BACKEND.rule("atomic")
+async def a_logout_is_final_against_two_rotations(place: BackendPlace) -> None:
+    """After a logout that found the session nothing of it lives, also if it has moved on twice meanwhile."""
+
+    async def scenario(schedule: Schedule) -> None:
+        old = await place.new_session()
+        tokens = [old]
+
+        async def rotate_twice() -> None:
+            for _ in range(2):
+                tokens.append((await place.rolling.visit(tokens[-1], _rotate)).token or old)
+
+        answers = await schedule.together(logout=lambda: place.rolling.visit(old, _log_out), rotations=rotate_twice)
+        living = await place.living(tokens)
+        if answers["logout"].result:
+            assert not living, "a session was ended, and its data lives"
+        else:
+            assert living == {tokens[-1]: START}, "the session is not under its newest id alone"
+
+    await place.in_every_order(scenario)
+
+
+@BACKEND.rule("atomic")
+async def a_change_during_a_rotation_is_in_the_new_session_or_nobodys(place: BackendPlace) -> None:
+    """A change that was confirmed while a session was rotated is in it; one that came too late is nowhere."""
+
+    async def scenario(schedule: Schedule) -> None:
+        old = await place.new_session()
+        answers: dict[str, Answer] = await schedule.together(
+            rotation=lambda: place.rolling.visit(old, _rotate), write=lambda: place.rolling.visit(old, _save_at_once)
+        )
+        new, is_saved = answers["rotation"].token, answers["write"].result
+        living = await place.living([old, new, answers["write"].token])
+        expected = {**START, "saved": True} if is_saved else START
+        assert living == {new: expected}, "a rotation lost a change that was confirmed, or left the old id alive"
+
+    await place.in_every_order(scenario)
+
+
+@BACKEND.rule("atomic")
+async def of_two_rotations_one_wins(place: BackendPlace) -> None:
+    """Two rotations at once leave one session under one id, which one browser was told, and one only."""
+
+    async def scenario(schedule: Schedule) -> None:
+        old = await place.new_session()
+        answers: dict[str, Answer] = await schedule.together(
+            one=lambda: place.rolling.visit(old, _rotate), other=lambda: place.rolling.visit(old, _rotate)
+        )
+        told = [answer.token for answer in answers.values() if answer.token]
+        assert len(told) == 1, f"of two rotations {len(told)} have set a cookie"
+        assert await place.living([old, *told]) == {told[0]: START}, "the session is not under its new id alone"
+
+    await place.in_every_order(scenario)
+
+
+def _writers(count: int) -> None:
+    """Makes a rule: so many requests that write."""
+
+    async def rule(place: BackendPlace) -> None:
+        async def scenario(schedule: Schedule) -> None:
+            token = await place.new_session()
+            writes = {str(n): _changing({f"new-{n}": n, "last": n}, f"gone-{n}") for n in range(1, count + 1)}
+            answers = await schedule.together(
+                **{n: lambda act=act: place.rolling.visit(token, act) for n, act in writes.items()}
+            )
+            data = await place.site.data(token)
+            for n in writes:
+                assert f"new-{n}" in data, "an update is lost: a key that was added"
+                assert f"gone-{n}" not in data, "an update is lost: a key that was deleted"
+            assert data["last"] == int(list(answers)[-1]), "of a key that all have changed, the last one has not won"
+            assert data["b"] == START["b"], "a key that nobody has changed is not what it was"
+
+        await place.in_every_order(scenario)
+
+    rule.__name__ = f"{count}_writers_lose_no_update"
+    rule.__doc__ = f"{count} requests that add, delete and change keys at once all get through, in every order."
+    BACKEND.rule("atomic")(rule)
+
+
+_writers(2)
+_writers(3)
+
+
+@BACKEND.rule("atomic")
+async def atomic_updates_all_count(place: BackendPlace) -> None:
+    """Three requests that each add one with `update_atomically()` make three, in every order, each with its own number.
+
+    What they return is what they have made of the number that was stored then.
+    """
+
+    async def add_one(session: Session) -> int:
+        await session.load()
+        return await session.update_atomically(_add_one)
+
+    async def scenario(schedule: Schedule) -> None:
+        token = await place.new_session({"count": 0})
+        visit = partial(place.rolling.visit, token, add_one)
+        answers: dict[str, Answer] = await schedule.together(one=visit, two=visit, three=visit)
+        assert (await place.site.data(token))["count"] == 3, "an atomic update is lost"
+        returned = sorted(answer.result for answer in answers.values())
+        assert returned == [1, 2, 3], f"three atomic updates have returned {returned}"
+
+    await place.in_every_order(scenario)
+
+
+@BACKEND.rule("grace")
+async def with_a_grace_the_old_id_stands_for_the_new_session(place: BackendPlace) -> None:
+    """With `regenerate_id(grace=…)` a change that comes with the old id is in the new session, until the grace is over.
+
+    Whatever the order, it is confirmed, and its answer does not bring the old id back.
+    """
+
+    async def rotate(session: Session) -> None:
+        await session.load()
+        await session.regenerate_id(grace=GRACE)
+
+    async def scenario(schedule: Schedule) -> None:
+        old = await place.new_session()
+        answers: dict[str, Answer] = await schedule.together(
+            rotation=lambda: place.rolling.visit(old, rotate), write=lambda: place.rolling.visit(old, _save_at_once)
+        )
+        new = answers["rotation"].token
+        assert answers["write"].result is True, "a request that was on its way during a rotation with a grace was lost"
+        if list(answers) == ["rotation", "write"]:
+            assert answers["write"].token is None, "a request with the old id has set a cookie"
+        expected = {**START, "saved": True}
+        assert await place.living([old, new]) == {old: expected, new: expected}, (
+            "the old id does not see the new session"
+        )
+        place.clock.advance(GRACE)
+        assert await place.living([old, new]) == {new: expected}, "the old id is alive when its grace is over"
+
+    await place.in_every_order(scenario)
+    old = await place.new_session()
+    new = (await place.site.visit(old, rotate)).token
+    await place.site.visit(old, _log_out)
+    assert await place.living([old, new]) == {}, "a logout with the old id, in its grace, has not ended the session"
+
+
+def _add_one(data: dict[str, Any]) -> int:
+    data["count"] += 1
+    count: int = data["count"]
+    return count
+
+
+@BACKEND.rule("atomic")
+async def emptying_a_session_ends_nothing_that_somebody_has_put_in(place: BackendPlace) -> None:
+    """A request that takes the last key out ends the session, unless another one has put something in."""
+
+    async def scenario(schedule: Schedule) -> None:
+        token = await place.new_session({"flash": "hello"})
+        answers: dict[str, Answer] = await schedule.together(
+            empties=lambda: place.rolling.visit(token, _changing({}, "flash")),
+            saves=lambda: place.rolling.visit(token, _save_at_once),
+        )
+        expected = {token: {"saved": True}} if answers["saves"].result else {}
+        assert await place.living([token]) == expected, "emptying a session has taken a change that was confirmed"
+
+    await place.in_every_order(scenario)
+
+
+@BACKEND.rule("atomic")
+async def many_writers_lose_no_update(place: BackendPlace) -> None:
+    """32 requests that have all read before the first of them writes all get through, really at once."""
+    token = await place.new_session({"start": True})
+    have_read: list[int] = []
+    all_have_read = Event()
+
+    async def write(n: int) -> None:
+        async def act(session: Session) -> None:
+            await session.load()
+            have_read.append(n)
+            if len(have_read) == MANY:
+                all_have_read.set()
+            await all_have_read.wait()
+            session[f"new-{n}"] = n
+
+        await place.site.visit(token, act)
+
+    async with create_task_group() as tasks:
+        for n in range(MANY):
+            tasks.start_soon(write, n)
+    data = await place.site.data(token)
+    expected = {f"new-{n}" for n in range(MANY)} | {"start"}
+    assert set(data) == expected, f"of {MANY} updates {len(set(data) & expected) - 1} are there"

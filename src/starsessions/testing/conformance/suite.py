@@ -1,0 +1,80 @@
+"""The contracts as pytest tests: subclass a suite, say how yours is opened, and run pytest."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import pytest
+from anyio import fail_after
+
+from starsessions.testing.conformance.backend_rules import BACKEND, BackendPlace
+from starsessions.testing.conformance.contract import Contract, Rule
+from starsessions.testing.conformance.fixtures import OpenBackend, OpenStore, StorePlace, opened
+from starsessions.testing.conformance.store_rules import STORE
+
+TIME_LIMIT = 120  # seconds for one rule: a store that hangs is a failure, too
+
+
+class _Suite:
+    contract: ClassVar[Contract[Any]]
+
+    declines: ClassVar[Mapping[str, str]] = {}
+    """What yours cannot do, and why: the rules that need it are skipped, and pytest shows the reason."""
+
+    event_loops: ClassVar[Sequence[str]] = ("asyncio",)
+    """The event loops that yours works on: "asyncio", "trio"."""
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Makes a test of each rule."""
+        if "rule" in metafunc.fixturenames:
+            metafunc.parametrize("rule", [self._as_parameter(rule) for rule in self.contract])
+            metafunc.parametrize("anyio_backend", self.event_loops, scope="module")
+
+    def _as_parameter(self, rule: Rule[Any]) -> Any:
+        why = self.contract.why_declined(rule, self.declines)
+        return pytest.param(rule, id=rule.__name__, marks=[pytest.mark.skip(reason=why)] if why else [])
+
+
+class StoreSuite(_Suite):
+    """Shows whether a `Store` keeps its contract. In a file of tests, with a fixture that says how one is opened:
+
+    class TestFileStore(StoreSuite):
+        @pytest.fixture
+        def open_store(self, tmp_path):
+            return lambda name: FileStore(tmp_path / name)
+
+    What the fixture returns is an `OpenStore`: it is called with the name of a place, several times for the same one.
+    """
+
+    contract = STORE
+
+    largest_value: ClassVar[int | None] = None
+    """How many bytes a value may have, if there is a limit: checked on both sides."""
+
+    @pytest.mark.anyio
+    async def test_the_store_keeps_the_rule(self, rule: Rule[StorePlace], open_store: OpenStore) -> None:
+        """The sentence is the rule's docstring."""
+        place = StorePlace(
+            open_store, one_connection_only="several_connections" in self.declines, largest_value=self.largest_value
+        )
+        async with place:
+            with fail_after(TIME_LIMIT):
+                await rule(place)
+
+
+class BackendSuite(_Suite):
+    """Shows whether any backend that keeps sessions on a server does what users are promised, also where they race.
+
+    class TestMyBackend(BackendSuite):
+        @pytest.fixture
+        def open_backend(self):
+            return MyBackend
+    """
+
+    contract = BACKEND
+
+    @pytest.mark.anyio
+    async def test_the_backend_keeps_the_rule(self, rule: Rule[BackendPlace], open_backend: OpenBackend) -> None:
+        """The sentence is the rule's docstring."""
+        async with opened(open_backend()) as backend:
+            with fail_after(TIME_LIMIT):
+                await rule(BackendPlace(backend))

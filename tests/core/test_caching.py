@@ -1,0 +1,126 @@
+"""`Vary` and `Cache-Control`: merged into what the application said."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from starsessions.core.caching import RawHeaders, forbid_storing, keep_for_one_person, vary_by_cookie
+
+OTHER = (b"content-type", b"text/html")
+
+some_headers = st.lists(
+    st.tuples(
+        st.sampled_from([b"vary", b"Vary", b"cache-control", b"Cache-Control", b"x-vary", b"etag"]),
+        st.lists(
+            st.sampled_from(
+                [b"", b"*", b"Cookie", b"cookie", b"Origin", b"public", b"no-store", b"no-cache", b"max-age=9"]
+            )
+        ).map(b", ".join),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([], [(b"vary", b"Cookie")]),
+        ([(b"vary", b"Origin")], [(b"vary", b"Origin, Cookie")]),
+        ([(b"vary", b"Accept-Encoding, Origin")], [(b"vary", b"Accept-Encoding, Origin, Cookie")]),
+        ([(b"Vary", b"Origin")], [(b"Vary", b"Origin, Cookie")]),
+        ([(b"vary", b"Cookie")], [(b"vary", b"Cookie")]),
+        ([(b"vary", b"cookie")], [(b"vary", b"cookie")]),
+        ([(b"vary", b"Origin,COOKIE ")], [(b"vary", b"Origin,COOKIE ")]),
+        ([(b"vary", b"*")], [(b"vary", b"*")]),
+        ([(b"vary", b"Origin, *")], [(b"vary", b"Origin, *")]),
+        ([(b"vary", b"X-Cookie")], [(b"vary", b"X-Cookie, Cookie")]),
+        ([(b"vary", b"")], [(b"vary", b""), (b"vary", b"Cookie")]),
+        ([(b"vary", b"Origin"), (b"vary", b"Cookie")], [(b"vary", b"Origin"), (b"vary", b"Cookie")]),
+        ([(b"vary", b"Origin"), (b"vary", b"Accept")], [(b"vary", b"Origin, Cookie"), (b"vary", b"Accept")]),
+        ([(b"vary", b""), (b"vary", b"Accept")], [(b"vary", b""), (b"vary", b"Accept, Cookie")]),
+        ([(b"etag", b"Cookie")], [(b"etag", b"Cookie"), (b"vary", b"Cookie")]),
+    ],
+)
+def test_vary_gets_cookie_unless_it_is_there_or_everything_is(before: RawHeaders, after: RawHeaders) -> None:
+    headers = [OTHER, *before]
+
+    vary_by_cookie(headers)
+
+    assert headers == [OTHER, *after]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "invited"),
+    [
+        ([], [b"no-store"], False),
+        ([b"no-store"], [b"no-store"], False),
+        ([b"private, No-Store"], [b"private, No-Store"], False),
+        ([b"public, no-store"], [b"no-store"], True),
+        ([b"public", b"no-store"], [b"no-store"], True),
+        ([b'private="x, no-store, y"'], [b"no-store"], False),
+        ([b'private="public", no-store'], [b'private="public", no-store'], False),
+        ([b"no-cache"], [b"no-store"], False),
+        ([b"private, max-age=60"], [b"no-store"], False),
+        ([b"max-age=60"], [b"no-store"], False),
+        ([b"public"], [b"no-store"], True),
+        ([b"max-age=60, Public"], [b"no-store"], True),
+        ([b"s-maxage=60"], [b"no-store"], True),
+        ([b"private", b"public"], [b"no-store"], True),
+        ([b"no-storeroom"], [b"no-store"], False),
+        ([b"x-public"], [b"no-store"], False),
+    ],
+)
+@pytest.mark.parametrize("name", [b"cache-control", b"Cache-Control"])
+def test_what_sets_a_cookie_is_stored_by_no_cache(
+    name: bytes, before: list[bytes], after: list[bytes], invited: bool
+) -> None:
+    headers = [(name, value) for value in before] + [OTHER]
+
+    assert forbid_storing(headers) == invited
+
+    assert OTHER in headers
+    assert [value for key, value in headers if key.lower() == b"cache-control"] == after
+
+
+@given(some_headers)
+def test_saying_it_twice_says_no_more(headers: RawHeaders) -> None:
+    vary_by_cookie(headers)
+    forbid_storing(headers)
+    once = list(headers)
+
+    vary_by_cookie(headers)
+
+    assert forbid_storing(headers) is False
+    assert headers == once
+
+
+@given(some_headers)
+def test_whatever_the_application_said_the_answer_varies_and_is_not_stored(headers: RawHeaders) -> None:
+    before = [header for header in headers if header[0].lower() not in (b"vary", b"cache-control")]
+
+    vary_by_cookie(headers)
+    forbid_storing(headers)
+
+    said = {(name.lower(), field.strip().lower()) for name, value in headers for field in value.split(b",")}
+    assert {(b"vary", b"cookie"), (b"vary", b"*")} & said
+    assert (b"cache-control", b"no-store") in said
+    assert [header for header in headers if header[0].lower() not in (b"vary", b"cache-control")] == before
+
+
+@pytest.mark.parametrize("cookies", [[], [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]])
+@given(some_headers)
+def test_a_response_for_one_person_says_all_of_it_in_a_new_list(cookies: RawHeaders, headers: RawHeaders) -> None:
+    before, expected = list(headers), list(headers)
+    vary_by_cookie(expected)
+    invited = bool(cookies) and forbid_storing(expected)
+
+    assert keep_for_one_person(headers, cookies) == (expected + cookies, invited)
+    assert headers == before
+
+
+@pytest.mark.parametrize("said", [[], [[b"vary", b"Origin"]]])
+def test_headers_may_be_any_iterable_of_pairs(said: list[list[bytes]]) -> None:
+    """As ASGI has it: a generator, and lists for tuples."""
+    headers, _ = keep_for_one_person(iter([[b"etag", b"1"], *said]), [])
+
+    assert [name for name, _ in headers] == [b"etag", b"vary"]
+    assert headers[1][1].endswith(b"Cookie")
