@@ -52,8 +52,8 @@ GROWTH, IMPORT = 1.2, 20.0
 SWEEP, WAITS = "sweep of 1,000", "longest write meanwhile, over the batch and a write"
 
 
-def judged(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What can be judged of these results: name, figure, mark, and whether it is met."""
+def check_deadline(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What can be check_deadline of these results: name, figure, mark, and whether it is met."""
     overheads = {Cell(*row["cell"]): row["overhead"] for row in results["times"]}
     for name, ours, over, most in STOPWATCH:
         if ours in overheads and over in overheads:

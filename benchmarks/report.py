@@ -59,8 +59,10 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def marks(judged: list[dict[str, Any]]) -> str:
-    rows = [(one["name"], f"{one['figure']:.3g}", one["mark"], "yes" if one["met"] else "MISSED") for one in judged]
+def marks(check_deadline: list[dict[str, Any]]) -> str:
+    rows = [
+        (one["name"], f"{one['figure']:.3g}", one["mark"], "yes" if one["met"] else "MISSED") for one in check_deadline
+    ]
     return table(("mark", "figure", "wanted", "met"), rows)
 
 

@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starsessions import InMemoryBackend, Session
 from starsessions.backends.redis import RedisBackend
-from starsessions.backends.server_side import StoredBackend
+from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from starsessions.core.record import Found
 from starsessions.core.serializer import Msgpack
@@ -48,7 +48,7 @@ VISITS = 20
 class Opened:
     """A store, and how much it holds."""
 
-    backend: StoredBackend
+    backend: StoreBackend
     held: Callable[[], Awaitable[float]]
     tidy: Callable[[], Awaitable[object]]
     """What the server does by itself from time to time, so that changes leave nothing behind."""

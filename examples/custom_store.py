@@ -23,7 +23,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from starsessions import BackendUnavailable, Session, SessionMiddleware
-from starsessions.backends.server_side import StoredBackend
+from starsessions.backends.server_side import StoreBackend
 from starsessions.stores.base import Entry, Refused, Version
 
 T = TypeVar("T")
@@ -102,5 +102,5 @@ async def count(request: Request) -> Response:
 path = Path(os.environ.get("SESSIONS", Path(tempfile.gettempdir(), "sessions.sqlite")))
 app = Starlette(
     routes=[Route("/", count)],
-    middleware=[Middleware(SessionMiddleware, backend=StoredBackend(FileStore(path)))],
+    middleware=[Middleware(SessionMiddleware, backend=StoreBackend(FileStore(path)))],
 )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend, SessionBackend
-from starsessions.backends.server_side import StoredBackend
+from starsessions.backends.server_side import StoreBackend
 from starsessions.stores.memory import MemoryStore
 from tests.site import KEY, Clock, DictBackend, Site
 
@@ -16,7 +16,7 @@ BACKENDS: dict[str, Callable[[Clock], SessionBackend]] = {
     "signed": lambda clock: CookieBackend(KEY, clock=clock),
     "encrypted": lambda clock: EncryptedCookieBackend(KEY, clock=clock),
     "memory": lambda clock: InMemoryBackend(clock=clock),
-    "stored": lambda clock: StoredBackend(MemoryStore(), clock=clock),
+    "stored": lambda clock: StoreBackend(MemoryStore(), clock=clock),
     "custom": lambda clock: DictBackend(),
 }
 

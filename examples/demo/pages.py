@@ -12,7 +12,7 @@ from settings import COOKIE
 from starsessions import Session, csrf, flash
 from starsessions.csrf import CsrfFailed, WhyRefused
 from starsessions.fastapi import SessionCookie
-from starsessions.scope import session_in
+from starsessions.scope import get_session
 
 HERE = Path(__file__).parent
 
@@ -48,7 +48,7 @@ async def meant(request: Request, session: CurrentSession) -> None:
 
 async def refused(request: Request, error: CsrfFailed) -> Response:
     """A page that says what happened, in place of a bare 403."""
-    await session_in(request).load()  # no dependency has, if it was the middleware that refused
+    await get_session(request).load()  # no dependency has, if it was the middleware that refused
     is_stale = error.why in (WhyRefused.NO_TOKEN, WhyRefused.STALE_TOKEN)
     return show(request, "refused.html", error.status_code, is_stale=is_stale)
 
@@ -83,7 +83,7 @@ templates.env.trim_blocks = templates.env.lstrip_blocks = True
 
 
 def show(request: Request, template: str, status_code: int = 200, **context: Any) -> Response:
-    context["session"] = session_in(request)
+    context["session"] = get_session(request)
     return templates.TemplateResponse(request, template, context, status_code=status_code, headers=HEADERS)
 
 

@@ -3,7 +3,7 @@
 from starsessions.backends.base import SessionBackend
 from starsessions.backends.cookie import CookieBackend, EncryptedCookieBackend
 from starsessions.backends.memory import InMemoryBackend
-from starsessions.core.record import WhyNew
+from starsessions.core.record import MissReason
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import (
     BackendUnavailable,
@@ -28,6 +28,7 @@ __all__ = [
     "EncryptedCookieBackend",
     "ImproperlyConfigured",
     "InMemoryBackend",
+    "MissReason",
     "ResponseStarted",
     "Serializer",
     "Session",
@@ -40,5 +41,4 @@ __all__ = [
     "SessionTooLarge",
     "TooManySessions",
     "UnsupportedValue",
-    "WhyNew",
 ]

@@ -40,7 +40,7 @@ from starsessions.core.csrf import (
 )
 from starsessions.core.encoding import to_base64url
 from starsessions.exceptions import ImproperlyConfigured, SessionError
-from starsessions.scope import session_in
+from starsessions.scope import get_session
 
 __all__ = [
     "FIELD",
@@ -194,7 +194,7 @@ def csrf_token(request: HTTPConnection) -> str:
     >>> csrf_token(request) != csrf_token(request)
     True
     """
-    session = session_in(request)
+    session = get_session(request)
     secrets = secrets_in(session)
     secret = secrets[0] if secrets else put_secret(session, to_base64url(urandom(6)), urandom(SECRET_BYTES))
     return token_for(secret, urandom(NONCE_BYTES))
@@ -241,7 +241,7 @@ async def _why_not_meant(request: HTTPConnection) -> WhyRefused | None:
         return None
     if kind == "handshake":
         return None if _ORIGIN_WAS_CHECKED in request.scope else why_foreign(kind, request.scope["headers"], ())
-    session = session_in(request)
+    session = get_session(request)
     token = await _token_of(request)
     if not token:
         return WhyRefused.NO_TOKEN

@@ -4,7 +4,7 @@ They hold handles and never ids: a handle names a session and does not open it. 
 the one on the list of devices, and stays. Any other is made from the id or the sealed cookie, and changes with it.
 
 The life of a session is `Created`, `SignedIn`, `Renewed`, `Rotated`, `SignedOut` or `Revoked`. What a browser brought
-that was no session (any more) is `Expired`, `UnknownId`, `RotatedIdUsed` or `Undecodable`.
+that was no session (any more) is `Expired`, `UnknownId`, `RotatedIdReused` or `InvalidCookie`.
 """
 
 import logging
@@ -15,7 +15,7 @@ from inspect import isawaitable
 from msgspec import Struct
 
 from starsessions.core.encoding import to_base64url
-from starsessions.core.record import Found, Identity, WhyNew
+from starsessions.core.record import Found, Identity, MissReason
 
 _log = logging.getLogger("starsessions")
 
@@ -35,7 +35,7 @@ class Renewed(Struct, frozen=True):
 
 
 class Rotated(Struct, frozen=True):
-    """A session got a new id. `before` is what `RotatedIdUsed` calls the old one, if somebody brings it later."""
+    """A session got a new id. `before` is what `RotatedIdReused` calls the old one, if somebody brings it later."""
 
     handle: str
     before: str
@@ -70,7 +70,7 @@ class Expired(Struct, frozen=True):
     """
 
     handle: str
-    why: WhyNew
+    why: MissReason
 
 
 class ConflictResolved(Struct, frozen=True):
@@ -79,7 +79,7 @@ class ConflictResolved(Struct, frozen=True):
     handle: str
 
 
-class RotatedIdUsed(Struct, frozen=True):
+class RotatedIdReused(Struct, frozen=True):
     """Somebody brought an id that was rotated away, after its grace: the session is not opened.
 
     One browser never does that for long. A cookie that was copied looks like this: two parties held one id, and only
@@ -95,14 +95,14 @@ class UnknownId(Struct, frozen=True):
     handle: str
 
 
-class Undecodable(Struct, frozen=True):
+class InvalidCookie(Struct, frozen=True):
     """Somebody brought what is no cookie of ours, or what is stored under an id is no session.
 
     `handle`: None if there was nothing that could be looked up. `why`: malformed, a bad signature, or undecodable.
     """
 
     handle: str | None
-    why: WhyNew
+    why: MissReason
 
 
 class StoreFailed(Struct, frozen=True):
@@ -114,7 +114,7 @@ class StoreFailed(Struct, frozen=True):
     why: str
 
 
-class OutdatedData(Struct, frozen=True):
+class SchemaMismatch(Struct, frozen=True):
     """What a session holds does not fit its model any more (`starsessions.typed`): the handler was given a fresh one.
 
     `handle` is that of the session, None for one without an id; `model` is the name of the class; `version` is that of
@@ -136,11 +136,11 @@ Event = (
     | Revoked
     | Expired
     | ConflictResolved
-    | RotatedIdUsed
+    | RotatedIdReused
     | UnknownId
-    | Undecodable
+    | InvalidCookie
     | StoreFailed
-    | OutdatedData
+    | SchemaMismatch
 )
 
 OnEvent = Callable[[Event], Awaitable[object] | object]
@@ -164,7 +164,9 @@ def handle_of(found: Found) -> str:
     return handle_for(found.token) if identity is None else identity.handle
 
 
-def of_keeping(before: Found | None, after: Found, is_rotated: bool, signed_in: Identity | None) -> Iterator[Event]:
+def events_for_save(
+    before: Found | None, after: Found, is_rotated: bool, signed_in: Identity | None
+) -> Iterator[Event]:
     """What there is to say when a session was kept. `signed_in`: who has just done so."""
     handle = handle_of(after)
     if before is None:
@@ -177,22 +179,22 @@ def of_keeping(before: Found | None, after: Found, is_rotated: bool, signed_in: 
         yield SignedIn(handle, signed_in.user_id, signed_in.method)
 
 
-def of_refusal(why: WhyNew, tokens: Iterable[str]) -> Iterator[Event]:
+def events_for_miss(why: MissReason, tokens: Iterable[str]) -> Iterator[Event]:
     """What there is to say of a cookie that opens no session. `tokens`: those that it holds, if they can be told."""
-    if why in (WhyNew.MALFORMED, WhyNew.BAD_SIGNATURE, WhyNew.UNDECODABLE):
+    if why in (MissReason.MALFORMED, MissReason.BAD_SIGNATURE, MissReason.UNDECODABLE):
         handles: list[str | None] = [handle_for(token) for token in tokens]
         for handle in handles or [None]:
-            yield Undecodable(handle, why)
+            yield InvalidCookie(handle, why)
     for token in tokens:
-        if why is WhyNew.ROTATED:
-            yield RotatedIdUsed(handle_for(token))
-        elif why is WhyNew.UNKNOWN:
+        if why is MissReason.ROTATED:
+            yield RotatedIdReused(handle_for(token))
+        elif why is MissReason.UNKNOWN:
             yield UnknownId(handle_for(token))
-        elif why in (WhyNew.EXPIRED, WhyNew.OVER_ABSOLUTE):
+        elif why in (MissReason.EXPIRED, MissReason.OVER_ABSOLUTE):
             yield Expired(handle_for(token), why)
 
 
-async def report(events: Iterable[Event], on_event: OnEvent | None) -> None:
+async def dispatch(events: Iterable[Event], on_event: OnEvent | None) -> None:
     """Hand them over, one after the other, if anybody listens."""
     for event in events:
         try:

@@ -13,7 +13,7 @@
     └── CsrfFailed  (HTTPException)     in `starsessions.csrf`: the request was not meant, or its form is stale; a 403
 
 What a stranger can send as a cookie is never an exception: one that is missing, forged, malformed or
-expired is "no session", and `session.why_new` says which. No message carries an id, a secret key
+expired is "no session", and `session.miss_reason` says which. No message carries an id, a secret key
 or a value of the session.
 """
 

@@ -29,16 +29,16 @@ from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
 from starsessions.core.durations import Duration, seconds
-from starsessions.core.record import WhyNew
+from starsessions.core.record import MissReason
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
-from starsessions.scope import session_in
+from starsessions.scope import get_session
 from starsessions.session import Session
 from starsessions.typed import TypedSession
 
 __all__ = [
     "CurrentSession",
     "SessionCookie",
-    "SignedIn",
+    "SignedInSession",
     "UserId",
     "fresh",
     "safe_next",
@@ -87,7 +87,7 @@ class SessionCookie(SecurityBase):
         self._is_compared = False
 
     async def __call__(self, connection: HTTPConnection) -> Session:
-        session = session_in(connection, self._scope_key)
+        session = get_session(connection, self._scope_key)
         await session.load()
         self._compare(session)
         return session
@@ -180,7 +180,7 @@ def _user_of(session: Session, connection: HTTPConnection, redirect_to: str | No
     user_id = session.user_id
     if user_id is not None:
         return user_id
-    if session.why_new is WhyNew.UNAVAILABLE:  # nobody is signed out by an outage
+    if session.miss_reason is MissReason.UNAVAILABLE:  # nobody is signed out by an outage
         raise BackendUnavailable("The session could not be loaded, since the store fails: nobody knows who this is.")
     raise _refusal(connection, 401, _NOT_SIGNED_IN, redirect_to)
 
@@ -248,7 +248,7 @@ def typed(model: type[M] | TypedSession[M]) -> Callable[..., Awaitable[M]]:
 CurrentSession = Annotated[Session, Depends(_cookie)]
 """The session of this request, loaded."""
 
-SignedIn = Annotated[Session, Depends(signed_in())]
+SignedInSession = Annotated[Session, Depends(signed_in())]
 """The session of somebody who is signed in; a 401 otherwise."""
 
 UserId = Annotated[str, Depends(user_id())]

@@ -18,7 +18,7 @@ from functools import partial
 from starlette.requests import HTTPConnection
 
 from starsessions.core.flash import Flash
-from starsessions.scope import session_in
+from starsessions.scope import get_session
 
 __all__ = ["Flash", "context_processor", "flashes"]
 
@@ -34,7 +34,7 @@ def flashes(request: HTTPConnection, *, background: bool = False) -> list[Flash]
     >>> flashes(HTTPConnection({"type": "http", "session": session}))
     [Flash(text='Saved', category='info')]
     """
-    return session_in(request).pop_flashes(background=background)
+    return get_session(request).pop_flashes(background=background)
 
 
 def context_processor(request: HTTPConnection) -> dict[str, Callable[..., list[Flash]]]:

@@ -12,15 +12,15 @@ from typing import Any, Literal
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from starsessions.backends.adapter import lift
+from starsessions.backends.adapter import adapt
 from starsessions.backends.base import SessionBackend, wall_clock
 from starsessions.backends.cookie import CookieBackend
-from starsessions.core.caching import RawHeaders, keep_for_one_person
+from starsessions.core.caching import RawHeaders, make_private
 from starsessions.core.chunking import MIN_ROOM, cookies_for, room_for, split
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, SameSite
 from starsessions.core.durations import Clock, Duration
-from starsessions.core.record import DEFAULT_MAX_AGE, WhyNew, cookie_max_age
-from starsessions.events import OnEvent, StoreFailed, report
+from starsessions.core.record import DEFAULT_MAX_AGE, MissReason, cookie_max_age
+from starsessions.events import OnEvent, StoreFailed, dispatch
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionTooLarge
 from starsessions.lifecycle.config import OnConflict, Setting, setting_for
 from starsessions.lifecycle.loading import CLOSED, NOTHING_TO_SAY, OPEN, SAVING, Phase
@@ -43,7 +43,7 @@ _new_session = Session.__new__
 _COOKIE_VALUE = re.compile(r"[!#-+\--:<-\[\]-~]+")  # cookie-octets: RFC 6265bis, 4.1.1
 _SENT = (CLOSED, Phase.BY_HAND)
 _NOT_SENT = (OPEN, SAVING)
-_NOTHING_REFUSED = (None, WhyNew.NO_COOKIE)
+_NOTHING_REFUSED = (None, MissReason.NO_COOKIE)
 
 
 class SessionMiddleware:
@@ -118,7 +118,7 @@ class SessionMiddleware:
             on_event=on_event,
             on_unavailable=on_unavailable,
         )
-        lifted = lift(backend)
+        lifted = adapt(backend)
         policy = policy_from(
             lifted, limits, max_age, absolute_timeout, rolling, renew_every, rotate_every, rotate_grace
         )
@@ -174,7 +174,7 @@ class SessionMiddleware:
             return
         finally:
             if session._events:
-                await report(session._events, self.setting.on_event)
+                await dispatch(session._events, self.setting.on_event)
         if session._phase in _SENT and (
             (session._handed_out and not session._given_up and session._has_unsaved())
             or (scope.get(key) is not session and self._is_replaced(session, scope))
@@ -212,7 +212,7 @@ class SessionMiddleware:
         A new message with a new list: an application may send the same ones to everybody.
         """
         cookies = self._cookies(session, scope) if session._cookie is not NOTHING_TO_SAY else []
-        headers, invited = keep_for_one_person(message.get("headers", ()), cookies)
+        headers, invited = make_private(message.get("headers", ()), cookies)
         if invited:
             _log.warning("A response that sets the session cookie said Cache-Control: public; it now says no-store.")
         if cookies and session._clears_site_data:
@@ -247,11 +247,11 @@ class SessionMiddleware:
         max_age: int | None = 0
         if found is not None:
             token = found.token
-            if not setting.holds_data and _COOKIE_VALUE.fullmatch(token) is None:
+            if not setting.is_client_side and _COOKIE_VALUE.fullmatch(token) is None:
                 raise ImproperlyConfigured("The backend gave an id that cannot stand in a cookie.")
             max_age = cookie_max_age(found.record, setting.policy, int(setting.clock()))
             # A refused cookie may be the first of several, from when max_cookies was more: the others have to go.
-            if len(token) <= setting.room_in_one and session.why_new in _NOTHING_REFUSED:  # nearly always
+            if len(token) <= setting.room_in_one and session.miss_reason in _NOTHING_REFUSED:  # nearly always
                 cookie = b"set-cookie", f"{spec.name}={token}{setting.attributes(root_path, scheme, max_age)}".encode()
                 return [cookie] if not root_path else [cookie, *self._cookie_of_starlette(session, scheme)]
             parts = self._parts(session, token, max_age, scheme)
@@ -313,7 +313,7 @@ class SessionMiddleware:
                         await self._save_late(session, scope)
             finally:
                 if session._events:
-                    await report(session._events, self.setting.on_event)
+                    await dispatch(session._events, self.setting.on_event)
 
     def _answering(self, message: Message, session: Session, scope: Scope) -> Message:
         """The answer to a handshake, with what it has to say about the session."""

@@ -6,10 +6,10 @@ from starsessions.exceptions import ImproperlyConfigured
 from starsessions.session import Session
 
 
-def session_in(connection: HTTPConnection, scope_key: str = "session") -> Session:
+def get_session(connection: HTTPConnection, scope_key: str = "session") -> Session:
     """The session that handlers see as `request.session`, as what it is; or that of another `scope_key`.
 
-    >>> session_in(HTTPConnection({"type": "http", "session": {}}))
+    >>> get_session(HTTPConnection({"type": "http", "session": {}}))
     Traceback (most recent call last):
     starsessions.exceptions.ImproperlyConfigured: This request has no session of ours: put \
 starsessions.SessionMiddleware around the application.

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from starsessions.backends.adapter import lift
+from starsessions.backends.adapter import adapt
 from starsessions.backends.base import SessionBackend
 from starsessions.backends.user_index import PENDING
 from starsessions.core.cookies import CookieSpec
@@ -16,15 +16,15 @@ from starsessions.core.csrf import SECRET_BYTES, renew_secrets
 from starsessions.core.decision import Cookie
 from starsessions.core.durations import Duration, expiry, seconds
 from starsessions.core.encoding import to_base64url
-from starsessions.core.flash import Flash, add_flash, keys_of_flashes, shows_a_page, take_flashes
+from starsessions.core.flash import Flash, add_flash, is_page_navigation, keys_of_flashes, take_flashes
 from starsessions.core.record import Expiry, Found, Identity
 from starsessions.core.serializer import is_unicode
 from starsessions.events import SignedOut, handle_of
 from starsessions.exceptions import ImproperlyConfigured, ResponseStarted, SessionGone, UnsupportedValue
-from starsessions.lifecycle.config import judged, setting_for
+from starsessions.lifecycle.config import check_deadline, setting_for
 from starsessions.lifecycle.loading import OPEN, SAVING, Phase
 from starsessions.lifecycle.saving import KeptDict
-from starsessions.lifecycle.sign_in import identity_of, put_on_list
+from starsessions.lifecycle.sign_in import identity_of, register
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class Session(KeptDict):
     def __init__(self, backend: SessionBackend, session_id: str | None = None) -> None:
         """A session to use by hand. An id that is given here is trusted; one from a browser never should be."""
         super().__init__()
-        lifted = lift(backend)
+        lifted = adapt(backend)
         self._begin(setting_for(lifted, lifted.policy, CookieSpec(), lifted.clock, autoload=False), {"headers": ()})
         self._given = session_id
 
@@ -215,21 +215,21 @@ class Session(KeptDict):
         """End the session for good: its data, its id, and the cookie. What is put in afterwards is a new session."""
         await self._load()
         self._check_known()
-        if self._phase is not OPEN and self._setting.backend.holds_data:
+        if self._phase is not OPEN and self._setting.backend.is_client_side:
             self._check_reachable()
         found = self._found
         if found is None and self._given is not None:  # told that it is loaded, and never looked
             looked = await self._find()
             found = looked if isinstance(looked, Found) else None
-        now, owners, who = int(self._setting.clock()), self._setting.backend.owners, self._who()
+        now, user_index, who = int(self._setting.clock()), self._setting.backend.user_index, self._who()
         if found is not None:
             await self._setting.backend.delete(found, now)
             if found.record.identity is not None:
                 self._note(SignedOut(handle_of(found), found.record.identity.user_id))
             self._ended = self.modified = True
             self._cookie = Cookie.CLEAR
-        if owners is not None and who is not None and now < who.signed_in_at + PENDING:
-            await owners.forget(who, now)  # or it would count as one that is about to be stored
+        if user_index is not None and who is not None and now < who.signed_in_at + PENDING:
+            await user_index.forget(who, now)  # or it would count as one that is about to be stored
         self._forget()
 
     async def flush(self) -> str:
@@ -284,7 +284,7 @@ class Session(KeptDict):
         new_id = await setting.backend.new_id()
         identity = identity_of(user_id, method, self._headers, self._client, now)
         replaced = None if self._found is None else self._found.record.identity
-        identity = await put_on_list(identity, new_id, setting, self._identity, replaced, now, self._note)
+        identity = await register(identity, new_id, setting, self._identity, replaced, now, self._note)
         if old is not None and old.user_id != user_id:
             await self.delete()
         elif not keep:
@@ -311,7 +311,7 @@ class Session(KeptDict):
         if found is None:
             return False
         now = int(setting.clock())
-        current = judged(await setting.backend.again(found, now), setting.policy, now)
+        current = check_deadline(await setting.backend.refetch(found, now), setting.policy, now)
         if not isinstance(current, Found) or _handle(current) != _handle(found):
             self._end_quietly()
             return False
@@ -363,13 +363,13 @@ class Session(KeptDict):
         A request in the background (`fetch()`, an image, a prefetch) gets none and leaves them where they are, unless
         `background=True` says that its answer is shown: pages that a script fetches, with htmx for example.
         """
-        return take_flashes(self) if background or shows_a_page(self._headers) else []
+        return take_flashes(self) if background or is_page_navigation(self._headers) else []
 
     async def claim_flashes(self, *, background: bool = False) -> list[Flash]:
         """`pop_flashes()`, at once and for this request alone: of two pages that are made at the same moment, one gets
         a message and the other does not. If the page then fails, its messages are gone."""
         await self._load()
-        if not keys_of_flashes(self) or not (background or shows_a_page(self._headers)):
+        if not keys_of_flashes(self) or not (background or is_page_navigation(self._headers)):
             return []
         try:
             return await self.update_atomically(take_flashes)

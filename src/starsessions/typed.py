@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from starsessions.core.merge import same
-from starsessions.core.models import Shape, copied, place_of, shape_of
-from starsessions.events import OutdatedData, handle_of
+from starsessions.core.models import ModelAdapter, copied, field_of, shape_of
+from starsessions.events import SchemaMismatch, handle_of
 from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
 from starsessions.session import Session
 
@@ -71,7 +71,7 @@ class TypedSession(Generic[M]):
         if migrate is not None and version == 1:
             raise ImproperlyConfigured("migrate has nothing to do at version=1, which is that of the oldest data.")
         self._name: str = model.__name__
-        self._shape: Shape[M] = shape_of(model)
+        self._shape: ModelAdapter[M] = shape_of(model)
         self._prefix = prefix
         self._version = version
         self._migrate = migrate
@@ -113,10 +113,10 @@ class TypedSession(Generic[M]):
         try:
             return self._read_version(version, held)
         except Exception as error:  # whatever an older release has left there, and whatever migrate makes of it
-            why = place_of(error) or type(error).__name__
+            why = field_of(error) or type(error).__name__
         _log.warning("What a session holds does not fit %s any more (%s): a fresh one is used.", self._name, why)
         handle = None if session._found is None else handle_of(session._found)
-        session._note(OutdatedData(handle, self._name, version, why))
+        session._note(SchemaMismatch(handle, self._name, version, why))
         return _Read(self._read_fields({}), frozenset(), self._shape.fields & held.keys(), is_moved=True)
 
     def _held(self, session: Session) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class TypedSession(Generic[M]):
         try:
             again = self._read_data(plain).model
         except Exception as error:
-            place = place_of(error)
+            place = field_of(error)
             kind = type(plain[place]).__qualname__ if place in plain else self._name
             hint = f"It does not fit {self._name}, so it could not be read back."
             raise UnsupportedValue(self._path(place), kind, hint) from None  # the error may show a value

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from starsessions.backends.adapter import lift
+from starsessions.backends.adapter import adapt
 from starsessions.backends.base import Backend, SessionBackend
-from starsessions.backends.user_index import Index, Listed, Owners
-from starsessions.events import OnEvent, Revoked, report
+from starsessions.backends.user_index import Index, IndexedSession, UserIndex
+from starsessions.events import OnEvent, Revoked, dispatch
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.session import Session
 
@@ -56,13 +56,13 @@ class UserSessions:
     def __init__(self, backend: SessionBackend, on_event: OnEvent | None = None) -> None:
         """`on_event`: is told of each session that is ended (`Revoked`), as that of the middleware is of others."""
         self._on_event = on_event
-        self._backend: Backend = lift(backend)
-        if self._backend.owners is None:
+        self._backend: Backend = adapt(backend)
+        if self._backend.user_index is None:
             raise ImproperlyConfigured(
                 "This backend cannot list the sessions of a user: keep sessions in a store, or give the cookie backend "
                 "revocations=… (a store)."
             )
-        self._owners: Owners = self._backend.owners
+        self._owners: UserIndex = self._backend.user_index
 
     async def of(self, user_id: str, current: Session | None = None) -> list[UserSession]:
         """The sessions that live, the newest sign in first. `current`: the one to be marked as such."""
@@ -96,19 +96,19 @@ class UserSessions:
         # Before it is taken from the list: if we are interrupted, what is left can be ended later.
         ended = [await self._backend.look_up(one, now) is not None for one in which]
         for one in which:
-            await self._backend.end(one, now)
+            await self._backend.revoke(one, now)
         await self._owners.change(
             user_id, lambda index: tuple(one for one in index if one.handle not in handles), now + 1, now
         )
         # And after it: a session that was stored in between was still listed when it looked.
         for one in which:
-            await self._backend.end(one, now)
+            await self._backend.revoke(one, now)
         if self._on_event is not None:
             revoked = [Revoked(one.handle, user_id) for one, lived in zip(which, ended, strict=True) if lived]
-            await report(revoked, self._on_event)
+            await dispatch(revoked, self._on_event)
         return sum(ended)
 
-    async def _shown(self, listed: Listed, current: str | None, now: int) -> UserSession | None:
+    async def _shown(self, listed: IndexedSession, current: str | None, now: int) -> UserSession | None:
         found = await self._backend.look_up(listed, now)
         if found is None or found.record.identity is None:
             return None

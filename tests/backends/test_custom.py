@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from starsessions import ImproperlyConfigured, InMemoryBackend, Session, UnsupportedValue, WhyNew
+from starsessions import ImproperlyConfigured, InMemoryBackend, MissReason, Session, UnsupportedValue
 from tests.site import Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
@@ -202,11 +202,11 @@ async def test_a_key_of_an_old_session_says_why_it_is_new(site_of: Callable[...,
     await site.visit(sign_in)
     clock.advance(100)
 
-    async def act(session: Session) -> WhyNew | None:
+    async def act(session: Session) -> MissReason | None:
         await session.load()
-        return session.why_new
+        return session.miss_reason
 
-    assert (await site.visit(act)).result is WhyNew.EXPIRED
+    assert (await site.visit(act)).result is MissReason.EXPIRED
 
 
 class Plain:

@@ -15,7 +15,7 @@ from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import LoadBalancingStrategy
 
 from starsessions.backends.redis import RedisBackend, within
-from starsessions.core.record import WhyNew
+from starsessions.core.record import MissReason
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.stores.base import Entry, Refused, Store
 from starsessions.stores.redis.store import RedisStore
@@ -189,7 +189,7 @@ async def test_an_entry_that_holds_no_record_is_no_session_and_can_be_removed(se
     backend = RedisBackend(server.url, secrets.token_hex(4))
     async with backend.lifespan():
         await backend.store.put(backend._key("an-id"), b"garbage", NOW * 2, None, NOW)
-        assert await backend.fetch("an-id", NOW) is WhyNew.UNDECODABLE
+        assert await backend.fetch("an-id", NOW) is MissReason.UNDECODABLE
         await backend.remove("an-id")
         await backend.write({"a": 1}, "an-id")
         assert await backend.read("an-id") == {"a": 1}

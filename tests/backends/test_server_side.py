@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from starsessions import Session, WhyNew
+from starsessions import MissReason, Session
 from starsessions.backends.base import Conflict
-from starsessions.backends.server_side import MAX_HOPS, MOMENT, Moved, Place, StoredBackend, key_for
+from starsessions.backends.server_side import MAX_HOPS, MOMENT, Location, Pointer, StoreBackend, key_for
 from starsessions.core.record import Found, Record
 from starsessions.stores.base import Refused
 from starsessions.stores.memory import MemoryStore
@@ -21,11 +21,11 @@ END = NOW + 1000
 
 
 @pytest.fixture
-def backend(clock: Clock) -> StoredBackend:
-    return StoredBackend(MemoryStore(), clock=clock)
+def backend(clock: Clock) -> StoreBackend:
+    return StoreBackend(MemoryStore(), clock=clock)
 
 
-def held(backend: StoredBackend) -> MemoryStore:
+def held(backend: StoreBackend) -> MemoryStore:
     assert isinstance(backend.store, MemoryStore)
     return backend.store
 
@@ -34,11 +34,11 @@ def record(payload: bytes = b"\x80") -> Record:
     return Record(payload, NOW, NOW)
 
 
-async def begin(backend: StoredBackend, session_id: str = "first", payload: bytes = b"\x80") -> Found:
+async def begin(backend: StoreBackend, session_id: str = "first", payload: bytes = b"\x80") -> Found:
     return await backend.create(record(payload), session_id, END, NOW)
 
 
-async def test_a_dump_of_the_store_lets_nobody_in(site_of: Callable[..., Site], backend: StoredBackend) -> None:
+async def test_a_dump_of_the_store_lets_nobody_in(site_of: Callable[..., Site], backend: StoreBackend) -> None:
     site = site_of(backend=backend)
     await site.visit(lambda session: session.update(user="ann"))
     session_id = site.browser.cookies["session"]
@@ -52,44 +52,44 @@ async def test_a_dump_of_the_store_lets_nobody_in(site_of: Callable[..., Site], 
 
 
 @pytest.mark.parametrize("garbage", [b"", b"\x80", b"\xc1", b"x" * 100, b"short"])
-async def test_garbage_under_a_key_is_undecodable_and_can_be_removed(backend: StoredBackend, garbage: bytes) -> None:
+async def test_garbage_under_a_key_is_undecodable_and_can_be_removed(backend: StoreBackend, garbage: bytes) -> None:
     for value in (garbage, key_for("an-id")[:8].encode() + garbage):
         await backend.store.put(key_for("an-id"), value, END, None, NOW)
-        assert await backend.fetch("an-id", NOW) is WhyNew.UNDECODABLE
+        assert await backend.fetch("an-id", NOW) is MissReason.UNDECODABLE
         await backend.remove("an-id")
-        assert await backend.fetch("an-id", NOW) is WhyNew.UNKNOWN
+        assert await backend.fetch("an-id", NOW) is MissReason.UNKNOWN
 
 
-async def test_a_record_that_was_copied_onto_another_key_is_no_session(backend: StoredBackend) -> None:
+async def test_a_record_that_was_copied_onto_another_key_is_no_session(backend: StoreBackend) -> None:
     await begin(backend, "ann", b"\x81\xa1a\x01")
     entry = await backend.store.get(key_for("ann"), NOW)
     assert entry is not None
     await backend.store.put(key_for("eve"), entry.value, END, None, NOW)
-    assert await backend.fetch("eve", NOW) is WhyNew.UNDECODABLE
+    assert await backend.fetch("eve", NOW) is MissReason.UNDECODABLE
     assert isinstance(await backend.fetch("ann", NOW), Found)
 
 
-async def test_an_old_id_is_known_as_rotated_for_as_long_as_it_would_have_lived(backend: StoredBackend) -> None:
+async def test_an_old_id_is_known_as_rotated_for_as_long_as_it_would_have_lived(backend: StoreBackend) -> None:
     found = await begin(backend)
     await backend.rotate(found, record(), "second", END, NOW)
-    assert await backend.fetch("first", NOW + MOMENT - 1) is WhyNew.JUST_ROTATED
-    assert await backend.fetch("first", NOW + MOMENT) is WhyNew.ROTATED
-    assert await backend.fetch("first", END - 1) is WhyNew.ROTATED
-    assert await backend.fetch("first", END) is WhyNew.UNKNOWN
+    assert await backend.fetch("first", NOW + MOMENT - 1) is MissReason.JUST_ROTATED
+    assert await backend.fetch("first", NOW + MOMENT) is MissReason.ROTATED
+    assert await backend.fetch("first", END - 1) is MissReason.ROTATED
+    assert await backend.fetch("first", END) is MissReason.UNKNOWN
 
 
 async def test_within_its_grace_an_old_id_leads_to_the_new_session_and_not_a_second_longer(
-    backend: StoredBackend,
+    backend: StoreBackend,
 ) -> None:
     found = await begin(backend)
     await backend.rotate(found, record(b"\x81\xa1a\x01"), "second", END, NOW, NOW + 60)
     alias = await backend.fetch("first", NOW + 59)
     assert isinstance(alias, Found)
     assert (alias.token, alias.is_alias, alias.record.payload) == ("first", True, b"\x81\xa1a\x01")
-    assert await backend.fetch("first", NOW + 60) is WhyNew.ROTATED
+    assert await backend.fetch("first", NOW + 60) is MissReason.ROTATED
 
 
-async def test_a_write_through_an_old_id_reaches_the_new_session(backend: StoredBackend) -> None:
+async def test_a_write_through_an_old_id_reaches_the_new_session(backend: StoreBackend) -> None:
     found = await begin(backend)
     await backend.rotate(found, record(), "second", END, NOW, NOW + 10)
     alias = await backend.fetch("first", NOW)
@@ -102,7 +102,7 @@ async def test_a_write_through_an_old_id_reaches_the_new_session(backend: Stored
     assert not renewed.is_alias
 
 
-async def test_a_late_write_with_the_old_id_is_told_what_there_is_now(backend: StoredBackend) -> None:
+async def test_a_late_write_with_the_old_id_is_told_what_there_is_now(backend: StoreBackend) -> None:
     found = await begin(backend)
     await backend.rotate(found, record(), "second", END, NOW, NOW + 10)
     with pytest.raises(Conflict) as conflict:
@@ -114,19 +114,19 @@ async def test_a_late_write_with_the_old_id_is_told_what_there_is_now(backend: S
     assert gone.value.current is None
 
 
-async def test_a_rotation_that_another_one_was_faster_than_leaves_nothing_behind(backend: StoredBackend) -> None:
+async def test_a_rotation_that_another_one_was_faster_than_leaves_nothing_behind(backend: StoreBackend) -> None:
     found = await begin(backend)
     await backend.rotate(found, record(), "second", END, NOW)
     with pytest.raises(Conflict) as gone:
         await backend.rotate(found, record(), "third", END, NOW)
     assert gone.value.current is None
-    assert await backend.fetch("third", NOW) is WhyNew.UNKNOWN
+    assert await backend.fetch("third", NOW) is MissReason.UNKNOWN
     assert set(held(backend).all_keys()) == {key_for("first"), key_for("second")}
 
 
 @pytest.mark.parametrize("grace", [0, 10])
 async def test_a_logout_that_was_under_way_ends_what_the_session_was_rotated_to(
-    backend: StoredBackend, grace: int
+    backend: StoreBackend, grace: int
 ) -> None:
     found = await begin(backend)
     second = await backend.rotate(found, record(), "second", END, NOW, NOW + grace if grace else 0)
@@ -136,14 +136,14 @@ async def test_a_logout_that_was_under_way_ends_what_the_session_was_rotated_to(
     await backend.delete(found, NOW)  # and once more is no error
 
 
-async def test_a_logout_ends_what_somebody_has_written_meanwhile(backend: StoredBackend) -> None:
+async def test_a_logout_ends_what_somebody_has_written_meanwhile(backend: StoreBackend) -> None:
     found = await begin(backend)
     await backend.replace(found, record(b"\x81\xa1a\x01"), END, NOW)
     await backend.delete(found, NOW)
-    assert await backend.fetch("first", NOW) is WhyNew.UNKNOWN
+    assert await backend.fetch("first", NOW) is MissReason.UNKNOWN
 
 
-async def test_a_logout_that_never_gets_through_ends_whatever_stands_there(backend: StoredBackend) -> None:
+async def test_a_logout_that_never_gets_through_ends_whatever_stands_there(backend: StoreBackend) -> None:
     """Somebody writes between each look and each delete, without end."""
 
     class Contended(MemoryStore):
@@ -161,7 +161,7 @@ async def test_a_logout_that_never_gets_through_ends_whatever_stands_there(backe
     assert (store.refused, len(store)) == (100, 0)
 
 
-async def test_a_conditional_delete_is_told_what_there_is_now(backend: StoredBackend) -> None:
+async def test_a_conditional_delete_is_told_what_there_is_now(backend: StoreBackend) -> None:
     found = await begin(backend)
     await backend.replace(found, record(b"\x81\xa1a\x01"), END, NOW)
     with pytest.raises(Conflict) as conflict:
@@ -170,24 +170,24 @@ async def test_a_conditional_delete_is_told_what_there_is_now(backend: StoredBac
     assert conflict.value.current.record.payload == b"\x81\xa1a\x01"
 
 
-async def test_a_circle_of_pointers_comes_to_an_end(backend: StoredBackend) -> None:
+async def test_a_circle_of_pointers_comes_to_an_end(backend: StoreBackend) -> None:
     for here, there in (("one", "two"), ("two", "one")):
-        pointer = key_for(here)[:8].encode() + msgspec.msgpack.encode(Moved(key_for(there), NOW, END))
+        pointer = key_for(here)[:8].encode() + msgspec.msgpack.encode(Pointer(key_for(there), NOW, END))
         await backend.store.put(key_for(here), pointer, END, None, NOW)
-    assert await backend.fetch("one", NOW) is WhyNew.UNDECODABLE
+    assert await backend.fetch("one", NOW) is MissReason.UNDECODABLE
     assert MAX_HOPS == 16
-    await backend.delete(Found("one", record(), Place(key_for("one"), "another version")), NOW)
+    await backend.delete(Found("one", record(), Location(key_for("one"), "another version")), NOW)
 
 
-async def test_what_is_left_of_a_rotated_session_is_removed_by_hand(backend: StoredBackend) -> None:
+async def test_what_is_left_of_a_rotated_session_is_removed_by_hand(backend: StoreBackend) -> None:
     found = await begin(backend)
     await backend.rotate(found, record(), "second", END, NOW)
     await backend.remove("first")
-    assert await backend.fetch("first", NOW) is WhyNew.UNKNOWN
+    assert await backend.fetch("first", NOW) is MissReason.UNKNOWN
     assert await backend.exists("second")
 
 
-async def test_by_hand_an_id_in_its_grace_is_the_new_session_and_ends_it(backend: StoredBackend) -> None:
+async def test_by_hand_an_id_in_its_grace_is_the_new_session_and_ends_it(backend: StoreBackend) -> None:
     found = await begin(backend)
     await backend.rotate(found, record(b"\x81\xa1a\x01"), "second", END, NOW, NOW + 10)
     assert await backend.read("first") == {"a": 1}
@@ -197,7 +197,7 @@ async def test_by_hand_an_id_in_its_grace_is_the_new_session_and_ends_it(backend
     assert not await backend.exists("second")
 
 
-async def test_any_text_can_be_an_id_by_hand(backend: StoredBackend) -> None:
+async def test_any_text_can_be_an_id_by_hand(backend: StoreBackend) -> None:
     for session_id in ("", "é", "\udc80", "a" * 10_000, "../x y"):
         if session_id:
             await backend.write({"id": 1}, session_id)
@@ -209,8 +209,8 @@ async def test_any_text_can_be_an_id_by_hand(backend: StoredBackend) -> None:
 KEY, NEW_KEY = "0123456789abcdefghijklmnopqrstuv", "a new key that is as long as a key must be"
 
 
-def sealed(store: MemoryStore, clock: Clock, *keys: str) -> StoredBackend:
-    return StoredBackend(store, encrypt_with=list(keys), clock=clock)
+def sealed(store: MemoryStore, clock: Clock, *keys: str) -> StoreBackend:
+    return StoreBackend(store, encrypt_with=list(keys), clock=clock)
 
 
 async def test_what_is_sealed_shows_nothing_in_the_store_and_is_read_back(
@@ -234,7 +234,7 @@ async def test_a_sealed_record_is_refused_under_another_key_though_its_owner_is_
     assert entry is not None
     forged = key_for("eve")[:8].encode() + entry.value[8:]
     await store.put(key_for("eve"), forged, END, None, NOW)
-    assert await backend.fetch("eve", NOW) is WhyNew.BAD_SIGNATURE
+    assert await backend.fetch("eve", NOW) is MissReason.BAD_SIGNATURE
 
 
 @pytest.mark.parametrize("cut", [0, 8, 20, 39, -1])
@@ -245,12 +245,12 @@ async def test_what_is_cut_or_not_sealed_or_sealed_with_another_key_is_no_sessio
     entry = await store.get(key_for("ann"), NOW)
     assert entry is not None
     await store.put(key_for("ann"), entry.value[:cut], END, found.version.version, NOW)
-    assert await backend.fetch("ann", NOW) in (WhyNew.BAD_SIGNATURE, WhyNew.UNDECODABLE)
+    assert await backend.fetch("ann", NOW) in (MissReason.BAD_SIGNATURE, MissReason.UNDECODABLE)
 
-    await begin(StoredBackend(store, clock=clock), "plain")
-    assert await backend.fetch("plain", NOW) is WhyNew.BAD_SIGNATURE
+    await begin(StoreBackend(store, clock=clock), "plain")
+    assert await backend.fetch("plain", NOW) is MissReason.BAD_SIGNATURE
     await begin(sealed(store, clock, NEW_KEY), "other")
-    assert await backend.fetch("other", NOW) is WhyNew.BAD_SIGNATURE
+    assert await backend.fetch("other", NOW) is MissReason.BAD_SIGNATURE
 
 
 async def test_a_record_moves_to_the_first_key_when_it_is_next_written(
@@ -269,13 +269,13 @@ async def test_a_record_moves_to_the_first_key_when_it_is_next_written(
 
 def test_where_a_session_stands_is_in_no_repr() -> None:
     """In memory, that is its id, and tools print local variables."""
-    for one in (Place("an-id", 1), Moved("an-id", 1, 2)):
+    for one in (Location("an-id", 1), Pointer("an-id", 1, 2)):
         assert repr(one) == f"<{type(one).__name__}>"
         assert one.__rich_repr__() == []
 
 
 def test_one_store_under_two_cookie_names_is_logged(
-    backend: StoredBackend, site_of: Callable[..., Site], caplog: pytest.LogCaptureFixture
+    backend: StoreBackend, site_of: Callable[..., Site], caplog: pytest.LogCaptureFixture
 ) -> None:
     site_of(backend=backend)
     site_of(backend=backend)
@@ -284,7 +284,7 @@ def test_one_store_under_two_cookie_names_is_logged(
     assert "an id of one is good in the other" in caplog.text
 
 
-async def test_the_rules_hold_for_a_session_by_hand_too(backend: StoredBackend) -> None:
+async def test_the_rules_hold_for_a_session_by_hand_too(backend: StoreBackend) -> None:
     session = Session(backend, "by-hand")
     await session.load()
     session["a"] = 1

@@ -25,7 +25,7 @@ import starsessions.backends.sqlalchemy
 from starsessions import BackendUnavailable, ImproperlyConfigured, Session
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore, session_table
 from starsessions.stores.base import Refused, Store, Sweeping
-from starsessions.stores.sweeper import BATCH, PAUSE, sweep_again_and_again
+from starsessions.stores.sweeper import BATCH, PAUSE, sweep_forever
 from tests.backends.sql import DATABASES, NOW, Database, database, opened, until
 from tests.servers import mariadb, postgres
 from tests.servers.process import Address
@@ -646,7 +646,7 @@ class Piles:
 @contextlib.asynccontextmanager
 async def sweeper(store: Sweeping, chance: float = 0.5) -> AsyncIterator[Sleeps]:
     sleeps = Sleeps()
-    work = sweep_again_and_again(store, 60, lambda: NOW, sleep=sleeps, chance=lambda: chance)
+    work = sweep_forever(store, 60, lambda: NOW, sleep=sleeps, chance=lambda: chance)
     task = asyncio.create_task(work)
     yield sleeps
     task.cancel()

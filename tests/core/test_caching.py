@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starsessions.core.caching import RawHeaders, forbid_storing, keep_for_one_person, vary_by_cookie
+from starsessions.core.caching import RawHeaders, make_private, set_no_store, vary_by_cookie
 
 OTHER = (b"content-type", b"text/html")
 
@@ -75,7 +75,7 @@ def test_what_sets_a_cookie_is_stored_by_no_cache(
 ) -> None:
     headers = [(name, value) for value in before] + [OTHER]
 
-    assert forbid_storing(headers) == invited
+    assert set_no_store(headers) == invited
 
     assert OTHER in headers
     assert [value for key, value in headers if key.lower() == b"cache-control"] == after
@@ -84,12 +84,12 @@ def test_what_sets_a_cookie_is_stored_by_no_cache(
 @given(some_headers)
 def test_saying_it_twice_says_no_more(headers: RawHeaders) -> None:
     vary_by_cookie(headers)
-    forbid_storing(headers)
+    set_no_store(headers)
     once = list(headers)
 
     vary_by_cookie(headers)
 
-    assert forbid_storing(headers) is False
+    assert set_no_store(headers) is False
     assert headers == once
 
 
@@ -98,7 +98,7 @@ def test_whatever_the_application_said_the_answer_varies_and_is_not_stored(heade
     before = [header for header in headers if header[0].lower() not in (b"vary", b"cache-control")]
 
     vary_by_cookie(headers)
-    forbid_storing(headers)
+    set_no_store(headers)
 
     said = {(name.lower(), field.strip().lower()) for name, value in headers for field in value.split(b",")}
     assert {(b"vary", b"cookie"), (b"vary", b"*")} & said
@@ -111,16 +111,16 @@ def test_whatever_the_application_said_the_answer_varies_and_is_not_stored(heade
 def test_a_response_for_one_person_says_all_of_it_in_a_new_list(cookies: RawHeaders, headers: RawHeaders) -> None:
     before, expected = list(headers), list(headers)
     vary_by_cookie(expected)
-    invited = bool(cookies) and forbid_storing(expected)
+    invited = bool(cookies) and set_no_store(expected)
 
-    assert keep_for_one_person(headers, cookies) == (expected + cookies, invited)
+    assert make_private(headers, cookies) == (expected + cookies, invited)
     assert headers == before
 
 
 @pytest.mark.parametrize("said", [[], [[b"vary", b"Origin"]]])
 def test_headers_may_be_any_iterable_of_pairs(said: list[list[bytes]]) -> None:
     """As ASGI has it: a generator, and lists for tuples."""
-    headers, _ = keep_for_one_person(iter([[b"etag", b"1"], *said]), [])
+    headers, _ = make_private(iter([[b"etag", b"1"], *said]), [])
 
     assert [name for name, _ in headers] == [b"etag", b"vary"]
     assert headers[1][1].endswith(b"Cookie")

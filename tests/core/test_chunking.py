@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from starsessions.core.chunking import MAX_PARTS, cookies_for, part_name, room_for, split, tokens_in
 from starsessions.core.cookies import MAX_COOKIE, MAX_HEADER, CookieSpec
-from starsessions.core.record import WhyNew
+from starsessions.core.record import MissReason
 
 SPEC = CookieSpec()
 CHARACTERS = "ABCabc019-_."
@@ -45,20 +45,20 @@ def cleared_by(headers: Sequence[tuple[bytes, bytes]]) -> list[str]:
 @pytest.mark.parametrize(
     ("headers", "result"),
     [
-        ([], WhyNew.NO_COOKIE),
-        (cookie(b"other=x"), WhyNew.NO_COOKIE),
+        ([], MissReason.NO_COOKIE),
+        (cookie(b"other=x"), MissReason.NO_COOKIE),
         (cookie(b"session=abc"), ["abc"]),
         (cookie(b"session=abc; session=def"), ["abc", "def"]),
         (cookie(b"session=abc", b"session=def"), ["abc", "def"]),
         (cookie(b"session=abc; session=abc"), ["abc"]),
-        (cookie(b"session="), WhyNew.MALFORMED),
+        (cookie(b"session="), MissReason.MALFORMED),
         (cookie(b"session=; session=abc"), ["abc"]),
-        (cookie(b"session=\xc3\xa9"), WhyNew.MALFORMED),
+        (cookie(b"session=\xc3\xa9"), MissReason.MALFORMED),
         (cookie(b"session=\xc3\xa9; session=abc"), ["abc"]),
-        (cookie(b"session=" + b"x" * MAX_HEADER), WhyNew.MALFORMED),
-        (cookie(*(b"session=%d" % at for at in range(5))), WhyNew.MALFORMED),
+        (cookie(b"session=" + b"x" * MAX_HEADER), MissReason.MALFORMED),
+        (cookie(*(b"session=%d" % at for at in range(5))), MissReason.MALFORMED),
         (cookie(b"session=" + b"x" * (MAX_COOKIE - 7)), ["x" * (MAX_COOKIE - 7)]),
-        (cookie(b"session=" + b"x" * (MAX_COOKIE - 6)), WhyNew.MALFORMED),
+        (cookie(b"session=" + b"x" * (MAX_COOKIE - 6)), MissReason.MALFORMED),
     ],
 )
 def test_the_tokens_in_a_request(headers: Headers, result: Any, max_cookies: int) -> None:
@@ -78,7 +78,7 @@ def test_what_the_backend_finds_malformed_is_no_token() -> None:
     headers = cookie(b"session=../x; session=abc")
 
     assert tokens_in(headers, SPEC, is_well_formed=str.isalnum) == ["abc"]
-    assert tokens_in(headers, SPEC, is_well_formed=str.isdigit) is WhyNew.MALFORMED
+    assert tokens_in(headers, SPEC, is_well_formed=str.isdigit) is MissReason.MALFORMED
 
 
 def test_the_backend_is_asked_about_whole_tokens_only() -> None:
@@ -126,17 +126,17 @@ def test_a_missing_part_is_a_missing_session(count: int) -> None:
     assert tokens_in(cookie(*pairs), SPEC, MAX_PARTS) == ["x" * (10 * count - 3)]
 
     for missing in range(1, count):
-        assert tokens_in(cookie(*pairs[:missing], *pairs[missing + 1 :]), SPEC, MAX_PARTS) is WhyNew.MALFORMED
-    assert tokens_in(cookie(*pairs[1:]), SPEC, MAX_PARTS) is WhyNew.NO_COOKIE
+        assert tokens_in(cookie(*pairs[:missing], *pairs[missing + 1 :]), SPEC, MAX_PARTS) is MissReason.MALFORMED
+    assert tokens_in(cookie(*pairs[1:]), SPEC, MAX_PARTS) is MissReason.NO_COOKIE
 
 
 @pytest.mark.parametrize("second", [b"session-1=", b"session-1=\xc3\xa9", b"session-1=" + b"x" * MAX_COOKIE])
 def test_a_malformed_part_is_a_missing_part(second: bytes) -> None:
-    assert tokens_in(cookie(b"session=~2~abc", second), SPEC, MAX_PARTS) is WhyNew.MALFORMED
+    assert tokens_in(cookie(b"session=~2~abc", second), SPEC, MAX_PARTS) is MissReason.MALFORMED
 
 
 def test_a_part_that_is_there_twice_is_no_part() -> None:
-    assert tokens_in(cookie(b"session=~2~abc; session-1=def; session-1=evil"), SPEC, MAX_PARTS) is WhyNew.MALFORMED
+    assert tokens_in(cookie(b"session=~2~abc; session-1=def; session-1=evil"), SPEC, MAX_PARTS) is MissReason.MALFORMED
     assert tokens_in(cookie(b"session=~2~abc; session-1=def; session-1=def"), SPEC, MAX_PARTS) == ["abcdef"]
 
 
@@ -149,7 +149,7 @@ def test_parts_beyond_the_setting_are_not_read() -> None:
     pairs = b"session=~3~a; session-1=b; session-2=c"
 
     assert tokens_in(cookie(pairs), SPEC, 3) == ["abc"]
-    assert tokens_in(cookie(pairs), SPEC, 2) in (["ab"], WhyNew.MALFORMED)
+    assert tokens_in(cookie(pairs), SPEC, 2) in (["ab"], MissReason.MALFORMED)
 
 
 def test_a_part_keeps_the_prefix_of_the_name() -> None:

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from starsessions.core.cookies import MAX_COOKIE, MAX_HEADER, MAX_SAME_NAME, CookieSpec, find
-from starsessions.core.record import WhyNew
+from starsessions.core.record import MissReason
 from starsessions.exceptions import ImproperlyConfigured
 
 Headers = list[tuple[bytes, bytes]]
@@ -30,7 +30,7 @@ def found(headers: Headers, name: str) -> list[bytes] | None:
     if isinstance(values, list):
         assert values  # that there is nothing is said otherwise
         return [value.encode("ascii") for value in values]
-    return [] if values is WhyNew.NO_COOKIE else None
+    return [] if values is MissReason.NO_COOKIE else None
 
 
 def read(*headers: bytes, name: str = "session") -> list[bytes] | None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from starsessions.core.encoding import from_base64, from_base64url, looks_like_id, to_base64, to_base64url
+from starsessions.core.encoding import from_base64, from_base64url, is_valid_id, to_base64, to_base64url
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
@@ -142,7 +142,7 @@ def test_another_padded_spelling_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["a", "a" * 43, "a" * 128, ALPHABET, "-", "_"])
 def test_what_a_backend_may_be_shown(text: str) -> None:
-    assert looks_like_id(text)
+    assert is_valid_id(text)
 
 
 @pytest.mark.parametrize(
@@ -169,4 +169,4 @@ def test_what_a_backend_may_be_shown(text: str) -> None:
     ],
 )
 def test_what_a_backend_is_never_shown(text: str) -> None:
-    assert not looks_like_id(text)
+    assert not is_valid_id(text)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from starsessions.core import flash, merge
-from starsessions.core.flash import MAX_BYTES, MAX_MESSAGES, Flash, add_flash, shows_a_page, take_flashes
+from starsessions.core.flash import MAX_BYTES, MAX_MESSAGES, Flash, add_flash, is_page_navigation, take_flashes
 
 
 def read_table() -> list[tuple[str, bool]]:
@@ -24,8 +24,8 @@ TABLE = read_table()
 @pytest.mark.parametrize(("headers", "page"), TABLE)
 def test_the_requests_of_the_table_show_a_page_or_do_not(headers: str, page: bool) -> None:
     pairs = [header.partition(": ") for header in headers.split(", ") if header]
-    assert shows_a_page([(name.encode(), value.encode()) for name, _, value in pairs]) is page
-    assert shows_a_page([(name.upper().encode(), value.upper().encode()) for name, _, value in pairs]) is page
+    assert is_page_navigation([(name.encode(), value.encode()) for name, _, value in pairs]) is page
+    assert is_page_navigation([(name.upper().encode(), value.upper().encode()) for name, _, value in pairs]) is page
 
 
 def test_the_table_has_seventeen_rows() -> None:

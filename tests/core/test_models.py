@@ -17,7 +17,7 @@ import pytest
 from pydantic import AnyUrl, BaseModel, Field, RootModel, SecretStr, ValidationError
 
 from starsessions.core.merge import same
-from starsessions.core.models import copied, place_of, shape_of
+from starsessions.core.models import copied, field_of, shape_of
 from starsessions.core.serializer import Msgpack
 from starsessions.exceptions import ImproperlyConfigured
 
@@ -309,10 +309,10 @@ def test_an_error_names_the_field_and_shows_no_value() -> None:
         def __post_init__(self) -> None:
             raise ValueError("xyzzy")
 
-    assert place_of(error_of(PydanticModel, {"by_name": {"xyzzy": 5}})) == "by_name"
-    assert place_of(error_of(Dataclass, {"by_name": {"xyzzy": {"name": 1}}})) == "by_name"
-    assert place_of(error_of(Dataclass, {"items": [1]})) == "items"
-    assert place_of(error_of(Dataclass, {"color": "xyzzy"})) == "color"
-    assert place_of(error_of(Checked, {})) == ""
-    assert place_of(error_of(CheckedDataclass, {})) == ""
-    assert place_of(ValueError("`$.xyzzy`")) == ""
+    assert field_of(error_of(PydanticModel, {"by_name": {"xyzzy": 5}})) == "by_name"
+    assert field_of(error_of(Dataclass, {"by_name": {"xyzzy": {"name": 1}}})) == "by_name"
+    assert field_of(error_of(Dataclass, {"items": [1]})) == "items"
+    assert field_of(error_of(Dataclass, {"color": "xyzzy"})) == "color"
+    assert field_of(error_of(Checked, {})) == ""
+    assert field_of(error_of(CheckedDataclass, {})) == ""
+    assert field_of(ValueError("`$.xyzzy`")) == ""

@@ -11,13 +11,13 @@ from starsessions.core.record import (
     CLOCK_SKEW,
     DEFAULT_MAX_AGE,
     Identity,
+    MissReason,
     Policy,
     Record,
-    WhyNew,
     cookie_max_age,
     deadline,
     touch_due,
-    why_over,
+    why_expired,
 )
 
 BEGAN = 1_000_000
@@ -57,52 +57,52 @@ policies = st.builds(
 
 # The limits: (what the record says, what the policy says, seconds for which the session lasts, why it is over then).
 LIMITS = [
-    ({}, Policy(), DEFAULT_MAX_AGE, WhyNew.EXPIRED),
-    ({}, Policy(max_age=60), 60, WhyNew.EXPIRED),
-    ({}, Policy(max_age=1), 1, WhyNew.EXPIRED),
-    ({}, Policy(max_age=60, absolute_timeout=30), 30, WhyNew.OVER_ABSOLUTE),
-    ({}, Policy(max_age=60, absolute_timeout=90), 60, WhyNew.EXPIRED),
-    ({}, Policy(max_age=60, absolute_timeout=60), 60, WhyNew.OVER_ABSOLUTE),
-    ({}, Policy(max_age=60, browser_session=True), 60, WhyNew.EXPIRED),
-    ({"renewed_at": BEGAN + 50}, Policy(max_age=60), 110, WhyNew.EXPIRED),
-    ({"renewed_at": BEGAN + 50}, Policy(max_age=60, absolute_timeout=70), 70, WhyNew.OVER_ABSOLUTE),
-    ({"lifetime": 10}, Policy(max_age=60), 10, WhyNew.EXPIRED),
-    ({"lifetime": 600}, Policy(max_age=60), 600, WhyNew.EXPIRED),
-    ({"lifetime": 600}, Policy(max_age=60, absolute_timeout=100), 100, WhyNew.OVER_ABSOLUTE),
-    ({"lifetime": 10, "renewed_at": BEGAN + 5}, Policy(max_age=60), 15, WhyNew.EXPIRED),
-    ({"until": BEGAN + 10}, Policy(max_age=60), 10, WhyNew.EXPIRED),
-    ({"until": BEGAN + 600}, Policy(max_age=60), 600, WhyNew.EXPIRED),
-    ({"until": BEGAN + 600}, Policy(max_age=60, absolute_timeout=100), 100, WhyNew.OVER_ABSOLUTE),
-    ({"until": BEGAN + 10, "renewed_at": BEGAN + 5}, Policy(max_age=60), 10, WhyNew.EXPIRED),
-    ({"browser": True}, Policy(max_age=60), 60, WhyNew.EXPIRED),
-    ({"browser": True}, Policy(max_age=60, absolute_timeout=30), 30, WhyNew.OVER_ABSOLUTE),
+    ({}, Policy(), DEFAULT_MAX_AGE, MissReason.EXPIRED),
+    ({}, Policy(max_age=60), 60, MissReason.EXPIRED),
+    ({}, Policy(max_age=1), 1, MissReason.EXPIRED),
+    ({}, Policy(max_age=60, absolute_timeout=30), 30, MissReason.OVER_ABSOLUTE),
+    ({}, Policy(max_age=60, absolute_timeout=90), 60, MissReason.EXPIRED),
+    ({}, Policy(max_age=60, absolute_timeout=60), 60, MissReason.OVER_ABSOLUTE),
+    ({}, Policy(max_age=60, browser_session=True), 60, MissReason.EXPIRED),
+    ({"renewed_at": BEGAN + 50}, Policy(max_age=60), 110, MissReason.EXPIRED),
+    ({"renewed_at": BEGAN + 50}, Policy(max_age=60, absolute_timeout=70), 70, MissReason.OVER_ABSOLUTE),
+    ({"lifetime": 10}, Policy(max_age=60), 10, MissReason.EXPIRED),
+    ({"lifetime": 600}, Policy(max_age=60), 600, MissReason.EXPIRED),
+    ({"lifetime": 600}, Policy(max_age=60, absolute_timeout=100), 100, MissReason.OVER_ABSOLUTE),
+    ({"lifetime": 10, "renewed_at": BEGAN + 5}, Policy(max_age=60), 15, MissReason.EXPIRED),
+    ({"until": BEGAN + 10}, Policy(max_age=60), 10, MissReason.EXPIRED),
+    ({"until": BEGAN + 600}, Policy(max_age=60), 600, MissReason.EXPIRED),
+    ({"until": BEGAN + 600}, Policy(max_age=60, absolute_timeout=100), 100, MissReason.OVER_ABSOLUTE),
+    ({"until": BEGAN + 10, "renewed_at": BEGAN + 5}, Policy(max_age=60), 10, MissReason.EXPIRED),
+    ({"browser": True}, Policy(max_age=60), 60, MissReason.EXPIRED),
+    ({"browser": True}, Policy(max_age=60, absolute_timeout=30), 30, MissReason.OVER_ABSOLUTE),
 ]
 
 
 @pytest.mark.parametrize(("own", "policy", "lasts", "why"), LIMITS)
 def test_a_session_lives_until_the_second_before_its_limit(
-    own: dict[str, Any], policy: Policy, lasts: int, why: WhyNew
+    own: dict[str, Any], policy: Policy, lasts: int, why: MissReason
 ) -> None:
     assert deadline(record(**own), policy) == BEGAN + lasts
-    assert why_over(record(**own), policy, BEGAN + lasts - 1) is None
+    assert why_expired(record(**own), policy, BEGAN + lasts - 1) is None
 
 
 @pytest.mark.parametrize(("own", "policy", "lasts", "why"), LIMITS)
 @pytest.mark.parametrize("late", [0, 1, 10**6])
 def test_at_the_limit_and_after_it_is_over(
-    own: dict[str, Any], policy: Policy, lasts: int, why: WhyNew, late: int
+    own: dict[str, Any], policy: Policy, lasts: int, why: MissReason, late: int
 ) -> None:
-    assert why_over(record(**own), policy, BEGAN + lasts + late) in {why, WhyNew.OVER_ABSOLUTE}
-    assert why_over(record(**own), policy, BEGAN + lasts) is why
+    assert why_expired(record(**own), policy, BEGAN + lasts + late) in {why, MissReason.OVER_ABSOLUTE}
+    assert why_expired(record(**own), policy, BEGAN + lasts) is why
 
 
 def test_a_shortened_max_age_shortens_the_sessions_that_are_out_there() -> None:
-    assert why_over(record(), Policy(max_age=600), BEGAN + 300) is None
-    assert why_over(record(), Policy(max_age=300), BEGAN + 300) is WhyNew.EXPIRED
+    assert why_expired(record(), Policy(max_age=600), BEGAN + 300) is None
+    assert why_expired(record(), Policy(max_age=300), BEGAN + 300) is MissReason.EXPIRED
 
 
 def test_a_shortened_max_age_leaves_a_session_with_a_life_of_its_own_alone() -> None:
-    assert why_over(record(lifetime=600), Policy(max_age=300), BEGAN + 599) is None
+    assert why_expired(record(lifetime=600), Policy(max_age=300), BEGAN + 599) is None
 
 
 @given(records(), policies, st.integers(0, 10**9))
@@ -112,7 +112,7 @@ def test_renewal_never_moves_the_absolute_limit(session: Record, policy: Policy,
     assert deadline(renewed, policy) >= deadline(session, policy)
     if policy.absolute_timeout is not None:
         assert deadline(renewed, policy) <= session.began_at + policy.absolute_timeout
-        assert why_over(renewed, policy, session.began_at + policy.absolute_timeout) is WhyNew.OVER_ABSOLUTE
+        assert why_expired(renewed, policy, session.began_at + policy.absolute_timeout) is MissReason.OVER_ABSOLUTE
 
 
 @given(records(), durations, durations)
@@ -128,8 +128,8 @@ def test_a_shorter_setting_never_lets_a_session_live_longer(session: Record, one
 
 
 def test_clocks_may_differ_by_the_skew_and_no_more() -> None:
-    assert why_over(record(), Policy(), BEGAN - CLOCK_SKEW) is None
-    assert why_over(record(), Policy(), BEGAN - CLOCK_SKEW - 1) is WhyNew.EXPIRED
+    assert why_expired(record(), Policy(), BEGAN - CLOCK_SKEW) is None
+    assert why_expired(record(), Policy(), BEGAN - CLOCK_SKEW - 1) is MissReason.EXPIRED
 
 
 @given(records(), policies, st.integers(-(10**10), 10**10))
@@ -138,7 +138,7 @@ def test_a_session_lives_from_its_renewal_to_its_deadline_and_at_no_other_time(
 ) -> None:
     now = session.renewed_at + offset
 
-    lives = why_over(session, policy, now) is None
+    lives = why_expired(session, policy, now) is None
 
     assert lives == (session.renewed_at - CLOCK_SKEW <= now < deadline(session, policy))
 
@@ -227,7 +227,7 @@ def test_a_session_that_is_used_every_second_never_ends(lifetime: int, renew_eve
     session = record(lifetime=lifetime)
 
     for now in range(BEGAN, BEGAN + 120):
-        assert why_over(session, policy, now) is None
+        assert why_expired(session, policy, now) is None
         if touch_due(session, policy, now):
             session = msgspec.structs.replace(session, renewed_at=now)
 
@@ -246,7 +246,7 @@ def test_the_cookie_never_promises_more_than_the_server_will_honour(
     if max_age is not None:
         assert max_age >= 0
         assert max_age == 0 or now + max_age <= deadline(session, policy)
-        assert (max_age > 0) == (why_over(session, policy, now) is None)
+        assert (max_age > 0) == (why_expired(session, policy, now) is None)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_a_record_is_an_array_that_may_grow_at_its_end() -> None:
 
 
 def test_the_reasons_are_the_words_that_the_readme_promises() -> None:
-    assert [str(why) for why in WhyNew] == [
+    assert [str(why) for why in MissReason] == [
         "no cookie",
         "malformed",
         "bad signature",

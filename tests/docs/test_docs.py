@@ -22,12 +22,12 @@ from starsessions import (
     CookieBackend,
     EncryptedCookieBackend,
     InMemoryBackend,
+    MissReason,
     Session,
     SessionMiddleware,
-    WhyNew,
 )
 from starsessions.backends.redis import RedisBackend
-from starsessions.backends.server_side import StoredBackend
+from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, session_table
 from starsessions.events import Event
 from starsessions.lifecycle.loading import Phase
@@ -213,20 +213,20 @@ def test_the_rotations_of_the_page_do_what_it_says() -> None:
 
     browser.get("/refresh")
     assert browser.cookies["session"] != old.cookies["session"]
-    assert old.get("/").json() == {"user": "ann", "why_new": None}
+    assert old.get("/").json() == {"user": "ann", "miss_reason": None}
     clock.advance(30)
-    assert old.get("/").json() == {"user": None, "why_new": "rotated away"}
+    assert old.get("/").json() == {"user": None, "miss_reason": "rotated away"}
     [handle] = reports
     assert len(handle) == 16
 
     old.cookies["session"] = browser.cookies["session"]
     browser.get("/sign-in?user=ann")
-    assert old.get("/").json() == {"user": None, "why_new": "rotated a moment ago"}
+    assert old.get("/").json() == {"user": None, "miss_reason": "rotated a moment ago"}
     assert reports == [handle]
 
     before = browser.cookies["session"]
     clock.advance(3600)
-    assert browser.get("/").json() == {"user": "ann", "why_new": None}
+    assert browser.get("/").json() == {"user": "ann", "miss_reason": None}
     assert browser.cookies["session"] != before
 
 
@@ -419,7 +419,7 @@ def test_the_table_of_the_backends_settings_is_their_signature(backend: type, wo
         (InMemoryBackend, {"all"}),
         (RedisBackend, {"all", "Redis"}),
         (SQLAlchemyBackend, {"all", "SQL"}),
-        (StoredBackend, {"all", "a store of yours"}),
+        (StoreBackend, {"all", "a store of yours"}),
     ],
 )
 def test_the_table_of_the_stores_settings_is_their_signature(backend: type, words: set[str]) -> None:
@@ -445,14 +445,14 @@ def test_the_readme_names_what_a_session_can_do() -> None:
     told = re.findall(r"`(?:await )?(\w+)", "".join(row[0] for row in rows(README, "| | |")))
     of_starlette = {"modified", "mark_accessed", "mark_modified"}
     mine = {name for name in vars(Session) if not name.startswith("_")} - of_starlette
-    assert set(told) == mine | {"why_new"}
+    assert set(told) == mine | {"miss_reason"}
 
 
 def test_the_readme_names_everything_that_is_public() -> None:
     text = README.read_text(encoding="utf-8")
     words = set(re.findall(r"\w+", text))
     assert [name for name in starsessions.__all__ if name not in words] == []
-    assert [reason for reason in WhyNew if f'`"{reason}"`' not in text] == []
+    assert [reason for reason in MissReason if f'`"{reason}"`' not in text] == []
 
 
 def test_the_readme_and_the_changelog_are_about_this_version() -> None:

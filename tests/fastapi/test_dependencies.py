@@ -21,7 +21,16 @@ from starsessions import (
     SessionBackend,
     SessionMiddleware,
 )
-from starsessions.fastapi import CurrentSession, SessionCookie, SignedIn, UserId, fresh, safe_next, signed_in, user_id
+from starsessions.fastapi import (
+    CurrentSession,
+    SessionCookie,
+    SignedInSession,
+    UserId,
+    fresh,
+    safe_next,
+    signed_in,
+    user_id,
+)
 from tests.site import KEY, Clock
 
 BrowserOf = Callable[..., TestClient]
@@ -118,7 +127,7 @@ def test_a_second_session_has_dependencies_of_its_own(browser_of: BrowserOf) -> 
 
 def test_who_is_signed_in_is_let_in_and_nobody_else(app: FastAPI, browser_of: BrowserOf) -> None:
     @app.get("/session")
-    def session_of(session: SignedIn) -> str | None:
+    def session_of(session: SignedInSession) -> str | None:
         return session.user_id
 
     @app.get("/user")
@@ -329,7 +338,7 @@ def test_a_websocket_that_is_not_signed_in_is_refused_before_it_is_accepted(
     app: FastAPI, browser_of: BrowserOf, clock: Clock
 ) -> None:
     @app.websocket("/session")
-    async def with_session(websocket: WebSocket, session: SignedIn) -> None:
+    async def with_session(websocket: WebSocket, session: SignedInSession) -> None:
         await websocket.accept()
         await websocket.send_json(session.user_id)
 
@@ -380,7 +389,7 @@ def test_a_websocket_has_the_session_of_the_page(memory_app: FastAPI, browser_of
 # Misuse
 
 
-@pytest.mark.parametrize("dependency", [CurrentSession, SignedIn, UserId])
+@pytest.mark.parametrize("dependency", [CurrentSession, SignedInSession, UserId])
 @pytest.mark.parametrize("has_starlettes", [False, True])
 def test_without_our_middleware_the_error_names_the_cure(
     browser_of: BrowserOf, dependency: Any, has_starlettes: bool

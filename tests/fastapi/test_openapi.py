@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from starlette.testclient import TestClient
 
 from starsessions import InMemoryBackend, Session, SessionMiddleware
-from starsessions.fastapi import CurrentSession, SessionCookie, SignedIn, UserId, fresh, signed_in, typed
+from starsessions.fastapi import CurrentSession, SessionCookie, SignedInSession, UserId, fresh, signed_in, typed
 
 
 class Shop(BaseModel):
@@ -44,7 +44,7 @@ def test_each_operation_that_uses_the_session_has_the_scheme_and_no_other(app: F
     def session(session: CurrentSession) -> None: ...
 
     @app.get("/signed-in")
-    def is_signed_in(session: SignedIn) -> None: ...
+    def is_signed_in(session: SignedInSession) -> None: ...
 
     @app.get("/page")
     def page(session: Annotated[Session, Depends(signed_in(redirect_to="/login"))]) -> None: ...

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from starsessions.core.encoding import from_base64, to_base64
-from starsessions.core.record import Record, WhyNew
+from starsessions.core.record import MissReason, Record
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.sealing import signed
 from starsessions.sealing.encrypted import PREFIX, Encrypter
@@ -42,7 +42,7 @@ def hkdf(key: bytes, label: bytes, length: int) -> bytes:
 
 
 def refused(result: object) -> bool:
-    return result in (WhyNew.BAD_SIGNATURE, WhyNew.MALFORMED)
+    return result in (MissReason.BAD_SIGNATURE, MissReason.MALFORMED)
 
 
 @given(records, st.booleans(), st.integers(0, 300))
@@ -96,7 +96,7 @@ def test_each_first_byte_that_is_drawn_has_a_key_of_its_own(monkeypatch: pytest.
         raw = from_base64(sealing.seal(RECORD)[len(PREFIX) :])
         assert raw[4:17] == bytes((which,)) * 13
         moved = raw[:4] + bytes(((which + 1) % 256,)) + raw[5:]
-        assert sealing.open(PREFIX + to_base64(moved)) is WhyNew.BAD_SIGNATURE
+        assert sealing.open(PREFIX + to_base64(moved)) is MissReason.BAD_SIGNATURE
         sealed.add(cipher_of(which).encrypt(bytes(12), b"", None))
     assert len(sealed) == 256
 
@@ -133,7 +133,7 @@ def test_compression_makes_it_shorter_and_needs_no_setting_to_be_read() -> None:
 
 @pytest.mark.parametrize("text", ["", "!", "a", "abc=", "é", "a b", to_base64(bytes(32)), to_base64(bytes(33))])
 def test_what_cannot_be_a_token_is_malformed(text: str) -> None:
-    assert encrypter().open(PREFIX + text) is WhyNew.MALFORMED
+    assert encrypter().open(PREFIX + text) is MissReason.MALFORMED
 
 
 def test_a_token_with_one_other_character_is_refused() -> None:
@@ -153,7 +153,7 @@ def test_a_token_with_one_bit_of_its_bytes_flipped_is_refused() -> None:
     for at in range(len(raw)):
         for bit in range(8):
             flipped = raw[:at] + bytes((raw[at] ^ 1 << bit,)) + raw[at + 1 :]
-            assert sealing.open(PREFIX + to_base64(flipped)) is WhyNew.BAD_SIGNATURE
+            assert sealing.open(PREFIX + to_base64(flipped)) is MissReason.BAD_SIGNATURE
 
 
 def test_a_token_that_was_cut_or_extended_is_refused() -> None:
@@ -194,7 +194,7 @@ def test_a_sealed_envelope_may_hold_anything_and_is_no_error(plain: bytes) -> No
 
     result = encrypter().open(token)
 
-    assert isinstance(result, Record) or result is WhyNew.UNDECODABLE
+    assert isinstance(result, Record) or result is MissReason.UNDECODABLE
 
 
 # Keys and purposes
@@ -204,13 +204,13 @@ def test_the_first_key_seals_and_all_open() -> None:
     both = encrypter(KEY, OLD_KEY)
 
     assert encrypter(KEY).open(both.seal(RECORD)) == RECORD
-    assert encrypter(OLD_KEY).open(both.seal(RECORD)) is WhyNew.BAD_SIGNATURE
+    assert encrypter(OLD_KEY).open(both.seal(RECORD)) is MissReason.BAD_SIGNATURE
     assert both.open(encrypter(KEY).seal(RECORD)) == RECORD
     assert both.open(encrypter(OLD_KEY).seal(RECORD)) == RECORD
 
 
 def test_a_key_that_is_not_in_the_list_opens_nothing() -> None:
-    assert encrypter(KEY, OLD_KEY).open(encrypter(OTHER_KEY).seal(RECORD)) is WhyNew.BAD_SIGNATURE
+    assert encrypter(KEY, OLD_KEY).open(encrypter(OTHER_KEY).seal(RECORD)) is MissReason.BAD_SIGNATURE
 
 
 def test_the_key_id_selects_the_only_key_that_is_tried() -> None:
@@ -220,7 +220,7 @@ def test_the_key_id_selects_the_only_key_that_is_tried() -> None:
 
     moved = hkdf(OLD_KEY, b"starsessions/v1/key-id", 4) + raw[4:]
 
-    assert both.open(PREFIX + to_base64(moved)) is WhyNew.BAD_SIGNATURE
+    assert both.open(PREFIX + to_base64(moved)) is MissReason.BAD_SIGNATURE
 
 
 def test_a_list_with_the_same_key_twice_is_refused() -> None:
@@ -231,7 +231,7 @@ def test_a_list_with_the_same_key_twice_is_refused() -> None:
 def test_a_token_is_good_for_one_cookie_name_only() -> None:
     token = encrypter(name="admin").seal(RECORD)
 
-    assert encrypter(name="session").open(token) is WhyNew.BAD_SIGNATURE
+    assert encrypter(name="session").open(token) is MissReason.BAD_SIGNATURE
     assert encrypter(name="admin").open(token) == RECORD
 
 

@@ -13,7 +13,7 @@ from itsdangerous import BadSignature, SignatureExpired, TimestampSigner
 from itsdangerous import Signer as ItsdangerousSigner
 
 from starsessions.core.encoding import from_base64url, to_base64url
-from starsessions.core.record import Record, WhyNew
+from starsessions.core.record import MissReason, Record
 from starsessions.sealing.envelope import pack
 from starsessions.sealing.keys import derive
 from starsessions.sealing.signed import PREFIX, Signer, StarletteSigner
@@ -91,7 +91,7 @@ def test_itsdangerous_sees_the_age_of_what_we_seal() -> None:
 
 @pytest.mark.parametrize("token", ["", ".", "..", "a", "a.b", ".a.b", "s1.", "s1", "~2~abc", "null"])
 def test_what_has_not_three_parts_is_malformed(token: str) -> None:
-    assert starlette().open(token) is WhyNew.MALFORMED
+    assert starlette().open(token) is MissReason.MALFORMED
 
 
 @pytest.mark.parametrize("value", [b"?", b"a", b"YQ", b"YQ==x", b"Y Q=", b"{}", b"a.b", b"YQ==\n", b"=", b"Y-_="])
@@ -99,27 +99,27 @@ def test_a_signed_value_that_is_no_base64_is_undecodable(value: bytes) -> None:
     """It is signed with the application's key, by other code of the application."""
     token = FrozenTimestampSigner(KEY, 1).sign(value).decode()
 
-    assert starlette().open(token) is WhyNew.UNDECODABLE
+    assert starlette().open(token) is MissReason.UNDECODABLE
 
 
 @given(st.text(st.sampled_from("aA0-_=.~"), min_size=1, max_size=12))
 def test_whatever_is_signed_with_our_key_is_no_error(text: str) -> None:
     token = ItsdangerousSigner(KEY, salt="itsdangerous.Signer").sign(text).decode()
 
-    assert isinstance(starlette().open(token), (Record, WhyNew))
+    assert isinstance(starlette().open(token), (Record, MissReason))
 
 
 def test_a_signature_with_another_salt_is_refused() -> None:
     token = TimestampSigner(KEY, salt="password-reset").sign(b64encode(b"{}")).decode()
 
-    assert starlette().open(token) is WhyNew.BAD_SIGNATURE
+    assert starlette().open(token) is MissReason.BAD_SIGNATURE
 
 
 def test_what_is_not_ascii_is_no_session_and_no_error() -> None:
     """No cookie gets this far; `await backend.read(…)` with whatever an application was given does."""
     for open_token in (starlette().open, signer().open):
-        assert open_token("s1.é") is WhyNew.MALFORMED
-        assert isinstance(open_token("é.é.é"), WhyNew)
+        assert open_token("s1.é") is MissReason.MALFORMED
+        assert isinstance(open_token("é.é.é"), MissReason)
 
 
 # Our own form
@@ -161,7 +161,7 @@ def test_the_form_is_that_of_the_docstring() -> None:
 
 @pytest.mark.parametrize("text", ["", "!", "a", "abc=", "é", "a b", to_base64url(bytes(31)), to_base64url(bytes(32))])
 def test_what_cannot_be_a_token_is_malformed(text: str) -> None:
-    assert signer().open(PREFIX + text) is WhyNew.MALFORMED
+    assert signer().open(PREFIX + text) is MissReason.MALFORMED
 
 
 @given(st.binary(min_size=1, max_size=60))
@@ -169,7 +169,7 @@ def test_a_sealed_envelope_may_hold_anything_and_is_no_error(raw: bytes) -> None
     mac = hmac.digest(derive(KEY, "starsessions/v1/signed-cookie/session"), raw, hashlib.sha256)
 
     assert isinstance(signer().open(PREFIX + to_base64url(mac + raw)), Record) or (
-        signer().open(PREFIX + to_base64url(mac + raw)) is WhyNew.UNDECODABLE
+        signer().open(PREFIX + to_base64url(mac + raw)) is MissReason.UNDECODABLE
     )
 
 
@@ -177,7 +177,7 @@ def test_a_sealed_envelope_may_hold_anything_and_is_no_error(raw: bytes) -> None
 def test_a_verified_envelope_that_holds_no_record_is_undecodable(raw: bytes) -> None:
     mac = hmac.digest(derive(KEY, "starsessions/v1/signed-cookie/session"), raw, hashlib.sha256)
 
-    assert signer().open(PREFIX + to_base64url(mac + raw)) is WhyNew.UNDECODABLE
+    assert signer().open(PREFIX + to_base64url(mac + raw)) is MissReason.UNDECODABLE
 
 
 # Both: nothing but the token itself is accepted
@@ -191,7 +191,7 @@ forms = pytest.mark.parametrize("form", FORMS)
 
 
 def refused(result: object) -> bool:
-    return result in (WhyNew.BAD_SIGNATURE, WhyNew.MALFORMED)
+    return result in (MissReason.BAD_SIGNATURE, MissReason.MALFORMED)
 
 
 @forms
@@ -263,14 +263,14 @@ def test_the_first_key_seals_and_all_open(form: str) -> None:
 def test_a_key_that_is_not_in_the_list_opens_nothing(form: str) -> None:
     make, record, _ = FORMS[form]
 
-    assert make(KEY, OLD_KEY).open(make(OTHER_KEY).seal(record)) is WhyNew.BAD_SIGNATURE
-    assert make(KEY).open(make(OLD_KEY).seal(record)) is WhyNew.BAD_SIGNATURE
+    assert make(KEY, OLD_KEY).open(make(OTHER_KEY).seal(record)) is MissReason.BAD_SIGNATURE
+    assert make(KEY).open(make(OLD_KEY).seal(record)) is MissReason.BAD_SIGNATURE
 
 
 def test_a_token_is_good_for_one_cookie_name_only() -> None:
     token = signer(name="admin").seal(OWN_RECORD)
 
-    assert signer(name="session").open(token) is WhyNew.BAD_SIGNATURE
+    assert signer(name="session").open(token) is MissReason.BAD_SIGNATURE
     assert signer(name="admin").open(token) == OWN_RECORD
 
 

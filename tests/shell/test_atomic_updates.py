@@ -177,7 +177,7 @@ async def test_after_the_response_started_it_saves_like_persist(
 
 
 async def test_a_function_that_changes_nothing_writes_nothing(clock: Clock, site_of: Callable[..., Site]) -> None:
-    from starsessions.backends.server_side import StoredBackend
+    from starsessions.backends.server_side import StoreBackend
     from starsessions.stores.memory import MemoryStore
 
     class Counted(MemoryStore):
@@ -188,7 +188,7 @@ async def test_a_function_that_changes_nothing_writes_nothing(clock: Clock, site
             return await super().put(*args)
 
     store = Counted()
-    site = site_of(backend=StoredBackend(store, clock=clock))
+    site = site_of(backend=StoreBackend(store, clock=clock))
     await site.visit(lambda session: session.update(n=1))
     await site.visit(lambda session: session.update_atomically(lambda data: data["n"]))
     assert (site.result, store.puts) == (1, 1)

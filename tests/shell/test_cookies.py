@@ -10,10 +10,10 @@ from starsessions import (
     CookieBackend,
     EncryptedCookieBackend,
     InMemoryBackend,
+    MissReason,
     Session,
     SessionBackend,
     SessionTooLarge,
-    WhyNew,
 )
 from starsessions.core.encoding import to_base64url
 from tests.site import KEY, Browser, Clock, DictBackend, Site
@@ -115,13 +115,13 @@ async def test_two_good_cookies_of_our_name_are_no_session(
     await site.visit(sign_in, ann)
     await site.visit(lambda session: session.update(user="eve"), eve)
 
-    async def act(session: Session) -> WhyNew | None:
+    async def act(session: Session) -> MissReason | None:
         await session.load()
         assert dict(session) == {}
-        return session.why_new
+        return session.miss_reason
 
     reply = await site.visit(act, headers=ann.header() + eve.header())
-    assert reply.result is WhyNew.MALFORMED
+    assert reply.result is MissReason.MALFORMED
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from starsessions import ImproperlyConfigured, InMemoryBackend, Session, SessionBackend, SessionMiddleware
 from starsessions.csrf import CsrfFailed, CsrfMiddleware, WhyRefused, context_processor, csrf_input, csrf_token, verify
-from starsessions.scope import session_in
+from starsessions.scope import get_session
 from tests.site import KEY, Browser, Clock, Site, call
 
 BrowserOf = Callable[..., TestClient]
@@ -268,14 +268,14 @@ async def plain(request: Request) -> Response:
 
 
 async def sign_in(request: Request) -> Response:
-    session = session_in(request)
+    session = get_session(request)
     await session.regenerate_id()
     session["user"] = "ann"
     return Response()
 
 
 async def sign_out(request: Request) -> Response:
-    await session_in(request).delete()
+    await get_session(request).delete()
     return Response()
 
 
@@ -378,7 +378,7 @@ def test_a_session_that_has_nothing_but_tokens_lives_through_a_new_id(
     app = shop(backend)
 
     async def rotate(request: Request) -> Response:
-        await session_in(request).regenerate_id()
+        await get_session(request).regenerate_id()
         return Response()
 
     app.add_route("/rotate", rotate, methods=["POST"])

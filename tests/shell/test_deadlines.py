@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from starsessions import CookieBackend, ImproperlyConfigured, InMemoryBackend, Session, SessionBackend, WhyNew
+from starsessions import CookieBackend, ImproperlyConfigured, InMemoryBackend, MissReason, Session, SessionBackend
 from tests.site import KEY, Clock, DictBackend, Reply, Site
 
 pytestmark = pytest.mark.anyio
@@ -26,12 +26,12 @@ def max_age(reply: Reply) -> int | None:
     return int(rest.partition(";")[0]) if found else None
 
 
-async def why(site: Site) -> WhyNew | None:
-    async def act(session: Session) -> WhyNew | None:
+async def why(site: Site) -> MissReason | None:
+    async def act(session: Session) -> MissReason | None:
         await session.load()
-        return session.why_new
+        return session.miss_reason
 
-    result: WhyNew | None = (await site.visit(act)).result
+    result: MissReason | None = (await site.visit(act)).result
     return result
 
 
@@ -46,7 +46,7 @@ async def test_a_session_is_dead_when_its_max_age_has_passed(
 
     clock.advance(1)
     assert await site.data() == {}
-    assert await why(site) in (WhyNew.EXPIRED, WhyNew.UNKNOWN)
+    assert await why(site) in (MissReason.EXPIRED, MissReason.UNKNOWN)
 
 
 async def test_a_write_renews(site_of: Callable[..., Site], backend: SessionBackend, clock: Clock) -> None:
@@ -123,7 +123,7 @@ async def test_why_new_tells_the_absolute_limit_from_the_idle_one(site_of: Calla
     site = site_of(max_age=100, absolute_timeout=50)
     await site.visit(sign_in)
     clock.advance(50)
-    assert await why(site) is WhyNew.OVER_ABSOLUTE
+    assert await why(site) is MissReason.OVER_ABSOLUTE
 
 
 async def test_set_expiry_in_seconds_counts_from_the_last_renewal(
@@ -223,7 +223,7 @@ async def test_a_clock_that_goes_back_extends_nothing(
     assert (await site.visit(lambda session: session["user"])).set_cookies == []
     clock.advance(-31)  # more than two servers differ: this record claims to be from the future
     assert await site.data() == {}
-    assert await why(site) is WhyNew.EXPIRED
+    assert await why(site) is MissReason.EXPIRED
 
     clock.advance(61 + 1000)
     site.browser.cookies = cookies

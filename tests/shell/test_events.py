@@ -12,24 +12,24 @@ from starsessions import (
     EncryptedCookieBackend,
     ImproperlyConfigured,
     InMemoryBackend,
+    MissReason,
     Session,
     SessionBackend,
-    WhyNew,
 )
-from starsessions.backends.server_side import StoredBackend
+from starsessions.backends.server_side import StoreBackend
 from starsessions.events import (
     ConflictResolved,
     Created,
     Event,
     Expired,
+    InvalidCookie,
     Renewed,
     Revoked,
     Rotated,
-    RotatedIdUsed,
+    RotatedIdReused,
     SignedIn,
     SignedOut,
     StoreFailed,
-    Undecodable,
     UnknownId,
     handle_for,
 )
@@ -71,7 +71,7 @@ async def test_an_id_that_was_rotated_away_and_is_used_again_is_reported_by_its_
     assert len(heard) == 2
     assert rotated.before == heard[0].handle  # type: ignore[union-attr]
     assert heard[0] == heard[1]
-    assert isinstance(heard[0], RotatedIdUsed)
+    assert isinstance(heard[0], RotatedIdReused)
     [session_id] = thief.cookies.values()
     assert len(heard[0].handle) == 16
     assert heard[0].handle not in session_id
@@ -129,7 +129,7 @@ async def test_it_is_told_of_a_request_that_fails_and_of_a_websocket_too(
 
     site.browser = thief
     await connect(site, handler)
-    assert [type(event) for event in heard] == [Created, Rotated, RotatedIdUsed, RotatedIdUsed, RotatedIdUsed]
+    assert [type(event) for event in heard] == [Created, Rotated, RotatedIdReused, RotatedIdReused, RotatedIdReused]
 
 
 def test_what_cannot_be_called_is_refused(site_of: Callable[..., Site]) -> None:
@@ -248,23 +248,25 @@ async def test_a_cookie_that_opens_nothing_is_told_by_its_reason(site_of: Callab
     stored, sealed = InMemoryBackend(clock=clock), EncryptedCookieBackend(KEY, clock=clock)
     made_up = "made-up"
     assert await bring(stored, made_up) == UnknownId(handle_for(made_up))
-    assert await bring(stored, "no/id") == Undecodable(None, WhyNew.MALFORMED)
+    assert await bring(stored, "no/id") == InvalidCookie(None, MissReason.MALFORMED)
     site = site_of(backend=CookieBackend(KEY[::-1], clock=clock))  # of somebody who has another key
     await site.visit(lambda session: session.update(n=1))
     cookie = cookie_of(site)
-    assert await bring(CookieBackend(KEY, clock=clock), cookie) == Undecodable(handle_for(cookie), WhyNew.BAD_SIGNATURE)
+    assert await bring(CookieBackend(KEY, clock=clock), cookie) == InvalidCookie(
+        handle_for(cookie), MissReason.BAD_SIGNATURE
+    )
     await stored.store.put("garbage", b"garbage", int(clock()) + 100, None, int(clock()))
-    assert await bring(stored, "garbage") == Undecodable(handle_for("garbage"), WhyNew.UNDECODABLE)
+    assert await bring(stored, "garbage") == InvalidCookie(handle_for("garbage"), MissReason.UNDECODABLE)
     site = site_of(backend=sealed)
     await site.visit(lambda session: session.update(n=1))
     clock.advance(14 * 86400)
-    assert await bring(sealed, cookie_of(site)) == Expired(handle_for(cookie_of(site)), WhyNew.EXPIRED)
+    assert await bring(sealed, cookie_of(site)) == Expired(handle_for(cookie_of(site)), MissReason.EXPIRED)
     site = site_of(backend=sealed, absolute_timeout=100)
     await site.visit(lambda session: session.update(n=1))
     clock.advance(100)
     heard.clear()
     await site_of(backend=sealed, absolute_timeout=100, on_event=heard.append).visit(Session.load, site.browser)
-    assert heard == [Expired(handle_for(cookie_of(site)), WhyNew.OVER_ABSOLUTE)]
+    assert heard == [Expired(handle_for(cookie_of(site)), MissReason.OVER_ABSOLUTE)]
 
 
 async def test_data_that_cannot_be_decoded_is_told(site_of: Callable[..., Site], clock: Clock) -> None:
@@ -279,7 +281,7 @@ async def test_data_that_cannot_be_decoded_is_told(site_of: Callable[..., Site],
 
     backend.serializer = Broken()
     await site_of(backend=backend, on_event=heard.append).visit(Session.load, site.browser)
-    assert heard == [Undecodable(handle_for(cookie_of(site)), WhyNew.UNDECODABLE)]
+    assert heard == [InvalidCookie(handle_for(cookie_of(site)), MissReason.UNDECODABLE)]
 
 
 class Failing(MemoryStore):
@@ -290,7 +292,7 @@ class Failing(MemoryStore):
 @pytest.mark.parametrize("on_unavailable", ["error", "anonymous"])
 async def test_a_store_that_fails_is_told(site_of: Callable[..., Site], clock: Clock, on_unavailable: str) -> None:
     heard: list[Event] = []
-    backend = StoredBackend(Failing(), clock=clock)
+    backend = StoreBackend(Failing(), clock=clock)
     site = site_of(backend=backend, on_event=heard.append, on_unavailable=on_unavailable)
     await site.visit(Session.load, Browser({"session": "an-id"}))
     assert heard == [StoreFailed("The store failed: ConnectionError.")]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from starsessions import InMemoryBackend, Session, SessionBackend, WhyNew
+from starsessions import InMemoryBackend, MissReason, Session, SessionBackend
 from tests.site import Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
@@ -83,14 +83,14 @@ class Deaf(DictBackend):
     ids=ascii,
 )
 async def test_a_malformed_id_never_reaches_the_backend(site_of: Callable[..., Site], malformed: str) -> None:
-    async def act(session: Session) -> WhyNew | None:
+    async def act(session: Session) -> MissReason | None:
         await session.load()
-        return session.why_new
+        return session.miss_reason
 
     site = site_of(backend=Deaf())
     site.browser.cookies["session"] = malformed
     reply = await site.visit(act)
-    assert reply.result is WhyNew.MALFORMED
+    assert reply.result is MissReason.MALFORMED
     assert reply.set_cookies == []
 
 

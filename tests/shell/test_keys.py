@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 from starlette.datastructures import Secret
 
-from starsessions import CookieBackend, EncryptedCookieBackend, ImproperlyConfigured, Session, SessionMiddleware, WhyNew
+from starsessions import (
+    CookieBackend,
+    EncryptedCookieBackend,
+    ImproperlyConfigured,
+    MissReason,
+    Session,
+    SessionMiddleware,
+)
 from tests.site import KEY, Clock, Site
 
 pytestmark = pytest.mark.anyio
@@ -19,9 +26,9 @@ def sign_in(session: Session) -> None:
     session["user"] = "ann"
 
 
-async def why(session: Session) -> WhyNew | None:
+async def why(session: Session) -> MissReason | None:
     await session.load()
-    return session.why_new
+    return session.miss_reason
 
 
 @pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
@@ -34,12 +41,12 @@ async def test_a_session_sealed_with_an_old_key_is_read_and_sealed_anew_when_it_
     both.browser = new.browser = old.browser
 
     assert await both.data() == {"user": "ann"}
-    assert (await new.visit(why)).result is WhyNew.BAD_SIGNATURE
+    assert (await new.visit(why)).result is MissReason.BAD_SIGNATURE
 
     await both.visit(lambda session: session.update(n=1))
 
     assert await new.data() == {"user": "ann", "n": 1}
-    assert (await old.visit(why)).result is WhyNew.BAD_SIGNATURE
+    assert (await old.visit(why)).result is MissReason.BAD_SIGNATURE
 
 
 async def test_rich_data_in_a_signed_cookie_follows_the_key_list_too(
@@ -74,14 +81,14 @@ async def test_an_encrypted_cookie_is_refused_under_another_name(site_of: Callab
     one, other = (site_of(backend=EncryptedCookieBackend(KEY), session_cookie=name) for name in ("one", "other"))
     await one.visit(sign_in)
     other.browser.cookies["other"] = one.browser.cookies["one"]
-    assert (await other.visit(why)).result is WhyNew.BAD_SIGNATURE
+    assert (await other.visit(why)).result is MissReason.BAD_SIGNATURE
 
 
 async def test_a_signed_cookie_of_our_own_form_is_refused_under_another_name(site_of: Callable[..., Site]) -> None:
     one, other = (site_of(session_cookie=name) for name in ("one", "other"))
     await one.visit(lambda session: session.update(tags={"a"}))
     other.browser.cookies["other"] = one.browser.cookies["one"]
-    assert (await other.visit(why)).result is WhyNew.BAD_SIGNATURE
+    assert (await other.visit(why)).result is MissReason.BAD_SIGNATURE
 
 
 @pytest.mark.parametrize("value", [{"user": "ann"}, {"user": {"ann"}}], ids=["Starlette's form", "our form"])
@@ -93,7 +100,7 @@ async def test_the_encrypted_backend_accepts_no_merely_signed_cookie_unless_it_i
     strict.browser = moving.browser = signed.browser
     await signed.visit(lambda session: session.update(value))
 
-    assert (await strict.visit(why)).result is WhyNew.MALFORMED
+    assert (await strict.visit(why)).result is MissReason.MALFORMED
     assert await moving.data() == value
 
     await moving.visit(lambda session: session.update(n=1))
@@ -105,7 +112,7 @@ async def test_the_signed_backend_accepts_no_encrypted_cookie(site_of: Callable[
     encrypted, signed = site_of(backend=EncryptedCookieBackend(KEY)), site_of(secret_key=KEY)
     signed.browser = encrypted.browser
     await encrypted.visit(sign_in)
-    assert (await signed.visit(why)).result in (WhyNew.MALFORMED, WhyNew.BAD_SIGNATURE)
+    assert (await signed.visit(why)).result in (MissReason.MALFORMED, MissReason.BAD_SIGNATURE)
 
 
 async def test_padding_makes_sessions_of_different_length_look_alike(site_of: Callable[..., Site]) -> None:

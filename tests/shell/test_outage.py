@@ -16,8 +16,15 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
-from starsessions import BackendUnavailable, ImproperlyConfigured, InMemoryBackend, Session, SessionMiddleware, WhyNew
-from starsessions.backends.server_side import StoredBackend
+from starsessions import (
+    BackendUnavailable,
+    ImproperlyConfigured,
+    InMemoryBackend,
+    MissReason,
+    Session,
+    SessionMiddleware,
+)
+from starsessions.backends.server_side import StoreBackend
 from starsessions.stores.memory import MemoryStore
 from tests.shell.test_websocket import connect
 from tests.site import Clock, Reply, Site, call
@@ -53,8 +60,8 @@ def store() -> Failing:
 
 
 @pytest.fixture
-def backend(store: Failing, clock: Clock) -> StoredBackend:
-    return StoredBackend(store, clock=clock)
+def backend(store: Failing, clock: Clock) -> StoreBackend:
+    return StoreBackend(store, clock=clock)
 
 
 def sign_in(session: Session) -> None:
@@ -70,7 +77,7 @@ def status(reply: Reply) -> int:
 @pytest.mark.parametrize("autoload", [True, False])
 async def test_a_request_that_needs_its_session_is_answered_with_one_clean_503(
     site_of: Callable[..., Site],
-    backend: StoredBackend,
+    backend: StoreBackend,
     store: Failing,
     autoload: bool,
     caplog: pytest.LogCaptureFixture,
@@ -97,7 +104,7 @@ def load_and(act: Callable[[Session], None]) -> Callable[[Session], Any]:
 
 
 async def test_a_session_that_cannot_be_saved_is_a_503_and_not_half_an_answer(
-    site_of: Callable[..., Site], backend: StoredBackend, store: Failing
+    site_of: Callable[..., Site], backend: StoreBackend, store: Failing
 ) -> None:
     site = site_of(backend=backend)
     await site.visit(sign_in)
@@ -112,7 +119,7 @@ async def test_a_session_that_cannot_be_saved_is_a_503_and_not_half_an_answer(
 
 
 async def test_a_logout_that_did_not_happen_is_not_said_to_have_happened(
-    site_of: Callable[..., Site], backend: StoredBackend, store: Failing
+    site_of: Callable[..., Site], backend: StoreBackend, store: Failing
 ) -> None:
     for settings in ({}, {"on_unavailable": "anonymous"}):
         site = site_of(backend=backend, **settings)
@@ -125,7 +132,7 @@ async def test_a_logout_that_did_not_happen_is_not_said_to_have_happened(
 
 
 async def test_a_request_that_does_not_use_its_session_does_not_notice(
-    site_of: Callable[..., Site], backend: StoredBackend, store: Failing
+    site_of: Callable[..., Site], backend: StoreBackend, store: Failing
 ) -> None:
     site = site_of(backend=backend, autoload=False)
     await site.visit(load_and(sign_in))
@@ -134,13 +141,13 @@ async def test_a_request_that_does_not_use_its_session_does_not_notice(
 
 
 async def test_anonymous_goes_on_without_the_session_and_leaves_its_cookie_alone(
-    site_of: Callable[..., Site], backend: StoredBackend, store: Failing, caplog: pytest.LogCaptureFixture
+    site_of: Callable[..., Site], backend: StoreBackend, store: Failing, caplog: pytest.LogCaptureFixture
 ) -> None:
     site = site_of(backend=backend, on_unavailable="anonymous")
     await site.visit(sign_in)
     store.fails = True
-    reply = await site.visit(lambda session: (dict(session), session.why_new))
-    assert reply.result == ({}, WhyNew.UNAVAILABLE)
+    reply = await site.visit(lambda session: (dict(session), session.miss_reason))
+    assert reply.result == ({}, MissReason.UNAVAILABLE)
     assert reply.set_cookies == []
     assert "goes on without its session" in caplog.text
     store.fails = False
@@ -161,7 +168,7 @@ CHANGES: dict[str, Callable[[Session], Any]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_a_session_that_could_not_be_loaded_is_never_replaced_by_a_new_one(
-    site_of: Callable[..., Site], backend: StoredBackend, store: Failing, change: str
+    site_of: Callable[..., Site], backend: StoreBackend, store: Failing, change: str
 ) -> None:
     """Even if the store is back by the time of the change: it would end the session that was there."""
     site = site_of(backend=backend, on_unavailable="anonymous")
@@ -180,7 +187,7 @@ async def test_a_session_that_could_not_be_loaded_is_never_replaced_by_a_new_one
     assert await site.data() == {"user": "ann"}
 
 
-async def test_a_plain_dict_in_the_scope_does_not_replace_it_either(backend: StoredBackend, store: Failing) -> None:
+async def test_a_plain_dict_in_the_scope_does_not_replace_it_either(backend: StoreBackend, store: Failing) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         scope["session"] = {"user": "eve"}
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -193,7 +200,7 @@ async def test_a_plain_dict_in_the_scope_does_not_replace_it_either(backend: Sto
 
 
 async def test_an_outage_after_the_response_has_started_is_an_error(
-    site_of: Callable[..., Site], backend: StoredBackend, store: Failing
+    site_of: Callable[..., Site], backend: StoreBackend, store: Failing
 ) -> None:
     site = site_of(backend=backend)
     await site.visit(sign_in)
@@ -209,7 +216,7 @@ async def test_an_outage_after_the_response_has_started_is_an_error(
 # What the application makes of it
 
 
-def test_the_application_can_answer_by_itself(backend: StoredBackend, store: Failing) -> None:
+def test_the_application_can_answer_by_itself(backend: StoreBackend, store: Failing) -> None:
     async def page(request: Request) -> PlainTextResponse:
         await request.session.load()  # type: ignore[attr-defined]
         return PlainTextResponse("never")
@@ -228,7 +235,7 @@ def test_the_application_can_answer_by_itself(backend: StoredBackend, store: Fai
 
 
 async def test_an_application_that_answers_after_the_save_failed_is_not_answered_for(
-    backend: StoredBackend, store: Failing
+    backend: StoreBackend, store: Failing
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         scope["session"]["n"] = 1
@@ -252,7 +259,7 @@ async def test_an_application_that_answers_after_the_save_failed_is_not_answered
 
 
 def test_a_mounted_application_that_answers_with_its_own_500_is_not_answered_twice(
-    backend: StoredBackend, store: Failing
+    backend: StoreBackend, store: Failing
 ) -> None:
     async def page(request: Request) -> PlainTextResponse:
         await request.session.load()  # type: ignore[attr-defined]
@@ -271,7 +278,7 @@ def test_a_mounted_application_that_answers_with_its_own_500_is_not_answered_twi
 
 
 async def test_a_websocket_that_needs_its_session_is_refused(
-    site_of: Callable[..., Site], backend: StoredBackend, store: Failing, caplog: pytest.LogCaptureFixture
+    site_of: Callable[..., Site], backend: StoreBackend, store: Failing, caplog: pytest.LogCaptureFixture
 ) -> None:
     site = site_of(backend=backend)
     await site.visit(sign_in)
@@ -286,7 +293,7 @@ async def test_a_websocket_that_needs_its_session_is_refused(
 
 
 async def test_a_websocket_is_refused_with_a_503_where_the_server_can_say_so(
-    backend: StoredBackend, store: Failing
+    backend: StoreBackend, store: Failing
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await scope["session"].load()
@@ -306,7 +313,7 @@ async def test_a_websocket_is_refused_with_a_503_where_the_server_can_say_so(
 
 
 async def test_an_open_websocket_hears_that_its_change_was_not_saved(
-    site_of: Callable[..., Site], backend: StoredBackend, store: Failing
+    site_of: Callable[..., Site], backend: StoreBackend, store: Failing
 ) -> None:
     site = site_of(backend=backend)
     await site.visit(sign_in)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from starsessions import ImproperlyConfigured, Session, SessionBackend, SessionGone, WhyNew
+from starsessions import ImproperlyConfigured, MissReason, Session, SessionBackend, SessionGone
 from tests.conftest import BACKENDS
 from tests.site import Browser, Clock, Site
 
@@ -20,9 +20,9 @@ async def rotate(session: Session) -> str:
     return await session.regenerate_id(grace=30)
 
 
-def why(session: Session) -> WhyNew | None:
+def why(session: Session) -> MissReason | None:
     assert not session
-    return session.why_new
+    return session.miss_reason
 
 
 async def started(site: Site) -> tuple[Browser, Browser]:
@@ -53,7 +53,7 @@ async def test_after_the_grace_the_old_id_is_nobody_and_says_that_it_was_rotated
     old, new = await started(site)
     clock.advance(30)
     reply = await site.visit(why, old)
-    assert reply.result is WhyNew.ROTATED
+    assert reply.result is MissReason.ROTATED
     assert reply.set_cookies == []
     assert await site.data(new) == {"user": "ann"}
 
@@ -65,7 +65,7 @@ async def test_nobody_gets_a_grace_who_does_not_ask_for_it(
     await site.visit(put(user="ann"))
     old = Browser(dict(site.browser.cookies))
     await site.visit(Session.regenerate_id)
-    assert (await site.visit(why, old)).result is WhyNew.JUST_ROTATED
+    assert (await site.visit(why, old)).result is MissReason.JUST_ROTATED
 
 
 async def sign_in(session: Session) -> None:

@@ -14,12 +14,12 @@ from starsessions import (
     CookieBackend,
     EncryptedCookieBackend,
     InMemoryBackend,
+    MissReason,
     Session,
     SessionBackend,
     SessionError,
-    WhyNew,
 )
-from starsessions.backends.user_index import Listed
+from starsessions.backends.user_index import IndexedSession
 from starsessions.core.record import Found
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
@@ -30,10 +30,10 @@ def sign_in(session: Session) -> None:
     session["user"] = "ann"
 
 
-async def why(session: Session) -> WhyNew | None:
+async def why(session: Session) -> MissReason | None:
     await session.load()
-    assert session.why_new is None or dict(session) == {}
-    return session.why_new
+    assert session.miss_reason is None or dict(session) == {}
+    return session.miss_reason
 
 
 def starlette_cookie(payload: bytes, key: str = KEY, clock: Clock | None = None) -> str:
@@ -45,7 +45,7 @@ def starlette_cookie(payload: bytes, key: str = KEY, clock: Clock | None = None)
 
 
 async def test_no_cookie_is_said_to_be_none(site_of: Callable[..., Site], backend: SessionBackend) -> None:
-    assert (await site_of(backend=backend).visit(why)).result is WhyNew.NO_COOKIE
+    assert (await site_of(backend=backend).visit(why)).result is MissReason.NO_COOKIE
 
 
 async def test_a_live_session_is_not_new(site_of: Callable[..., Site], backend: SessionBackend) -> None:
@@ -82,27 +82,27 @@ async def test_a_cookie_with_one_character_changed_cut_or_added_is_no_session(
 @pytest.mark.parametrize(
     ("payload", "expected"),
     [
-        (b64encode(b"[1, 2]"), WhyNew.UNDECODABLE),
-        (b64encode(b'"text"'), WhyNew.UNDECODABLE),
-        (b64encode(b"null"), WhyNew.UNDECODABLE),
-        (b64encode(b"{not json"), WhyNew.UNDECODABLE),
-        (b64encode(b"\xff\xfe"), WhyNew.UNDECODABLE),
-        (b64encode(b'{"a":' * 500), WhyNew.UNDECODABLE),
-        (b"not*base64", WhyNew.UNDECODABLE),
+        (b64encode(b"[1, 2]"), MissReason.UNDECODABLE),
+        (b64encode(b'"text"'), MissReason.UNDECODABLE),
+        (b64encode(b"null"), MissReason.UNDECODABLE),
+        (b64encode(b"{not json"), MissReason.UNDECODABLE),
+        (b64encode(b"\xff\xfe"), MissReason.UNDECODABLE),
+        (b64encode(b'{"a":' * 500), MissReason.UNDECODABLE),
+        (b"not*base64", MissReason.UNDECODABLE),
         (b64encode(b'{"a": NaN}'), None),
         (b64encode(json.dumps({"a": "\ud800"}).encode()), None),
     ],
     ids=lambda value: str(value)[:20],
 )
 async def test_something_correctly_signed_that_is_no_session_is_undecodable(
-    site_of: Callable[..., Site], clock: Clock, payload: bytes, expected: WhyNew | None
+    site_of: Callable[..., Site], clock: Clock, payload: bytes, expected: MissReason | None
 ) -> None:
     site = site_of()
     site.browser.cookies["session"] = starlette_cookie(payload, clock=clock)
 
-    async def act(session: Session) -> WhyNew | None:
+    async def act(session: Session) -> MissReason | None:
         await session.load()
-        return session.why_new
+        return session.miss_reason
 
     assert (await site.visit(act)).result is expected
 
@@ -114,7 +114,7 @@ async def test_a_signed_cookie_with_a_silly_timestamp_is_no_session(site_of: Cal
     signer = Signer(KEY, salt=b"itsdangerous.Signer")
     site = site_of()
     site.browser.cookies["session"] = signer.sign(b64encode(b"{}") + b"." + stamp.encode()).decode()
-    assert (await site.visit(why)).result in (WhyNew.EXPIRED, WhyNew.UNDECODABLE)
+    assert (await site.visit(why)).result in (MissReason.EXPIRED, MissReason.UNDECODABLE)
 
 
 async def test_garbage_in_the_store_is_undecodable_and_can_be_replaced(
@@ -125,7 +125,7 @@ async def test_garbage_in_the_store_is_undecodable_and_can_be_replaced(
     for garbage in (b"", b"\xc1", b"garbage", msgspec.msgpack.encode([b"\x91\x01", int(clock()), int(clock())])):
         await backend.store.put("garbage", garbage, int(clock()) + 100, None, int(clock()))
         site.browser.cookies["session"] = "garbage"
-        assert (await site.visit(why)).result is WhyNew.UNDECODABLE
+        assert (await site.visit(why)).result is MissReason.UNDECODABLE
         await site.visit(sign_in)
         assert site.browser.cookies["session"] != "garbage"
         assert await site.data() == {"user": "ann"}
@@ -135,29 +135,29 @@ async def test_garbage_in_the_store_is_undecodable_and_can_be_replaced(
 @pytest.mark.parametrize(
     ("stored", "expected"),
     [
-        ({}, WhyNew.UNKNOWN),
-        (None, WhyNew.UNKNOWN),
-        (["a list"], WhyNew.UNDECODABLE),
-        ({"__starsessions__": "rubbish", "a": 1}, WhyNew.UNDECODABLE),
-        ({"__starsessions__": [1], "a": 1}, WhyNew.UNDECODABLE),
-        ({"__starsessions__": [1, 1, "x", None, False], "a": 1}, WhyNew.UNDECODABLE),
-        ({"__starsessions__": [1, float("inf"), None, None, False], "a": 1}, WhyNew.UNDECODABLE),
-        ({"__starsessions__": None}, WhyNew.UNKNOWN),
+        ({}, MissReason.UNKNOWN),
+        (None, MissReason.UNKNOWN),
+        (["a list"], MissReason.UNDECODABLE),
+        ({"__starsessions__": "rubbish", "a": 1}, MissReason.UNDECODABLE),
+        ({"__starsessions__": [1], "a": 1}, MissReason.UNDECODABLE),
+        ({"__starsessions__": [1, 1, "x", None, False], "a": 1}, MissReason.UNDECODABLE),
+        ({"__starsessions__": [1, float("inf"), None, None, False], "a": 1}, MissReason.UNDECODABLE),
+        ({"__starsessions__": None}, MissReason.UNKNOWN),
         ({"a": 1}, None),
     ],
     ids=str,
 )
 async def test_garbage_in_a_custom_backend_is_no_session(
-    site_of: Callable[..., Site], stored: Any, expected: WhyNew | None
+    site_of: Callable[..., Site], stored: Any, expected: MissReason | None
 ) -> None:
     backend = DictBackend()
     backend._storage["some-id"] = stored
     site = site_of(backend=backend)
     site.browser.cookies["session"] = "some-id"
 
-    async def act(session: Session) -> WhyNew | None:
+    async def act(session: Session) -> MissReason | None:
         await session.load()
-        return session.why_new
+        return session.miss_reason
 
     assert (await site.visit(act)).result is expected
 
@@ -204,7 +204,7 @@ async def test_what_tools_print_of_local_variables_shows_no_id_and_no_data(
     found = await backend.fetch(session_id, int(clock()))
     entry = await backend.store.get(session_id, int(clock()))
     assert isinstance(found, Found)
-    listed = Listed("a-handle", session_id, 1, 2)  # in memory, that is where it stands
+    listed = IndexedSession("a-handle", session_id, 1, 2)  # in memory, that is where it stands
     for thing in (found, found.record, entry, listed, backend, site.app.setting):
         shown = repr(thing)
         assert "a-private-value" not in shown
@@ -224,4 +224,4 @@ async def test_a_serializer_that_makes_something_else_of_the_payload_has_no_sess
 
     site = site_of(backend=CookieBackend(KEY, serializer=Lists()))
     await site.visit(sign_in)
-    assert (await site.visit(why)).result is WhyNew.UNDECODABLE
+    assert (await site.visit(why)).result is MissReason.UNDECODABLE

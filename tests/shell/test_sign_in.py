@@ -14,16 +14,16 @@ from starsessions import (
     EncryptedCookieBackend,
     ImproperlyConfigured,
     InMemoryBackend,
+    MissReason,
     ResponseStarted,
     Session,
     SessionBackend,
     TooManySessions,
     UnsupportedValue,
-    WhyNew,
 )
-from starsessions.backends.adapter import lift
-from starsessions.backends.server_side import StoredBackend
-from starsessions.backends.user_index import MAX_TRIES, PENDING, Index, Listed, owner_key
+from starsessions.backends.adapter import adapt
+from starsessions.backends.server_side import StoreBackend
+from starsessions.backends.user_index import MAX_TRIES, PENDING, Index, IndexedSession, index_key
 from starsessions.stores.base import Refused
 from starsessions.stores.memory import MemoryStore
 from starsessions.timeouts import AAL1, AAL2, AAL3, Limits
@@ -36,8 +36,8 @@ pytestmark = pytest.mark.anyio
 
 LISTING: dict[str, Callable[[Clock], SessionBackend]] = {
     "memory": lambda clock: InMemoryBackend(clock=clock),
-    "stored": lambda clock: StoredBackend(MemoryStore(), clock=clock),
-    "sealed store": lambda clock: StoredBackend(MemoryStore(), encrypt_with=KEY, clock=clock),
+    "stored": lambda clock: StoreBackend(MemoryStore(), clock=clock),
+    "sealed store": lambda clock: StoreBackend(MemoryStore(), encrypt_with=KEY, clock=clock),
     "signed": lambda clock: CookieBackend(KEY, revocations=MemoryStore(), clock=clock),
     "encrypted": lambda clock: EncryptedCookieBackend(KEY, revocations=InMemoryBackend(clock=clock), clock=clock),
 }
@@ -258,7 +258,7 @@ async def test_any_other_text_names_a_user_and_no_second_one(
     assert await user_of(site, site.browser) == user
     for stranger in ("a", "ann", "bob", user + " ", user.upper() + "x", "\ud800"):
         assert await sessions.end(stranger, listed.handle) is False
-    for handle in ("", "\0", "\ud800", listed.handle.lower() + "x", owner_key(user), "h" * 100_000):
+    for handle in ("", "\0", "\ud800", listed.handle.lower() + "x", index_key(user), "h" * 100_000):
         assert await sessions.end(user, handle) is False
     assert await user_of(site, site.browser) == user
 
@@ -497,14 +497,14 @@ async def test_the_newest_sign_in_is_the_first_of_the_list_whoever_was_rotated_s
 async def test_who_signs_in_while_another_device_does_takes_nobody_from_the_list(
     site_of: Callable[..., Site], clock: Clock
 ) -> None:
-    class Slow(StoredBackend):
+    class Slow(StoreBackend):
         meanwhile: Callable[[], Any] | None = None
 
-        async def gone(self, index: Index, now: int) -> frozenset[str]:
+        async def dead_handles(self, index: Index, now: int) -> frozenset[str]:
             meanwhile, self.meanwhile = self.meanwhile, None
             if meanwhile is not None:
                 await meanwhile()
-            return await super().gone(index, now)
+            return await super().dead_handles(index, now)
 
     backend = Slow(MemoryStore(), clock=clock)
     site = site_of(backend=backend)
@@ -533,9 +533,9 @@ async def test_the_list_forgets_what_is_over_and_never_grows_beyond_what_lives(
         await signed_in(site)
         clock.advance(2100)
         assert await UserSessions(listing).of("ann") == []
-    owners = listing.owners  # type: ignore[attr-defined]
+    user_index = listing.user_index  # type: ignore[attr-defined]
     await signed_in(site)
-    assert len(await owners.of("ann", int(clock()))) == 1
+    assert len(await user_index.of("ann", int(clock()))) == 1
     assert len(await UserSessions(listing).of("ann")) == 1
 
 
@@ -554,8 +554,8 @@ async def test_a_sign_in_that_comes_to_nothing_is_forgotten(
     assert await UserSessions(store_backend).of("ann") == []
     clock.advance(PENDING)
     await signed_in(site)
-    owners = store_backend.owners  # type: ignore[attr-defined]
-    assert len(await owners.of("ann", int(clock()))) == 1
+    user_index = store_backend.user_index  # type: ignore[attr-defined]
+    assert len(await user_index.of("ann", int(clock()))) == 1
 
 
 async def test_who_is_not_signed_in_is_on_no_list(site_of: Callable[..., Site], listing: SessionBackend) -> None:
@@ -568,11 +568,11 @@ async def test_who_is_not_signed_in_is_on_no_list(site_of: Callable[..., Site], 
 
 
 async def test_a_backend_without_lists_knows_of_none() -> None:
-    backend = lift(DictBackend())
-    listed = Listed("handle", "key", 1, 2)
-    assert backend.place_of("an-id") == ""
+    backend = adapt(DictBackend())
+    listed = IndexedSession("handle", "key", 1, 2)
+    assert backend.key_of("an-id") == ""
     assert await backend.look_up(listed, 1) is None
-    await backend.end(listed, 1)
+    await backend.revoke(listed, 1)
 
 
 async def test_garbage_where_the_list_should_be_ends_no_session_and_is_replaced(
@@ -580,8 +580,8 @@ async def test_garbage_where_the_list_should_be_ends_no_session_and_is_replaced(
 ) -> None:
     for value in (b"", b"garbage", b"u1.garbage", b"u1."):
         store = MemoryStore()
-        backend = StoredBackend(store, clock=clock)
-        await store.put(owner_key("ann"), value, int(clock()) + 1000, None, int(clock()))
+        backend = StoreBackend(store, clock=clock)
+        await store.put(index_key("ann"), value, int(clock()) + 1000, None, int(clock()))
         site = site_of(backend=backend)
         await site.visit(sign_in())
         assert await user_of(site, site.browser) == "ann"
@@ -593,7 +593,7 @@ async def test_a_list_is_no_session_whatever_id_is_made_up(
 ) -> None:
     site = site_of(backend=store_backend)
     await site.visit(sign_in())
-    assert await site.data(Browser({"session": owner_key("ann")})) == {}
+    assert await site.data(Browser({"session": index_key("ann")})) == {}
 
 
 async def test_a_sign_in_that_fails_leaves_the_session_from_before_on_the_list(
@@ -640,7 +640,7 @@ async def test_revocations_are_sealed_as_the_store_seals_its_sessions(
     site_of: Callable[..., Site], clock: Clock, seal: str | None
 ) -> None:
     store = MemoryStore()
-    revocations = StoredBackend(store, encrypt_with=seal, clock=clock)
+    revocations = StoreBackend(store, encrypt_with=seal, clock=clock)
     site = site_of(backend=CookieBackend(KEY, revocations=revocations, clock=clock))
     await site.visit(sign_in("the-name-of-ann"))
     [entry] = [store.peek(key, int(clock())) for key in store.all_keys()]
@@ -651,7 +651,7 @@ async def test_revocations_are_sealed_as_the_store_seals_its_sessions(
 async def test_the_store_of_revocations_lives_as_long_as_the_application(clock: Clock) -> None:
     log: list[str] = []
 
-    class Opened(StoredBackend):
+    class Opened(StoreBackend):
         @asynccontextmanager
         async def lifespan(self) -> AsyncIterator[None]:
             log.append("opened")
@@ -693,7 +693,7 @@ async def test_whoever_is_stored_between_the_two_looks_is_ended_too(clock: Clock
             return await super().delete(key, expect, now)
 
     store = Interrupted()
-    backend = StoredBackend(store, clock=clock)
+    backend = StoreBackend(store, clock=clock)
     site, browser = site_of(backend=backend), Browser()
 
     async def act(session: Session) -> None:
@@ -715,13 +715,13 @@ async def test_a_list_that_others_change_without_end_is_an_error_and_not_a_loop(
         tries = 0
 
         async def put(self, key: str, value: bytes, expires_at: int, expect: Any, now: int) -> Any:
-            if key == owner_key("ann"):
+            if key == index_key("ann"):
                 self.tries += 1
                 raise Refused(self.peek(key, now))
             return await super().put(key, value, expires_at, expect, now)
 
     store = Contended()
-    session = Session(StoredBackend(store, clock=clock))
+    session = Session(StoreBackend(store, clock=clock))
     await session.load()
     with pytest.raises(BackendUnavailable, match="too often"):
         await session.sign_in("ann")
@@ -829,7 +829,7 @@ def test_a_rule_that_cannot_be_kept_is_refused(
 
 
 def test_a_limit_without_a_list_is_refused(site_of: Callable[..., Site], backend: SessionBackend) -> None:
-    if getattr(backend, "owners", None) is None:
+    if getattr(backend, "user_index", None) is None:
         with pytest.raises(ImproperlyConfigured, match="whose sessions there are"):
             site_of(backend=backend, max_sessions_per_user=2)
 
@@ -856,9 +856,9 @@ async def test_the_limits_of_the_standards_are_kept(
         reply = await site.visit(who, used)
         assert reply.result == "ann"
     clock.advance(limits.overall - passed)
-    user, why = (await site.visit(lambda session: (session.user_id, session.why_new), used)).result
+    user, why = (await site.visit(lambda session: (session.user_id, session.miss_reason), used)).result
     assert user is None
-    assert why in (WhyNew.OVER_ABSOLUTE, WhyNew.UNKNOWN)  # a store may have forgotten it
+    assert why in (MissReason.OVER_ABSOLUTE, MissReason.UNKNOWN)  # a store may have forgotten it
 
 
 # What lasts longer than a request
@@ -1056,7 +1056,7 @@ async def test_a_store_that_fails_for_long_ends_what_nobody_can_vouch_for(
             return await super().get(key, now)
 
     store, ticks = Failing(), Ticks()
-    site = site_of(backend=StoredBackend(store, clock=clock))
+    site = site_of(backend=StoreBackend(store, clock=clock))
     await site.visit(sign_in())
 
     async def act(session: Session) -> bool:

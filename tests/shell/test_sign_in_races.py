@@ -12,7 +12,7 @@ from anyio import CancelScope
 from anyio.lowlevel import checkpoint
 
 from starsessions import BackendUnavailable, CookieBackend, Session, SessionBackend, SessionGone, TooManySessions
-from starsessions.backends.server_side import StoredBackend
+from starsessions.backends.server_side import StoreBackend
 from starsessions.stores.base import Entry
 from starsessions.stores.memory import MemoryStore
 from starsessions.testing.conformance.interleaving import Schedule, step
@@ -61,7 +61,7 @@ class Watched(MemoryStore):
 
 
 KINDS: dict[str, Callable[[MemoryStore, Clock], SessionBackend]] = {
-    "stored": lambda store, clock: StoredBackend(store, clock=clock),
+    "stored": lambda store, clock: StoreBackend(store, clock=clock),
     "sealed": lambda store, clock: CookieBackend(KEY, revocations=store, clock=clock),
 }
 

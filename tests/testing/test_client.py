@@ -27,7 +27,7 @@ from starsessions import (
     SessionTooLarge,
     TooManySessions,
 )
-from starsessions.backends.server_side import StoredBackend
+from starsessions.backends.server_side import StoreBackend
 from starsessions.stores.memory import MemoryStore
 from starsessions.testing import Clock, session_of, sign_in
 from starsessions.users import UserSessions
@@ -182,7 +182,7 @@ def test_autoload_is_not_needed(browser_of: BrowserOf) -> None:
         assert session["user"] == "ann"
 
 
-class LoopBound(StoredBackend):
+class LoopBound(StoreBackend):
     """A backend that belongs to the loop on which the application was started, as one with connections does."""
 
     def __init__(self) -> None:
@@ -207,7 +207,7 @@ def test_an_application_that_runs_is_asked_on_its_own_loop(browser_of: BrowserOf
     assert len(backend.threads) == 1
 
 
-class Down(StoredBackend):
+class Down(StoreBackend):
     """A backend whose store fails."""
 
     def __init__(self) -> None:
@@ -230,7 +230,7 @@ def test_a_store_that_fails_is_an_error_of_the_test(browser_of: BrowserOf, autol
         pass
 
 
-class Broken(StoredBackend):
+class Broken(StoreBackend):
     """A backend with a mistake in it."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 from starsessions import SessionBackend
-from starsessions.backends.server_side import StoredBackend
+from starsessions.backends.server_side import StoreBackend
 from starsessions.testing import OpenBackend, OpenStore
 from starsessions.testing.conformance.model import SETTINGS, check_against_model
 from starsessions.testing.conformance.suite import BackendSuite, StoreSuite
@@ -34,7 +34,7 @@ class TestFileStore(StoreSuite):
 class TestFileBackend(BackendSuite):
     @pytest.fixture
     def open_backend(self, tmp_path: Path) -> OpenBackend:
-        return lambda: StoredBackend(custom_store.FileStore(tmp_path / "sessions"))
+        return lambda: StoreBackend(custom_store.FileStore(tmp_path / "sessions"))
 
 
 def test_what_is_to_be_closed_is_closed_also_by_the_model(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_what_is_to_be_closed_is_closed_also_by_the_model(tmp_path: Path) -> Non
         @asynccontextmanager
         async def opened() -> AsyncIterator[SessionBackend]:
             steps.append("open")
-            yield StoredBackend(custom_store.FileStore(tmp_path / "sessions"))
+            yield StoreBackend(custom_store.FileStore(tmp_path / "sessions"))
             steps.append("close")
 
         return opened()

@@ -14,17 +14,17 @@ from anyio.lowlevel import checkpoint
 from starsessions import InMemoryBackend, SessionBackend
 from starsessions.backends.adapter import TIMES
 from starsessions.backends.base import Conflict
-from starsessions.backends.server_side import Moved, StoredBackend
-from starsessions.core.record import Found, Record, WhyNew
+from starsessions.backends.server_side import Pointer, StoreBackend
+from starsessions.core.record import Found, MissReason, Record
 from starsessions.stores.base import Refused
-from starsessions.testing.conformance.backend_rules import BACKEND, BackendPlace
+from starsessions.testing.conformance.backend_rules import BACKEND, BackendFixture
 from tests.site import DictBackend
 from tests.testing import stores
 
 
 def in_store(kind: Callable[[stores.Entries], Any]) -> Callable[[], SessionBackend]:
     """Makes backends that keep their sessions in a store of this kind."""
-    return lambda: StoredBackend(kind(stores.Entries()))
+    return lambda: StoreBackend(kind(stores.Entries()))
 
 
 class WaitsForItsDict(DictBackend):
@@ -88,7 +88,7 @@ class LeavesNoPointer(InMemoryBackend):
 class AsksTwice(InMemoryBackend):
     """Looks whether a session is there before it reads it."""
 
-    async def fetch(self, token: str, now: int) -> Found | WhyNew:
+    async def fetch(self, token: str, now: int) -> Found | MissReason:
         if not self.policy.rolling:  # the races are rolling, and would have too many orders
             await super().fetch(token, now)
         return await super().fetch(token, now)
@@ -102,7 +102,7 @@ class FollowsOneRotation(InMemoryBackend):
             await self.store.delete(found.version.key, found.version.version, now)
         except Refused as refused:
             read = self._read(found.token, found.version.key, refused.current)
-            if if_unchanged or not isinstance(read, Moved):
+            if if_unchanged or not isinstance(read, Pointer):
                 return await super().delete(found, now, if_unchanged)
             await self.store.delete(read.to, None, now)
 
@@ -205,7 +205,7 @@ async def broken_by(make: Callable[[], SessionBackend]) -> set[str]:
     for rule in BACKEND:
         try:
             with fail_after(10):
-                await rule(BackendPlace(make()))
+                await rule(BackendFixture(make()))
         except Exception:
             broken.add(rule.__name__)
     return broken

@@ -11,7 +11,7 @@ import pytest
 from anyio import fail_after
 
 from starsessions.stores.base import Store
-from starsessions.testing import StorePlace
+from starsessions.testing import StoreFixture
 from starsessions.testing.conformance import store_rules as r
 from starsessions.testing.conformance.contract import Rule
 from tests.testing.stores import (
@@ -88,7 +88,7 @@ REFUSALS_THAT_CARRY = {
     r.what_one_connection_writes_the_other_sees,
 }
 
-WRONG: dict[Opened, set[Rule[StorePlace]]] = {
+WRONG: dict[Opened, set[Rule[StoreFixture]]] = {
     Upserts: REFUSALS_THAT_CARRY
     | {
         r.the_version_of_what_is_over_is_nobodys,
@@ -278,7 +278,7 @@ async def broken_by(open_store: Opened, largest_value: int | None = None) -> set
     for rule in r.STORE:
         KnowsNoPrefix.everything = Entries()
         world: dict[str, Entries] = defaultdict(Entries)
-        async with StorePlace(lambda name: open_store(world[name]), largest_value=largest_value) as place:  # noqa: B023
+        async with StoreFixture(lambda name: open_store(world[name]), largest_value=largest_value) as place:  # noqa: B023
             try:
                 with fail_after(10):
                     await rule(place)
@@ -339,7 +339,7 @@ async def test_a_limit_is_neither_higher_nor_lower_than_what_is_stated(
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
 async def test_a_store_without_a_sweep_has_to_say_so() -> None:
-    async with StorePlace(lambda name: cast(Store, CannotSweep())) as place:
+    async with StoreFixture(lambda name: cast(Store, CannotSweep())) as place:
         with pytest.raises(AssertionError, match="decline 'sweeps' with a reason"):
             await r.sweep_removes_what_is_over_and_nothing_else(place)
 

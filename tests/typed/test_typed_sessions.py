@@ -21,7 +21,7 @@ from starsessions import (
     SessionGone,
     UnsupportedValue,
 )
-from starsessions.events import OutdatedData, handle_for
+from starsessions.events import SchemaMismatch, handle_for
 from starsessions.typed import TypedSession
 from tests.site import Browser, Site
 
@@ -581,7 +581,7 @@ async def test_data_that_does_not_validate_is_a_fresh_model_with_a_line_in_the_l
     await site.visit(stored(theme="xyzzy", size=5, user="ann"))
     assert (await site.visit(of_shop(lambda n: (n.theme, n.size), NUMBERS))).result == (0, 0)
     [handle] = map(handle_for, site.browser.cookies.values())
-    assert events[1:] == [OutdatedData(handle, "Numbers", 1, "theme")]
+    assert events[1:] == [SchemaMismatch(handle, "Numbers", 1, "theme")]
     [record] = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == "What a session holds does not fit Numbers any more (theme): a fresh one is used."
@@ -612,7 +612,7 @@ async def test_data_that_does_not_fit_in_a_session_without_an_id_is_told_without
         return one.theme, (await NUMBERS.load(session)).theme
 
     assert (await site_of(on_event=events.append).visit(act)).result == (0, 0)
-    assert events[0] == OutdatedData(None, "Numbers", 1, "theme")
+    assert events[0] == SchemaMismatch(None, "Numbers", 1, "theme")
 
 
 # A schema that moved on

@@ -11,7 +11,7 @@ from starsessions import InMemoryBackend, Session, SessionMiddleware
 from starsessions.fastapi import (
     CurrentSession,
     SessionCookie,
-    SignedIn,
+    SignedInSession,
     UserId,
     fresh,
     safe_next,
@@ -42,7 +42,7 @@ async def sign_in(session: CurrentSession, name: str, target: str | None = None)
 
 
 @app.get("/account")
-def account(session: SignedIn, user: UserId) -> str:
+def account(session: SignedInSession, user: UserId) -> str:
     assert_type(session, Session)
     assert_type(user, str)
     return user
@@ -59,7 +59,7 @@ async def email(session: Fresh) -> None:
 
 
 @app.websocket("/ws")
-async def talk(websocket: WebSocket, session: SignedIn) -> None:
+async def talk(websocket: WebSocket, session: SignedInSession) -> None:
     await websocket.accept()
 
 

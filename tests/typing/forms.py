@@ -15,12 +15,12 @@ from starlette.testclient import TestClient
 from starsessions import Session, SessionMiddleware, csrf, flash
 from starsessions.csrf import CsrfFailed, CsrfMiddleware, WhyRefused
 from starsessions.flash import Flash
-from starsessions.scope import session_in
+from starsessions.scope import get_session
 from starsessions.testing import session_of, sign_in
 
 
 async def messages(request: Request) -> Response:
-    session = session_in(request)
+    session = get_session(request)
     assert_type(session, Session)
     assert_type(session.flash("Saved", "success"), None)
     session.flash("Saved")

@@ -17,6 +17,7 @@ from starsessions import (
     EncryptedCookieBackend,
     ImproperlyConfigured,
     InMemoryBackend,
+    MissReason,
     ResponseStarted,
     Session,
     SessionError,
@@ -25,7 +26,6 @@ from starsessions import (
     SessionNotLoaded,
     SessionTooLarge,
     UnsupportedValue,
-    WhyNew,
 )
 
 
@@ -57,7 +57,7 @@ async def whole_api(request: Request) -> Response:
     assert_type(session.is_empty, bool)
     assert_type(session.session_id, str | None)
     assert_type(session.data, dict[str, Any])
-    assert_type(session.why_new, WhyNew | None)
+    assert_type(session.miss_reason, MissReason | None)
     session.is_loaded = True
     session.data = {"key": "value"}
 
@@ -143,10 +143,10 @@ async def errors(session: Session) -> None:
 
 
 def reasons(session: Session) -> str:
-    match session.why_new:
+    match session.miss_reason:
         case None:
             return "lives"
-        case WhyNew.EXPIRED | WhyNew.OVER_ABSOLUTE:
+        case MissReason.EXPIRED | MissReason.OVER_ABSOLUTE:
             return "too late"
         case why:
             return why

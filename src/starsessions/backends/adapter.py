@@ -17,7 +17,7 @@ from msgspec.structs import astuple
 from starsessions.backends.base import Backend, Conflict, SessionBackend
 from starsessions.core.durations import Clock
 from starsessions.core.merge import same, same_items
-from starsessions.core.record import Found, Identity, Policy, Record, WhyNew, expiry_of, why_over
+from starsessions.core.record import Found, Identity, MissReason, Policy, Record, expiry_of, why_expired
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
 
@@ -65,7 +65,7 @@ class _Copying:
         return same_items(payload.data, dict(dict.items(data)))
 
 
-class LiftedBackend(Backend):
+class AdaptedBackend(Backend):
     """What the session works with when it is given a user's `SessionBackend`."""
 
     serializer: Serializer = _Copying()
@@ -92,20 +92,20 @@ class LiftedBackend(Backend):
     def is_well_formed(self, session_id: str) -> bool:
         return self.inner.is_well_formed(session_id)
 
-    async def fetch(self, token: str, now: int) -> Found | WhyNew:
+    async def fetch(self, token: str, now: int) -> Found | MissReason:
         data = await self.inner.read(token)
         if not data:
-            return WhyNew.UNKNOWN
+            return MissReason.UNKNOWN
         if not isinstance(data, dict):
-            return WhyNew.UNDECODABLE
+            return MissReason.UNDECODABLE
         data = deepcopy(dict(data.items()))
         times = data.pop(TIMES, None)
         if times is None:  # written by hand, or by version 1.x
-            return Found(token, Record(_Copy(data), now, now)) if data else WhyNew.UNKNOWN
+            return Found(token, Record(_Copy(data), now, now)) if data else MissReason.UNKNOWN
         try:
             return Found(token, Record(_Copy(data), *astuple(convert(times, _Times))), _TIMED)
         except ValidationError:
-            return WhyNew.UNDECODABLE
+            return MissReason.UNDECODABLE
 
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
         token = session_id or await self.generate_id()
@@ -132,7 +132,7 @@ class LiftedBackend(Backend):
 
     async def _look_again(self, found: Found, now: int) -> None:
         current = await self.fetch(found.token, now)
-        if not isinstance(current, Found) or why_over(current.record, self.policy, now):
+        if not isinstance(current, Found) or why_expired(current.record, self.policy, now):
             raise Conflict(None)
         ours, theirs = found.record, current.record
         if expiry_of(ours) != expiry_of(theirs) or not same(ours.payload.data, theirs.payload.data):
@@ -154,10 +154,10 @@ class LiftedBackend(Backend):
         return Found(written, record, _TIMED if with_times else None)
 
 
-def lift(backend: SessionBackend) -> Backend:
+def adapt(backend: SessionBackend) -> Backend:
     """The backend itself if it is one of ours; lifted if it is a user's, or overrides one of the four calls."""
     kind = type(backend)
     calls = ("read", "write", "remove", "exists")
     if isinstance(backend, Backend) and all(getattr(kind, call) is getattr(Backend, call) for call in calls):
         return backend
-    return LiftedBackend(backend)
+    return AdaptedBackend(backend)

@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 from msgspec.structs import replace
 
-from starsessions.backends.user_index import PENDING, Index, Listed, Owners
+from starsessions.backends.user_index import PENDING, Index, IndexedSession, UserIndex
 from starsessions.core.durations import Clock
-from starsessions.core.encoding import ID_BYTES, looks_like_id, to_base64url
-from starsessions.core.record import Found, Policy, Record, WhyNew, deadline, why_over
+from starsessions.core.encoding import ID_BYTES, is_valid_id, to_base64url
+from starsessions.core.record import Found, MissReason, Policy, Record, deadline, why_expired
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import ImproperlyConfigured, SessionError
 
@@ -92,7 +92,7 @@ class SessionBackend(ABC):
         >>> InMemoryBackend().is_well_formed("../../etc/passwd")
         False
         """
-        return looks_like_id(session_id)
+        return is_valid_id(session_id)
 
 
 class Conflict(Exception):
@@ -121,7 +121,7 @@ class Backend(SessionBackend):
     policy: Policy = Policy()
     """For how long sessions live that are used by hand, without a middleware that says so."""
 
-    holds_data: ClassVar[bool] = False
+    is_client_side: ClassVar[bool] = False
     """True: the token *is* the session (a sealed cookie), so that every change needs a new cookie."""
 
     has_grace: ClassVar[bool] = False
@@ -130,7 +130,7 @@ class Backend(SessionBackend):
     never_waits: bool = False
     """Whether `replace` never has to wait for anything, so that it is done in one step."""
 
-    owners: Owners | None = None
+    user_index: UserIndex | None = None
     """The lists of users' sessions; None: nobody can list them here, or end them from elsewhere."""
 
     has_said_so: bool = False
@@ -144,7 +144,7 @@ class Backend(SessionBackend):
         """This backend, told for which cookie and by which policy it works. Called once, when the app is built."""
 
     @abstractmethod
-    async def fetch(self, token: str, now: int) -> Found | WhyNew:
+    async def fetch(self, token: str, now: int) -> Found | MissReason:
         """What the token stands for. Never raises for what a stranger can send; raises for a failing system."""
 
     @abstractmethod
@@ -176,15 +176,15 @@ class Backend(SessionBackend):
 
     # Whose sessions there are: what a backend with `owners` can do.
 
-    def place_of(self, session_id: str) -> str:
+    def key_of(self, session_id: str) -> str:
         """Where the session with this id stands, as its user's list has it."""
         return ""
 
-    async def look_up(self, listed: Listed, now: int) -> Found | None:
+    async def look_up(self, listed: IndexedSession, now: int) -> Found | None:
         """The session that is listed, wherever it has been rotated to; None if it is over, or nobody can look."""
         return None
 
-    async def gone(self, index: Index, now: int) -> frozenset[str]:
+    async def dead_handles(self, index: Index, now: int) -> frozenset[str]:
         """The handles of those that are listed and live no more. Who was listed a moment ago may not be stored yet."""
         return frozenset(
             [
@@ -194,10 +194,10 @@ class Backend(SessionBackend):
             ]
         )
 
-    async def end(self, listed: Listed, now: int) -> None:
+    async def revoke(self, listed: IndexedSession, now: int) -> None:
         """End what is listed. (Where the list decides who lives, to be taken from it is the end.)"""
 
-    async def again(self, found: Found, now: int) -> Found | WhyNew:
+    async def refetch(self, found: Found, now: int) -> Found | MissReason:
         """What has become of a session that was found earlier, wherever it has been rotated to."""
         return await self.fetch(found.token, now)
 
@@ -259,7 +259,7 @@ class Backend(SessionBackend):
         """What the id stands for. A store has looked at the deadline that it was given; a sealed token has none."""
         now = int(self.clock())
         found = await self.fetch(session_id, now)
-        if not isinstance(found, Found) or (self.holds_data and why_over(found.record, self.policy, now)):
+        if not isinstance(found, Found) or (self.is_client_side and why_expired(found.record, self.policy, now)):
             return None
         return found
 
@@ -268,7 +268,7 @@ class Backend(SessionBackend):
 class Peeking(Protocol):
     """A backend that does no I/O: with `autoload`, it is asked at the first access, and not before."""
 
-    def peek(self, token: str, now: int) -> Found | WhyNew:
+    def peek(self, token: str, now: int) -> Found | MissReason:
         """What `fetch` returns, at once."""
 
 

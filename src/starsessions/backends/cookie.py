@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Self
 from msgspec.structs import replace
 
 from starsessions.backends.base import Backend, Conflict, wall_clock
-from starsessions.backends.server_side import StoredBackend
-from starsessions.backends.user_index import Listed, Owners
+from starsessions.backends.server_side import StoreBackend
+from starsessions.backends.user_index import IndexedSession, UserIndex
 from starsessions.core.chunking import MAX_PARTS
 from starsessions.core.durations import Clock, Duration, seconds
-from starsessions.core.record import Found, Policy, Record, WhyNew
+from starsessions.core.record import Found, MissReason, Policy, Record
 from starsessions.core.serializer import Msgpack, PlainJson, Serializer
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.sealing import encrypted, signed
@@ -26,10 +26,10 @@ from starsessions.stores.base import Store
 class _SealedCookieBackend(Backend):
     """What both have in common: a token that cannot be called back, and no call that could conflict."""
 
-    holds_data: ClassVar[bool] = True
+    is_client_side: ClassVar[bool] = True
 
     def __init__(
-        self, max_age: Duration | None, max_cookies: int, revocations: Store | StoredBackend | None, clock: Clock
+        self, max_age: Duration | None, max_cookies: int, revocations: Store | StoreBackend | None, clock: Clock
     ) -> None:
         if not isinstance(max_cookies, int) or not 1 <= max_cookies <= MAX_PARTS:
             raise ImproperlyConfigured(f"max_cookies must be 1 to {MAX_PARTS}: servers refuse larger headers.")
@@ -37,11 +37,11 @@ class _SealedCookieBackend(Backend):
         self.max_cookies = max_cookies
         self.clock = clock
         self._revocations = revocations
-        self.owners: Owners | None = None
-        if isinstance(revocations, StoredBackend):  # which may seal what it stores
-            self.owners = revocations.owners
+        self.user_index: UserIndex | None = None
+        if isinstance(revocations, StoreBackend):  # which may seal what it stores
+            self.user_index = revocations.user_index
         elif revocations is not None:
-            self.owners = Owners(revocations)
+            self.user_index = UserIndex(revocations)
         self.policy: Policy = Policy() if self.max_age is None else Policy(self.max_age)
         self._seal_for("session")
 
@@ -52,7 +52,7 @@ class _SealedCookieBackend(Backend):
         return bound
 
     def lifespan(self) -> AbstractAsyncContextManager[Any]:
-        return self._revocations.lifespan() if isinstance(self._revocations, StoredBackend) else super().lifespan()
+        return self._revocations.lifespan() if isinstance(self._revocations, StoreBackend) else super().lifespan()
 
     @abstractmethod
     def _seal_for(self, cookie_name: str) -> None:
@@ -64,15 +64,15 @@ class _SealedCookieBackend(Backend):
         """Makes the token for a record."""
 
     @abstractmethod
-    def peek(self, token: str, now: int) -> Found | WhyNew:
+    def peek(self, token: str, now: int) -> Found | MissReason:
         """What a token holds; never raises for what a stranger can send."""
 
-    async def fetch(self, token: str, now: int) -> Found | WhyNew:
+    async def fetch(self, token: str, now: int) -> Found | MissReason:
         found = self.peek(token, now)
-        if self.owners is not None and isinstance(found, Found):
+        if self.user_index is not None and isinstance(found, Found):
             identity = found.record.identity
-            if identity is not None and not await self.owners.is_listed(identity, now):
-                return WhyNew.UNKNOWN
+            if identity is not None and not await self.user_index.is_indexed(identity, now):
+                return MissReason.UNKNOWN
         return found
 
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
@@ -85,19 +85,19 @@ class _SealedCookieBackend(Backend):
         self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
     ) -> Found:
         old, new = found.record.identity, record.identity
-        if self.owners is not None and old is not None and new is not None:
+        if self.user_index is not None and old is not None and new is not None:
             if old.handle == new.handle:
-                new = await self.owners.turned(new, now)
+                new = await self.user_index.next_generation(new, now)
                 if new is None:
                     raise Conflict(None)
                 record = replace(record, identity=new)
             else:  # signed in again, under another name
-                await self.owners.forget(old, now)
+                await self.user_index.forget(old, now)
         return await self._sealed(record, ends_at, now)
 
     async def _sealed(self, record: Record, ends_at: int, now: int) -> Found:
-        if self.owners is not None:
-            record = await self.owners.keep_listed(record, "", ends_at, now, is_sealed=True)
+        if self.user_index is not None:
+            record = await self.user_index.keep_indexed(record, "", ends_at, now, is_sealed=True)
         return Found(self.seal(record), record)
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
@@ -106,10 +106,10 @@ class _SealedCookieBackend(Backend):
         Otherwise the cookie is cleared, but a copy of it stays good until its deadline.
         """
         identity = found.record.identity
-        if self.owners is not None and identity is not None:
-            await self.owners.forget(identity, now)
+        if self.user_index is not None and identity is not None:
+            await self.user_index.forget(identity, now)
 
-    async def look_up(self, listed: Listed, now: int) -> Found | None:
+    async def look_up(self, listed: IndexedSession, now: int) -> Found | None:
         identity = listed.identity
         if identity is None or now >= listed.until:
             return None
@@ -140,7 +140,7 @@ class CookieBackend(_SealedCookieBackend):
         serializer: Serializer | None = None,
         compress: bool = False,
         max_cookies: int = 1,
-        revocations: Store | StoredBackend | None = None,
+        revocations: Store | StoreBackend | None = None,
         clock: Clock = wall_clock,
     ) -> None:
         self.serializer: Serializer = serializer or PlainJson()
@@ -176,7 +176,7 @@ class CookieBackend(_SealedCookieBackend):
         payload = found.record.payload
         return found.token.startswith(signed.PREFIX) or payload == self.serializer.dumps(self.serializer.loads(payload))
 
-    def peek(self, token: str, now: int) -> Found | WhyNew:
+    def peek(self, token: str, now: int) -> Found | MissReason:
         opened = self._signer.open(token) if token.startswith(signed.PREFIX) else self._starlette.open(token)
         return Found(token, opened) if isinstance(opened, Record) else opened
 
@@ -206,7 +206,7 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         pad_to: int = 0,
         max_cookies: int = 1,
         accept_signed: Keys | None = None,
-        revocations: Store | StoredBackend | None = None,
+        revocations: Store | StoreBackend | None = None,
         clock: Clock = wall_clock,
     ) -> None:
         if not isinstance(pad_to, int) or not 0 <= pad_to <= 1024:
@@ -229,12 +229,12 @@ class EncryptedCookieBackend(_SealedCookieBackend):
     def seal(self) -> Callable[[Record], str]:
         return self._encrypter.seal
 
-    def peek(self, token: str, now: int) -> Found | WhyNew:
+    def peek(self, token: str, now: int) -> Found | MissReason:
         if token.startswith(encrypted.PREFIX):
             opened = self._encrypter.open(token)
             return Found(token, opened) if isinstance(opened, Record) else opened
         # No downgrade: what is only signed could have been read and kept by anybody.
-        return self._old.peek(token, now) if self._old else WhyNew.MALFORMED
+        return self._old.peek(token, now) if self._old else MissReason.MALFORMED
 
     def was_written_by_us(self, found: Found) -> bool:
         return self._old is None or found.token.startswith(encrypted.PREFIX) or self._old.was_written_by_us(found)

@@ -5,14 +5,14 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from starsessions.backends.base import in_one_step, wall_clock
-from starsessions.backends.server_side import Moved, StoredBackend
+from starsessions.backends.server_side import Pointer, StoreBackend
 from starsessions.core.durations import Clock
-from starsessions.core.record import Found, WhyNew
+from starsessions.core.record import Found, MissReason
 from starsessions.core.serializer import Serializer
 from starsessions.stores.memory import MemoryStore
 
 
-class InMemoryBackend(StoredBackend):
+class InMemoryBackend(StoreBackend):
     """Sessions in a dict of this process, which forgets them when it ends.
 
     They expire, nobody else holds the objects in them, and `def` endpoints in threads may use them. With several
@@ -30,14 +30,14 @@ class InMemoryBackend(StoredBackend):
         self.store: MemoryStore
         super().__init__(MemoryStore(), serializer=serializer, clock=clock)
 
-    def peek(self, token: str, now: int) -> Found | WhyNew:
+    def peek(self, token: str, now: int) -> Found | MissReason:
         read = self._read(token, token, self.store.peek(token, now))
-        return in_one_step(self._followed(read, token, now)) if isinstance(read, Moved) else read
+        return in_one_step(self._followed(read, token, now)) if isinstance(read, Pointer) else read
 
     @property
     def never_waits(self) -> bool:  # type: ignore[override]
         # A subclass may have a `replace` of its own, and somebody may have put another store in the place of ours.
-        return type(self.store) is MemoryStore and type(self).replace is StoredBackend.replace
+        return type(self.store) is MemoryStore and type(self).replace is StoreBackend.replace
 
     def __len__(self) -> int:
         return len(self.store)

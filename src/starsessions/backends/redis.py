@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from starsessions.backends.base import wall_clock
-from starsessions.backends.server_side import StoredBackend
+from starsessions.backends.server_side import StoreBackend
 from starsessions.core.durations import Clock
 from starsessions.core.serializer import Serializer
 from starsessions.sealing.keys import Keys
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
 
-class RedisBackend(StoredBackend):
+class RedisBackend(StoreBackend):
     """Sessions in Redis (6.2 and newer) or Valkey, which forgets them by itself when they are over.
 
     Give it a URL, or your own client of `redis.asyncio`: a `Redis`, a `RedisCluster`, or what `master_for()` of a

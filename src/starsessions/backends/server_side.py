@@ -17,10 +17,10 @@ from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 
 from starsessions.backends.base import Backend, Conflict, wall_clock
-from starsessions.backends.user_index import Listed, Owners
+from starsessions.backends.user_index import IndexedSession, UserIndex
 from starsessions.core.durations import Clock
 from starsessions.core.encoding import to_base64url
-from starsessions.core.record import Found, Policy, Record, WhyNew, why_over
+from starsessions.core.record import Found, MissReason, Policy, Record, why_expired
 from starsessions.core.serializer import Msgpack, Serializer
 from starsessions.exceptions import SessionError
 from starsessions.sealing.cipher import Cipher
@@ -44,7 +44,7 @@ MAX_TRIES = 100
 _OWNER = 8  # characters of the key, 48 bits: enough for accidents; `encrypt_with` is against intent
 
 
-class Moved(Struct, frozen=True):
+class Pointer(Struct, frozen=True):
     """What stands under a key whose session was rotated: the key of its successor.
 
     A map in MessagePack, while a record is an array: the first byte tells them apart.
@@ -57,20 +57,20 @@ class Moved(Struct, frozen=True):
     """The instant until which the old id may be used; 0: it may not."""
 
     def __repr__(self) -> str:
-        return "<Moved>"  # in memory, a key is an id
+        return "<Pointer>"  # in memory, a key is an id
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return []
 
 
-class Place(Struct, frozen=True):
+class Location(Struct, frozen=True):
     """The `version` of what was found in a store: where it stands, and the store's own version."""
 
     key: str
     version: Version
 
     def __repr__(self) -> str:
-        return "<Place>"  # in memory, a key is an id
+        return "<Location>"  # in memory, a key is an id
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return []
@@ -78,7 +78,7 @@ class Place(Struct, frozen=True):
 
 _encode = Encoder().encode
 _decode_record = Decoder(Record).decode
-_decode_moved = Decoder(Moved).decode
+_decode_pointer = Decoder(Pointer).decode
 
 
 def key_for(token: str) -> str:
@@ -90,14 +90,14 @@ def key_for(token: str) -> str:
     return to_base64url(sha256(b"starsessions/v1/key/" + token.encode("utf-8", "surrogatepass")).digest())
 
 
-class StoredBackend(Backend):
+class StoreBackend(Backend):
     """Sessions in a `Store`: one of yours, or, in a subclass, one that it makes.
 
     `encrypt_with`: seal what the store holds with this key, bound to the place where it stands; a list: the first
     seals, all open, and a record moves to the first key when it is next written. What is not sealed is no session then.
 
     >>> from starsessions.stores.memory import MemoryStore
-    >>> backend = StoredBackend(MemoryStore(), encrypt_with="a key of 32 random bytes or more")
+    >>> backend = StoreBackend(MemoryStore(), encrypt_with="a key of 32 random bytes or more")
     """
 
     has_grace: ClassVar[bool] = True
@@ -118,7 +118,7 @@ class StoredBackend(Backend):
         self.clock = clock
         self._cipher = None if encrypt_with is None else Cipher(key_list(encrypt_with), "stored-record")
         self._cookie_name: str | None = None
-        self.owners: Owners = Owners(store, self._cipher)
+        self.user_index: UserIndex = UserIndex(store, self._cipher)
 
     def bind(self, cookie_name: str, policy: Policy) -> Self:
         if self._cookie_name not in (None, cookie_name):
@@ -132,39 +132,39 @@ class StoredBackend(Backend):
         self.policy = policy  # so that what is done by hand does not end a session early, nor overlook one
         return self
 
-    async def fetch(self, token: str, now: int) -> Found | WhyNew:
+    async def fetch(self, token: str, now: int) -> Found | MissReason:
         key = self._key(token)
         read = self._read(token, key, await self.store.get(key, now))
-        return await self._followed(read, token, now) if isinstance(read, Moved) else read
+        return await self._followed(read, token, now) if isinstance(read, Pointer) else read
 
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
         token = session_id or await self.new_id()
         if record.identity is not None:
-            record = await self.owners.keep_listed(record, self._key(token), ends_at, now)
+            record = await self.user_index.keep_indexed(record, self._key(token), ends_at, now)
         return await self._put(token, self._key(token), record, ends_at, None, now)
 
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
-        place: Place = found.version
+        place: Location = found.version
         if record.identity is not None:
-            record = await self.owners.keep_listed(record, place.key, ends_at, now)
+            record = await self.user_index.keep_indexed(record, place.key, ends_at, now)
         return await self._put(found.token, place.key, record, ends_at, place.version, now, found.is_alias)
 
     async def rotate(
         self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
     ) -> Found:
-        place: Place = found.version
+        place: Location = found.version
         new_key = self._key(session_id)
         old, identity = found.record.identity, record.identity
         stays = old is not None and identity is not None and old.handle == identity.handle
         if identity is not None:  # whoever signs in has said where the session is going to stand
-            record = await self.owners.keep_listed(record, place.key if stays else new_key, ends_at, now)
+            record = await self.user_index.keep_indexed(record, place.key if stays else new_key, ends_at, now)
         # The new entry first: nobody knows its id yet, and if we are interrupted the old one is still whole.
         try:
             renewed = await self._put(session_id, new_key, record, ends_at, None, now)
         except Conflict:
             raise SessionError("generate_id() gave an id that is in use.") from None
         try:
-            pointer = self._value(place.key, Moved(new_key, now, usable_until))
+            pointer = self._value(place.key, Pointer(new_key, now, usable_until))
             # Longer than anybody is on their way, and not so long that old ids outnumber the sessions.
             known_until = min(ends_at, max(now, usable_until) + KNOWN_FOR)
             await self.store.put(place.key, pointer, max(known_until, usable_until), place.version, now)
@@ -173,13 +173,13 @@ class StoredBackend(Backend):
             raise Conflict(await self._current(found.token, place.key, refused.current, now)) from None
         # Afterwards: until then the list leads to the old place, and from there the pointer leads on.
         if old is not None and stays:
-            await self.owners.moved(old, new_key, now)
+            await self.user_index.moved(old, new_key, now)
         elif old is not None:
-            await self.owners.forget(old, now)
+            await self.user_index.forget(old, now)
         return renewed
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
-        place: Place = found.version
+        place: Location = found.version
         key, version = place.key, place.version
         for _ in range(MAX_TRIES):
             try:
@@ -196,24 +196,24 @@ class StoredBackend(Backend):
             version = entry.version
         await self.store.delete(key, None, now)
 
-    def place_of(self, session_id: str) -> str:
+    def key_of(self, session_id: str) -> str:
         return self._key(session_id)
 
-    async def look_up(self, listed: Listed, now: int) -> Found | None:
+    async def look_up(self, listed: IndexedSession, now: int) -> Found | None:
         key, entry = await self._moved_to(listed.key, await self.store.get(listed.key, now), now)
         read = self._read("", key, entry)
-        if not isinstance(read, Found) or why_over(read.record, self.policy, now):
+        if not isinstance(read, Found) or why_expired(read.record, self.policy, now):
             return None
         identity = read.record.identity
         return read if identity is not None and identity.handle == listed.handle else None
 
-    async def again(self, found: Found, now: int) -> Found | WhyNew:
-        place: Place = found.version
+    async def refetch(self, found: Found, now: int) -> Found | MissReason:
+        place: Location = found.version
         key, entry = await self._moved_to(place.key, await self.store.get(place.key, now), now)
         read = self._read(found.token, key, entry, is_alias=found.is_alias or key != place.key)
-        return WhyNew.UNDECODABLE if isinstance(read, Moved) else read
+        return MissReason.UNDECODABLE if isinstance(read, Pointer) else read
 
-    async def end(self, listed: Listed, now: int) -> None:
+    async def revoke(self, listed: IndexedSession, now: int) -> None:
         found = await self.look_up(listed, now)
         if found is not None:
             await self.delete(found, now)
@@ -224,57 +224,57 @@ class StoredBackend(Backend):
     def _key(self, token: str) -> str:
         return key_for(token) if self.hashes_ids else token
 
-    def _value(self, key: str, content: Record | Moved) -> bytes:
+    def _value(self, key: str, content: Record | Pointer) -> bytes:
         body = _encode(content)
         if self._cipher is not None:
             body = self._cipher.seal(body, key.encode())
         return _owner(key) + body if self.hashes_ids else body
 
-    def _read(self, token: str, key: str, entry: Entry | None, is_alias: bool = False) -> Found | Moved | WhyNew:
+    def _read(self, token: str, key: str, entry: Entry | None, is_alias: bool = False) -> Found | Pointer | MissReason:
         """What a store's answer means to the session."""
         if entry is None:
-            return WhyNew.UNKNOWN
+            return MissReason.UNKNOWN
         body = entry.value
         if self.hashes_ids:
             owner = _owner(key)
             if not body.startswith(owner):
-                return WhyNew.UNDECODABLE
+                return MissReason.UNDECODABLE
             body = body[len(owner) :]
         if self._cipher is not None:
             opened = self._cipher.open(body, key.encode())
             if opened is None:
-                return WhyNew.BAD_SIGNATURE
+                return MissReason.BAD_SIGNATURE
             body = opened
         try:
             if body[0] & 0xF0 == 0x80:
-                return _decode_moved(body)
-            return Found(token, _decode_record(body), Place(key, entry.version), is_alias)
+                return _decode_pointer(body)
+            return Found(token, _decode_record(body), Location(key, entry.version), is_alias)
         except Exception:  # garbage under our key, or a record of another release
-            return WhyNew.UNDECODABLE
+            return MissReason.UNDECODABLE
 
     async def _moved_to(self, key: str, entry: Entry | None, now: int) -> tuple[str, Entry | None]:
         """What stands at the end of the pointers that begin here, whether or not there is a grace."""
         for _ in range(MAX_HOPS):
             read = self._read("", key, entry)
-            if not isinstance(read, Moved):
+            if not isinstance(read, Pointer):
                 break
             key, entry = read.to, await self.store.get(read.to, now)
         return key, entry
 
-    async def _followed(self, moved: Moved, token: str, now: int) -> Found | WhyNew:
+    async def _followed(self, moved: Pointer, token: str, now: int) -> Found | MissReason:
         """What a pointer leads to, for somebody who brings the old id."""
         for _ in range(MAX_HOPS):
             if now >= moved.until:
-                return WhyNew.ROTATED if now >= moved.at + MOMENT else WhyNew.JUST_ROTATED
+                return MissReason.ROTATED if now >= moved.at + MOMENT else MissReason.JUST_ROTATED
             read = self._read(token, moved.to, await self.store.get(moved.to, now), is_alias=True)
-            if not isinstance(read, Moved):
+            if not isinstance(read, Pointer):
                 return read
             moved = read
-        return WhyNew.UNDECODABLE
+        return MissReason.UNDECODABLE
 
     async def _current(self, token: str, key: str, entry: Entry | None, now: int) -> Found | None:
         read = self._read(token, key, entry)
-        if isinstance(read, Moved):
+        if isinstance(read, Pointer):
             read = await self._followed(read, token, now)
         return read if isinstance(read, Found) else None
 
@@ -285,7 +285,7 @@ class StoredBackend(Backend):
             version = await self.store.put(key, self._value(key, record), ends_at, expect, now)
         except Refused as refused:
             raise Conflict(await self._current(token, key, refused.current, now)) from None
-        return Found(token, record, Place(key, version), is_alias)
+        return Found(token, record, Location(key, version), is_alias)
 
 
 def _owner(key: str) -> bytes:

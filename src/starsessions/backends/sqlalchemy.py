@@ -9,7 +9,7 @@ from sqlalchemy import URL, MetaData, Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starsessions.backends.base import wall_clock
-from starsessions.backends.server_side import StoredBackend
+from starsessions.backends.server_side import StoreBackend
 from starsessions.core.durations import Clock, Duration, seconds
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
@@ -17,12 +17,12 @@ from starsessions.sealing.keys import Keys
 from starsessions.stores.sqlalchemy.connection import engine_for
 from starsessions.stores.sqlalchemy.store import SQLAlchemyStore
 from starsessions.stores.sqlalchemy.table import session_table
-from starsessions.stores.sweeper import sweep_again_and_again
+from starsessions.stores.sweeper import sweep_forever
 
 _logger = logging.getLogger("starsessions")
 
 
-class SQLAlchemyBackend(StoredBackend):
+class SQLAlchemyBackend(StoreBackend):
     """Sessions in PostgreSQL, MySQL, MariaDB or SQLite, through SQLAlchemy's asyncio.
 
     With a URL the engine is ours: made so that a read or a write is one round trip, and closed when the application
@@ -89,7 +89,7 @@ class SQLAlchemyBackend(StoredBackend):
         await self._look_for_table()
         sweeper = None
         if self._sweep_every is not None:
-            sweeper = asyncio.create_task(sweep_again_and_again(self.store, self._sweep_every, self.clock))
+            sweeper = asyncio.create_task(sweep_forever(self.store, self._sweep_every, self.clock))
         try:
             yield
         finally:

@@ -31,7 +31,7 @@ _MARK = b"u1."
 """In front of the content: an index is no session, whatever key it is found under."""
 
 
-class Listed(Struct, frozen=True, array_like=True):
+class IndexedSession(Struct, frozen=True, array_like=True):
     """One session in the index."""
 
     handle: str
@@ -46,17 +46,17 @@ class Listed(Struct, frozen=True, array_like=True):
     """What there is to show of a session that nobody else can look into: a sealed cookie."""
 
     def __repr__(self) -> str:
-        return "<Listed>"  # in memory, the key is the id
+        return "<IndexedSession>"  # in memory, the key is the id
 
     def __rich_repr__(self) -> list[tuple[str, str]]:
         return []
 
 
-Index = tuple[Listed, ...]
+Index = tuple[IndexedSession, ...]
 """The sessions of one user, the oldest first."""
 
 
-class Seen(NamedTuple):
+class Snapshot(NamedTuple):
     """The list of a user, as it was read."""
 
     listed: Index
@@ -67,9 +67,9 @@ _encode = Encoder().encode
 _decode = Decoder(Index).decode
 
 
-def owner_key(user_id: str) -> str:
+def index_key(user_id: str) -> str:
     """
-    >>> owner_key("ann") != owner_key("Ann"), len(owner_key("ann"))
+    >>> index_key("ann") != index_key("Ann"), len(index_key("ann"))
     (True, 43)
     """
     return to_base64url(sha256(b"starsessions/v1/owner/" + user_id.encode("utf-8", "surrogatepass")).digest())
@@ -89,17 +89,19 @@ def listing_end(ends_at: int, now: int) -> int:
     return ends_at + (ends_at - now)
 
 
-def listed_as(identity: Identity, key: str, now: int, is_sealed: bool) -> Listed:
+def indexed_as(identity: Identity, key: str, now: int, is_sealed: bool) -> IndexedSession:
     """How the list has it."""
-    return Listed(identity.handle, key, now, identity.listed_until, identity if is_sealed else None)
+    return IndexedSession(identity.handle, key, now, identity.listed_until, identity if is_sealed else None)
 
 
-def _is(listed: Listed, identity: Identity) -> bool:
+def _is(listed: IndexedSession, identity: Identity) -> bool:
     """Whether this is the session that is listed, and no earlier turn of it."""
-    return listed.handle == identity.handle and (listed.identity is None or listed.identity.turn == identity.turn)
+    return listed.handle == identity.handle and (
+        listed.identity is None or listed.identity.generation == identity.generation
+    )
 
 
-class Owners:
+class UserIndex:
     """The index in a store. `cipher` makes what is stored unreadable, if the store's records are."""
 
     def __init__(self, store: Store, cipher: Cipher | None = None) -> None:
@@ -110,11 +112,11 @@ class Owners:
         """What is listed, whether or not it still lives."""
         return (await self.look(user_id, now)).listed
 
-    async def look(self, user_id: str, now: int) -> Seen:
+    async def look(self, user_id: str, now: int) -> Snapshot:
         """What is listed, to be changed then."""
-        key = owner_key(user_id)
+        key = index_key(user_id)
         entry = await self._store.get(key, now)
-        return Seen(self._read(key, entry), entry)
+        return Snapshot(self._read(key, entry), entry)
 
     async def change(
         self,
@@ -122,14 +124,14 @@ class Owners:
         change: Callable[[Index], Index],
         keep_until: int,
         now: int,
-        seen: Seen | None = None,
+        seen: Snapshot | None = None,
     ) -> Index:
         """What was listed before `change`, which runs again if somebody else was faster. It is kept until then.
 
         `seen`: what `look` has found, so that it is not read again. Only for a `change` that does something, or raises:
         it is when it writes that it finds out whether it was too late, and what it raises is true of what was seen.
         """
-        key = owner_key(user_id)
+        key = index_key(user_id)
         entry = (seen or await self.look(user_id, now)).entry
         for _ in range(MAX_TRIES):
             before = self._read(key, entry)
@@ -148,7 +150,9 @@ class Owners:
                 entry = refused.current
         raise BackendUnavailable("The list of a user's sessions was changed by others too often.")
 
-    async def keep_listed(self, record: Record, key: str, ends_at: int, now: int, *, is_sealed: bool = False) -> Record:
+    async def keep_indexed(
+        self, record: Record, key: str, ends_at: int, now: int, *, is_sealed: bool = False
+    ) -> Record:
         """See to it that the list knows where the session stands for as long as it may last, and note that down.
 
         Most renewals need not ask: the list was told of twice the time.
@@ -157,7 +161,7 @@ class Owners:
         if identity is None or ends_at <= identity.listed_until:
             return record
         identity = replace(identity, listed_until=max(identity.listed_until, listing_end(ends_at, now)))
-        listed = listed_as(identity, key, now, is_sealed)
+        listed = indexed_as(identity, key, now, is_sealed)
 
         def renewed(index: Index) -> Index:
             # In its place: the list is in the order of the sign ins.
@@ -178,9 +182,9 @@ class Owners:
             now,
         )
 
-    async def turned(self, identity: Identity, now: int) -> Identity | None:
+    async def next_generation(self, identity: Identity, now: int) -> Identity | None:
         """A sealed session whose earlier cookies are all nobody from now on; None if it is not on the list any more."""
-        turned = replace(identity, turn=identity.turn + 1)
+        turned = replace(identity, generation=identity.generation + 1)
         before = await self.change(
             identity.user_id,
             lambda index: tuple(replace(one, identity=turned) if _is(one, identity) else one for one in index),
@@ -195,7 +199,7 @@ class Owners:
             identity.user_id, lambda index: tuple(one for one in index if one.handle != identity.handle), now, now
         )
 
-    async def is_listed(self, identity: Identity, now: int) -> bool:
+    async def is_indexed(self, identity: Identity, now: int) -> bool:
         """Whether the session was not taken from the list: that is how it is ended from elsewhere."""
         index = await self.of(identity.user_id, now)
         return any(_is(one, identity) and now < one.until for one in index)

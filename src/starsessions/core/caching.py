@@ -2,7 +2,7 @@
 
 A stored copy of a page that depended on a session must not be served to anybody else (`Vary: Cookie`), and a
 `Set-Cookie` does not by itself keep a response out of shared caches (RFC 9111, 7.3; CVE-2023-30861 and
-CVE-2026-35192 are what happens otherwise). `vary_by_cookie` and `forbid_storing` change the list that they are given.
+CVE-2026-35192 are what happens otherwise). `vary_by_cookie` and `set_no_store` change the list that they are given.
 """
 
 import re
@@ -15,8 +15,8 @@ _QUOTED = re.compile(rb'"[^"]*"')
 _VARY, _NO_STORE = (b"vary", b"Cookie"), (b"cache-control", b"no-store")
 
 
-def keep_for_one_person(headers: Iterable[Iterable[bytes]], cookies: RawHeaders) -> tuple[RawHeaders, bool]:
-    """The headers of a response that depended on a session, and sets these cookies. True as `forbid_storing`.
+def make_private(headers: Iterable[Iterable[bytes]], cookies: RawHeaders) -> tuple[RawHeaders, bool]:
+    """The headers of a response that depended on a session, and sets these cookies. True as `set_no_store`.
 
     A new list: an application may send the same one to everybody.
     """
@@ -25,7 +25,7 @@ def keep_for_one_person(headers: Iterable[Iterable[bytes]], cookies: RawHeaders)
         if len(name) in {4, 13}:  # as long as the two that matter: the application may have said something
             said = [(name, value) for name, value in said]
             vary_by_cookie(said)
-            invites = bool(cookies) and forbid_storing(said)
+            invites = bool(cookies) and set_no_store(said)
             return said + cookies, invites
     return ([*said, _VARY, _NO_STORE, *cookies] if cookies else [*said, _VARY]), False
 
@@ -46,7 +46,7 @@ def vary_by_cookie(headers: RawHeaders) -> None:
     headers.append(_VARY)
 
 
-def forbid_storing(headers: RawHeaders) -> bool:
+def set_no_store(headers: RawHeaders) -> bool:
     """Replace `Cache-Control` by `no-store`, unless it says so already.
 
     True if what was replaced invited shared caches (`public`, `s-maxage`): somebody should hear of it.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from starsessions.core.caching import RawHeaders
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Values, find, finder
-from starsessions.core.record import WhyNew
+from starsessions.core.record import MissReason
 
 MAX_PARTS = 9
 
@@ -51,7 +51,7 @@ def tokens_of(
             tokens = [token for first in tokens if (token := _joined(headers, spec.name, first, max_cookies))]
         if is_well_formed is not None:
             tokens = [token for token in tokens if is_well_formed(token)]
-        return tokens or WhyNew.MALFORMED
+        return tokens or MissReason.MALFORMED
 
     return tokens_in
 
@@ -124,6 +124,6 @@ def cookies_for(
     marks = [_MARK.match(value) for value in values] if isinstance(values, list) else []
     for index in range(max(1, len(parts)), max([max_cookies, *(int(mark[1]) for mark in marks if mark)])):
         stale = part_name(spec.name, index)
-        if find(headers, stale) is not WhyNew.NO_COOKIE:
+        if find(headers, stale) is not MissReason.NO_COOKIE:
             cookies.append(spec.set(stale, "null", 0, path, secure))
     return cookies

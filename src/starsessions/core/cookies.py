@@ -11,7 +11,7 @@ from functools import cache
 from typing import Literal
 from urllib.parse import quote
 
-from starsessions.core.record import WhyNew
+from starsessions.core.record import MissReason
 from starsessions.exceptions import ImproperlyConfigured
 
 SameSite = Literal["lax", "strict", "none"]
@@ -30,7 +30,7 @@ _DOMAIN = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _PATH = re.compile(r"/[!-:<-~]*")
 
 
-Values = list[str] | Literal[WhyNew.NO_COOKIE, WhyNew.MALFORMED]
+Values = list[str] | Literal[MissReason.NO_COOKIE, MissReason.MALFORMED]
 """The different values of a cookie, at least one; or why there is none that we could have sent."""
 
 
@@ -53,17 +53,17 @@ def finder(name: str) -> Callable[[Iterable[tuple[bytes, bytes]]], Values]:
     def find(headers: Iterable[tuple[bytes, bytes]]) -> Values:
         header = b";".join([value for key, value in headers if key == b"cookie"])
         if len(header) > MAX_HEADER:
-            return WhyNew.MALFORMED
+            return MissReason.MALFORMED
         values = values_in(f";{str(header, 'latin-1')}")
         if len(values) == 1:  # nearly always
             value = values[0]
-            return values if value.isascii() and 0 < len(value) <= most else WhyNew.MALFORMED
+            return values if value.isascii() and 0 < len(value) <= most else MissReason.MALFORMED
         if not values:
-            return WhyNew.NO_COOKIE
+            return MissReason.NO_COOKIE
         values = list(dict.fromkeys(values))
         if len(values) > MAX_SAME_NAME:
-            return WhyNew.MALFORMED
-        return [value for value in values if 0 < len(value) <= most and value.isascii()] or WhyNew.MALFORMED
+            return MissReason.MALFORMED
+        return [value for value in values if 0 < len(value) <= most and value.isascii()] or MissReason.MALFORMED
 
     return find
 

@@ -79,6 +79,6 @@ def from_base64url(text: str) -> bytes:
         raise ValueError("not base64") from None
 
 
-def looks_like_id(text: str) -> bool:
+def is_valid_id(text: str) -> bool:
     """Whether a string from a browser may be shown to a backend as an id: nothing that anybody has to escape."""
     return _SESSION_ID.fullmatch(text) is not None

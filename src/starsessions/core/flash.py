@@ -88,12 +88,12 @@ def keys_of_flashes(data: Mapping[str, Any]) -> list[str]:
     return sorted((key for key in data if isinstance(key, str) and _KEY.fullmatch(key)), key=_place)
 
 
-def shows_a_page(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+def is_page_navigation(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether a person is going to see the answer as a page: the table above.
 
-    >>> shows_a_page([(b"sec-fetch-mode", b"navigate"), (b"sec-fetch-dest", b"document")])
+    >>> is_page_navigation([(b"sec-fetch-mode", b"navigate"), (b"sec-fetch-dest", b"document")])
     True
-    >>> shows_a_page([(b"sec-fetch-mode", b"cors"), (b"sec-fetch-dest", b"empty")])
+    >>> is_page_navigation([(b"sec-fetch-mode", b"cors"), (b"sec-fetch-dest", b"empty")])
     False
     """
     said = {name.lower(): value.strip().lower() for name, value in headers}

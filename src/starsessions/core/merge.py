@@ -82,14 +82,14 @@ def apply(changes: Changes, theirs: Mapping[str, Any]) -> dict[str, Any]:
     return kept | changes.written
 
 
-def clashing(ours: Changes, theirs: Changes) -> frozenset[str]:
+def conflicting_keys(ours: Changes, theirs: Changes) -> frozenset[str]:
     """The keys to which both did something, and not the same.
 
-    >>> clashing(Changes({"n": 1}, frozenset()), Changes({"n": 2}, frozenset()))
+    >>> conflicting_keys(Changes({"n": 1}, frozenset()), Changes({"n": 2}, frozenset()))
     frozenset({'n'})
-    >>> clashing(Changes({"n": 1}, frozenset()), Changes({"m": 2}, frozenset({"n"})))
+    >>> conflicting_keys(Changes({"n": 1}, frozenset()), Changes({"m": 2}, frozenset({"n"})))
     frozenset({'n'})
-    >>> clashing(Changes({"n": 1}, frozenset({"m"})), Changes({"n": 1}, frozenset({"m"})))
+    >>> conflicting_keys(Changes({"n": 1}, frozenset({"m"})), Changes({"n": 1}, frozenset({"m"})))
     frozenset()
     """
     both = {

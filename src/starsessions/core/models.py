@@ -31,7 +31,7 @@ _MSGSPEC_PATH = re.compile(r"`\$\.?(?P<path>[^`]*)`$")
 """Where msgspec says what is wrong. Keys of dicts and items of lists are `[...]` there, so it shows no value."""
 
 
-class Shape(Protocol[M]):
+class ModelAdapter(Protocol[M]):
     """What is known of a model class."""
 
     fields: frozenset[str]
@@ -57,7 +57,7 @@ class Taken(NamedTuple):
     content: dict[str, Any] | list[Any]
 
 
-def shape_of(model: type[M]) -> Shape[M]:
+def shape_of(model: type[M]) -> ModelAdapter[M]:
     """How models of this class are read and written; ImproperlyConfigured if it is no class of models.
 
     >>> from typing import TypedDict
@@ -76,7 +76,7 @@ def copied(value: Any) -> Any:
     return _plain(value, _as_it_is)
 
 
-def place_of(error: Exception) -> str:
+def field_of(error: Exception) -> str:
     """The field that did not validate, as far as an error says it, and nothing of its value."""
     errors: Callable[..., list[dict[str, Any]]] | None = getattr(error, "errors", None)
     if errors is not None:  # pydantic

@@ -16,10 +16,10 @@ DEFAULT_MAX_AGE = 14 * 24 * 60 * 60
 CLOCK_SKEW = 60
 
 
-class WhyNew(StrEnum):
+class MissReason(StrEnum):
     """Why a request found no session: for logs and tests, never for the person in front of the browser.
 
-    >>> WhyNew.EXPIRED == "expired"
+    >>> MissReason.EXPIRED == "expired"
     True
     """
 
@@ -56,7 +56,7 @@ class Identity(Struct, frozen=True, array_like=True):
     listed_until: int = 0
     """How long the user's list of sessions is sure to be there: whoever renews beyond that has to list itself again."""
 
-    turn: int = 0
+    generation: int = 0
     """Of a sealed cookie that can be called back: how often its session was rotated. Only the latest turn is good."""
 
     def __repr__(self) -> str:
@@ -153,15 +153,15 @@ def deadline(record: Record, policy: Policy) -> int:
     return end
 
 
-def why_over(record: Record, policy: Policy, now: int) -> WhyNew | None:
+def why_expired(record: Record, policy: Policy, now: int) -> MissReason | None:
     """Why this session is over at `now`, or None while it lives."""
     absolute = policy.absolute_timeout
     if absolute is not None and now >= record.began_at + absolute:
-        return WhyNew.OVER_ABSOLUTE
+        return MissReason.OVER_ABSOLUTE
     end = record.until
     if end is None:
         end = record.renewed_at + (record.lifetime or policy.max_age)
-    return None if record.renewed_at - CLOCK_SKEW <= now < end else WhyNew.EXPIRED
+    return None if record.renewed_at - CLOCK_SKEW <= now < end else MissReason.EXPIRED
 
 
 def touch_due(record: Record, policy: Policy, now: int) -> bool:

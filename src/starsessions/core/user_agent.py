@@ -29,12 +29,12 @@ _SYSTEMS = (
 _PRODUCT = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]{0,39}")
 
 
-def agent_in_words(user_agent: str) -> str:
+def describe(user_agent: str) -> str:
     """The browser and the system that a `User-Agent` header names; empty if it names none.
 
-    >>> agent_in_words("Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0")
+    >>> describe("Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0")
     'Firefox on Linux'
-    >>> agent_in_words("curl/8.11.0")
+    >>> describe("curl/8.11.0")
     'curl'
     """
     text = user_agent[:MAX_AGENT]
@@ -46,10 +46,10 @@ def agent_in_words(user_agent: str) -> str:
     return " on ".join(filter(None, (browser, system)))
 
 
-def shortened(address: str) -> str:
+def truncate_ip(address: str) -> str:
     """The network of an IP address: enough to be recognised by its owner, too little to find a household.
 
-    >>> shortened("203.0.113.77"), shortened("2001:db8:1:2:3::4"), shortened("testclient")
+    >>> truncate_ip("203.0.113.77"), truncate_ip("2001:db8:1:2:3::4"), truncate_ip("testclient")
     ('203.0.113.0/24', '2001:db8:1::/48', '')
     """
     try:

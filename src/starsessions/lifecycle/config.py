@@ -11,7 +11,7 @@ from starsessions.core.chunking import tokens_of
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Values
 from starsessions.core.decision import Action
 from starsessions.core.durations import Clock
-from starsessions.core.record import Found, Policy, Record, WhyNew, deadline, why_over
+from starsessions.core.record import Found, MissReason, Policy, Record, deadline, why_expired
 from starsessions.core.serializer import differs_for_sure, dumper_again, is_ours, matcher
 from starsessions.events import OnEvent
 
@@ -42,7 +42,7 @@ class Setting(Struct, frozen=True):
     policy: Policy
     cookie: CookieSpec
     clock: Clock
-    look: Callable[[Headers], Found | WhyNew] | None
+    look: Callable[[Headers], Found | MissReason] | None
     """Finds the session in the headers, if the first access may do that by itself: `autoload`, and no I/O to do."""
     keep: Callable[[Found | None, Record, int], Found] | None
     """Keeps a record in the place of what was found, if that waits for nothing. Raises `Conflict`."""
@@ -58,7 +58,7 @@ class Setting(Struct, frozen=True):
     """Characters of a token for which one cookie is enough; -1: it is to be counted each time."""
     attributes: Callable[[str, str, int | None], str]
     """The cookie's, by root path, scheme and `Max-Age`: see `CookieSpec`."""
-    holds_data: bool
+    is_client_side: bool
     """Whether the token itself is the data, sealed."""
     matches: Callable[[Any, dict[str, Any]], bool]
     """Whether data is, for certain and cheaply, what a payload holds."""
@@ -86,10 +86,10 @@ def setting_for(
 ) -> Setting:
     serializer = backend.serializer
     # Whether a token may be shown to the backend; None where a seal is all the form that it has.
-    is_well_formed = None if backend.holds_data else backend.is_well_formed
+    is_well_formed = None if backend.is_client_side else backend.is_well_formed
     tokens_in = tokens_of(cookie, backend.max_cookies, is_well_formed)
     # A sealed cookie that can be revoked is no longer all that there is to look at.
-    waits = backend.holds_data and backend.owners is not None
+    waits = backend.is_client_side and backend.user_index is not None
     peek = backend.peek if autoload and isinstance(backend, Peeking) and not waits else None
     keep, at_once = (None, ()) if waits else keeping(backend, policy)
     return Setting(
@@ -101,7 +101,7 @@ def setting_for(
         max_cookies=backend.max_cookies,
         room_in_one=MAX_COOKIE - len(cookie.name) if backend.max_cookies == 1 else -1,
         attributes=lru_cache(maxsize=64)(cookie.attributes),  # nearly always the same ones
-        holds_data=backend.holds_data,
+        is_client_side=backend.is_client_side,
         look=None if peek is None else looking(tokens_in, peek, policy, clock),
         keep=keep,
         at_once=at_once,
@@ -142,32 +142,32 @@ def _who_knows(payload: Any, base: Any) -> bool:
 
 def looking(
     tokens_in: Callable[[Headers], Values],
-    peek: Callable[[str, int], Found | WhyNew],
+    peek: Callable[[str, int], Found | MissReason],
     policy: Policy,
     clock: Clock,
-) -> Callable[[Headers], Found | WhyNew]:
+) -> Callable[[Headers], Found | MissReason]:
     """How a session is found in a backend that has nothing to wait for."""
 
-    def look(headers: Headers) -> Found | WhyNew:
+    def look(headers: Headers) -> Found | MissReason:
         tokens = tokens_in(headers)
         if not isinstance(tokens, list):
             return tokens
         now = int(clock())
         if len(tokens) == 1:
             found = peek(tokens[0], now)
-            return (why_over(found.record, policy, now) or found) if isinstance(found, Found) else found
-        return the_only([judged(peek(token, now), policy, now) for token in tokens])
+            return (why_expired(found.record, policy, now) or found) if isinstance(found, Found) else found
+        return only_valid([check_deadline(peek(token, now), policy, now) for token in tokens])
 
     return look
 
 
-def judged(found: Found | WhyNew, policy: Policy, now: int) -> Found | WhyNew:
+def check_deadline(found: Found | MissReason, policy: Policy, now: int) -> Found | MissReason:
     if isinstance(found, Found):
-        return why_over(found.record, policy, now) or found
+        return why_expired(found.record, policy, now) or found
     return found
 
 
-def the_only(results: list[Found | WhyNew]) -> Found | WhyNew:
+def only_valid(results: list[Found | MissReason]) -> Found | MissReason:
     """Of several cookies of our name, from other paths or domains, one counts if it alone is good.
 
     If two are, one of them was planted, and nobody can say which (RFC 6265bis, 4.2.2 and 8.6).
@@ -175,4 +175,4 @@ def the_only(results: list[Found | WhyNew]) -> Found | WhyNew:
     live = [result for result in results if isinstance(result, Found)]
     if len(live) == 1:
         return live[0]
-    return WhyNew.MALFORMED if live else results[0]
+    return MissReason.MALFORMED if live else results[0]

@@ -12,11 +12,11 @@ import anyio
 from starlette.types import Scope
 
 from starsessions.core.decision import Cookie
-from starsessions.core.record import Expiry, Found, Identity, WhyNew
-from starsessions.events import Event, StoreFailed, of_refusal
+from starsessions.core.record import Expiry, Found, Identity, MissReason
+from starsessions.events import Event, StoreFailed, events_for_miss
 from starsessions.exceptions import BackendUnavailable, ResponseStarted, SessionNotLoaded
-from starsessions.lifecycle.config import Headers, Setting, judged, the_only
-from starsessions.lifecycle.tracked_dict import AskingDict
+from starsessions.lifecycle.config import Headers, Setting, check_deadline, only_valid
+from starsessions.lifecycle.tracked_dict import TrackedDict
 
 _log = logging.getLogger("starsessions")
 
@@ -41,14 +41,14 @@ OPEN, SAVING, CLOSED = Phase.OPEN, Phase.SAVING, Phase.CLOSED  # names that the 
 NOTHING_TO_SAY = Cookie.LEAVE
 
 
-class FoundDict(AskingDict):
+class FoundDict(TrackedDict):
     """What of a session is there before anything is saved."""
 
     # What every request has: slots, set when it begins.
 
     accessed: bool
     modified: bool
-    why_new: WhyNew | None
+    miss_reason: MissReason | None
     """Why the request has no session that lives; None if it has one, or nobody has looked yet."""
 
     _client: tuple[str, int] | None
@@ -94,8 +94,8 @@ class FoundDict(AskingDict):
         "_setting",
         "_views",
         "accessed",
+        "miss_reason",
         "modified",
-        "why_new",
     )
 
     # What few requests have: it costs the others nothing.
@@ -126,7 +126,7 @@ class FoundDict(AskingDict):
         self._root_path = scope.get("root_path", "")
         self._ready = self._handed_out = self._loaded = self.accessed = self.modified = False
         self._only_plain = self._in_order = True
-        self._found = self._replaced = self._next_id = self._expiry = self._identity = self.why_new = None
+        self._found = self._replaced = self._next_id = self._expiry = self._identity = self.miss_reason = None
         self._events = self._views = ()
         self._phase = OPEN
         self._cookie = NOTHING_TO_SAY
@@ -144,7 +144,7 @@ class FoundDict(AskingDict):
     def _before_change(self) -> None:
         if not self._ready:
             self._before_read()
-        if self.why_new is not None:
+        if self.miss_reason is not None:
             self._check_known()
         if self._phase is not OPEN:
             self._check_reachable()
@@ -162,7 +162,7 @@ class FoundDict(AskingDict):
 
     def _check_known(self) -> None:
         """Refuse to change a session that may well exist: what is there would be lost, and a logout would be none."""
-        if self.why_new is WhyNew.UNAVAILABLE:
+        if self.miss_reason is MissReason.UNAVAILABLE:
             raise BackendUnavailable(
                 "The session could not be loaded, since the store fails: it cannot be changed now."
             )
@@ -170,7 +170,7 @@ class FoundDict(AskingDict):
     @property
     def _is_reachable(self) -> bool:
         """Whether the session can be saved without sending a cookie."""
-        return self._found is not None and not self._setting.backend.holds_data
+        return self._found is not None and not self._setting.backend.is_client_side
 
     def _check_reachable(self) -> None:
         if not self._is_reachable:
@@ -179,7 +179,7 @@ class FoundDict(AskingDict):
                 "`await session.persist()`, before the response starts (a WebSocket: before accept)."
             )
 
-    def _take(self, found: Found | WhyNew) -> None:
+    def _take(self, found: Found | MissReason) -> None:
         """Fill the dict with what was found, or note why nothing was."""
         self._loaded = True
         if not isinstance(found, Found):
@@ -190,18 +190,18 @@ class FoundDict(AskingDict):
         except Exception:  # whatever an older release of the application has left there
             data = None
         if type(data) is not dict:
-            self._refuse(WhyNew.UNDECODABLE)
+            self._refuse(MissReason.UNDECODABLE)
             return
         dict.update(self, data)
         self._found = found
 
-    def _refuse(self, why: WhyNew) -> None:
-        self.why_new = why
-        if why is WhyNew.ROTATED:
+    def _refuse(self, why: MissReason) -> None:
+        self.miss_reason = why
+        if why is MissReason.ROTATED:
             _log.warning("An id was used that had been rotated away, and that is past its grace.")
         if self._setting.on_event is not None:
             tokens = self._setting.tokens_in(self._headers)
-            self._note(*of_refusal(why, tokens if isinstance(tokens, list) else ()))
+            self._note(*events_for_miss(why, tokens if isinstance(tokens, list) else ()))
 
     def _note(self, *events: Event) -> None:
         """Keep in mind what the application is to hear of when the response is done, if it listens."""
@@ -237,7 +237,7 @@ class FoundDict(AskingDict):
         if not self._ready:
             self._before_read()
 
-    async def _find(self) -> Found | WhyNew:
+    async def _find(self) -> Found | MissReason:
         try:
             return await self._look()
         except BackendUnavailable as error:
@@ -245,14 +245,16 @@ class FoundDict(AskingDict):
                 raise
             _log.warning("A request goes on without its session, since the store fails: %s", error)
             self._note(StoreFailed(str(error)))
-            return WhyNew.UNAVAILABLE
+            return MissReason.UNAVAILABLE
 
-    async def _look(self) -> Found | WhyNew:
+    async def _look(self) -> Found | MissReason:
         setting = self._setting
         now = int(setting.clock())
         if self._given is not None:
-            return judged(await setting.backend.fetch(self._given, now), setting.policy, now)
+            return check_deadline(await setting.backend.fetch(self._given, now), setting.policy, now)
         tokens = setting.tokens_in(self._headers)
         if not isinstance(tokens, list):
             return tokens
-        return the_only([judged(await setting.backend.fetch(token, now), setting.policy, now) for token in tokens])
+        return only_valid(
+            [check_deadline(await setting.backend.fetch(token, now), setting.policy, now) for token in tokens]
+        )

@@ -20,17 +20,17 @@ from starsessions.core.decision import LEAVE, Action, Cookie, Decision, decide_l
 from starsessions.core.record import (
     Expiry,
     Found,
+    MissReason,
     Record,
-    WhyNew,
     cookie_max_age,
     deadline,
     expiry_of,
     rotation_due,
     touch_due,
-    why_over,
+    why_expired,
 )
 from starsessions.core.serializer import Msgpack
-from starsessions.events import ConflictResolved, handle_of, of_keeping
+from starsessions.events import ConflictResolved, events_for_save, handle_of
 from starsessions.exceptions import SessionConflict, SessionError, SessionGone, UnsupportedValue
 from starsessions.lifecycle.loading import NOTHING_TO_SAY, OPEN, SAVING, FoundDict
 
@@ -68,7 +68,7 @@ class KeptDict(FoundDict):
             self._gather()
         if found is None:
             empty = self._identity is None and not by_hand and not dict.__len__(self)
-            return decide_new(self._ended, self.why_new is WhyNew.JUST_ROTATED, empty, rotate), None
+            return decide_new(self._ended, self.miss_reason is MissReason.JUST_ROTATED, empty, rotate), None
         record = found.record
         payload, emptied, changed, due = None, False, by_hand, False
         if modified or (handed_out and not setting.matches(record.payload, self)):
@@ -162,7 +162,7 @@ class KeptDict(FoundDict):
         except Conflict:
             return False  # it is tried once more by those who can tell
         if setting.on_event is not None:
-            self._note(*of_keeping(found, kept, action is _ROTATE, self._identity))
+            self._note(*events_for_save(found, kept, action is _ROTATE, self._identity))
         self._kept(kept)
         if cookie is _SET or found is None or kept.token != found.token or self._moved(found, kept, now):
             self._cookie = _SET
@@ -192,15 +192,15 @@ class KeptDict(FoundDict):
         self._kept(kept)
         if (
             signed_in is not None
-            and backend.owners is not None
-            and not await backend.owners.is_listed(kept.record.identity or signed_in, now)
+            and backend.user_index is not None
+            and not await backend.user_index.is_indexed(kept.record.identity or signed_in, now)
         ):
             # All sessions of this user were ended while this one was on its way.
             await backend.delete(kept, now)
             self._end_quietly()
             return
         if self._setting.on_event is not None:
-            self._note(*of_keeping(found, kept, action is _ROTATE, signed_in))
+            self._note(*events_for_save(found, kept, action is _ROTATE, signed_in))
         if cookie is _SET or found is None or self._moved(found, kept, now):
             self._cookie = _SET
 
@@ -243,7 +243,7 @@ class KeptDict(FoundDict):
         return cookie_max_age(new.record, policy, now) != cookie_max_age(old.record, policy, now)
 
     def _lives(self, found: Found) -> bool:
-        return why_over(found.record, self._setting.policy, int(self._setting.clock())) is None
+        return why_expired(found.record, self._setting.policy, int(self._setting.clock())) is None
 
     def _rebase(self, current: Found) -> None:
         """Do to what is stored now what this request did to what it found."""
@@ -252,7 +252,7 @@ class KeptDict(FoundDict):
         ours = merge.diff(base, mine)
         merged = merge.apply(ours, theirs)
         on_conflict = self._setting.on_conflict
-        if on_conflict != "merge" and (keys := merge.clashing(ours, merge.diff(base, theirs))):
+        if on_conflict != "merge" and (keys := merge.conflicting_keys(ours, merge.diff(base, theirs))):
             if on_conflict == "raise":
                 raise SessionConflict("Another request has changed the same key of the session since it was loaded.")
             merged = merge.settle(merged, keys, on_conflict(base, theirs, self._copy_of(mine)))

@@ -5,9 +5,9 @@ from collections.abc import Callable, Set
 
 from msgspec.structs import replace
 
-from starsessions.backends.user_index import PENDING, Index, Listed, listed_as, listing_end, new_handle
+from starsessions.backends.user_index import PENDING, Index, IndexedSession, indexed_as, listing_end, new_handle
 from starsessions.core.record import Identity
-from starsessions.core.user_agent import agent_in_words, shortened
+from starsessions.core.user_agent import describe, truncate_ip
 from starsessions.events import Event, Revoked
 from starsessions.exceptions import TooManySessions
 from starsessions.lifecycle.config import Headers, Setting, UserRules
@@ -18,11 +18,11 @@ _log = logging.getLogger("starsessions")
 def identity_of(user_id: str, method: str, headers: Headers, client: tuple[str, int] | None, now: int) -> Identity:
     """Who signs in with this request, how, and with what: in words, for the list of devices."""
     agent = next((value for name, value in headers if name == b"user-agent"), b"")
-    address = shortened(client[0]) if client else ""
-    return Identity(user_id, now, new_handle(), method, agent_in_words(agent.decode("latin-1")), address)
+    address = truncate_ip(client[0]) if client else ""
+    return Identity(user_id, now, new_handle(), method, describe(agent.decode("latin-1")), address)
 
 
-async def put_on_list(
+async def register(
     identity: Identity,
     new_id: str,
     setting: Setting,
@@ -37,9 +37,9 @@ async def put_on_list(
     place this one comes; it stays on the list until then, and is not one too many. Raises `TooManySessions`.
     """
     backend, rules, user_id = setting.backend, setting.users, identity.user_id
-    owners = backend.owners
-    if owners is None:
-        if backend.holds_data and not backend.has_said_so:
+    user_index = backend.user_index
+    if user_index is None:
+        if backend.is_client_side and not backend.has_said_so:
             backend.has_said_so = True
             _log.warning(
                 "Somebody signs in with a sealed cookie that cannot be called back: a copy of it outlives the sign "
@@ -48,29 +48,29 @@ async def put_on_list(
         return identity
     longest = max(setting.policy.max_age, rules.remember_for)
     # A sealed cookie lives while it is listed, and nobody can look whether it came to be: it has to say so.
-    until = now + PENDING if backend.holds_data else listing_end(now + longest, now)
+    until = now + PENDING if backend.is_client_side else listing_end(now + longest, now)
     identity = replace(identity, listed_until=until)
-    listed = listed_as(identity, backend.place_of(new_id), now, is_sealed=backend.holds_data)
-    seen = await owners.look(user_id, now)
-    gone = await backend.gone(seen.listed, now)
+    listed = indexed_as(identity, backend.key_of(new_id), now, is_sealed=backend.is_client_side)
+    seen = await user_index.look(user_id, now)
+    gone = await backend.dead_handles(seen.listed, now)
     if before is not None:
         gone |= {before.handle}
     evicted: Index = ()
 
     def add(index: Index) -> Index:
         nonlocal evicted
-        index, evicted = one_more(index, listed, gone, replaced, rules)
+        index, evicted = enforce_limit(index, listed, gone, replaced, rules)
         return index
 
-    await owners.change(user_id, add, until, now, seen)
+    await user_index.change(user_id, add, until, now, seen)
     for one in evicted:
-        await backend.end(one, now)
+        await backend.revoke(one, now)
         note(Revoked(one.handle, user_id))
     return identity
 
 
-def one_more(
-    index: Index, listed: Listed, gone: Set[str], replaced: Identity | None, rules: UserRules
+def enforce_limit(
+    index: Index, listed: IndexedSession, gone: Set[str], replaced: Identity | None, rules: UserRules
 ) -> tuple[Index, Index]:
     """The list with one more session on it, and those that have to go: the oldest ones."""
     others = tuple(one for one in index if one.handle not in gone)

@@ -19,7 +19,7 @@ _PLAIN = frozenset({str, int, bool, type(None)})
 _MISSING = object()
 
 
-class AskingDict(dict[str, Any]):
+class TrackedDict(dict[str, Any]):
     """What a subclass fills in: `_before_read`, which sets `_ready`, and `_before_change`.
 
     `_handed_out` says whether somebody else may hold a value that can be changed without asking us. Until then, and

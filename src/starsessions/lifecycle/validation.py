@@ -89,7 +89,7 @@ def user_rules(
     if max_sessions is not None:
         if isinstance(max_sessions, bool) or not isinstance(max_sessions, int) or max_sessions < 1:
             raise ImproperlyConfigured("max_sessions_per_user must be a number of 1 or more.")
-        if backend.owners is None:
+        if backend.user_index is None:
             raise ImproperlyConfigured(
                 "max_sessions_per_user needs to know whose sessions there are: keep them in a store, or give the "
                 "cookie backend revocations=… (a store)."

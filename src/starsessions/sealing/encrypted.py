@@ -7,7 +7,7 @@ refused in another cookie.
 """
 
 from starsessions.core.encoding import from_base64, to_base64
-from starsessions.core.record import Record, WhyNew
+from starsessions.core.record import MissReason, Record
 from starsessions.sealing.cipher import SHORTEST, Cipher
 from starsessions.sealing.envelope import packer, unpack
 
@@ -25,17 +25,17 @@ class Encrypter:
     def seal(self, record: Record) -> str:
         return PREFIX + to_base64(self._cipher.seal(self._pack(record)))
 
-    def open(self, token: str) -> Record | WhyNew:
+    def open(self, token: str) -> Record | MissReason:
         try:
             raw = from_base64(token[_PREFIX_LENGTH:])
         except ValueError:
-            return WhyNew.MALFORMED
+            return MissReason.MALFORMED
         if len(raw) <= SHORTEST:
-            return WhyNew.MALFORMED
+            return MissReason.MALFORMED
         plain = self._cipher.open(raw)
         if plain is None:
-            return WhyNew.BAD_SIGNATURE
+            return MissReason.BAD_SIGNATURE
         try:
             return unpack(plain)
         except Exception:  # whatever an older release has sealed: it is never an error
-            return WhyNew.UNDECODABLE
+            return MissReason.UNDECODABLE

@@ -14,7 +14,7 @@ from hmac import compare_digest
 from msgspec import DecodeError
 
 from starsessions.core.encoding import FROM_URL, TO_URL, decode_quoted, from_base64url, to_base64url
-from starsessions.core.record import Record, WhyNew
+from starsessions.core.record import MissReason, Record
 from starsessions.sealing.envelope import packer, unpack
 from starsessions.sealing.keys import derive, hmac_with
 
@@ -36,24 +36,24 @@ class StarletteSigner:
         signed = b2a_base64(record.payload, newline=False) + _stamp(record.renewed_at)
         return str(signed + b"." + b2a_base64(self._mac(signed), newline=False).translate(TO_URL).rstrip(b"="), "ascii")
 
-    def open(self, token: str) -> Record | WhyNew:
+    def open(self, token: str) -> Record | MissReason:
         try:
             signed, _, mac = token.encode("ascii").rpartition(b".")
         except UnicodeEncodeError:
-            return WhyNew.MALFORMED
+            return MissReason.MALFORMED
         payload, _, stamp = signed.rpartition(b".")
         if not payload:
-            return WhyNew.MALFORMED
+            return MissReason.MALFORMED
         for compute in self._macs:
             if compare_digest(b2a_base64(compute(signed), newline=False).translate(TO_URL).rstrip(b"="), mac):
                 break
         else:
-            return WhyNew.BAD_SIGNATURE
+            return MissReason.BAD_SIGNATURE
         try:
             at = int.from_bytes(a2b_base64(stamp.translate(FROM_URL) + b"=="), "big")
             return Record(decode_quoted(b'"%b"' % payload), at, at)
         except (ValueError, DecodeError):
-            return WhyNew.UNDECODABLE
+            return MissReason.UNDECODABLE
 
 
 @lru_cache(maxsize=1)  # many are sealed in one second
@@ -75,17 +75,17 @@ class Signer:
         raw = self._pack(record)
         return PREFIX + to_base64url(self._macs[0](raw) + raw)
 
-    def open(self, token: str) -> Record | WhyNew:
+    def open(self, token: str) -> Record | MissReason:
         try:
             sealed = from_base64url(token[len(PREFIX) :])
         except ValueError:
-            return WhyNew.MALFORMED
+            return MissReason.MALFORMED
         mac, raw = sealed[:_MAC], sealed[_MAC:]
         if not raw:
-            return WhyNew.MALFORMED
+            return MissReason.MALFORMED
         if not any(compare_digest(compute(raw), mac) for compute in self._macs):
-            return WhyNew.BAD_SIGNATURE
+            return MissReason.BAD_SIGNATURE
         try:
             return unpack(raw)
         except Exception:  # whatever an older release has sealed: it is never an error
-            return WhyNew.UNDECODABLE
+            return MissReason.UNDECODABLE

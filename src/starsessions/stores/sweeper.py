@@ -17,7 +17,7 @@ PAUSE = 0.1
 """Seconds between two batches: the database has other things to do."""
 
 
-async def sweep_again_and_again(
+async def sweep_forever(
     store: Sweeping,
     every: float,
     clock: Clock,

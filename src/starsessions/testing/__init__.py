@@ -17,6 +17,6 @@ what it promises.
 from starsessions.testing.client import SessionOf, session_of, sign_in
 from starsessions.testing.clock import Clock
 from starsessions.testing.conformance.contract import Contract
-from starsessions.testing.conformance.fixtures import OpenBackend, OpenStore, StorePlace
+from starsessions.testing.conformance.fixtures import OpenBackend, OpenStore, StoreFixture
 
-__all__ = ["Clock", "Contract", "OpenBackend", "OpenStore", "SessionOf", "StorePlace", "session_of", "sign_in"]
+__all__ = ["Clock", "Contract", "OpenBackend", "OpenStore", "SessionOf", "StoreFixture", "session_of", "sign_in"]

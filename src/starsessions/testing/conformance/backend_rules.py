@@ -23,7 +23,7 @@ START: dict[str, Any] = {"a": 1, "b": [1, {"c": 2}], "gone-1": 0, "gone-2": 0, "
 MANY = 32
 
 
-class BackendPlace:
+class BackendFixture:
     """A backend, and a clock that is moved by hand."""
 
     def __init__(self, backend: SessionBackend) -> None:
@@ -53,7 +53,7 @@ class BackendPlace:
         return {token: data for token, data in seen.items() if data}
 
 
-BACKEND: Contract[BackendPlace] = Contract(
+BACKEND: Contract[BackendFixture] = Contract(
     {
         "atomic": "what two requests do at once is as if one had come after the other, also where they race",
         "grace": "an id that was rotated away can stay usable for a while",
@@ -66,7 +66,7 @@ BACKEND: Contract[BackendPlace] = Contract(
 
 
 @BACKEND.rule()
-async def a_session_is_what_was_put_in(place: BackendPlace) -> None:
+async def a_session_is_what_was_put_in(place: BackendFixture) -> None:
     """The next request of a browser finds what the last one has left, and a stranger finds nothing."""
     token = await place.new_session()
     await place.new_session({"a": "somebody else's"})
@@ -78,7 +78,7 @@ async def a_session_is_what_was_put_in(place: BackendPlace) -> None:
 
 
 @BACKEND.rule()
-async def what_asks_for_nothing_costs_nothing(place: BackendPlace) -> None:
+async def what_asks_for_nothing_costs_nothing(place: BackendFixture) -> None:
     """A request that leaves its session alone makes no call, and one that reads makes one. Neither sets a cookie."""
     token, calm = await place.new_session(), Site(place.backend_with_steps, place.clock, max_age=MAX_AGE)
     answer = await calm.visit(token, _do_nothing)
@@ -88,7 +88,7 @@ async def what_asks_for_nothing_costs_nothing(place: BackendPlace) -> None:
 
 
 @BACKEND.rule()
-async def a_session_is_over_at_its_deadline(place: BackendPlace) -> None:
+async def a_session_is_over_at_its_deadline(place: BackendFixture) -> None:
     """A session lives for `max_age` after its last change, by the clock of the middleware, and not a second longer."""
     token = await place.new_session()
     await place.site.visit(token, _changing({"a": 2}))
@@ -102,7 +102,7 @@ async def a_session_is_over_at_its_deadline(place: BackendPlace) -> None:
 
 
 @BACKEND.rule()
-async def a_session_that_ends_while_it_is_used_stays_over(place: BackendPlace) -> None:
+async def a_session_that_ends_while_it_is_used_stays_over(place: BackendFixture) -> None:
     """A request that has found a session, and changes it after its deadline, does not bring it back."""
     token = await place.new_session()
 
@@ -117,7 +117,7 @@ async def a_session_that_ends_while_it_is_used_stays_over(place: BackendPlace) -
 
 
 @BACKEND.rule()
-async def use_renews_a_rolling_session(place: BackendPlace) -> None:
+async def use_renews_a_rolling_session(place: BackendFixture) -> None:
     """With `rolling`, a request that only reads moves the deadline."""
     token = await place.new_session()
     place.clock.advance(MAX_AGE - 10)
@@ -127,7 +127,7 @@ async def use_renews_a_rolling_session(place: BackendPlace) -> None:
 
 
 @BACKEND.rule()
-async def an_id_that_nobody_gave_out_is_not_adopted(place: BackendPlace) -> None:
+async def an_id_that_nobody_gave_out_is_not_adopted(place: BackendFixture) -> None:
     """A browser that brings an id of its own, or a dead one, is given another when a session begins."""
     dead = await place.new_session()
     answer = await place.site.visit(dead, _log_out)
@@ -141,7 +141,7 @@ async def an_id_that_nobody_gave_out_is_not_adopted(place: BackendPlace) -> None
 
 
 @BACKEND.rule()
-async def a_rotation_moves_the_session_to_a_new_id(place: BackendPlace) -> None:
+async def a_rotation_moves_the_session_to_a_new_id(place: BackendFixture) -> None:
     """After `regenerate_id()` the data is under the new id, and under no other."""
     old = await place.new_session()
     new = (await place.site.visit(old, _rotate)).token
@@ -214,7 +214,7 @@ async def _save_at_once(session: Session) -> bool | None:
 def _logout_against(name: str, other: Act) -> None:
     """Makes a rule: a logout, and another request."""
 
-    async def rule(place: BackendPlace) -> None:
+    async def rule(place: BackendFixture) -> None:
         async def scenario(schedule: Schedule) -> None:
             old = await place.new_session()
             answers: dict[str, Answer] = await schedule.together(
@@ -254,7 +254,7 @@ _logout_against("logs out", _log_out)
 
 
 @BACKEND.rule("atomic")
-async def a_logout_is_final_against_a_rotation_and_a_write(place: BackendPlace) -> None:
+async def a_logout_is_final_against_a_rotation_and_a_write(place: BackendFixture) -> None:
     """After a logout that found the session nothing of it lives, in every order of three requests."""
 
     async def scenario(schedule: Schedule) -> None:
@@ -274,7 +274,7 @@ async def a_logout_is_final_against_a_rotation_and_a_write(place: BackendPlace) 
 
 
 @BACKEND.rule("atomic")
-async def a_logout_is_final_against_two_rotations(place: BackendPlace) -> None:
+async def a_logout_is_final_against_two_rotations(place: BackendFixture) -> None:
     """After a logout that found the session nothing of it lives, also if it has moved on twice meanwhile."""
 
     async def scenario(schedule: Schedule) -> None:
@@ -296,7 +296,7 @@ async def a_logout_is_final_against_two_rotations(place: BackendPlace) -> None:
 
 
 @BACKEND.rule("atomic")
-async def a_change_during_a_rotation_is_in_the_new_session_or_nobodys(place: BackendPlace) -> None:
+async def a_change_during_a_rotation_is_in_the_new_session_or_nobodys(place: BackendFixture) -> None:
     """A change that was confirmed while a session was rotated is in it; one that came too late is nowhere."""
 
     async def scenario(schedule: Schedule) -> None:
@@ -313,7 +313,7 @@ async def a_change_during_a_rotation_is_in_the_new_session_or_nobodys(place: Bac
 
 
 @BACKEND.rule("atomic")
-async def of_two_rotations_one_wins(place: BackendPlace) -> None:
+async def of_two_rotations_one_wins(place: BackendFixture) -> None:
     """Two rotations at once leave one session under one id, which one browser was told, and one only."""
 
     async def scenario(schedule: Schedule) -> None:
@@ -331,7 +331,7 @@ async def of_two_rotations_one_wins(place: BackendPlace) -> None:
 def _writers(count: int) -> None:
     """Makes a rule: so many requests that write."""
 
-    async def rule(place: BackendPlace) -> None:
+    async def rule(place: BackendFixture) -> None:
         async def scenario(schedule: Schedule) -> None:
             token = await place.new_session()
             writes = {str(n): _changing({f"new-{n}": n, "last": n}, f"gone-{n}") for n in range(1, count + 1)}
@@ -357,7 +357,7 @@ _writers(3)
 
 
 @BACKEND.rule("atomic")
-async def atomic_updates_all_count(place: BackendPlace) -> None:
+async def atomic_updates_all_count(place: BackendFixture) -> None:
     """Three requests that each add one with `update_atomically()` make three, in every order, each with its own number.
 
     What they return is what they have made of the number that was stored then.
@@ -379,7 +379,7 @@ async def atomic_updates_all_count(place: BackendPlace) -> None:
 
 
 @BACKEND.rule("grace")
-async def with_a_grace_the_old_id_stands_for_the_new_session(place: BackendPlace) -> None:
+async def with_a_grace_the_old_id_stands_for_the_new_session(place: BackendFixture) -> None:
     """With `regenerate_id(grace=…)` a change that comes with the old id is in the new session, until the grace is over.
 
     Whatever the order, it is confirmed, and its answer does not bring the old id back.
@@ -419,7 +419,7 @@ def _add_one(data: dict[str, Any]) -> int:
 
 
 @BACKEND.rule("atomic")
-async def emptying_a_session_ends_nothing_that_somebody_has_put_in(place: BackendPlace) -> None:
+async def emptying_a_session_ends_nothing_that_somebody_has_put_in(place: BackendFixture) -> None:
     """A request that takes the last key out ends the session, unless another one has put something in."""
 
     async def scenario(schedule: Schedule) -> None:
@@ -435,7 +435,7 @@ async def emptying_a_session_ends_nothing_that_somebody_has_put_in(place: Backen
 
 
 @BACKEND.rule("atomic")
-async def many_writers_lose_no_update(place: BackendPlace) -> None:
+async def many_writers_lose_no_update(place: BackendFixture) -> None:
     """32 requests that have all read before the first of them writes all get through, really at once."""
     token = await place.new_session({"start": True})
     have_read: list[int] = []

@@ -32,13 +32,13 @@ async def opened(what: T | AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
         yield what
 
 
-class StorePlace:
+class StoreFixture:
     """One isolated storage, fresh and empty. `connect()` opens a connection to it: a `Store`.
 
     >>> import anyio
     >>> from starsessions.stores.memory import MemoryStore
     >>> async def main():
-    ...     async with StorePlace(lambda name: MemoryStore()) as place:
+    ...     async with StoreFixture(lambda name: MemoryStore()) as place:
     ...         store = await place.connect()
     ...         return await store.get("key", place.now)
     >>> anyio.run(main)
@@ -70,9 +70,9 @@ class StorePlace:
         self._connections.clear()
         await self._closing.aclose()
 
-    def another(self) -> "StorePlace":
+    def another(self) -> "StoreFixture":
         """Another place of the same kind: to be opened and closed like this one."""
-        return StorePlace(self._open, one_connection_only=self._one_connection_only, largest_value=self.largest_value)
+        return StoreFixture(self._open, one_connection_only=self._one_connection_only, largest_value=self.largest_value)
 
     async def __aenter__(self) -> Self:
         return self

@@ -14,7 +14,7 @@ from typing import Any
 from anyio import Event, create_task_group
 
 from starsessions.backends.base import SessionBackend
-from starsessions.backends.server_side import StoredBackend
+from starsessions.backends.server_side import StoreBackend
 
 
 class _Walker:
@@ -129,7 +129,7 @@ async def step() -> None:
 def stepped(backend: SessionBackend) -> tuple[SessionBackend, list[str]]:
     """The same backend, with a step before each call to its store, and the list that will name these calls.
 
-    A backend that is no `StoredBackend` takes its steps before its own four calls.
+    A backend that is no `StoreBackend` takes its steps before its own four calls.
     """
     calls: list[str] = []
 
@@ -144,7 +144,7 @@ def stepped(backend: SessionBackend) -> tuple[SessionBackend, list[str]]:
         return stand_and_call
 
     twin: Any = copy(backend)
-    if isinstance(backend, StoredBackend):
+    if isinstance(backend, StoreBackend):
         twin.store = SimpleNamespace(**{verb: with_step(backend.store, verb) for verb in ("get", "put", "delete")})
     else:
         for verb in ("read", "write", "remove", "exists"):

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from starsessions.backends.adapter import lift
+from starsessions.backends.adapter import adapt
 from starsessions.backends.server_side import MOMENT
 from starsessions.session import Session
 from starsessions.testing.clock import Clock
@@ -185,7 +185,7 @@ class SessionMachine(RuleBasedStateMachine):
     def open(self) -> None:
         self._portal: BlockingPortal = self._closing.enter_context(start_blocking_portal(self._event_loop))
         backend = self._closing.enter_context(self._portal.wrap_async_context_manager(opened(self._open_backend())))
-        self._knows_rotations = lift(backend).has_grace
+        self._knows_rotations = adapt(backend).has_grace
         rolling = {"rolling": True, "renew_every": RENEW_EVERY} if self._rolling else {}
         self._site = Site(backend, self._clock, max_age=MAX_AGE, **rolling)
         self._reader = Site(backend, self._clock, max_age=MAX_AGE)

@@ -13,9 +13,9 @@ from anyio.lowlevel import checkpoint
 
 from starsessions.stores.base import Entry, Refused, Store, Sweeping, Version
 from starsessions.testing.conformance.contract import Contract
-from starsessions.testing.conformance.fixtures import StorePlace
+from starsessions.testing.conformance.fixtures import StoreFixture
 
-STORE: Contract[StorePlace] = Contract(
+STORE: Contract[StoreFixture] = Contract(
     {
         "several_connections": "two connections, perhaps of two processes, see one storage",
         "durable": "what is stored is still there when all connections were closed and new ones are opened",
@@ -47,7 +47,7 @@ ROUNDS = 8
 
 
 @STORE.rule()
-async def what_was_put_is_read_back_with_its_version(place: StorePlace) -> None:
+async def what_was_put_is_read_back_with_its_version(place: StoreFixture) -> None:
     """`get` gives the value, the deadline, and the version that `put` has returned; None where nobody has written."""
     store, now = await place.connect(), place.now
     assert await store.get("key", now) is None, "get found something under a key that nobody has written"
@@ -57,7 +57,7 @@ async def what_was_put_is_read_back_with_its_version(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def a_value_is_immutable_bytes(place: StorePlace) -> None:
+async def a_value_is_immutable_bytes(place: StoreFixture) -> None:
     """A value is `bytes`: nobody can change what is stored by changing what was read."""
     store, now = await place.connect(), place.now
     await store.put("key", b"value", now + LIFE, None, now)
@@ -68,7 +68,7 @@ async def a_value_is_immutable_bytes(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def every_byte_of_a_value_comes_back(place: StorePlace) -> None:
+async def every_byte_of_a_value_comes_back(place: StoreFixture) -> None:
     """Any bytes may be stored: none, NULs, what looks like text, JSON or SQL, what is no text at all, 64 KiB of it."""
     store, now = await place.connect(), place.now
     large = bytes(range(256)) * 256
@@ -79,7 +79,7 @@ async def every_byte_of_a_value_comes_back(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def the_largest_value_is_kept_and_a_larger_one_is_refused_whole(place: StorePlace) -> None:
+async def the_largest_value_is_kept_and_a_larger_one_is_refused_whole(place: StoreFixture) -> None:
     """A value of the size that is stated as the limit is kept (a MiB if none is). One byte more is an error."""
     store, now, limit = await place.connect(), place.now, place.largest_value
     largest = b"v" * (limit or 2**20)
@@ -97,7 +97,7 @@ async def the_largest_value_is_kept_and_a_larger_one_is_refused_whole(place: Sto
 
 
 @STORE.rule()
-async def keys_that_differ_in_case_are_two(place: StorePlace) -> None:
+async def keys_that_differ_in_case_are_two(place: StoreFixture) -> None:
     """`key` and `KEY` are two keys."""
     store, now = await place.connect(), place.now
     for key in ("key", "KEY", "Key"):
@@ -108,7 +108,7 @@ async def keys_that_differ_in_case_are_two(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def keys_of_1_to_128_characters_are_kept_apart(place: StorePlace) -> None:
+async def keys_of_1_to_128_characters_are_kept_apart(place: StoreFixture) -> None:
     """A key has 1 to 128 characters of A-Z a-z 0-9 - _, and each of them counts."""
     store, now = await place.connect(), place.now
     keys = [*ALPHABET, ALPHABET * 2, ALPHABET * 2 + "x"]
@@ -124,7 +124,7 @@ async def keys_of_1_to_128_characters_are_kept_apart(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def an_entry_is_over_exactly_at_its_deadline(place: StorePlace) -> None:
+async def an_entry_is_over_exactly_at_its_deadline(place: StoreFixture) -> None:
     """An entry is there one second before its deadline, and at its deadline it is not."""
     store, now = await place.connect(), place.now
     version = await store.put("key", b"value", now + LIFE, None, now)
@@ -134,7 +134,7 @@ async def an_entry_is_over_exactly_at_its_deadline(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def a_deadline_is_kept_to_the_second(place: StorePlace) -> None:
+async def a_deadline_is_kept_to_the_second(place: StoreFixture) -> None:
     """`expires_at` is read back as it was given, near and far: it is exact for ten billion seconds ahead."""
     store, now = await place.connect(), place.now
     for ahead in (LIFE - 1, LIFE, 2**31, 2**32 + 1, 10**10):
@@ -145,7 +145,7 @@ async def a_deadline_is_kept_to_the_second(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def each_put_moves_the_deadline(place: StorePlace) -> None:
+async def each_put_moves_the_deadline(place: StoreFixture) -> None:
     """Each `put` sets the deadline: a later one, and a sooner one."""
     store, now = await place.connect(), place.now
     for key, ahead in {"later": 3 * LIFE, "sooner": LIFE}.items():
@@ -156,7 +156,7 @@ async def each_put_moves_the_deadline(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def what_is_put_with_a_deadline_that_has_passed_is_not_there(place: StorePlace) -> None:
+async def what_is_put_with_a_deadline_that_has_passed_is_not_there(place: StoreFixture) -> None:
     """A `put` whose deadline is not after `now` leaves nothing that lives, also where something lived."""
     store, now = await place.connect(), place.now
     for late in (0, 1):
@@ -168,7 +168,7 @@ async def what_is_put_with_a_deadline_that_has_passed_is_not_there(place: StoreP
 
 
 @STORE.rule()
-async def the_key_of_what_is_over_is_free(place: StorePlace) -> None:
+async def the_key_of_what_is_over_is_free(place: StoreFixture) -> None:
     """Where an entry is over, a new one may begin, and the version of the old one does not open it."""
     store, now = await place.connect(), place.now
     old = await store.put("key", b"old", now + LIFE, None, now)
@@ -180,7 +180,7 @@ async def the_key_of_what_is_over_is_free(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def the_version_of_what_is_over_is_nobodys(place: StorePlace) -> None:
+async def the_version_of_what_is_over_is_nobodys(place: StoreFixture) -> None:
     """At its deadline an entry can no longer be changed or deleted by its version: `Refused`, and nothing is there."""
     store, now = await place.connect(), place.now
     version = await store.put("key", b"value", now + LIFE, None, now)
@@ -193,7 +193,7 @@ async def the_version_of_what_is_over_is_nobodys(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def deleting_what_is_over_finds_nothing(place: StorePlace) -> None:
+async def deleting_what_is_over_finds_nothing(place: StoreFixture) -> None:
     """`delete` says False where what was there is over."""
     store, now = await place.connect(), place.now
     await store.put("key", b"value", now + LIFE, None, now)
@@ -204,7 +204,7 @@ async def deleting_what_is_over_finds_nothing(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def a_key_that_is_taken_is_not_free(place: StorePlace) -> None:
+async def a_key_that_is_taken_is_not_free(place: StoreFixture) -> None:
     """`put` with `expect=None` does not write over what is there. It is `Refused`, which carries what is there."""
     store, now = await place.connect(), place.now
     version = await store.put("key", b"first", now + LIFE, None, now)
@@ -213,7 +213,7 @@ async def a_key_that_is_taken_is_not_free(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def put_replaces_what_has_the_expected_version(place: StorePlace) -> None:
+async def put_replaces_what_has_the_expected_version(place: StoreFixture) -> None:
     """`put` with the version that is there replaces the value, and returns a new version."""
     store, now = await place.connect(), place.now
     first = await store.put("key", b"first", now + LIFE, None, now)
@@ -223,7 +223,7 @@ async def put_replaces_what_has_the_expected_version(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def put_with_an_older_version_is_refused(place: StorePlace) -> None:
+async def put_with_an_older_version_is_refused(place: StoreFixture) -> None:
     """Who has read an older version does not write. `Refused` carries what is there, which stays as it is."""
     store, now = await place.connect(), place.now
     first = await store.put("key", b"first", now + LIFE, None, now)
@@ -233,7 +233,7 @@ async def put_with_an_older_version_is_refused(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def a_version_that_the_key_never_had_is_refused(place: StorePlace) -> None:
+async def a_version_that_the_key_never_had_is_refused(place: StoreFixture) -> None:
     """A version of another key opens nothing, whether something is there or not."""
     store, now = await place.connect(), place.now
     other = await store.put("other", b"", now + LIFE, None, now)
@@ -249,7 +249,7 @@ async def a_version_that_the_key_never_had_is_refused(place: StorePlace) -> None
 
 
 @STORE.rule()
-async def a_version_is_never_the_same_twice(place: StorePlace) -> None:
+async def a_version_is_never_the_same_twice(place: StoreFixture) -> None:
     """A key never has the same version twice: not for equal values, not after a delete, not after a deadline."""
     store, now = await place.connect(), place.now
     versions: list[Version] = []
@@ -268,7 +268,7 @@ async def a_version_is_never_the_same_twice(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def put_never_brings_back_what_was_deleted(place: StorePlace) -> None:
+async def put_never_brings_back_what_was_deleted(place: StoreFixture) -> None:
     """A late write to a key that was deleted is `Refused`, and nothing is there: a logout is final."""
     store, now = await place.connect(), place.now
     version = await store.put("key", b"value", now + LIFE, None, now)
@@ -279,7 +279,7 @@ async def put_never_brings_back_what_was_deleted(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def put_never_finds_its_version_in_what_came_after_a_delete(place: StorePlace) -> None:
+async def put_never_finds_its_version_in_what_came_after_a_delete(place: StoreFixture) -> None:
     """A late write does not fit into an entry that was made under the same key later."""
     store, now = await place.connect(), place.now
     version = await store.put("key", b"old", now + LIFE, None, now)
@@ -293,7 +293,7 @@ async def put_never_finds_its_version_in_what_came_after_a_delete(place: StorePl
 
 
 @STORE.rule()
-async def delete_removes_what_is_there_and_says_whether_it_did(place: StorePlace) -> None:
+async def delete_removes_what_is_there_and_says_whether_it_did(place: StoreFixture) -> None:
     """`delete` is True if something was there and False if not; again is no error, and the key is free."""
     store, now = await place.connect(), place.now
     assert await store.delete("key", None, now) is False, "delete did not say False of a key that nobody has written"
@@ -305,7 +305,7 @@ async def delete_removes_what_is_there_and_says_whether_it_did(place: StorePlace
 
 
 @STORE.rule()
-async def delete_removes_what_has_the_expected_version(place: StorePlace) -> None:
+async def delete_removes_what_has_the_expected_version(place: StoreFixture) -> None:
     """`delete` with the version that is there removes it."""
     store, now = await place.connect(), place.now
     version = await store.put("key", b"value", now + LIFE, None, now)
@@ -314,7 +314,7 @@ async def delete_removes_what_has_the_expected_version(place: StorePlace) -> Non
 
 
 @STORE.rule()
-async def delete_with_an_older_version_is_refused(place: StorePlace) -> None:
+async def delete_with_an_older_version_is_refused(place: StoreFixture) -> None:
     """`delete` with another version than is there is `Refused`, which carries what is there, and removes nothing."""
     store, now = await place.connect(), place.now
     first = await store.put("key", b"first", now + LIFE, None, now)
@@ -324,7 +324,7 @@ async def delete_with_an_older_version_is_refused(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def delete_with_a_version_of_what_is_gone_is_refused(place: StorePlace) -> None:
+async def delete_with_a_version_of_what_is_gone_is_refused(place: StoreFixture) -> None:
     """`delete` with a version, where nothing is, is `Refused` and carries nothing."""
     store, now = await place.connect(), place.now
     version = await store.put("key", b"value", now + LIFE, None, now)
@@ -333,7 +333,7 @@ async def delete_with_a_version_of_what_is_gone_is_refused(place: StorePlace) ->
 
 
 @STORE.rule()
-async def delete_takes_nothing_but_its_key(place: StorePlace) -> None:
+async def delete_takes_nothing_but_its_key(place: StoreFixture) -> None:
     """`delete` leaves all other keys alone, also those that begin alike."""
     store, now = await place.connect(), place.now
     for key in ("key", "key-2", "ke"):
@@ -347,7 +347,7 @@ async def delete_takes_nothing_but_its_key(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def of_writers_that_create_at_once_one_wins(place: StorePlace) -> None:
+async def of_writers_that_create_at_once_one_wins(place: StoreFixture) -> None:
     """Of many that take a free key at once one gets it. The others are told what it has written."""
     stores, now = await _connections(place), place.now
     for key in map(str, range(ROUNDS)):
@@ -358,7 +358,7 @@ async def of_writers_that_create_at_once_one_wins(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def of_writers_that_replace_at_once_one_wins(place: StorePlace) -> None:
+async def of_writers_that_replace_at_once_one_wins(place: StoreFixture) -> None:
     """Of many that have read the same version and write at once one gets through. The others are told what is there."""
     stores, now = await _connections(place), place.now
     for key in map(str, range(ROUNDS)):
@@ -370,7 +370,7 @@ async def of_writers_that_replace_at_once_one_wins(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def of_deletes_at_once_one_has_removed(place: StorePlace) -> None:
+async def of_deletes_at_once_one_has_removed(place: StoreFixture) -> None:
     """Of many that delete at once one says True, or is not refused."""
     stores, now = await _connections(place), place.now
     for key in map(str, range(ROUNDS)):
@@ -384,7 +384,7 @@ async def of_deletes_at_once_one_has_removed(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def a_delete_wins_against_writes_at_the_same_time(place: StorePlace) -> None:
+async def a_delete_wins_against_writes_at_the_same_time(place: StoreFixture) -> None:
     """Whichever comes first, a `put` to an entry or its `delete`, the entry is gone when both are done."""
     stores, now = await _connections(place), place.now
     for n in range(2 * ROUNDS):
@@ -399,7 +399,7 @@ async def a_delete_wins_against_writes_at_the_same_time(place: StorePlace) -> No
 
 
 @STORE.rule()
-async def of_a_put_and_a_delete_of_one_version_at_once_one_wins(place: StorePlace) -> None:
+async def of_a_put_and_a_delete_of_one_version_at_once_one_wins(place: StoreFixture) -> None:
     """Of a `put` and a `delete` that expect the same version one is `Refused`, and the other one's work is there."""
     stores, now = await _connections(place), place.now
     for n in range(2 * ROUNDS):
@@ -417,7 +417,7 @@ async def of_a_put_and_a_delete_of_one_version_at_once_one_wins(place: StorePlac
 
 
 @STORE.rule()
-async def writers_that_try_again_lose_no_update(place: StorePlace) -> None:
+async def writers_that_try_again_lose_no_update(place: StoreFixture) -> None:
     """Many add one to a number, each again with what `Refused` carries until it fits: they all count."""
     stores, now = await _connections(place), place.now
     await stores[0].put("key", b"0", now + LIFE, None, now)
@@ -440,7 +440,7 @@ async def writers_that_try_again_lose_no_update(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def a_call_that_is_cancelled_is_done_or_not_and_does_no_harm(place: StorePlace) -> None:
+async def a_call_that_is_cancelled_is_done_or_not_and_does_no_harm(place: StoreFixture) -> None:
     """A `put` that is cancelled has been done whole or not at all, and the connection works as before."""
     store, now = await place.connect(), place.now
     for patience in range(10):
@@ -460,7 +460,7 @@ async def a_call_that_is_cancelled_is_done_or_not_and_does_no_harm(place: StoreP
 
 
 @STORE.rule("several_connections")
-async def what_one_connection_writes_the_other_sees(place: StorePlace) -> None:
+async def what_one_connection_writes_the_other_sees(place: StoreFixture) -> None:
     """Two connections see one storage: at once, with the versions and deadlines of each other."""
     one, other, now = await place.connect(), await place.connect(), place.now
     first = await one.put("key", b"first", now + LIFE, None, now)
@@ -475,7 +475,7 @@ async def what_one_connection_writes_the_other_sees(place: StorePlace) -> None:
 
 
 @STORE.rule()
-async def nothing_of_another_place_is_seen(place: StorePlace) -> None:
+async def nothing_of_another_place_is_seen(place: StoreFixture) -> None:
     """What is stored in another place (under another prefix, in another table) is not there, and is left alone."""
     async with place.another() as elsewhere:
         here, there, now = await place.connect(), await elsewhere.connect(), place.now
@@ -489,7 +489,7 @@ async def nothing_of_another_place_is_seen(place: StorePlace) -> None:
 
 
 @STORE.rule("durable")
-async def what_is_stored_outlives_its_connections(place: StorePlace) -> None:
+async def what_is_stored_outlives_its_connections(place: StoreFixture) -> None:
     """When all connections are closed and new ones opened, all is as it was, and what was deleted stays deleted."""
     store, now = await place.connect(), place.now
     version = await store.put("key", b"value", now + LIFE, None, now)
@@ -511,7 +511,7 @@ async def what_is_stored_outlives_its_connections(place: StorePlace) -> None:
 
 
 @STORE.rule("sweeps")
-async def sweep_removes_what_is_over_and_nothing_else(place: StorePlace) -> None:
+async def sweep_removes_what_is_over_and_nothing_else(place: StoreFixture) -> None:
     """`sweep` removes what is over, what ends at this very second included, says how many, and leaves what lives."""
     store, now = await _sweeping(place), place.now
     for n in range(3):
@@ -527,7 +527,7 @@ async def sweep_removes_what_is_over_and_nothing_else(place: StorePlace) -> None
 
 
 @STORE.rule("sweeps")
-async def sweep_removes_no_more_than_it_may(place: StorePlace) -> None:
+async def sweep_removes_no_more_than_it_may(place: StoreFixture) -> None:
     """`sweep` removes at most `limit` entries. Fewer than `limit` means that no more are over."""
     store, now = await _sweeping(place), place.now
     for n in range(7):
@@ -537,7 +537,7 @@ async def sweep_removes_no_more_than_it_may(place: StorePlace) -> None:
 
 
 @STORE.rule("sweeps")
-async def sweep_leaves_what_was_renewed(place: StorePlace) -> None:
+async def sweep_leaves_what_was_renewed(place: StoreFixture) -> None:
     """`sweep` goes by the latest deadline, whether it was moved later or sooner."""
     store, now = await _sweeping(place), place.now
     later = await store.put("later", b"value", now + LIFE, None, now)
@@ -550,7 +550,7 @@ async def sweep_leaves_what_was_renewed(place: StorePlace) -> None:
 
 
 @STORE.rule("sweeps")
-async def sweep_takes_nothing_that_begins_meanwhile(place: StorePlace) -> None:
+async def sweep_takes_nothing_that_begins_meanwhile(place: StoreFixture) -> None:
     """An entry that is put where one was over stays, also if a sweep runs at the same time."""
     store, now = await _sweeping(place), place.now
     then = now + LIFE
@@ -570,7 +570,7 @@ async def sweep_takes_nothing_that_begins_meanwhile(place: StorePlace) -> None:
 
 
 @STORE.rule("sweeps")
-async def sweeps_at_once_count_each_entry_once(place: StorePlace) -> None:
+async def sweeps_at_once_count_each_entry_once(place: StoreFixture) -> None:
     """What several sweeps at once remove is counted by one of them, and no sweep fails because of another one."""
     await _sweeping(place)
     stores, now = await _connections(place, 4), place.now
@@ -590,13 +590,13 @@ class _SweepingStore(Store, Sweeping, Protocol):
     """What a rule about sweeping works with."""
 
 
-async def _sweeping(place: StorePlace) -> _SweepingStore:
+async def _sweeping(place: StoreFixture) -> _SweepingStore:
     store: Any = await place.connect()
     assert isinstance(store, Sweeping), "there is no sweep(): write one, or decline 'sweeps' with a reason"
     return cast(_SweepingStore, store)
 
 
-async def _connections(place: StorePlace, count: int = AT_ONCE) -> list[Store]:
+async def _connections(place: StoreFixture, count: int = AT_ONCE) -> list[Store]:
     """As many stores as are asked for, on three connections in turn."""
     connections = [await place.connect() for _ in range(3)]
     return [connections[n % 3] for n in range(count)]

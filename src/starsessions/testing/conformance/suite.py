@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import pytest
 from anyio import fail_after
 
-from starsessions.testing.conformance.backend_rules import BACKEND, BackendPlace
+from starsessions.testing.conformance.backend_rules import BACKEND, BackendFixture
 from starsessions.testing.conformance.contract import Contract, Rule
-from starsessions.testing.conformance.fixtures import OpenBackend, OpenStore, StorePlace, opened
+from starsessions.testing.conformance.fixtures import OpenBackend, OpenStore, StoreFixture, opened
 from starsessions.testing.conformance.store_rules import STORE
 
 TIME_LIMIT = 120  # seconds for one rule: a store that hangs is a failure, too
@@ -51,9 +51,9 @@ class StoreSuite(_Suite):
     """How many bytes a value may have, if there is a limit: checked on both sides."""
 
     @pytest.mark.anyio
-    async def test_the_store_keeps_the_rule(self, rule: Rule[StorePlace], open_store: OpenStore) -> None:
+    async def test_the_store_keeps_the_rule(self, rule: Rule[StoreFixture], open_store: OpenStore) -> None:
         """The sentence is the rule's docstring."""
-        place = StorePlace(
+        place = StoreFixture(
             open_store, one_connection_only="several_connections" in self.declines, largest_value=self.largest_value
         )
         async with place:
@@ -73,8 +73,8 @@ class BackendSuite(_Suite):
     contract = BACKEND
 
     @pytest.mark.anyio
-    async def test_the_backend_keeps_the_rule(self, rule: Rule[BackendPlace], open_backend: OpenBackend) -> None:
+    async def test_the_backend_keeps_the_rule(self, rule: Rule[BackendFixture], open_backend: OpenBackend) -> None:
         """The sentence is the rule's docstring."""
         async with opened(open_backend()) as backend:
             with fail_after(TIME_LIMIT):
-                await rule(BackendPlace(backend))
+                await rule(BackendFixture(backend))
