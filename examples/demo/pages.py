@@ -12,7 +12,7 @@ from settings import COOKIE
 from starsessions import Session, csrf, flash
 from starsessions.csrf import CsrfFailed, WhyRefused
 from starsessions.fastapi import SessionCookie
-from starsessions.scope import get_session
+from starsessions.session import get_session
 
 HERE = Path(__file__).parent
 

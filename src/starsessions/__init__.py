@@ -18,7 +18,14 @@ from starsessions.exceptions import (
     UnsupportedValue,
 )
 from starsessions.middleware import SessionMiddleware
-from starsessions.session import Session
+from starsessions.session import (
+    Session,
+    get_miss_reason,
+    get_session,
+    load_session,
+    set_expiry,
+    update_atomically,
+)
 
 __version__ = "3.0.0.dev0"
 
@@ -41,4 +48,9 @@ __all__ = [
     "SessionTooLarge",
     "TooManySessions",
     "UnsupportedValue",
+    "get_miss_reason",
+    "get_session",
+    "load_session",
+    "set_expiry",
+    "update_atomically",
 ]

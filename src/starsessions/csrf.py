@@ -40,7 +40,7 @@ from starsessions.core.csrf import (
 )
 from starsessions.core.encoding import to_base64url
 from starsessions.exceptions import ImproperlyConfigured, SessionError
-from starsessions.scope import get_session
+from starsessions.session import get_session
 
 __all__ = [
     "FIELD",

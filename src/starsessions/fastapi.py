@@ -31,8 +31,7 @@ from starlette.requests import HTTPConnection
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.record import MissReason
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
-from starsessions.scope import get_session
-from starsessions.session import Session
+from starsessions.session import Session, get_session
 from starsessions.typed import TypedSession
 
 __all__ = [

@@ -18,30 +18,48 @@ from functools import partial
 from starlette.requests import HTTPConnection
 
 from starsessions.core.flash import Flash
-from starsessions.scope import get_session
+from starsessions.session import SessionSource, get_session
 
-__all__ = ["Flash", "context_processor", "flashes"]
+__all__ = ["Flash", "claim_flashes", "context_processor", "flash", "pop_flashes"]
 
 
-def flashes(request: HTTPConnection, *, background: bool = False) -> list[Flash]:
-    """`request.session.pop_flashes()`, as a function: for templates, and as a dependency.
+def flash(source: SessionSource, text: str, category: str = "info") -> None:
+    """Show a message on the next page, once. The oldest messages make room for new ones.
 
-    >>> from starsessions import InMemoryBackend, Session
     >>> import asyncio
+    >>> from starsessions import InMemoryBackend, Session
     >>> session = Session(InMemoryBackend())
     >>> asyncio.run(session.load())
-    >>> session.flash("Saved")
-    >>> flashes(HTTPConnection({"type": "http", "session": session}))
-    [Flash(text='Saved', category='info')]
+    >>> flash(session, "Saved", "success")
+    >>> pop_flashes(session)
+    [Flash(text='Saved', category='success')]
     """
-    return get_session(request).pop_flashes(background=background)
+    get_session(source).flash(text, category)
+
+
+def pop_flashes(source: SessionSource, *, background: bool = False) -> list[Flash]:
+    """Return the waiting messages, the oldest first, and remove them: call it where a page is rendered.
+
+    A background request (`fetch()`, an image, a prefetch) gets none and leaves them in place, unless `background=True`
+    says that its response is shown: for fragments that a script fetches, with htmx for example.
+    """
+    return get_session(source).pop_flashes(background=background)
+
+
+async def claim_flashes(source: SessionSource, *, background: bool = False) -> list[Flash]:
+    """Do what `pop_flashes` does, at once and for this request alone.
+
+    Of two pages that are rendered at the same moment, one gets a message and the other does not. If the page then
+    fails, its messages are lost.
+    """
+    return await get_session(source).claim_flashes(background=background)
 
 
 def context_processor(request: HTTPConnection) -> dict[str, Callable[..., list[Flash]]]:
     """For `Jinja2Templates(…, context_processors=[…])`: `flashes()`. A template that does not call it shows nothing and
-    takes nothing.
+    removes nothing.
 
     >>> list(context_processor(HTTPConnection({"type": "http"})))
     ['flashes']
     """
-    return {"flashes": partial(flashes, request)}
+    return {"flashes": partial(pop_flashes, request)}

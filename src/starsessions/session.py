@@ -7,6 +7,7 @@ from os import urandom
 from typing import Any, TypeVar
 
 import anyio
+from starlette.requests import HTTPConnection
 
 from starsessions.backends.adapter import adapt
 from starsessions.backends.base import SessionBackend
@@ -17,7 +18,7 @@ from starsessions.core.decision import Cookie
 from starsessions.core.durations import Duration, expiry, seconds
 from starsessions.core.encoding import to_base64url
 from starsessions.core.flash import Flash, add_flash, is_page_navigation, keys_of_flashes, take_flashes
-from starsessions.core.record import Expiry, Found, Identity
+from starsessions.core.record import Expiry, Found, Identity, MissReason
 from starsessions.core.serializer import is_unicode
 from starsessions.events import SignedOut, handle_of
 from starsessions.exceptions import ImproperlyConfigured, ResponseStarted, SessionGone, UnsupportedValue
@@ -380,3 +381,92 @@ class Session(KeptDict):
 def _handle(found: Found) -> str | None:
     identity = found.record.identity
     return None if identity is None else identity.handle
+
+
+# How a request or a WebSocket leads to its session, and what there is to do besides using it as a dict.
+#
+# These are functions, and not methods, because a template asks for attributes before keys: with a method or property
+# of that name on the session, `{{ request.session.user_id }}` would no longer show what the application has stored.
+
+SessionSource = HTTPConnection | dict[str, Any]
+"""A request, a WebSocket, or the session itself (`request.session`)."""
+
+
+def get_session(source: SessionSource, scope_key: str = "session") -> Session:
+    """Return the session of a request or a WebSocket, typed. It is not loaded by this: see `load_session`.
+
+    Args:
+        source: a `Request`, a `WebSocket`, or a session, which is returned as it is.
+        scope_key: the `scope_key` of the middleware, for a second session in one application.
+
+    Raises:
+        ImproperlyConfigured: there is no session of this package.
+
+    >>> get_session(HTTPConnection({"type": "http", "session": {}}))
+    Traceback (most recent call last):
+    starsessions.exceptions.ImproperlyConfigured: This request has no session of this package: add \
+starsessions.SessionMiddleware to the application, and remove Starlette's own.
+    """
+    session = source.scope.get(scope_key) if isinstance(source, HTTPConnection) else source
+    if not isinstance(session, Session):
+        raise ImproperlyConfigured(
+            "This request has no session of this package: add starsessions.SessionMiddleware to the application, "
+            "and remove Starlette's own."
+        )
+    return session
+
+
+async def load_session(source: SessionSource, scope_key: str = "session") -> Session:
+    """Return the session of a request or a WebSocket, loaded. Loading twice costs nothing.
+
+    Raises:
+        ImproperlyConfigured: there is no session of this package.
+        BackendUnavailable: the store failed or did not answer in time.
+
+    >>> import asyncio
+    >>> from starsessions import InMemoryBackend
+    >>> request = HTTPConnection({"type": "http", "session": Session(InMemoryBackend())})
+    >>> asyncio.run(load_session(request))
+    <Session: 0 keys>
+    """
+    session = get_session(source, scope_key)
+    await session.load()
+    return session
+
+
+def set_expiry(source: SessionSource, value: int | timedelta | datetime | None) -> None:
+    """Set how long this one session lasts, in place of the middleware's `max_age`.
+
+    Args:
+        source: a request, a WebSocket, or a loaded session.
+        value: seconds or a `timedelta`, counted from the last renewal; a `datetime` (naive: local time), a fixed end;
+            None or 0: until the browser is closed, and no longer than `max_age` on the server.
+
+    `absolute_timeout` holds in any case.
+
+    Raises:
+        TypeError, ValueError: the value has another type, or is negative, too long, or in the past.
+    """
+    get_session(source).set_expiry(value)
+
+
+async def update_atomically(source: SessionSource, change: Callable[[dict[str, Any]], T]) -> T:
+    """Read, change and write as one step, also against other requests. Return what `change` returns.
+
+    `change` gets the data as a plain dict and changes it in place. It runs on what is stored now, and runs again if
+    another request wrote first, so it must have no side effects. The result is saved immediately, together with what
+    this request has changed before.
+
+    Raises:
+        SessionGone: the session was ended since it was loaded.
+        ResponseStarted: a cookie would be needed that can no longer be sent.
+    """
+    return await get_session(source).update_atomically(change)
+
+
+def get_miss_reason(source: SessionSource) -> MissReason | None:
+    """Return why the request has no live session; None if it has one, or if nothing has been loaded yet.
+
+    It is for logs and tests. Do not show it to the user.
+    """
+    return get_session(source).miss_reason

@@ -6,9 +6,69 @@ from datetime import UTC, datetime
 from starsessions.backends.adapter import adapt
 from starsessions.backends.base import Backend, SessionBackend
 from starsessions.backends.user_index import Index, IndexedSession, UserIndex
+from starsessions.core.durations import Duration
 from starsessions.events import OnEvent, Revoked, dispatch
 from starsessions.exceptions import ImproperlyConfigured
-from starsessions.session import Session
+from starsessions.session import SessionSource, get_session
+
+
+async def sign_in(
+    source: SessionSource, user_id: str, *, remember: bool = False, keep_data: bool = True, method: str = ""
+) -> str:
+    """Make this session that of a user, under a new id, which is returned. The old id stops working at once.
+
+    Call it whenever a password or another credential has been verified, also if the user is signed in already: the id
+    changes each time, and the session's lifetime starts anew (ASVS 7.2.4).
+
+    Args:
+        source: a request, a WebSocket, or a session.
+        user_id: the user's id, a str that is not empty.
+        remember: keep the session for 30 days, also when the browser is closed. Where `absolute_timeout` is shorter,
+            the session lasts as long as any other.
+        keep_data: keep what the anonymous session holds. Data of another user is never kept.
+        method: how the user signed in, in the application's words, for the list of devices.
+
+    The user's list has the session at once; the session is saved with the response.
+
+    Raises:
+        TooManySessions: one more is refused.
+        ResponseStarted: the headers have been sent, and the new id can no longer reach the browser.
+        TypeError: `user_id` is not a str, or is empty.
+    """
+    return await get_session(source).sign_in(user_id, remember=remember, keep=keep_data, method=method)
+
+
+async def sign_out(source: SessionSource, *, clear_site_data: bool = False) -> None:
+    """End the session for good, as `session.delete()` does.
+
+    Args:
+        source: a request, a WebSocket, or a session.
+        clear_site_data: tell the browser to forget all that it has of this site, its cache included (ASVS 14.3.1).
+    """
+    await get_session(source).sign_out(clear_site_data)
+
+
+def get_user_id(source: SessionSource) -> str | None:
+    """Return the id of the signed-in user; None if the session is anonymous."""
+    return get_session(source).user_id
+
+
+def get_signed_in_at(source: SessionSource) -> datetime | None:
+    """Return when the user signed in, or last confirmed it by signing in again; None if the session is anonymous."""
+    return get_session(source).signed_in_at
+
+
+def get_handle(source: SessionSource) -> str | None:
+    """Return the session's public name on the user's list of devices; None if the session is anonymous."""
+    return get_session(source).handle
+
+
+def is_fresh(source: SessionSource, within: Duration) -> bool:
+    """Return whether the user signed in less than `within` ago (seconds or a `timedelta`).
+
+    If not, ask for the password again before a change to the account (ASVS 7.5.1).
+    """
+    return get_session(source).is_fresh(within)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +106,9 @@ class UserSessions:
     ...     await session.sign_in("ann", method="password")
     ...     await session.persist()
     ...     sessions = UserSessions(backend)
-    ...     listed = await sessions.of("ann")
-    ...     ended = await sessions.end_all("ann")
-    ...     return [one.method for one in listed], ended, await sessions.of("ann")
+    ...     listed = await sessions.list("ann")
+    ...     ended = await sessions.revoke_all("ann")
+    ...     return [one.method for one in listed], ended, await sessions.list("ann")
     >>> asyncio.run(main())
     (['password'], 1, [])
     """
@@ -62,32 +122,41 @@ class UserSessions:
                 "This backend cannot list the sessions of a user: keep sessions in a store, or give the cookie backend "
                 "revocations=… (a store)."
             )
-        self._owners: UserIndex = self._backend.user_index
+        self._user_index: UserIndex = self._backend.user_index
 
-    async def of(self, user_id: str, current: Session | None = None) -> list[UserSession]:
-        """The sessions that live, the newest sign in first. `current`: the one to be marked as such."""
+    async def list(self, user_id: str, current: SessionSource | None = None) -> list[UserSession]:
+        """Return the live sessions, the newest sign-in first. `current`: the one to mark with `is_current`."""
         now = int(self._backend.clock())
-        index = await self._owners.of(user_id, now)
-        handle = None if current is None else current.handle
-        listed = [await self._shown(one, handle, now) for one in reversed(index)]
-        return [one for one in listed if one is not None]
+        index = await self._user_index.of(user_id, now)
+        handle = None if current is None else get_handle(current)
+        shown = [await self._shown(one, handle, now) for one in reversed(index)]
+        return [one for one in shown if one is not None]
 
-    async def end(self, user_id: str, handle: str) -> bool:
-        """End one of the user's sessions by its handle. False: there is none."""
-        index = await self._owners.of(user_id, int(self._backend.clock()))
+    async def revoke(self, user_id: str, handle: str) -> bool:
+        """End one of the user's sessions by its handle. Return False if there is none."""
+        index = await self._user_index.of(user_id, int(self._backend.clock()))
         return await self._end(user_id, tuple(one for one in index if one.handle == handle)) > 0
 
-    async def end_all(self, user_id: str, but: Session | None = None) -> int:
-        """End all of the user's sessions, and say how many that were. `but` stays, and gets a new id.
+    async def revoke_all(self, user_id: str) -> int:
+        """End all sessions of the user, and return how many there were.
 
         Call it when a password was changed, or an account is closed (ASVS 7.4.2, 7.4.3). Sessions that are being
         signed in at this moment end, too.
         """
-        handle = None if but is None else but.handle
-        index = await self._owners.of(user_id, int(self._backend.clock()))
+        return await self._end(user_id, await self._user_index.of(user_id, int(self._backend.clock())))
+
+    async def revoke_others(self, current: SessionSource) -> int:
+        """End all sessions of the signed-in user except this one, which gets a new id; return how many ended.
+
+        It returns 0 if nobody is signed in.
+        """
+        session = get_session(current)
+        user_id, handle = get_user_id(session), get_handle(session)
+        if user_id is None:
+            return 0
+        index = await self._user_index.of(user_id, int(self._backend.clock()))
         ended = await self._end(user_id, tuple(one for one in index if one.handle != handle))
-        if but is not None:
-            await but.regenerate_id()
+        await session.regenerate_id()
         return ended
 
     async def _end(self, user_id: str, which: Index) -> int:
@@ -97,7 +166,7 @@ class UserSessions:
         ended = [await self._backend.look_up(one, now) is not None for one in which]
         for one in which:
             await self._backend.revoke(one, now)
-        await self._owners.change(
+        await self._user_index.change(
             user_id, lambda index: tuple(one for one in index if one.handle not in handles), now + 1, now
         )
         # And after it: a session that was stored in between was still listed when it looked.

@@ -1,47 +1,50 @@
-"""What lasts longer than a request, and ends with its session: WebSockets and streams."""
+"""End WebSockets and streams when their session ends."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import anyio
 
 from starsessions.core.durations import Duration, seconds
 from starsessions.exceptions import BackendUnavailable, SessionConflict
-from starsessions.session import Session
+from starsessions.session import SessionSource, get_session
 
 MAX_FAILURES = 3
 """Looks in a row that may fail because the store does: after that nobody can say that the session lives."""
 
 
-@dataclass(slots=True)
-class Watch:
-    """`ended`: whether what was watched has ended before the work was done."""
+async def revalidate(source: SessionSource) -> bool:
+    """Check whether the session is still alive, and take over what other requests have changed in it.
 
-    ended: bool = False
+    Return False if it has ended: signed out, revoked, expired, or signed in again since it was loaded.
+    """
+    return await get_session(source).revalidate()
 
 
 @asynccontextmanager
-async def ends_with(
-    session: Session, every: Duration = 10, *, sleep: Callable[[float], Awaitable[object]] = anyio.sleep
-) -> AsyncIterator[Watch]:
-    """Cancels what is in the `with` block when the session has ended: signed out, revoked, or over.
+async def move_on_when_ended(
+    source: SessionSource, check_every: Duration = 10, *, sleep: Callable[[float], Awaitable[object]] = anyio.sleep
+) -> AsyncIterator[anyio.CancelScope]:
+    """Cancel the `with` block when the session has ended: signed out, revoked or expired.
 
-    It looks every so many seconds, so an end is noticed within that time, on every store. One look costs one load.
-    Between looks, `session` takes over what other requests have changed.
+    It is anyio's `move_on_after`, with the end of a session in place of a time: `scope.cancelled_caught` says whether
+    the block was cancelled. The session is checked every `check_every` seconds, so an end is noticed within that time
+    on every store. One check costs one load. Between checks, the session takes over what other requests have changed.
+
+    If the store fails three times in a row, the session counts as ended.
 
     >>> async def talk(websocket):
     ...     await websocket.accept()
-    ...     async with ends_with(websocket.session, every=10) as watch:
+    ...     async with move_on_when_ended(websocket, check_every=10) as scope:
     ...         async for text in websocket.iter_text():
     ...             await websocket.send_text(text)
-    ...     if watch.ended:
+    ...     if scope.cancelled_caught:
     ...         await websocket.close(1008, "You were signed out.")
     """
-    pause = seconds("every", every)
-    watch = Watch()
+    pause = seconds("check_every", check_every)
+    session = get_session(source)
 
-    async def look(scope: anyio.CancelScope) -> None:
+    async def watch(scope: anyio.CancelScope) -> None:
         failures = 0
         while failures < MAX_FAILURES:
             await sleep(pause)
@@ -51,18 +54,18 @@ async def ends_with(
                 failures = 0
             except BackendUnavailable:
                 failures += 1
-            except SessionConflict:  # it lives, and what has to be said about that is said when it is saved
+            except SessionConflict:  # it is alive, and the conflict is reported when the session is saved
                 failures = 0
-        watch.ended = True
         scope.cancel()
 
     raised: Exception | None = None
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(look, tasks.cancel_scope)
-        try:
-            yield watch
-        except Exception as error:  # raised below, since a task group would make a group of it
-            raised = error
+        with anyio.CancelScope() as scope:
+            tasks.start_soon(watch, scope)
+            try:
+                yield scope
+            except Exception as error:  # raised below, since a task group would make a group of it
+                raised = error
         tasks.cancel_scope.cancel()
     if raised is not None:
         raise raised

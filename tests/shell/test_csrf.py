@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from starsessions import ImproperlyConfigured, InMemoryBackend, Session, SessionBackend, SessionMiddleware
 from starsessions.csrf import CsrfFailed, CsrfMiddleware, WhyRefused, context_processor, csrf_input, csrf_token, verify
-from starsessions.scope import get_session
+from starsessions.session import get_session
 from tests.site import KEY, Browser, Clock, Site, call
 
 BrowserOf = Callable[..., TestClient]

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from starsessions import Session, SessionMiddleware, csrf, flash
 from starsessions.csrf import CsrfFailed, CsrfMiddleware, WhyRefused
 from starsessions.flash import Flash
-from starsessions.scope import get_session
+from starsessions.session import get_session
 from starsessions.testing import session_of, sign_in
 
 
