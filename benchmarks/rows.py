@@ -19,7 +19,7 @@ from sqlalchemy import select, text
 
 from benchmarks.cases import data_of
 from benchmarks.marks import SWEEP, WAITS
-from starsessions import Session
+from starsessions import Session, users
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from starsessions.users import UserSessions
 
@@ -103,7 +103,7 @@ async def signed_in(backend: SQLAlchemyBackend, user: str) -> str:
     session = Session(backend)
     await session.load()
     session.update(data_of(150))
-    await session.sign_in(user)
+    await users.sign_in(session, user)
     return await session.persist()
 
 

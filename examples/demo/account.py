@@ -8,7 +8,7 @@ from pages import CurrentSession, User, cookie, go_to, meant, show
 from pydantic import StringConstraints
 from settings import FRESH_FOR, user_sessions
 
-from starsessions import Session
+from starsessions import Session, flash, set_expiry, users
 from starsessions.fastapi import safe_next
 
 router = APIRouter(dependencies=[Depends(meant)])
@@ -26,14 +26,14 @@ async def sign_in(
     next: Annotated[str | None, Form()] = None,  # noqa: A002 - what the library calls it in the address
 ) -> Response:
     # A real application checks a password first.
-    is_again = session.user_id == name
+    is_again = users.get_user_id(session) == name
     # A new id: the one from before may be known to somebody else, who planted it or saw it pass by. The cart that was
     # filled before stays, unless it is somebody else's.
-    await session.sign_in(name, remember=remember, method="name only")
+    await users.sign_in(session, name, remember=remember, method="name only")
     session["remember"] = remember
     if not remember:
-        session.set_expiry(None)  # the cookie goes when the browser is closed; the server ends the session on time
-    session.flash("Thank you, it is you." if is_again else f"Welcome, {name}.", "success")
+        set_expiry(session, None)  # the cookie goes when the browser is closed; the server ends the session on time
+    flash.add_flash(session, "Thank you, it is you." if is_again else f"Welcome, {name}.", "success")
     # Where they wanted to go. Anybody can make a link with a `next`, so only paths of our own count.
     return RedirectResponse(safe_next(next, default=request.url_for("page").path), status_code=303)
 
@@ -41,15 +41,15 @@ async def sign_in(
 @router.post("/sign-out")
 async def sign_out(request: Request, session: CurrentSession) -> Response:
     # POST, because a link could be followed by a prefetching browser, or be an <img> on somebody else's page.
-    await session.sign_out()  # the data, the id and the cookie
-    session.flash("You are signed out.")  # a new session, that ends when this was shown
+    await users.sign_out(session)  # the data, the id and the cookie
+    flash.add_flash(session, "You are signed out.")  # a new session, that ends when this was shown
     return go_to(request, "page")
 
 
 @router.get("/devices")
 async def devices(request: Request, session: CurrentSession, user: User) -> Response:
-    listed = sorted(await user_sessions.of(user, current=session), key=lambda one: not one.is_current)
-    return show(request, "devices.html", devices=listed, is_fresh=session.is_fresh(within=FRESH_FOR))
+    listed = sorted(await user_sessions.list(user, current=session), key=lambda one: not one.is_current)
+    return show(request, "devices.html", devices=listed, is_fresh=users.is_fresh(session, within=FRESH_FOR))
 
 
 @router.post("/devices/end")
@@ -57,17 +57,17 @@ async def end_device(
     request: Request, session: CurrentSession, user: User, handle: Annotated[str, Form(max_length=40)]
 ) -> Response:
     # A handle names a session and does not open it, so it may stand in a form. Those of other users are not found.
-    if await user_sessions.end(user, handle):
-        session.flash("That device is signed out.", "success")
+    if await user_sessions.revoke(user, handle):
+        flash.add_flash(session, "That device is signed out.", "success")
     else:
-        session.flash("That device was signed out already.")
+        flash.add_flash(session, "That device was signed out already.")
     return go_to(request, "devices")
 
 
 @router.post("/devices/end-others")
 async def end_other_devices(request: Request, session: CurrentSession, user: User) -> Response:
-    ended = await user_sessions.end_all(user, but=session)
-    session.flash(f"Signed out on {ended} other device{'' if ended == 1 else 's'}.", "success")
+    ended = await user_sessions.revoke_others(session)
+    flash.add_flash(session, f"Signed out on {ended} other device{'' if ended == 1 else 's'}.", "success")
     return go_to(request, "devices")
 
 
@@ -75,7 +75,7 @@ async def end_other_devices(request: Request, session: CurrentSession, user: Use
 async def close_account(request: Request, session: FreshSession, user: User) -> Response:
     # Whose sign in was too long ago is perhaps a passer-by, at a screen that was left alone. They are sent back to the
     # page of devices, which has the form to sign in again in the place of the button.
-    await session.sign_out()
-    await user_sessions.end_all(user)
-    session.flash("Your account is closed, and all your devices are signed out.")
+    await users.sign_out(session)
+    await user_sessions.revoke_all(user)
+    flash.add_flash(session, "Your account is closed, and all your devices are signed out.")
     return go_to(request, "page")

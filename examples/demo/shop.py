@@ -7,6 +7,8 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
 from pages import CurrentSession, go_to, meant, show
 from settings import BACKEND, COOKIE
 
+from starsessions import flash, users
+
 router = APIRouter(dependencies=[Depends(meant)])
 
 
@@ -29,7 +31,7 @@ SHELF = {
 async def page(request: Request, session: CurrentSession) -> Response:
     # A visitor who just looks, and every bot, is not counted. What is not written costs no storage and sets no cookie.
     visits = None
-    if session.user_id is not None or "cart" in session:
+    if users.get_user_id(session) is not None or "cart" in session:
         visits = session["visits"] = session.get("visits", 0) + 1
     cart = [{**line, "product": SHELF[line["sku"]]} for line in session.get("cart", []) if line["sku"] in SHELF]
     total = sum(line["quantity"] * line["product"].cents for line in cart)
@@ -51,7 +53,7 @@ def add_to_cart(request: Request, session: CurrentSession, sku: Annotated[str, F
     else:
         cart.append({"sku": sku, "quantity": 1})
     # No `session["cart"] = cart` and no `session.mark_modified()`: changes deep inside are noticed.
-    session.flash(f"In your cart: {SHELF[sku].name}.", "success")
+    flash.add_flash(session, f"In your cart: {SHELF[sku].name}.", "success")
     return go_to(request, "page")
 
 

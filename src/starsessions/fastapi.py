@@ -28,6 +28,7 @@ from fastapi.security import APIKeyCookie
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
+from starsessions import get_miss_reason, users
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.record import MissReason
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
@@ -124,7 +125,7 @@ class SessionCookie(SecurityBase):
 
         async def fresh_session(connection: HTTPConnection, session: Annotated[Session, Depends(self)]) -> Session:
             _user_of(session, connection, redirect_to)
-            if not session.is_fresh(within):
+            if not users.is_fresh(session, within):
                 raise _refusal(connection, 403, _NOT_FRESH, redirect_to)
             return session
 
@@ -176,10 +177,10 @@ def safe_next(target: str | None, default: str = "/") -> str:
 
 
 def _user_of(session: Session, connection: HTTPConnection, redirect_to: str | None) -> str:
-    user_id = session.user_id
+    user_id = users.get_user_id(session)
     if user_id is not None:
         return user_id
-    if session.miss_reason is MissReason.UNAVAILABLE:  # nobody is signed out by an outage
+    if get_miss_reason(session) is MissReason.UNAVAILABLE:  # nobody is signed out by an outage
         raise BackendUnavailable("The session could not be loaded, since the store fails: nobody knows who this is.")
     raise _refusal(connection, 401, _NOT_SIGNED_IN, redirect_to)
 

@@ -1,6 +1,6 @@
 """Messages for the next page, in templates.
 
-A handler says `request.session.flash("Saved", "success")` and redirects; the page that comes next shows it, once:
+A handler calls `add_flash(request, "Saved", "success")` and redirects. The next page shows the message, once:
 
     templates = Jinja2Templates("templates", context_processors=[starsessions.flash.context_processor])
 
@@ -20,17 +20,17 @@ from starlette.requests import HTTPConnection
 from starsessions.core.flash import Flash
 from starsessions.session import SessionSource, get_session
 
-__all__ = ["Flash", "claim_flashes", "context_processor", "flash", "pop_flashes"]
+__all__ = ["Flash", "add_flash", "claim_flashes", "context_processor", "pop_flashes"]
 
 
-def flash(source: SessionSource, text: str, category: str = "info") -> None:
+def add_flash(source: SessionSource, text: str, category: str = "info") -> None:
     """Show a message on the next page, once. The oldest messages make room for new ones.
 
     >>> import asyncio
     >>> from starsessions import InMemoryBackend, Session
     >>> session = Session(InMemoryBackend())
     >>> asyncio.run(session.load())
-    >>> flash(session, "Saved", "success")
+    >>> add_flash(session, "Saved", "success")
     >>> pop_flashes(session)
     [Flash(text='Saved', category='success')]
     """

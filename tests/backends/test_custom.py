@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from starsessions import ImproperlyConfigured, InMemoryBackend, MissReason, Session, UnsupportedValue
+from starsessions import ImproperlyConfigured, InMemoryBackend, MissReason, Session, UnsupportedValue, get_miss_reason
 from tests.site import Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
@@ -204,7 +204,7 @@ async def test_a_key_of_an_old_session_says_why_it_is_new(site_of: Callable[...,
 
     async def act(session: Session) -> MissReason | None:
         await session.load()
-        return session.miss_reason
+        return get_miss_reason(session)
 
     assert (await site.visit(act)).result is MissReason.EXPIRED
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from starsessions import InMemoryBackend, Session
+from starsessions import InMemoryBackend, Session, set_expiry
 from starsessions.stores.base import Refused
 from starsessions.stores.memory import MemoryStore
 from tests.site import Clock, Site
@@ -300,7 +300,7 @@ async def test_a_session_whose_end_comes_before_the_response_is_over_and_no_erro
 
     def act(session: Session) -> None:
         session["a"] = 1
-        session.set_expiry(datetime.fromtimestamp(clock() + 1, UTC))
+        set_expiry(session, datetime.fromtimestamp(clock() + 1, UTC))
         clock.advance(2)
 
     site = site_of(backend=InMemoryBackend(clock=clock))

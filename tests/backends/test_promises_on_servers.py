@@ -14,7 +14,7 @@ import anyio
 import pytest
 from redis.asyncio import Redis, RedisCluster
 
-from starsessions import EncryptedCookieBackend, SessionBackend
+from starsessions import EncryptedCookieBackend, SessionBackend, update_atomically
 from starsessions.backends.redis import RedisBackend
 from tests.backends.sql import DATABASES, database, opened
 from tests.servers.process import Address
@@ -75,7 +75,7 @@ async def test_a_hundred_increments_at_once_make_a_hundred(
         async with anyio.create_task_group() as tasks:
             for _ in range(100):
                 request = partial(site_of(backend=backend).visit, browser=Browser(dict(cookies)))
-                tasks.start_soon(request, lambda session: session.update_atomically(atomic.count))
+                tasks.start_soon(request, lambda session: update_atomically(session, atomic.count))
         assert await site.data() == {"n": 100}
 
 

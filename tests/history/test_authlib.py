@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from importlib import import_module
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import anyio
@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from starsessions import Session, SessionBackend, SessionMiddleware
+from starsessions import SessionBackend, SessionMiddleware, users
 from starsessions.core.encoding import to_base64url
 from tests.history.pages import BrowserOf
 
@@ -125,7 +125,7 @@ def shop(
             token = await oauth.idp.authorize_access_token(request)
         except OAuthError as error:
             return JSONResponse({"error": error.error}, status_code=400)
-        await cast(Session, request.session).sign_in(token["userinfo"]["sub"], method="idp")
+        await users.sign_in(request.session, token["userinfo"]["sub"], method="idp")
         request.session["token"] = token["access_token"]
         return RedirectResponse("/")
 
@@ -134,7 +134,7 @@ def shop(
         return Response()
 
     async def home(request: Request) -> Response:
-        return JSONResponse({"user": cast(Session, request.session).user_id, **request.session})
+        return JSONResponse({"user": users.get_user_id(request.session), **request.session})
 
     routes = [
         Route("/login", login),

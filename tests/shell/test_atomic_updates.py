@@ -14,6 +14,7 @@ from starsessions import (
     SessionError,
     SessionGone,
     UnsupportedValue,
+    update_atomically,
 )
 from tests.site import Browser, Clock, Site
 
@@ -40,7 +41,7 @@ async def test_a_hundred_increments_that_all_loaded_before_any_wrote_make_a_hund
             await session.load()
             if n < 100:
                 await sites[n + 1].visit(nested(n + 1), Browser(dict(cookies)))
-            return await session.update_atomically(count)
+            return await update_atomically(session, count)
 
         return act
 
@@ -54,7 +55,7 @@ async def test_it_returns_what_the_function_returns_and_shows_what_was_stored(
     site = site_of(backend=backend)
 
     async def act(session: Session) -> tuple[int, int]:
-        return await session.update_atomically(count), session["n"]
+        return await update_atomically(session, count), session["n"]
 
     for number in (1, 2):
         await site.visit(act)
@@ -75,7 +76,7 @@ async def test_what_the_request_changed_before_is_saved_with_it(
         del session["gone"]
         held = session["mine"]
         await elsewhere.visit(lambda other: other.update(n=5, theirs=1), browser)
-        await session.update_atomically(count)
+        await update_atomically(session, count)
         held.append(2)  # a handler's own object is still the one in the session
 
     await site.visit(act)
@@ -97,7 +98,7 @@ async def test_each_run_starts_from_what_is_stored_and_not_from_the_last_try(
     async def act(session: Session) -> None:
         await session.load()
         await elsewhere.visit(lambda other: other["log"].append("fast"), browser)
-        await session.update_atomically(append)
+        await update_atomically(session, append)
 
     await site.visit(act)
     assert await site.data() == {"log": ["fast", "slow"]}
@@ -112,9 +113,9 @@ async def test_what_the_function_puts_in_reads_back_of_its_type_or_is_refused(
     await site.visit(lambda session: session.update(n=1))
 
     async def act(session: Session) -> None:
-        await session.update_atomically(lambda data: data.update(nested=[(1, {2})]))
+        await update_atomically(session, lambda data: data.update(nested=[(1, {2})]))
         with pytest.raises(UnsupportedValue, match=r'session\["nested"\]\[0\]'):
-            await session.update_atomically(lambda data: data.update(nested=[object()]))
+            await update_atomically(session, lambda data: data.update(nested=[object()]))
 
     await site.visit(act)
     assert await site.data() == {"n": 1, "nested": [(1, {2})]}
@@ -132,7 +133,7 @@ async def test_if_the_function_raises_nothing_has_happened(
 
     async def act(session: Session) -> None:
         with pytest.raises(LookupError):
-            await session.update_atomically(fails)
+            await update_atomically(session, fails)
         assert session["n"] == 1
 
     await site.visit(act)
@@ -145,7 +146,7 @@ async def test_a_function_that_waits_is_refused(site_of: Callable[..., Site], ba
 
     site = site_of(backend=backend)
     with pytest.raises(TypeError, match="plain function"):
-        await site.visit(lambda session: session.update_atomically(waits))
+        await site.visit(lambda session: update_atomically(session, waits))
 
 
 async def test_a_session_that_was_ended_meanwhile_is_gone(
@@ -159,7 +160,7 @@ async def test_a_session_that_was_ended_meanwhile_is_gone(
         await session.load()
         await elsewhere.visit(Session.flush, Browser(dict(browser.cookies)))
         with pytest.raises(SessionGone):
-            await session.update_atomically(count)
+            await update_atomically(session, count)
 
     assert (await site.visit(act)).set_cookies == []
     assert await site.data(browser) == {}
@@ -170,10 +171,10 @@ async def test_after_the_response_started_it_saves_like_persist(
 ) -> None:
     site = site_of(backend=server_backend)
     await site.visit(lambda session: session.update(n=1))
-    await site.visit(Session.load, after=lambda session: session.update_atomically(count))
+    await site.visit(Session.load, after=lambda session: update_atomically(session, count))
     assert await site.data() == {"n": 2}
     with pytest.raises(ResponseStarted):
-        await site.visit(browser=Browser(), after=lambda session: session.update_atomically(count))
+        await site.visit(browser=Browser(), after=lambda session: update_atomically(session, count))
 
 
 async def test_a_function_that_changes_nothing_writes_nothing(clock: Clock, site_of: Callable[..., Site]) -> None:
@@ -190,7 +191,7 @@ async def test_a_function_that_changes_nothing_writes_nothing(clock: Clock, site
     store = Counted()
     site = site_of(backend=StoreBackend(store, clock=clock))
     await site.visit(lambda session: session.update(n=1))
-    await site.visit(lambda session: session.update_atomically(lambda data: data["n"]))
+    await site.visit(lambda session: update_atomically(session, lambda data: data["n"]))
     assert (site.result, store.puts) == (1, 1)
 
 
@@ -209,7 +210,7 @@ async def test_one_that_never_gets_through_gives_up_with_an_error(
     site = Site(backend=Contended(), autoload=True)
     await site.visit(lambda session: session.update(n=1))
     with pytest.raises(SessionError, match="so often"):
-        await site.visit(lambda session: session.update_atomically(count))
+        await site.visit(lambda session: update_atomically(session, count))
 
 
 # The same key, changed by two

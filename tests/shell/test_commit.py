@@ -22,6 +22,7 @@ from starsessions import (
     SessionGone,
     SessionMiddleware,
     SessionNotLoaded,
+    set_expiry,
 )
 from tests.site import KEY, Browser, DictBackend, Site, call
 
@@ -194,7 +195,7 @@ LATE_CHANGES: list[Callable[[Session], object]] = [
     lambda session: session.setdefault("late", 1),
     lambda session: session.popitem(),
     lambda session: session.__ior__({"late": 1}),
-    lambda session: session.set_expiry(5),
+    lambda session: set_expiry(session, 5),
 ]
 
 
@@ -498,7 +499,7 @@ async def test_after_persist_a_change_or_an_expiry_that_is_not_saved_is_an_error
     changes: list[Callable[[Session], object]] = [
         lambda session: session.update(n=1),
         lambda session: session.__setitem__("n", 1),
-        lambda session: session.set_expiry(60),
+        lambda session: set_expiry(session, 60),
     ]
     for change in changes:
 

@@ -14,6 +14,7 @@ from starsessions import (
     Session,
     SessionBackend,
     SessionTooLarge,
+    get_miss_reason,
 )
 from starsessions.core.encoding import to_base64url
 from tests.site import KEY, Browser, Clock, DictBackend, Site
@@ -118,7 +119,7 @@ async def test_two_good_cookies_of_our_name_are_no_session(
     async def act(session: Session) -> MissReason | None:
         await session.load()
         assert dict(session) == {}
-        return session.miss_reason
+        return get_miss_reason(session)
 
     reply = await site.visit(act, headers=ann.header() + eve.header())
     assert reply.result is MissReason.MALFORMED

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from starsessions import CookieBackend, ImproperlyConfigured, InMemoryBackend, MissReason, Session, SessionBackend
+from starsessions import (
+    CookieBackend,
+    ImproperlyConfigured,
+    InMemoryBackend,
+    MissReason,
+    Session,
+    SessionBackend,
+    get_miss_reason,
+    set_expiry,
+)
 from tests.site import KEY, Clock, DictBackend, Reply, Site
 
 pytestmark = pytest.mark.anyio
@@ -29,7 +38,7 @@ def max_age(reply: Reply) -> int | None:
 async def why(site: Site) -> MissReason | None:
     async def act(session: Session) -> MissReason | None:
         await session.load()
-        return session.miss_reason
+        return get_miss_reason(session)
 
     result: MissReason | None = (await site.visit(act)).result
     return result
@@ -113,7 +122,7 @@ async def test_the_absolute_timeout_holds_whatever_happens_in_between(
         assert promised == min(clock.now + 100, began + 250)
     await site.visit(Session.regenerate_id)
     clock.advance(49)
-    await site.visit(lambda session: session.set_expiry(10_000))
+    await site.visit(lambda session: set_expiry(session, 10_000))
     assert await site.data() == {"user": "ann", "n": 4}
     clock.advance(1)
     assert await site.data() == {}
@@ -133,7 +142,7 @@ async def test_set_expiry_in_seconds_counts_from_the_last_renewal(
 
     def remember(session: Session) -> None:
         session["user"] = "ann"
-        session.set_expiry(timedelta(seconds=1000))
+        set_expiry(session, timedelta(seconds=1000))
 
     assert max_age(await site.visit(remember)) == 1000
     clock.advance(900)
@@ -152,7 +161,7 @@ async def test_set_expiry_to_a_moment_is_moved_by_nothing(
 
     def until(session: Session) -> None:
         session["user"] = "ann"
-        session.set_expiry(end)
+        set_expiry(session, end)
 
     assert max_age(await site.visit(until)) == 500
     clock.advance(400)
@@ -171,7 +180,7 @@ async def test_set_expiry_to_nothing_ends_with_the_browser_and_on_the_server_too
 
     def act(session: Session) -> None:
         session["user"] = "ann"
-        session.set_expiry(value)
+        set_expiry(session, value)
 
     reply = await site.visit(act)
     assert max_age(reply) is None
@@ -199,8 +208,8 @@ async def test_changing_only_the_expiry_is_saved(
 ) -> None:
     site = site_of(backend=backend, max_age=100)
     await site.visit(sign_in)
-    assert max_age(await site.visit(lambda session: session.set_expiry(50))) == 50
-    assert (await site.visit(lambda session: session.set_expiry(50))).set_cookies == []
+    assert max_age(await site.visit(lambda session: set_expiry(session, 50))) == 50
+    assert (await site.visit(lambda session: set_expiry(session, 50))).set_cookies == []
     clock.advance(50)
     assert await site.data() == {}
 
@@ -275,14 +284,14 @@ async def test_set_expiry_refuses_what_makes_no_sense(site_of: Callable[..., Sit
         (True, TypeError),
     ):
         with pytest.raises(error, match="set_expiry"):
-            await site.visit(lambda session, value=value: session.set_expiry(value))
+            await site.visit(lambda session, value=value: set_expiry(session, value))
 
 
 async def test_set_expiry_needs_a_loaded_session(site_of: Callable[..., Site]) -> None:
     from starsessions import SessionNotLoaded
 
     with pytest.raises(SessionNotLoaded):
-        await site_of(autoload=False).visit(lambda session: session.set_expiry(5))
+        await site_of(autoload=False).visit(lambda session: set_expiry(session, 5))
 
 
 async def test_a_browser_session_that_rolls_renews_the_server_and_not_the_cookie(
@@ -337,7 +346,7 @@ async def test_an_expiry_that_another_request_has_set_stays(site_of: Callable[..
 
         async def act(session: Session, elsewhere: Site = elsewhere) -> None:
             session["n"] = 1
-            await elsewhere.visit(lambda other: other.set_expiry(60))
+            await elsewhere.visit(lambda other: set_expiry(other, 60))
 
         await site.visit(act)
         clock.advance(59)
@@ -367,9 +376,9 @@ async def test_whatever_is_combined_the_session_ends_when_it_should_and_the_cook
     def begin(session: Session) -> None:
         session["user"] = "ann"
         if expiry == "in 70 seconds":
-            session.set_expiry(datetime.fromtimestamp(began + 70, UTC))
+            set_expiry(session, datetime.fromtimestamp(began + 70, UTC))
         elif expiry != "not set":
-            session.set_expiry(expiry)
+            set_expiry(session, expiry)
 
     lifetime = {60: 60, timedelta(seconds=300): 300}.get(expiry, idle or 14 * 24 * 60 * 60)
     until_closed = expiry in (0, None) or (expiry == "not set" and idle is None)

@@ -15,6 +15,8 @@ from starsessions import (
     MissReason,
     Session,
     SessionBackend,
+    update_atomically,
+    users,
 )
 from starsessions.backends.server_side import StoreBackend
 from starsessions.events import (
@@ -157,14 +159,14 @@ async def test_the_life_of_a_session_is_told_with_handles(
     await site.visit(lambda session: session.update(n=2))
     changed = handle_for(cookie_of(site))
     await site.visit(sign_in("ann", method="passkey"))
-    handle = (await site.visit(lambda session: session.handle)).result
+    handle = (await site.visit(users.get_handle)).result
     assert heard[1:] == [Renewed(changed), Rotated(handle, changed), SignedIn(handle, "ann", "passkey")]
     await site.visit(lambda session: session.update(n=3))
     before = handle_for(cookie_of(site))
     await site.visit(sign_in("ann"))
-    again = (await site.visit(lambda session: session.handle)).result
+    again = (await site.visit(users.get_handle)).result
     assert heard[4:] == [Renewed(handle), Rotated(again, before), SignedIn(again, "ann", "")]
-    await site.visit(Session.sign_out)
+    await site.visit(users.sign_out)
     assert heard[7:] == [SignedOut(again, "ann")]
 
 
@@ -203,10 +205,10 @@ async def test_who_is_ended_from_elsewhere_is_told_by_those_who_did_it(
     assert [event for event in heard if isinstance(event, Revoked)] == [Revoked(signed[0], "ann")]
 
     sessions = UserSessions(store_backend, on_event=revoked.append)
-    assert await sessions.end("ann", "made up") is False
+    assert await sessions.revoke("ann", "made up") is False
     assert revoked == []
-    assert await sessions.end("ann", signed[1]) is True
-    assert await sessions.end_all("ann") == 1
+    assert await sessions.revoke("ann", signed[1]) is True
+    assert await sessions.revoke_all("ann") == 1
     assert revoked == [Revoked(signed[1], "ann"), Revoked(signed[2], "ann")]
 
 
@@ -224,7 +226,7 @@ async def test_a_conflict_that_was_resolved_is_told(
         await session.load()
         await elsewhere.visit(lambda other: other.update(theirs=1), site.browser)
         if atomically:
-            await session.update_atomically(lambda data: data.update(mine=1))
+            await update_atomically(session, lambda data: data.update(mine=1))
         else:
             session["mine"] = 1
 
@@ -327,9 +329,9 @@ async def test_who_does_not_listen_has_nothing_noted(site_of: Callable[..., Site
     site = site_of(backend=backend)
 
     async def act(session: Session) -> Session:
-        await session.sign_in("ann")
+        await users.sign_in(session, "ann")
         await session.persist()
-        await session.sign_out()
+        await users.sign_out(session)
         return session
 
     assert (await site.visit(act)).result._events == ()

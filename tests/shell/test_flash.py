@@ -13,8 +13,8 @@ from starlette.routing import Route
 from starlette.templating import Jinja2Templates
 from starlette.testclient import TestClient
 
-from starsessions import ImproperlyConfigured, Session, SessionBackend, SessionMiddleware, SessionNotLoaded
-from starsessions.flash import Flash, context_processor, flashes
+from starsessions import ImproperlyConfigured, Session, SessionBackend, SessionMiddleware, SessionNotLoaded, flash
+from starsessions.flash import Flash, context_processor
 from tests.site import Browser, Headers, Site
 
 pytestmark = pytest.mark.anyio
@@ -28,23 +28,23 @@ SiteOf = Callable[..., Site]
 
 async def pop(session: Session) -> list[Flash]:
     await session.load()
-    return session.pop_flashes()
+    return flash.pop_flashes(session)
 
 
 async def say(session: Session, *texts: str) -> None:
     await session.load()
     for text in texts:
-        session.flash(text)
+        flash.add_flash(session, text)
 
 
 async def shown(site: Site, headers: Headers = PAGE, act: Callable[[Session], Any] = pop) -> list[str]:
     reply = await site.visit(act, headers=[*site.browser.header(), *headers])
-    return [flash.text for flash in reply.result]
+    return [message.text for message in reply.result]
 
 
 async def test_a_message_is_shown_on_the_next_page_and_only_there(site_of: SiteOf, backend: SessionBackend) -> None:
     site = site_of(backend=backend)
-    await site.visit(lambda session: session.flash("Saved", "success"))
+    await site.visit(lambda session: flash.add_flash(session, "Saved", "success"))
     reply = await site.visit(pop)
     assert reply.result == [Flash("Saved", "success")]
     assert await shown(site) == []
@@ -54,7 +54,7 @@ async def test_the_session_of_a_visitor_who_was_only_told_something_ends_with_th
     site_of: SiteOf, backend: SessionBackend
 ) -> None:
     site = site_of(backend=backend)
-    await site.visit(lambda session: session.flash("Hello"))
+    await site.visit(lambda session: flash.add_flash(session, "Hello"))
     assert await shown(site) == ["Hello"]
     assert site.browser.cookies == {}
 
@@ -73,15 +73,15 @@ async def test_a_background_fetch_and_a_prefetch_do_not_eat_messages(
 ) -> None:
     """fisharebest/webtrees#3186, Tatoeba/tatoeba2#1949: a request that nobody sees took the message away."""
     site = site_of(backend=backend)
-    await site.visit(lambda session: session.flash("Saved"))
+    await site.visit(lambda session: flash.add_flash(session, "Saved"))
     assert await shown(site, headers) == []
     assert await shown(site) == ["Saved"]
 
 
 async def test_an_answer_to_a_script_that_is_shown_may_take_them(site_of: SiteOf) -> None:
     site = site_of()
-    await site.visit(lambda session: session.flash("Saved"))
-    assert await shown(site, FETCH, lambda session: session.pop_flashes(background=True)) == ["Saved"]
+    await site.visit(lambda session: flash.add_flash(session, "Saved"))
+    assert await shown(site, FETCH, lambda session: flash.pop_flashes(session, background=True)) == ["Saved"]
     assert await shown(site) == []
 
 
@@ -128,7 +128,7 @@ async def test_what_was_shown_meanwhile_is_not_brought_back(site_of: SiteOf, ser
 
 
 async def claim(session: Session) -> list[Flash]:
-    return await session.claim_flashes()
+    return await flash.claim_flashes(session)
 
 
 async def test_of_two_pages_at_the_same_moment_one_gets_the_message(
@@ -164,10 +164,10 @@ async def test_a_claim_takes_messages_on_every_backend(site_of: SiteOf, backend:
 
 async def test_a_handler_that_fails_has_shown_nothing_and_taken_nothing(site_of: SiteOf) -> None:
     site = site_of()
-    await site.visit(lambda session: session.flash("Saved"))
+    await site.visit(lambda session: flash.add_flash(session, "Saved"))
 
     def fails(session: Session) -> None:
-        session.pop_flashes()
+        flash.pop_flashes(session)
         raise LookupError
 
     with pytest.raises(LookupError):
@@ -177,7 +177,7 @@ async def test_a_handler_that_fails_has_shown_nothing_and_taken_nothing(site_of:
 
 async def test_a_message_in_a_signed_cookie_leaves_it_in_starlettes_form(site_of: SiteOf) -> None:
     site = site_of()
-    await site.visit(lambda session: session.flash("Saved"))
+    await site.visit(lambda session: flash.add_flash(session, "Saved"))
     assert not site.browser.cookies["session"].startswith("s1.")
 
 
@@ -196,7 +196,7 @@ def application(templates: Path, backend: SessionBackend, autoload: bool = True)
     html = Jinja2Templates(templates, context_processors=[context_processor])
 
     async def save(request: Request) -> Response:
-        request.session.flash("<Saved>", "success")  # type: ignore[attr-defined]
+        flash.add_flash(request.session, "<Saved>", "success")  # type: ignore[attr-defined]
         return RedirectResponse("/shows", 303)
 
     async def page(request: Request) -> Response:
@@ -237,4 +237,4 @@ async def test_a_session_that_was_not_loaded_says_so(templates: Path, backend: S
 
 async def test_without_our_middleware_there_is_a_sentence_that_says_so() -> None:
     with pytest.raises(ImproperlyConfigured, match="SessionMiddleware"):
-        flashes(Request({"type": "http"}))
+        flash.pop_flashes(Request({"type": "http"}))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from starsessions import InMemoryBackend, MissReason, Session, SessionBackend
+from starsessions import InMemoryBackend, MissReason, Session, SessionBackend, get_miss_reason
 from tests.site import Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
@@ -85,7 +85,7 @@ class Deaf(DictBackend):
 async def test_a_malformed_id_never_reaches_the_backend(site_of: Callable[..., Site], malformed: str) -> None:
     async def act(session: Session) -> MissReason | None:
         await session.load()
-        return session.miss_reason
+        return get_miss_reason(session)
 
     site = site_of(backend=Deaf())
     site.browser.cookies["session"] = malformed

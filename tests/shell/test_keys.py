@@ -14,6 +14,7 @@ from starsessions import (
     MissReason,
     Session,
     SessionMiddleware,
+    get_miss_reason,
 )
 from tests.site import KEY, Clock, Site
 
@@ -28,7 +29,7 @@ def sign_in(session: Session) -> None:
 
 async def why(session: Session) -> MissReason | None:
     await session.load()
-    return session.miss_reason
+    return get_miss_reason(session)
 
 
 @pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])

@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 
-from starsessions import ImproperlyConfigured, MissReason, Session, SessionBackend, SessionGone
+from starsessions import (
+    ImproperlyConfigured,
+    MissReason,
+    Session,
+    SessionBackend,
+    SessionGone,
+    get_miss_reason,
+    update_atomically,
+)
 from tests.conftest import BACKENDS
 from tests.site import Browser, Clock, Site
 
@@ -22,7 +30,7 @@ async def rotate(session: Session) -> str:
 
 def why(session: Session) -> MissReason | None:
     assert not session
-    return session.miss_reason
+    return get_miss_reason(session)
 
 
 async def started(site: Site) -> tuple[Browser, Browser]:
@@ -85,7 +93,7 @@ async def test_a_request_that_comes_a_moment_too_late_does_not_sign_the_person_o
     reply = await site.visit(lambda session: session.setdefault("visits", []).append(1), late)
     assert reply.set_cookies == []
     assert await site.data() == {"seen": 1, "user": "ann"}
-    for save in (Session.persist, lambda session: session.update_atomically(lambda data: data.update(n=1))):
+    for save in (Session.persist, lambda session: update_atomically(session, lambda data: data.update(n=1))):
         with pytest.raises(SessionGone):
             await site.visit(save, late)
 

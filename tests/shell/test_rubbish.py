@@ -18,6 +18,7 @@ from starsessions import (
     Session,
     SessionBackend,
     SessionError,
+    get_miss_reason,
 )
 from starsessions.backends.user_index import IndexedSession
 from starsessions.core.record import Found
@@ -32,8 +33,8 @@ def sign_in(session: Session) -> None:
 
 async def why(session: Session) -> MissReason | None:
     await session.load()
-    assert session.miss_reason is None or dict(session) == {}
-    return session.miss_reason
+    assert get_miss_reason(session) is None or dict(session) == {}
+    return get_miss_reason(session)
 
 
 def starlette_cookie(payload: bytes, key: str = KEY, clock: Clock | None = None) -> str:
@@ -102,7 +103,7 @@ async def test_something_correctly_signed_that_is_no_session_is_undecodable(
 
     async def act(session: Session) -> MissReason | None:
         await session.load()
-        return session.miss_reason
+        return get_miss_reason(session)
 
     assert (await site.visit(act)).result is expected
 
@@ -157,7 +158,7 @@ async def test_garbage_in_a_custom_backend_is_no_session(
 
     async def act(session: Session) -> MissReason | None:
         await session.load()
-        return session.miss_reason
+        return get_miss_reason(session)
 
     assert (await site.visit(act)).result is expected
 

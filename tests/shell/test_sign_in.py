@@ -20,6 +20,11 @@ from starsessions import (
     SessionBackend,
     TooManySessions,
     UnsupportedValue,
+    flash,
+    get_miss_reason,
+    set_expiry,
+    users,
+    watch,
 )
 from starsessions.backends.adapter import adapt
 from starsessions.backends.server_side import StoreBackend
@@ -28,7 +33,7 @@ from starsessions.stores.base import Refused
 from starsessions.stores.memory import MemoryStore
 from starsessions.timeouts import AAL1, AAL2, AAL3, Limits
 from starsessions.users import UserSession, UserSessions
-from starsessions.watch import MAX_FAILURES, ends_with
+from starsessions.watch import MAX_FAILURES
 from tests.shell.test_websocket import connect
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
@@ -51,13 +56,13 @@ def listing(request: pytest.FixtureRequest, clock: Clock) -> SessionBackend:
 
 def sign_in(user: str = "ann", **how: Any) -> Callable[[Session], Any]:
     async def act(session: Session) -> None:
-        await session.sign_in(user, **how)
+        await users.sign_in(session, user, **how)
 
     return act
 
 
 def who(session: Session) -> str | None:
-    return session.user_id
+    return users.get_user_id(session)
 
 
 async def signed_in(site: Site, user: str = "ann", **how: Any) -> Browser:
@@ -81,14 +86,21 @@ async def test_a_sign_in_is_seen_at_once_and_at_the_next_request(
     site = site_of(backend=backend)
 
     async def act(session: Session) -> tuple[str | None, datetime | None]:
-        assert (session.user_id, session.signed_in_at, session.handle) == (None, None, None)
-        await session.sign_in("ann")
-        return session.user_id, session.signed_in_at
+        assert (users.get_user_id(session), users.get_signed_in_at(session), users.get_handle(session)) == (
+            None,
+            None,
+            None,
+        )
+        await users.sign_in(session, "ann")
+        return users.get_user_id(session), users.get_signed_in_at(session)
 
     at = datetime.fromtimestamp(clock(), UTC)
     assert (await site.visit(act)).result == ("ann", at)
     clock.advance(5)
-    assert (await site.visit(lambda session: (session.user_id, session.signed_in_at))).result == ("ann", at)
+    assert (await site.visit(lambda session: (users.get_user_id(session), users.get_signed_in_at(session)))).result == (
+        "ann",
+        at,
+    )
 
 
 async def test_a_sign_in_without_any_data_is_a_session_and_clearing_its_data_does_not_end_it(
@@ -98,7 +110,7 @@ async def test_a_sign_in_without_any_data_is_a_session_and_clearing_its_data_doe
     await site.visit(sign_in())
     await site.visit(lambda session: session.update(n=1))
     await site.visit(Session.clear)
-    assert (await site.visit(lambda session: (session.user_id, dict(session)))).result == ("ann", {})
+    assert (await site.visit(lambda session: (users.get_user_id(session), dict(session)))).result == ("ann", {})
 
 
 async def test_each_sign_in_gives_a_new_id_and_the_one_from_before_is_nobody(
@@ -123,7 +135,7 @@ async def test_what_the_anonymous_session_held_is_kept_or_dropped_by_choice(
     for keep in (True, False):
         site = site_of(backend=backend)
         await site.visit(lambda session: session.update(cart=[1]))
-        await site.visit(sign_in(keep=keep))
+        await site.visit(sign_in(keep_data=keep))
         assert await site.data() == ({"cart": [1]} if keep else {})
         assert await user_of(site, site.browser) == "ann"
 
@@ -133,7 +145,7 @@ async def test_what_another_user_left_is_never_handed_on(site_of: Callable[..., 
     await site.visit(sign_in("ann"))
     await site.visit(lambda session: session.update(secret="of Ann"))
     await site.visit(sign_in("eve"))
-    assert (await site.visit(lambda session: (session.user_id, dict(session)))).result == ("eve", {})
+    assert (await site.visit(lambda session: (users.get_user_id(session), dict(session)))).result == ("eve", {})
 
 
 async def test_the_user_cannot_be_overwritten_through_the_data(
@@ -167,7 +179,7 @@ async def test_somebody_is_fresh_until_the_time_is_up_and_again_after_signing_in
     site = site_of(backend=backend)
 
     async def fresh() -> Any:
-        return (await site.visit(lambda session: session.is_fresh(timedelta(minutes=5)))).result
+        return (await site.visit(lambda session: users.is_fresh(session, timedelta(minutes=5)))).result
 
     assert await fresh() is False
     await site.visit(sign_in())
@@ -211,13 +223,13 @@ async def test_after_a_sign_in_a_rotation_has_nothing_left_to_do_and_gives_no_gr
     planted = Browser(dict(site.browser.cookies))
 
     async def act(session: Session) -> bool:
-        new_id = await session.sign_in("ann")
+        new_id = await users.sign_in(session, "ann")
         return new_id == await session.regenerate_id(grace=60)
 
     assert (await site.visit(act)).result is True
     assert await user_of(site, planted) is None
     assert await user_of(site, site.browser) == "ann"
-    assert await sessions.end_all("ann") == 1
+    assert await sessions.revoke_all("ann") == 1
     assert await user_of(site, site.browser) is None
 
 
@@ -230,12 +242,15 @@ async def test_a_sign_in_in_a_websocket_that_is_refused_is_none(
     await site.visit(lambda session: session.update(n=1))
 
     async def handler(session: Session, send: Any) -> None:
-        await session.sign_in("ann")
+        await users.sign_in(session, "ann")
         session.update(more)
         await send({"type": "websocket.close"})
 
     await connect(site, handler)
-    assert (await site.visit(lambda session: (session.user_id, dict(session)))).result == (None, {"n": 1, **more})
+    assert (await site.visit(lambda session: (users.get_user_id(session), dict(session)))).result == (
+        None,
+        {"n": 1, **more},
+    )
 
 
 @pytest.mark.parametrize(("user", "method"), [("\ud800", ""), ("ann", "\ud800")])
@@ -254,25 +269,25 @@ async def test_any_other_text_names_a_user_and_no_second_one(
 ) -> None:
     site, sessions = site_of(backend=listing), UserSessions(listing)
     await site.visit(sign_in(user))
-    [listed] = await sessions.of(user)
+    [listed] = await sessions.list(user)
     assert await user_of(site, site.browser) == user
     for stranger in ("a", "ann", "bob", user + " ", user.upper() + "x", "\ud800"):
-        assert await sessions.end(stranger, listed.handle) is False
+        assert await sessions.revoke(stranger, listed.handle) is False
     for handle in ("", "\0", "\ud800", listed.handle.lower() + "x", index_key(user), "h" * 100_000):
-        assert await sessions.end(user, handle) is False
+        assert await sessions.revoke(user, handle) is False
     assert await user_of(site, site.browser) == user
 
 
 async def test_a_session_by_hand_and_a_write_by_hand_keep_who_is_signed_in(backend: SessionBackend) -> None:
     session = Session(backend)
     await session.load()
-    await session.sign_in("ann")
+    await users.sign_in(session, "ann")
     session_id = await session.persist()
     if not isinstance(backend, DictBackend):  # which knows nothing of people, and writes what it is told to
         session_id = await backend.write({"n": 1}, session_id)
     again = Session(backend, session_id)
     await again.load()
-    assert again.user_id == "ann"
+    assert users.get_user_id(again) == "ann"
 
 
 async def test_who_signs_in_again_without_asking_for_it_is_not_remembered(
@@ -293,11 +308,11 @@ async def test_signing_out_ends_the_session_and_the_copy_of_its_cookie(
     site = site_of(backend=listing)
     await site.visit(sign_in())
     copy = Browser(dict(site.browser.cookies))
-    reply = await site.visit(Session.sign_out)
+    reply = await site.visit(users.sign_out)
     assert "Max-Age=0" in reply.set_cookie
     assert reply.all("clear-site-data") == []
     assert await user_of(site, copy) is None
-    assert await UserSessions(listing).of("ann") == []
+    assert await UserSessions(listing).list("ann") == []
 
 
 async def test_signing_out_can_tell_the_browser_to_forget_the_site(
@@ -305,13 +320,13 @@ async def test_signing_out_can_tell_the_browser_to_forget_the_site(
 ) -> None:
     site = site_of(backend=backend)
     await site.visit(sign_in())
-    reply = await site.visit(lambda session: session.sign_out(clear_site_data=True))
+    reply = await site.visit(lambda session: users.sign_out(session, clear_site_data=True))
     assert reply.all("clear-site-data") == ['"cache", "cookies", "storage"']
 
 
 async def test_who_was_not_signed_in_keeps_the_site(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     """Such an answer may be stored by a cache, and says nothing about anybody."""
-    reply = await site_of(backend=backend).visit(lambda session: session.sign_out(clear_site_data=True))
+    reply = await site_of(backend=backend).visit(lambda session: users.sign_out(session, clear_site_data=True))
 
     assert reply.all("clear-site-data") == reply.all("set-cookie") == []
 
@@ -324,12 +339,12 @@ async def test_a_message_said_after_signing_out_is_not_wiped_with_the_site(
     await site.visit(sign_in())
 
     async def act(session: Session) -> None:
-        await session.sign_out(clear_site_data=True)
-        session.flash("You are signed out.")
+        await users.sign_out(session, clear_site_data=True)
+        flash.add_flash(session, "You are signed out.")
 
     reply = await site.visit(act)
     assert reply.all("clear-site-data") == ['"cache", "storage"']
-    assert len((await site.visit(lambda session: session.pop_flashes(background=True))).result) == 1
+    assert len((await site.visit(lambda session: flash.pop_flashes(session, background=True))).result) == 1
 
 
 @pytest.mark.parametrize("kind", ["rotated", "signed in again"])
@@ -372,7 +387,7 @@ async def test_the_list_shows_what_a_person_recognises_and_nothing_that_opens_a_
     await signed_in(site, method="password")
 
     async def listed(session: Session) -> list[UserSession]:
-        return await UserSessions(listing).of("ann", current=session)
+        return await UserSessions(listing).list("ann", current=session)
 
     newest, oldest = (await site.visit(listed)).result
     assert oldest == UserSession(
@@ -398,7 +413,7 @@ async def test_the_list_is_of_one_user_only(site_of: Callable[..., Site], listin
     for user in ("ann", "bob", "ann", "Ann"):
         await signed_in(site, user)
     sessions = UserSessions(listing)
-    assert [len(await sessions.of(user)) for user in ("ann", "bob", "Ann", "eve")] == [2, 1, 1, 0]
+    assert [len(await sessions.list(user)) for user in ("ann", "bob", "Ann", "eve")] == [2, 1, 1, 0]
 
 
 async def test_one_session_is_ended_by_its_handle_and_no_other(
@@ -406,13 +421,13 @@ async def test_one_session_is_ended_by_its_handle_and_no_other(
 ) -> None:
     site, sessions = site_of(backend=listing), UserSessions(listing)
     first, second, other = [await signed_in(site, user) for user in ("ann", "ann", "bob")]
-    newest, oldest = await sessions.of("ann")
-    assert await sessions.end("bob", oldest.handle) is False
-    assert await sessions.end("ann", "made up") is False
-    assert await sessions.end("ann", oldest.handle) is True
-    assert await sessions.end("ann", oldest.handle) is False
+    newest, oldest = await sessions.list("ann")
+    assert await sessions.revoke("bob", oldest.handle) is False
+    assert await sessions.revoke("ann", "made up") is False
+    assert await sessions.revoke("ann", oldest.handle) is True
+    assert await sessions.revoke("ann", oldest.handle) is False
     assert [await user_of(site, browser) for browser in (first, second, other)] == [None, "ann", "bob"]
-    assert [one.handle for one in await sessions.of("ann")] == [newest.handle]
+    assert [one.handle for one in await sessions.list("ann")] == [newest.handle]
 
 
 async def test_all_others_are_ended_and_the_one_that_asks_gets_a_new_id(
@@ -425,11 +440,11 @@ async def test_all_others_are_ended_and_the_one_that_asks_gets_a_new_id(
     before = Browser(dict(mine.cookies))
 
     async def end_others(session: Session) -> int:
-        return await UserSessions(listing).end_all("ann", but=session)
+        return await UserSessions(listing).revoke_others(session)
 
     assert (await site.visit(end_others, mine)).result == 2
     assert [await user_of(site, browser) for browser in (*others, before, mine)] == [None, None, None, "ann"]
-    assert len(await UserSessions(listing).of("ann")) == 1
+    assert len(await UserSessions(listing).list("ann")) == 1
 
 
 @pytest.mark.parametrize("late", ["rotates", "renews", "writes", "signs in"])
@@ -443,31 +458,31 @@ async def test_a_session_that_was_ended_stays_ended_whatever_a_slow_request_does
 
     async def act(session: Session) -> None:
         await session.load()
-        await UserSessions(listing).end_all("ann")
+        await UserSessions(listing).revoke_all("ann")
         if late == "rotates":
             await session.regenerate_id()
         elif late == "signs in":
-            await session.sign_in("ann")
+            await users.sign_in(session, "ann")
         else:
             if late == "renews":
-                session.set_expiry(100_000)
+                set_expiry(session, 100_000)
             session["n"] = 1
 
     await site.visit(act, browser)
     if late == "signs in" and await user_of(site, browser) == "ann":
-        assert len(await UserSessions(listing).of("ann")) == 1  # somebody who knows the password is in again
+        assert len(await UserSessions(listing).list("ann")) == 1  # somebody who knows the password is in again
     else:
         assert await user_of(site, browser) is None
-        assert await UserSessions(listing).of("ann") == []
+        assert await UserSessions(listing).list("ann") == []
     assert await user_of(site, old) is None
 
 
 async def test_all_sessions_of_a_user_are_ended(site_of: Callable[..., Site], listing: SessionBackend) -> None:
     site = site_of(backend=listing)
     browsers = [await signed_in(site) for _ in range(3)]
-    assert await UserSessions(listing).end_all("ann") == 3
+    assert await UserSessions(listing).revoke_all("ann") == 3
     assert [await user_of(site, browser) for browser in browsers] == [None] * 3
-    assert await UserSessions(listing).end_all("ann") == 0
+    assert await UserSessions(listing).revoke_all("ann") == 0
 
 
 async def test_a_session_stays_on_the_list_wherever_it_is_rotated_to(
@@ -477,8 +492,8 @@ async def test_a_session_stays_on_the_list_wherever_it_is_rotated_to(
     await site.visit(sign_in())
     for _ in range(3):
         await site.visit(Session.regenerate_id)
-    [listed] = await sessions.of("ann")
-    assert await sessions.end("ann", listed.handle) is True
+    [listed] = await sessions.list("ann")
+    assert await sessions.revoke("ann", listed.handle) is True
     assert await user_of(site, site.browser) is None
 
 
@@ -491,7 +506,7 @@ async def test_the_newest_sign_in_is_the_first_of_the_list_whoever_was_rotated_s
     await signed_in(site, method="second")
     clock.advance(10)
     await site.visit(Session.regenerate_id, first)
-    assert [one.method for one in await sessions.of("ann")] == ["second", "first"]
+    assert [one.method for one in await sessions.list("ann")] == ["second", "first"]
 
 
 async def test_who_signs_in_while_another_device_does_takes_nobody_from_the_list(
@@ -511,7 +526,7 @@ async def test_who_signs_in_while_another_device_does_takes_nobody_from_the_list
     await signed_in(site)
     backend.meanwhile = lambda: signed_in(site)
     await signed_in(site)
-    assert len(await UserSessions(backend).of("ann")) == 3
+    assert len(await UserSessions(backend).list("ann")) == 3
 
 
 async def test_a_session_that_is_used_for_ever_stays_on_the_list(
@@ -522,7 +537,7 @@ async def test_a_session_that_is_used_for_ever_stays_on_the_list(
     for n in range(50):
         clock.advance(900)
         await site.visit(lambda session, n=n: session.update(n=n))
-    assert len(await UserSessions(listing).of("ann")) == 1
+    assert len(await UserSessions(listing).list("ann")) == 1
 
 
 async def test_the_list_forgets_what_is_over_and_never_grows_beyond_what_lives(
@@ -532,11 +547,11 @@ async def test_the_list_forgets_what_is_over_and_never_grows_beyond_what_lives(
     for _ in range(5):
         await signed_in(site)
         clock.advance(2100)
-        assert await UserSessions(listing).of("ann") == []
+        assert await UserSessions(listing).list("ann") == []
     user_index = listing.user_index  # type: ignore[attr-defined]
     await signed_in(site)
     assert len(await user_index.of("ann", int(clock()))) == 1
-    assert len(await UserSessions(listing).of("ann")) == 1
+    assert len(await UserSessions(listing).list("ann")) == 1
 
 
 async def test_a_sign_in_that_comes_to_nothing_is_forgotten(
@@ -545,13 +560,13 @@ async def test_a_sign_in_that_comes_to_nothing_is_forgotten(
     site = site_of(backend=store_backend)
 
     async def fails(session: Session) -> None:
-        await session.sign_in("ann")
+        await users.sign_in(session, "ann")
         raise LookupError
 
     for _ in range(3):
         with pytest.raises(LookupError):
             await site.visit(fails, Browser())
-    assert await UserSessions(store_backend).of("ann") == []
+    assert await UserSessions(store_backend).list("ann") == []
     clock.advance(PENDING)
     await signed_in(site)
     user_index = store_backend.user_index  # type: ignore[attr-defined]
@@ -585,7 +600,7 @@ async def test_garbage_where_the_list_should_be_ends_no_session_and_is_replaced(
         site = site_of(backend=backend)
         await site.visit(sign_in())
         assert await user_of(site, site.browser) == "ann"
-        assert len(await UserSessions(backend).of("ann")) == 1
+        assert len(await UserSessions(backend).list("ann")) == 1
 
 
 async def test_a_list_is_no_session_whatever_id_is_made_up(
@@ -601,19 +616,19 @@ async def test_a_sign_in_that_fails_leaves_the_session_from_before_on_the_list(
 ) -> None:
     site, sessions = site_of(backend=listing), UserSessions(listing)
     await site.visit(sign_in())
-    handle = (await site.visit(lambda session: session.handle)).result
+    handle = (await site.visit(users.get_handle)).result
 
     async def fails(session: Session) -> None:
-        await session.sign_in("ann")
+        await users.sign_in(session, "ann")
         raise LookupError
 
     with pytest.raises(LookupError):
         await site.visit(fails)
     assert await user_of(site, site.browser) == "ann"
-    assert handle in [one.handle for one in await sessions.of("ann")]
+    assert handle in [one.handle for one in await sessions.list("ann")]
     clock.advance(PENDING)
-    assert [one.handle for one in await sessions.of("ann")] == [handle]
-    await sessions.end_all("ann")
+    assert [one.handle for one in await sessions.list("ann")] == [handle]
+    await sessions.revoke_all("ann")
     assert await user_of(site, site.browser) is None
 
 
@@ -625,14 +640,14 @@ async def test_the_newest_sign_in_is_the_first_and_a_session_keeps_its_name_when
     clock.advance(1)
     await signed_in(site)
     clock.advance(1)
-    before = [one.handle for one in await sessions.of("ann")]
+    before = [one.handle for one in await sessions.list("ann")]
     await site.visit(Session.regenerate_id, first)
-    assert [one.handle for one in await sessions.of("ann")] == before
+    assert [one.handle for one in await sessions.list("ann")] == before
     clock.advance(900)
     for _ in range(3):
         await site.visit(lambda session: session.update(n=session.get("n", 0) + 1), first)
         clock.advance(900)
-        assert before[1] in [one.handle for one in await sessions.of("ann")]
+        assert before[1] in [one.handle for one in await sessions.list("ann")]
 
 
 @pytest.mark.parametrize("seal", [None, KEY])
@@ -673,12 +688,12 @@ async def test_a_sign_in_that_is_under_way_is_ended_with_all_the_others(
     browser = Browser()
 
     async def act(session: Session) -> None:
-        await session.sign_in("ann")
-        await UserSessions(listing).end_all("ann")
+        await users.sign_in(session, "ann")
+        await UserSessions(listing).revoke_all("ann")
 
     reply = await site.visit(act, browser)
     assert [cookie for cookie in reply.set_cookies if "Max-Age=0" not in cookie] == []
-    assert await UserSessions(listing).of("ann") == []
+    assert await UserSessions(listing).list("ann") == []
     assert await user_of(site, browser) is None
 
 
@@ -697,16 +712,16 @@ async def test_whoever_is_stored_between_the_two_looks_is_ended_too(clock: Clock
     site, browser = site_of(backend=backend), Browser()
 
     async def act(session: Session) -> None:
-        await session.sign_in("ann")
+        await users.sign_in(session, "ann")
 
         async def save() -> None:
             await session.persist()
 
         inside.append(save)  # in the middle of end_all, before the list is changed
-        await UserSessions(backend).end_all("ann")
+        await UserSessions(backend).revoke_all("ann")
 
     await site.visit(act, browser)
-    assert await UserSessions(backend).of("ann") == []
+    assert await UserSessions(backend).list("ann") == []
     assert await user_of(site, browser) is None
 
 
@@ -724,7 +739,7 @@ async def test_a_list_that_others_change_without_end_is_an_error_and_not_a_loop(
     session = Session(StoreBackend(store, clock=clock))
     await session.load()
     with pytest.raises(BackendUnavailable, match="too often"):
-        await session.sign_in("ann")
+        await users.sign_in(session, "ann")
     assert store.tries == MAX_TRIES
 
 
@@ -737,7 +752,7 @@ async def test_one_session_too_many_ends_the_oldest(site_of: Callable[..., Site]
     browsers = [await signed_in(site) for _ in range(4)]
     await signed_in(site, "bob")
     assert [await user_of(site, browser) for browser in browsers] == [None, None, "ann", "ann"]
-    assert len(await UserSessions(listing).of("ann")) == 2
+    assert len(await UserSessions(listing).list("ann")) == 2
 
 
 async def test_one_session_too_many_is_refused_if_that_is_asked_for(
@@ -750,7 +765,7 @@ async def test_one_session_too_many_is_refused_if_that_is_asked_for(
     assert await user_of(site, first) == "ann"
     await site.visit(sign_in(), first)  # again, on the same device: that is not one more
     clock.advance(PENDING)
-    await site.visit(Session.sign_out, first)
+    await site.visit(users.sign_out, first)
     await signed_in(site)
 
 
@@ -762,14 +777,14 @@ async def test_who_signs_in_and_out_again_and_again_is_one_at_a_time(
 
     async def back_and_forth(session: Session) -> None:
         for user in ("ann", "ann", "bob", "ann"):
-            await session.sign_in(user)
+            await users.sign_in(session, user)
         await session.delete()
-        await session.sign_in("ann")
+        await users.sign_in(session, "ann")
 
-    for act in (sign_in(), Session.sign_out, sign_in(), Session.delete, back_and_forth, sign_in()):
+    for act in (sign_in(), users.sign_out, sign_in(), Session.delete, back_and_forth, sign_in()):
         await site.visit(act)
     assert await user_of(site, site.browser) == "ann"
-    assert len(await UserSessions(listing).of("ann")) == 1
+    assert len(await UserSessions(listing).list("ann")) == 1
 
 
 async def test_who_is_refused_keeps_what_the_anonymous_session_held(
@@ -781,7 +796,7 @@ async def test_who_is_refused_keeps_what_the_anonymous_session_held(
 
     async def refused(session: Session) -> None:
         with pytest.raises(TooManySessions):
-            await session.sign_in("ann", keep=False)
+            await users.sign_in(session, "ann", keep_data=False)
 
     await site.visit(refused)
     assert await site.data() == {"n": 1}
@@ -799,12 +814,12 @@ async def test_parallel_sign_ins_are_never_more_than_allowed(
             if n + 1 < len(browsers):
                 other = site_of(backend=listing, max_sessions_per_user=3)
                 await other.visit(nested(n + 1), browsers[n + 1])
-            await session.sign_in("ann")
+            await users.sign_in(session, "ann")
 
         return act
 
     await site.visit(nested(0), browsers[0])
-    assert len(await UserSessions(listing).of("ann")) == 3
+    assert len(await UserSessions(listing).list("ann")) == 3
     alive = [await user_of(site, browser) for browser in browsers]
     assert alive.count("ann") == 3
 
@@ -856,7 +871,7 @@ async def test_the_limits_of_the_standards_are_kept(
         reply = await site.visit(who, used)
         assert reply.result == "ann"
     clock.advance(limits.overall - passed)
-    user, why = (await site.visit(lambda session: (session.user_id, session.miss_reason), used)).result
+    user, why = (await site.visit(lambda session: (users.get_user_id(session), get_miss_reason(session)), used)).result
     assert user is None
     assert why in (MissReason.OVER_ABSOLUTE, MissReason.UNKNOWN)  # a store may have forgotten it
 
@@ -875,7 +890,7 @@ async def test_revalidate_takes_over_what_others_changed_and_keeps_what_is_not_s
     async def act(session: Session) -> None:
         session["mine"] = 1
         await elsewhere.visit(lambda other: other.update(theirs=1), browser)
-        assert await session.revalidate() is True
+        assert await watch.revalidate(session) is True
         assert session["mine"] == 1
 
     await site.visit(act)
@@ -887,24 +902,24 @@ async def test_revalidate_says_when_the_session_has_ended(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
     async def end(session: Session) -> None:
-        await UserSessions(listing).end_all("ann")
+        await UserSessions(listing).revoke_all("ann")
 
     async def again(session: Session) -> None:
-        await session.sign_in("ann")
+        await users.sign_in(session, "ann")
 
     async def time_passes(session: Session) -> None:
         clock.advance(14 * 86400)
 
-    for ends in (end, Session.sign_out, again, time_passes):
+    for ends in (end, users.sign_out, again, time_passes):
         site, elsewhere = site_of(backend=listing), site_of(backend=listing)
         await site.visit(sign_in())
 
         async def act(
             session: Session, ends: Any = ends, elsewhere: Site = elsewhere, site: Site = site
         ) -> tuple[bool, bool]:
-            before = await session.revalidate()
+            before = await watch.revalidate(session)
             await elsewhere.visit(ends, Browser(dict(site.browser.cookies)))
-            return before, await session.revalidate()
+            return before, await watch.revalidate(session)
 
         reply = await site.visit(act)
         assert reply.result == (True, False)
@@ -920,7 +935,7 @@ async def test_revalidate_follows_a_rotation(site_of: Callable[..., Site], store
         await session.load()
         await elsewhere.visit(Session.regenerate_id, browser)
         await elsewhere.visit(lambda other: other.update(n=1), browser)
-        alive = await session.revalidate()
+        alive = await watch.revalidate(session)
         assert session["n"] == 1
         return alive
 
@@ -931,7 +946,7 @@ async def test_revalidate_follows_a_rotation(site_of: Callable[..., Site], store
 async def test_there_is_nothing_to_revalidate_without_a_session(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
-    assert (await site_of(backend=backend).visit(Session.revalidate)).result is False
+    assert (await site_of(backend=backend).visit(watch.revalidate)).result is False
 
 
 class Ticks:
@@ -966,16 +981,16 @@ async def test_what_is_watched_is_cancelled_when_the_session_has_ended(
         await session.load()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(revoke)
-            async with ends_with(session, every=7, sleep=ticks) as watch:
+            async with watch.move_on_when_ended(session, check_every=7, sleep=ticks) as scope:
                 log.append("open")
                 await anyio.sleep_forever()
-            log.append(f"ended: {watch.ended}")
+            log.append(f"ended: {scope.cancelled_caught}")
 
     async def revoke() -> None:
         await anyio.wait_all_tasks_blocked()
         await ticks.tick()
         assert log == ["open"]
-        await UserSessions(listing).end_all("ann")
+        await UserSessions(listing).revoke_all("ann")
         await ticks.tick()
 
     await site.visit(act)
@@ -991,9 +1006,9 @@ async def test_what_ends_by_itself_is_not_said_to_have_been_ended(
     await site.visit(sign_in())
 
     async def act(session: Session) -> bool:
-        async with ends_with(session, sleep=ticks) as watch:
+        async with watch.move_on_when_ended(session, sleep=ticks) as scope:
             pass
-        return watch.ended
+        return scope.cancelled_caught
 
     assert (await site.visit(act)).result is False
     ticks.close()
@@ -1007,7 +1022,7 @@ async def test_what_is_raised_in_what_is_watched_comes_out_as_it_is(
     await site.visit(sign_in())
 
     async def act(session: Session) -> None:
-        async with ends_with(session, sleep=ticks):
+        async with watch.move_on_when_ended(session, sleep=ticks):
             raise LookupError("of the application")
 
     with pytest.raises(LookupError, match="of the application"):
@@ -1027,15 +1042,15 @@ async def test_a_conflict_that_is_to_be_an_error_is_one_when_it_is_saved_and_not
         await elsewhere.visit(lambda other: other.update(n=2), site.browser)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(look)
-            async with ends_with(session, sleep=ticks) as watch:
+            async with watch.move_on_when_ended(session, sleep=ticks) as scope:
                 await anyio.sleep_forever()
-            log.append(f"ended: {watch.ended}")
+            log.append(f"ended: {scope.cancelled_caught}")
 
     async def look() -> None:
         await anyio.wait_all_tasks_blocked()
         await ticks.tick()
         assert log == []
-        await UserSessions(store_backend).end_all("ann")
+        await UserSessions(store_backend).revoke_all("ann")
         await ticks.tick()
 
     await site.visit(act)
@@ -1063,9 +1078,9 @@ async def test_a_store_that_fails_for_long_ends_what_nobody_can_vouch_for(
         await session.load()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(fail)
-            async with ends_with(session, sleep=ticks) as watch:
+            async with watch.move_on_when_ended(session, sleep=ticks) as scope:
                 await anyio.sleep_forever()
-        return watch.ended
+        return scope.cancelled_caught
 
     async def fail() -> None:
         await anyio.wait_all_tasks_blocked()

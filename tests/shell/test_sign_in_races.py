@@ -11,7 +11,16 @@ import pytest
 from anyio import CancelScope
 from anyio.lowlevel import checkpoint
 
-from starsessions import BackendUnavailable, CookieBackend, Session, SessionBackend, SessionGone, TooManySessions
+from starsessions import (
+    BackendUnavailable,
+    CookieBackend,
+    Session,
+    SessionBackend,
+    SessionGone,
+    TooManySessions,
+    update_atomically,
+    users,
+)
 from starsessions.backends.server_side import StoreBackend
 from starsessions.stores.base import Entry
 from starsessions.stores.memory import MemoryStore
@@ -129,7 +138,7 @@ class Story:
             self.cookies.append(dict(browser.cookies))
 
     async def user(self, browser: Browser) -> Any:
-        return (await self.site().visit(lambda session: session.user_id, Browser(dict(browser.cookies)))).result
+        return (await self.site().visit(users.get_user_id, Browser(dict(browser.cookies)))).result
 
     async def alive(self) -> list[Browser]:
         """Those with whose cookies somebody is signed in."""
@@ -137,9 +146,9 @@ class Story:
         return [browser for browser in browsers if await self.user(browser) is not None]
 
     async def end_all(self) -> None:
-        await self.users.end_all("ann")
+        await self.users.revoke_all("ann")
         assert await self.alive() == [], "a session lives that is on no list"
-        assert await self.users.of("ann") == []
+        assert await self.users.list("ann") == []
 
 
 async def rotate(session: Session) -> None:
@@ -151,45 +160,45 @@ async def change(session: Session) -> None:
 
 
 async def twice(session: Session) -> None:
-    await session.sign_in("ann")
-    await session.sign_in("ann")
+    await users.sign_in(session, "ann")
+    await users.sign_in(session, "ann")
 
 
 async def other_and_back(session: Session) -> None:
-    await session.sign_in("bob")
-    await session.sign_in("ann")
+    await users.sign_in(session, "bob")
+    await users.sign_in(session, "ann")
 
 
 async def and_rotate(session: Session) -> None:
-    await session.sign_in("ann")
+    await users.sign_in(session, "ann")
     await session.regenerate_id()
 
 
 async def and_flush(session: Session) -> None:
-    await session.sign_in("ann")
+    await users.sign_in(session, "ann")
     await session.flush()
     session["n"] = 1
 
 
 async def and_clear(session: Session) -> None:
-    await session.sign_in("ann")
+    await users.sign_in(session, "ann")
     session.clear()
 
 
 async def and_persist(session: Session) -> None:
-    await session.sign_in("ann")
+    await users.sign_in(session, "ann")
     await session.persist()
     session["n"] = 1
 
 
 async def persist_first(session: Session) -> None:
     await session.persist()
-    await session.sign_in("ann")
+    await users.sign_in(session, "ann")
 
 
 async def and_update(session: Session) -> None:
-    await session.sign_in("ann")
-    await session.update_atomically(lambda data: data.update(n=1))
+    await users.sign_in(session, "ann")
+    await update_atomically(session, lambda data: data.update(n=1))
 
 
 ACTS: dict[str, Any] = {
@@ -204,7 +213,7 @@ ACTS: dict[str, Any] = {
     "and update": and_update,
     "rotate": rotate,
     "change": change,
-    "sign out": Session.sign_out,
+    "sign out": users.sign_out,
 }
 
 BEFORE: dict[str, Any] = {"anonymous": change, "signed in": sign_in(), "nobody": None}
@@ -232,11 +241,11 @@ async def test_a_session_that_is_ended_by_its_handle_is_ended_whatever_it_does_m
     async def scenario(schedule: Schedule) -> None:
         story, browser = Story(kind, clock), Browser()
         await story.visit(sign_in(), browser)
-        [listed] = await story.users.of("ann")
+        [listed] = await story.users.list("ann")
         await schedule.together(
-            act=lambda: story.visit(act, browser), end=lambda: story.users.end("ann", listed.handle)
+            act=lambda: story.visit(act, browser), end=lambda: story.users.revoke("ann", listed.handle)
         )
-        assert await story.visit(lambda session: session.handle, browser) != listed.handle
+        assert await story.visit(users.get_handle, browser) != listed.handle
         assert act not in (rotate, change) or await story.alive() == []
         await story.end_all()
 
@@ -250,7 +259,7 @@ async def test_when_all_are_ended_none_that_was_busy_is_left_off_the_list(
     async def scenario(schedule: Schedule) -> None:
         story, browser = Story(kind, clock), Browser()
         await story.visit(before or Session.load, browser)
-        await schedule.together(act=lambda: story.visit(act, browser), end=lambda: story.users.end_all("ann"))
+        await schedule.together(act=lambda: story.visit(act, browser), end=lambda: story.users.revoke_all("ann"))
         await story.end_all()
 
     await with_few_switches(scenario)
@@ -260,12 +269,12 @@ async def test_when_all_are_ended_none_that_was_busy_is_left_off_the_list(
 async def test_of_two_who_sign_in_at_once_one_is_too_many(kind: Any, clock: Clock, too_many: str) -> None:
     async def try_to(session: Session) -> None:
         with suppress(TooManySessions):
-            await session.sign_in("ann")
+            await users.sign_in(session, "ann")
 
     async def scenario(schedule: Schedule) -> None:
         story = Story(kind, clock, max_sessions_per_user=1, on_too_many=too_many)
         await schedule.together(one=lambda: story.visit(try_to, Browser()), two=lambda: story.visit(try_to, Browser()))
-        assert len(await story.alive()) == len(await story.users.of("ann")) == 1
+        assert len(await story.alive()) == len(await story.users.list("ann")) == 1
 
     await with_few_switches(scenario)
 
@@ -307,6 +316,6 @@ async def test_a_session_that_got_a_new_id_stays_on_the_list_for_as_long_as_it_i
     for _ in range(100):
         clock.advance(60_000)
         await story.visit(change, browser)
-        assert len(await story.users.of("ann")) == 1
+        assert len(await story.users.list("ann")) == 1
     assert await story.user(browser) == "ann"
     await story.end_all()

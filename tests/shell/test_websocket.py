@@ -13,7 +13,16 @@ from starlette.routing import WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from starsessions import CookieBackend, InMemoryBackend, ResponseStarted, Session, SessionBackend, SessionMiddleware
+from starsessions import (
+    CookieBackend,
+    InMemoryBackend,
+    ResponseStarted,
+    Session,
+    SessionBackend,
+    SessionMiddleware,
+    set_expiry,
+    users,
+)
 from tests.site import KEY, Browser, Clock, Reply, Site, call
 
 pytestmark = pytest.mark.anyio
@@ -273,7 +282,7 @@ async def test_an_expiry_that_is_set_after_accept_is_saved(
 
     async def handler(session: Session, send: Any) -> None:
         await send(ACCEPT)
-        session.set_expiry(60)
+        set_expiry(session, 60)
         await send(CLOSE)
 
     await connect(site, handler)
@@ -288,13 +297,13 @@ async def test_a_refused_handshake_signs_nobody_in_under_the_id_from_before(
     await site.visit(lambda session: session.update(n=1))
 
     async def handler(session: Session, send: Any) -> None:
-        await session.sign_in("ann")
+        await users.sign_in(session, "ann")
         session["n"] = 2
         await send(CLOSE)
 
     await connect(site, handler)
 
-    assert (await site.visit(lambda session: session.user_id)).result is None
+    assert (await site.visit(users.get_user_id)).result is None
     assert await site.data() == {"n": 1 if getattr(site.app.setting.backend, "is_client_side", False) else 2}
 
 

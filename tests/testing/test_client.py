@@ -26,6 +26,7 @@ from starsessions import (
     SessionMiddleware,
     SessionTooLarge,
     TooManySessions,
+    users,
 )
 from starsessions.backends.server_side import StoreBackend
 from starsessions.stores.memory import MemoryStore
@@ -369,7 +370,7 @@ def test_a_secure_cookie_on_http_is_noticed_by_the_test_that_loses_it(browser_of
 
 async def me(request: Request) -> Response:
     session: Session = request.session  # type: ignore[assignment]
-    return JSONResponse(session.user_id)
+    return JSONResponse(users.get_user_id(session))
 
 
 def app_with_people(backend: SessionBackend, **settings: Any) -> Starlette:
@@ -399,7 +400,7 @@ def test_the_words_of_a_sign_in_are_those_of_the_session(browser_of: BrowserOf) 
         session["cart"] = ["tea"]
     sign_in(client, "42", method="passkey", remember=True)
     assert client.get("/").json() == {"cart": ["tea"]}
-    sign_in(client, "42", method="passkey", remember=True, keep=False)
+    sign_in(client, "42", method="passkey", remember=True, keep_data=False)
     assert client.get("/").json() == {}
     clock.advance(999)
     assert client.get("/me").json() == "42"

@@ -20,6 +20,9 @@ from starsessions import (
     SessionConflict,
     SessionGone,
     UnsupportedValue,
+    update_atomically,
+    users,
+    watch,
 )
 from starsessions.events import SchemaMismatch, handle_for
 from starsessions.typed import TypedSession
@@ -345,11 +348,11 @@ async def test_who_signs_in_keeps_what_was_put_in_anonymously_or_nothing_of_it(
 ) -> None:
     async def sign_in(session: Session) -> None:
         put("milk")(await SHOP.load(session))
-        await session.sign_in("ann")
+        await users.sign_in(session, "ann")
 
     async def sign_in_afresh(session: Session) -> None:
         put("milk")(await SHOP.load(session))
-        await session.sign_in("ann", keep=False)
+        await users.sign_in(session, "ann", keep_data=False)
 
     def items(session: Session) -> list[str]:
         return SHOP.of(session).cart.items
@@ -372,7 +375,7 @@ async def test_a_session_that_is_revalidated_has_the_changes_of_both(
         shop = await SHOP.load(session)
         put("milk")(shop)
         await other.visit(of_shop(paint))
-        assert await session.revalidate()
+        assert await watch.revalidate(session)
         assert session["cart"] == {"items": ["tea", "milk"]}
         await SHOP.load(session)
         return shop.cart.items, shop.theme
@@ -416,7 +419,7 @@ async def test_an_atomic_update_sees_and_saves_what_was_changed_in_the_model(sit
     async def act(session: Session) -> Any:
         shop = await SHOP.load(session)
         paint(shop)
-        updated = await session.update_atomically(add)
+        updated = await update_atomically(session, add)
         put("tea")(await SHOP.load(session))
         return updated, shop.theme
 

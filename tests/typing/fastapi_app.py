@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, WebSock
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 
-from starsessions import EncryptedCookieBackend, InMemoryBackend, Session, SessionMiddleware
+from starsessions import EncryptedCookieBackend, InMemoryBackend, Session, SessionMiddleware, set_expiry
 
 app = FastAPI(middleware=[Middleware(SessionMiddleware, secret_key="TOP SECRET", autoload=True)])
 app.add_middleware(
@@ -40,7 +40,7 @@ def current_user(session: LoadedSession) -> str:
 @router.post("/login")
 async def login(session: LoadedSession, user: str, remember: bool = False) -> dict[str, str]:
     session["user"] = user
-    session.set_expiry(30 * 86400 if remember else None)
+    set_expiry(session, 30 * 86400 if remember else None)
     assert_type(await session.regenerate_id(), str)
     return {"user": user}
 

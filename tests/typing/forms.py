@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.templating import Jinja2Templates
 from starlette.testclient import TestClient
 
-from starsessions import Session, SessionMiddleware, csrf, flash
+from starsessions import Session, SessionMiddleware, csrf, flash, users
 from starsessions.csrf import CsrfFailed, CsrfMiddleware, WhyRefused
 from starsessions.flash import Flash
 from starsessions.session import get_session
@@ -22,12 +22,12 @@ from starsessions.testing import session_of, sign_in
 async def messages(request: Request) -> Response:
     session = get_session(request)
     assert_type(session, Session)
-    assert_type(session.flash("Saved", "success"), None)
-    session.flash("Saved")
-    assert_type(session.pop_flashes(), list[Flash])
-    assert_type(session.pop_flashes(background=True), list[Flash])
-    assert_type(await session.claim_flashes(), list[Flash])
-    for message in flash.flashes(request):
+    assert_type(flash.add_flash(session, "Saved", "success"), None)
+    flash.add_flash(session, "Saved")
+    assert_type(flash.pop_flashes(session), list[Flash])
+    assert_type(flash.pop_flashes(session, background=True), list[Flash])
+    assert_type(await flash.claim_flashes(session), list[Flash])
+    for message in flash.pop_flashes(request):
         assert_type(message.text, str)
         assert_type(message.category, str)
     return Response()
@@ -77,4 +77,4 @@ async def test_of_an_asynchronous_client() -> None:
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://testserver") as client:
         await sign_in(client, "42")
         async with session_of(client) as session:
-            assert_type(session.user_id, str | None)
+            assert_type(users.get_user_id(session), str | None)

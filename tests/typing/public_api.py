@@ -26,6 +26,8 @@ from starsessions import (
     SessionNotLoaded,
     SessionTooLarge,
     UnsupportedValue,
+    get_miss_reason,
+    set_expiry,
 )
 
 
@@ -57,15 +59,15 @@ async def whole_api(request: Request) -> Response:
     assert_type(session.is_empty, bool)
     assert_type(session.session_id, str | None)
     assert_type(session.data, dict[str, Any])
-    assert_type(session.miss_reason, MissReason | None)
+    assert_type(get_miss_reason(session), MissReason | None)
     session.is_loaded = True
     session.data = {"key": "value"}
 
-    assert_type(session.set_expiry(3600), None)
-    session.set_expiry(timedelta(days=30))
-    session.set_expiry(datetime.now(UTC))
-    session.set_expiry(0)
-    session.set_expiry(None)
+    assert_type(set_expiry(session, 3600), None)
+    set_expiry(session, timedelta(days=30))
+    set_expiry(session, datetime.now(UTC))
+    set_expiry(session, 0)
+    set_expiry(session, None)
     assert_type(session.mark_accessed(), None)
     assert_type(session.mark_modified(), None)
     return Response()
@@ -143,7 +145,7 @@ async def errors(session: Session) -> None:
 
 
 def reasons(session: Session) -> str:
-    match session.miss_reason:
+    match get_miss_reason(session):
         case None:
             return "lives"
         case MissReason.EXPIRED | MissReason.OVER_ABSOLUTE:

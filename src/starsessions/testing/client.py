@@ -26,6 +26,7 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Host, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from starsessions import users
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.middleware import SessionMiddleware
 from starsessions.session import Session
@@ -94,7 +95,7 @@ def sign_in(
     user_id: str,
     *,
     remember: bool = False,
-    keep: bool = True,
+    keep_data: bool = True,
     method: str = "",
     session_cookie: str | None = None,
     app: ASGIApp | None = None,
@@ -105,7 +106,7 @@ def sign_in(
     user_id: str,
     *,
     remember: bool = False,
-    keep: bool = True,
+    keep_data: bool = True,
     method: str = "",
     session_cookie: str | None = None,
     app: ASGIApp | None = None,
@@ -115,12 +116,12 @@ def sign_in(
     user_id: str,
     *,
     remember: bool = False,
-    keep: bool = True,
+    keep_data: bool = True,
     method: str = "",
     session_cookie: str | None = None,
     app: ASGIApp | None = None,
 ) -> Coroutine[Any, Any, None] | None:
-    """Sign a user in with this client, as `session.sign_in()` does in a handler: `await` it of an asynchronous client.
+    """Sign a user in with this client, as `users.sign_in(session)` does in a handler: `await` it with an async client.
 
     `session_cookie` and `app` are those of `session_of()`.
 
@@ -131,11 +132,13 @@ def sign_in(
     >>> client = TestClient(app)
     >>> sign_in(client, "42")
     >>> with session_of(client) as session:
-    ...     session.user_id
+    ...     users.get_user_id(session)
     '42'
     """
     opened = session_of(client, session_cookie=session_cookie, app=app)
-    return opened._do(lambda session: session.sign_in(user_id, remember=remember, keep=keep, method=method))
+    return opened._do(
+        lambda session: users.sign_in(session, user_id, remember=remember, keep_data=keep_data, method=method)
+    )
 
 
 class SessionOf:

@@ -10,6 +10,7 @@ from typing import Any
 
 from anyio import Event, create_task_group
 
+from starsessions import set_expiry, update_atomically
 from starsessions.backends.base import SessionBackend
 from starsessions.exceptions import SessionGone
 from starsessions.session import Session
@@ -180,7 +181,7 @@ async def _clear(session: Session) -> bool:
 
 async def _set_expiry(session: Session) -> bool:
     lives = await _read(session)
-    session.set_expiry(3 * MAX_AGE)
+    set_expiry(session, 3 * MAX_AGE)
     return lives
 
 
@@ -365,7 +366,7 @@ async def atomic_updates_all_count(place: BackendFixture) -> None:
 
     async def add_one(session: Session) -> int:
         await session.load()
-        return await session.update_atomically(_add_one)
+        return await update_atomically(session, _add_one)
 
     async def scenario(schedule: Schedule) -> None:
         token = await place.new_session({"count": 0})
