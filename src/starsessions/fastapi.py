@@ -145,7 +145,7 @@ class SessionCookie(SecurityBase):
         if self._is_compared:
             return
         self._is_compared = True
-        name = session._setting.cookie.name
+        name = session.__starsessions__.config.cookie.name
         if name != self._name:
             _log.warning(
                 "The OpenAPI document calls the cookie of the session %r, and it is %r: "

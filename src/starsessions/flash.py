@@ -14,11 +14,15 @@ escapes them.
 
 from collections.abc import Callable
 from functools import partial
+from os import urandom
 
 from starlette.requests import HTTPConnection
 
+from starsessions.core import flash
+from starsessions.core.encoding import to_base64url
 from starsessions.core.flash import Flash
-from starsessions.session import SessionSource, get_session
+from starsessions.exceptions import SessionGone
+from starsessions.session import Session, SessionSource, get_session, load_session, update_atomically
 
 __all__ = ["Flash", "add_flash", "claim_flashes", "context_processor", "pop_flashes"]
 
@@ -34,7 +38,7 @@ def add_flash(source: SessionSource, text: str, category: str = "info") -> None:
     >>> pop_flashes(session)
     [Flash(text='Saved', category='success')]
     """
-    get_session(source).flash(text, category)
+    flash.add_flash(get_session(source), Flash(text, category), to_base64url(urandom(6)))
 
 
 def pop_flashes(source: SessionSource, *, background: bool = False) -> list[Flash]:
@@ -43,7 +47,8 @@ def pop_flashes(source: SessionSource, *, background: bool = False) -> list[Flas
     A background request (`fetch()`, an image, a prefetch) gets none and leaves them in place, unless `background=True`
     says that its response is shown: for fragments that a script fetches, with htmx for example.
     """
-    return get_session(source).pop_flashes(background=background)
+    session = get_session(source)
+    return flash.take_flashes(session) if background or _shows_a_page(session) else []
 
 
 async def claim_flashes(source: SessionSource, *, background: bool = False) -> list[Flash]:
@@ -52,7 +57,17 @@ async def claim_flashes(source: SessionSource, *, background: bool = False) -> l
     Of two pages that are rendered at the same moment, one gets a message and the other does not. If the page then
     fails, its messages are lost.
     """
-    return await get_session(source).claim_flashes(background=background)
+    session = await load_session(source)
+    if not flash.keys_of_flashes(session) or not (background or _shows_a_page(session)):
+        return []
+    try:
+        return await update_atomically(session, flash.take_flashes)
+    except SessionGone:
+        return []
+
+
+def _shows_a_page(session: Session) -> bool:
+    return flash.is_page_navigation(session.__starsessions__.headers)
 
 
 def context_processor(request: HTTPConnection) -> dict[str, Callable[..., list[Flash]]]:

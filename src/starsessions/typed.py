@@ -95,15 +95,14 @@ class TypedSession(Generic[M]):
     def of(self, session: dict[str, Any]) -> M:
         """`load()`, for a session that is loaded, or that loads itself (`autoload`): for `def` endpoints."""
         own = _ours(session)
-        if not own._ready:
-            own._before_read()
-        for view in own._views:
+        bool(own)  # loads it, or says that it is not loaded
+        state = own.__starsessions__
+        for view in state.models:
             if isinstance(view, _View) and view.typed is self:
                 view.refresh()
                 return cast(M, view.model)
         made = _View(self, own, self._read(own))
-        own._handed_out = True
-        own._views = [*own._views, made]
+        state.attach(made)
         return made.model
 
     def _read(self, session: Session) -> "_Read[M]":
@@ -115,8 +114,9 @@ class TypedSession(Generic[M]):
         except Exception as error:  # whatever an older release has left there, and whatever migrate makes of it
             why = field_of(error) or type(error).__name__
         _log.warning("What a session holds does not fit %s any more (%s): a fresh one is used.", self._name, why)
-        handle = None if session._found is None else handle_of(session._found)
-        session._note(SchemaMismatch(handle, self._name, version, why))
+        state = session.__starsessions__
+        handle = None if state.found is None else handle_of(state.found)
+        state.note(SchemaMismatch(handle, self._name, version, why))
         return _Read(self._read_fields({}), frozenset(), self._shape.fields & held.keys(), is_moved=True)
 
     def _held(self, session: Session) -> dict[str, Any]:
@@ -199,7 +199,7 @@ class _View(Generic[M]):
         changed = {name for name in now.keys() | self._was.keys() if _differ(name, now, self._was)}
         if not changed:
             return
-        self._session._check_known()
+        self._session.__starsessions__.check_known()
         self.typed._check(self.model, now)
         self._write(now, changed)
         self._was = self.typed._shape.plain(self.model)  # in other objects than those that the session has now

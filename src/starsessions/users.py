@@ -6,10 +6,13 @@ from datetime import UTC, datetime
 from starsessions.backends.adapter import adapt
 from starsessions.backends.base import Backend, SessionBackend
 from starsessions.backends.user_index import Index, IndexedSession, UserIndex
-from starsessions.core.durations import Duration
+from starsessions.core.durations import Duration, seconds
+from starsessions.core.record import Identity
+from starsessions.core.serializer import is_unicode
 from starsessions.events import OnEvent, Revoked, dispatch
-from starsessions.exceptions import ImproperlyConfigured
-from starsessions.session import SessionSource, get_session
+from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
+from starsessions.lifecycle import sign_in as signing_in
+from starsessions.session import SessionSource, get_session, load_session
 
 
 async def sign_in(
@@ -35,7 +38,12 @@ async def sign_in(
         ResponseStarted: the headers have been sent, and the new id can no longer reach the browser.
         TypeError: `user_id` is not a str, or is empty.
     """
-    return await get_session(source).sign_in(user_id, remember=remember, keep=keep_data, method=method)
+    if not isinstance(user_id, str) or not user_id:
+        raise TypeError("sign_in() takes the id of a user as a str that is not empty: pass str(user.id).")
+    if not is_unicode(user_id) or not is_unicode(method):
+        raise UnsupportedValue("what sign_in() was given", "str with half of a character", "No text has that.")
+    session = await load_session(source)
+    return await signing_in.sign_in(session, user_id, remember, keep_data, method)
 
 
 async def sign_out(source: SessionSource, *, clear_site_data: bool = False) -> None:
@@ -45,22 +53,27 @@ async def sign_out(source: SessionSource, *, clear_site_data: bool = False) -> N
         source: a request, a WebSocket, or a session.
         clear_site_data: tell the browser to forget all that it has of this site, its cache included (ASVS 14.3.1).
     """
-    await get_session(source).sign_out(clear_site_data)
+    session = get_session(source)
+    await session.delete()
+    session.__starsessions__.clears_site_data = clear_site_data
 
 
 def get_user_id(source: SessionSource) -> str | None:
     """Return the id of the signed-in user; None if the session is anonymous."""
-    return get_session(source).user_id
+    identity = _identity_in(source)
+    return None if identity is None else identity.user_id
 
 
 def get_signed_in_at(source: SessionSource) -> datetime | None:
     """Return when the user signed in, or last confirmed it by signing in again; None if the session is anonymous."""
-    return get_session(source).signed_in_at
+    identity = _identity_in(source)
+    return None if identity is None else _moment(identity.signed_in_at)
 
 
 def get_handle(source: SessionSource) -> str | None:
     """Return the session's public name on the user's list of devices; None if the session is anonymous."""
-    return get_session(source).handle
+    identity = _identity_in(source)
+    return None if identity is None else identity.handle
 
 
 def is_fresh(source: SessionSource, within: Duration) -> bool:
@@ -68,7 +81,15 @@ def is_fresh(source: SessionSource, within: Duration) -> bool:
 
     If not, ask for the password again before a change to the account (ASVS 7.5.1).
     """
-    return get_session(source).is_fresh(within)
+    identity = _identity_in(source)
+    longest, now = seconds("within", within), int(get_session(source).__starsessions__.config.clock())
+    return identity is not None and now < identity.signed_in_at + longest
+
+
+def _identity_in(source: SessionSource) -> Identity | None:
+    session = get_session(source)
+    bool(session)  # loads it, or says that it is not loaded
+    return session.__starsessions__.user
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ import anyio
 
 from starsessions.core.durations import Duration, seconds
 from starsessions.exceptions import BackendUnavailable, SessionConflict
-from starsessions.session import SessionSource, get_session
+from starsessions.lifecycle import loading
+from starsessions.session import SessionSource, get_session, load_session
 
 MAX_FAILURES = 3
 """Looks in a row that may fail because the store does: after that nobody can say that the session lives."""
@@ -18,7 +19,7 @@ async def revalidate(source: SessionSource) -> bool:
 
     Return False if it has ended: signed out, revoked, expired, or signed in again since it was loaded.
     """
-    return await get_session(source).revalidate()
+    return await loading.revalidate(await load_session(source))
 
 
 @asynccontextmanager
@@ -49,7 +50,7 @@ async def move_on_when_ended(
         while failures < MAX_FAILURES:
             await sleep(pause)
             try:
-                if not await session.revalidate():
+                if not await revalidate(session):
                     break
                 failures = 0
             except BackendUnavailable:

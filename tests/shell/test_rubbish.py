@@ -206,7 +206,7 @@ async def test_what_tools_print_of_local_variables_shows_no_id_and_no_data(
     entry = await backend.store.get(session_id, int(clock()))
     assert isinstance(found, Found)
     listed = IndexedSession("a-handle", session_id, 1, 2)  # in memory, that is where it stands
-    for thing in (found, found.record, entry, listed, backend, site.app.setting):
+    for thing in (found, found.record, entry, listed, backend, site.app.config):
         shown = repr(thing)
         assert "a-private-value" not in shown
         assert session_id not in shown

@@ -163,7 +163,7 @@ async def test_who_changes_nothing_gets_no_session_and_writes_none(
     reply = await site.visit(of_shop(changed_and_back, typed))
     assert (reply.set_cookies, reply.all("vary")) == ([], ["Cookie"])
     await site.visit(of_shop(put("tea"), typed))
-    site.app.setting.backend.replace = None  # type: ignore[method-assign,assignment]
+    site.app.config.backend.replace = None  # type: ignore[method-assign,assignment]
     assert (await site.visit(of_shop(lambda shop: shop.cart.items, typed))).set_cookies == []
 
 
@@ -508,7 +508,7 @@ async def test_a_model_of_a_session_that_could_not_be_loaded_may_be_read_and_not
     async def fail(token: str, now: int) -> Any:
         raise BackendUnavailable("The store does not answer.")
 
-    site.app.setting.backend.fetch = fail  # type: ignore[method-assign]
+    site.app.config.backend.fetch = fail  # type: ignore[method-assign]
     assert (await site.visit(of_shop(lambda shop: shop.theme))).result == "light"
     assert (await site.visit(of_shop(paint))).messages[0]["status"] == 503
 

@@ -7,10 +7,10 @@ its own verbs overwrites. (`write` by hand does: whoever calls it says what shal
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
 from os import urandom
-from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Self, TypeVar
 
 from msgspec.structs import replace
 
@@ -128,7 +128,8 @@ class Backend(SessionBackend):
     """Whether an id that was rotated away can stay usable for a while."""
 
     never_waits: bool = False
-    """Whether `replace` never has to wait for anything, so that it is done in one step."""
+    """Whether `fetch` and `replace` wait for nothing, so that the session may call them where it cannot wait: at the
+    first access, and when the headers are sent. If `is_client_side`, that holds for `create` and `rotate`, too."""
 
     user_index: UserIndex | None = None
     """The lists of users' sessions; None: nobody can list them here, or end them from elsewhere."""
@@ -262,23 +263,6 @@ class Backend(SessionBackend):
         if not isinstance(found, Found) or (self.is_client_side and why_expired(found.record, self.policy, now)):
             return None
         return found
-
-
-@runtime_checkable
-class Peeking(Protocol):
-    """A backend that does no I/O: with `autoload`, it is asked at the first access, and not before."""
-
-    def peek(self, token: str, now: int) -> Found | MissReason:
-        """What `fetch` returns, at once."""
-
-
-@runtime_checkable
-class Sealing(Protocol):
-    """A backend whose tokens are the sessions: to keep one is to seal it, and nobody else can have been faster."""
-
-    @property
-    def seal(self) -> Callable[[Record], str]:
-        """Makes the token for a record, at once. `create`, `replace` and `rotate` do nothing else."""
 
 
 def in_one_step(work: Coroutine[Any, Any, T]) -> T:

@@ -1,7 +1,6 @@
 """Backends without a server side: the session travels in the cookie, sealed."""
 
 from abc import abstractmethod
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from copy import copy
 from typing import Any, ClassVar, Self
@@ -59,8 +58,12 @@ class _SealedCookieBackend(Backend):
         """Prepare the seals for one cookie name and the policy."""
 
     @property
+    def never_waits(self) -> bool:  # type: ignore[override]
+        # A sealed cookie that can be revoked is no longer all that there is to look at.
+        return self.user_index is None
+
     @abstractmethod
-    def seal(self) -> Callable[[Record], str]:
+    def seal(self, record: Record) -> str:
         """Makes the token for a record."""
 
     @abstractmethod
@@ -155,14 +158,11 @@ class CookieBackend(_SealedCookieBackend):
             isinstance(self.serializer, PlainJson) and not self._compress and self.policy.absolute_timeout is None
         )
 
-    @property
-    def seal(self) -> Callable[[Record], str]:
-        return self._seal_readably if self._may_be_plain else self._signer.seal
-
-    def _seal_readably(self, record: Record) -> str:
-        """As Starlette does, if that has room for what the record says."""
+    def seal(self, record: Record) -> str:
+        # As Starlette does, if that has room for what the record says.
         if (
-            record.payload.startswith(b"{")
+            self._may_be_plain
+            and record.payload.startswith(b"{")
             and record.lifetime is None
             and record.until is None
             and record.identity is None
@@ -225,9 +225,8 @@ class EncryptedCookieBackend(_SealedCookieBackend):
             self._cookie_name = cookie_name
         self._old = self._signed.bind(cookie_name, self.policy) if self._signed else None
 
-    @property
-    def seal(self) -> Callable[[Record], str]:
-        return self._encrypter.seal
+    def seal(self, record: Record) -> str:
+        return self._encrypter.seal(record)
 
     def peek(self, token: str, now: int) -> Found | MissReason:
         if token.startswith(encrypted.PREFIX):

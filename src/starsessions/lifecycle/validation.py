@@ -10,7 +10,7 @@ from starsessions.core.cookies import CookieSpec
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.record import DEFAULT_MAX_AGE, Policy
 from starsessions.exceptions import ImproperlyConfigured
-from starsessions.lifecycle.config import Setting, UserRules
+from starsessions.lifecycle.config import Config, UserRules
 from starsessions.timeouts import Limits
 
 _log = logging.getLogger("starsessions")
@@ -33,8 +33,8 @@ def check_choices(*, clock: Any, scope_key: Any, on_conflict: Any, on_event: Any
         raise ImproperlyConfigured("clock must be callable and return seconds since 1970, as time.time does.")
     if not isinstance(scope_key, str) or scope_key in _ASGI_KEYS:
         raise ImproperlyConfigured(f"scope_key={scope_key!r} cannot be used: the scope needs that key itself.")
-    if on_conflict not in ("merge", "raise") and not callable(on_conflict):
-        raise ImproperlyConfigured('on_conflict must be "merge", "raise", or a function of base, theirs and ours.')
+    if on_conflict not in ("merge", "raise"):
+        raise ImproperlyConfigured('on_conflict must be "merge" or "raise".')
     if on_event is not None and not callable(on_event):
         raise ImproperlyConfigured("on_event must be a function, or a coroutine function, of one event.")
     if on_unavailable not in ("error", "anonymous"):
@@ -103,9 +103,9 @@ def user_rules(
 def check_stack(app: object, cookie: CookieSpec, scope_key: str) -> None:
     """Refuse to be built around another middleware that would write the same cookie."""
     for inner in layers(app):
-        setting = getattr(inner, "setting", None)
-        if isinstance(setting, Setting):
-            if setting.cookie.name == cookie.name:
+        config = getattr(inner, "config", None)
+        if isinstance(config, Config):
+            if config.cookie.name == cookie.name:
                 raise ImproperlyConfigured(
                     f"SessionMiddleware is installed twice with the cookie {cookie.name!r}: "
                     "remove one, or give it another session_cookie=… and scope_key=…."
@@ -115,7 +115,7 @@ def check_stack(app: object, cookie: CookieSpec, scope_key: str) -> None:
                     "Two SessionMiddlewares put their sessions into scope[%r]: handlers see that of the cookie %r "
                     "only, and not that of %r. Give one of them another scope_key=….",
                     scope_key,
-                    setting.cookie.name,
+                    config.cookie.name,
                     cookie.name,
                 )
         if writes(inner, cookie.name):
