@@ -42,8 +42,8 @@ class SessionNotLoaded(SessionError):
     >>> from starsessions import InMemoryBackend, Session
     >>> Session(InMemoryBackend())["user"]
     Traceback (most recent call last):
-    starsessions.exceptions.SessionNotLoaded: Call `await session.load()` first, or pass autoload=True to the \
-middleware.
+    starsessions.exceptions.SessionNotLoaded: Call `await session.load()` first, or pass autoload=True to \
+SessionMiddleware.
     """
 
 

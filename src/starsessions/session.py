@@ -61,12 +61,12 @@ class Session(TrackedDict):
         state = self.__starsessions__
         if not state.is_loaded:
             loading.load_now(self)
-        state.accessed = self._ready = True
+        state.accessed = state.ready = True
 
     def _before_change(self) -> None:
-        if not self._ready:
-            self._before_read()
         state = self.__starsessions__
+        if not state.ready:
+            self._before_read()
         if state.miss_reason is not None or state.phase is not OPEN:
             state.check_change()
         state.modified = True
@@ -99,7 +99,7 @@ class Session(TrackedDict):
         """Called by Starlette when a handler reads `request.session`."""
         state = self.__starsessions__
         state.accessed = True
-        if not self._ready and (state.is_loaded or state.config.loads_at_once):
+        if not state.ready and (state.is_loaded or state.config.loads_at_once):
             self._before_read()
 
     def mark_modified(self) -> None:
@@ -112,7 +112,7 @@ class Session(TrackedDict):
     async def load(self) -> None:
         """Fetch the data, once. Without it (or `autoload=True`) the session raises `SessionNotLoaded`."""
         await loading.load(self)
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
 
     async def persist(self) -> str:
@@ -125,7 +125,7 @@ class Session(TrackedDict):
             SessionGone: the session was ended since it was loaded.
             ResponseStarted: a cookie would be needed that can no longer be sent.
         """
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         return await saving.persist(self)
 
@@ -176,7 +176,7 @@ class Session(TrackedDict):
         state.is_loaded = value
         if not value:  # the next load() starts afresh
             dict.clear(self)
-            self._ready = False
+            state.ready = False
             state.found = None
             state.models = ()
 
@@ -193,7 +193,7 @@ class Session(TrackedDict):
     @property
     def data(self) -> dict[str, Any]:
         """The data: the session itself."""
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         return self
 

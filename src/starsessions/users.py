@@ -124,7 +124,7 @@ class UserSessions:
     ...     backend = InMemoryBackend()
     ...     session = Session(backend)
     ...     await session.load()
-    ...     await session.sign_in("ann", method="password")
+    ...     await sign_in(session, "ann", method="password")
     ...     await session.persist()
     ...     sessions = UserSessions(backend)
     ...     listed = await sessions.list("ann")

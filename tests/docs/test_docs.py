@@ -29,8 +29,8 @@ from starsessions import (
 from starsessions.backends.redis import RedisBackend
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, session_table
+from starsessions.core.state import Phase
 from starsessions.events import Event
-from starsessions.lifecycle.loading import Phase
 from starsessions.testing import Clock
 from starsessions.testing.conformance.store_rules import STORE
 from tests.site import KEY

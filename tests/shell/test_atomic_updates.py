@@ -255,40 +255,6 @@ async def test_on_conflict_raise_merges_different_keys_and_takes_equal_changes_f
     assert await site.data() == {"n": 2, "other": 1, "mine": 1, "theirs": 1}
 
 
-async def test_on_conflict_can_be_a_function_of_base_theirs_and_ours(
-    site_of: Callable[..., Site], server_backend: SessionBackend
-) -> None:
-    seen: list[tuple[Data, Data, Data]] = []
-
-    def add_up(base: Data, theirs: Data, ours: Data) -> Data:
-        seen.append((dict(base), dict(theirs), dict(ours)))
-        return theirs | ours | {"n": theirs["n"] + ours["n"] - base["n"]}
-
-    site = await race(
-        site_of,
-        server_backend,
-        lambda session: session.update(n=session["n"] + 10),
-        lambda session: session.update(n=session["n"] + 100),
-        on_conflict=add_up,
-    )
-    assert await site.data() == {"n": 111, "other": 1}
-    assert seen == [({"n": 1, "other": 1}, {"n": 101, "other": 1}, {"n": 11, "other": 1})]
-
-
-async def test_an_on_conflict_function_decides_about_the_keys_that_both_have_changed_and_no_other(
-    site_of: Callable[..., Site], server_backend: SessionBackend
-) -> None:
-    """It sees the whole data, and may forget what it has no opinion on: nothing of that is lost."""
-    site = await race(
-        site_of,
-        server_backend,
-        lambda session: (session.update(n=2, mine=1, gone=1), session.pop("other")),
-        lambda session: session.update(n=3, theirs=1, gone=2),
-        on_conflict=lambda base, theirs, ours: {"n": theirs["n"] + ours["n"], "other": 9, "theirs": 9},
-    )
-    assert await site.data() == {"n": 5, "mine": 1, "theirs": 1}
-
-
 def test_an_on_conflict_that_is_nothing_of_that_is_refused(site_of: Callable[..., Site]) -> None:
     with pytest.raises(ImproperlyConfigured, match="on_conflict must be"):
         site_of(on_conflict="theirs")

@@ -334,7 +334,7 @@ async def test_who_does_not_listen_has_nothing_noted(site_of: Callable[..., Site
         await users.sign_out(session)
         return session
 
-    assert (await site.visit(act)).result._events == ()
+    assert (await site.visit(act)).result.__starsessions__.events == ()
 
 
 def test_an_event_is_a_value() -> None:

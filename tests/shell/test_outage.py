@@ -152,7 +152,7 @@ async def test_anonymous_goes_on_without_the_session_and_leaves_its_cookie_alone
     reply = await site.visit(lambda session: (dict(session), get_miss_reason(session)))
     assert reply.result == ({}, MissReason.UNAVAILABLE)
     assert reply.set_cookies == []
-    assert "goes on without its session" in caplog.text
+    assert "continues without its session" in caplog.text
     store.fails = False
     assert await site.data() == {"user": "ann"}
 

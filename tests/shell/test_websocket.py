@@ -175,7 +175,7 @@ async def test_a_session_that_begins_after_accept_cannot_be_sent_and_says_so(
 
     async def handler(session: Session, send: Any) -> None:
         await send(ACCEPT)
-        with pytest.raises(ResponseStarted, match="before accept"):
+        with pytest.raises(ResponseStarted, match="before it is accepted"):
             session["user"] = "ann"
         await send(CLOSE)
 

@@ -96,13 +96,3 @@ def conflicting_keys(ours: Changes, theirs: Changes) -> frozenset[str]:
         key for key, value in ours.written.items() if key in theirs.written and not same(value, theirs.written[key])
     }
     return frozenset(both | (ours.written.keys() & theirs.deleted) | (ours.deleted & theirs.written.keys()))
-
-
-def settle(merged: dict[str, Any], keys: frozenset[str], decided: Mapping[str, Any]) -> dict[str, Any]:
-    """What was merged, but for these keys, which are as it was decided: a key that is missing there is deleted.
-
-    >>> settle({"n": 2, "m": 1, "other": 1}, frozenset({"n", "m"}), {"n": 3})
-    {'n': 3, 'other': 1}
-    """
-    kept = {key: value for key, value in merged.items() if key not in keys or key in decided}
-    return kept | {key: decided[key] for key in keys if key in decided}

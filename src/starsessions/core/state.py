@@ -176,6 +176,8 @@ class SessionState:
 
     phase: Phase = OPEN
     is_loaded: bool = False
+    ready: bool = False
+    """Whether the data was loaded and asked for, so that it may be read without another look here."""
     accessed: bool = False
     modified: bool = False
     """Whether a method was called that changes."""

@@ -32,21 +32,19 @@ class TrackedDict(dict[str, Any]):
     keys: any other name would hide a key of the application.
     """
 
-    __slots__ = ("__dict__", "__starsessions__", "__weakref__")
+    # No `__dict__`: `session.user = …`, where `session["user"] = …` was meant, is an error and not silently lost.
+    __slots__ = ("__starsessions__", "__weakref__")
 
     __starsessions__: RequestState
 
-    _ready: bool = False
-    """Whether the data is there and was asked for, so that a read need not call the hook."""
-
     def _before_read(self) -> None:
-        """Called before the data is read, until `_ready` is set."""
+        """Called before the data is read, until the state is `ready`."""
 
     def _before_change(self) -> None:
         """Called before each change."""
 
     def __getitem__(self, key: str, /) -> Any:
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         value = dict.__getitem__(self, key)
         if type(value) not in _UNCHANGEABLE:
@@ -54,27 +52,27 @@ class TrackedDict(dict[str, Any]):
         return value
 
     def __contains__(self, key: object, /) -> bool:
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         return dict.__contains__(self, key)
 
     def __iter__(self) -> Iterator[str]:
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         return dict.__iter__(self)
 
     def __reversed__(self) -> Iterator[str]:
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         return dict.__reversed__(self)
 
     def __len__(self) -> int:
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         return dict.__len__(self)
 
     def __eq__(self, other: object, /) -> bool:
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         return dict.__eq__(self, other)
 
@@ -84,7 +82,7 @@ class TrackedDict(dict[str, Any]):
     __hash__ = None  # as every dict
 
     def get(self, key: str, default: Any = None) -> Any:
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         value = dict.get(self, key, default)
         if type(value) not in _UNCHANGEABLE:
@@ -92,25 +90,25 @@ class TrackedDict(dict[str, Any]):
         return value
 
     def keys(self) -> KeysView[str]:  # type: ignore[override]
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         return dict.keys(self)
 
     def values(self) -> ValuesView[Any]:  # type: ignore[override]
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         self.__starsessions__.exposed = True
         return dict.values(self)
 
     def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         self.__starsessions__.exposed = True
         return dict.items(self)
 
     def copy(self) -> dict[str, Any]:
         """The data, as a plain dict."""
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         self.__starsessions__.exposed = True
         return dict(dict.items(self))
