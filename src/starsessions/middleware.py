@@ -22,6 +22,7 @@ from starsessions.events import OnEvent, StoreFailed, dispatch
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted
 from starsessions.lifecycle.config import Config
 from starsessions.lifecycle.loading import load
+from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.response import unavailable, with_session, with_session_cookie
 from starsessions.lifecycle.saving import decide, save, save_for_headers, save_now
 from starsessions.lifecycle.validation import (
@@ -34,11 +35,12 @@ from starsessions.lifecycle.validation import (
     writes,
 )
 from starsessions.sealing.keys import Keys
-from starsessions.session import Session, new_session
+from starsessions.session import Session
 from starsessions.timeouts import Limits
 
 _log = logging.getLogger("starsessions")
 
+_new = Session.__new__
 _SENT = (CLOSED, BY_HAND)
 _NOT_SENT = (OPEN, SAVING)
 
@@ -144,11 +146,13 @@ class SessionMiddleware:
         key = self.scope_key
         if key in scope:
             self._check_outer(scope[key], scope)
-        scope[key] = session = new_session(self.config, scope)
+        scope[key] = session = _new(Session)
+        session.__starsessions__ = state = RequestState(
+            self.config, headers=scope["headers"], client=scope.get("client"), root_path=scope.get("root_path", "")
+        )
         if kind == "websocket":
             await self._websocket(session, scope, receive, send)
             return
-        state = session.__starsessions__
 
         def send_with_session(message: Message) -> Awaitable[None]:
             # No coroutine of its own: messages that are not ours to change cost next to nothing.
@@ -185,7 +189,7 @@ class SessionMiddleware:
             state.phase = Phase.FAILED
             return send(message)
         state.phase = SAVING
-        command = None if replaced else decide(session)
+        command = None if replaced else NOTHING if state.is_settled else decide(session)
         if command is not NOTHING and (command is None or not save_now(session, command)):
             return self._start_saving(command, session, scope, message, send)
         state.phase = CLOSED

@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from starlette.requests import HTTPConnection
-from starlette.types import Scope
 
 from starsessions.backends.adapter import adapt
 from starsessions.backends.base import SessionBackend
@@ -21,8 +20,6 @@ from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict
 
 T = TypeVar("T")
-
-_new: Callable[[type["Session"]], "Session"] = dict.__new__
 
 
 class Session(TrackedDict):
@@ -52,8 +49,7 @@ class Session(TrackedDict):
         super().__init__()
         adapted = adapt(backend)
         config = Config.build(adapted, adapted.policy, CookieSpec(), adapted.clock, autoload=False)
-        self.__starsessions__ = RequestState(config, {"headers": ()})
-        self.__starsessions__.explicit_id = session_id
+        self.__starsessions__ = RequestState(config, explicit_id=session_id)
 
     # The hooks of TrackedDict
 
@@ -98,9 +94,10 @@ class Session(TrackedDict):
     def mark_accessed(self) -> None:
         """Called by Starlette when a handler reads `request.session`."""
         state = self.__starsessions__
-        state.accessed = True
         if not state.ready and (state.is_loaded or state.config.loads_at_once):
             self._before_read()
+        else:
+            state.accessed = True
 
     def mark_modified(self) -> None:
         """For code written for Starlette. Changes are found without it."""
@@ -209,13 +206,6 @@ class Session(TrackedDict):
         if not state.is_loaded:
             return "<Session: not loaded>"
         return f"<Session: {dict.__len__(self)} keys{', modified' if state.modified else ''}>"
-
-
-def new_session(config: Config, scope: Scope) -> Session:
-    """Return the session of a request that begins: nothing is loaded yet."""
-    session = _new(Session)
-    session.__starsessions__ = RequestState(config, scope)
-    return session
 
 
 # How a request or a WebSocket leads to its session, and what there is to do besides using it as a dict.

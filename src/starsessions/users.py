@@ -119,7 +119,7 @@ class UserSessions:
     What it costs grows with the sessions of that one user, and with nothing else.
 
     >>> import asyncio
-    >>> from starsessions import InMemoryBackend
+    >>> from starsessions import InMemoryBackend, Session
     >>> async def main():
     ...     backend = InMemoryBackend()
     ...     session = Session(backend)

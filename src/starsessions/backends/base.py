@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
 from os import urandom
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 from msgspec.structs import replace
 
@@ -128,8 +128,8 @@ class Backend(SessionBackend):
     """Whether an id that was rotated away can stay usable for a while."""
 
     never_waits: bool = False
-    """Whether `fetch` and `replace` wait for nothing, so that the session may call them where it cannot wait: at the
-    first access, and when the headers are sent. If `is_client_side`, that holds for `create` and `rotate`, too."""
+    """Whether `peek` can be used in place of `fetch`, and `replace` waits for nothing: then the session is loaded at
+    its first access, and saved without a coroutine of its own."""
 
     user_index: UserIndex | None = None
     """The lists of users' sessions; None: nobody can list them here, or end them from elsewhere."""
@@ -147,6 +147,10 @@ class Backend(SessionBackend):
     @abstractmethod
     async def fetch(self, token: str, now: int) -> Found | MissReason:
         """What the token stands for. Never raises for what a stranger can send; raises for a failing system."""
+
+    def peek(self, token: str, now: int) -> Found | MissReason:
+        """Return what `fetch` returns, at once. For backends that never wait."""
+        raise NotImplementedError
 
     @abstractmethod
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
@@ -263,6 +267,15 @@ class Backend(SessionBackend):
         if not isinstance(found, Found) or (self.is_client_side and why_expired(found.record, self.policy, now)):
             return None
         return found
+
+
+@runtime_checkable
+class Sealing(Protocol):
+    """A backend whose tokens are the sessions: to keep one is to seal it, and nobody else can have been faster."""
+
+    def seal(self, record: Record) -> str:
+        """Return the token for a record. `create`, `replace` and `rotate` do nothing else."""
+        ...
 
 
 def in_one_step(work: Coroutine[Any, Any, T]) -> T:

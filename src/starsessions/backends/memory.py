@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from starsessions.backends.base import wall_clock
-from starsessions.backends.server_side import StoreBackend
+from starsessions.backends.base import in_one_step, wall_clock
+from starsessions.backends.server_side import Pointer, StoreBackend
 from starsessions.core.durations import Clock
-from starsessions.core.record import Found
+from starsessions.core.record import Found, MissReason
 from starsessions.core.serializer import Serializer
 from starsessions.stores.memory import MemoryStore
 
@@ -29,6 +29,10 @@ class InMemoryBackend(StoreBackend):
     def __init__(self, *, serializer: Serializer | None = None, clock: Clock = wall_clock) -> None:
         self.store: MemoryStore
         super().__init__(MemoryStore(), serializer=serializer, clock=clock)
+
+    def peek(self, token: str, now: int) -> Found | MissReason:
+        read = self._read(token, token, self.store.peek(token, now))
+        return in_one_step(self._followed(read, token, now)) if isinstance(read, Pointer) else read
 
     @property
     def never_waits(self) -> bool:  # type: ignore[override]

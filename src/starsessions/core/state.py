@@ -72,7 +72,6 @@ from starsessions.core.record import (
     Policy,
     Record,
     cookie_max_age,
-    deadline,
     expiry_of,
     rotation_due,
     touch_due,
@@ -115,7 +114,6 @@ class Create(Struct, frozen=True):
     record: Record
     session_id: str | None
     """The id that was asked for; None: a new one from the backend."""
-    ends_at: int
 
 
 class Replace(Struct, frozen=True):
@@ -123,7 +121,6 @@ class Replace(Struct, frozen=True):
 
     found: Found
     record: Record
-    ends_at: int
 
 
 class Rotate(Struct, frozen=True):
@@ -133,7 +130,6 @@ class Rotate(Struct, frozen=True):
     record: Record
     session_id: str | None
     """The new id; None: a new one from the backend, because the old one is due."""
-    ends_at: int
     usable_until: int
     """The instant until which the old id still works; 0: it does not."""
 
@@ -169,11 +165,14 @@ class Rules(Struct, frozen=True):
     """Whether other bytes are other data, as far as that can be told without decoding them."""
 
 
-class SessionState:
-    """One request's session. `data` is the session itself, as a dict, in every method that takes it."""
+class SessionState(Struct, eq=False):
+    """One request's session. `data` is the session itself, as a dict, in every method that takes it.
 
-    # Defaults on the class: a request pays only for what happens to it.
+    It is a struct because each request makes one: its fields are filled in C, all of them in the time of four lines of
+    `__init__`.
+    """
 
+    config: Rules
     phase: Phase = OPEN
     is_loaded: bool = False
     ready: bool = False
@@ -212,9 +211,6 @@ class SessionState:
     models: Sequence[Callable[[], None]] = ()
     """The models of `starsessions.typed`: each writes its changes into the data when it is called."""
 
-    def __init__(self, rules: Rules) -> None:
-        self.rules = rules
-
     # Facts
 
     def loaded(self, result: Found | MissReason) -> dict[str, Any]:
@@ -232,11 +228,18 @@ class SessionState:
     def saved(self, command: Create | Replace | Rotate, kept: Found, now: int) -> None:
         """The backend has carried the command out, and `kept` is what it holds now."""
         found = self.found
-        if found is None or type(command) is not Replace or self._has_moved(found, kept, now):
+        # The browser may have another token than it should have, or the same one for another time.
+        if (
+            found is None
+            or kept.token != found.token
+            or type(command) is not Replace
+            or (not kept.is_alias and self._lasts_otherwise(found, kept, now))
+        ):
             self.cookie = Cookie.SET
         self.previous = found or self.previous
         self.found = kept
-        self.next_id = self.expiry = self.identity = None
+        if self.next_id is not None or self.expiry is not None or self.identity is not None:
+            self.next_id = self.expiry = self.identity = None
 
     def deleted(self, data: dict[str, Any]) -> None:
         """The session was ended by this request."""
@@ -262,7 +265,7 @@ class SessionState:
             return None
         base = self.stored()
         ours = merge.diff(base, dict(dict.items(data)))
-        if self.rules.raises_on_conflict and merge.conflicting_keys(ours, merge.diff(base, theirs)):
+        if self.config.raises_on_conflict and merge.conflicting_keys(ours, merge.diff(base, theirs)):
             raise SessionConflict("Another request has changed the same key of the session since it was loaded.")
         self.found = current
         return merge.apply(ours, theirs)
@@ -299,30 +302,17 @@ class SessionState:
             or self.exposed
             or self.next_id is not None
             or self.expiry is not None
-            or self.rules.keeps_going
+            or self.config.keeps_going
         )
 
     def command(self, data: dict[str, Any], now: int, by_hand: bool = False) -> Command:
         """Return what the driver has to do. `by_hand`: `persist()` was called, and saves whatever has changed."""
-        found = self.found
-        return self._begin(data, now, by_hand) if found is None else self._continue(found, data, now, by_hand)
-
-    def _begin(self, data: dict[str, Any], now: int, by_hand: bool) -> Command:
-        is_empty = self.identity is None and not by_hand and not dict.__len__(data)
-        stale = self.miss_reason is MissReason.JUST_ROTATED
-        action, cookie = decide_new(self.has_ended, stale, is_empty, self.next_id is not None)
-        if action is Action.NOTHING:
-            return NOTHING if cookie is Cookie.LEAVE else _CLEAR
-        if action is Action.DROP:
-            return DISCARD
-        rules = self.rules
-        record = Record(rules.dumps(data), now, now, *(self.expiry or Expiry()), None, self.identity)
-        return Create(record, self.next_id or self.explicit_id, deadline(record, rules.policy))
-
-    def _continue(self, found: Found, data: dict[str, Any], now: int, by_hand: bool) -> Command:
-        rules, record = self.rules, found.record
+        found, config = self.found, self.config
+        if found is None:
+            return self._begin(data, now, by_hand)
+        record = found.record
         payload, emptied, changed, due = None, False, by_hand, False
-        if self.modified or by_hand or (self.exposed and not rules.matches(record.payload, data)):
+        if self.modified or by_hand or (self.exposed and not config.matches(record.payload, data)):
             payload, differs = self._encode(data, record.payload)
             if differs:
                 changed = True
@@ -332,40 +322,52 @@ class SessionState:
         if self.expiry is not None and self.expiry != expiry_of(record):
             changed = True
         rotate = self.next_id is not None
-        if rules.keeps_going:
-            due = touch_due(record, rules.policy, now)
+        if config.keeps_going:
+            due = touch_due(record, config.policy, now)
             rotate = rotate or self._is_rotation_due(found, now)
         action, _ = decide_live(emptied, rotate, changed, due)
         if action is Action.NOTHING:
             return NOTHING
         if action is Action.DELETE:
             return Delete(found)
-        renewed = self._renewed(record, rules.dumps(data) if payload is None else payload, now)
+        renewed = self._renewed(record, config.dumps(data) if payload is None else payload, now)
         if action is Action.ROTATE:
             return self._rotate(found, replace(renewed, rotated_at=now), now)
-        return Replace(found, renewed, deadline(renewed, rules.policy))
+        return Replace(found, renewed)
+
+    def _begin(self, data: dict[str, Any], now: int, by_hand: bool) -> Command:
+        is_empty = self.identity is None and not by_hand and not dict.__len__(data)
+        stale = self.miss_reason is MissReason.JUST_ROTATED
+        action, cookie = decide_new(self.has_ended, stale, is_empty, self.next_id is not None)
+        if action is Action.NOTHING:
+            return NOTHING if cookie is Cookie.LEAVE else _CLEAR
+        if action is Action.DROP:
+            return DISCARD
+        config = self.config
+        record = Record(config.dumps(data), now, now, *(self.expiry or Expiry()), None, self.identity)
+        return Create(record, self.next_id or self.explicit_id)
 
     def _rotate(self, found: Found, record: Record, now: int) -> Rotate:
-        grace = self.grace if self.next_id is not None else self.rules.policy.rotate_grace
-        return Rotate(found, record, self.next_id, deadline(record, self.rules.policy), now + grace if grace else 0)
+        grace = self.grace if self.next_id is not None else self.config.policy.rotate_grace
+        return Rotate(found, record, self.next_id, now + grace if grace else 0)
 
     def _is_rotation_due(self, found: Found, now: int) -> bool:
         # Only while the browser can still be told, and not for a request that brought the previous id.
         can_tell = self.phase is OPEN or self.phase is SAVING
-        return can_tell and not found.is_alias and rotation_due(found.record, self.rules.policy, now)
+        return can_tell and not found.is_alias and rotation_due(found.record, self.config.policy, now)
 
     def _encode(self, data: dict[str, Any], base: Any) -> tuple[Any, bool]:
         """The payload, and whether it is other data than `base`, not only other bytes or another order."""
-        rules = self.rules
+        config = self.config
         if self.exposed or not self.only_plain:
-            payload, sure = rules.dumps(data), False
+            payload, sure = config.dumps(data), False
         else:
-            payload, sure = rules.dumps_again(data, base, self.in_order)
+            payload, sure = config.dumps_again(data, base, self.in_order)
         return payload, payload != base and (sure or self._is_other(payload, base, data))
 
     def _is_other(self, payload: Any, base: Any, data: dict[str, Any]) -> bool:
-        return self.rules.differs_for_sure(payload, base) or not merge.same_items(
-            self.rules.loads(base), dict(dict.items(data))
+        return self.config.differs_for_sure(payload, base) or not merge.same_items(
+            self.config.loads(base), dict(dict.items(data))
         )
 
     def _renewed(self, record: Record, payload: Any, now: int) -> Record:
@@ -380,13 +382,13 @@ class SessionState:
 
     def has_unsaved(self, data: dict[str, Any]) -> bool:
         """Return whether anything has changed since the session was last saved."""
-        found, rules = self.found, self.rules
+        found, config = self.found, self.config
         if found is None:
             return dict.__len__(data) > 0
         if self.expiry is not None and self.expiry != expiry_of(found.record):
             return True
         base = found.record.payload
-        return not rules.matches(base, data) and self._is_other(rules.dumps(data), base, data)
+        return not config.matches(base, data) and self._is_other(config.dumps(data), base, data)
 
     # What may be done now
 
@@ -419,7 +421,7 @@ class SessionState:
     @property
     def is_reachable(self) -> bool:
         """Whether the session can be saved without a new cookie."""
-        return self.found is not None and not self.rules.is_client_side
+        return self.found is not None and not self.config.is_client_side
 
     def check_sendable(self) -> None:
         """Refuse a new id that can no longer reach the browser."""
@@ -448,25 +450,20 @@ class SessionState:
 
     def stored(self) -> dict[str, Any]:
         """The data as it was last read or written, in objects of its own."""
-        return {} if self.found is None else self.rules.loads(self.found.record.payload)
+        return {} if self.found is None else self.config.loads(self.found.record.payload)
 
     def is_alive(self, found: Found, now: int) -> bool:
         """Whether a session has not expired."""
-        return why_expired(found.record, self.rules.policy, now) is None
+        return why_expired(found.record, self.config.policy, now) is None
 
     def _read(self, found: Found) -> dict[str, Any] | None:
         """The data of a record; None if it cannot be read, whatever another release of the application has stored."""
         try:
-            data = self.rules.loads(found.record.payload)
+            data = self.config.loads(found.record.payload)
         except Exception:
             return None
         return data if type(data) is dict else None
 
-    def _has_moved(self, old: Found, new: Found, now: int) -> bool:
-        """Whether the browser has another token than it should have, or the same one for another time."""
-        if new.token != old.token:
-            return True
-        if new.is_alias:
-            return False  # the browser was given another id since
-        policy = self.rules.policy
+    def _lasts_otherwise(self, old: Found, new: Found, now: int) -> bool:
+        policy = self.config.policy
         return cookie_max_age(new.record, policy, now) != cookie_max_age(old.record, policy, now)

@@ -6,11 +6,11 @@ from typing import Any, Self
 
 from msgspec import Struct
 
-from starsessions.backends.base import Backend
+from starsessions.backends.base import Backend, Sealing, in_one_step
 from starsessions.core.chunking import tokens_of
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Values
 from starsessions.core.durations import Clock
-from starsessions.core.record import Policy
+from starsessions.core.record import Found, Policy, deadline
 from starsessions.core.serializer import differs_for_sure, dumper_again, is_ours, matcher
 from starsessions.core.state import Create, Replace, Rotate, Rules
 from starsessions.events import OnEvent
@@ -40,8 +40,10 @@ class Config(Rules, frozen=True):
     tokens_in: Callable[[Headers], Values]
     loads_at_once: bool
     """Whether the first access may load the session: `autoload`, with a backend that waits for nothing."""
-    saves_at_once: Sequence[type]
-    """The commands that the backend carries out without waiting for anything."""
+    store_now: Callable[[Any], Found] | None
+    """Carries out those commands that the backend need not wait for."""
+    stored_now: tuple[type[Create | Replace | Rotate], ...]
+    """Which commands these are."""
     max_cookies: int
     room_in_one: int
     """Characters of a token for which one cookie is enough; -1: it is to be counted each time."""
@@ -69,6 +71,7 @@ class Config(Rules, frozen=True):
         serializer = backend.serializer
         # Whether a token may be shown to the backend; None where a seal is all the form that it has.
         is_well_formed = None if backend.is_client_side else backend.is_well_formed
+        store_now, stored_now = _storing_now(backend, policy)
         return cls(
             policy=policy,
             is_client_side=backend.is_client_side,
@@ -84,7 +87,8 @@ class Config(Rules, frozen=True):
             clock=clock,
             tokens_in=tokens_of(cookie, backend.max_cookies, is_well_formed),
             loads_at_once=autoload and backend.never_waits,
-            saves_at_once=_saved_at_once(backend),
+            store_now=store_now,
+            stored_now=stored_now,
             max_cookies=backend.max_cookies,
             room_in_one=MAX_COOKIE - len(cookie.name) if backend.max_cookies == 1 else -1,
             attributes=lru_cache(maxsize=64)(cookie.attributes),  # nearly always the same ones
@@ -94,12 +98,26 @@ class Config(Rules, frozen=True):
         )
 
 
-def _saved_at_once(backend: Backend) -> Sequence[type]:
+def _storing_now(
+    backend: Backend, policy: Policy
+) -> tuple[Callable[[Any], Found] | None, tuple[type[Create | Replace | Rotate], ...]]:
+    """How the backend carries out a command without waiting for anything, and which commands it does that for."""
     if not backend.never_waits:
-        return ()
-    # A new id comes from `generate_id()`, which an application may override with one that waits. A sealed session has
-    # no id.
-    return (Replace, Create, Rotate) if backend.is_client_side else (Replace,)
+        return None, ()
+    if isinstance(backend, Sealing):
+        seal = backend.seal
+
+        def store_sealed(command: Create | Replace | Rotate) -> Found:
+            return Found(seal(command.record), command.record)
+
+        return store_sealed, (Replace, Create, Rotate)
+
+    def store(command: Replace) -> Found:
+        record = command.record
+        return in_one_step(backend.replace(command.found, record, deadline(record, policy), record.renewed_at))
+
+    # A new id comes from `generate_id()`, which an application may override with one that waits.
+    return store, (Replace,)
 
 
 def _cannot_tell(payload: Any, base: Any) -> bool:

@@ -4,23 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import anyio
-from starlette.types import Scope
 
 from starsessions.core.state import SessionState
 from starsessions.events import Event
 from starsessions.lifecycle.config import Config, Headers
 
 
-class RequestState(SessionState):
+class RequestState(SessionState, eq=False):
     """The machine, and the world that its drivers work with."""
 
-    config: Config
-    headers: Headers
-    client: tuple[str, int] | None
+    if TYPE_CHECKING:
+        config: Config
+
+    headers: Headers = ()
+    client: tuple[str, int] | None = None
     """The peer's address. (Not the whole scope: it holds the session, and neither would be freed at once.)"""
-    root_path: str
+    root_path: str = ""
     """The application's, when the request came in: a mounted application changes the scope that it shares with us."""
 
     events: Sequence[Event] = ()
@@ -33,13 +35,6 @@ class RequestState(SessionState):
     """Lets one task of this request at a time save, from the first `persist()` on."""
     headers_saved: anyio.Event | None = None
     """Set when what the headers wait for is saved; made by the first task that waits for that, too."""
-
-    def __init__(self, config: Config, scope: Scope) -> None:
-        # Once per request, so: as little as can be, and no call to the initialiser above.
-        self.rules = self.config = config
-        self.headers = scope["headers"]
-        self.client = scope.get("client")
-        self.root_path = scope.get("root_path", "")
 
     def note(self, *events: Event) -> None:
         """Keep events for the application, if it listens."""
