@@ -42,7 +42,7 @@ _CONTENDED = "The session was changed by others so often while it was being save
 T = TypeVar("T")
 
 _SET = Cookie.SET
-_NO_ACTION, _DROP, _DELETE, _ROTATE = Action.NOTHING, Action.DROP, Action.DELETE, Action.ROTATE
+_NO_ACTION, _DISCARD, _DELETE, _ROTATE = Action.NOTHING, Action.DISCARD, Action.DELETE, Action.ROTATE
 
 
 Plan = tuple[Decision, Any]
@@ -148,7 +148,7 @@ class KeptDict(FoundDict):
             if cookie is not NOTHING_TO_SAY:
                 self._cookie = cookie
             return True
-        if action is _DROP:
+        if action is _DISCARD:
             self._end_quietly()
             return True
         setting, found = self._setting, self._found
