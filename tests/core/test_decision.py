@@ -1,4 +1,4 @@
-"""The decision table: every row of the docstring of `core/decision.py`, read from there, so that code and table agree."""
+"""The decision table, read from the docstring of `core/decision.py`, so that code and table agree."""
 
 from itertools import product
 from typing import NamedTuple
