@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from starsessions.core.merge import same
-from starsessions.core.models import ModelAdapter, copied, field_of, shape_of
+from starsessions.core.models import ModelAdapter, adapter_for, copy_of, field_of
 from starsessions.events import SchemaMismatch, handle_of
 from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
 from starsessions.session import Session
@@ -71,7 +71,7 @@ class TypedSession(Generic[M]):
         if migrate is not None and version == 1:
             raise ImproperlyConfigured("migrate has nothing to do at version=1, which is that of the oldest data.")
         self._name: str = model.__name__
-        self._shape: ModelAdapter[M] = shape_of(model)
+        self._adapter: ModelAdapter[M] = adapter_for(model)
         self._prefix = prefix
         self._version = version
         self._migrate = migrate
@@ -117,7 +117,7 @@ class TypedSession(Generic[M]):
         _log.warning("What a session holds does not fit %s any more (%s): a fresh one is used.", self._name, why)
         handle = None if session._found is None else handle_of(session._found)
         session._note(SchemaMismatch(handle, self._name, version, why))
-        return _Read(self._read_fields({}), frozenset(), self._shape.fields & held.keys(), is_moved=True)
+        return _Read(self._read_fields({}), frozenset(), self._adapter.fields & held.keys(), is_moved=True)
 
     def _held(self, session: Session) -> dict[str, Any]:
         """What the session holds under our prefix."""
@@ -133,23 +133,23 @@ class TypedSession(Generic[M]):
         if version >= self._version or not held:
             return self._read_data(held)
         if self._migrate is not None:
-            given = copied(held)
+            given = copy_of(held)
             migrated = self._migrate(version, given)
             return self._read_data(migrated, held.keys() - given.keys(), is_moved=True)
-        if self._shape.fields.isdisjoint(held):
+        if self._adapter.fields.isdisjoint(held):
             return self._read_data({})  # nothing of ours among what other code has put in
         raise LookupError("no migrate=… was given")
 
     def _read_data(
         self, data: dict[str, Any], taken: frozenset[str] | set[str] = frozenset(), is_moved: bool = False
     ) -> "_Read[M]":
-        fields = {name: value for name, value in data.items() if name in self._shape.fields}
+        fields = {name: value for name, value in data.items() if name in self._adapter.fields}
         return _Read(self._read_fields(fields), frozenset(fields), frozenset(taken), is_moved)
 
     def _read_fields(self, fields: dict[str, Any]) -> M:
         if self._new is not None:
-            fields = self._shape.plain(self._new()) | fields
-        return self._shape.load(fields)
+            fields = self._adapter.plain(self._new()) | fields
+        return self._adapter.load(fields)
 
     def _check(self, model: M, plain: dict[str, Any]) -> None:
         """Refuse to store what could not be read back: better an error now than a fresh model at the next request."""
@@ -160,7 +160,7 @@ class TypedSession(Generic[M]):
             kind = type(plain[place]).__qualname__ if place in plain else self._name
             hint = f"It does not fit {self._name}, so it could not be read back."
             raise UnsupportedValue(self._path(place), kind, hint) from None  # the error may show a value
-        before, after = self._shape.parts(model), self._shape.parts(again)
+        before, after = self._adapter.parts(model), self._adapter.parts(again)
         for name in [*before, *after]:
             if not same(before.get(name, _NOTHING), after.get(name, _NOTHING)):
                 kind = type(before.get(name)).__qualname__
@@ -191,25 +191,25 @@ class _View(Generic[M]):
         self.model = read.model
         self._session = session
         self._read = read
-        self._was = typed._shape.plain(read.model)
+        self._was = typed._adapter.plain(read.model)
 
     def __call__(self) -> None:
         """Put into the session what was changed in the model since it was read or last put there."""
-        now = self.typed._shape.plain(self.model)
+        now = self.typed._adapter.plain(self.model)
         changed = {name for name in now.keys() | self._was.keys() if _differ(name, now, self._was)}
         if not changed:
             return
         self._session._check_known()
         self.typed._check(self.model, now)
         self._write(now, changed)
-        self._was = self.typed._shape.plain(self.model)  # in other objects than those that the session has now
+        self._was = self.typed._adapter.plain(self.model)  # in other objects than those that the session has now
 
     def _write(self, now: dict[str, Any], changed: set[str]) -> None:
         typed, session, read = self.typed, self._session, self._read
         for name in read.obsolete | changed:
             dict.pop(session, typed._prefix + name, None)
         # A default that would be another one next time (a moment, a random number) is stored with the first change.
-        defaults = typed._shape.plain(typed._read_fields({}))
+        defaults = typed._adapter.plain(typed._read_fields({}))
         for name, value in now.items():
             is_due = read.is_moved if name in read.stored else _differ(name, now, defaults)
             if name in changed or is_due:
@@ -219,7 +219,7 @@ class _View(Generic[M]):
             dict.pop(session, version_key, None)
             if typed._version > 1:
                 dict.__setitem__(session, version_key, typed._version)
-        stored = typed._shape.fields & typed._held(session).keys()
+        stored = typed._adapter.fields & typed._held(session).keys()
         self._read = _Read(self.model, stored, frozenset(), is_moved=False)
 
     def refresh(self) -> None:
@@ -228,14 +228,14 @@ class _View(Generic[M]):
         typed = self.typed
         if self._read.is_moved:
             return  # what is stored was read, and is not in use any more
-        stored = typed._shape.fields & typed._held(self._session).keys()
+        stored = typed._adapter.fields & typed._held(self._session).keys()
         again = typed._read(self._session)
-        fresh = typed._shape.plain(again.model)
+        fresh = typed._adapter.plain(again.model)
         for name in stored | self._read.stored:
             if _differ(name, fresh, self._was):
-                typed._shape.set(self.model, name, again.model)
+                typed._adapter.set(self.model, name, again.model)
         self._read = again
-        self._was = typed._shape.plain(self.model)
+        self._was = typed._adapter.plain(self.model)
 
 
 def _differ(name: str, one: dict[str, Any], other: dict[str, Any]) -> bool:

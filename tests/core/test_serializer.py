@@ -25,7 +25,15 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from starsessions.core.serializer import MAX_DEPTH, Msgpack, PlainJson, differs_for_sure, dumper_again, is_ours, matcher
+from starsessions.core.serializer import (
+    MAX_DEPTH,
+    Msgpack,
+    PlainJson,
+    differs_for_sure,
+    dumper_again,
+    is_builtin,
+    matcher,
+)
 from starsessions.exceptions import UnsupportedValue
 
 SERIALIZERS = [Msgpack(), PlainJson()]
@@ -852,7 +860,7 @@ def test_of_a_subclass_that_writes_otherwise_nothing_is_known_beyond_its_contrac
 
     assert serializer.loads(dumper_again(serializer)({"n": 2}, base, True)[0]) == {"n": 2}
     assert matcher(serializer)(base, {"n": 1})
-    assert not is_ours(serializer)
+    assert not is_builtin(serializer)
 
 
 @both

@@ -12,7 +12,7 @@ from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Values
 from starsessions.core.decision import Action
 from starsessions.core.durations import Clock
 from starsessions.core.record import Found, MissReason, Policy, Record, deadline, why_expired
-from starsessions.core.serializer import differs_for_sure, dumper_again, is_ours, matcher
+from starsessions.core.serializer import differs_for_sure, dumper_again, is_builtin, matcher
 from starsessions.events import OnEvent
 
 OnConflict = Literal["merge", "raise"] | Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], dict[str, Any]]
@@ -114,7 +114,7 @@ def setting_for(
         users=users,
         anonymous_if_unavailable=anonymous_if_unavailable,
         keeps_going=policy.rolling or policy.rotate_every is not None,
-        differs_for_sure=differs_for_sure if is_ours(serializer) else _who_knows,
+        differs_for_sure=differs_for_sure if is_builtin(serializer) else _who_knows,
     )
 
 
