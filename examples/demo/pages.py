@@ -42,7 +42,7 @@ async def meant(request: Request, session: CurrentSession) -> None:
     There `CsrfMiddleware` does alone: it refuses what another site sends. A form from before the sign in therefore has
     no token yet, one from before the sign out has one that is stale, and both are answered by `refused`.
     """
-    if users.get_user_id(session) is not None or csrf.FIELD in await request.form():
+    if users.get_user_id(session) is not None or "csrf_token" in await request.form():
         await csrf.verify(request)
 
 

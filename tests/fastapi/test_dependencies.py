@@ -1,4 +1,4 @@
-"""The dependencies for FastAPI: who is let in, who is not, and what each of them is told."""
+"""The dependencies for FastAPI: who is let in, who is rejected, and with which response."""
 
 import inspect
 import subprocess
@@ -33,6 +33,8 @@ from starsessions.fastapi import (
     user_id,
 )
 from tests.site import KEY, Clock
+
+TOO_LONG_AGO = "You signed in too long ago for this. Sign in again."
 
 BrowserOf = Callable[..., TestClient]
 
@@ -325,7 +327,7 @@ def test_who_signed_in_too_long_ago_is_told_to_do_it_again(
     browser.post("/sign-in/ann")
     clock.now += 3600
     refused = browser.post("/email")
-    assert (refused.status_code, refused.json()) == (403, {"detail": "Signed in too long ago for this: sign in again."})
+    assert (refused.status_code, refused.json()) == (403, {"detail": TOO_LONG_AGO})
     sent = browser.get("/email")
     assert (sent.status_code, sent.headers["location"]) == (303, "/login?next=/email")
     browser.post("/sign-in/ann")
@@ -367,7 +369,7 @@ def test_a_websocket_that_is_not_signed_in_is_refused_before_it_is_accepted(
         with browser.websocket_connect(path) as websocket:
             assert websocket.receive_json() == "ann"
     clock.now += 3600
-    assert refusal("/fresh") == (1008, "Signed in too long ago for this: sign in again.")
+    assert refusal("/fresh") == (1008, TOO_LONG_AGO)
 
 
 def test_a_websocket_has_the_session_of_the_page(memory_app: FastAPI, browser_of: BrowserOf) -> None:
@@ -423,8 +425,8 @@ def test_a_document_that_names_another_cookie_is_reported_once(
     browser.get("/")
     [record] = caplog.records
     assert record.getMessage() == (
-        "The OpenAPI document calls the cookie of the session 'session', and it is '__Host-session': "
-        "make the dependencies with SessionCookie('__Host-session')."
+        "The OpenAPI document says that the session cookie is called 'session', but the middleware calls it "
+        "'__Host-session': make the dependencies with SessionCookie('__Host-session')."
     )
 
 

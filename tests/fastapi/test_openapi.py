@@ -80,7 +80,7 @@ def test_each_operation_that_uses_the_session_has_the_scheme_and_no_other(app: F
             "type": "apiKey",
             "in": "cookie",
             "name": "session",
-            "description": "The browser sends it by itself.",
+            "description": "The browser sends it automatically.",
         }
     }
     # What the dependencies take for themselves is no parameter of an operation, and the model no body.
@@ -106,7 +106,7 @@ def test_the_scheme_has_the_name_of_the_cookie(app: FastAPI) -> None:
             "type": "apiKey",
             "in": "cookie",
             "name": "__Host-session",
-            "description": "The browser sends it by itself.",
+            "description": "The browser sends it automatically.",
         },
         "Other": {"type": "apiKey", "in": "cookie", "name": "a!b"},
     }

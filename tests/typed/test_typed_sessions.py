@@ -548,7 +548,7 @@ async def test_what_would_not_come_back_as_it_was_is_an_error_that_names_the_fie
     class Account(pydantic.BaseModel):
         token: pydantic.SecretStr | None = None
 
-    with pytest.raises(UnsupportedValue, match=r'session\["token"\] is a SecretStr.* would not come back from Account'):
+    with pytest.raises(UnsupportedValue, match=r'session\["token"\] is a SecretStr.* Account would not read it back'):
         await site_of().visit(of_shop(lambda a: setattr(a, "token", pydantic.SecretStr("x")), TypedSession(Account)))
 
 
@@ -587,7 +587,7 @@ async def test_data_that_does_not_validate_is_a_fresh_model_with_a_line_in_the_l
     assert events[1:] == [SchemaMismatch(handle, "Numbers", 1, "theme")]
     [record] = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage() == "What a session holds does not fit Numbers any more (theme): a fresh one is used."
+    assert record.getMessage() == "The data of a session does not fit Numbers (theme), so a fresh one is used."
     assert await site.data() == {"theme": "xyzzy", "size": 5, "user": "ann"}  # nothing was changed, nothing is lost
 
 
@@ -752,7 +752,7 @@ async def test_a_class_whose_fields_lack_defaults_is_refused_with_the_cure() -> 
         name: str
 
     with pytest.raises(
-        ImproperlyConfigured, match="A new Strict cannot be made: give each field a default, or pass new"
+        ImproperlyConfigured, match="Cannot make a fresh Strict: give each field a default, or pass new"
     ):
         TypedSession(Strict)
     TypedSession(Strict, new=lambda: Strict(name="Ann"))
@@ -765,7 +765,7 @@ async def test_a_version_is_a_number_from_one(version: Any) -> None:
 
 
 async def test_a_migration_without_a_version_is_refused() -> None:
-    with pytest.raises(ImproperlyConfigured, match="migrate has nothing to do at version=1"):
+    with pytest.raises(ImproperlyConfigured, match="migrate is never called at version=1"):
         TypedSession(Shop, migrate=from_basket)
 
 

@@ -38,7 +38,7 @@ class ModelAdapter(Protocol[M]):
     """The names under which a model's values are stored."""
 
     def load(self, data: dict[str, Any], /) -> M:
-        """Return a validated model with these fields, and defaults for the others. Raises what the validation raises."""
+        """Return a validated model with these fields, and defaults for the others. Raises on invalid data."""
 
     def parts(self, model: M, /) -> dict[str, Any]:
         """Return copies of the fields, with every type still visible."""

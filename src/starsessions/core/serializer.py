@@ -100,7 +100,7 @@ def _is_compact(payload: bytes) -> bool:
 
 
 def is_builtin(serializer: Serializer) -> bool:
-    """Return whether the serializer is exactly a built-in one. A subclass may write other bytes, compressed ones for example."""
+    """Return whether the serializer is exactly a built-in one. A subclass may write other bytes: it may compress."""
     return type(serializer) in (Msgpack, PlainJson)
 
 
@@ -142,7 +142,7 @@ class Msgpack:
         return _to_msgpack(_wrap_items(data, "session", 1))
 
     def dumps_again(self, data: dict[str, Any], base: bytes, in_order: bool, /) -> tuple[bytes, bool]:
-        """Encode `data` without checking its types where that is safe, and return whether other bytes certainly mean a change.
+        """Encode `data` again, where safe without checking types; and tell whether other bytes are certainly a change.
 
         `data` must be what `base` was decoded to, except for assigned items of type str, int, bool or None under a str.
 
