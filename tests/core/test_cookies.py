@@ -99,7 +99,7 @@ def nasty_requests(draw: st.DrawFn) -> tuple[Headers, str]:
 @example((cookie(b"a=1; a=2; a=3", b"a=4;a=5"), "a"))
 @example((cookie(b"a=1; a=2; a=3; a=4; a=1; a=2"), "a"))
 @example((cookie(b"aba=1;abaaba=2;ababa=3; aba aba=4"), "aba"))
-def test_cookies_are_read_as_by_a_slow_parser_that_is_obviously_right(request_: tuple[Headers, str]) -> None:
+def test_cookies_are_read_as_by_a_slow_parser_that_is_obviously_correct(request_: tuple[Headers, str]) -> None:
     headers, name = request_
 
     assert found(headers, name) == read_slowly(headers, name.encode())
@@ -146,7 +146,7 @@ def test_cookies_are_read_as_by_a_slow_parser_that_is_obviously_right(request_: 
         (b";;;=;;", []),
     ],
 )
-def test_what_a_header_says(header: bytes, values: list[bytes] | None) -> None:
+def test_values_are_read_from_a_header_as_in_the_table(header: bytes, values: list[bytes] | None) -> None:
     assert read(header) == values
 
 
@@ -154,7 +154,7 @@ def test_several_cookie_headers_are_one_list() -> None:
     assert read(b"a=1", b"session=x; b=2", b"session=y") == [b"x", b"y"]
 
 
-def test_only_the_cookie_header_is_read_and_it_may_stand_anywhere() -> None:
+def test_only_the_cookie_header_is_read_at_any_position() -> None:
     others = [(b"x-cookie", b"session=a"), (b"set-cookie", b"session=b"), (b"host", b"session=c")]
     headers = [*others, (b"cookie", b"session=x"), *others, (b"cookie", b"session=y"), *others]
 
@@ -162,12 +162,12 @@ def test_only_the_cookie_header_is_read_and_it_may_stand_anywhere() -> None:
     assert found(headers, "session") == [b"x", b"y"]
 
 
-def test_a_special_character_in_the_name_stands_for_itself() -> None:
+def test_a_special_character_in_the_name_is_matched_literally() -> None:
     assert read(b"axb=1; a.b=2", name="a.b") == [b"2"]
     assert read(b"a=1; b=2; a|b=3", name="a|b") == [b"3"]
 
 
-def test_as_many_values_as_may_be_tried_are_returned_and_one_more_is_too_much() -> None:
+def test_the_maximum_number_of_values_is_accepted_and_one_more_is_not() -> None:
     pairs = [b"session=%d" % index for index in range(MAX_SAME_NAME)]
 
     assert read(b"; ".join(pairs)) == [b"%d" % index for index in range(MAX_SAME_NAME)]
@@ -176,7 +176,7 @@ def test_as_many_values_as_may_be_tried_are_returned_and_one_more_is_too_much() 
     assert read(*pairs, *pairs) is not None
 
 
-def test_as_many_bytes_as_may_be_read_are_read_and_one_more_is_too_much() -> None:
+def test_the_maximum_number_of_bytes_is_accepted_and_one_more_is_not() -> None:
     padding = b"x" * (MAX_HEADER - len(b"session=y;"))
 
     assert read(b"session=y;" + padding) == [b"y"]
@@ -198,7 +198,7 @@ class Sealed(bytes):
     partition = rfind = rpartition = replace = split = strip = look  # type: ignore[assignment]
 
 
-def test_a_megabyte_is_not_even_searched() -> None:
+def test_a_megabyte_of_cookies_is_not_searched() -> None:
     assert read(Sealed(b"session=" + b"x" * 2**20)) is None
 
 
@@ -249,7 +249,7 @@ def steps_of(action: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("attack", HOSTILE)
-def test_twice_the_input_is_at_most_twice_the_work(attack: str) -> None:
+def test_twice_the_input_takes_at_most_twice_the_work(attack: str) -> None:
     """What is quadratic would take four times as many steps, at any size: so small ones tell."""
     header = HOSTILE[attack]
 
@@ -260,7 +260,7 @@ def test_twice_the_input_is_at_most_twice_the_work(attack: str) -> None:
 
 
 @pytest.mark.parametrize("attack", HOSTILE)
-def test_64_kib_of_anything_take_no_time(attack: str) -> None:
+def test_64_kib_of_hostile_input_are_read_fast(attack: str) -> None:
     """What is done in C cannot be counted, only timed.
 
     Linear, it takes a few milliseconds. Quadratic (a regular expression that may begin with blanks, say, or a search
@@ -282,7 +282,7 @@ def test_ten_thousand_cookies_are_read_like_ten() -> None:
     assert read(others + b"; session=x") == [b"x"]
 
 
-def test_backslashes_are_backslashes_and_twenty_thousand_are_too_many_for_a_cookie() -> None:
+def test_backslashes_are_literal_and_twenty_thousand_are_too_long() -> None:
     assert read(b'session="' + b"\\" * 4_000 + b'"') == [b'"' + b"\\" * 4_000 + b'"']
     assert read(b'session="' + b"\\" * 20_000 + b'"') is None
 
@@ -301,7 +301,7 @@ def test_a_name_is_a_token(name: str) -> None:
     "name",
     ["", " ", "a b", "a;b", "a=b", "a,b", 'a"b', "a\\b", "a\n", "\ta", "a\0", "a\x7f", "é", "a/b", "a@b", "[a]", "a:b"],
 )
-def test_a_name_that_is_not_a_token_is_refused(name: str) -> None:
+def test_a_name_that_is_not_a_token_is_rejected(name: str) -> None:
     with pytest.raises(
         ImproperlyConfigured, match=r"^session_cookie=.* letters, digits and any of !#\$%&'\*\+-\.\^_`\|~"
     ):
@@ -309,12 +309,12 @@ def test_a_name_that_is_not_a_token_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [None, b"session", 1, ["session"]])
-def test_a_name_that_is_no_text_is_refused(name: Any) -> None:
+def test_a_name_that_is_not_a_str_is_rejected(name: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match=f"^session_cookie must be a str, not {type(name).__name__}"):
         CookieSpec(name)
 
 
-def test_a_name_that_leaves_no_room_for_a_value_is_refused() -> None:
+def test_a_name_that_leaves_no_room_for_a_value_is_rejected() -> None:
     with pytest.raises(ImproperlyConfigured, match="session_cookie leaves no room for a value"):
         CookieSpec("x" * (MAX_COOKIE // 2 + 1))
 
@@ -327,7 +327,7 @@ def test_a_path_begins_with_a_slash(path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["", "app", "/a;b", "/a b", "/a\n", "/a\r\nSet-Cookie: x=y", "/é", "/a\0", "/\x7f", "*"]
 )
-def test_a_path_that_could_break_out_of_the_header_is_refused(path: str) -> None:
+def test_a_path_that_could_break_out_of_the_header_is_rejected(path: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=r'^path=.* printable ASCII without ";", beginning with "/"'):
         CookieSpec(path=path)
 
@@ -356,7 +356,7 @@ def test_a_domain_is_a_host_name(domain: str) -> None:
         "a.",
     ],
 )
-def test_a_domain_that_is_no_host_name_is_refused(domain: str) -> None:
+def test_a_domain_that_is_not_a_host_name_is_rejected(domain: str) -> None:
     with pytest.raises(
         ImproperlyConfigured, match=r"^domain=.* a host name such as example\.com, without scheme and port"
     ):
@@ -364,7 +364,7 @@ def test_a_domain_that_is_no_host_name_is_refused(domain: str) -> None:
 
 
 @pytest.mark.parametrize("setting", ["path", "domain"])
-def test_a_list_where_one_text_is_meant_is_refused(setting: str) -> None:
+def test_a_list_instead_of_a_str_is_rejected(setting: str) -> None:
     settings: Any = {setting: ["/"]}
 
     with pytest.raises(ImproperlyConfigured, match=f"^{setting} must be a str, not list"):
@@ -372,13 +372,13 @@ def test_a_list_where_one_text_is_meant_is_refused(setting: str) -> None:
 
 
 @pytest.mark.parametrize("same_site", ["Lax", "", None, False, ["lax"], "lax; secure"])
-def test_an_unknown_same_site_is_refused(same_site: Any) -> None:
+def test_an_unknown_same_site_is_rejected(same_site: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match=r'^same_site must be "lax", "strict" or "none", not '):
         CookieSpec(same_site=same_site)
 
 
 @pytest.mark.parametrize("https_only", ["yes", "auto", [], 2])
-def test_an_unknown_https_only_is_refused(https_only: Any) -> None:
+def test_an_unknown_https_only_is_rejected(https_only: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"^https_only must be True, False or None"):
         CookieSpec(https_only=https_only)
 
@@ -417,7 +417,7 @@ def test_a_host_cookie_that_browsers_accept_is_accepted(name: str, settings: dic
 
 
 @pytest.mark.parametrize("name", ["__Hosts", "_Host-s", "x__Host-s", "Host-s", "__Securely"])
-def test_what_only_looks_like_a_prefix_is_none(name: str) -> None:
+def test_a_name_that_only_resembles_a_prefix_has_none(name: str) -> None:
     assert not CookieSpec(name, domain="example.com", path="/app", https_only=False).is_secure("https")
 
 
@@ -484,7 +484,7 @@ def test_secure_follows_the_request_unless_it_is_forced(https_only: bool | None,
         ),
     ],
 )
-def test_a_cookie_is_set_in_one_spelling(
+def test_a_cookie_is_set_in_exactly_one_form(
     settings: dict[str, Any], max_age: int | None, path: str, secure: bool, header: bytes
 ) -> None:
     assert CookieSpec(**settings).set("n", "v", max_age, path, secure) == (b"set-cookie", header)
@@ -548,7 +548,7 @@ def test_a_path_made_from_a_root_path_would_be_accepted_as_a_setting(root_path: 
     assert CookieSpec(path=path).path_under("/other") == path
 
 
-def test_the_internals_of_a_spec_are_not_shown() -> None:
+def test_the_repr_of_a_spec_hides_its_internals() -> None:
     assert repr(CookieSpec("n")) == (
         "CookieSpec(name='n', same_site='lax', https_only=None, path=None, domain=None, partitioned=False)"
     )

@@ -111,7 +111,7 @@ def test_all_dependencies_of_a_request_have_the_same_session(app: FastAPI, brows
     assert browser_of(app).get("/").json() is True
 
 
-def test_a_second_session_has_dependencies_of_its_own(browser_of: BrowserOf) -> None:
+def test_a_second_session_has_its_own_dependencies(browser_of: BrowserOf) -> None:
     app = FastAPI()
     app.add_middleware(SessionMiddleware, secret_key=KEY)
     app.add_middleware(SessionMiddleware, secret_key=KEY, session_cookie="admin", scope_key="admin")
@@ -128,7 +128,7 @@ def test_a_second_session_has_dependencies_of_its_own(browser_of: BrowserOf) -> 
 # Who is signed in
 
 
-def test_who_is_signed_in_is_let_in_and_nobody_else(app: FastAPI, browser_of: BrowserOf) -> None:
+def test_only_signed_in_users_are_let_in(app: FastAPI, browser_of: BrowserOf) -> None:
     @app.get("/session")
     def session_of(session: SignedInSession) -> str | None:
         return users.get_user_id(session)
@@ -150,7 +150,7 @@ def test_who_is_signed_in_is_let_in_and_nobody_else(app: FastAPI, browser_of: Br
     assert browser.get("/session").status_code == browser.get("/user").status_code == 401
 
 
-def test_a_router_lets_in_who_is_signed_in(memory_app: FastAPI, browser_of: BrowserOf) -> None:
+def test_a_router_lets_only_signed_in_users_in(memory_app: FastAPI, browser_of: BrowserOf) -> None:
     router = APIRouter(prefix="/account", dependencies=[Depends(signed_in())])
 
     @router.get("/")
@@ -164,7 +164,7 @@ def test_a_router_lets_in_who_is_signed_in(memory_app: FastAPI, browser_of: Brow
     assert browser.get("/account/").json() == "yours"
 
 
-def test_what_was_changed_before_somebody_is_refused_is_kept(memory_app: FastAPI, browser_of: BrowserOf) -> None:
+def test_changes_made_before_a_401_are_saved(memory_app: FastAPI, browser_of: BrowserOf) -> None:
     def note(session: CurrentSession) -> None:
         session["refused"] = session.get("refused", 0) + 1
 
@@ -182,7 +182,7 @@ def test_what_was_changed_before_somebody_is_refused_is_kept(memory_app: FastAPI
     assert browser.get("/refused").json() == 2
 
 
-def test_an_outage_signs_nobody_out(clock: Clock, browser_of: BrowserOf) -> None:
+def test_an_outage_is_a_503_and_not_a_401(clock: Clock, browser_of: BrowserOf) -> None:
     class Failing(InMemoryBackend):
         fails = False
 
@@ -259,20 +259,20 @@ def test_a_browser_that_navigates_is_sent_to_sign_in_and_back(
 
 
 @pytest.mark.parametrize("mode", ["cors", "no-cors", "same-origin"])
-def test_a_script_that_fetches_is_told_so_and_sent_nowhere(pages: FastAPI, browser_of: BrowserOf, mode: str) -> None:
+def test_a_script_that_fetches_gets_401_and_no_redirect(pages: FastAPI, browser_of: BrowserOf, mode: str) -> None:
     response = browser_of(pages).get("/orders/", headers={"sec-fetch-mode": mode})
     assert (response.status_code, response.json()) == (401, {"detail": "Not signed in."})
 
 
 @pytest.mark.parametrize("path", ["/base/orders/", "/orders/", "/bases", "/base/"])
-def test_the_way_back_begins_at_the_root_of_the_host(pages: FastAPI, browser_of: BrowserOf, path: str) -> None:
+def test_next_is_relative_to_the_root_of_the_host(pages: FastAPI, browser_of: BrowserOf, path: str) -> None:
     """Some servers put the root path in front of the path, others do not."""
     wanted = {"/orders/": "/base/orders/", "/bases": "/base/bases"}.get(path, path)
     location = browser_of(pages, root_path="/base").get(path).headers["location"]
     assert location.partition("?next=")[2] == wanted
 
 
-def test_the_way_back_to_a_mounted_application_is_the_whole_path(pages: FastAPI, browser_of: BrowserOf) -> None:
+def test_next_of_a_mounted_application_is_the_whole_path(pages: FastAPI, browser_of: BrowserOf) -> None:
     outer = FastAPI()
     outer.mount("/shop", pages)
     outer.add_middleware(SessionMiddleware, secret_key=KEY, session_cookie="outer")
@@ -287,12 +287,12 @@ def table_of_safe_next() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("target", "goes_to"), table_of_safe_next())
-def test_where_to_go_after_a_sign_in(target: str, goes_to: str) -> None:
+def test_safe_next_returns_what_its_table_says(target: str, goes_to: str) -> None:
     assert safe_next(target, default="default") == goes_to
 
 
 @pytest.mark.parametrize("target", [None, "/\n", "/a\\b", "/" + "a" * 2000, " /", "/ x", "/\x7f"])
-def test_what_is_no_path_of_this_site_goes_home(target: str | None) -> None:
+def test_a_target_that_is_not_a_path_of_this_site_gives_the_default(target: str | None) -> None:
     assert safe_next(target) == "/"
 
 
@@ -312,7 +312,7 @@ def guarded(app: FastAPI) -> FastAPI:
     return app
 
 
-def test_who_signed_in_lately_is_let_in(guarded: FastAPI, browser_of: BrowserOf, clock: Clock) -> None:
+def test_a_recent_sign_in_is_fresh(guarded: FastAPI, browser_of: BrowserOf, clock: Clock) -> None:
     browser = browser_of(guarded)
     assert browser.post("/email").status_code == 401
     browser.post("/sign-in/ann")
@@ -320,9 +320,7 @@ def test_who_signed_in_lately_is_let_in(guarded: FastAPI, browser_of: BrowserOf,
     assert browser.post("/email").json() == browser.get("/email").json() == "ann"
 
 
-def test_who_signed_in_too_long_ago_is_told_to_do_it_again(
-    guarded: FastAPI, browser_of: BrowserOf, clock: Clock
-) -> None:
+def test_an_old_sign_in_has_to_be_repeated(guarded: FastAPI, browser_of: BrowserOf, clock: Clock) -> None:
     browser = browser_of(guarded)
     browser.post("/sign-in/ann")
     clock.now += 3600
@@ -337,7 +335,7 @@ def test_who_signed_in_too_long_ago_is_told_to_do_it_again(
 # WebSockets
 
 
-def test_a_websocket_that_is_not_signed_in_is_refused_before_it_is_accepted(
+def test_an_unauthenticated_websocket_is_rejected_before_it_is_accepted(
     app: FastAPI, browser_of: BrowserOf, clock: Clock
 ) -> None:
     @app.websocket("/session")
@@ -394,7 +392,7 @@ def test_a_websocket_has_the_session_of_the_page(memory_app: FastAPI, browser_of
 
 @pytest.mark.parametrize("dependency", [CurrentSession, SignedInSession, UserId])
 @pytest.mark.parametrize("has_starlettes", [False, True])
-def test_without_our_middleware_the_error_names_the_cure(
+def test_without_the_middleware_the_error_names_the_cure(
     browser_of: BrowserOf, dependency: Any, has_starlettes: bool
 ) -> None:
     app = FastAPI()
@@ -430,7 +428,7 @@ def test_a_document_that_names_another_cookie_is_reported_once(
     )
 
 
-def test_what_cannot_work_is_refused_at_start() -> None:
+def test_settings_that_cannot_work_are_rejected_at_startup() -> None:
     for make in (signed_in, user_id, lambda redirect_to: fresh(60, redirect_to)):
         with pytest.raises(ImproperlyConfigured, match="redirect_to must be a path"):
             make(redirect_to="login")

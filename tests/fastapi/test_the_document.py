@@ -20,7 +20,7 @@ DOCUMENT = ROOT / "docs" / "fastapi.md"
 SHOP, HOST = stories(DOCUMENT)
 
 
-def test_somebody_signs_in_and_goes_where_they_wanted(browser_of: Callable[..., TestClient]) -> None:
+def test_sign_in_redirects_to_the_wanted_page(browser_of: Callable[..., TestClient]) -> None:
     browser = browser_of(tell(SHOP)["app"])
     assert [browser.get("/visits").json() for _ in range(2)] == [1, 2]
     assert browser.get("/api/me").status_code == 401
@@ -36,7 +36,7 @@ def test_somebody_signs_in_and_goes_where_they_wanted(browser_of: Callable[..., 
     assert browser.get("/api/me").status_code == 401
 
 
-def test_nobody_is_sent_to_another_site(browser_of: Callable[..., TestClient]) -> None:
+def test_sign_in_never_redirects_to_another_site(browser_of: Callable[..., TestClient]) -> None:
     browser = browser_of(tell(SHOP)["app"])
     response = browser.post("/login", params={"next": "//evil.test/"}, data={"name": "ann"})
     assert response.headers["location"] == "/orders"

@@ -165,7 +165,7 @@ def sent_back(browser: TestClient, provider: Provider) -> str:
 SIGNED_IN = {"user": "ann", "token": "a-token"}
 
 
-def test_a_login_comes_back_as_somebody_who_is_signed_in(
+def test_a_login_at_the_provider_signs_the_user_in(
     provider: Provider, backend: SessionBackend, browser_of: BrowserOf
 ) -> None:
     browser = browser_of(shop(provider, backend))
@@ -191,7 +191,7 @@ def test_the_second_login_in_a_row_is_the_one_that_counts(
 
 
 @pytest.mark.parametrize("forged", ["another browser", "another state"])
-def test_a_callback_that_this_browser_did_not_ask_for_is_refused(
+def test_a_callback_that_this_browser_did_not_request_is_rejected(
     provider: Provider, backend: SessionBackend, browser_of: BrowserOf, forged: str
 ) -> None:
     app = shop(provider, backend)
@@ -207,7 +207,7 @@ def test_a_callback_that_this_browser_did_not_ask_for_is_refused(
     assert browser.get("/").json()["user"] is None
 
 
-def test_an_id_token_with_the_nonce_of_somebody_else_signs_nobody_in(
+def test_an_id_token_with_a_foreign_nonce_is_rejected(
     provider: Provider, backend: SessionBackend, browser_of: BrowserOf
 ) -> None:
     browser = browser_of(shop(provider, backend))
@@ -263,7 +263,7 @@ async def test_logins_in_two_tabs_at_once_do_not_clobber_each_other(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("backend", ["signed", "encrypted"], indirect=True)
-async def test_in_a_sealed_cookie_the_login_that_was_answered_last_counts(
+async def test_in_a_signed_or_encrypted_cookie_the_last_response_wins(
     provider: Provider, backend: SessionBackend
 ) -> None:
     """There is nobody who could merge them: the browser keeps one of the two cookies. The other tab is told."""

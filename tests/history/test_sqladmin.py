@@ -135,7 +135,7 @@ def test_each_session_has_a_cookie_of_its_own(browser_with: Callable[..., TestCl
     assert may_enter(browser)
 
 
-def test_the_end_of_one_is_not_the_end_of_the_other(browser_with: Callable[..., TestClient]) -> None:
+def test_ending_one_session_keeps_the_other(browser_with: Callable[..., TestClient]) -> None:
     browser = browser_with()
     browser.post("/", json={"user": "ann"})
     log_in(browser)
@@ -147,7 +147,7 @@ def test_the_end_of_one_is_not_the_end_of_the_other(browser_with: Callable[..., 
     assert list(browser.cookies) == ["admin"]
 
 
-def test_what_the_inner_one_replaces_in_the_scope_never_reaches_the_outer_cookie(
+def test_an_inner_session_in_the_scope_never_reaches_the_outer_cookie(
     browser_with: Callable[..., TestClient],
 ) -> None:
     browser = browser_with()
@@ -156,7 +156,7 @@ def test_what_the_inner_one_replaces_in_the_scope_never_reaches_the_outer_cookie
     assert seen(browser) == {}
 
 
-def test_both_are_saved_by_one_response(browser_with: Callable[..., TestClient]) -> None:
+def test_one_response_saves_both_sessions(browser_with: Callable[..., TestClient]) -> None:
     browser = browser_with(Middleware(Visits))
     response = browser.post("/admin/login", data={"username": "ann", "password": "open sesame"}, follow_redirects=False)
     assert {cookie.partition("=")[0] for cookie in response.headers.get_list("set-cookie")} == {"session", "admin"}
