@@ -1,4 +1,4 @@
-"""`Vary` and `Cache-Control`: merged into what the application said."""
+"""`Vary` and `Cache-Control`, merged with the application's own headers."""
 
 import pytest
 from hypothesis import given
@@ -119,7 +119,7 @@ def test_a_private_response_has_all_headers_in_a_new_list(cookies: RawHeaders, h
 
 @pytest.mark.parametrize("said", [[], [[b"vary", b"Origin"]]])
 def test_headers_may_be_any_iterable_of_pairs(said: list[list[bytes]]) -> None:
-    """As ASGI has it: a generator, and lists for tuples."""
+    """As ASGI allows: a generator, and lists instead of tuples."""
     headers, _ = make_private(iter([[b"etag", b"1"], *said]), [])
 
     assert [name for name, _ in headers] == [b"etag", b"vary"]

@@ -1,4 +1,4 @@
-"""A token in one cookie, or over several: whatever the order, all of it or nothing."""
+"""Tokens in one cookie or several: parts in any order, and either all of them or none."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def cookie(*headers: bytes) -> Headers:
 
 
 def set_by(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
-    """The cookies that a browser holds after these `Set-Cookie` headers, if it held none before."""
+    """The cookies of a browser that had none, after these `Set-Cookie` headers."""
     held = {}
     for name, header in headers:
         assert name == b"set-cookie"
@@ -231,7 +231,7 @@ specs = st.builds(
 
 @given(specs, st.none() | st.integers(1, 10**10), st.booleans())
 def test_a_single_cookie_may_fill_the_browsers_limit(spec: CookieSpec, max_age: int | None, secure: bool) -> None:
-    """Browsers count the name and the value, and nothing else."""
+    """Browsers count only the name and the value."""
     room = room_for(spec, 1, max_age, spec.path_under(""), secure)
 
     assert len(spec.name) + room == MAX_COOKIE

@@ -1,4 +1,4 @@
-"""Reading cookies from raw bytes, the checks of the settings, and the one spelling of `Set-Cookie`."""
+"""Cookies: reading raw bytes, checking settings, and the exact form of `Set-Cookie`."""
 
 import re
 import sys
@@ -25,10 +25,10 @@ def cookie(*headers: bytes) -> Headers:
 
 
 def found(headers: Headers, name: str) -> list[bytes] | None:
-    """None: there is something, but nothing that we could have sent, or too much."""
+    """None: there are values, but too many, or none that the library could have set."""
     values = find(headers, name)
     if isinstance(values, list):
-        assert values  # that there is nothing is said otherwise
+        assert values  # "no cookie" has a value of its own
         return [value.encode("ascii") for value in values]
     return [] if values is MissReason.NO_COOKIE else None
 
@@ -41,7 +41,7 @@ def read(*headers: bytes, name: str = "session") -> list[bytes] | None:
 
 
 def read_slowly(headers: Headers, name: bytes) -> list[bytes] | None:
-    """RFC 6265bis to the letter, without a thought for speed: what the real one must agree with."""
+    """RFC 6265bis to the letter and slow: the reference for the real parser."""
     values: list[bytes] = []
     for key, header in headers:
         if key == b"cookie":
@@ -80,7 +80,7 @@ SPECIAL += [b"\x0b", b"\x0c", b"\x85", b"\xa0", b"\xff"]
 
 @st.composite
 def nasty_requests(draw: st.DrawFn) -> tuple[Headers, str]:
-    """Headers in which the name that is looked for, its relatives, and what separates cookies, stand in every order."""
+    """Headers with the wanted name, similar names and separators in any order."""
     name = draw(st.sampled_from(NAMES))
     relatives = [name.encode(), name.swapcase().encode(), *(other.encode() for other in NAMES)]
     pieces = st.one_of(
@@ -181,15 +181,15 @@ def test_the_maximum_number_of_bytes_is_accepted_and_one_more_is_not() -> None:
 
     assert read(b"session=y;" + padding) == [b"y"]
     assert read(b"session=y;" + padding + b"x") is None
-    assert read(b"session=y", padding) == [b"y"]  # what separates two headers counts as a byte
+    assert read(b"session=y", padding) == [b"y"]  # the separator between two headers counts as a byte
     assert read(b"session=y", padding, b"x") is None
 
 
-# Hostile input: work is bounded
+# Hostile input: the work is bounded
 
 
 class Sealed(bytes):
-    """A header that fails the test if anything but its length is looked at."""
+    """A header that fails the test if anything except its length is read."""
 
     def look(self, *args: object) -> NoReturn:
         raise AssertionError(f"{len(self)} bytes were searched")
@@ -231,7 +231,7 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
 
 
 def steps_of(action: Callable[[], object]) -> int:
-    """How many lines of Python were run."""
+    """The number of Python lines that were run."""
     steps = 0
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
@@ -250,7 +250,7 @@ def steps_of(action: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("attack", HOSTILE)
 def test_twice_the_input_takes_at_most_twice_the_work(attack: str) -> None:
-    """What is quadratic would take four times as many steps, at any size: so small ones tell."""
+    """Quadratic work would take four times as many steps at any size, so small inputs show it."""
     header = HOSTILE[attack]
 
     once = steps_of(lambda: read(header(2_000)))
@@ -261,10 +261,10 @@ def test_twice_the_input_takes_at_most_twice_the_work(attack: str) -> None:
 
 @pytest.mark.parametrize("attack", HOSTILE)
 def test_64_kib_of_hostile_input_are_read_fast(attack: str) -> None:
-    """What is done in C cannot be counted, only timed.
+    """Work in C cannot be counted, only timed.
 
-    Linear, it takes a few milliseconds. Quadratic (a regular expression that may begin with blanks, say, or a search
-    that begins anew for each pair) it would be 2^32 / 2 steps: seconds on any machine. One second is far from both.
+    Linear work takes a few milliseconds. Quadratic work (a regular expression that may begin with blanks, or a search
+    that restarts for each pair) would be 2^32 / 2 steps: seconds on any machine. One second is far from both.
     """
     header = HOSTILE[attack](MAX_HEADER)[:MAX_HEADER]
 
@@ -287,7 +287,7 @@ def test_backslashes_are_literal_and_twenty_thousand_are_too_long() -> None:
     assert read(b'session="' + b"\\" * 20_000 + b'"') is None
 
 
-# Settings: what browsers refuse is refused when the middleware is built, and the message names the cure
+# Settings: combinations that browsers reject fail at construction, and the message names the cure
 
 
 @pytest.mark.parametrize(
@@ -457,7 +457,7 @@ def test_secure_follows_the_request_unless_it_is_forced(https_only: bool | None,
     assert CookieSpec(https_only=https_only).is_secure(scheme) == secure
 
 
-# The one spelling
+# The form of Set-Cookie
 
 
 @pytest.mark.parametrize(
@@ -506,7 +506,7 @@ def test_a_cookie_is_cleared_with_the_attributes_that_it_was_set_with(
     assert taken == given.replace(b"n=v", b"n=null").replace(b"Max-Age=60", gone)
 
 
-# The path comes from the root path, which a proxy's header may have made
+# The path comes from the root path, which may come from a proxy's header
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The table in the docstring of `core/csrf.py`, row by row and without gaps, and tokens."""
+"""The table in the docstring of `core/csrf.py`, row by row and without gaps; and tokens."""
 
 from itertools import product
 from typing import Any, Literal
@@ -82,7 +82,7 @@ def asked(kind: Kind, site: str | None, origin: str | None, host: str | None = H
 
 
 def row_for(kind: str, site: str, origin: str) -> str:
-    """The answer of the one row that is about this case."""
+    """The answer of the one row that matches this case."""
     [answer] = [row[3] for row in TABLE if row[0] == kind and row[1] in ("", site) and row[2] in ("", origin)]
     return answer
 
@@ -193,7 +193,7 @@ def test_a_token_is_valid_for_its_secret_only(secret: str, nonce: bytes) -> None
 
 
 def test_tokens_of_one_secret_have_nothing_in_common() -> None:
-    """BREACH: what is in every page, at the same place and the same, can be guessed from the lengths of many pages."""
+    """BREACH: text that is the same in every page can be guessed from the lengths of many compressed pages."""
     tokens = [token_for(SECRET, bytes([number]) * 16) for number in range(50)]
     parts = [{token[at : at + 4] for token in tokens} for at in range(24, 64, 4)]
     assert all(len(part) >= 49 for part in parts)
@@ -220,14 +220,14 @@ def test_no_text_sent_as_a_token_raises_an_error(token: str) -> None:
 
 
 def test_the_secret_differs_from_its_key_in_the_session() -> None:
-    """Names of keys stand in messages of errors."""
+    """Error messages contain the names of keys."""
     data: dict[str, Any] = {}
     secret = put_secret(data, "r4nd0m", bytes(32))
     assert data == {"__csrf__r4nd0m": secret}
 
 
 def test_a_foreign_value_under_such_a_key_is_not_a_secret() -> None:
-    """Who could make the secret an empty text, or a number, would know it."""
+    """An attacker who could make the secret empty, or a number, would know it."""
     assert secrets_in({"__csrf__a": "", "__csrf__b": 1, "__csrf__c": None, "__csrf__d": ["x"], "csrf": "x"}) == []
 
 

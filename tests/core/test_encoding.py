@@ -1,4 +1,4 @@
-"""base64url, and base64 with padding, with one spelling for each value."""
+"""base64url, and base64 with padding, with exactly one text for each value."""
 
 from base64 import b64decode, b64encode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
@@ -16,7 +16,7 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 def is_refused(text: str, read: Callable[[str], bytes] = from_base64url) -> bool:
     try:
         read(text)
-    except ValueError:  # or one of its kinds: it is caught as nothing else
+    except ValueError:  # or a subclass: callers catch ValueError only
         return True
     return False
 

@@ -1,4 +1,4 @@
-"""The tree of errors: who catches what, and that a message tells the way out."""
+"""The tree of errors: what catches what, and messages that name the cure."""
 
 import inspect
 

@@ -103,7 +103,7 @@ def test_keys_that_are_not_text_are_left_alone() -> None:
 
 
 def merged(base: dict[str, Any], first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """What is stored when both have begun with `base`, and `second` is saved after `first`."""
+    """The stored data when both requests loaded `base`, and `second` is saved after `first`."""
     return merge.apply(merge.diff(base, second), first)
 
 
@@ -126,7 +126,7 @@ def test_a_message_added_while_others_are_shown_is_shown_next() -> None:
 
 
 def test_two_messages_with_one_number_are_kept_apart() -> None:
-    """Between two requests that both begin to count at 0, the salt is what keeps them apart."""
+    """If two requests both start to count at 0, only the salt separates their messages."""
     base = put({}, "before")
     slow = dict(base)
     take_flashes(slow)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from starsessions.core.merge import Changes, apply, diff, same, same_items
 
-# Few different scalars, so that two values that were drawn are often equal, and often equal but for a type.
+# Few scalars, so that two drawn values are often equal, and often equal except for a type.
 scalars = st.sampled_from([None, False, True, 0, 1, 2, 0.0, 1.0, nan, "", "1", b"", b"1", Decimal(1), Decimal("NaN")])
 hashables = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=2).map(tuple) | st.frozensets(inner), max_leaves=4
@@ -30,7 +30,7 @@ sessions = st.dictionaries(st.sampled_from("abcdef"), values, max_size=5)
 
 @st.composite
 def twins(draw: st.DrawFn) -> tuple[Any, Any]:
-    """Two values that differ in nothing, or in nothing but types that compare as equal."""
+    """Two values that do not differ, or differ only in types that compare as equal."""
 
     def retyped(value: Any) -> Any:
         if type(value) is dict:
@@ -45,7 +45,7 @@ def twins(draw: st.DrawFn) -> tuple[Any, Any]:
 
 
 def typed(value: Any) -> Any:
-    """A value with its types written out, so that `==` is all that it takes: slow, and obviously right."""
+    """A value with its types spelled out, so that `==` is enough: slow, and obviously correct."""
     if isinstance(value, dict):
         return type(value), frozenset((typed(key), typed(item)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
@@ -121,7 +121,7 @@ def test_arguments_are_left_alone() -> None:
     assert (base, mine, theirs) == ({"a": 1, "b": 2}, {"a": 3}, {"b": 2, "c": 4})
 
 
-# The same
+# same
 
 
 @given(st.tuples(values, values) | twins())

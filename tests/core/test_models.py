@@ -1,4 +1,4 @@
-"""Models and plain data: what goes in comes out, for each kind of model."""
+"""Models and plain data: each kind of model loads unchanged."""
 
 import dataclasses
 from collections.abc import Callable
@@ -287,7 +287,7 @@ def test_a_key_of_a_typed_dict_can_be_set_and_removed() -> None:
     assert data == {}
 
 
-# What is wrong
+# Errors
 
 
 def error_of(model: type[Any], data: dict[str, Any]) -> Exception:

@@ -1,4 +1,4 @@
-"""Deadlines: at the limit is over, and a clock that goes back extends nothing."""
+"""Deadlines: a session expires exactly at its limit, and a clock that goes back extends none."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ policies = st.builds(
 )
 
 
-# The limits: (what the record says, what the policy says, seconds for which the session lasts, why it is over then).
+# The limits: (fields of the record, fields of the policy, seconds until the session expires, why it expires).
 LIMITS = [
     ({}, Policy(), DEFAULT_MAX_AGE, MissReason.EXPIRED),
     ({}, Policy(max_age=60), 60, MissReason.EXPIRED),
@@ -268,11 +268,11 @@ def test_the_max_age_of_the_cookie_is_the_remaining_lifetime(
     assert cookie_max_age(record(**own), policy, BEGAN + 10) == max_age
 
 
-# What it looks like outside
+# The stored form
 
 
 def test_a_record_is_an_array_that_can_grow_at_its_end() -> None:
-    """Whatever is added must come last and have a default: these bytes are out there, in cookies and stores."""
+    """New fields must come last and have a default: such bytes exist in cookies and stores."""
     decode = msgspec.msgpack.Decoder(Record).decode
 
     assert decode(msgspec.msgpack.encode([b"x", 1, 2])) == Record(b"x", 1, 2, None, None, False, None)

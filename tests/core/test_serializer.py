@@ -1,4 +1,4 @@
-"""What goes in comes out: equal, and of its type, or an error that says where and what."""
+"""Data loads equal and with its types, or is rejected with the path and type."""
 
 import array
 import copy
@@ -41,7 +41,7 @@ both = pytest.mark.parametrize("serializer", SERIALIZERS, ids=["msgpack", "json"
 
 
 def exact(value: Any) -> Any:
-    """A value with everything written out that `==` does not look at: types, NaN, folds, zones, digits, order."""
+    """A value with everything spelled out that `==` ignores: types, NaN, folds, zones, digits, order."""
     kind = type(value)
     if kind is dict:
         return kind, tuple((exact(key), exact(item)) for key, item in value.items())
@@ -64,7 +64,7 @@ def zone_of(value: Any) -> Any:
 
 
 def kept_or_refused(serializer: Msgpack, data: dict[str, Any], path: str) -> bytes | None:
-    """The payload; None if the data was refused, with a path that begins like this one."""
+    """The payload; None if the data was rejected, with a path that begins like this one."""
     try:
         return serializer.dumps(data)
     except UnsupportedValue as error:
@@ -122,7 +122,7 @@ json_values = st.recursive(
 json_sessions = st.dictionaries(texts, json_values, max_size=4)
 
 naive = datetime
-"""Without a zone, on purpose."""
+"""Deliberately without a zone."""
 
 EVERY_TYPE: dict[str, Any] = {
     "none": None,
@@ -204,7 +204,7 @@ def test_storing_leaves_the_data_alone(serializer: Msgpack, data: dict[str, Any]
 @both
 @given(sessions)
 def test_the_same_data_makes_the_same_bytes(serializer: Msgpack, data: dict[str, Any]) -> None:
-    """Without sets, whose order depends on the process: equal bytes are how "nothing has changed" is told."""
+    """Without sets, whose order depends on the process: equal bytes mean "nothing has changed"."""
     data = {key: value for key, value in data.items() if "set" not in repr(exact(value))}
 
     assert serializer.dumps(data) == serializer.dumps(serializer.loads(serializer.dumps(data)))
@@ -212,7 +212,7 @@ def test_the_same_data_makes_the_same_bytes(serializer: Msgpack, data: dict[str,
 
 @both
 def test_a_session_is_encoded_without_calling_its_hooks(serializer: Msgpack) -> None:
-    """`request.session` overrides what reads it, and would note an access that was none."""
+    """`request.session` overrides the reading methods, and would record an access by mistake."""
 
     class Asking(dict[str, Any]):
         def _refuse(self, *args: object) -> NoReturn:
@@ -224,7 +224,7 @@ def test_a_session_is_encoded_without_calling_its_hooks(serializer: Msgpack) -> 
         assert exact(serializer.loads(serializer.dumps(Asking(a=value)))) == exact({"a": value})
 
 
-# What is refused
+# Rejected data
 
 
 class Colour(enum.Enum):
@@ -297,7 +297,7 @@ class Struct(msgspec.Struct):
 
 
 class Nowhere(tzinfo):
-    """A zone of an application's own, which does not say how far from UTC it is."""
+    """A zone of the application's own that does not return its offset from UTC."""
 
     def utcoffset(self, when: datetime | None) -> timedelta | None:
         return None
@@ -436,18 +436,18 @@ def test_keys_are_never_turned_into_text(serializer: Msgpack) -> None:
 
 @both
 def test_a_number_that_cannot_be_compared_is_rejected(serializer: Msgpack) -> None:
-    """`==` on a signaling NaN raises, so whoever later compares the session with what was stored would fail on it."""
+    """`==` on a signaling NaN raises, so a later comparison with the stored data would fail."""
     with pytest.raises(UnsupportedValue) as caught:
         serializer.dumps({"cart": [Decimal("sNaN")]})
 
     assert caught.value.path == 'session["cart"][0]'
 
 
-# A time in a zone that cannot be named comes back equal, or not at all
+# A time in an unnamed zone loads equal, or is rejected
 
 
 def zone_from_a_file(key: str | None = None) -> ZoneInfo:
-    """Berlin's rules, as an application may have them from a file of its own."""
+    """Berlin's rules, as an application may load them from its own file."""
     for place in TZPATH:
         if Path(place, "Europe/Berlin").is_file():
             with Path(place, "Europe/Berlin").open("rb") as file:
@@ -462,7 +462,7 @@ def zone_from_a_file(key: str | None = None) -> ZoneInfo:
 def test_a_datetime_in_an_unnamed_zone_loads_equal_or_is_rejected(
     serializer: Msgpack, when: datetime, fold: int
 ) -> None:
-    """The second one is a moment of which there are two: Python finds it equal to nothing in another zone (PEP 495)."""
+    """The second one is ambiguous: Python considers it unequal to any time in another zone (PEP 495)."""
     value = when.replace(tzinfo=zone_from_a_file(), fold=fold)
 
     payload = kept_or_refused(serializer, {"at": value}, 'session["at"]')
@@ -486,7 +486,7 @@ def test_a_zone_with_other_rules_here_loads_as_the_same_instant(serializer: Msgp
     assert serializer.loads(serializer.dumps({"at": value}))["at"] == value
 
 
-# What contains itself, or is nested too deeply
+# Data that contains itself, or is nested too deeply
 
 
 def nested(levels: int, wrap: Callable[[Any], Any], value: Any = 1) -> Any:
@@ -556,7 +556,7 @@ def test_one_value_in_two_places_is_not_a_cycle(serializer: Msgpack) -> None:
     assert serializer.loads(serializer.dumps({"a": shared, "b": [shared, shared]})) == {"a": shared, "b": [shared] * 2}
 
 
-# Rubbish
+# Garbage
 
 every_type = Msgpack().dumps(EVERY_TYPE | {"big int": 2**70, "Decimal": Decimal("1.5")})
 
@@ -606,11 +606,11 @@ def test_an_unknown_extension_type_raises(serializer: Msgpack) -> None:
         serializer.loads(msgspec.msgpack.encode({"a": msgspec.msgpack.Ext(99, b"")}))
 
 
-# Whether data is what a payload holds: never a wrong yes, because a yes means that nothing is written
+# Matching data with a payload: never a wrong yes, because a yes means that nothing is written
 
 
 def retyped(draw: st.DrawFn, value: Any) -> Any:
-    """The same value, with a few types changed for others that look or compare alike."""
+    """The same value, with a few types replaced by others that look or compare alike."""
     kind = type(value)
     if kind is dict:
         value = {draw(alike(key)): retyped(draw, item) for key, item in value.items()}
@@ -704,7 +704,7 @@ def test_data_never_matches_other_data(serializer: Msgpack, stored: dict[str, An
 def test_data_never_matches_a_payload_that_only_resembles_it(
     serializer: Msgpack, plain: Any, other: Any, where: str
 ) -> None:
-    """It would stay in the session of this request and be something else, or an error, in the next one."""
+    """It would work in this request, and be another value or an error in the next one."""
     try:
         stored, data = {
             "value": lambda: ({"a": plain}, {"a": other}),
@@ -716,7 +716,7 @@ def test_data_never_matches_a_payload_that_only_resembles_it(
     try:
         payload = serializer.dumps(stored)
     except UnsupportedValue:
-        return  # not a key that is kept
+        return  # not a supported key
 
     assert not serializer.matches(payload, data)
 
@@ -731,7 +731,7 @@ def test_data_never_matches_a_payload_that_only_resembles_it(
     ],
 )
 def test_plain_data_matches_itself(serializer: Msgpack, data: dict[str, Any]) -> None:
-    """Or every request would pay for a closer look."""
+    """Otherwise every request would pay for a full comparison."""
     assert serializer.matches(serializer.dumps(data), copy.deepcopy(data))
 
 
@@ -766,7 +766,7 @@ def test_the_bytes_of_any_other_serializer_are_compared() -> None:
     assert not matches(b'{"a": 1}', {"a": 2})
 
 
-# Encoding once more what was loaded
+# Encoding loaded data again
 
 
 plain_items = st.dictionaries(
@@ -777,12 +777,12 @@ plain_items = st.dictionaries(
 
 
 def loaded_and_changed(serializer: Msgpack, payload: bytes, changed: dict[str, Any]) -> dict[str, Any]:
-    """As a session is whose lists and dicts nobody was handed: items were replaced, by values that are plain."""
+    """As in a session whose nested lists and dicts were never read: items were replaced with plain values."""
     return {**serializer.loads(payload), **changed}
 
 
 def written(dumps: Callable[..., bytes], *arguments: Any) -> Any:
-    """The payload, or why there is none."""
+    """The payload, or the error."""
     try:
         return dumps(*arguments)
     except UnsupportedValue as error:
@@ -790,7 +790,7 @@ def written(dumps: Callable[..., bytes], *arguments: Any) -> Any:
 
 
 def again(serializer: Msgpack, now: dict[str, Any], base: bytes) -> bytes:
-    """Encoded again; and whoever says that it differs for sure is right."""
+    """Encode again, and check that "certainly different" is true."""
     payload, sure = serializer.dumps_again(now, base, True)
     assert not sure or payload == base or exact(serializer.loads(payload)) != exact(serializer.loads(base))
     return payload
@@ -885,7 +885,7 @@ def test_pythons_json_is_decoded_before_it_is_compared() -> None:
 @given(json_sessions, st.sampled_from([None, 0, 2]), st.booleans())
 def test_pythons_json_is_read(data: dict[str, Any], indent: int | None, ensure_ascii: bool) -> None:
     text = json.dumps(data, indent=indent, ensure_ascii=ensure_ascii)
-    payload = text.encode(errors="replace")  # half a character can only be written as an escape
+    payload = text.encode(errors="replace")  # a lone surrogate can only be written as an escape
 
     assert exact(PlainJson().loads(payload)) == exact(json.loads(payload)) == exact(Msgpack().loads(payload))
 
@@ -909,7 +909,7 @@ def test_json_is_decoded_as_python_decodes_it(text: str) -> None:
 
 
 def can_be_said_in_json(value: Any) -> bool:
-    """RFC 8259 has no word for NaN and infinity, and none for half a character."""
+    """RFC 8259 supports neither NaN nor infinity, nor lone surrogates."""
     if type(value) is dict:
         return all(map(can_be_said_in_json, [*value.keys(), *value.values()]))
     if type(value) is list:
@@ -953,7 +953,7 @@ def test_no_messagepack_object_begins_like_json() -> None:
 
 
 def test_the_codes_on_the_wire_are_those_of_the_table() -> None:
-    """They are out there, in cookies and stores: a code is never given to another type."""
+    """They exist in cookies and stores: a code is never reused for another type."""
     ext: Any = msgspec.msgpack.decode(
         Msgpack().dumps(
             {
@@ -991,7 +991,7 @@ def test_the_codes_on_the_wire_are_those_of_the_table() -> None:
 
 
 def test_a_set_in_another_order_is_no_change() -> None:
-    """Though nobody has moved anything, and another process may write what the session holds in another order."""
+    """Although nothing was moved: another process may write the same set in another order."""
     here, there = (
         msgspec.msgpack.encode({"s": msgspec.msgpack.Ext(2, msgspec.msgpack.encode(members)), "n": 1})
         for members in (["a", "b", "c"], ["c", "a", "b"])

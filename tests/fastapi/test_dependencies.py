@@ -53,7 +53,7 @@ def sign_in_routes(app: FastAPI) -> FastAPI:
 
 @pytest.fixture
 def app(backend: SessionBackend, clock: Clock) -> FastAPI:
-    """Nothing is loaded here that nobody asks for."""
+    """An endpoint without a dependency on the session loads nothing."""
     app = FastAPI()
     app.add_middleware(SessionMiddleware, backend=backend, clock=clock)
     return sign_in_routes(app)
@@ -125,7 +125,7 @@ def test_a_second_session_has_its_own_dependencies(browser_of: BrowserOf) -> Non
     assert set(browser_of(app).get("/").cookies) == {"session", "admin"}
 
 
-# Who is signed in
+# Signed-in users
 
 
 def test_only_signed_in_users_are_let_in(app: FastAPI, browser_of: BrowserOf) -> None:
@@ -253,7 +253,7 @@ def test_a_browser_that_navigates_is_sent_to_sign_in_and_back(
     browser = browser_of(pages)
     response = browser.request(method, f"http://testserver{path}", headers={"sec-fetch-mode": "navigate"})
     assert (response.status_code, response.headers["location"]) == (303, location)
-    assert browser.request(method, f"http://testserver{path}").status_code == 303  # no browser of today
+    assert browser.request(method, f"http://testserver{path}").status_code == 303  # no Fetch metadata
     browser.post("/sign-in/ann")
     assert browser.request(method, f"http://testserver{path}").status_code == 200
 
@@ -266,7 +266,7 @@ def test_a_script_that_fetches_gets_401_and_no_redirect(pages: FastAPI, browser_
 
 @pytest.mark.parametrize("path", ["/base/orders/", "/orders/", "/bases", "/base/"])
 def test_next_is_relative_to_the_root_of_the_host(pages: FastAPI, browser_of: BrowserOf, path: str) -> None:
-    """Some servers put the root path in front of the path, others do not."""
+    """Some servers prepend the root path to the path, others do not."""
     wanted = {"/orders/": "/base/orders/", "/bases": "/base/bases"}.get(path, path)
     location = browser_of(pages, root_path="/base").get(path).headers["location"]
     assert location.partition("?next=")[2] == wanted
@@ -296,7 +296,7 @@ def test_a_target_that_is_not_a_path_of_this_site_gives_the_default(target: str 
     assert safe_next(target) == "/"
 
 
-# Step up
+# Fresh sign-ins
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What docs/fastapi.md shows works as it says, in a test client and under uvicorn."""
+"""The examples of docs/fastapi.md work as described, in a test client and under uvicorn."""
 
 import ast
 import inspect
@@ -60,7 +60,7 @@ def test_the_table_of_keywords_is_the_signature() -> None:
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """The application of the document, under uvicorn in a thread."""
+    """The document's application, under uvicorn in a thread."""
     app: FastAPI = tell(SHOP)["app"]
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))

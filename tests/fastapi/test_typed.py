@@ -1,4 +1,4 @@
-"""A session seen through a model, as a dependency."""
+"""Typed sessions as a dependency."""
 
 from collections.abc import Callable
 from typing import Annotated

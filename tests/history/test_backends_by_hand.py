@@ -1,4 +1,4 @@
-"""`read`, `write`, `remove`, `exists` and `generate_id`, called by hand as in 1.0.2: any string is an id here."""
+"""`read`, `write`, `remove`, `exists` and `generate_id`, called directly as in 1.0.2: any string is an id."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Cookies of the published version 1.0.2 are read, and as long as the data is plain JSON, ours are read by it."""
+"""Cookies of version 1.0.2 are read, and it reads the cookies of 3.0 as long as the data is plain JSON."""
 
 from typing import Any
 

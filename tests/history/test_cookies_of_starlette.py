@@ -1,6 +1,6 @@
-"""Cookies of Starlette's `SessionMiddleware` are read, and as long as the data is plain JSON, ours are read by it.
+"""Cookies of Starlette's `SessionMiddleware` are read, and it reads those of this library if the data is plain JSON.
 
-Deploying this library, or going back, logs nobody out.
+Deploying this library, or rolling it back, signs no user out.
 """
 
 import json
@@ -190,7 +190,7 @@ def test_an_encrypted_backend_accepts_starlettes_sessions_if_configured(browser_
     assert seen(browser) == {"user": "ann"}
 
 
-# Mounted, or behind a proxy that strips a prefix: Starlette says path=/, and we say the root path unless told otherwise
+# Mounted, or behind a proxy that strips a prefix: Starlette sets path=/, and the default here is the root path
 
 
 @pytest.mark.parametrize("settings", [{}, {"path": "/"}], ids=["as it stands", "path=/"])
@@ -244,7 +244,7 @@ def test_an_encrypted_backend_removes_starlettes_cookie_at_the_root_too(browser_
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The wall clock, moved by hand, for both of us."""
+    """The wall clock of both libraries, moved by hand."""
     clock = Clock()
     monkeypatch.setattr("time.time", clock)
     return clock
@@ -274,7 +274,7 @@ def test_the_cookie_expires_in_starlette_too(browser_of: BrowserOf, at: Clock) -
         assert seen(browser) == expected
 
 
-# Anything that JSON can say
+# All JSON values
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()

@@ -36,7 +36,7 @@ FOURTEEN_DAYS = 14 * 24 * 60 * 60
 
 
 def cookie_of(settings: dict[str, Any], browser_of: BrowserOf, **options: Any) -> dict[str, str | None]:
-    """What is said of the cookie that the first change sets."""
+    """The attributes of the cookie that the first change sets."""
     browser = browser_of(pages(SessionMiddleware, **{"secret_key": KEY, "autoload": True, **settings}), **options)
     return said(browser.post("/", json={"key": "value"}).headers["set-cookie"])
 

@@ -1,4 +1,4 @@
-"""Starlette's own middlewares around and inside of ours."""
+"""Starlette's own middlewares outside and inside of `SessionMiddleware`."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.history.pages import ROUTE, BrowserOf, seen
 
 Around = list[Middleware]
 
-# Starlette 1.0's BaseHTTPMiddleware does so by itself, and trio tells.
+# Starlette 1.0's BaseHTTPMiddleware does this itself, and trio reports it.
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator 'starlette.requests.Request.stream':ResourceWarning")
 
 

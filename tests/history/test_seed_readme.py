@@ -1,4 +1,4 @@
-"""The examples of `seed-readme.txt` run as they stand, and do what its text says."""
+"""The examples of `seed-readme.txt` run unchanged, and do what its text says."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ ROUTES = [Route("/", counting), Route("/forgetful", forgetful)]
 
 @pytest.fixture
 def custom() -> SessionBackend:
-    """The backend that the text writes, made new."""
+    """A new instance of the backend in the text."""
     backend = run(seed.CUSTOM_BACKEND)["InMemoryBackend"]()
     assert isinstance(backend, SessionBackend)
     assert not isinstance(backend, InMemoryBackend)

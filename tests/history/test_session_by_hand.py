@@ -1,4 +1,4 @@
-"""`Session(backend, session_id=None)`, used by hand as in 1.0.2: no middleware, and ids that the application gives."""
+"""`Session(backend, session_id=None)` used directly, as in 1.0.2: without middleware, with the application's own ids."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -19,7 +19,7 @@ def memory() -> InMemoryBackend:
 
 @pytest.fixture
 def session(memory: InMemoryBackend) -> Session:
-    """As users' tests make one: without a request, and told that it is loaded."""
+    """As in users' tests: without a request, and with `is_loaded` set by hand."""
     session = Session(memory)
     session.is_loaded = True
     return session

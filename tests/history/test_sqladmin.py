@@ -1,6 +1,6 @@
-"""sqladmin's authentication brings Starlette's `SessionMiddleware` along, and installs it inside of the application.
+"""sqladmin's authentication installs Starlette's `SessionMiddleware` inside of the application.
 
-The inner middleware replaces `scope["session"]` in the scope that both of them share. Each keeps its own session, in
+The inner middleware replaces `scope["session"]`, and both share the scope. Each keeps its own session, in
 its own cookie.
 """
 
@@ -42,7 +42,7 @@ class ProductAdmin(ModelView, model=Product):
 
 
 class AdminAuth(AuthenticationBackend):
-    """As sqladmin's documentation writes it."""
+    """As in sqladmin's documentation."""
 
     async def login(self, request: Request) -> bool:
         form = await request.form()
@@ -60,7 +60,7 @@ class AdminAuth(AuthenticationBackend):
 
 
 class OurAdminAuth(AdminAuth):
-    """The same with one import swapped: the inner session is ours, too."""
+    """The same with one import replaced: the inner middleware is this library's, too."""
 
     def __init__(self, secret_key: str, **session_settings: Any) -> None:
         self.middlewares = [Middleware(SessionMiddleware, secret_key=secret_key, autoload=True, **session_settings)]
@@ -78,7 +78,7 @@ def engine() -> Iterator[Engine]:
 
 
 class Visits:
-    """A middleware between the two that uses the outer session on every page, the admin's included."""
+    """A middleware between them that uses the outer session on every page, including the admin's."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

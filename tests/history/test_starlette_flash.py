@@ -1,4 +1,4 @@
-"""starlette-flash keeps messages for the next page in `request.session`: it runs unchanged."""
+"""starlette-flash stores messages for the next page in `request.session`, and runs unchanged."""
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware

@@ -1,4 +1,4 @@
-"""A session seen through a model: saved as all else is, merged field by field, and never an error after a deploy."""
+"""Typed sessions: saved like any data, merged field by field, and never an error after a deployment."""
 
 import logging
 from collections.abc import Callable
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 SiteOf = Callable[..., Site]
 
 
-# Four ways to write the same model
+# The same model, written in four ways
 
 
 class Cart(pydantic.BaseModel):
@@ -96,7 +96,7 @@ def paint(shop: Any) -> None:
 
 
 def stored(**data: Any) -> Callable[[Session], Any]:
-    """A handler that leaves this, as an older release would."""
+    """A handler that stores this data, as an older release would."""
 
     async def act(session: Session) -> None:
         await session.load()
@@ -148,7 +148,7 @@ async def test_a_key_removed_from_a_typed_dict_is_removed_from_the_session(site_
     await site.visit(act)
     assert await site.data() == {"theme": "dark"}
     reply = await site.visit(act)
-    assert "Max-Age=0" in reply.set_cookie  # nothing is left, and an empty session is never kept
+    assert "Max-Age=0" in reply.set_cookie  # the session is empty, and an empty session is never kept
 
 
 @pytest.mark.parametrize("typed", CLASSES, ids=NAMES)
@@ -511,7 +511,7 @@ async def test_in_an_outage_a_model_can_be_read_but_not_changed(site_of: SiteOf)
     assert (await site.visit(of_shop(paint))).messages[0]["status"] == 503
 
 
-# What does not fit
+# Data that does not fit
 
 
 class Numbers(pydantic.BaseModel):
@@ -539,7 +539,7 @@ async def test_a_value_that_could_not_be_read_back_raises_before_the_headers(
         await site_of().visit(of_shop(change, typed))
     assert str(caught.value).startswith(f"{message}, which a session cannot hold. It does not fit Shop")
     assert caught.value.__suppress_context__
-    assert caught.value.__cause__ is None  # it shows the value
+    assert caught.value.__cause__ is None  # it would reveal the value
 
 
 async def test_a_value_that_would_change_raises_and_names_the_field(site_of: SiteOf) -> None:
@@ -586,7 +586,7 @@ async def test_invalid_data_gives_a_fresh_model_a_warning_and_an_event(
     [record] = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == "The data of a session does not fit Numbers (theme), so a fresh one is used."
-    assert await site.data() == {"theme": "xyzzy", "size": 5, "user": "ann"}  # nothing was changed, nothing is lost
+    assert await site.data() == {"theme": "xyzzy", "size": 5, "user": "ann"}  # without a change, nothing is lost
 
 
 async def test_invalid_data_is_replaced_by_the_first_change(site_of: SiteOf, backend: SessionBackend) -> None:
@@ -614,7 +614,7 @@ async def test_invalid_data_without_an_id_is_reported_without_a_handle(site_of: 
     assert events[0] == SchemaMismatch(None, "Numbers", 1, "theme")
 
 
-# A schema that moved on
+# Versions and migrations
 
 
 def from_basket(version: int, data: dict[str, Any]) -> dict[str, Any]:
