@@ -1,4 +1,4 @@
-"""`Session(backend, session_id=None)` used directly, as in 1.0.2: without middleware, with the application's own ids."""
+"""`Session(backend, session_id=None)` used directly, as in 1.0.2: without middleware, and with ids of its caller."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
