@@ -1,7 +1,7 @@
-"""What a session costs at least: its bytes, read and written through the same client, without a library.
+"""The minimum cost of a session: its bytes, read and written through the same client, without a library.
 
-Reading is one GET, or one SELECT through SQLAlchemy Core. Writing is that, and our script or our UPDATE, which write
-only what nobody else has changed. The bytes are those that our backend stores.
+Reading is one GET, or one SELECT through SQLAlchemy Core. Writing is a read, and a script or UPDATE that writes only if
+no other request wrote in between. The bytes are those that this library's backend stores.
 """
 
 import os
@@ -23,7 +23,7 @@ PREFIX = "bare:"
 
 
 class Noting(dict[str, Any]):
-    """A dict that knows whether it was changed."""
+    """A dict that records whether it was changed."""
 
     changed = False
 
@@ -116,7 +116,7 @@ class ThroughSQL(Through):
 
     async def write(self, key: str, found: Any) -> None:
         now = int(time.time())
-        # Renewed, as every write does: a row whose indexed columns stay as they are is cheaper for PostgreSQL.
+        # The expiry changes, as with every write: PostgreSQL updates a row with unchanged indexed columns more cheaply.
         row = {"p_value": found.value, "p_expires_at": now + DAYS_14, "p_expect": found.version}
         row |= {"p_key": key, "p_version": int.from_bytes(os.urandom(8)) >> 1, "p_now": now}
         async with self.engine.connect() as connection:

@@ -1,7 +1,7 @@
-"""How long a session may last, as the standards say: values for the middleware's `limits`.
+"""Session timeouts from the standards: values for the middleware's `limits`.
 
-NIST SP 800-63B-4 has three levels of assurance (2.1.3, 2.2.3, 2.3.3). The overall limit counts from the sign in, and a
-new sign in begins it anew; the idle limit counts from the last use. Both are kept by the server.
+NIST SP 800-63B-4 has three levels of assurance (2.1.3, 2.2.3, 2.3.3). The overall timeout counts from the sign-in, and
+a new sign-in restarts it; the idle timeout counts from the last use. The server enforces both.
 """
 
 from msgspec import Struct
@@ -10,7 +10,7 @@ _MINUTE, _HOUR, _DAY = 60, 60 * 60, 24 * 60 * 60
 
 
 class Limits(Struct, frozen=True):
-    """Seconds. A pair of your own is as good as the named ones.
+    """Two timeouts in seconds. Pass your own pair, or one of the named ones.
 
     >>> from starsessions import SessionMiddleware
     >>> from starlette.applications import Starlette
@@ -20,16 +20,16 @@ class Limits(Struct, frozen=True):
     """
 
     idle: int
-    """Without use for so long, it is over."""
+    """The session expires after this many seconds without use."""
     overall: int
-    """It is over then, whatever happens."""
+    """The session expires after this many seconds, even if it is in use."""
 
 
 AAL1 = Limits(idle=14 * _DAY, overall=30 * _DAY)
-"""Some assurance: at most 30 days. (An idle limit is not asked for; ours is the usual one.)"""
+"""Some assurance: at most 30 days. (The level requires no idle timeout; this one is the library's default.)"""
 
 AAL2 = Limits(idle=_HOUR, overall=24 * _HOUR)
-"""High assurance, two factors: at most 24 hours, and an hour idle."""
+"""High assurance, two factors: at most 24 hours, and at most one hour without use."""
 
 AAL3 = Limits(idle=15 * _MINUTE, overall=12 * _HOUR)
-"""Very high assurance, a hardware key: at most 12 hours, and 15 minutes idle."""
+"""Very high assurance, a hardware key: at most 12 hours, and at most 15 minutes without use."""

@@ -1,4 +1,4 @@
-"""Hypothesis on a machine that is shared with others: no deadline per example, or a slow moment fails a good test."""
+"""Hypothesis without a deadline per example: on a busy machine, a correct test would fail."""
 
 from hypothesis import HealthCheck, settings
 

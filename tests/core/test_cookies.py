@@ -1,4 +1,4 @@
-"""Reading cookies from raw bytes, the checks of the settings, and the one spelling of `Set-Cookie`."""
+"""Cookies: reading raw bytes, checking settings, and the exact form of `Set-Cookie`."""
 
 import re
 import sys
@@ -25,10 +25,10 @@ def cookie(*headers: bytes) -> Headers:
 
 
 def found(headers: Headers, name: str) -> list[bytes] | None:
-    """None: there is something, but nothing that we could have sent, or too much."""
+    """None: there are values, but too many, or none that the library could have set."""
     values = find(headers, name)
     if isinstance(values, list):
-        assert values  # that there is nothing is said otherwise
+        assert values  # "no cookie" has a value of its own
         return [value.encode("ascii") for value in values]
     return [] if values is MissReason.NO_COOKIE else None
 
@@ -41,7 +41,7 @@ def read(*headers: bytes, name: str = "session") -> list[bytes] | None:
 
 
 def read_slowly(headers: Headers, name: bytes) -> list[bytes] | None:
-    """RFC 6265bis to the letter, without a thought for speed: what the real one must agree with."""
+    """RFC 6265bis to the letter and slow: the reference for the real parser."""
     values: list[bytes] = []
     for key, header in headers:
         if key == b"cookie":
@@ -80,7 +80,7 @@ SPECIAL += [b"\x0b", b"\x0c", b"\x85", b"\xa0", b"\xff"]
 
 @st.composite
 def nasty_requests(draw: st.DrawFn) -> tuple[Headers, str]:
-    """Headers in which the name that is looked for, its relatives, and what separates cookies, stand in every order."""
+    """Headers with the wanted name, similar names and separators in any order."""
     name = draw(st.sampled_from(NAMES))
     relatives = [name.encode(), name.swapcase().encode(), *(other.encode() for other in NAMES)]
     pieces = st.one_of(
@@ -99,7 +99,7 @@ def nasty_requests(draw: st.DrawFn) -> tuple[Headers, str]:
 @example((cookie(b"a=1; a=2; a=3", b"a=4;a=5"), "a"))
 @example((cookie(b"a=1; a=2; a=3; a=4; a=1; a=2"), "a"))
 @example((cookie(b"aba=1;abaaba=2;ababa=3; aba aba=4"), "aba"))
-def test_cookies_are_read_as_by_a_slow_parser_that_is_obviously_right(request_: tuple[Headers, str]) -> None:
+def test_cookies_are_read_as_by_a_slow_parser_that_is_obviously_correct(request_: tuple[Headers, str]) -> None:
     headers, name = request_
 
     assert found(headers, name) == read_slowly(headers, name.encode())
@@ -146,7 +146,7 @@ def test_cookies_are_read_as_by_a_slow_parser_that_is_obviously_right(request_: 
         (b";;;=;;", []),
     ],
 )
-def test_what_a_header_says(header: bytes, values: list[bytes] | None) -> None:
+def test_values_are_read_from_a_header_as_in_the_table(header: bytes, values: list[bytes] | None) -> None:
     assert read(header) == values
 
 
@@ -154,7 +154,7 @@ def test_several_cookie_headers_are_one_list() -> None:
     assert read(b"a=1", b"session=x; b=2", b"session=y") == [b"x", b"y"]
 
 
-def test_only_the_cookie_header_is_read_and_it_may_stand_anywhere() -> None:
+def test_only_the_cookie_header_is_read_at_any_position() -> None:
     others = [(b"x-cookie", b"session=a"), (b"set-cookie", b"session=b"), (b"host", b"session=c")]
     headers = [*others, (b"cookie", b"session=x"), *others, (b"cookie", b"session=y"), *others]
 
@@ -162,12 +162,12 @@ def test_only_the_cookie_header_is_read_and_it_may_stand_anywhere() -> None:
     assert found(headers, "session") == [b"x", b"y"]
 
 
-def test_a_special_character_in_the_name_stands_for_itself() -> None:
+def test_a_special_character_in_the_name_is_matched_literally() -> None:
     assert read(b"axb=1; a.b=2", name="a.b") == [b"2"]
     assert read(b"a=1; b=2; a|b=3", name="a|b") == [b"3"]
 
 
-def test_as_many_values_as_may_be_tried_are_returned_and_one_more_is_too_much() -> None:
+def test_the_maximum_number_of_values_is_accepted_and_one_more_is_not() -> None:
     pairs = [b"session=%d" % index for index in range(MAX_SAME_NAME)]
 
     assert read(b"; ".join(pairs)) == [b"%d" % index for index in range(MAX_SAME_NAME)]
@@ -176,20 +176,20 @@ def test_as_many_values_as_may_be_tried_are_returned_and_one_more_is_too_much() 
     assert read(*pairs, *pairs) is not None
 
 
-def test_as_many_bytes_as_may_be_read_are_read_and_one_more_is_too_much() -> None:
+def test_the_maximum_number_of_bytes_is_accepted_and_one_more_is_not() -> None:
     padding = b"x" * (MAX_HEADER - len(b"session=y;"))
 
     assert read(b"session=y;" + padding) == [b"y"]
     assert read(b"session=y;" + padding + b"x") is None
-    assert read(b"session=y", padding) == [b"y"]  # what separates two headers counts as a byte
+    assert read(b"session=y", padding) == [b"y"]  # the separator between two headers counts as a byte
     assert read(b"session=y", padding, b"x") is None
 
 
-# Hostile input: work is bounded
+# Hostile input: the work is bounded
 
 
 class Sealed(bytes):
-    """A header that fails the test if anything but its length is looked at."""
+    """A header that fails the test if anything except its length is read."""
 
     def look(self, *args: object) -> NoReturn:
         raise AssertionError(f"{len(self)} bytes were searched")
@@ -198,7 +198,7 @@ class Sealed(bytes):
     partition = rfind = rpartition = replace = split = strip = look  # type: ignore[assignment]
 
 
-def test_a_megabyte_is_not_even_searched() -> None:
+def test_a_megabyte_of_cookies_is_not_searched() -> None:
     assert read(Sealed(b"session=" + b"x" * 2**20)) is None
 
 
@@ -231,7 +231,7 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
 
 
 def steps_of(action: Callable[[], object]) -> int:
-    """How many lines of Python were run."""
+    """The number of Python lines that were run."""
     steps = 0
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
@@ -249,8 +249,8 @@ def steps_of(action: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("attack", HOSTILE)
-def test_twice_the_input_is_at_most_twice_the_work(attack: str) -> None:
-    """What is quadratic would take four times as many steps, at any size: so small ones tell."""
+def test_twice_the_input_takes_at_most_twice_the_work(attack: str) -> None:
+    """Quadratic work would take four times as many steps at any size, so small inputs show it."""
     header = HOSTILE[attack]
 
     once = steps_of(lambda: read(header(2_000)))
@@ -260,11 +260,11 @@ def test_twice_the_input_is_at_most_twice_the_work(attack: str) -> None:
 
 
 @pytest.mark.parametrize("attack", HOSTILE)
-def test_64_kib_of_anything_take_no_time(attack: str) -> None:
-    """What is done in C cannot be counted, only timed.
+def test_64_kib_of_hostile_input_are_read_fast(attack: str) -> None:
+    """Work in C cannot be counted, only timed.
 
-    Linear, it takes a few milliseconds. Quadratic (a regular expression that may begin with blanks, say, or a search
-    that begins anew for each pair) it would be 2^32 / 2 steps: seconds on any machine. One second is far from both.
+    Linear work takes a few milliseconds. Quadratic work (a regular expression that may begin with blanks, or a search
+    that restarts for each pair) would be 2^32 / 2 steps: seconds on any machine. One second is far from both.
     """
     header = HOSTILE[attack](MAX_HEADER)[:MAX_HEADER]
 
@@ -282,12 +282,12 @@ def test_ten_thousand_cookies_are_read_like_ten() -> None:
     assert read(others + b"; session=x") == [b"x"]
 
 
-def test_backslashes_are_backslashes_and_twenty_thousand_are_too_many_for_a_cookie() -> None:
+def test_backslashes_are_literal_and_twenty_thousand_are_too_long() -> None:
     assert read(b'session="' + b"\\" * 4_000 + b'"') == [b'"' + b"\\" * 4_000 + b'"']
     assert read(b'session="' + b"\\" * 20_000 + b'"') is None
 
 
-# Settings: what browsers refuse is refused when the middleware is built, and the message names the cure
+# Settings: combinations that browsers reject fail at construction, and the message names the cure
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_name_is_a_token(name: str) -> None:
     "name",
     ["", " ", "a b", "a;b", "a=b", "a,b", 'a"b', "a\\b", "a\n", "\ta", "a\0", "a\x7f", "é", "a/b", "a@b", "[a]", "a:b"],
 )
-def test_a_name_that_is_not_a_token_is_refused(name: str) -> None:
+def test_a_name_that_is_not_a_token_is_rejected(name: str) -> None:
     with pytest.raises(
         ImproperlyConfigured, match=r"^session_cookie=.* letters, digits and any of !#\$%&'\*\+-\.\^_`\|~"
     ):
@@ -309,13 +309,13 @@ def test_a_name_that_is_not_a_token_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [None, b"session", 1, ["session"]])
-def test_a_name_that_is_no_text_is_refused(name: Any) -> None:
-    with pytest.raises(ImproperlyConfigured, match=f"^session_cookie must be one str, not a {type(name).__name__}"):
+def test_a_name_that_is_not_a_str_is_rejected(name: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match=f"^session_cookie must be a str, not {type(name).__name__}"):
         CookieSpec(name)
 
 
-def test_a_name_that_leaves_no_room_for_a_value_is_refused() -> None:
-    with pytest.raises(ImproperlyConfigured, match="session_cookie is so long that no room is left"):
+def test_a_name_that_leaves_no_room_for_a_value_is_rejected() -> None:
+    with pytest.raises(ImproperlyConfigured, match="session_cookie leaves no room for a value"):
         CookieSpec("x" * (MAX_COOKIE // 2 + 1))
 
 
@@ -327,7 +327,7 @@ def test_a_path_begins_with_a_slash(path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["", "app", "/a;b", "/a b", "/a\n", "/a\r\nSet-Cookie: x=y", "/é", "/a\0", "/\x7f", "*"]
 )
-def test_a_path_that_could_break_out_of_the_header_is_refused(path: str) -> None:
+def test_a_path_that_could_break_out_of_the_header_is_rejected(path: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=r'^path=.* printable ASCII without ";", beginning with "/"'):
         CookieSpec(path=path)
 
@@ -356,7 +356,7 @@ def test_a_domain_is_a_host_name(domain: str) -> None:
         "a.",
     ],
 )
-def test_a_domain_that_is_no_host_name_is_refused(domain: str) -> None:
+def test_a_domain_that_is_not_a_host_name_is_rejected(domain: str) -> None:
     with pytest.raises(
         ImproperlyConfigured, match=r"^domain=.* a host name such as example\.com, without scheme and port"
     ):
@@ -364,22 +364,22 @@ def test_a_domain_that_is_no_host_name_is_refused(domain: str) -> None:
 
 
 @pytest.mark.parametrize("setting", ["path", "domain"])
-def test_a_list_where_one_text_is_meant_is_refused(setting: str) -> None:
+def test_a_list_instead_of_a_str_is_rejected(setting: str) -> None:
     settings: Any = {setting: ["/"]}
 
-    with pytest.raises(ImproperlyConfigured, match=f"^{setting} must be one str, not a list"):
+    with pytest.raises(ImproperlyConfigured, match=f"^{setting} must be a str, not list"):
         CookieSpec(**settings)
 
 
 @pytest.mark.parametrize("same_site", ["Lax", "", None, False, ["lax"], "lax; secure"])
-def test_an_unknown_same_site_is_refused(same_site: Any) -> None:
+def test_an_unknown_same_site_is_rejected(same_site: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match=r'^same_site must be "lax", "strict" or "none", not '):
         CookieSpec(same_site=same_site)
 
 
 @pytest.mark.parametrize("https_only", ["yes", "auto", [], 2])
-def test_an_unknown_https_only_is_refused(https_only: Any) -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"^https_only must be True, False, or None"):
+def test_an_unknown_https_only_is_rejected(https_only: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"^https_only must be True, False or None"):
         CookieSpec(https_only=https_only)
 
 
@@ -387,9 +387,9 @@ def test_an_unknown_https_only_is_refused(https_only: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "cure"),
     [
-        ({"domain": "example.com"}, r"may have no domain: drop domain=…, or use the prefix __Secure-"),
-        ({"path": "/app"}, r'needs path="/": drop path=…, or use __Secure-'),
-        ({"https_only": False}, r"without Secure .*drop https_only=False.*localhost"),
+        ({"domain": "example.com"}, r"must not have a domain: remove domain=…, or use the prefix __Secure-"),
+        ({"path": "/app"}, r'needs path="/": remove path=…, or use the prefix __Secure-'),
+        ({"https_only": False}, r"without Secure .*remove https_only=False.*localhost"),
     ],
 )
 def test_a_host_cookie_is_bound_to_its_host_and_secure(name: str, settings: dict[str, Any], cure: str) -> None:
@@ -401,7 +401,7 @@ def test_a_host_cookie_is_bound_to_its_host_and_secure(name: str, settings: dict
 
 @pytest.mark.parametrize("name", ["__Secure-s", "__secure-s", "__Http-s", "__HTTP-s"])
 def test_a_secure_cookie_is_secure(name: str) -> None:
-    with pytest.raises(ImproperlyConfigured, match="drop https_only=False"):
+    with pytest.raises(ImproperlyConfigured, match="remove https_only=False"):
         CookieSpec(name, https_only=False)
 
     assert CookieSpec(name, domain="example.com", path="/app").is_secure("http")
@@ -417,14 +417,14 @@ def test_a_host_cookie_that_browsers_accept_is_accepted(name: str, settings: dic
 
 
 @pytest.mark.parametrize("name", ["__Hosts", "_Host-s", "x__Host-s", "Host-s", "__Securely"])
-def test_what_only_looks_like_a_prefix_is_none(name: str) -> None:
+def test_a_name_that_only_resembles_a_prefix_has_none(name: str) -> None:
     assert not CookieSpec(name, domain="example.com", path="/app", https_only=False).is_secure("https")
 
 
 @pytest.mark.parametrize("https_only", [None, False])
 def test_same_site_none_needs_secure(https_only: bool | None) -> None:
     with pytest.raises(
-        ImproperlyConfigured, match=r'SameSite=None without Secure: add https_only=True to same_site="none"'
+        ImproperlyConfigured, match=r'SameSite=None without Secure: pass https_only=True with same_site="none"'
     ):
         CookieSpec(same_site="none", https_only=https_only)
 
@@ -436,7 +436,7 @@ def test_same_site_none_with_secure_is_accepted() -> None:
 def test_a_partitioned_cookie_is_secure() -> None:
     assert CookieSpec(partitioned=True).is_secure("http")
 
-    with pytest.raises(ImproperlyConfigured, match=r"partitioned=True asks for it.*drop https_only=False"):
+    with pytest.raises(ImproperlyConfigured, match=r"partitioned=True needs it.*remove https_only=False"):
         CookieSpec(partitioned=True, https_only=False)
 
 
@@ -457,7 +457,7 @@ def test_secure_follows_the_request_unless_it_is_forced(https_only: bool | None,
     assert CookieSpec(https_only=https_only).is_secure(scheme) == secure
 
 
-# The one spelling
+# The form of Set-Cookie
 
 
 @pytest.mark.parametrize(
@@ -484,7 +484,7 @@ def test_secure_follows_the_request_unless_it_is_forced(https_only: bool | None,
         ),
     ],
 )
-def test_a_cookie_is_set_in_one_spelling(
+def test_a_cookie_is_set_in_exactly_one_form(
     settings: dict[str, Any], max_age: int | None, path: str, secure: bool, header: bytes
 ) -> None:
     assert CookieSpec(**settings).set("n", "v", max_age, path, secure) == (b"set-cookie", header)
@@ -506,7 +506,7 @@ def test_a_cookie_is_cleared_with_the_attributes_that_it_was_set_with(
     assert taken == given.replace(b"n=v", b"n=null").replace(b"Max-Age=60", gone)
 
 
-# The path comes from the root path, which a proxy's header may have made
+# The path comes from the root path, which may come from a proxy's header
 
 
 @pytest.mark.parametrize(
@@ -548,7 +548,7 @@ def test_a_path_made_from_a_root_path_would_be_accepted_as_a_setting(root_path: 
     assert CookieSpec(path=path).path_under("/other") == path
 
 
-def test_the_internals_of_a_spec_are_not_shown() -> None:
+def test_the_repr_of_a_spec_hides_its_internals() -> None:
     assert repr(CookieSpec("n")) == (
         "CookieSpec(name='n', same_site='lax', https_only=None, path=None, domain=None, partitioned=False)"
     )

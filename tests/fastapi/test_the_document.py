@@ -1,4 +1,4 @@
-"""What docs/fastapi.md shows works as it says, in a test client and under uvicorn."""
+"""The examples of docs/fastapi.md work as described, in a test client and under uvicorn."""
 
 import ast
 import inspect
@@ -20,7 +20,7 @@ DOCUMENT = ROOT / "docs" / "fastapi.md"
 SHOP, HOST = stories(DOCUMENT)
 
 
-def test_somebody_signs_in_and_goes_where_they_wanted(browser_of: Callable[..., TestClient]) -> None:
+def test_sign_in_redirects_to_the_wanted_page(browser_of: Callable[..., TestClient]) -> None:
     browser = browser_of(tell(SHOP)["app"])
     assert [browser.get("/visits").json() for _ in range(2)] == [1, 2]
     assert browser.get("/api/me").status_code == 401
@@ -36,7 +36,7 @@ def test_somebody_signs_in_and_goes_where_they_wanted(browser_of: Callable[..., 
     assert browser.get("/api/me").status_code == 401
 
 
-def test_nobody_is_sent_to_another_site(browser_of: Callable[..., TestClient]) -> None:
+def test_sign_in_never_redirects_to_another_site(browser_of: Callable[..., TestClient]) -> None:
     browser = browser_of(tell(SHOP)["app"])
     response = browser.post("/login", params={"next": "//evil.test/"}, data={"name": "ann"})
     assert response.headers["location"] == "/orders"
@@ -60,7 +60,7 @@ def test_the_table_of_keywords_is_the_signature() -> None:
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """The application of the document, under uvicorn in a thread."""
+    """The document's application, under uvicorn in a thread."""
     app: FastAPI = tell(SHOP)["app"]
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))

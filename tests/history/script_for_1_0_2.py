@@ -1,10 +1,10 @@
-"""Runs in a process of its own, in which `starsessions` is version 1.0.2: its directory is the first argument.
+"""Runs in a separate process, in which `starsessions` is version 1.0.2: its directory is the first argument.
 
 Reads from standard input a list of jobs, as JSON, and prints the list of their results.
 
     ["seal", secret, max_age, data]     the cookie that CookieBackend makes of the data
     ["open", secret, max_age, cookie]   the data that CookieBackend finds in the cookie
-    ["visit", secret, cookie, update]   what SessionMiddleware does with a request that brings the cookie (or null),
+    ["visit", secret, cookie, update]   what SessionMiddleware does with a request that has the cookie (or null),
                                         and whose handler updates the session (or clears it: null):
                                         [the session before, the Set-Cookie headers]
 """

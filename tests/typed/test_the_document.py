@@ -1,4 +1,4 @@
-"""What docs/typed.md shows works as it says."""
+"""The examples of docs/typed.md work as described."""
 
 import pytest
 from starlette.testclient import TestClient

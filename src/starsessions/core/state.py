@@ -341,7 +341,7 @@ class SessionState(Struct, eq=False):
         action, cookie = decide_new(self.has_ended, stale, is_empty, self.next_id is not None)
         if action is Action.NOTHING:
             return NOTHING if cookie is Cookie.LEAVE else _CLEAR
-        if action is Action.DROP:
+        if action is Action.DISCARD:
             return DISCARD
         config = self.config
         record = Record(config.dumps(data), now, now, *(self.expiry or Expiry()), None, self.identity)

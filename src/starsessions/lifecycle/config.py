@@ -11,7 +11,7 @@ from starsessions.core.chunking import tokens_of
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Values
 from starsessions.core.durations import Clock
 from starsessions.core.record import Found, Policy, deadline
-from starsessions.core.serializer import differs_for_sure, dumper_again, is_ours, matcher
+from starsessions.core.serializer import differs_for_sure, dumper_again, is_builtin, matcher
 from starsessions.core.state import Create, Replace, Rotate, Rules
 from starsessions.events import OnEvent
 
@@ -81,7 +81,7 @@ class Config(Rules, frozen=True):
             dumps=serializer.dumps,
             dumps_again=dumper_again(serializer),
             matches=matcher(serializer),
-            differs_for_sure=differs_for_sure if is_ours(serializer) else _cannot_tell,
+            differs_for_sure=differs_for_sure if is_builtin(serializer) else _cannot_tell,
             backend=backend,
             cookie=cookie,
             clock=clock,
