@@ -50,8 +50,8 @@ class SessionMiddleware:
 
     `secret_key`: sign the session into a cookie with this key; a list: the first signs, all verify.
     `backend`: keep it elsewhere instead. `autoload`: no `await request.session.load()` needed.
-    `session_cookie`, `same_site`, `https_only` (None: `Secure` when the request came over https), `path` (None: the
-    app's root path), `domain`, `partitioned`: the cookie.
+    `session_cookie`, `same_site`, `https_only` (None: `Secure` when the request came over https), `path`,
+    `domain`, `partitioned`: the cookie.
     `max_age`: how long an unused session lasts, in seconds or as a timedelta; None or 0: the cookie ends with the
     browser, the session on the server after 14 days. `absolute_timeout`: how long any session lasts, whatever happens.
     `rolling`: use renews a session, and not only a write; at most once per `renew_every` (a tenth of `max_age`).
@@ -81,7 +81,7 @@ class SessionMiddleware:
         max_age: Duration | None = DEFAULT_MAX_AGE,
         same_site: SameSite = "lax",
         https_only: bool | None = None,
-        path: str | None = None,
+        path: str = "/",
         domain: str | None = None,
         partitioned: bool = False,
         *,
@@ -148,7 +148,7 @@ class SessionMiddleware:
             self._check_outer(scope[key], scope)
         scope[key] = session = _new(Session)
         session.__starsessions__ = state = RequestState(
-            self.config, headers=scope["headers"], client=scope.get("client"), root_path=scope.get("root_path", "")
+            self.config, headers=scope["headers"], client=scope.get("client")
         )
         if kind == "websocket":
             await self._websocket(session, scope, receive, send)

@@ -209,10 +209,6 @@ class Backend(SessionBackend):
     async def discard(self, token: str, now: int) -> None:
         """Remove what stands under an id and is no session: garbage, or what is left of one that was rotated."""
 
-    def was_written_by_us(self, found: Found) -> bool:
-        """Whether the cookie was set by this package and not by one whose cookies we read."""
-        return True
-
     def lifespan(self) -> AbstractAsyncContextManager[Any]:
         """What the backend needs around the life of the application: entered at its start, left at its shutdown."""
         return nullcontext()

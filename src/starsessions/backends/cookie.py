@@ -171,11 +171,6 @@ class CookieBackend(_SealedCookieBackend):
             return self._starlette.seal(record)
         return self._signer.seal(record)
 
-    def was_written_by_us(self, found: Found) -> bool:
-        # Starlette and version 1.x use Python's own json, which puts spaces where msgspec puts none.
-        payload = found.record.payload
-        return found.token.startswith(signed.PREFIX) or payload == self.serializer.dumps(self.serializer.loads(payload))
-
     def peek(self, token: str, now: int) -> Found | MissReason:
         opened = self._signer.open(token) if token.startswith(signed.PREFIX) else self._starlette.open(token)
         return Found(token, opened) if isinstance(opened, Record) else opened
@@ -234,6 +229,3 @@ class EncryptedCookieBackend(_SealedCookieBackend):
             return Found(token, opened) if isinstance(opened, Record) else opened
         # No downgrade: what is only signed could have been read and kept by anybody.
         return self._old.peek(token, now) if self._old else MissReason.MALFORMED
-
-    def was_written_by_us(self, found: Found) -> bool:
-        return self._old is None or found.token.startswith(encrypted.PREFIX) or self._old.was_written_by_us(found)

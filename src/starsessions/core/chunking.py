@@ -105,7 +105,7 @@ def split(token: str, room: int) -> list[str]:
     return [marked[at : at + room] for at in range(0, len(marked), room)]
 
 
-def room_for(spec: CookieSpec, max_cookies: int, max_age: int | None, path: str, secure: bool) -> int:
+def room_for(spec: CookieSpec, max_cookies: int, max_age: int | None, secure: bool) -> int:
     """Return how many bytes of a token fit into one cookie.
 
     Browsers count the name and the value. A split session is near the limits of servers and proxies as well, and some
@@ -113,7 +113,7 @@ def room_for(spec: CookieSpec, max_cookies: int, max_age: int | None, path: str,
     """
     if max_cookies == 1:
         return MAX_COOKIE - len(spec.name)
-    _, bare = spec.set(part_name(spec.name, MAX_PARTS), "", max_age, path, secure)
+    _, bare = spec.set(part_name(spec.name, MAX_PARTS), "", max_age, secure)
     return MAX_COOKIE - len(bare)
 
 
@@ -121,7 +121,6 @@ def cookies_for(
     spec: CookieSpec,
     parts: list[str],
     max_age: int | None,
-    path: str,
     secure: bool,
     max_cookies: int,
     headers: Sequence[tuple[bytes, bytes]],
@@ -130,14 +129,12 @@ def cookies_for(
 
     Without parts, and with `max_age=0`, the headers remove the session's cookies.
     """
-    cookies = [
-        spec.set(part_name(spec.name, at), part, max_age, path, secure) for at, part in enumerate(parts or ["null"])
-    ]
+    cookies = [spec.set(part_name(spec.name, at), part, max_age, secure) for at, part in enumerate(parts or ["null"])]
     # Look as far as the mark of the request's first part, too: max_cookies may have been lowered since it was set.
     values = find(headers, spec.name)
     marks = [_MARK.match(value) for value in values] if isinstance(values, list) else []
     for index in range(max(1, len(parts)), max([max_cookies, *(int(mark[1]) for mark in marks if mark)])):
         stale = part_name(spec.name, index)
         if find(headers, stale) is not MissReason.NO_COOKIE:
-            cookies.append(spec.set(stale, "null", 0, path, secure))
+            cookies.append(spec.set(stale, "null", 0, secure))
     return cookies

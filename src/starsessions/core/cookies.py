@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
-from urllib.parse import quote
 
 from starsessions.core.record import MissReason
 from starsessions.exceptions import ImproperlyConfigured
@@ -77,7 +76,7 @@ class CookieSpec:
         name: the middleware's `session_cookie`.
         same_site: `"lax"`, `"strict"` or `"none"`; `"none"` needs `https_only=True`.
         https_only: True and False force the `Secure` attribute. None sets it for requests that came over https.
-        path: the cookie's path. None is the application's root path.
+        path: the cookie's path; by default the whole host.
         domain: None restricts the cookie to the host.
         partitioned: the browser keeps one cookie for each top-level site (CHIPS).
 
@@ -88,7 +87,7 @@ class CookieSpec:
     name: str = "session"
     same_site: SameSite = "lax"
     https_only: bool | None = None
-    path: str | None = None
+    path: str = "/"
     domain: str | None = None
     partitioned: bool = False
     needs_secure: bool = field(init=False, repr=False)
@@ -97,8 +96,7 @@ class CookieSpec:
 
     def __post_init__(self) -> None:
         _check_text("session_cookie", self.name, _TOKEN, "letters, digits and any of !#$%&'*+-.^_`|~")
-        if self.path is not None:
-            _check_text("path", self.path, _PATH, 'printable ASCII without ";", beginning with "/"')
+        _check_text("path", self.path, _PATH, 'printable ASCII without ";", beginning with "/"')
         if self.domain is not None:
             _check_text("domain", self.domain, _DOMAIN, "a host name such as example.com, without scheme and port")
         if self.same_site not in ("lax", "strict", "none"):
@@ -130,7 +128,7 @@ class CookieSpec:
                 raise ImproperlyConfigured(
                     f"The cookie {self.name} must not have a domain: remove domain=…, or use the prefix __Secure-."
                 )
-            if self.path not in (None, "/"):
+            if self.path != "/":
                 raise ImproperlyConfigured(
                     f'The cookie {self.name} needs path="/": remove path=…, or use the prefix __Secure-.'
                 )
@@ -146,16 +144,7 @@ class CookieSpec:
             return self.needs_secure or scheme in ("https", "wss")
         return self.https_only
 
-    def path_under(self, root_path: str) -> str:
-        """Return the cookie's path in an application mounted at `root_path`."""
-        if self.path is not None:
-            return self.path
-        if not root_path or self.name.lower().startswith("__host-"):
-            return "/"
-        # The root path may come from a proxy's header: characters that an attribute cannot hold are percent-encoded.
-        return quote(root_path, safe="/!$&'()*+,:=@~-._%", errors="replace") if root_path.startswith("/") else "/"
-
-    def set(self, name: str, value: str, max_age: int | None, path: str, secure: bool) -> tuple[bytes, bytes]:
+    def set(self, name: str, value: str, max_age: int | None, secure: bool) -> tuple[bytes, bytes]:
         """Return the `Set-Cookie` header for the cookie, or for one part of it.
 
         To clear a cookie, name, path, domain and even the flags must be those it was set with (the prefix rules apply
@@ -164,18 +153,18 @@ class CookieSpec:
         Args:
             max_age: seconds. 0 removes the cookie; None makes it end with the browser.
         """
-        return b"set-cookie", f"{name}={value}{self._attributes(path, max_age, secure)}".encode("ascii")
+        return b"set-cookie", f"{name}={value}{self._attributes(max_age, secure)}".encode("ascii")
 
-    def attributes(self, root_path: str, scheme: str, max_age: int | None) -> str:
-        """Return the attributes after name and value, for the response to a request at `root_path` over `scheme`."""
-        return self._attributes(self.path_under(root_path), max_age, self.is_secure(scheme))
+    def attributes(self, scheme: str, max_age: int | None) -> str:
+        """Return the attributes after name and value, for the response to a request over `scheme`."""
+        return self._attributes(max_age, self.is_secure(scheme))
 
-    def _attributes(self, path: str, max_age: int | None, secure: bool) -> str:
+    def _attributes(self, max_age: int | None, secure: bool) -> str:
         if max_age:
             lasts = f"; Max-Age={max_age}"
         else:
             lasts = "" if max_age is None else "; expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0"
-        return f"; path={path}{lasts}; {self._flags[secure]}"
+        return f"; path={self.path}{lasts}; {self._flags[secure]}"
 
 
 def _check_text(setting: str, value: object, pattern: re.Pattern[str], allowed: str) -> None:

@@ -188,8 +188,6 @@ class SessionState(Struct, eq=False):
     """Whether nothing was taken out, so that nothing can have come back in another position."""
     found: Found | None = None
     """The live session, as it was last read or written."""
-    previous: Found | None = None
-    """What `found` was before the last save."""
     miss_reason: MissReason | None = None
     """Why there is no live session; None if there is one, or if nothing was loaded yet."""
     explicit_id: str | None = None
@@ -236,7 +234,6 @@ class SessionState(Struct, eq=False):
             or (not kept.is_alias and self._lasts_otherwise(found, kept, now))
         ):
             self.cookie = Cookie.SET
-        self.previous = found or self.previous
         self.found = kept
         if self.next_id is not None or self.expiry is not None or self.identity is not None:
             self.next_id = self.expiry = self.identity = None
@@ -273,7 +270,6 @@ class SessionState(Struct, eq=False):
     def forget(self, data: dict[str, Any]) -> None:
         """What follows is another session: nothing that was known or asked for holds for it."""
         dict.clear(data)
-        self.previous = self.found or self.previous
         self.found = self.explicit_id = self.next_id = self.expiry = self.identity = None
         self.models = ()
 

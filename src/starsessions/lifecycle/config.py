@@ -47,8 +47,8 @@ class Config(Rules, frozen=True):
     max_cookies: int
     room_in_one: int
     """Characters of a token for which one cookie is enough; -1: it is to be counted each time."""
-    attributes: Callable[[str, str, int | None], str]
-    """The cookie's, by root path, scheme and `Max-Age`: see `CookieSpec`."""
+    attributes: Callable[[str, int | None], str]
+    """The cookie's, by scheme and `Max-Age`: see `CookieSpec`."""
     on_event: OnEvent | None
     users: UserRules
     anonymous_if_unavailable: bool

@@ -22,8 +22,6 @@ class RequestState(SessionState, eq=False):
     headers: Headers = ()
     client: tuple[str, int] | None = None
     """The peer's address. (Not the whole scope: it holds the session, and neither would be freed at once.)"""
-    root_path: str = ""
-    """The application's, when the request came in: a mounted application changes the scope that it shares with us."""
 
     events: Sequence[Event] = ()
     """What the application will hear of when the response is done."""

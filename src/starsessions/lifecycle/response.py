@@ -66,39 +66,24 @@ def set_cookies(session: TrackedDict, scheme: str) -> RawHeaders:
     max_age = cookie_max_age(found.record, config.policy, int(config.clock()))
     # A refused cookie may be the first of several, from when max_cookies was more: the others have to go.
     if len(token) <= config.room_in_one and state.miss_reason in _NOTHING_REFUSED:  # nearly always
-        attributes = config.attributes(state.root_path, scheme, max_age)
-        cookie = b"set-cookie", f"{config.cookie.name}={token}{attributes}".encode()
-        return [cookie] if not state.root_path else [cookie, *_without_starlettes(state, scheme)]
+        return [(b"set-cookie", f"{config.cookie.name}={token}{config.attributes(scheme, max_age)}".encode())]
     return _spelled(_parts(session, token, max_age, scheme), max_age, state, scheme)
 
 
 def _spelled(parts: list[str], max_age: int | None, state: RequestState, scheme: str) -> RawHeaders:
     config, spec = state.config, state.config.cookie
-    path, secure = spec.path_under(state.root_path), spec.is_secure(scheme)
-    cookies = cookies_for(spec, parts, max_age, path, secure, config.max_cookies, state.headers)
-    return cookies + _without_starlettes(state, scheme)
+    return cookies_for(spec, parts, max_age, spec.is_secure(scheme), config.max_cookies, state.headers)
 
 
 def _parts(session: TrackedDict, token: str, max_age: int | None, scheme: str) -> list[str]:
     """The token, over as many cookies as it takes; SessionTooLarge if those are too many."""
     state = session.__starsessions__
     spec, most = state.config.cookie, state.config.max_cookies
-    room = room_for(spec, most, max_age, spec.path_under(state.root_path), spec.is_secure(scheme))
+    room = room_for(spec, most, max_age, spec.is_secure(scheme))
     parts = split(token, max(room, 1))
     if len(parts) > most or room < MIN_ROOM:
         raise SessionTooLarge(len(spec.name) + len(token), most * MAX_COOKIE, _heaviest(session))
     return parts
-
-
-def _without_starlettes(state: RequestState, scheme: str) -> RawHeaders:
-    """What takes a cookie of Starlette's away. It has the path "/", ours the root path: both would be sent, and two
-    that are good are none."""
-    spec, previous = state.config.cookie, state.previous
-    if spec.path is not None or previous is None or spec.path_under(state.root_path) == "/":
-        return []
-    if state.config.backend.was_written_by_us(previous):
-        return []
-    return [spec.set(spec.name, "null", 0, "/", spec.is_secure(scheme))]
 
 
 def _heaviest(session: TrackedDict) -> list[tuple[str, int]]:

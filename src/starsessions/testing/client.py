@@ -204,7 +204,7 @@ class SessionOf:
         middleware, root_path, _ = self._installed
         jar: CookieJar = self._client.cookies.jar
         base = urlsplit(str(self._client.base_url))
-        url = f"{base.scheme}://{base.netloc}{middleware.config.cookie.path_under(root_path)}"
+        url = f"{base.scheme}://{base.netloc}{middleware.config.cookie.path}"
         request = {
             "scheme": base.scheme,
             "root_path": root_path,
