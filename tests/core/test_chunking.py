@@ -210,7 +210,7 @@ def test_a_stale_part_is_removed_even_if_too_many_copies_arrive() -> None:
 
 
 def test_without_splitting_similar_cookies_of_others_are_left_alone() -> None:
-    headers = cookies_for(SPEC, ["x"], 60, "/", False, 1, cookie(b"session-1=somebody else's"))
+    headers = cookies_for(SPEC, ["x"], 60, "/", False, 1, cookie(b"session-1=another application"))
 
     assert cleared_by(headers) == []
 

@@ -45,7 +45,7 @@ async def visit(secret: str, cookie: str | None, update: dict[str, Any] | None) 
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
     async def receive() -> Any:
-        raise AssertionError("nobody asks")
+        raise AssertionError("must not be called")
 
     async def send(message: Any) -> None:
         set_cookies.extend(value.decode() for name, value in message["headers"] if name == b"set-cookie")

@@ -193,7 +193,7 @@ def test_an_encrypted_backend_accepts_starlettes_sessions_if_configured(browser_
 # Mounted, or behind a proxy that strips a prefix: Starlette sets path=/, and the default here is the root path
 
 
-@pytest.mark.parametrize("settings", [{}, {"path": "/"}], ids=["as it stands", "path=/"])
+@pytest.mark.parametrize("settings", [{}, {"path": "/"}], ids=["default path", "path=/"])
 def test_an_application_behind_a_root_path_keeps_users_signed_in(
     settings: dict[str, Any], browser_of: BrowserOf
 ) -> None:

@@ -26,8 +26,8 @@ assign a plain value or two, so there are three shortcuts, each of which may onl
 
 * `matches` encodes without the check first, and compares bytes. Equal bytes of plain data are equal data.
 * `dumps_again` skips the check of types if only plain values were assigned since the data was decoded.
-* `differs_for_sure` says that two payloads differ without decoding them. If it cannot tell, the caller decodes both
-  and compares, since the same items in another order are other bytes and no change.
+* `differs_for_sure` says that two payloads differ without decoding them. If it cannot tell, the caller decodes the
+  old one and compares, since the same items in another order are other bytes and no change.
 """
 
 import json
