@@ -158,18 +158,18 @@ def test_a_part_keeps_the_prefix_of_the_name() -> None:
 
 
 def test_one_part_is_one_cookie() -> None:
-    assert cookies_for(SPEC, ["abc"], 60, "/", False, 1, []) == [SPEC.set("session", "abc", 60, "/", False)]
+    assert cookies_for(SPEC, ["abc"], 60, False, 1, []) == [SPEC.set("session", "abc", 60, False)]
 
 
 @pytest.mark.parametrize("max_cookies", [1, 3])
 def test_without_parts_the_cookie_is_removed(max_cookies: int) -> None:
-    assert cookies_for(SPEC, [], 0, "/app", True, max_cookies, []) == [SPEC.set("session", "null", 0, "/app", True)]
+    assert cookies_for(SPEC, [], 0, True, max_cookies, []) == [SPEC.set("session", "null", 0, True)]
 
 
 def test_a_token_that_is_set_can_be_read() -> None:
     parts = split("x" * 50 + "y" * 50, 40)
 
-    held = set_by(cookies_for(SPEC, parts, 60, "/", False, 5, []))
+    held = set_by(cookies_for(SPEC, parts, 60, False, 5, []))
 
     assert list(held) == ["session", "session-1", "session-2"]
     header = "; ".join(f"{name}={value}" for name, value in reversed(held.items())).encode()
@@ -179,26 +179,26 @@ def test_a_token_that_is_set_can_be_read() -> None:
 def test_parts_of_an_older_and_longer_token_are_removed() -> None:
     held = cookie(b"session=~5~a; session-1=b; session-2=c", b"session-3=d; session-4=e; session-5=mine")
 
-    headers = cookies_for(SPEC, ["~2~x", "y"], 60, "/app", True, 5, held)
+    headers = cookies_for(SPEC, ["~2~x", "y"], 60, True, 5, held)
 
     assert headers == [
-        SPEC.set("session", "~2~x", 60, "/app", True),
-        SPEC.set("session-1", "y", 60, "/app", True),
-        SPEC.set("session-2", "null", 0, "/app", True),
-        SPEC.set("session-3", "null", 0, "/app", True),
-        SPEC.set("session-4", "null", 0, "/app", True),
+        SPEC.set("session", "~2~x", 60, True),
+        SPEC.set("session-1", "y", 60, True),
+        SPEC.set("session-2", "null", 0, True),
+        SPEC.set("session-3", "null", 0, True),
+        SPEC.set("session-4", "null", 0, True),
     ]
 
 
 def test_a_token_that_fits_again_removes_all_other_parts() -> None:
-    headers = cookies_for(SPEC, ["x"], 60, "/", False, 9, cookie(b"session=~3~a; session-1=b; session-2=c"))
+    headers = cookies_for(SPEC, ["x"], 60, False, 9, cookie(b"session=~3~a; session-1=b; session-2=c"))
 
     assert set_by(headers) == {"session": "x"}
     assert cleared_by(headers) == ["session-1", "session-2"]
 
 
 def test_clearing_removes_all_parts_that_the_browser_has() -> None:
-    headers = cookies_for(SPEC, [], 0, "/", False, 9, cookie(b"session=~3~a; session-1=b; session-2=c"))
+    headers = cookies_for(SPEC, [], 0, False, 9, cookie(b"session=~3~a; session-1=b; session-2=c"))
 
     assert cleared_by(headers) == ["session", "session-1", "session-2"]
 
@@ -206,11 +206,11 @@ def test_clearing_removes_all_parts_that_the_browser_has() -> None:
 def test_a_stale_part_is_removed_even_if_too_many_copies_arrive() -> None:
     many = cookie(b"; ".join(b"session-1=%d" % at for at in range(9)))
 
-    assert cleared_by(cookies_for(SPEC, ["x"], 60, "/", False, 2, many)) == ["session-1"]
+    assert cleared_by(cookies_for(SPEC, ["x"], 60, False, 2, many)) == ["session-1"]
 
 
 def test_without_splitting_similar_cookies_of_others_are_left_alone() -> None:
-    headers = cookies_for(SPEC, ["x"], 60, "/", False, 1, cookie(b"session-1=another application"))
+    headers = cookies_for(SPEC, ["x"], 60, False, 1, cookie(b"session-1=another application"))
 
     assert cleared_by(headers) == []
 
@@ -232,7 +232,7 @@ specs = st.builds(
 @given(specs, st.none() | st.integers(1, 10**10), st.booleans())
 def test_a_single_cookie_may_fill_the_browsers_limit(spec: CookieSpec, max_age: int | None, secure: bool) -> None:
     """Browsers count only the name and the value."""
-    room = room_for(spec, 1, max_age, spec.path_under(""), secure)
+    room = room_for(spec, 1, max_age, secure)
 
     assert len(spec.name) + room == MAX_COOKIE
     assert tokens_in(cookie(f"{spec.name}={'x' * room}".encode()), spec, 1) == ["x" * room]
@@ -242,12 +242,11 @@ def test_a_single_cookie_may_fill_the_browsers_limit(spec: CookieSpec, max_age: 
 def test_no_cookie_of_a_split_session_exceeds_the_limit_with_attributes(
     spec: CookieSpec, max_age: int | None, secure: bool, count: int
 ) -> None:
-    path = spec.path_under("")
-    room = room_for(spec, count, max_age, path, secure)
+    room = room_for(spec, count, max_age, secure)
     token = "x" * (count * room - 3)
 
     parts = split(token, room)
-    headers = cookies_for(spec, parts, max_age, path, secure, count, [])
+    headers = cookies_for(spec, parts, max_age, secure, count, [])
 
     assert len(parts) == len(headers) == count
     assert max(len(header) for _, header in headers) <= MAX_COOKIE
@@ -256,10 +255,10 @@ def test_no_cookie_of_a_split_session_exceeds_the_limit_with_attributes(
 
 
 def test_the_parts_of_the_longest_token_are_read_back() -> None:
-    room = room_for(SPEC, MAX_PARTS, 60, "/", True)
+    room = room_for(SPEC, MAX_PARTS, 60, True)
     token = "x" * (MAX_PARTS * room - 3)
 
-    held = set_by(cookies_for(SPEC, split(token, room), 60, "/", True, MAX_PARTS, []))
+    held = set_by(cookies_for(SPEC, split(token, room), 60, True, MAX_PARTS, []))
 
     assert len(held) == MAX_PARTS
     assert tokens_in(cookie("; ".join(map("=".join, held.items())).encode()), SPEC, MAX_PARTS) == [token]

@@ -190,7 +190,7 @@ def test_an_encrypted_backend_accepts_starlettes_sessions_if_configured(browser_
     assert seen(browser) == {"user": "ann"}
 
 
-# Mounted, or behind a proxy that strips a prefix: Starlette sets path=/, and the default here is the root path
+# Mounted, or behind a proxy that strips a prefix: both set path=/, so that there is one cookie
 
 
 @pytest.mark.parametrize("settings", [{}, {"path": "/"}], ids=["default path", "path=/"])

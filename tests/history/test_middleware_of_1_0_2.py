@@ -209,16 +209,17 @@ def test_secure_follows_the_request_unless_it_is_forced(browser_of: BrowserOf) -
     assert "secure" not in cookie_of({"https_only": False}, browser_of, **https)
 
 
-def test_the_path_is_that_of_the_application(browser_of: BrowserOf) -> None:
+def test_the_path_of_a_mounted_application_is_the_root_unless_one_is_set(browser_of: BrowserOf) -> None:
     inner = pages(SessionMiddleware, secret_key=KEY, autoload=True)
     browser = browser_of(Starlette(routes=[Mount("/second_app", inner)]))
     response = browser.post("/second_app/", json={"some": "data"})
-    assert said(response.headers["set-cookie"])["path"] == "/second_app"
+    assert said(response.headers["set-cookie"])["path"] == "/"
     assert browser.get("/second_app/").json() == {"some": "data"}
 
 
-def test_the_path_is_the_root_path_behind_a_proxy(browser_of: BrowserOf) -> None:
-    assert cookie_of({}, browser_of, root_path="/behind")["path"] == "/behind"
+def test_the_path_behind_a_proxy_is_the_root_unless_one_is_set(browser_of: BrowserOf) -> None:
+    assert cookie_of({}, browser_of, root_path="/behind")["path"] == "/"
+    assert cookie_of({"path": "/behind"}, browser_of, root_path="/behind")["path"] == "/behind"
 
 
 @pytest.mark.parametrize("secret_key", ["example", Secret("example")], ids=["str", "Secret"])
