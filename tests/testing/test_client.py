@@ -404,7 +404,7 @@ def test_the_words_of_a_sign_in_are_those_of_the_session(browser_of: BrowserOf) 
     assert client.get("/").json() == {}
     clock.advance(999)
     assert client.get("/me").json() == "42"
-    [listed] = anyio.run(UserSessions(backend).of, "42")
+    [listed] = anyio.run(UserSessions(backend).list, "42")
     assert listed.method == "passkey"
 
 

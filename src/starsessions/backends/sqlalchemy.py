@@ -82,7 +82,7 @@ class SQLAlchemyBackend(StoreBackend):
 
     async def sweep(self, limit: int = 1000) -> int:
         """Remove at most `limit` expired sessions, and say how many: fewer than `limit`, and nothing is left."""
-        return await self.store.sweep(limit, int(self.clock()))
+        return await self.store.sweep(limit, now=int(self.clock()))
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:

@@ -1,7 +1,7 @@
 """Whose sessions there are: an index in any `Store`, one entry for each user, that knows where their sessions stand.
 
-It needs nothing of a store but its three verbs, so it works on each of them, third-party ones and a Redis Cluster
-included: all that is said of one user stands under one key, and changes by `put` with an expected version.
+It needs nothing of a store but its four verbs, so it works on each of them, third-party ones and a Redis Cluster
+included: all that is known of one user is under one key, and changes by `replace`.
 
 An entry is never larger than what the user has: whoever adds to it looks which of the sessions still live. A session
 that was listed a moment ago may not be stored yet, so it counts as living for `PENDING` seconds.
@@ -20,7 +20,7 @@ from starsessions.core.encoding import to_base64url
 from starsessions.core.record import Identity, Record
 from starsessions.exceptions import BackendUnavailable
 from starsessions.sealing.cipher import Cipher
-from starsessions.stores.base import Entry, Refused, Store
+from starsessions.stores.base import Conflict, Entry, Store
 
 PENDING = 60
 """Seconds that a sign in may take from being listed to being stored."""
@@ -115,7 +115,7 @@ class UserIndex:
     async def look(self, user_id: str, now: int) -> Snapshot:
         """What is listed, to be changed then."""
         key = index_key(user_id)
-        entry = await self._store.get(key, now)
+        entry = await self._store.get(key, now=now)
         return Snapshot(self._read(key, entry), entry)
 
     async def change(
@@ -140,14 +140,17 @@ class UserIndex:
             if after == before and (entry is None or expires_at == entry.expires_at):
                 return before
             try:
-                if entry is not None and not after:
-                    await self._store.delete(key, entry.version, now)
+                if entry is None:
+                    await self._store.create(key, self._written(key, after), expires_at=expires_at, now=now)
+                elif not after:
+                    await self._store.delete(key, entry.version, now=now)
                 else:
-                    value = self._written(key, after)
-                    await self._store.put(key, value, expires_at, None if entry is None else entry.version, now)
+                    await self._store.replace(
+                        key, self._written(key, after), entry.version, expires_at=expires_at, now=now
+                    )
                 return before
-            except Refused as refused:
-                entry = refused.current
+            except Conflict as conflict:
+                entry = conflict.current
         raise BackendUnavailable("The list of a user's sessions was changed by others too often.")
 
     async def keep_indexed(

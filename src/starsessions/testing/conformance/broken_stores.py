@@ -8,7 +8,7 @@ from uuid import uuid4
 from anyio import Lock
 from anyio.lowlevel import checkpoint
 
-from starsessions.stores.base import Entry, Refused, Version
+from starsessions.stores.base import Conflict, Entry, Version
 from starsessions.testing.conformance import store_rules as r
 
 
@@ -42,20 +42,26 @@ class Right:
     def check(self, key: str, expect: Version | None, now: int) -> None:
         current = self.live(key, now)
         if (current.version if current else None) != expect:
-            raise Refused(current)
+            raise Conflict(current)
 
-    async def get(self, key: str, now: int) -> Entry | None:
+    async def get(self, key: str, *, now: int) -> Entry | None:
         return self.live(key, now)
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+    async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Version:
+        return await self.write(key, value, expires_at, None, now)
+
+    async def replace(self, key: str, value: bytes, version: Version, *, expires_at: int, now: int) -> Version:
+        return await self.write(key, value, expires_at, version, now)
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         self.check(key, expect, now)
         version = self.new_version(key, value, now)
         self.entries[key] = Entry(value, expires_at, version)
         return version
 
-    async def delete(self, key: str, expect: Version | None, now: int) -> Any:
-        if expect is not None:
-            self.check(key, expect, now)
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> Any:
+        if version is not None:
+            self.check(key, version, now)
         lived = self.live(key, now) is not None
         self.entries.pop(key, None)
         return lived
@@ -63,7 +69,7 @@ class Right:
     def is_over(self, key: str, now: int) -> bool:
         return not self.is_live(self.entries[key], now)
 
-    async def sweep(self, limit: int, now: int) -> Any:
+    async def sweep(self, limit: int, *, now: int) -> Any:
         over = [key for key in self.entries if self.is_over(key, now)][:limit]
         for key in over:
             del self.entries[key]
@@ -92,33 +98,36 @@ class HasListsAsVersions(Right):
 class ForgetsWhenAsked(Right):
     """A get drops all that is over."""
 
-    async def get(self, key: str, now: int) -> Entry | None:
-        await self.sweep(len(self.entries), now)
-        return await super().get(key, now)
+    async def get(self, key: str, *, now: int) -> Entry | None:
+        await self.sweep(len(self.entries), now=now)
+        return await super().get(key, now=now)
 
 
 class Waits(Right):
     """Waits everywhere, and is atomic by a lock."""
 
-    async def _alone(self, work: Callable[..., Any], *args: Any) -> Any:
+    async def _alone(self, work: Callable[..., Any], *args: Any, **instants: Any) -> Any:
         await checkpoint()
         async with self.entries.lock:
             await checkpoint()
-            result = await work(*args)
+            result = await work(*args, **instants)
         await checkpoint()
         return result
 
-    async def get(self, *args: Any) -> Any:
-        return await self._alone(super().get, *args)
+    async def get(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().get, *args, **instants)
 
-    async def put(self, *args: Any) -> Any:
-        return await self._alone(super().put, *args)
+    async def create(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().create, *args, **instants)
 
-    async def delete(self, *args: Any) -> Any:
-        return await self._alone(super().delete, *args)
+    async def replace(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().replace, *args, **instants)
 
-    async def sweep(self, *args: Any) -> Any:
-        return await self._alone(super().sweep, *args)
+    async def delete(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().delete, *args, **instants)
+
+    async def sweep(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().sweep, *args, **instants)
 
 
 LEGAL = [Right, CountsAll, HasListsAsVersions, ForgetsWhenAsked, Waits]
@@ -130,25 +139,25 @@ LEGAL = [Right, CountsAll, HasListsAsVersions, ForgetsWhenAsked, Waits]
 class Upserts(Right):
     """`SET key value`: `expect` is not looked at."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         current = self.live(key, now)
-        return await super().put(key, value, expires_at, current.version if current else None, now)
+        return await super().write(key, value, expires_at, current.version if current else None, now)
 
 
 class ReplacesInsteadOfCreating(Right):
     """`INSERT OR REPLACE` for what is new; only changes look at the version."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         if expect is None:
             self.entries.pop(key, None)
-        return await super().put(key, value, expires_at, expect, now)
+        return await super().write(key, value, expires_at, expect, now)
 
 
 class CreatesWhenItShouldChange(Right):
     """`UPDATE … WHERE version = …`, and if no row was there, `INSERT`."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
-        return await super().put(key, value, expires_at, expect if self.live(key, now) else None, now)
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().write(key, value, expires_at, expect if self.live(key, now) else None, now)
 
 
 class RevivesWhatIsOver(Right):
@@ -166,13 +175,13 @@ class StumblesOverWhatIsOver(Right):
     def check(self, key: str, expect: Version | None, now: int) -> None:
         super().check(key, expect, now)
         if expect is None and key in self.entries:
-            raise Refused(None)
+            raise Conflict(None)
 
 
 class ChecksThenWrites(Right):
     """Reads, compares in Python, and writes: two commands, and others come between."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         self.check(key, expect, now)
         await checkpoint()
         version = uuid4().hex
@@ -183,9 +192,9 @@ class ChecksThenWrites(Right):
 class ChecksThenDeletes(Right):
     """The same with `delete`."""
 
-    async def delete(self, key: str, expect: Version | None, now: int) -> bool:
-        if expect is not None:
-            self.check(key, expect, now)
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
+        if version is not None:
+            self.check(key, version, now)
         lived = self.live(key, now) is not None
         await checkpoint()
         self.entries.pop(key, None)
@@ -195,7 +204,7 @@ class ChecksThenDeletes(Right):
 class WritesInTwoSteps(Right):
     """`HSET value`, then `HSET version` and `EXPIREAT`."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         self.check(key, expect, now)
         if key in self.entries:
             self.entries[key] = self.entries[key]._replace(value=value)
@@ -247,7 +256,7 @@ class VersionsByTheClock(Right):
 class ReadsWhatIsOver(Right):
     """The database is to forget by itself, and does so when it likes."""
 
-    async def get(self, key: str, now: int) -> Entry | None:
+    async def get(self, key: str, *, now: int) -> Entry | None:
         return self.entries.get(key)
 
 
@@ -261,48 +270,48 @@ class LivesASecondTooLong(Right):
 class KeepsTheFirstDeadline(Right):
     """`UPDATE … SET value = …, version = …`, without the deadline."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         current = self.live(key, now)
-        return await super().put(key, value, current.expires_at if current else expires_at, expect, now)
+        return await super().write(key, value, current.expires_at if current else expires_at, expect, now)
 
 
 class RoundsUpToMinutes(Right):
     """The database counts the time to live in minutes."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         minutes = -(-(expires_at - now) // 60)
-        return await super().put(key, value, now + minutes * 60, expect, now)
+        return await super().write(key, value, now + minutes * 60, expect, now)
 
 
 class RoundsDownToTens(Right):
     """The database keeps deadlines in a type that has not enough digits."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         seconds = expires_at - now
-        return await super().put(key, value, now + (seconds if seconds <= 300 else seconds // 10 * 10), expect, now)
+        return await super().write(key, value, now + (seconds if seconds <= 300 else seconds // 10 * 10), expect, now)
 
 
 class LivesThirtyDaysAtMost(Right):
     """Like memcached, which takes more for something else."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
-        return await super().put(key, value, min(expires_at, now + 30 * 86400), expect, now)
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().write(key, value, min(expires_at, now + 30 * 86400), expect, now)
 
 
 class WantsATimeToLive(Right):
     """`SET … EX 0` is an error."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         if expires_at <= now:
             raise ValueError("invalid expire time")
-        return await super().put(key, value, expires_at, expect, now)
+        return await super().write(key, value, expires_at, expect, now)
 
 
 class RenewsWhatIsRead(Right):
     """`GETEX`, or a cache with a sliding time to live."""
 
-    async def get(self, key: str, now: int) -> Entry | None:
-        entry = await super().get(key, now)
+    async def get(self, key: str, *, now: int) -> Entry | None:
+        entry = await super().get(key, now=now)
         if entry is not None:
             self.entries[key] = entry._replace(expires_at=max(entry.expires_at, now + r.LIFE))
         return entry
@@ -314,62 +323,62 @@ class RenewsWhatIsRead(Right):
 class DeletesWithoutAVersion(Right):
     """`DELETE … WHERE key = …`."""
 
-    async def delete(self, key: str, expect: Version | None, now: int) -> bool:
-        return cast(bool, await super().delete(key, None, now))
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
+        return cast(bool, await super().delete(key, now=now))
 
 
 class DeletesAndSaysNothing(Right):
     """The `return` was forgotten."""
 
-    async def delete(self, key: str, expect: Version | None, now: int) -> None:
-        await super().delete(key, expect, now)
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> None:
+        await super().delete(key, version, now=now)
 
 
 class DeletesAndSaysYes(Right):
     """`return True` at the end."""
 
-    async def delete(self, key: str, expect: Version | None, now: int) -> bool:
-        await super().delete(key, expect, now)
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
+        await super().delete(key, version, now=now)
         return True
 
 
 class CountsRowsThatAreOver(Right):
     """`return result.rowcount > 0`, and the row is there until it is swept."""
 
-    async def delete(self, key: str, expect: Version | None, now: int) -> bool:
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
         was_there = key in self.entries
-        await super().delete(key, expect, now)
+        await super().delete(key, version, now=now)
         return was_there
 
 
 class DeletesWhatBeginsAlike(Right):
     """`DELETE … WHERE key LIKE 'key%'`."""
 
-    async def delete(self, key: str, expect: Version | None, now: int) -> Any:
-        lived = await super().delete(key, expect, now)
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> Any:
+        lived = await super().delete(key, version, now=now)
         for other in [other for other in self.entries if other.startswith(key)]:
             del self.entries[other]
         return lived
 
 
 class RefusesAndDoesNotSayWhy(Right):
-    """`if result.rowcount == 0: raise Refused(None)`."""
+    """`if result.rowcount == 0: raise Conflict(None)`."""
 
     def check(self, key: str, expect: Version | None, now: int) -> None:
         try:
             super().check(key, expect, now)
-        except Refused:
-            raise Refused(None) from None
+        except Conflict:
+            raise Conflict(None) from None
 
 
 class RefusesWithTheDead(Right):
-    """What `Refused` carries is read without a look at the deadline."""
+    """What `Conflict` carries is read without a look at the deadline."""
 
     def check(self, key: str, expect: Version | None, now: int) -> None:
         try:
             super().check(key, expect, now)
-        except Refused:
-            raise Refused(self.entries.get(key)) from None
+        except Conflict:
+            raise Conflict(self.entries.get(key)) from None
 
 
 # Keys, values and places
@@ -381,14 +390,14 @@ class RenamesKeys(Right):
     def key(self, key: str) -> str:
         return key
 
-    async def get(self, key: str, now: int) -> Entry | None:
-        return await super().get(self.key(key), now)
+    async def get(self, key: str, *, now: int) -> Entry | None:
+        return await super().get(self.key(key), now=now)
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
-        return await super().put(self.key(key), value, expires_at, expect, now)
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().write(self.key(key), value, expires_at, expect, now)
 
-    async def delete(self, key: str, expect: Version | None, now: int) -> Any:
-        return await super().delete(self.key(key), expect, now)
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> Any:
+        return await super().delete(self.key(key), version, now=now)
 
 
 class LowersKeys(RenamesKeys):
@@ -408,29 +417,29 @@ class CutsKeys(RenamesKeys):
 class KeepsText(Right):
     """A `TEXT` column."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
-        return await super().put(key, value.decode(errors="replace").encode(), expires_at, expect, now)
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().write(key, value.decode(errors="replace").encode(), expires_at, expect, now)
 
 
 class StripsNuls(Right):
     """`BINARY(n)` pads with NULs, which are stripped when it is read."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
-        return await super().put(key, value.rstrip(b"\0"), expires_at, expect, now)
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().write(key, value.rstrip(b"\0"), expires_at, expect, now)
 
 
 class CutsValues(Right):
     """`BLOB` of MySQL: 65,535 bytes, and what is longer is cut off."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
-        return await super().put(key, value[:65_535], expires_at, expect, now)
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().write(key, value[:65_535], expires_at, expect, now)
 
 
 class HandsOutItsOwn(Right):
     """What is read can be changed."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
-        return await super().put(key, bytearray(value), expires_at, expect, now)
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().write(key, cast(bytes, bytearray(value)), expires_at, expect, now)
 
 
 class KnowsNoPrefix(Right):
@@ -462,8 +471,8 @@ class SweepsEverything(Right):
 class SweepsWithoutLimit(Right):
     """`DELETE … WHERE expires_at <= now`."""
 
-    async def sweep(self, limit: int, now: int) -> Any:
-        return await super().sweep(10**9, now)
+    async def sweep(self, limit: int, *, now: int) -> Any:
+        return await super().sweep(10**9, now=now)
 
 
 class SweepsASecondLate(Right):
@@ -476,15 +485,15 @@ class SweepsASecondLate(Right):
 class SweepsAndSaysTheLimit(Right):
     """`return limit`."""
 
-    async def sweep(self, limit: int, now: int) -> int:
-        await super().sweep(limit, now)
+    async def sweep(self, limit: int, *, now: int) -> int:
+        await super().sweep(limit, now=now)
         return limit
 
 
 class SweepsWhatItSawBefore(Right):
     """Selects the keys that are over, and then deletes these keys."""
 
-    async def sweep(self, limit: int, now: int) -> int:
+    async def sweep(self, limit: int, *, now: int) -> int:
         over = [key for key in self.entries if self.is_over(key, now)][:limit]
         await checkpoint()
         for key in over:
@@ -495,17 +504,17 @@ class SweepsWhatItSawBefore(Right):
 class HasAnIndex(Right):
     """Right, and sweeps by an index of deadlines."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
-        version = await super().put(key, value, expires_at, expect, now)
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        version = await super().write(key, value, expires_at, expect, now)
         self.entries.index[key] = expires_at
         return version
 
-    async def delete(self, key: str, expect: Version | None, now: int) -> Any:
-        lived = await super().delete(key, expect, now)
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> Any:
+        lived = await super().delete(key, version, now=now)
         self.entries.index.pop(key, None)
         return lived
 
-    async def sweep(self, limit: int, now: int) -> int:
+    async def sweep(self, limit: int, *, now: int) -> int:
         over = [key for key, expires_at in self.entries.index.items() if expires_at <= now][:limit]
         for key in over:
             del self.entries.index[key]
@@ -516,15 +525,15 @@ class HasAnIndex(Right):
 class DeletesAndLeavesTheIndex(HasAnIndex):
     """`DEL key`, without `ZREM`."""
 
-    async def delete(self, key: str, expect: Version | None, now: int) -> Any:
-        return await Right.delete(self, key, expect, now)
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> Any:
+        return await Right.delete(self, key, version, now=now)
 
 
 class RenewsAndLeavesTheIndex(HasAnIndex):
     """`ZADD` when an entry is made, and not when it is renewed."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
-        version = await Right.put(self, key, value, expires_at, expect, now)
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        version = await Right.write(self, key, value, expires_at, expect, now)
         if expect is None:
             self.entries.index[key] = expires_at
         return version
@@ -536,22 +545,22 @@ class RenewsAndLeavesTheIndex(HasAnIndex):
 class TakesAThousandBytes(Right):
     """Says so with an error."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         if len(value) > 1000:
             raise ValueError("too large")
-        return await super().put(key, value, expires_at, expect, now)
+        return await super().write(key, value, expires_at, expect, now)
 
 
 class RefusesWhatIsTooLarge(Right):
-    """Says so with `Refused`, after which a session would try again."""
+    """Says so with `Conflict`, after which a session would try again."""
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         if len(value) > 1000:
-            raise Refused(self.live(key, now))
-        return await super().put(key, value, expires_at, expect, now)
+            raise Conflict(self.live(key, now))
+        return await super().write(key, value, expires_at, expect, now)
 
 
 class CannotSweep:
-    """Has three verbs."""
+    """Has four verbs."""
 
-    get, put, delete = Right.get, Right.put, Right.delete
+    get, create, replace, delete = Right.get, Right.create, Right.replace, Right.delete
