@@ -26,6 +26,7 @@ from starsessions.lifecycle.config import check_deadline, setting_for
 from starsessions.lifecycle.loading import OPEN, SAVING, Phase
 from starsessions.lifecycle.saving import KeptDict
 from starsessions.lifecycle.sign_in import identity_of, register
+from starsessions.stores.base import Store
 
 T = TypeVar("T")
 
@@ -50,10 +51,10 @@ class Session(KeptDict):
 
     __slots__ = ()
 
-    def __init__(self, backend: SessionBackend, session_id: str | None = None) -> None:
+    def __init__(self, backend: SessionBackend | Store, session_id: str | None = None) -> None:
         """A session to use by hand. An id that is given here is trusted; one from a browser never should be."""
         super().__init__()
-        lifted = adapt(backend)
+        lifted = adapt(backend).by_hand()
         self._begin(setting_for(lifted, lifted.policy, CookieSpec(), lifted.clock, autoload=False), {"headers": ()})
         self._given = session_id
 

@@ -15,10 +15,11 @@ from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import LoadBalancingStrategy
 
 from starsessions import users
-from starsessions.backends.redis import RedisBackend, within
+from starsessions.backends.redis import RedisBackend
 from starsessions.core.record import MissReason
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.stores.base import Conflict, Entry, Store
+from starsessions.stores.redis.connection import within
 from starsessions.stores.redis.store import RedisStore
 from tests.backends.proxy import Proxy, proxy
 from tests.servers import redis as servers

@@ -273,16 +273,6 @@ def test_where_a_session_stands_is_in_no_repr() -> None:
         assert one.__rich_repr__() == []
 
 
-def test_one_store_under_two_cookie_names_is_logged(
-    backend: StoreBackend, site_of: Callable[..., Site], caplog: pytest.LogCaptureFixture
-) -> None:
-    site_of(backend=backend)
-    site_of(backend=backend)
-    assert caplog.text == ""
-    site_of(backend=backend, session_cookie="admin")
-    assert "an id of one is good in the other" in caplog.text
-
-
 async def test_the_rules_hold_for_a_session_by_hand_too(backend: StoreBackend) -> None:
     session = Session(backend, "by-hand")
     await session.load()

@@ -1,18 +1,18 @@
 """Any `Store` becomes a `Backend`: the browser holds an id, the store holds the record.
 
-The store's key is a hash of the id, so that whoever reads the store can present no id to us, and a record begins with
-the first characters of its key, so that an answer which belongs to somebody else (a connection that lost its place, a
-record copied onto another key) is no session.
+The store's key is a hash of the id, so that whoever reads the store can present no id to us. The application and the
+cookie are part of the hash, so that an id is worth nothing in another cookie. A record begins with the first characters
+of its key, so that an answer which belongs to another request (a connection that lost its place, a record copied onto
+another key) is no session.
 
 After a rotation the old key holds a pointer to the new one, for a day at most. Within its
 grace, if there is one, a request that brings the old id sees and writes the new session. After it, or without one, the
 old id is nobody, and we know that it was one: two parties using one id look like that.
 """
 
-import logging
 from collections.abc import Awaitable
 from hashlib import sha256
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
@@ -20,6 +20,7 @@ from msgspec.msgpack import Decoder, Encoder
 from starsessions import stores
 from starsessions.backends.base import Backend, Conflict, wall_clock
 from starsessions.backends.user_index import IndexedSession, UserIndex
+from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
 from starsessions.core.durations import Clock
 from starsessions.core.encoding import to_base64url
 from starsessions.core.record import Found, MissReason, Policy, Record, why_expired
@@ -28,8 +29,6 @@ from starsessions.exceptions import SessionError
 from starsessions.sealing.cipher import Cipher
 from starsessions.sealing.keys import Keys, key_list
 from starsessions.stores.base import Entry, Store, Version
-
-_log = logging.getLogger("starsessions")
 
 MAX_HOPS = 16
 """Pointers that are followed. More rotations than that within one grace is a loop, or an attack."""
@@ -83,13 +82,17 @@ _decode_record = Decoder(Record).decode
 _decode_pointer = Decoder(Pointer).decode
 
 
-def key_for(token: str) -> str:
-    """The key under which a store keeps the session with this id: 43 characters of base64url.
+def key_for(token: str, binding: Binding = DEFAULT_BINDING) -> str:
+    """Return the key under which a store keeps the session with this id: 43 characters of base64url.
 
     >>> key_for("an-id") != key_for("An-id"), len(key_for("an-id"))
     (True, 43)
     """
-    return to_base64url(sha256(b"starsessions/v1/key/" + token.encode("utf-8", "surrogatepass")).digest())
+    return _hashed(binding.label(Purpose.SESSION_KEY), token)
+
+
+def _hashed(label: bytes, token: str) -> str:
+    return to_base64url(sha256(label + token.encode("utf-8", "surrogatepass")).digest())
 
 
 class StoreBackend(Backend):
@@ -118,21 +121,28 @@ class StoreBackend(Backend):
         self.store = store
         self.serializer: Serializer = serializer or Msgpack()
         self.clock = clock
-        self._cipher = None if encrypt_with is None else Cipher(key_list(encrypt_with), "stored-record")
-        self._cookie_name: str | None = None
-        self.user_index: UserIndex = UserIndex(store, self._cipher)
+        self._keys = None if encrypt_with is None else key_list(encrypt_with)
+        self._ciphers: dict[tuple[Binding, Purpose], Cipher] = {}
+        self.user_index: UserIndex
+        self.prepare(DEFAULT_BINDING, self.policy)
 
-    def bind(self, cookie_name: str, policy: Policy) -> Self:
-        if self._cookie_name not in (None, cookie_name):
-            _log.warning(
-                "One store serves the cookies %s and %s: an id of one is good in the other. Give each a prefix, or a "
-                "table, of its own.",
-                self._cookie_name,
-                cookie_name,
-            )
-        self._cookie_name = cookie_name
-        self.policy = policy  # so that what is done by hand does not end a session early, nor overlook one
-        return self
+    def prepare(self, binding: Binding, policy: Policy) -> None:
+        super().prepare(binding, policy)
+        self._label = binding.label(Purpose.SESSION_KEY)
+        self._cipher = self._cipher_for(binding, Purpose.ENCRYPTED_RECORD)
+        self.user_index = self.index_for(binding, Purpose.SESSION_LIST)
+
+    def index_for(self, binding: Binding, purpose: Purpose) -> UserIndex:
+        """Return lists of users' sessions in this store, encrypted if what it holds is."""
+        return UserIndex(self.store, binding, purpose, self._cipher_for(binding, Purpose.ENCRYPTED_LIST))
+
+    def _cipher_for(self, binding: Binding, purpose: Purpose) -> Cipher | None:
+        if self._keys is None:
+            return None
+        cipher = self._ciphers.get((binding, purpose))
+        if cipher is None:  # to derive all keys takes more than a millisecond
+            cipher = self._ciphers[binding, purpose] = Cipher(self._keys, purpose, binding)
+        return cipher
 
     async def fetch(self, token: str, now: int) -> Found | MissReason:
         key = self._key(token)
@@ -230,7 +240,7 @@ class StoreBackend(Backend):
         await self.store.delete(self._key(token), now=now)
 
     def _key(self, token: str) -> str:
-        return key_for(token) if self.hashes_ids else token
+        return _hashed(self._label, token) if self.hashes_ids else token
 
     def _value(self, key: str, content: Record | Pointer) -> bytes:
         body = _encode(content)

@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Callable, Set
+from weakref import WeakSet
 
 from msgspec.structs import replace
 
+from starsessions.backends.base import Backend
 from starsessions.backends.user_index import PENDING, Index, IndexedSession, indexed_as, listing_end, new_handle
 from starsessions.core.record import Identity
 from starsessions.core.user_agent import describe, truncate_ip
@@ -13,6 +15,7 @@ from starsessions.exceptions import TooManySessions
 from starsessions.lifecycle.config import Headers, Setting, UserRules
 
 _log = logging.getLogger("starsessions")
+_warned: WeakSet[Backend] = WeakSet()
 
 
 def identity_of(user_id: str, method: str, headers: Headers, client: tuple[str, int] | None, now: int) -> Identity:
@@ -39,8 +42,8 @@ async def register(
     backend, rules, user_id = setting.backend, setting.users, identity.user_id
     user_index = backend.user_index
     if user_index is None:
-        if backend.is_client_side and not backend.has_said_so:
-            backend.has_said_so = True
+        if backend.is_client_side and backend not in _warned:
+            _warned.add(backend)
             _log.warning(
                 "Somebody signs in with a sealed cookie that cannot be called back: a copy of it outlives the sign "
                 "out. Give the backend revocations=… (a store), or keep sessions in a store."

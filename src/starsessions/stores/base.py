@@ -8,7 +8,8 @@ whose `expires_at` is not after `now` does not exist, whether or not the databas
 `starsessions.testing` has this contract as rules, and a suite that shows whether a store keeps them.
 """
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from inspect import iscoroutinefunction
+from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 Version = Any
 """Opaque to all but the store. A key never has the same version twice, not even after a delete."""
@@ -70,6 +71,21 @@ class Store(Protocol):
         Raises:
             Conflict: a version was given, and the entry has another one, or is missing or expired.
         """
+
+
+WHAT_A_STORE_IS = (
+    "A store has the coroutine methods get, create, replace and delete: see starsessions.stores.Store, and "
+    "starsessions.testing.StoreSuite, which shows whether they do what they promise."
+)
+
+
+def is_store(candidate: object) -> TypeGuard[Store]:
+    """Return whether it looks like a `Store`: four coroutine methods of these names.
+
+    >>> is_store({}), is_store(None)
+    (False, False)
+    """
+    return all(iscoroutinefunction(getattr(candidate, verb, None)) for verb in ("get", "create", "replace", "delete"))
 
 
 @runtime_checkable
