@@ -146,7 +146,7 @@ async def test_a_restart_between_two_commands_is_no_failure(
     server: RedisServer, open_store: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection of the first one was kept for the second one, and is dead."""
-    monkeypatch.setattr("starsessions.backends.redis._MOMENT", 60)
+    monkeypatch.setattr("starsessions.stores.redis.connection._MOMENT", 60)
     store = open_store(server.url)
     version = await store.create("key", b"1", expires_at=NOW + LIFE, now=NOW)
     server.restart()

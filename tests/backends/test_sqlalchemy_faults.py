@@ -294,9 +294,12 @@ async def behind_proxy(shared: Database) -> AsyncIterator[tuple[SQLAlchemyBacken
 async def test_a_write_whose_answer_was_lost_recognises_itself(shared: Database) -> None:
     async with behind_proxy(shared) as (backend, direct, proxy):
         store, version = backend.store, None
-        for n in range(3):  # begun, and changed twice
+        for n in range(3):
             proxy.is_armed = True
-            version = await store.replace("key", b"%d" % n, version, expires_at=NOW + 9, now=NOW)
+            if n == 0:
+                version = await store.create("key", b"0", expires_at=NOW + 9, now=NOW)
+            else:
+                version = await store.replace("key", b"%d" % n, version, expires_at=NOW + 9, now=NOW)
             assert await direct.get("key", now=NOW) == (b"%d" % n, NOW + 9, version)
         proxy.is_armed = True
         version = await store.create("key", b"again", expires_at=NOW + 99, now=NOW + 9)  # in the place of what is over
