@@ -1,5 +1,10 @@
-"""Stores that make a mistake which somebody has made, and some that are legal and different."""
+"""Stores with a mistake that has been made before, and the rules that must reject each; and some correct ones.
 
+The sets of rules are written by hand, from what a rule says and what a mistake does. A set that is copied from a result
+would prove nothing.
+"""
+
+from collections import defaultdict
 from collections.abc import Callable
 from itertools import count
 from typing import Any, cast
@@ -8,8 +13,11 @@ from uuid import uuid4
 from anyio import Lock
 from anyio.lowlevel import checkpoint
 
-from starsessions.stores.base import Conflict, Entry, Version
+from starsessions.stores.base import Conflict, Entry, Store, Version
 from starsessions.testing.conformance import store_rules as r
+from starsessions.testing.conformance.contract import Rule
+from starsessions.testing.conformance.fixtures import OpenStore, StoreFixture
+from starsessions.testing.conformance.verdict import verdicts
 
 
 class Entries(dict[str, Entry]):
@@ -20,7 +28,8 @@ class Entries(dict[str, Entry]):
         self.index: dict[str, int] = {}
 
 
-Opened = Callable[[Entries], Any]
+Kind = Callable[[Entries], Any]
+"""Makes a connection to a database."""
 
 
 class Right:
@@ -445,11 +454,6 @@ class HandsOutItsOwn(Right):
 class KnowsNoPrefix(Right):
     """All places are one."""
 
-    everything: Entries
-
-    def __init__(self, entries: Entries) -> None:
-        super().__init__(self.everything)
-
 
 class ForgetsWithItsConnection(Right):
     """`:memory:`, which each connection has for itself."""
@@ -564,3 +568,261 @@ class CannotSweep:
     """Has four verbs."""
 
     get, create, replace, delete = Right.get, Right.create, Right.replace, Right.delete
+
+
+# What must be rejected, and by which rules
+
+SWEEPS = {
+    r.sweep_removes_expired_entries_only,
+    r.sweep_removes_at_most_its_limit,
+    r.sweep_goes_by_the_latest_deadline,
+    r.sweep_leaves_entries_that_are_created_meanwhile,
+    r.parallel_sweeps_count_each_entry_once,
+}
+
+REFUSALS_THAT_CARRY = {
+    r.a_value_is_immutable_bytes,
+    r.the_key_of_an_expired_entry_is_free,
+    r.create_refuses_a_key_that_is_in_use,
+    r.replace_with_an_older_version_is_refused,
+    r.a_version_that_the_key_never_had_is_refused,
+    r.a_version_from_before_a_delete_does_not_fit_a_later_entry,
+    r.of_parallel_creates_one_wins,
+    r.of_parallel_replaces_one_wins,
+    r.writers_that_retry_lose_no_update,
+    r.one_connection_sees_what_another_writes,
+}
+
+WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
+    Upserts: REFUSALS_THAT_CARRY
+    | {
+        r.the_version_of_an_expired_entry_is_refused,
+        r.replace_never_revives_a_deleted_entry,
+        r.a_delete_is_final_against_a_parallel_replace,
+        r.of_a_parallel_replace_and_delete_one_wins,
+        r.another_storage_is_separate,
+        r.entries_outlive_their_connections,
+    },
+    ReplacesInsteadOfCreating: {
+        r.a_value_is_immutable_bytes,
+        r.create_refuses_a_key_that_is_in_use,
+        r.of_parallel_creates_one_wins,
+    },
+    CreatesWhenItShouldChange: {
+        r.the_version_of_an_expired_entry_is_refused,
+        r.a_version_that_the_key_never_had_is_refused,
+        r.replace_never_revives_a_deleted_entry,
+        r.a_delete_is_final_against_a_parallel_replace,
+        r.of_a_parallel_replace_and_delete_one_wins,
+        r.another_storage_is_separate,
+        r.entries_outlive_their_connections,
+    },
+    RevivesWhatIsOver: {r.the_version_of_an_expired_entry_is_refused},
+    StumblesOverWhatIsOver: {
+        r.a_write_with_a_deadline_that_has_passed_leaves_nothing,
+        r.the_key_of_an_expired_entry_is_free,
+        r.versions_never_repeat,
+        r.sweep_leaves_entries_that_are_created_meanwhile,
+    },
+    ChecksThenWrites: {
+        r.of_parallel_creates_one_wins,
+        r.of_parallel_replaces_one_wins,
+        r.a_delete_is_final_against_a_parallel_replace,
+        r.of_a_parallel_replace_and_delete_one_wins,
+        r.writers_that_retry_lose_no_update,
+    },
+    ChecksThenDeletes: {
+        r.of_parallel_deletes_one_removes,
+        r.of_a_parallel_replace_and_delete_one_wins,
+    },
+    WritesInTwoSteps: {
+        r.of_parallel_replaces_one_wins,
+        r.a_delete_is_final_against_a_parallel_replace,
+        r.of_a_parallel_replace_and_delete_one_wins,
+        r.writers_that_retry_lose_no_update,
+        r.a_cancelled_call_is_done_whole_or_not_at_all,
+    },
+    CountsEachEntry: {
+        r.the_key_of_an_expired_entry_is_free,
+        r.versions_never_repeat,
+        r.a_version_from_before_a_delete_does_not_fit_a_later_entry,
+        r.entries_outlive_their_connections,
+    },
+    CountsEachConnection: {
+        r.writers_that_retry_lose_no_update,
+        r.one_connection_sees_what_another_writes,
+        r.entries_outlive_their_connections,
+    },
+    HashesValues: {r.versions_never_repeat},
+    VersionsByTheClock: {
+        r.replace_with_the_current_version_writes,
+        r.replace_with_an_older_version_is_refused,
+        r.a_version_that_the_key_never_had_is_refused,
+        r.versions_never_repeat,
+        r.a_version_from_before_a_delete_does_not_fit_a_later_entry,
+        r.delete_with_an_older_version_is_refused,
+        r.of_parallel_replaces_one_wins,
+        r.of_a_parallel_replace_and_delete_one_wins,
+        r.writers_that_retry_lose_no_update,
+        r.a_cancelled_call_is_done_whole_or_not_at_all,
+        r.one_connection_sees_what_another_writes,
+        r.entries_outlive_their_connections,
+    },
+    ReadsWhatIsOver: {
+        r.an_entry_expires_exactly_at_its_deadline,
+        r.each_write_sets_the_deadline,
+        r.a_write_with_a_deadline_that_has_passed_leaves_nothing,
+        r.the_version_of_an_expired_entry_is_refused,
+    },
+    LivesASecondTooLong: SWEEPS
+    | {
+        r.an_entry_expires_exactly_at_its_deadline,
+        r.each_write_sets_the_deadline,
+        r.a_write_with_a_deadline_that_has_passed_leaves_nothing,
+        r.the_key_of_an_expired_entry_is_free,
+        r.the_version_of_an_expired_entry_is_refused,
+        r.deleting_an_expired_entry_returns_false,
+        r.versions_never_repeat,
+    },
+    KeepsTheFirstDeadline: {
+        r.each_write_sets_the_deadline,
+        r.a_write_with_a_deadline_that_has_passed_leaves_nothing,
+        r.a_cancelled_call_is_done_whole_or_not_at_all,
+        r.one_connection_sees_what_another_writes,
+        r.sweep_goes_by_the_latest_deadline,
+    },
+    # Whatever compares a deadline, or wants a key to be free at its deadline.
+    RoundsUpToMinutes: SWEEPS
+    | REFUSALS_THAT_CARRY - {r.a_value_is_immutable_bytes, r.writers_that_retry_lose_no_update}
+    | {
+        r.get_returns_what_create_has_stored,
+        r.an_entry_expires_exactly_at_its_deadline,
+        r.a_deadline_is_kept_to_the_second,
+        r.each_write_sets_the_deadline,
+        r.the_version_of_an_expired_entry_is_refused,
+        r.deleting_an_expired_entry_returns_false,
+        r.replace_with_the_current_version_writes,
+        r.versions_never_repeat,
+        r.delete_with_an_older_version_is_refused,
+        r.a_cancelled_call_is_done_whole_or_not_at_all,
+        r.another_storage_is_separate,
+        r.entries_outlive_their_connections,
+    },
+    RoundsDownToTens: {r.a_deadline_is_kept_to_the_second},
+    LivesThirtyDaysAtMost: {r.a_deadline_is_kept_to_the_second},
+    WantsATimeToLive: {r.a_write_with_a_deadline_that_has_passed_leaves_nothing},
+    RenewsWhatIsRead: {
+        r.an_entry_expires_exactly_at_its_deadline,
+        r.a_deadline_is_kept_to_the_second,
+        r.each_write_sets_the_deadline,
+    },
+    DeletesWithoutAVersion: {
+        r.the_version_of_an_expired_entry_is_refused,
+        r.a_version_that_the_key_never_had_is_refused,
+        r.delete_with_an_older_version_is_refused,
+        r.delete_with_the_version_of_a_deleted_entry_is_refused,
+        r.of_parallel_deletes_one_removes,
+        r.of_a_parallel_replace_and_delete_one_wins,
+    },
+    DeletesAndSaysNothing: {
+        r.deleting_an_expired_entry_returns_false,
+        r.delete_removes_the_entry_and_returns_whether_there_was_one,
+        r.delete_with_the_current_version_removes,
+        r.of_parallel_deletes_one_removes,
+        r.one_connection_sees_what_another_writes,
+        r.another_storage_is_separate,
+    },
+    DeletesAndSaysYes: {
+        r.deleting_an_expired_entry_returns_false,
+        r.delete_removes_the_entry_and_returns_whether_there_was_one,
+        r.of_parallel_deletes_one_removes,
+        r.another_storage_is_separate,
+    },
+    CountsRowsThatAreOver: {r.deleting_an_expired_entry_returns_false},
+    DeletesWhatBeginsAlike: {r.delete_removes_no_other_key},
+    RefusesAndDoesNotSayWhy: REFUSALS_THAT_CARRY | {r.delete_with_an_older_version_is_refused},
+    RefusesWithTheDead: {r.the_version_of_an_expired_entry_is_refused},
+    LowersKeys: {r.keys_that_differ_in_case_are_different, r.keys_of_1_to_128_characters_are_kept_apart},
+    CutsKeys: {r.keys_of_1_to_128_characters_are_kept_apart},
+    KeepsText: {r.every_byte_of_a_value_comes_back},
+    StripsNuls: {r.every_byte_of_a_value_comes_back},
+    CutsValues: {
+        r.every_byte_of_a_value_comes_back,
+        r.the_largest_value_is_kept_and_a_larger_one_is_refused_whole,
+    },
+    HandsOutItsOwn: {r.a_value_is_immutable_bytes},
+    KnowsNoPrefix: {r.another_storage_is_separate},
+    ForgetsWithItsConnection: {
+        r.of_parallel_creates_one_wins,
+        r.of_parallel_replaces_one_wins,
+        r.of_a_parallel_replace_and_delete_one_wins,
+        r.writers_that_retry_lose_no_update,
+        r.one_connection_sees_what_another_writes,
+        r.entries_outlive_their_connections,
+    },
+    SweepsEverything: {
+        r.sweep_removes_expired_entries_only,
+        r.sweep_goes_by_the_latest_deadline,
+        r.sweep_leaves_entries_that_are_created_meanwhile,
+    },
+    SweepsWithoutLimit: {r.sweep_removes_at_most_its_limit},
+    SweepsASecondLate: SWEEPS - {r.sweep_leaves_entries_that_are_created_meanwhile},
+    SweepsAndSaysTheLimit: SWEEPS - {r.sweep_leaves_entries_that_are_created_meanwhile},
+    SweepsWhatItSawBefore: {
+        r.sweep_leaves_entries_that_are_created_meanwhile,
+        r.parallel_sweeps_count_each_entry_once,
+    },
+    DeletesAndLeavesTheIndex: {r.sweep_removes_expired_entries_only},
+    RenewsAndLeavesTheIndex: {r.sweep_goes_by_the_latest_deadline},
+}
+
+
+class BrokenStore:
+    """A store with one mistake, and the ids of the rules that must reject it."""
+
+    def __init__(self, kind: type[Right], rejected_by: set[Rule[StoreFixture]]) -> None:
+        self.name: str = kind.__name__
+        self.mistake: str = (kind.__doc__ or "").splitlines()[0]
+        self.rejected_by: frozenset[str] = frozenset(rule.__name__ for rule in rejected_by)
+        self._kind = kind
+
+    def open_stores(self) -> OpenStore:
+        """Return what opens connections to new and empty storages."""
+        return opener(self._kind)
+
+    async def failing_rules(self) -> frozenset[str]:
+        """Return the ids of the rules that reject it."""
+        return await failing_rules(self._kind)
+
+    def __repr__(self) -> str:
+        return f"<BrokenStore: {self.name}>"
+
+
+def broken_stores() -> list[BrokenStore]:
+    """Return stores that the rules must reject: to see that they do, also when the rules have been changed.
+
+    >>> import anyio
+    >>> [upserts] = [store for store in broken_stores() if store.name == "Upserts"]
+    >>> "create_refuses_a_key_that_is_in_use" in upserts.rejected_by
+    True
+    >>> anyio.run(upserts.failing_rules) == upserts.rejected_by
+    True
+    """
+    return [BrokenStore(kind, rules) for kind, rules in WRONG.items()]
+
+
+def opener(kind: Kind) -> OpenStore:
+    """Return what opens connections of this kind to new and empty storages."""
+    storages: dict[str, Entries] = defaultdict(Entries)
+    return lambda name: cast(Store, kind(storages["" if kind is KnowsNoPrefix else name]))
+
+
+async def failing_rules(kind: Kind, largest_value: int | None = None) -> frozenset[str]:
+    """Return the ids of the rules that stores of this kind do not keep, each with storages of its own."""
+
+    def fixture() -> StoreFixture:
+        return StoreFixture(opener(kind), largest_value=largest_value)
+
+    return frozenset(
+        one.rule for one in [one async for one in verdicts(r.STORE, fixture, {})] if one.outcome == "broken"
+    )
