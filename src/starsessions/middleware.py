@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starsessions.backends.adapter import adapt
 from starsessions.backends.base import SessionBackend, wall_clock
 from starsessions.backends.cookie import CookieBackend
+from starsessions.core.binding import binding_for
 from starsessions.core.cookies import CookieSpec, SameSite
 from starsessions.core.durations import Clock, Duration
 from starsessions.core.record import DEFAULT_MAX_AGE
@@ -29,6 +30,7 @@ from starsessions.lifecycle.validation import (
     ANOTHER,
     check_choices,
     check_stack,
+    check_starlette_keys,
     layers,
     policy_from,
     user_rules,
@@ -36,6 +38,7 @@ from starsessions.lifecycle.validation import (
 )
 from starsessions.sealing.keys import Keys
 from starsessions.session import Session
+from starsessions.stores.base import Store
 from starsessions.timeouts import Limits
 
 _log = logging.getLogger("starsessions")
@@ -64,6 +67,7 @@ class SessionMiddleware:
     `limits`: how long a session may last, idle and overall, from the standards: see `starsessions.timeouts`.
     `remember_for`: how long one lasts whose person asked to be remembered. `max_sessions_per_user`, `on_too_many`: one
     more ends the oldest ("evict"), or is refused ("refuse"): `TooManySessions`.
+    `app_name`: an id or a cookie of one application is worth nothing in another one; the cookie's name by default.
     `clock`: seconds since 1970, for tests. `scope_key`: where in the ASGI scope the session stands, for a second one.
 
     >>> from starlette.applications import Starlette
@@ -75,7 +79,7 @@ class SessionMiddleware:
         self,
         app: ASGIApp,
         secret_key: Keys | None = None,
-        backend: SessionBackend | None = None,
+        backend: SessionBackend | Store | None = None,
         autoload: bool = False,
         session_cookie: str = "session",
         max_age: Duration | None = DEFAULT_MAX_AGE,
@@ -99,17 +103,17 @@ class SessionMiddleware:
         on_too_many: Literal["evict", "refuse"] = "evict",
         clock: Clock | None = None,
         scope_key: str = "session",
+        app_name: str | None = None,
     ) -> None:
         cookie = CookieSpec(session_cookie, same_site, https_only, path, domain, partitioned)
         if backend is None:
             if secret_key is None:
                 raise ImproperlyConfigured("SessionMiddleware needs secret_key=… or backend=….")
             backend = CookieBackend(secret_key, clock=clock or wall_clock)
-        elif not isinstance(backend, SessionBackend):
-            raise ImproperlyConfigured("backend must be an object of a class derived from starsessions.SessionBackend.")
         elif secret_key is not None:
             _log.warning("SessionMiddleware uses the backend it was given, and not its secret_key: drop one of them.")
         check_choices(
+            app_name=app_name,
             clock=clock,
             scope_key=scope_key,
             on_conflict=on_conflict,
@@ -124,7 +128,7 @@ class SessionMiddleware:
 
         self.app = app
         self.config: Config = Config.build(
-            backend=adapted.bind(cookie.name, policy),
+            backend=adapted.bind(binding_for(cookie.name, app_name), policy),
             policy=policy,
             cookie=cookie,
             clock=clock or adapted.clock,
@@ -134,6 +138,7 @@ class SessionMiddleware:
             on_event=on_event,
             users=user_rules(adapted, limits, remember_for, max_sessions_per_user, on_too_many),
         )
+        check_starlette_keys(app, self.config.backend)
         self._loads_first = autoload and not self.config.loads_at_once
         self.scope_key = scope_key
 

@@ -18,6 +18,7 @@ from starsessions.lifecycle import sign_in as signing_in
 from starsessions.lifecycle.config import Config
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict
+from starsessions.stores.base import Store
 
 T = TypeVar("T")
 
@@ -44,10 +45,10 @@ class Session(TrackedDict):
 
     __slots__ = ()
 
-    def __init__(self, backend: SessionBackend, session_id: str | None = None) -> None:
+    def __init__(self, backend: SessionBackend | Store, session_id: str | None = None) -> None:
         """Make a session to use by hand. The id is trusted: do not pass one that a browser sent."""
         super().__init__()
-        adapted = adapt(backend)
+        adapted = adapt(backend).by_hand()
         config = Config.build(adapted, adapted.policy, CookieSpec(), adapted.clock, autoload=False)
         self.__starsessions__ = RequestState(config, explicit_id=session_id)
 

@@ -13,6 +13,7 @@ from starsessions.events import OnEvent, Revoked, dispatch
 from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
 from starsessions.lifecycle import sign_in as signing_in
 from starsessions.session import SessionSource, get_session, load_session
+from starsessions.stores.base import Store
 
 
 async def sign_in(
@@ -142,15 +143,50 @@ class UserSessions:
     (['password'], 1, [])
     """
 
-    def __init__(self, backend: SessionBackend, on_event: OnEvent | None = None) -> None:
+    def __init__(
+        self,
+        backend: SessionBackend | Store,
+        *,
+        session_cookie: str | None = None,
+        app_name: str | None = None,
+        on_event: OnEvent | None = None,
+    ) -> None:
+        """Make it from what the middleware has as its `backend`: the same object.
+
+        Args:
+            backend: a backend that can list sessions, or a store.
+            session_cookie: the middleware's, if this backend serves several, or those of another process.
+            app_name: likewise.
+            on_event: is told of each session that is ended (`Revoked`), as that of the middleware is of others.
+
+        Without names, they are those of the only middleware that has this backend. It may be built later.
+        """
         self._on_event = on_event
-        self._backend: Backend = adapt(backend)
-        if self._backend.user_index is None:
+        self._names = None if session_cookie is None and app_name is None else (session_cookie or "session", app_name)
+        self._given: Backend = adapt(backend)
+        if self._given.user_index is None:
             raise ImproperlyConfigured(
                 "This backend cannot list a user's sessions. Keep sessions in a store, or pass revocations=<store> to "
                 "the cookie backend."
             )
-        self._user_index: UserIndex = self._backend.user_index
+
+    @property
+    def _backend(self) -> Backend:
+        if self._names is not None:
+            return self._given.bound_for(*self._names)
+        bound = self._given.bound_once()
+        if bound is None:
+            raise ImproperlyConfigured(
+                "No SessionMiddleware has been built with this backend yet, so it is unknown whose sessions are meant: "
+                "build the application first, or say UserSessions(backend, session_cookie=…)."
+            )
+        return bound
+
+    @property
+    def _user_index(self) -> UserIndex:
+        index = self._backend.user_index
+        assert index is not None
+        return index
 
     async def list(self, user_id: str, current: SessionSource | None = None) -> list[UserSession]:
         """Return the user's live sessions, the newest sign-in first.

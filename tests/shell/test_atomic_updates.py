@@ -182,17 +182,21 @@ async def test_a_function_that_changes_nothing_writes_nothing(clock: Clock, site
     from starsessions.stores.memory import MemoryStore
 
     class Counted(MemoryStore):
-        puts = 0
+        writes = 0
 
-        async def put(self, *args: Any) -> Any:
-            self.puts += 1
-            return await super().put(*args)
+        async def create(self, *args: Any, **instants: int) -> Any:
+            self.writes += 1
+            return await super().create(*args, **instants)
+
+        async def replace(self, *args: Any, **instants: int) -> Any:
+            self.writes += 1
+            return await super().replace(*args, **instants)
 
     store = Counted()
     site = site_of(backend=StoreBackend(store, clock=clock))
     await site.visit(lambda session: session.update(n=1))
     await site.visit(lambda session: update_atomically(session, lambda data: data["n"]))
-    assert (site.result, store.puts) == (1, 1)
+    assert (site.result, store.writes) == (1, 1)
 
 
 async def test_one_that_never_gets_through_gives_up_with_an_error(

@@ -257,7 +257,7 @@ async def test_a_cookie_that_opens_nothing_is_told_by_its_reason(site_of: Callab
     assert await bring(CookieBackend(KEY, clock=clock), cookie) == InvalidCookie(
         handle_for(cookie), MissReason.BAD_SIGNATURE
     )
-    await stored.store.put("garbage", b"garbage", int(clock()) + 100, None, int(clock()))
+    await stored.store.create("garbage", b"garbage", expires_at=int(clock()) + 100, now=int(clock()))
     assert await bring(stored, "garbage") == InvalidCookie(handle_for("garbage"), MissReason.UNDECODABLE)
     site = site_of(backend=sealed)
     await site.visit(lambda session: session.update(n=1))
@@ -287,7 +287,7 @@ async def test_data_that_cannot_be_decoded_is_told(site_of: Callable[..., Site],
 
 
 class Failing(MemoryStore):
-    async def get(self, key: str, now: int) -> Any:
+    async def get(self, key: str, *, now: int) -> Any:
         raise BackendUnavailable("The store failed: ConnectionError.")
 
 

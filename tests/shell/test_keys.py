@@ -116,16 +116,6 @@ async def test_the_signed_backend_accepts_no_encrypted_cookie(site_of: Callable[
     assert (await signed.visit(why)).result in (MissReason.MALFORMED, MissReason.BAD_SIGNATURE)
 
 
-async def test_padding_makes_sessions_of_different_length_look_alike(site_of: Callable[..., Site]) -> None:
-    site = site_of(backend=EncryptedCookieBackend(KEY, pad_to=256))
-    lengths = set()
-    for user in ("a", "a" * 50, "a" * 150):
-        await site.visit(lambda session, user=user: session.update(user=user))
-        assert await site.data() == {"user": user}
-        lengths.add(len(site.browser.cookies["session"]))
-    assert len(lengths) == 1
-
-
 def test_a_weak_key_is_reported_once_and_not_shown(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "starsessions"):
         SessionMiddleware(None, secret_key="TOP SECRET")  # type: ignore[arg-type]
@@ -151,11 +141,6 @@ def test_something_that_is_no_key_fails_at_start(key: Any) -> None:
 def test_a_number_of_cookies_that_servers_refuse_fails_at_start(settings: dict[str, Any]) -> None:
     with pytest.raises(ImproperlyConfigured, match="max_cookies"):
         CookieBackend(KEY, **settings)
-
-
-def test_a_padding_that_leaves_no_room_fails_at_start() -> None:
-    with pytest.raises(ImproperlyConfigured, match="pad_to"):
-        EncryptedCookieBackend(KEY, pad_to=5000)
 
 
 def test_a_secret_key_that_is_not_used_is_reported(caplog: pytest.LogCaptureFixture, clock: Clock) -> None:

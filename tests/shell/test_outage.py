@@ -44,17 +44,21 @@ class Failing(MemoryStore):
         if self.fails:
             raise BackendUnavailable("The store failed: ConnectionError.")
 
-    async def get(self, *args: Any) -> Any:
+    async def get(self, *args: Any, **instants: int) -> Any:
         self._check_up()
-        return await super().get(*args)
+        return await super().get(*args, **instants)
 
-    async def put(self, *args: Any) -> Any:
+    async def create(self, *args: Any, **instants: int) -> Any:
         self._check_up()
-        return await super().put(*args)
+        return await super().create(*args, **instants)
 
-    async def delete(self, *args: Any) -> Any:
+    async def replace(self, *args: Any, **instants: int) -> Any:
         self._check_up()
-        return await super().delete(*args)
+        return await super().replace(*args, **instants)
+
+    async def delete(self, *args: Any, **instants: int) -> Any:
+        self._check_up()
+        return await super().delete(*args, **instants)
 
 
 @pytest.fixture

@@ -14,7 +14,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
-from starsessions import ImproperlyConfigured, InMemoryBackend, SessionMiddleware
+from starsessions import CookieBackend, EncryptedCookieBackend, ImproperlyConfigured, InMemoryBackend, SessionMiddleware
+from starsessions.core.serializer import Msgpack
+from starsessions.stores import MemoryStore
 from tests.site import KEY
 
 
@@ -65,9 +67,38 @@ def test_a_session_that_no_handler_can_see_is_reported_at_start(caplog: pytest.L
     app.add_middleware(SessionMiddleware, secret_key=KEY, session_cookie="inner")
     app.add_middleware(SessionMiddleware, secret_key=KEY, session_cookie="outer")
     app.build_middleware_stack()
-    [record] = caplog.records
+    record = caplog.records[0]
     assert "handlers see that of the cookie 'inner' only, and not that of 'outer'" in record.message
     assert "scope_key" in record.message
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "is_reported"),
+    [
+        ({"secret_key": KEY}, {"secret_key": KEY}, True),
+        ({"secret_key": KEY}, {"secret_key": "another key that is long enough for this"}, False),
+        ({"secret_key": ["another key that is long enough for this", KEY]}, {"secret_key": KEY}, True),
+        ({"secret_key": KEY}, {"secret_key": KEY, "absolute_timeout": 60}, False),
+        ({"secret_key": KEY, "app_name": "shop"}, {"secret_key": KEY}, False),
+        ({"secret_key": KEY}, {"backend": CookieBackend(KEY, starlette_format=False)}, False),
+        ({"secret_key": KEY}, {"backend": CookieBackend(KEY, compress=True)}, False),
+        ({"secret_key": KEY}, {"backend": CookieBackend(KEY, serializer=Msgpack())}, False),
+        ({"secret_key": KEY}, {"backend": CookieBackend(KEY, revocations=MemoryStore())}, False),
+        ({"secret_key": KEY}, {"backend": EncryptedCookieBackend(KEY)}, False),
+        ({"secret_key": KEY}, {"backend": EncryptedCookieBackend(KEY, accept_signed=KEY)}, True),
+        ({"secret_key": KEY}, {"backend": InMemoryBackend()}, False),
+    ],
+)
+def test_two_that_read_each_others_cookies_in_starlettes_format_are_reported_at_start(
+    inner: dict[str, Any], outer: dict[str, Any], is_reported: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Starlette()
+    app.add_middleware(SessionMiddleware, session_cookie="inner", scope_key="inner", **inner)
+    app.add_middleware(SessionMiddleware, session_cookie="outer", **outer)
+    app.build_middleware_stack()
+    said = [record.getMessage() for record in caplog.records if "share a secret_key" in record.getMessage()]
+    assert len(said) == is_reported
+    assert all("'inner'" in one and "'outer'" in one and KEY not in one for one in said)
 
 
 def test_a_plain_dict_put_over_an_inner_session_is_saved_by_the_inner_one_only() -> None:

@@ -29,7 +29,7 @@ from starsessions import (
 from starsessions.backends.adapter import adapt
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.user_index import MAX_TRIES, PENDING, Index, IndexedSession, index_key
-from starsessions.stores.base import Refused
+from starsessions.stores.base import Conflict
 from starsessions.stores.memory import MemoryStore
 from starsessions.timeouts import AAL1, AAL2, AAL3, Limits
 from starsessions.users import UserSession, UserSessions
@@ -513,18 +513,16 @@ async def test_who_signs_in_while_another_device_does_takes_nobody_from_the_list
     site_of: Callable[..., Site], clock: Clock
 ) -> None:
     class Slow(StoreBackend):
-        meanwhile: Callable[[], Any] | None = None
-
         async def dead_handles(self, index: Index, now: int) -> frozenset[str]:
-            meanwhile, self.meanwhile = self.meanwhile, None
-            if meanwhile is not None:
-                await meanwhile()
+            while meanwhile:
+                await meanwhile.pop()()
             return await super().dead_handles(index, now)
 
+    meanwhile: list[Callable[[], Any]] = []
     backend = Slow(MemoryStore(), clock=clock)
     site = site_of(backend=backend)
     await signed_in(site)
-    backend.meanwhile = lambda: signed_in(site)
+    meanwhile.append(lambda: signed_in(site))
     await signed_in(site)
     assert len(await UserSessions(backend).list("ann")) == 3
 
@@ -593,10 +591,11 @@ async def test_a_backend_without_lists_knows_of_none() -> None:
 async def test_garbage_where_the_list_should_be_ends_no_session_and_is_replaced(
     site_of: Callable[..., Site], clock: Clock
 ) -> None:
-    for value in (b"", b"garbage", b"u1.garbage", b"u1."):
+    mark = b"u1." + index_key("ann")[:8].encode()
+    for value in (b"", b"garbage", b"u1.garbage", mark + b"garbage", mark):
         store = MemoryStore()
         backend = StoreBackend(store, clock=clock)
-        await store.put(index_key("ann"), value, int(clock()) + 1000, None, int(clock()))
+        await store.create(index_key("ann"), value, expires_at=int(clock()) + 1000, now=int(clock()))
         site = site_of(backend=backend)
         await site.visit(sign_in())
         assert await user_of(site, site.browser) == "ann"
@@ -702,10 +701,10 @@ async def test_whoever_is_stored_between_the_two_looks_is_ended_too(clock: Clock
     inside: list[Any] = []
 
     class Interrupted(MemoryStore):
-        async def delete(self, key: str, expect: Any, now: int) -> bool:
+        async def delete(self, key: str, version: Any = None, *, now: int) -> bool:
             while inside:
                 await inside.pop()()
-            return await super().delete(key, expect, now)
+            return await super().delete(key, version, now=now)
 
     store = Interrupted()
     backend = StoreBackend(store, clock=clock)
@@ -729,11 +728,11 @@ async def test_a_list_that_others_change_without_end_is_an_error_and_not_a_loop(
     class Contended(MemoryStore):
         tries = 0
 
-        async def put(self, key: str, value: bytes, expires_at: int, expect: Any, now: int) -> Any:
+        async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Any:
             if key == index_key("ann"):
                 self.tries += 1
-                raise Refused(self.peek(key, now))
-            return await super().put(key, value, expires_at, expect, now)
+                raise Conflict(self.peek(key, now))
+            return await super().create(key, value, expires_at=expires_at, now=now)
 
     store = Contended()
     session = Session(StoreBackend(store, clock=clock))
@@ -1064,11 +1063,11 @@ async def test_a_store_that_fails_for_long_ends_what_nobody_can_vouch_for(
     class Failing(MemoryStore):
         fails = 0
 
-        async def get(self, key: str, now: int) -> Any:
+        async def get(self, key: str, *, now: int) -> Any:
             if self.fails:
                 self.fails -= 1
                 raise BackendUnavailable("The store failed: ConnectionError.")
-            return await super().get(key, now)
+            return await super().get(key, now=now)
 
     store, ticks = Failing(), Ticks()
     site = site_of(backend=StoreBackend(store, clock=clock))

@@ -57,15 +57,18 @@ class Watched(MemoryStore):
             await checkpoint()
         return result
 
-    async def get(self, key: str, now: int) -> Entry | None:
-        found: Entry | None = await self._call(lambda: super(Watched, self).get(key, now))
+    async def get(self, key: str, *, now: int) -> Entry | None:
+        found: Entry | None = await self._call(lambda: super(Watched, self).get(key, now=now))
         return found
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Any, now: int) -> Any:
-        return await self._call(lambda: super(Watched, self).put(key, value, expires_at, expect, now))
+    async def create(self, key: str, value: bytes, **instants: int) -> Any:
+        return await self._call(lambda: super(Watched, self).create(key, value, **instants))
 
-    async def delete(self, key: str, expect: Any, now: int) -> bool:
-        lived: bool = await self._call(lambda: super(Watched, self).delete(key, expect, now))
+    async def replace(self, key: str, value: bytes, version: Any, **instants: int) -> Any:
+        return await self._call(lambda: super(Watched, self).replace(key, value, version, **instants))
+
+    async def delete(self, key: str, version: Any = None, *, now: int) -> bool:
+        lived: bool = await self._call(lambda: super(Watched, self).delete(key, version, now=now))
         return lived
 
 

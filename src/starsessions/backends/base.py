@@ -1,20 +1,22 @@
 """The two contracts of a backend: the historical one, which users write, and the one that the session works with.
 
 `SessionBackend` is four calls that know ids and dicts. `Backend` is what our own backends are, and what a user's
-`SessionBackend` is lifted to (`legacy.py`): it knows records, deadlines and versions, and none of
+`SessionBackend` is adapted to (`adapter.py`): it knows records, deadlines and versions, and none of
 its own verbs overwrites. (`write` by hand does: whoever calls it says what shall stand there.)
 """
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
+from copy import copy
 from os import urandom
 from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 from msgspec.structs import replace
 
 from starsessions.backends.user_index import PENDING, Index, IndexedSession, UserIndex
+from starsessions.core.binding import DEFAULT_BINDING, Binding, binding_for
 from starsessions.core.durations import Clock
 from starsessions.core.encoding import ID_BYTES, is_valid_id, to_base64url
 from starsessions.core.record import Found, MissReason, Policy, Record, deadline, why_expired
@@ -134,15 +136,90 @@ class Backend(SessionBackend):
     user_index: UserIndex | None = None
     """The lists of users' sessions; None: nobody can list them here, or end them from elsewhere."""
 
-    has_said_so: bool = False
-    """Whether the log has been told that a sign in here cannot be called back."""
-
     max_cookies: int = 1
     """Over how many cookies a token may be split."""
 
-    @abstractmethod
-    def bind(self, cookie_name: str, policy: Policy) -> Self:
-        """This backend, told for which cookie and by which policy it works. Called once, when the app is built."""
+    binding: Binding = DEFAULT_BINDING
+    """The application and the cookie whose sessions it keeps."""
+
+    original: Self | None = None
+    """What a copy was made from: the object that the application holds."""
+
+    starlette_keys: Collection[bytes] = ()
+    """Digests of the keys whose cookies in Starlette's format it reads: these are bound to nothing but the key."""
+
+    # For whom it works
+
+    def bind(self, binding: Binding, policy: Policy) -> Self:
+        """Return a copy that works for one cookie of one application, by this policy. It changes nothing for others.
+
+        The middleware calls it once, when the application is built.
+
+        Raises:
+            ImproperlyConfigured: this is such a copy, for another cookie or application.
+        """
+        original = self if self.original is None else self.original
+        if original is not self and binding != self.binding:
+            raise ImproperlyConfigured(
+                f"This backend works for the cookie {self.binding.cookie_name!r} of {self.binding.app_name!r}: give "
+                "SessionMiddleware the same session_cookie and app_name, or the backend that bound_for() was called on."
+            )
+        bound = copy(self)
+        bound.original = original
+        bound.prepare(binding, policy)
+        self._copies()[binding] = bound
+        return bound
+
+    def prepare(self, binding: Binding, policy: Policy) -> None:
+        """Derive keys, and whatever else depends on the binding. `bind` calls it, on the copy."""
+        self.binding = binding
+        self.policy = policy
+
+    def bound_for(self, session_cookie: str = "session", app_name: str | None = None) -> Self:
+        """Return the copy that works for the middleware with this `session_cookie` and `app_name`.
+
+        >>> import asyncio
+        >>> from starsessions import InMemoryBackend
+        >>> backend = InMemoryBackend()
+        >>> asyncio.run(backend.bound_for("admin").write({"user": "ann"}, "some-id"))
+        'some-id'
+        >>> asyncio.run(backend.bound_for("shop").read("some-id"))
+        {}
+        """
+        binding = binding_for(session_cookie, app_name)
+        bound = self._copies().get(binding)
+        return self.bind(binding, self.policy) if bound is None else bound
+
+    def bound_once(self) -> Self | None:
+        """Return the only copy that was bound, or this object if it is one; None if there is none.
+
+        Raises:
+            ImproperlyConfigured: there are several, so that one of them has to be named.
+        """
+        if self.original is not None:
+            return self
+        copies = list(self._copies().values())
+        if len(copies) > 1:
+            names = ", ".join(repr(one.binding.cookie_name) for one in copies)
+            raise ImproperlyConfigured(
+                f"This backend works for several cookies or applications ({names}): say which one with "
+                "backend.bound_for(session_cookie, app_name), or give each SessionMiddleware a backend of its own."
+            )
+        return copies[0] if copies else None
+
+    def by_hand(self) -> Self:
+        """Return what a call without a middleware means: the only copy that was bound, or one for the default cookie.
+
+        Raises:
+            ImproperlyConfigured: several were bound.
+        """
+        bound = self.bound_once()
+        return self.bound_for() if bound is None else bound
+
+    def _copies(self) -> dict[Binding, Self]:
+        """The latest copy for each binding. Those copies know it, too."""
+        copies: dict[Binding, Self] = self.__dict__.setdefault("_bound_copies", {})
+        return copies
 
     @abstractmethod
     async def fetch(self, token: str, now: int) -> Found | MissReason:
@@ -156,7 +233,7 @@ class Backend(SessionBackend):
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
         """Keep a new session, under this id (given by the application) or a new one.
 
-        Raises `Conflict` if the id is taken; a lifted backend of the user's own does not look.
+        Raises `Conflict` if the id is in use; an adapted backend of the user's own does not look.
         """
 
     @abstractmethod
@@ -179,7 +256,7 @@ class Backend(SessionBackend):
         With `if_unchanged`, raises `Conflict` like `replace`, and then did nothing.
         """
 
-    # Whose sessions there are: what a backend with `owners` can do.
+    # Whose sessions there are: what a backend with a `user_index` can do.
 
     def key_of(self, session_id: str) -> str:
         """Where the session with this id stands, as its user's list has it."""
@@ -215,7 +292,8 @@ class Backend(SessionBackend):
 
     async def new_id(self) -> str:
         """An id from `generate_id()` that will be accepted when it comes back."""
-        new_id = await self.generate_id()
+        # The application may have replaced it on its object, or count there.
+        new_id = await (self if self.original is None else self.original).generate_id()
         if not self.is_well_formed(new_id):
             raise ImproperlyConfigured(
                 "generate_id() gave an id that is_well_formed() would refuse when it comes back "
@@ -226,43 +304,47 @@ class Backend(SessionBackend):
     # The historical calls, for applications that use a backend by hand: any string is an id here.
 
     async def read(self, session_id: str) -> dict[str, Any]:
-        found = await self._live(session_id)
-        return self.serializer.loads(found.record.payload) if found else {}
+        backend = self.by_hand()
+        found = await _live(backend, session_id)
+        return backend.serializer.loads(found.record.payload) if found else {}
 
     async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
-        payload = self.serializer.dumps(data)
-        found = await self._live(session_id) if session_id else None
+        backend = self.by_hand()
+        payload = backend.serializer.dumps(data)
+        found = await _live(backend, session_id) if session_id else None
         while True:
-            now = int(self.clock())
+            now = int(backend.clock())
             try:
                 if found is None:
                     record = Record(payload, now, now)
-                    return (await self.create(record, session_id, deadline(record, self.policy), now)).token
+                    return (await backend.create(record, session_id, deadline(record, backend.policy), now)).token
                 record = replace(found.record, payload=payload, renewed_at=now)
-                return (await self.replace(found, record, deadline(record, self.policy), now)).token
+                return (await backend.replace(found, record, deadline(record, backend.policy), now)).token
             except Conflict as conflict:
                 if found is None and conflict.current is None:
                     raise SessionError("What is stored under this id is no session: remove it by hand.") from None
                 found = conflict.current
 
     async def remove(self, session_id: str) -> None:
-        now = int(self.clock())
-        found = await self.fetch(session_id, now)
+        backend = self.by_hand()
+        now = int(backend.clock())
+        found = await backend.fetch(session_id, now)
         if isinstance(found, Found):
-            await self.delete(found, now)
+            await backend.delete(found, now)
         else:
-            await self.discard(session_id, now)
+            await backend.discard(session_id, now)
 
     async def exists(self, session_id: str) -> bool:
-        return await self._live(session_id) is not None
+        return await _live(self.by_hand(), session_id) is not None
 
-    async def _live(self, session_id: str) -> Found | None:
-        """What the id stands for. A store has looked at the deadline that it was given; a sealed token has none."""
-        now = int(self.clock())
-        found = await self.fetch(session_id, now)
-        if not isinstance(found, Found) or (self.is_client_side and why_expired(found.record, self.policy, now)):
-            return None
-        return found
+
+async def _live(backend: Backend, session_id: str) -> Found | None:
+    """What the id opens. A store has looked at the deadline that it was given; a signed or encrypted token has none."""
+    now = int(backend.clock())
+    found = await backend.fetch(session_id, now)
+    if not isinstance(found, Found) or (backend.is_client_side and why_expired(found.record, backend.policy, now)):
+        return None
+    return found
 
 
 @runtime_checkable

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 from starsessions.backends.base import in_one_step, wall_clock
 from starsessions.backends.server_side import Pointer, StoreBackend
+from starsessions.core.binding import Binding
 from starsessions.core.durations import Clock
-from starsessions.core.record import Found, MissReason
+from starsessions.core.record import Found, MissReason, Policy
 from starsessions.core.serializer import Serializer
 from starsessions.stores.memory import MemoryStore
 
@@ -28,7 +29,14 @@ class InMemoryBackend(StoreBackend):
 
     def __init__(self, *, serializer: Serializer | None = None, clock: Clock = wall_clock) -> None:
         self.store: MemoryStore
+        self._stores: dict[Binding, MemoryStore | None] = {}  # None: the first one, which is `store`
         super().__init__(MemoryStore(), serializer=serializer, clock=clock)
+
+    def prepare(self, binding: Binding, policy: Policy) -> None:
+        if self.original is not None:  # keys are ids, so each binding has a store of its own
+            own = self._stores.setdefault(binding, MemoryStore() if self._stores else None)
+            self.store = self.store if own is None else own
+        super().prepare(binding, policy)
 
     def peek(self, token: str, now: int) -> Found | MissReason:
         read = self._read(token, token, self.store.peek(token, now))
@@ -40,7 +48,8 @@ class InMemoryBackend(StoreBackend):
         return type(self.store) is MemoryStore and type(self).replace is StoreBackend.replace
 
     def __len__(self) -> int:
-        return len(self.store)
+        others = () if self.original is not None else self._stores.values()
+        return len(self.store) + sum(len(store) for store in others if store is not None)
 
     @property
     def data(self) -> Mapping[str, dict[str, Any]]:
@@ -53,9 +62,13 @@ class InMemoryBackend(StoreBackend):
         >>> dict(backend.data)
         {'some-id': {'user': 'ann'}}
         """
+        return MappingProxyType(self.by_hand().copied())
+
+    def copied(self) -> dict[str, dict[str, Any]]:
+        """`data`, of this binding."""
         held = {}
         for key in self.store.all_keys():
             found = self._read(key, key, self.store.peek(key, 0))
             if isinstance(found, Found):
                 held[key] = self.serializer.loads(found.record.payload)
-        return MappingProxyType(held)
+        return held

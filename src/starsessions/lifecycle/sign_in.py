@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Callable, Set
 from os import urandom
+from weakref import WeakSet
 
 from msgspec.structs import replace
 
+from starsessions.backends.base import Backend
 from starsessions.backends.user_index import PENDING, Index, IndexedSession, indexed_as, listing_end, new_handle
 from starsessions.core.csrf import SECRET_BYTES, renew_secrets
 from starsessions.core.encoding import to_base64url
@@ -19,6 +21,7 @@ from starsessions.lifecycle.saving import end
 from starsessions.lifecycle.tracked_dict import TrackedDict
 
 _log = logging.getLogger("starsessions")
+_warned: WeakSet[Backend] = WeakSet()
 
 
 async def sign_in(session: TrackedDict, user_id: str, remember: bool, keep_data: bool, method: str) -> str:
@@ -80,8 +83,8 @@ async def register(
     backend, rules, user_id = config.backend, config.users, identity.user_id
     user_index = backend.user_index
     if user_index is None:
-        if backend.is_client_side and not backend.has_said_so:
-            backend.has_said_so = True
+        if backend.is_client_side and backend not in _warned:
+            _warned.add(backend)
             _log.warning(
                 "Somebody signs in with a sealed cookie that cannot be called back: a copy of it outlives the sign "
                 "out. Give the backend revocations=… (a store), or keep sessions in a store."

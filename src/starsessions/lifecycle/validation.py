@@ -27,8 +27,12 @@ ANOTHER = (
 )
 
 
-def check_choices(*, clock: Any, scope_key: Any, on_conflict: Any, on_event: Any, on_unavailable: Any) -> None:
+def check_choices(
+    *, app_name: Any = None, clock: Any, scope_key: Any, on_conflict: Any, on_event: Any, on_unavailable: Any
+) -> None:
     """Refuse what is none of the things that a setting can be."""
+    if app_name is not None and (not isinstance(app_name, str) or not app_name):
+        raise ImproperlyConfigured("app_name must be a str that is not empty, or None for the name of the cookie.")
     if clock is not None and not callable(clock):
         raise ImproperlyConfigured("clock must be callable and return seconds since 1970, as time.time does.")
     if not isinstance(scope_key, str) or scope_key in _ASGI_KEYS:
@@ -120,6 +124,20 @@ def check_stack(app: object, cookie: CookieSpec, scope_key: str) -> None:
                 )
         if writes(inner, cookie.name):
             raise ImproperlyConfigured(ANOTHER.format(cookie.name))
+
+
+def check_starlette_keys(app: object, backend: Backend) -> None:
+    """Warn of another middleware that takes the same cookies in Starlette's format, which is bound to no name."""
+    for inner in layers(app):
+        config = getattr(inner, "config", None)
+        if isinstance(config, Config) and not set(config.backend.starlette_keys).isdisjoint(backend.starlette_keys):
+            _log.warning(
+                "Two SessionMiddlewares share a secret_key, and read Starlette's cookie format, which does not say for "
+                "which cookie it is: the value of the cookie %r is a session in the cookie %r, too. Give each a "
+                "secret_key of its own, or CookieBackend(…, starlette_format=False).",
+                config.backend.binding.cookie_name,
+                backend.binding.cookie_name,
+            )
 
 
 def layers(app: object) -> Iterator[object]:

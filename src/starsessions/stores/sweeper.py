@@ -36,7 +36,7 @@ async def sweep_forever(
     while True:
         removed = 0
         try:
-            removed = await store.sweep(BATCH, int(clock()))
+            removed = await store.sweep(BATCH, now=int(clock()))
             fails = False
         except Exception as error:  # whatever it is, the next time may be better
             if not fails:

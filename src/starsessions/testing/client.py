@@ -136,7 +136,7 @@ def sign_in(
     '42'
     """
     opened = session_of(client, session_cookie=session_cookie, app=app)
-    return opened._do(
+    return opened.run(
         lambda session: users.sign_in(session, user_id, remember=remember, keep_data=keep_data, method=method)
     )
 
@@ -176,7 +176,7 @@ class SessionOf:
     ) -> None:
         await self._open_async.__aexit__(kind, error, traceback)
 
-    def _do(self, act: Callable[[Session], Awaitable[object]]) -> Coroutine[Any, Any, None] | None:
+    def run(self, act: Callable[[Session], Awaitable[object]]) -> Coroutine[Any, Any, None] | None:
         """One act in a block of its own: done now, or to be awaited."""
 
         async def do() -> None:

@@ -32,7 +32,7 @@ _KEY = (
 _VALUE = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")  # BLOB there ends at 64 KiB
 
 
-def session_table(metadata: MetaData, name: str = "starsessions") -> Table:
+def session_table(metadata: MetaData | None, name: str = "starsessions") -> Table:
     """The table, as part of `metadata`: with it, Alembic finds the table when it compares.
 
     What is there already under this name is returned as it is, so that a module with models and the backend may both
@@ -45,6 +45,7 @@ def session_table(metadata: MetaData, name: str = "starsessions") -> Table:
     >>> session_table(metadata) is metadata.tables["starsessions"]
     True
     """
+    metadata = MetaData() if metadata is None else metadata
     full_name = f"{metadata.schema}.{name}" if metadata.schema else name
     if full_name in metadata.tables:
         return metadata.tables[full_name]

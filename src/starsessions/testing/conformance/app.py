@@ -43,11 +43,12 @@ class Site:
     """
 
     def __init__(self, backend: SessionBackend, clock: Clock, **settings: Any) -> None:
+        self._cookie_name: str = settings.get("session_cookie", "session")
         self.app: SessionMiddleware = SessionMiddleware(_handle, backend=backend, clock=clock, **settings)
 
     async def visit(self, token: str | None, act: Act) -> Answer:
         """What the request came to."""
-        cookie = [] if token is None else [(b"cookie", f"session={token}".encode())]
+        cookie = [] if token is None else [(b"cookie", f"{self._cookie_name}={token}".encode())]
         messages: list[MutableMapping[str, Any]] = []
         results: list[Any] = []
 

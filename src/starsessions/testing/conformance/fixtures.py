@@ -40,7 +40,7 @@ class StoreFixture:
     >>> async def main():
     ...     async with StoreFixture(lambda name: MemoryStore()) as place:
     ...         store = await place.connect()
-    ...         return await store.get("key", place.now)
+    ...         return await store.get("key", now=place.now)
     >>> anyio.run(main)
     """
 
