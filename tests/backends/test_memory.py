@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from anyio.lowlevel import checkpoint
 
 from starsessions import InMemoryBackend, Session, set_expiry
+from starsessions.core.record import Found, Record
 from starsessions.stores.base import Conflict
 from starsessions.stores.memory import MemoryStore
 from tests.site import Clock, Site
@@ -110,6 +112,45 @@ async def test_an_entry_is_over_at_its_deadline_and_its_key_is_free() -> None:
     entry = await store.get("key", now=NOW + 1)
     assert entry is not None
     assert entry.value == b"new"
+
+
+class Audited(InMemoryBackend):
+    """Writes down what is changed, and waits for nothing."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock=clock)
+        self.replaced: list[str] = []
+
+    async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
+        self.replaced.append(found.token)
+        return await super().replace(found, record, ends_at, now)
+
+
+class Slow(MemoryStore):
+    async def replace(self, *args: Any, **instants: Any) -> Any:
+        await checkpoint()
+        return await super().replace(*args, **instants)
+
+
+async def test_a_replace_of_ones_own_is_called(site_of: Callable[..., Site], clock: Clock) -> None:
+    backend = Audited(clock)
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(a=1))
+    await site.visit(lambda session: session.update(a=2))
+    assert backend.replaced == [site.browser.cookies["session"]]
+    assert await site.data() == {"a": 2}
+
+
+async def test_what_waits_or_may_wait_is_not_done_in_one_step(site_of: Callable[..., Site], clock: Clock) -> None:
+    backend = InMemoryBackend(clock=clock)
+    assert backend.never_waits
+    assert not Audited(clock).never_waits
+    backend.store = Slow()
+    assert not backend.never_waits
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(a=1))
+    await site.visit(lambda session: session.update(a=2))
+    assert await site.data() == {"a": 2}
 
 
 async def test_a_write_refuses_what_it_does_not_expect_and_says_what_is_there() -> None:

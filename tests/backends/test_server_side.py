@@ -9,7 +9,7 @@ import pytest
 from starsessions import MissReason, Session, stores
 from starsessions.backends.base import Conflict
 from starsessions.backends.server_side import MAX_HOPS, MOMENT, Location, Pointer, StoreBackend, key_for
-from starsessions.core.record import Found, Record
+from starsessions.core.record import Found, Identity, Record
 from starsessions.stores.memory import MemoryStore
 from tests.site import Browser, Clock, Site
 
@@ -201,6 +201,37 @@ async def test_any_text_can_be_an_id_by_hand(backend: StoreBackend) -> None:
         if session_id:
             await backend.write({"id": 1}, session_id)
             assert await backend.read(session_id) == {"id": 1}
+
+
+async def test_a_session_that_another_user_signs_in_to_leaves_the_list_of_the_first(backend: StoreBackend) -> None:
+    def of(user_id: str, handle: str) -> Record:
+        return Record(b"\x80", NOW, NOW, identity=Identity(user_id, NOW, handle))
+
+    found = await backend.create(of("ann", "one"), "first", END, NOW)
+    assert [one.handle for one in await backend.user_index.of("ann", NOW)] == ["one"]
+    for user_id, handle, token in (("eve", "two", "second"), ("eve", "three", "third")):
+        found = await backend.rotate(found, of(user_id, handle), token, END, NOW)
+    assert await backend.user_index.of("ann", NOW) == ()
+    assert [one.handle for one in await backend.user_index.of("eve", NOW)] == ["three"]
+    # The same session under another id stays where it is.
+    await backend.rotate(found, found.record, "fourth", END, NOW)
+    assert [one.key for one in await backend.user_index.of("eve", NOW)] == [key_for("fourth")]
+
+
+async def test_a_session_that_was_rotated_meanwhile_is_still_that_of_the_old_id(backend: StoreBackend) -> None:
+    found = await begin(backend)
+    await backend.rotate(found, record(b"\x81\xa1a\x01"), "second", END, NOW, NOW + 10)
+    again = await backend.refetch(found, NOW)
+    assert isinstance(again, Found)
+    assert (again.token, again.is_alias, again.record.payload) == ("first", True, b"\x81\xa1a\x01")
+    alias = await backend.fetch("first", NOW)
+    assert isinstance(alias, Found)
+    assert isinstance(still := await backend.refetch(alias, NOW), Found)
+    assert still.is_alias
+    second = await backend.fetch("second", NOW)
+    assert isinstance(second, Found)
+    assert isinstance(direct := await backend.refetch(second, NOW), Found)
+    assert not direct.is_alias
 
 
 # Sealed at rest

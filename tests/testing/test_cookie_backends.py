@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from starsessions import CookieBackend, EncryptedCookieBackend, MissReason, SessionBackend
 from starsessions.core.record import Found
+from starsessions.core.serializer import Msgpack
 from starsessions.stores import MemoryStore
 from starsessions.testing import CookieBackendSuite, OpenBackend
 from starsessions.testing.conformance.cookie_rules import COOKIE, CookieFixture, cookie_fixture
@@ -74,10 +75,10 @@ class Unsigned(SessionBackend):
         return urlsafe_b64encode(msgspec.json.encode(data)).decode()
 
     async def remove(self, session_id: str) -> None:
-        raise AssertionError("there is nothing to remove")
+        raise RuntimeError("there is nothing to remove here")
 
     async def exists(self, session_id: str) -> bool:
-        return False
+        return True
 
     def is_well_formed(self, session_id: str) -> bool:
         return True
@@ -139,20 +140,25 @@ class Large(Revocable):
         self.max_cookies = 1000
 
 
-class SetsACookieEachTime(Revocable):
-    """Every request renews."""
+class AddsSomething(Msgpack):
+    """What is read is not what was written."""
 
-    async def fetch(self, token: str, now: int) -> Found | MissReason:
-        found = await super().fetch(token, now)
-        if isinstance(found, Found):
-            return Found(found.token, replace(found.record, payload=found.record.payload + b"\xc0"))
-        return found
+    def loads(self, payload: bytes, /) -> dict[str, Any]:
+        return {**super().loads(payload), "read": token_hex(8)}
+
+
+class Renews(Revocable):
+    """Its serializer finds a change each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.serializer = AddsSomething()
 
 
 WRONG: dict[Callable[[], SessionBackend], set[str]] = {
     Unsigned: {
         "a_changed_cookie_is_no_session",
-        "what_no_cookie_can_hold_is_refused",
+        "a_logout_clears_the_cookie",
         "the_data_cannot_be_read",
         "a_sign_out_ends_every_copy",
         "a_user_can_be_signed_out_everywhere",
@@ -167,6 +173,14 @@ WRONG: dict[Callable[[], SessionBackend], set[str]] = {
     FailsOnRubbish: {"a_changed_cookie_is_no_session", "rubbish_is_no_session_and_no_error"},
     TakesTheTimeFromTheRequest: {"a_cookie_expires_at_its_deadline"},
     EndsNothing: {"a_sign_out_ends_every_copy"},
+    Large: {"what_no_cookie_can_hold_is_refused"},
+    Renews: {
+        "a_cookie_keeps_its_data",
+        "another_process_reads_the_cookie",
+        "reading_sets_no_cookie",
+        "a_cookie_expires_at_its_deadline",
+        "a_sign_out_ends_every_copy",
+    },
     LosesChanges: {"a_cookie_keeps_its_data"},
 }
 
@@ -183,6 +197,11 @@ async def test_a_wrong_backend_fails_exactly_the_rules_that_its_mistake_breaks(
     make: Callable[[], SessionBackend],
 ) -> None:
     assert await broken_by(make) == WRONG[make]
+
+
+def test_each_rule_catches_something() -> None:
+    assert set().union(*WRONG.values()) == {rule.__name__ for rule in COOKIE}
+    assert [rule.__name__ for rule in COOKIE if not (rule.__doc__ or "").strip().endswith(".")] == []
 
 
 def test_a_fixture_has_two_backends(clock: Any) -> None:

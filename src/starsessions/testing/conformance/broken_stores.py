@@ -823,6 +823,4 @@ async def failing_rules(kind: Kind, largest_value: int | None = None) -> frozens
     def fixture() -> StoreFixture:
         return StoreFixture(opener(kind), largest_value=largest_value)
 
-    return frozenset(
-        one.rule for one in [one async for one in verdicts(r.STORE, fixture, {})] if one.outcome == "broken"
-    )
+    return frozenset([one.rule async for one in verdicts(r.STORE, fixture, {}) if one.outcome == "broken"])

@@ -4,6 +4,7 @@ import time
 from base64 import urlsafe_b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from secrets import token_hex
 from typing import Any
 
 from starsessions import users
@@ -29,6 +30,7 @@ class CookieFixture:
         self.site: Site = self.site_of(backend)
         self.another: Site = self.site_of(another)
         """The same application, in another process."""
+        self.user_id: str = f"user-{token_hex(8)}"
 
     def site_of(self, backend: SessionBackend, **settings: Any) -> Site:
         return Site(backend, self.clock, max_age=MAX_AGE, **settings)
@@ -39,9 +41,13 @@ class CookieFixture:
         return answer.token
 
     async def signed_in(self) -> str:
-        answer = await self.site.visit(None, _sign_in)
+        answer = await self.site.visit(None, self._sign_in)
         assert answer.token, "a user signed in, and the browser was given no cookie"
         return answer.token
+
+    async def _sign_in(self, session: Session) -> None:
+        await _begin(session)
+        await users.sign_in(session, self.user_id)
 
 
 @asynccontextmanager
@@ -156,6 +162,7 @@ async def a_sign_out_ends_every_copy(place: CookieFixture) -> None:
     """After a sign-out a copy of the cookie opens nothing, here and in another process."""
     copy = await place.signed_in()
     assert await place.site.data(copy) == DATA, "the session of a user does not hold its data"
+    place.clock.advance(MAX_AGE // 2)
     await place.site.visit(copy, _log_out)
     assert await place.site.data(copy) == {}, "a copy of the cookie opens the session after the sign-out"
     assert await place.another.data(copy) == {}, "a copy opens the session in another process after the sign-out"
@@ -166,9 +173,9 @@ async def a_user_can_be_signed_out_everywhere(place: CookieFixture) -> None:
     """`UserSessions` lists the sessions of a user, and ends them all."""
     tokens = [await place.signed_in() for _ in range(3)]
     sessions = users.UserSessions(place.backend, session_cookie="session")
-    listed = len(await sessions.list("42"))
+    listed = len(await sessions.list(place.user_id))
     assert listed == 3, f"a user has 3 sessions, and {listed} are listed"
-    ended = await sessions.revoke_all("42")
+    ended = await sessions.revoke_all(place.user_id)
     assert ended == 3, f"a user had 3 sessions, and {ended} were ended"
     for token in tokens:
         assert await place.site.data(token) == {}, "a session that was ended from elsewhere lives"
@@ -184,7 +191,7 @@ async def _begin(session: Session) -> None:
 
 async def _read(session: Session) -> None:
     await session.load()
-    session.get("user")
+    assert session["cart"], "the session does not hold its data"  # a list, which could be changed from now on
 
 
 async def _change(session: Session) -> None:
@@ -200,11 +207,6 @@ async def _fill(session: Session) -> None:
 async def _log_out(session: Session) -> None:
     await session.load()
     await session.flush()
-
-
-async def _sign_in(session: Session) -> None:
-    await _begin(session)
-    await users.sign_in(session, "42")
 
 
 def _is_base64(character: str) -> bool:
