@@ -15,8 +15,9 @@ from redis.asyncio import Redis
 from sqlalchemy import select
 
 from benchmarks.contestants import App, Scope
-from starsessions.backends.redis import _HEAD, _LAYOUT, _SCRIPT, _SHA, RedisBackend
+from starsessions.backends.redis import RedisBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
+from starsessions.stores.redis.store import HEAD, LAYOUT, SCRIPT, SHA
 
 DAYS_14 = 1_209_600
 PREFIX = "bare:"
@@ -80,7 +81,7 @@ class ThroughRedis(Through):
     async def clear(self) -> None:
         for key in await self.all_keys():
             await self.client.delete(key)
-        await self.client.script_load(_SCRIPT)
+        await self.client.script_load(SCRIPT)
 
     async def all_keys(self) -> list[Any]:
         return [key async for key in self.client.scan_iter(PREFIX + "*")]
@@ -90,16 +91,16 @@ class ThroughRedis(Through):
         return found
 
     async def write(self, key: bytes, found: bytes) -> None:
-        _, version, expires_at = _HEAD.unpack_from(found)
-        entry = _HEAD.pack(_LAYOUT, os.urandom(8), expires_at) + found[_HEAD.size :]
-        answer = await self.client.evalsha(_SHA, 1, key, entry, version, int(time.time()), DAYS_14 * 1000)
+        _, version, expires_at = HEAD.unpack_from(found)
+        entry = HEAD.pack(LAYOUT, os.urandom(8), expires_at) + found[HEAD.size :]
+        answer = await self.client.evalsha(SHA, 1, key, entry, version, int(time.time()), DAYS_14 * 1000)
         assert answer == 1
 
 
 class ThroughSQL(Through):
     def __init__(self, backend: SQLAlchemyBackend) -> None:
         super().__init__(backend)
-        self.engine, self.table, self.say = backend.engine, backend.table, backend.store._say
+        self.engine, self.table, self.say = backend.engine, backend.table, backend.store.statements
 
     async def clear(self) -> None:
         await self.backend.create_table()

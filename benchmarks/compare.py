@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 from benchmarks.cases import AT_ONCE, CASES, SIZES, SIZES_ON_A_SERVER
 from benchmarks.contestants import CONTESTANTS, KINDS, Contestant
-from benchmarks.marks import Cell, check_deadline
+from benchmarks.marks import Cell, judged
 from benchmarks.report import draw, publish, tables
 
 ROOT = Path(__file__).parents[1]
@@ -241,7 +241,7 @@ def main() -> int:
     results["import"] = import_time(5 if options.quick else 15)
     results["memory"] = memory(100_000, 3) if options.quick else memory(1_000_000, 15)
     results["about"], results["left out"] = about(load_before), left_out
-    results["marks"] = list(check_deadline(results))
+    results["marks"] = list(judged(results))
     print(tables(results))
     if options.json:
         write(results, options.json)

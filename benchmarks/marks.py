@@ -52,7 +52,7 @@ GROWTH, IMPORT = 1.2, 20.0
 SWEEP, WAITS = "sweep of 1,000", "longest write meanwhile, over the batch and a write"
 
 
-def check_deadline(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def judged(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Return what these results can tell: name, figure, mark, and whether the mark is met."""
     overheads = {Cell(*row["cell"]): row["overhead"] for row in results["times"]}
     for name, ours, over, most in STOPWATCH:

@@ -59,9 +59,9 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def marks(check_deadline: list[dict[str, Any]]) -> str:
+def marks(judged: list[dict[str, Any]]) -> str:
     rows = [
-        (one["name"], f"{one['figure']:.3g}", one["mark"], "yes" if one["met"] else "MISSED") for one in check_deadline
+        (one["name"], f"{one['figure']:.3g}", one["mark"], "yes" if one["met"] else "MISSED") for one in judged
     ]
     return table(("mark", "figure", "wanted", "met"), rows)
 

@@ -143,21 +143,15 @@ class SessionMiddleware:
         self.scope_key = scope_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
-        if kind != "http" and kind != "websocket":
-            await (self._lifespan if kind == "lifespan" else self.app)(scope, receive, send)
+        if scope["type"] != "http":
+            await self._serve_other(scope, receive, send)
             return
-
         key = self.scope_key
         if key in scope:
             self._check_outer(scope[key], scope)
         scope[key] = session = _new(Session)
-        session.__starsessions__ = state = RequestState(
-            self.config, headers=scope["headers"], client=scope.get("client")
-        )
-        if kind == "websocket":
-            await self._websocket(session, scope, receive, send)
-            return
+        state = RequestState(self.config, headers=scope["headers"], client=scope.get("client"))
+        session.__starsessions__ = state
 
         def send_with_session(message: Message) -> Awaitable[None]:
             # No coroutine of its own: messages that are not ours to change cost next to nothing.
@@ -178,14 +172,8 @@ class SessionMiddleware:
         finally:
             if state.events:
                 await dispatch(state.events, self.config.on_event)
-        if state.phase in _SENT and (
-            (state.exposed and not state.save_was_cancelled and _has_unsaved(session))
-            or (scope.get(key) is not session and self._is_replaced(session, scope))
-        ):
-            raise ResponseStarted(
-                "The session was changed after the response had started, and not saved: "
-                "call `await session.persist()` after the change."
-            )
+        if state.phase in _SENT and (state.exposed or scope.get(key) is not session):
+            self._check_saved(session, scope)
 
     def _start(self, session: Session, replaced: bool, scope: Scope, message: Message, send: Send) -> Awaitable[None]:
         """Let the headers leave, with what they have to say about the session."""
@@ -209,6 +197,17 @@ class SessionMiddleware:
         await save_for_headers(session, command)
         session.__starsessions__.phase = CLOSED
         await send(with_session(message, session, scope.get("scheme", "http")))
+
+    def _check_saved(self, session: Session, scope: Scope) -> None:
+        """Raise for a change that came too late to be saved with the response: to lose it silently is worse."""
+        state = session.__starsessions__
+        if (state.exposed and not state.save_was_cancelled and _has_unsaved(session)) or (
+            scope.get(self.scope_key) is not session and self._is_replaced(session, scope)
+        ):
+            raise ResponseStarted(
+                "The session was changed after the response had started, and not saved: "
+                "call `await session.persist()` after the change."
+            )
 
     async def _refuse(self, session: Session, error: BackendUnavailable, scope: Scope, send: Send) -> None:
         """Answer that the store failed, if nothing has been sent: a clean response in the place of half of one."""
@@ -237,8 +236,16 @@ class SessionMiddleware:
         current = scope.get(self.scope_key)
         return current is not session and isinstance(current, dict) and not hasattr(current, "mark_accessed")
 
-    async def _websocket(self, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
-        state = session.__starsessions__
+    async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        serve = {"websocket": self._websocket, "lifespan": self._lifespan}.get(scope["type"], self.app)
+        await serve(scope, receive, send)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.scope_key in scope:
+            self._check_outer(scope[self.scope_key], scope)
+        scope[self.scope_key] = session = _new(Session)
+        state = RequestState(self.config, headers=scope["headers"], client=scope.get("client"))
+        session.__starsessions__ = state
 
         async def send_with_session(message: Message) -> None:
             kind = message["type"]

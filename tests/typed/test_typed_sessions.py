@@ -118,7 +118,7 @@ async def test_a_nested_change_of_a_model_is_saved(
     await site.visit(of_shop(paint, typed))
     assert await site.data() == {"cart": {"items": ["tea", "milk"]}, "theme": "dark"}
     shop = (await site.visit(of_shop(lambda shop: shop, typed))).result
-    assert type(shop).__name__ == typed._name
+    assert type(shop).__name__ == typed._schema.name
     assert (shop.cart.items, shop.theme) == (["tea", "milk"], "dark")
 
 
@@ -766,7 +766,7 @@ async def test_a_migration_without_a_version_is_rejected() -> None:
 
 
 async def test_a_foreign_session_is_rejected_with_the_cure() -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"needs a session of starsessions\.SessionMiddleware"):
+    with pytest.raises(ImproperlyConfigured, match=r"no session of this package: add starsessions\.SessionMiddleware"):
         await SHOP.load({})
     with pytest.raises(ImproperlyConfigured, match="Starlette's own SessionMiddleware"):
         SHOP.of({})

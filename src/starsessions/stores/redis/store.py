@@ -30,13 +30,13 @@ from starsessions.stores.redis.connection import Opened, Send, Transport, check_
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
-_LAYOUT = 1
-_HEAD = Struct(">B8sQ")
+LAYOUT = 1
+HEAD = Struct(">B8sQ")
 
 _LONGEST = 10**15
 """Milliseconds, some 30,000 years: Redis adds the time of day, and would refuse what does not fit into 63 bits then."""
 
-_SCRIPT = b"""
+SCRIPT = b"""
 local entry, expected, now, milliseconds = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local there = redis.pcall('GET', KEYS[1])
@@ -67,7 +67,7 @@ return 1
 """Puts an entry (none: removes) where the version is `expected`; none: where nothing is. With `*` it removes whatever
 is there. The answer is 1 if it was done, also if it was done before, and otherwise what is there: nil if nothing is."""
 
-_SHA = sha1(_SCRIPT, usedforsecurity=False).hexdigest()
+SHA = sha1(SCRIPT, usedforsecurity=False).hexdigest()
 
 
 class RedisStore:
@@ -138,7 +138,7 @@ class RedisStore:
 
     async def _put(self, key: str, value: bytes, expected: Version, expires_at: int, now: int) -> Version:
         version = urandom(8)
-        entry = _HEAD.pack(_LAYOUT, version, max(0, expires_at)) + value
+        entry = HEAD.pack(LAYOUT, version, max(0, expires_at)) + value
         await self._swap(key, entry, expected, now, min((expires_at - now) * 1000, _LONGEST))
         return version
 
@@ -165,9 +165,9 @@ class RedisStore:
 
     async def _run_script_once(self, send: Send, arguments: tuple[Any, ...]) -> Any:
         try:
-            return await send("EVALSHA", _SHA, 1, *arguments)
+            return await send("EVALSHA", SHA, 1, *arguments)
         except self._unknown_script:
-            return await send("EVAL", _SCRIPT, 1, *arguments)
+            return await send("EVAL", SCRIPT, 1, *arguments)
 
     def _name(self, key: str) -> bytes:
         return self._prefix + key.encode()
@@ -183,7 +183,7 @@ class RedisStore:
 
 
 def _entry(stored: bytes | None, now: int) -> Entry | None:
-    if stored is None or len(stored) < _HEAD.size or stored[0] != _LAYOUT:
+    if stored is None or len(stored) < HEAD.size or stored[0] != LAYOUT:
         return None
-    _, version, expires_at = _HEAD.unpack_from(stored)
-    return Entry(stored[_HEAD.size :], expires_at, version) if now < expires_at else None
+    _, version, expires_at = HEAD.unpack_from(stored)
+    return Entry(stored[HEAD.size :], expires_at, version) if now < expires_at else None

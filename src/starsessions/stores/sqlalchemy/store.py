@@ -31,7 +31,7 @@ class SQLAlchemyStore:
     def __init__(self, engine: AsyncEngine, table: Table, *, timeout: float = 5.0) -> None:
         self.table = table
         self._database = Database(engine, timeout)
-        self._say = Statements(table)
+        self.statements = Statements(table)
 
     async def get(self, key: str, *, now: int) -> Entry | None:
         return await self._database.in_time(self._get(key, now))
@@ -64,7 +64,7 @@ class SQLAlchemyStore:
         await self._database.finished()
 
     async def _get(self, key: str, now: int) -> Entry | None:
-        rows = (await self._database.execute(self._say.get, {"p_key": key, "p_now": now})).rows
+        rows = (await self._database.execute(self.statements.get, {"p_key": key, "p_now": now})).rows
         return Entry._make(rows[0]) if rows else None
 
     async def _put(self, key: str, value: bytes, expected: Version, expires_at: int, now: int) -> Version:
@@ -88,21 +88,21 @@ class SQLAlchemyStore:
         """Whether the row was written, and whether it may have been although we were told otherwise."""
         execute, in_doubt = self._database.execute, False
         if expected is _FREE:
-            inserted = await execute(self._say.insert, row)
+            inserted = await execute(self.statements.insert, row)
             if inserted.written:
                 return True, False
-            statement, in_doubt = self._say.take_over, inserted.in_doubt
+            statement, in_doubt = self.statements.take_over, inserted.in_doubt
             parameters = {**row, "p_now": now}
         else:
-            statement, parameters = self._say.replace, {**row, "p_expect": expected, "p_now": now}
+            statement, parameters = self.statements.replace, {**row, "p_expect": expected, "p_now": now}
         written = await execute(statement, parameters)
         return written.written > 0, written.in_doubt or in_doubt
 
     async def _delete(self, key: str, expected: Version | None, now: int) -> bool:
         parameters = {"p_key": key, "p_now": now}
         if expected is None:
-            return (await self._database.execute(self._say.delete, parameters)).written > 0
-        deleted = await self._database.execute(self._say.delete_expected, {**parameters, "p_expect": expected})
+            return (await self._database.execute(self.statements.delete, parameters)).written > 0
+        deleted = await self._database.execute(self.statements.delete_expected, {**parameters, "p_expect": expected})
         if deleted.written:
             return True
         current = await self._get(key, now)
@@ -113,9 +113,9 @@ class SQLAlchemyStore:
     async def _sweep(self, limit: int, now: int) -> int:
         execute, parameters = self._database.execute, {"p_now": now, "p_limit": limit}
         if self._database.name == "postgresql":
-            return (await execute(self._say.sweep, parameters)).written
-        keys = [row.key for row in (await execute(self._say.some_dead, parameters)).rows]
-        return (await execute(self._say.delete_dead, {"p_keys": keys, "p_now": now})).written if keys else 0
+            return (await execute(self.statements.sweep, parameters)).written
+        keys = [row.key for row in (await execute(self.statements.some_dead, parameters)).rows]
+        return (await execute(self.statements.delete_dead, {"p_keys": keys, "p_now": now})).written if keys else 0
 
 
 def _has_table(connection: Connection, table: Table) -> bool:
