@@ -9,7 +9,8 @@ from itertools import cycle, islice
 from json import dumps
 from typing import Any
 
-from benchmarks.contestants import App, Contestant, Scope
+from benchmarks.asgi import App, Scope
+from benchmarks.contestants import Contestant
 
 Headers = list[tuple[bytes, bytes]]
 Act = Callable[[Contestant, Scope], Awaitable[Any]]

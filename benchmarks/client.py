@@ -14,7 +14,7 @@ from typing import Any
 from redis.asyncio import Redis
 from sqlalchemy import select
 
-from benchmarks.contestants import App, Scope
+from benchmarks.asgi import App, Scope
 from starsessions.backends.redis import RedisBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from starsessions.stores.redis.store import HEAD, LAYOUT, SCRIPT, SHA

@@ -8,13 +8,12 @@ keeps sessions in memory only; fastapi-redis-session is not a middleware: it has
 change, and opens a connection for each request.
 """
 
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from typing import Any
 
-App = Callable[..., Any]
-Scope = MutableMapping[str, Any]
+from benchmarks.asgi import App, Scope
 
 KEY = "0123456789abcdef0123456789ABCDEF"
 USERS = count(1000)  # each signs in once, so that no user has many sessions
@@ -101,10 +100,14 @@ class Ours(Contestant):
         return session
 
     async def sign_in(self, scope: Scope) -> None:
-        await scope["session"].sign_in(str(next(USERS)))
+        from starsessions import users
+
+        await users.sign_in(scope["session"], str(next(USERS)))
 
     async def sign_out(self, scope: Scope) -> None:
-        await scope["session"].sign_out()
+        from starsessions import users
+
+        await users.sign_out(scope["session"])
 
 
 class Starlettes(Contestant):

@@ -5,8 +5,9 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from benchmarks.asgi import Scope
 from benchmarks.cases import AT_ONCE, CASES, Browser, Stage, fill_with, read, untouched
-from benchmarks.contestants import COOKIES, Contestant, Scope
+from benchmarks.contestants import COOKIES, Contestant
 
 READS = 1000
 REQUESTS = 100

@@ -60,9 +60,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 def marks(judged: list[dict[str, Any]]) -> str:
-    rows = [
-        (one["name"], f"{one['figure']:.3g}", one["mark"], "yes" if one["met"] else "MISSED") for one in judged
-    ]
+    rows = [(one["name"], f"{one['figure']:.3g}", one["mark"], "yes" if one["met"] else "MISSED") for one in judged]
     return table(("mark", "figure", "wanted", "met"), rows)
 
 

@@ -12,11 +12,11 @@ import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from starsessions.backends.adapter import adapt
-from starsessions.backends.base import SessionBackend, wall_clock
+from starsessions.backends.base import SessionBackend
 from starsessions.backends.cookie import CookieBackend
 from starsessions.core.binding import binding_for
 from starsessions.core.cookies import CookieSpec, SameSite
-from starsessions.core.durations import Clock, Duration
+from starsessions.core.durations import Duration
 from starsessions.core.record import DEFAULT_MAX_AGE
 from starsessions.core.state import BY_HAND, CLOSED, NOTHING, OPEN, SAVING, Command, Phase
 from starsessions.events import OnEvent, StoreFailed, dispatch
@@ -32,6 +32,7 @@ from starsessions.lifecycle.validation import (
     check_stack,
     check_starlette_keys,
     layers,
+    names_keywords,
     policy_from,
     user_rules,
     writes,
@@ -39,7 +40,6 @@ from starsessions.lifecycle.validation import (
 from starsessions.sealing.keys import Keys
 from starsessions.session import Session
 from starsessions.stores.base import Store
-from starsessions.timeouts import Limits
 
 _log = logging.getLogger("starsessions")
 
@@ -51,30 +51,43 @@ _NOT_SENT = (OPEN, SAVING)
 class SessionMiddleware:
     """Sessions for Starlette and FastAPI: `request.session` in every HTTP and WebSocket handler.
 
-    `secret_key`: sign the session into a cookie with this key; a list: the first signs, all verify.
-    `backend`: keep it elsewhere instead. `autoload`: no `await request.session.load()` needed.
-    `session_cookie`, `same_site`, `https_only` (None: `Secure` when the request came over https), `path`,
-    `domain`, `partitioned`: the cookie.
-    `max_age`: how long an unused session lasts, in seconds or as a timedelta; None or 0: the cookie ends with the
-    browser, the session on the server after 14 days. `absolute_timeout`: how long any session lasts, whatever happens.
-    `rolling`: use renews a session, and not only a write; at most once per `renew_every` (a tenth of `max_age`).
-    `rotate_every`: give a session a new id when its id is that old; the old one stays usable for `rotate_grace`.
-    `on_conflict`: when two requests at once have changed the same key: "merge", so that the later one wins; or "raise"
-    `SessionConflict`. (All other keys are merged in any case.)
-    `on_unavailable`: when the store fails: "error", which is a 503 unless the application handles `BackendUnavailable`;
-    or "anonymous": the request goes on with an empty session, and a 503 comes only if it is changed.
-    `on_event`: called after the response with what the application may want to hear of: see `starsessions.events`.
-    `limits`: how long a session may last, idle and overall, from the standards: see `starsessions.timeouts`.
-    `remember_for`: how long one lasts whose person asked to be remembered. `max_sessions_per_user`, `on_too_many`: one
-    more ends the oldest ("evict"), or is refused ("refuse"): `TooManySessions`.
-    `app_name`: an id or a cookie of one application is worth nothing in another one; the cookie's name by default.
-    `clock`: seconds since 1970, for tests. `scope_key`: where in the ASGI scope the session stands, for a second one.
+    Args:
+        app: the ASGI application.
+        secret_key: signs the session into a cookie. A list: the first key signs, all verify.
+        backend: keeps sessions elsewhere instead: a backend, or a store as it is.
+        autoload: load the session at its first use; no `await request.session.load()` is needed.
+        session_cookie: the name of the cookie.
+        max_age: how long a session lasts without use, in seconds or as a `timedelta`. None or 0: the cookie ends with
+            the browser, and the session on the server after 14 days.
+        same_site: the `SameSite` attribute.
+        https_only: the `Secure` attribute. None: set it on responses to requests that came over https.
+        path: the `Path` attribute.
+        domain: the `Domain` attribute. None: the cookie is for this host only.
+        partitioned: the `Partitioned` attribute, for pages in an iframe of another site.
+        absolute_timeout: how long any session lasts, whatever happens; seconds or a `timedelta`.
+        rolling: use renews a session, and not only a write.
+        renew_every: with `rolling`, renew at most once in this time; a tenth of `max_age` by default.
+        rotate_every: give a session a new id when its id is this old. The old one works for 60 seconds more.
+        on_conflict: when two requests at once have changed the same key: "merge", so that the later one wins, or
+            "raise" `SessionConflict`. All other keys are merged in any case.
+        on_unavailable: when the store fails: "error", a 503 unless the application handles `BackendUnavailable`; or
+            "anonymous": the request continues with an empty session, and a 503 follows only if it is changed.
+        on_event: called after the response with what happened: see `starsessions.events`.
+        max_sessions_per_user: how many sessions a user may have.
+        on_too_many: one more ends the oldest ("evict"), or raises `TooManySessions` ("refuse").
+        scope_key: the key of the session in the ASGI scope, for a second middleware.
+        app_name: the application that the sessions belong to. What one application, cookie and purpose has written is
+            worth nothing elsewhere. None: the name of the cookie.
+
+    Raises:
+        ImproperlyConfigured: a setting is missing, malformed or contradicts another one. The message names the cure.
 
     >>> from starlette.applications import Starlette
     >>> from starlette.middleware import Middleware
     >>> app = Starlette(middleware=[Middleware(SessionMiddleware, secret_key="a key of 32 random bytes or more")])
     """
 
+    @names_keywords
     def __init__(
         self,
         app: ASGIApp,
@@ -93,15 +106,11 @@ class SessionMiddleware:
         rolling: bool = False,
         renew_every: Duration | None = None,
         rotate_every: Duration | None = None,
-        rotate_grace: Duration = 60,
         on_conflict: Literal["merge", "raise"] = "merge",
         on_unavailable: Literal["error", "anonymous"] = "error",
         on_event: OnEvent | None = None,
-        limits: Limits | None = None,
-        remember_for: Duration = 30 * 24 * 60 * 60,
         max_sessions_per_user: int | None = None,
         on_too_many: Literal["evict", "refuse"] = "evict",
-        clock: Clock | None = None,
         scope_key: str = "session",
         app_name: str | None = None,
     ) -> None:
@@ -109,21 +118,18 @@ class SessionMiddleware:
         if backend is None:
             if secret_key is None:
                 raise ImproperlyConfigured("SessionMiddleware needs secret_key=… or backend=….")
-            backend = CookieBackend(secret_key, clock=clock or wall_clock)
+            backend = CookieBackend(secret_key)
         elif secret_key is not None:
-            _log.warning("SessionMiddleware uses the backend it was given, and not its secret_key: drop one of them.")
+            _log.warning("SessionMiddleware uses its backend and ignores its secret_key: remove one of them.")
         check_choices(
             app_name=app_name,
-            clock=clock,
             scope_key=scope_key,
             on_conflict=on_conflict,
             on_event=on_event,
             on_unavailable=on_unavailable,
         )
         adapted = adapt(backend)
-        policy = policy_from(
-            adapted, limits, max_age, absolute_timeout, rolling, renew_every, rotate_every, rotate_grace
-        )
+        policy = policy_from(adapted, max_age, absolute_timeout, rolling, renew_every, rotate_every)
         check_stack(app, cookie, scope_key)
 
         self.app = app
@@ -131,12 +137,12 @@ class SessionMiddleware:
             backend=adapted.bind(binding_for(cookie.name, app_name), policy),
             policy=policy,
             cookie=cookie,
-            clock=clock or adapted.clock,
+            clock=adapted.clock,
             autoload=autoload,
             raises_on_conflict=on_conflict == "raise",
             anonymous_if_unavailable=on_unavailable == "anonymous",
             on_event=on_event,
-            users=user_rules(adapted, limits, remember_for, max_sessions_per_user, on_too_many),
+            users=user_rules(adapted, policy, max_sessions_per_user, on_too_many),
         )
         check_starlette_keys(app, self.config.backend)
         self._loads_first = autoload and not self.config.loads_at_once

@@ -32,7 +32,7 @@ from starsessions.fastapi import (
     signed_in,
     user_id,
 )
-from tests.site import KEY, Clock
+from tests.site import KEY, Clock, by_the_clock
 
 TOO_LONG_AGO = "You signed in too long ago for this. Sign in again."
 
@@ -55,7 +55,7 @@ def sign_in_routes(app: FastAPI) -> FastAPI:
 def app(backend: SessionBackend, clock: Clock) -> FastAPI:
     """An endpoint without a dependency on the session loads nothing."""
     app = FastAPI()
-    app.add_middleware(SessionMiddleware, backend=backend, clock=clock)
+    app.add_middleware(SessionMiddleware, **by_the_clock(clock, backend=backend))
     return sign_in_routes(app)
 
 
@@ -192,7 +192,7 @@ def test_an_outage_is_a_503_and_not_a_401(clock: Clock, browser_of: BrowserOf) -
             return await super().fetch(token, now)
 
     app = FastAPI()
-    app.add_middleware(SessionMiddleware, backend=Failing(), clock=clock, on_unavailable="anonymous")
+    app.add_middleware(SessionMiddleware, **by_the_clock(clock, backend=Failing(), on_unavailable="anonymous"))
     sign_in_routes(app)
 
     @app.get("/")

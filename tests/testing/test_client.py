@@ -393,7 +393,7 @@ def test_somebody_is_signed_in_in_one_line(browser_of: BrowserOf, backend: Sessi
 def test_the_words_of_a_sign_in_are_those_of_the_session(browser_of: BrowserOf) -> None:
     clock = Clock()
     backend = InMemoryBackend(clock=clock)
-    client = browser_of(app_with_people(backend, max_age=60, remember_for=1000))
+    client = browser_of(app_with_people(backend, max_age=60))
     with session_of(client) as session:
         session["cart"] = ["tea"]
     sign_in(client, "42", method="passkey", remember=True)

@@ -182,7 +182,6 @@ app = Starlette(
             absolute_timeout=timedelta(days=30),
             rolling=True,
             renew_every=600,
-            clock=lambda: 1_800_000_000.0,
             scope_key="other_session",
         ),
     ],

@@ -85,8 +85,7 @@ class AdaptedBackend(Backend):
         self.inner = inner
         self._keeps_times = False
         self._mark = ""
-        if isinstance(inner, Backend):
-            self.clock: Clock = inner.clock
+        self.clock: Clock = inner.clock
 
     def prepare(self, binding: Binding, policy: Policy) -> None:
         # Under a middleware there are deadlines to keep. A Session used by hand writes its data as it is.

@@ -58,6 +58,9 @@ class SessionBackend(ABC):
     ...         return session_id in self._storage
     """
 
+    clock: Clock = staticmethod(wall_clock)
+    """Seconds since 1970, by which the middleware judges deadlines. Tests set another one."""
+
     @abstractmethod
     async def read(self, session_id: str) -> dict[str, Any]:
         """The data stored under an id; an empty dict if there is none."""
@@ -114,8 +117,6 @@ class Backend(SessionBackend):
 
     serializer: Serializer
     """What makes `Record.payload` out of the data."""
-
-    clock: Clock = staticmethod(wall_clock)
 
     max_age: int | None = None
     """Seconds, if the backend was given a `max_age` of its own; the shorter one of it and the middleware's holds."""

@@ -44,7 +44,8 @@ class Site:
 
     def __init__(self, backend: SessionBackend, clock: Clock, **settings: Any) -> None:
         self._cookie_name: str = settings.get("session_cookie", "session")
-        self.app: SessionMiddleware = SessionMiddleware(_handle, backend=backend, clock=clock, **settings)
+        backend.clock = clock
+        self.app: SessionMiddleware = SessionMiddleware(_handle, backend=backend, **settings)
 
     async def visit(self, token: str | None, act: Act) -> Answer:
         """What the request came to."""
