@@ -3,7 +3,6 @@
 from typing import Any
 
 import msgspec
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from starsessions.core.record import (
     touch_due,
     why_expired,
 )
+from tests.rows import rows
 
 BEGAN = 1_000_000
 
@@ -79,7 +79,7 @@ LIMITS = [
 ]
 
 
-@pytest.mark.parametrize(("own", "policy", "lasts", "why"), LIMITS)
+@rows(("own", "policy", "lasts", "why"), LIMITS)
 def test_a_session_lives_until_the_second_before_its_limit(
     own: dict[str, Any], policy: Policy, lasts: int, why: MissReason
 ) -> None:
@@ -87,8 +87,8 @@ def test_a_session_lives_until_the_second_before_its_limit(
     assert why_expired(record(**own), policy, BEGAN + lasts - 1) is None
 
 
-@pytest.mark.parametrize(("own", "policy", "lasts", "why"), LIMITS)
-@pytest.mark.parametrize("late", [0, 1, 10**6])
+@rows(("own", "policy", "lasts", "why"), LIMITS)
+@rows("late", [0, 1, 10**6])
 def test_at_the_limit_and_after_it_is_over(
     own: dict[str, Any], policy: Policy, lasts: int, why: MissReason, late: int
 ) -> None:
@@ -249,7 +249,7 @@ def test_the_cookie_never_promises_more_than_the_server_will_honour(
         assert (max_age > 0) == (why_expired(session, policy, now) is None)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("own", "policy", "max_age"),
     [
         ({}, Policy(max_age=60), 50),
