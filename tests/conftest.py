@@ -1,4 +1,4 @@
-"""What all tests share: a clock that stands still, both event loops, and each kind of backend."""
+"""What all tests share: a clock that stands still, the event loops, and each kind of backend."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,10 +21,15 @@ BACKENDS: dict[str, Callable[[Clock], SessionBackend]] = {
 }
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
+@pytest.fixture
+def anyio_backend() -> str:
+    """The event loop: asyncio. What depends on the loop is marked `both_loops` and runs on trio, too."""
+    return "asyncio"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "anyio_backend" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_loops"):
+        metafunc.parametrize("anyio_backend", ["asyncio", "trio"])
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 from starlette.datastructures import Secret
 
 from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend, SessionBackend
+from tests.rows import rows
 from tests.site import KEY
 
 pytestmark = pytest.mark.anyio
@@ -57,7 +58,7 @@ async def test_what_is_written_under_any_string_is_read_under_the_id_that_write_
     assert await built_in.read(new_id) == {"key": "value"}
 
 
-@pytest.mark.parametrize("session_id", [value for value in IDS.values() if value])
+@rows("session_id", [value for value in IDS.values() if value])
 async def test_memory_keeps_the_id_that_it_is_given(session_id: str) -> None:
     backend = InMemoryBackend()
     assert await backend.write({"key": "value"}, session_id) == session_id

@@ -17,6 +17,7 @@ from starsessions import (
     get_miss_reason,
 )
 from starsessions.core.encoding import to_base64url
+from tests.rows import rows
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
@@ -55,7 +56,7 @@ async def test_a_host_cookie_is_secure_and_has_the_root_path_everywhere(site_of:
     assert reply.set_cookie.endswith("; path=/; Max-Age=1209600; httponly; samesite=lax; secure")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("settings", "root_path", "path"),
     [
         ({}, "", "/"),
@@ -125,7 +126,7 @@ async def test_two_good_cookies_of_our_name_are_no_session(
     assert reply.result is MissReason.MALFORMED
 
 
-@pytest.mark.parametrize(
+@rows(
     "header",
     [
         b"; ".join([b"session=x"] * 10_000),
@@ -286,8 +287,8 @@ WITHOUT_SPLITTING: dict[str, Callable[[], SessionBackend]] = {
 }
 
 
-@pytest.mark.parametrize("after", WITHOUT_SPLITTING)
-@pytest.mark.parametrize("root_path", ["", "/app"])
+@rows("after", WITHOUT_SPLITTING)
+@rows("root_path", ["", "/app"])
 async def test_parts_from_before_max_cookies_was_lowered_are_removed(
     site_of: Callable[..., Site], after: str, root_path: str
 ) -> None:

@@ -15,6 +15,7 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
 from starsessions import ImproperlyConfigured, InMemoryBackend, SessionMiddleware
+from tests.rows import rows
 from tests.site import KEY
 
 
@@ -205,7 +206,7 @@ def test_the_order_of_middlewares_that_use_the_session_is_starlettes(inner_first
             TestClient(app).get("/")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("settings", "cure"),
     [
         ({}, "secret_key=… or backend=…"),

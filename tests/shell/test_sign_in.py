@@ -34,6 +34,7 @@ from starsessions.stores.memory import MemoryStore
 from starsessions.timeouts import AAL1, AAL2, AAL3, Limits
 from starsessions.users import UserSession, UserSessions
 from starsessions.watch import MAX_FAILURES
+from tests.rows import rows
 from tests.shell.test_websocket import connect
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
@@ -159,7 +160,7 @@ async def test_the_user_cannot_be_overwritten_through_the_data(
         await site.visit(lambda session: setattr(session, "user_id", "eve"))
 
 
-@pytest.mark.parametrize("user", ["", None, 42, b"ann"])
+@rows("user", ["", None, 42, b"ann"])
 async def test_a_user_id_that_is_no_text_is_refused(
     site_of: Callable[..., Site], backend: SessionBackend, user: Any
 ) -> None:
@@ -233,7 +234,7 @@ async def test_after_a_sign_in_a_rotation_has_nothing_left_to_do_and_gives_no_gr
     assert await user_of(site, site.browser) is None
 
 
-@pytest.mark.parametrize("more", [{}, {"m": 1}])
+@rows("more", [{}, {"m": 1}])
 async def test_a_sign_in_in_a_websocket_that_is_refused_is_none(
     site_of: Callable[..., Site], server_backend: SessionBackend, more: dict[str, int]
 ) -> None:
@@ -253,7 +254,7 @@ async def test_a_sign_in_in_a_websocket_that_is_refused_is_none(
     )
 
 
-@pytest.mark.parametrize(("user", "method"), [("\ud800", ""), ("ann", "\ud800")])
+@rows(("user", "method"), [("\ud800", ""), ("ann", "\ud800")])
 async def test_half_of_a_character_is_refused_before_anything_is_listed(
     site_of: Callable[..., Site], backend: SessionBackend, user: str, method: str
 ) -> None:
@@ -263,7 +264,7 @@ async def test_half_of_a_character_is_refused_before_anything_is_listed(
     assert await user_of(site, site.browser) is None
 
 
-@pytest.mark.parametrize("user", ["a\0b", "ann/../bob", "'; --", "\u00e9", "e\u0301", "x" * 2000])
+@rows("user", ["a\0b", "ann/../bob", "'; --", "\u00e9", "e\u0301", "x" * 2000])
 async def test_any_other_text_names_a_user_and_no_second_one(
     site_of: Callable[..., Site], listing: SessionBackend, user: str
 ) -> None:
@@ -447,7 +448,7 @@ async def test_all_others_are_ended_and_the_one_that_asks_gets_a_new_id(
     assert len(await UserSessions(listing).list("ann")) == 1
 
 
-@pytest.mark.parametrize("late", ["rotates", "renews", "writes", "signs in"])
+@rows("late", ["rotates", "renews", "writes", "signs in"])
 async def test_a_session_that_was_ended_stays_ended_whatever_a_slow_request_does(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock, late: str
 ) -> None:
@@ -852,8 +853,8 @@ def test_a_limit_without_a_list_is_refused(site_of: Callable[..., Site], backend
 # Limits of the standards
 
 
-@pytest.mark.parametrize("limits", [AAL1, AAL2, AAL3, Limits(idle=100, overall=1000)])
-@pytest.mark.parametrize("remember", [False, True])
+@rows("limits", [AAL1, AAL2, AAL3, Limits(idle=100, overall=1000)])
+@rows("remember", [False, True])
 async def test_the_limits_of_the_standards_are_kept(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, limits: Limits, remember: bool
 ) -> None:
