@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated
 
+import pytest
 from fastapi import Depends, FastAPI, WebSocket
 from pydantic import BaseModel
 from starlette.testclient import TestClient

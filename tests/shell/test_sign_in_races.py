@@ -27,7 +27,7 @@ from starsessions.stores.memory import MemoryStore
 from starsessions.testing.conformance.interleaving import Schedule, step
 from starsessions.users import UserSessions
 from tests.rows import rows
-from tests.shell.test_sign_in import sign_in
+from tests.shell.people import sign_in
 from tests.site import KEY, Browser, Clock, Site
 
 # What is shown is in the order of the calls to the store, which is the same on either loop.
