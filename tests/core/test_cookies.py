@@ -261,17 +261,18 @@ def test_twice_the_input_is_at_most_twice_the_work(attack: str) -> None:
 
 
 @rows("attack", HOSTILE)
-def test_64_kib_of_anything_take_no_time(attack: str) -> None:
+def test_64_kib_of_anything_take_little_work(attack: str) -> None:
     """What is done in C cannot be counted, only timed.
 
     Linear, it takes a few milliseconds. Quadratic (a regular expression that may begin with blanks, say, or a search
-    that begins anew for each pair) it would be 2^32 / 2 steps: seconds on any machine. One second is far from both.
+    that begins anew for each pair) it would be 2^32 / 2 steps: seconds on any machine. One second is far from both, and
+    it is a second of work of this thread: how busy the machine is with other work does not count.
     """
     header = HOSTILE[attack](MAX_HEADER)[:MAX_HEADER]
 
-    began_at = time.perf_counter()
+    began_at = time.thread_time()
     values = read(header)
-    took = time.perf_counter() - began_at
+    took = time.thread_time() - began_at
 
     assert took < 1
     assert values == read_slowly(cookie(header), b"session")

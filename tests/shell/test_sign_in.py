@@ -214,6 +214,21 @@ async def test_signing_out_ends_the_session_and_the_copy_of_its_cookie(
     assert await UserSessions(listing).list("ann") == []
 
 
+async def test_a_key_set_after_signing_out_in_the_same_request_is_that_of_an_anonymous_visitor(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    site = site_of(backend=backend)
+
+    async def in_and_out(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        await users.sign_out(session)
+        session["theme"] = "dark"
+
+    await site.visit(in_and_out)
+    assert await user_of(site, site.browser) is None
+    assert await site.data() == {"theme": "dark"}
+
+
 async def test_signing_out_can_tell_the_browser_to_forget_the_site(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:

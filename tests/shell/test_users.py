@@ -70,6 +70,20 @@ async def test_the_list_shows_what_a_person_recognises_and_nothing_that_opens_a_
     assert await site.data(Browser({"session": oldest.handle})) == {}
 
 
+async def test_the_device_is_named_by_the_user_agent_header_wherever_it_is(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    backend = InMemoryBackend(clock=clock)
+    site = site_of(backend=backend)
+    agent = (b"user-agent", b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0")
+    other = (b"accept", b"Mozilla/5.0 (Windows NT 10.0) Chrome/140.0 Safari/537.36")
+    for headers, device in (([agent, other], "Firefox on Linux"), ([other, agent], "Firefox on Linux"), ([other], "")):
+        clock.advance(1)
+        await site.visit(sign_in(), Browser(), headers=headers)
+        newest, *_ = await UserSessions(backend).list("ann")
+        assert newest.agent == device
+
+
 async def test_the_list_is_of_one_user_only(site_of: Callable[..., Site], listing: SessionBackend) -> None:
     site = site_of(backend=listing)
     for user in ("ann", "bob", "ann", "Ann"):
