@@ -12,6 +12,8 @@ from selenium.webdriver.common.by import By
 
 from tests.demo.visitors import Visitor, somebody
 
+pytestmark = pytest.mark.once
+
 DAY = 24 * 60 * 60
 
 

@@ -10,6 +10,8 @@ from selenium.webdriver.common.by import By
 
 from tests.demo.visitors import Browser, Visitor, sign_in
 
+pytestmark = pytest.mark.once
+
 PHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 Version/18.5 Mobile Safari/604.1"
 SCREENS = {"desktop": (1024, 720), "phone": (390, 780)}
 ENOUGH_CONTRAST = 4.5  # WCAG 2.2, 1.4.3
