@@ -147,7 +147,7 @@ def test_cookies_are_read_as_by_a_slow_parser_that_is_obviously_right(request_: 
         (b";;;=;;", []),
     ],
 )
-def test_what_a_header_says(header: bytes, values: list[bytes] | None) -> None:
+def test_the_values_that_a_cookie_header_holds(header: bytes, values: list[bytes] | None) -> None:
     assert read(header) == values
 
 
@@ -293,7 +293,7 @@ def test_backslashes_are_backslashes_and_twenty_thousand_are_too_many_for_a_cook
 
 
 @rows("name", ["session", "a", "A-b_c.d", "!#$%&'*+-.^_`|~0", "__Host-session", "x" * (MAX_COOKIE // 2)])
-def test_a_name_is_a_token(name: str) -> None:
+def test_a_cookie_name_is_a_token(name: str) -> None:
     assert CookieSpec(name).name == name
 
 

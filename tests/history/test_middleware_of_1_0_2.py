@@ -160,7 +160,7 @@ def test_a_session_is_kept_changed_and_cleared(browser_of: BrowserOf, backend: S
     assert seen(browser) == {}
 
 
-def test_the_default_cookie(browser_of: BrowserOf) -> None:
+def test_the_default_cookie_is_that_of_1_0_2(browser_of: BrowserOf) -> None:
     cookie = cookie_of({}, browser_of)
     assert cookie.pop("session")
     assert cookie == {"path": "/", "max-age": str(FOURTEEN_DAYS), "httponly": None, "samesite": "lax"}
@@ -195,7 +195,7 @@ def test_each_keyword_reaches_the_cookie(
     assert cookie == default | expected
 
 
-def test_the_cookies_name(browser_of: BrowserOf) -> None:
+def test_session_cookie_names_the_cookie(browser_of: BrowserOf) -> None:
     assert "shop" in cookie_of({"session_cookie": "shop"}, browser_of)
 
 

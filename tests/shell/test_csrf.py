@@ -332,7 +332,7 @@ def test_a_form_of_plain_text_smuggles_no_token(browser_of: BrowserOf, backend: 
     assert why(browser.post("/post", content=body, headers={"Content-Type": "text/plain"})) == "no token"
 
 
-def test_a_file_is_no_token(browser_of: BrowserOf, backend: SessionBackend) -> None:
+def test_an_uploaded_file_is_no_csrf_token(browser_of: BrowserOf, backend: SessionBackend) -> None:
     browser = browser_of(shop(backend))
     token = browser.get("/form").text
     assert why(browser.post("/post", files={"csrf_token": ("a.txt", token.encode())})) == "no token"

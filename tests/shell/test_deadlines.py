@@ -59,7 +59,7 @@ async def test_a_session_is_dead_when_its_max_age_has_passed(
     assert await why(site) in (MissReason.EXPIRED, MissReason.UNKNOWN)
 
 
-async def test_a_write_renews(site_of: Callable[..., Site], backend: SessionBackend, clock: Clock) -> None:
+async def test_a_write_renews_the_session(site_of: Callable[..., Site], backend: SessionBackend, clock: Clock) -> None:
     site = site_of(backend=backend, max_age=100)
     await site.visit(sign_in)
     clock.advance(60)

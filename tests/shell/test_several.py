@@ -52,7 +52,7 @@ def test_two_sessions_side_by_side_under_two_scope_keys(caplog: pytest.LogCaptur
     assert caplog.records == []
 
 
-def test_of_two_sessions_under_one_scope_key_the_inner_one_is_used_and_the_outer_one_left_alone() -> None:
+def test_under_one_scope_key_the_inner_session_is_used_and_the_outer_one_left_alone() -> None:
     app = Starlette(routes=[Route("/", count)])
     app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True, session_cookie="inner")
     app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True, session_cookie="outer")

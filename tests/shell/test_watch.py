@@ -174,7 +174,7 @@ async def test_what_is_raised_in_what_is_watched_comes_out_as_it_is(
     ticks.close()
 
 
-async def test_a_conflict_that_is_to_be_an_error_is_one_when_it_is_saved_and_not_when_it_is_looked_at(
+async def test_on_conflict_raise_raises_when_a_session_is_saved_and_not_when_it_is_watched(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
     site, elsewhere = site_of(backend=store_backend, on_conflict="raise"), site_of(backend=store_backend)
