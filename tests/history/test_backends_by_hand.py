@@ -41,14 +41,14 @@ def built_in(request: pytest.FixtureRequest) -> SessionBackend:
     return BUILT_IN[request.param]()
 
 
-@pytest.mark.parametrize("session_id", IDS.values(), ids=IDS)
+@rows("session_id", IDS.values(), ids=IDS)
 async def test_any_string_may_be_asked_for(built_in: SessionBackend, session_id: str) -> None:
     assert await built_in.exists(session_id) is False
     assert await built_in.read(session_id) == {}
     await built_in.remove(session_id)
 
 
-@pytest.mark.parametrize("session_id", IDS.values(), ids=IDS)
+@rows("session_id", IDS.values(), ids=IDS)
 async def test_what_is_written_under_any_string_is_read_under_the_id_that_write_returns(
     built_in: SessionBackend, session_id: str
 ) -> None:
