@@ -88,7 +88,7 @@ def mistakes(node: ast.AST) -> Iterator[ast.AST | None]:
 
 def in_statements(node: ast.stmt) -> Iterator[ast.AST | None]:
     match node:
-        case ast.Return(value=value) if value is not None and ast.unparse(value) != "None":
+        case ast.Return(value=value) if value is not None and not isinstance(value, ast.Constant):
             yield ast.Return(ast.Constant(None))
         case ast.Expr(value=ast.Call() | ast.Await()) | ast.Raise() | ast.Continue() | ast.Break() | ast.Delete():
             yield None
