@@ -3,12 +3,14 @@
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from starsessions.core.record import (
     CLOCK_SKEW,
     DEFAULT_MAX_AGE,
+    Found,
     Identity,
     MissReason,
     Policy,
@@ -303,3 +305,12 @@ def test_a_record_and_who_is_in_it_show_nothing_in_a_repr() -> None:
     identity = Identity("ann", 1, "handle")
     assert repr([Record(b"secret", 1, 2, identity=identity), identity]) == "[<Record>, <Identity>]"
     assert identity.__rich_repr__() == []
+
+
+def test_what_is_known_of_a_session_is_never_changed_in_place() -> None:
+    """Requests share a policy, and a store in memory hands the same record to all."""
+    own = Record(b"", 1, 2)
+    for value in (Policy(), Identity("ann", 1, "handle"), own, Found("token", own)):
+        for field in value.__struct_fields__:
+            with pytest.raises(AttributeError):
+                setattr(value, field, None)
