@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from starsessions.core import csrf, merge
 from starsessions.core.csrf import (
+    SECRET_BYTES,
     WhyRefused,
     as_origin,
     is_good,
@@ -214,6 +215,11 @@ def test_rubbish_is_not_good_and_no_error(token: str) -> None:
 @given(st.text(max_size=70))
 def test_whatever_is_sent_as_token_is_no_error(token: str) -> None:
     assert not is_good(token, [SECRET])
+
+
+def test_a_secret_and_what_a_token_says_of_it_have_256_bits() -> None:
+    assert SECRET_BYTES * 8 == 256
+    assert len(token_for(SECRET, NONCE)) == 64  # 128 bits of nonce and 256 of MAC, in base64url
 
 
 def test_the_secret_is_not_the_key_under_which_it_stands() -> None:

@@ -314,3 +314,15 @@ def test_what_is_known_of_a_session_is_never_changed_in_place() -> None:
         for field in value.__struct_fields__:
             with pytest.raises(AttributeError):
                 setattr(value, field, None)
+
+
+def test_without_settings_a_session_lasts_fourteen_days_and_nothing_renews_or_rotates_it() -> None:
+    assert Policy() == Policy(
+        max_age=14 * 24 * 60 * 60,
+        absolute_timeout=None,
+        rolling=False,
+        renew_every=None,
+        browser_session=False,
+        rotate_every=None,
+        rotate_grace=0,
+    )
