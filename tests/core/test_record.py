@@ -326,3 +326,10 @@ def test_without_settings_a_session_lasts_fourteen_days_and_nothing_renews_or_ro
         rotate_every=None,
         rotate_grace=0,
     )
+
+
+def test_what_an_older_record_does_not_hold_has_the_value_that_says_nothing() -> None:
+    identity = msgspec.msgpack.decode(msgspec.msgpack.encode(["ann", 1, "handle"]), type=Identity)
+    assert msgspec.structs.astuple(identity) == ("ann", 1, "handle", "", "", "", 0, 0)
+    old = msgspec.msgpack.decode(msgspec.msgpack.encode([b"", 1, 2]), type=Record)
+    assert msgspec.structs.astuple(old) == (b"", 1, 2, None, None, False, None, None)
