@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from starsessions import CookieBackend, EncryptedCookieBackend, ImproperlyConfigured, InMemoryBackend, SessionMiddleware
 from starsessions.core.serializer import Msgpack
 from starsessions.stores import MemoryStore
+from tests.rows import rows
 from tests.site import KEY
 
 
@@ -53,7 +54,7 @@ def test_two_sessions_side_by_side_under_two_scope_keys(caplog: pytest.LogCaptur
     assert caplog.records == []
 
 
-def test_of_two_sessions_under_one_scope_key_the_inner_one_is_used_and_the_outer_one_left_alone() -> None:
+def test_under_one_scope_key_the_inner_session_is_used_and_the_outer_one_left_alone() -> None:
     app = Starlette(routes=[Route("/", count)])
     app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True, session_cookie="inner")
     app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True, session_cookie="outer")
@@ -236,7 +237,7 @@ def test_the_order_of_middlewares_that_use_the_session_is_starlettes(inner_first
             TestClient(app).get("/")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("settings", "cure"),
     [
         ({}, "secret_key=… or backend=…"),
