@@ -307,8 +307,8 @@ def test_the_repr_of_a_record_and_its_identity_shows_nothing() -> None:
     assert identity.__rich_repr__() == []
 
 
-def test_what_is_known_of_a_session_is_never_changed_in_place() -> None:
-    """Requests share a policy, and a store in memory hands the same record to all."""
+def test_policies_identities_and_records_are_immutable() -> None:
+    """Requests share a policy, and a store in memory gives the same record to all."""
     own = Record(b"", 1, 2)
     for value in (Policy(), Identity("ann", 1, "handle"), own, Found("token", own)):
         for field in value.__struct_fields__:
@@ -328,7 +328,7 @@ def test_without_settings_a_session_lasts_fourteen_days_and_nothing_renews_or_ro
     )
 
 
-def test_what_an_older_record_does_not_hold_has_the_value_that_says_nothing() -> None:
+def test_fields_missing_in_an_older_record_get_their_defaults() -> None:
     identity = msgspec.msgpack.decode(msgspec.msgpack.encode(["ann", 1, "handle"]), type=Identity)
     assert msgspec.structs.astuple(identity) == ("ann", 1, "handle", "", "", "", 0, 0)
     old = msgspec.msgpack.decode(msgspec.msgpack.encode([b"", 1, 2]), type=Record)
