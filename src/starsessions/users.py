@@ -28,8 +28,8 @@ async def sign_in(
     Args:
         source: a request, a WebSocket, or a session.
         user_id: the user's id, a str that is not empty.
-        remember: keep the session for 30 days, even after the browser is closed. Where `absolute_timeout` is shorter,
-            the session lasts as long as any other.
+        remember: keep the session for 30 days, even after the browser is closed. Where `absolute_timeout` is 30
+            days or less, the session lasts as long as any other.
         keep_data: keep the data of the anonymous session. Data of another user is never kept.
         method: how the user signed in, in the application's words, for the list of devices.
 

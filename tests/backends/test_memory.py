@@ -141,6 +141,7 @@ async def test_a_replace_of_ones_own_is_called(site_of: Callable[..., Site], clo
     assert await site.data() == {"a": 2}
 
 
+@pytest.mark.both_loops
 async def test_what_waits_or_may_wait_is_not_done_in_one_step(site_of: Callable[..., Site], clock: Clock) -> None:
     backend = InMemoryBackend(clock=clock)
     assert backend.never_waits

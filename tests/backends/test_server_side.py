@@ -312,6 +312,7 @@ async def test_the_rules_hold_for_a_session_by_hand_too(backend: StoreBackend) -
     assert await backend.read("by-hand") == {"a": 1}
 
 
+@pytest.mark.both_loops
 async def test_memory_that_waits_is_a_mistake() -> None:
     import anyio
 

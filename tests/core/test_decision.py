@@ -3,10 +3,9 @@
 from itertools import product
 from typing import NamedTuple
 
-import pytest
-
 from starsessions.core import decision
 from starsessions.core.decision import Action, Cookie, Decision, decide_live, decide_new
+from tests.rows import rows
 
 FACTS = ("live", "ended", "stale", "empty", "emptied", "rotate", "changed", "due")
 
@@ -70,7 +69,7 @@ def test_the_table_uses_every_action_and_every_cookie() -> None:
     assert {row.decision.cookie for row in TABLE} == set(Cookie)
 
 
-@pytest.mark.parametrize("facts", REACHABLE, ids=spelled)
+@rows("facts", REACHABLE, ids=spelled)
 def test_exactly_one_row_matches_and_the_code_decides_as_it_says(facts: Facts) -> None:
     matching = [row for row in TABLE if row.matches(facts)]
 
@@ -92,7 +91,7 @@ def test_no_combination_matches_two_rows() -> None:
 # Rules that outrank the table: an edit of a row that breaks one fails here.
 
 
-@pytest.mark.parametrize("facts", REACHABLE, ids=spelled)
+@rows("facts", REACHABLE, ids=spelled)
 def test_no_row_breaks_a_rule(facts: Facts) -> None:
     action, cookie = decide(**facts)
 

@@ -7,9 +7,10 @@ import pytest
 
 from starsessions.core.durations import seconds
 from starsessions.exceptions import ImproperlyConfigured
+from tests.rows import rows
 
 
-@pytest.mark.parametrize(
+@rows(
     ("value", "wanted"),
     [
         (1, 1),
@@ -24,13 +25,13 @@ def test_a_duration_is_in_whole_seconds_rounded_down(value: int | timedelta, wan
     assert type(seconds("max_age", value)) is int
 
 
-@pytest.mark.parametrize("value", [0, -1, timedelta(0), timedelta(milliseconds=999), timedelta(days=-1), timedelta.min])
+@rows("value", [0, -1, timedelta(0), timedelta(milliseconds=999), timedelta(days=-1), timedelta.min])
 def test_less_than_a_second_is_rejected(value: int | timedelta) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"^max_age must be between 1 and 10000000000 seconds\.$"):
         seconds("max_age", value)
 
 
-@pytest.mark.parametrize("value", [1.5, "3600", None, True, False, [1], float("nan")])
+@rows("value", [1.5, "3600", None, True, False, [1], float("nan")])
 def test_another_type_is_rejected_by_name(value: Any) -> None:
     with pytest.raises(
         ImproperlyConfigured, match=f"^renew_every must be seconds .* timedelta, not {type(value).__name__}"

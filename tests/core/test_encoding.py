@@ -4,11 +4,11 @@ from base64 import b64decode, b64encode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from contextlib import suppress
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from starsessions.core.encoding import from_base64, from_base64url, is_valid_id, to_base64, to_base64url
+from tests.rows import rows
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
@@ -43,7 +43,7 @@ def test_base64url_text_is_canonical_or_rejected(text: str) -> None:
         assert to_base64url(raw) == text
 
 
-@pytest.mark.parametrize("raw", [b"\0", b"\0\0", b"\xff", b"\xff\xff", bytes(4), bytes(32), bytes(range(31))])
+@rows("raw", [b"\0", b"\0\0", b"\xff", b"\xff\xff", bytes(4), bytes(32), bytes(range(31))])
 def test_of_texts_that_differ_in_the_last_character_one_is_accepted(raw: bytes) -> None:
     text = to_base64url(raw)
     accepted = []
@@ -63,7 +63,7 @@ def test_only_letters_digits_dash_and_underscore_are_accepted(text: str) -> None
     assert set(text) <= set(ALPHABET) or is_refused(text)
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         "AAAA\n",
@@ -116,7 +116,7 @@ def test_base64_text_is_canonical_or_rejected(text: str, padding: str) -> None:
         assert to_base64(raw) == text + padding
 
 
-@pytest.mark.parametrize("raw", [b"\0", b"\0\0", b"\xff", b"\xff\xff", bytes(4), bytes(32), bytes(range(31))])
+@rows("raw", [b"\0", b"\0\0", b"\xff", b"\xff\xff", bytes(4), bytes(32), bytes(range(31))])
 def test_of_padded_texts_that_differ_near_the_end_one_is_accepted(raw: bytes) -> None:
     text = to_base64(raw)
 
@@ -132,7 +132,7 @@ STRANGE = ["AA A", "AAAA\n", "\nAAAA", "AAAA\0", "A-AA", "A_AA", "\uff21AAA", "\
 QUOTED = ['"AAA', 'AAAA"', 'AAAA","', "\\u0041AAA", "A\\/AA", "\\/\\/"]
 
 
-@pytest.mark.parametrize("text", [*UNPADDED, *STRANGE, *QUOTED])
+@rows("text", [*UNPADDED, *STRANGE, *QUOTED])
 def test_a_non_canonical_padded_text_is_rejected(text: str) -> None:
     assert is_refused(text, from_base64)
 
@@ -140,12 +140,12 @@ def test_a_non_canonical_padded_text_is_rejected(text: str) -> None:
 # Ids
 
 
-@pytest.mark.parametrize("text", ["a", "a" * 43, "a" * 128, ALPHABET, "-", "_"])
+@rows("text", ["a", "a" * 43, "a" * 128, ALPHABET, "-", "_"])
 def test_an_id_of_safe_characters_may_reach_a_backend(text: str) -> None:
     assert is_valid_id(text)
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         "",

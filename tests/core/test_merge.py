@@ -5,11 +5,11 @@ from decimal import Decimal
 from math import nan
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from starsessions.core.merge import Changes, apply, diff, same, same_items
+from tests.rows import rows
 
 # Few scalars, so that two drawn values are often equal, and often equal except for a type.
 scalars = st.sampled_from([None, False, True, 0, 1, 2, 0.0, 1.0, nan, "", "1", b"", b"1", Decimal(1), Decimal("NaN")])
@@ -139,7 +139,7 @@ def test_same_is_symmetric_and_reflexive(pair: tuple[Any, Any]) -> None:
     assert same(one, one)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("one", "other"),
     [
         (1, True),
@@ -175,7 +175,7 @@ def test_values_that_differ_in_type_or_value_are_not_the_same(one: Any, other: A
     assert not same(other, one)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("one", "other"),
     [
         (nan, float("nan")),

@@ -20,6 +20,7 @@ from starsessions.core.merge import same
 from starsessions.core.models import adapter_for, copy_of, field_of
 from starsessions.core.serializer import Msgpack
 from starsessions.exceptions import ImproperlyConfigured
+from tests.rows import rows
 
 
 class Color(Enum):
@@ -160,7 +161,7 @@ def kind(model: Any) -> str:
     return type(model).__name__
 
 
-@pytest.mark.parametrize("model", MODELS, ids=kind)
+@rows("model", MODELS, ids=kind)
 def test_a_model_can_be_stored_and_loads_unchanged(model: Any) -> None:
     adapter = adapter_for(type(model))
     plain = adapter.plain(model)

@@ -35,9 +35,10 @@ from starsessions.core.serializer import (
     matcher,
 )
 from starsessions.exceptions import UnsupportedValue
+from tests.rows import rows
 
 SERIALIZERS = [Msgpack(), PlainJson()]
-both = pytest.mark.parametrize("serializer", SERIALIZERS, ids=["msgpack", "json"])
+both = rows("serializer", SERIALIZERS, ids=["msgpack", "json"])
 
 
 def exact(value: Any) -> Any:
@@ -170,7 +171,7 @@ EVERY_TYPE: dict[str, Any] = {
 
 
 @both
-@pytest.mark.parametrize("name", EVERY_TYPE)
+@rows("name", EVERY_TYPE)
 def test_every_documented_type_loads_unchanged(serializer: Msgpack, name: str) -> None:
     data = {"value": EVERY_TYPE[name], "nested": [{"deep": (EVERY_TYPE[name],)}]}
 
@@ -356,8 +357,8 @@ REFUSED: dict[str, Any] = {
 
 
 @both
-@pytest.mark.parametrize("kind", REFUSED)
-@pytest.mark.parametrize("neighbour", [1, (), nan], ids=["plain", "wrapped", "nan"])
+@rows("kind", REFUSED)
+@rows("neighbour", [1, (), nan], ids=["plain", "wrapped", "nan"])
 def test_any_other_type_is_rejected_with_its_path_and_type(serializer: Msgpack, kind: str, neighbour: Any) -> None:
     data = {"user": neighbour, "cart": [1, "two", {"count": neighbour, "price": REFUSED[kind]}]}
 
@@ -372,7 +373,7 @@ def test_any_other_type_is_rejected_with_its_path_and_type(serializer: Msgpack, 
 
 
 @both
-@pytest.mark.parametrize(
+@rows(
     ("data", "path"),
     [
         ({"a": object()}, 'session["a"]'),
@@ -400,7 +401,7 @@ def test_an_error_does_not_reveal_the_rejected_value() -> None:
 
 
 @both
-@pytest.mark.parametrize(
+@rows(
     ("key", "kind"),
     [
         ((1, 2), "tuple"),
@@ -415,7 +416,7 @@ def test_an_error_does_not_reveal_the_rejected_value() -> None:
         (UUID(int=1), "UUID"),
         (2**64, "int out of range"),
         (-(2**63) - 1, "int out of range"),
-        pytest.param(10**5000, "int out of range", id="huge"),
+        (10**5000, "int out of range"),
         ("\ud800", "str out of range"),
     ],
 )
@@ -457,8 +458,8 @@ def zone_from_a_file(key: str | None = None) -> ZoneInfo:
 
 
 @both
-@pytest.mark.parametrize("when", [naive(2024, 5, 6, 7, 8), naive(2024, 10, 27, 2, 30)])
-@pytest.mark.parametrize("fold", [0, 1])
+@rows("when", [naive(2024, 5, 6, 7, 8), naive(2024, 10, 27, 2, 30)])
+@rows("fold", [0, 1])
 def test_a_datetime_in_an_unnamed_zone_loads_equal_or_is_rejected(
     serializer: Msgpack, when: datetime, fold: int
 ) -> None:
@@ -505,8 +506,8 @@ WRAPS: dict[str, Callable[[Any], Any]] = {
 
 
 @both
-@pytest.mark.parametrize("wrap", ["list", "dict", "tuple", "frozenset"])
-@pytest.mark.parametrize("leaf", [1, (), 2**64, 1.5, nan], ids=str)
+@rows("wrap", ["list", "dict", "tuple", "frozenset"])
+@rows("leaf", [1, (), 2**64, 1.5, nan], ids=str)
 def test_a_hundred_levels_of_any_container_are_the_limit(serializer: Msgpack, wrap: str, leaf: Any) -> None:
     deepest = {"a": nested(MAX_DEPTH - 1, WRAPS[wrap], leaf)}
     assert exact(serializer.loads(serializer.dumps(deepest))) == exact(deepest)
@@ -516,8 +517,8 @@ def test_a_hundred_levels_of_any_container_are_the_limit(serializer: Msgpack, wr
 
 
 @both
-@pytest.mark.parametrize("levels", [MAX_DEPTH, 1_000, 50_000])
-@pytest.mark.parametrize("wrap", ["list", "dict", "tuple", "mixed"])
+@rows("levels", [MAX_DEPTH, 1_000, 50_000])
+@rows("wrap", ["list", "dict", "tuple", "mixed"])
 def test_data_that_is_too_deep_is_rejected_with_its_key(serializer: Msgpack, wrap: str, levels: int) -> None:
     with pytest.raises(UnsupportedValue, match="too deep, or contains itself") as caught:
         serializer.dumps({"fine": 1, "cart": nested(levels, WRAPS[wrap])})
@@ -594,7 +595,7 @@ def test_a_damaged_payload_raises_or_decodes_to_a_dict(data: st.DataObject) -> N
 
 
 @both
-@pytest.mark.parametrize("content", [None, True, 1, 1.5, "text", b"bytes", [1], []])
+@rows("content", [None, True, 1, 1.5, "text", b"bytes", [1], []])
 def test_a_payload_that_is_not_an_object_raises(serializer: Msgpack, content: Any) -> None:
     with pytest.raises(msgspec.ValidationError, match="Expected `object`"):
         serializer.loads(msgspec.msgpack.encode(content))
@@ -671,8 +672,8 @@ def test_data_never_matches_other_data(serializer: Msgpack, stored: dict[str, An
 
 
 @both
-@pytest.mark.parametrize("where", ["value", "item", "key"])
-@pytest.mark.parametrize(
+@rows("where", ["value", "item", "key"])
+@rows(
     ("plain", "other"),
     [
         (1, Number.ONE),
@@ -722,7 +723,7 @@ def test_data_never_matches_a_payload_that_only_resembles_it(
 
 
 @both
-@pytest.mark.parametrize(
+@rows(
     "data",
     [
         {},
@@ -736,12 +737,12 @@ def test_plain_data_matches_itself(serializer: Msgpack, data: dict[str, Any]) ->
 
 
 @both
-@pytest.mark.parametrize("value", [object(), "\ud800", 2**64, nested(2000, WRAPS["list"]), 1j])
+@rows("value", [object(), "\ud800", 2**64, nested(2000, WRAPS["list"]), 1j])
 def test_data_that_cannot_be_encoded_does_not_match_and_raises_nothing(serializer: Msgpack, value: Any) -> None:
     assert not serializer.matches(serializer.dumps({"a": 1}), {"a": value})
 
 
-@pytest.mark.parametrize("payload", [b"", b"{", b"\xc1", b"{}x", b"\x80\x80"])
+@rows("payload", [b"", b"{", b"\xc1", b"{}x", b"\x80\x80"])
 def test_garbage_matches_no_data(payload: bytes) -> None:
     assert not Msgpack().matches(payload, {})
 
@@ -820,7 +821,7 @@ def test_encoding_again_pythons_json_gives_the_same_bytes_as_encoding(
 
 
 @both
-@pytest.mark.parametrize("inside", [(1,), {1}, 2**70, date(2024, 5, 6), "\ud800", nan, inf, -inf, b"a"])
+@rows("inside", [(1,), {1}, 2**70, date(2024, 5, 6), "\ud800", nan, inf, -inf, b"a"])
 def test_encoding_again_misses_no_nested_value(serializer: Msgpack, inside: Any) -> None:
     data = {"a": [{"b": inside}], "n": 1}
     payload = serializer.dumps(data)
@@ -890,7 +891,7 @@ def test_pythons_json_is_read(data: dict[str, Any], indent: int | None, ensure_a
     assert exact(PlainJson().loads(payload)) == exact(json.loads(payload)) == exact(Msgpack().loads(payload))
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         '{"a": NaN, "b": -Infinity}',
@@ -931,7 +932,7 @@ def test_python_reads_plain_data_as_json(data: dict[str, Any]) -> None:
         assert payload == Msgpack().dumps(data)
 
 
-@pytest.mark.parametrize("value", [None, True, 1, -5, 2**53, 1.5, "text", "é", [], {}, [{"a": [None]}]])
+@rows("value", [None, True, 1, -5, 2**53, 1.5, "text", "é", [], {}, [{"a": [None]}]])
 def test_data_that_json_supports_is_written_as_json(value: Any) -> None:
     payload = PlainJson().dumps({"a": value})
 
@@ -939,7 +940,7 @@ def test_data_that_json_supports_is_written_as_json(value: Any) -> None:
     assert exact(json.loads(payload)) == exact({"a": value})
 
 
-@pytest.mark.parametrize("value", [(), {1}, b"", nan, inf, "\ud800", {1: 2}, UUID(int=0), date(2024, 1, 1), Decimal(1)])
+@rows("value", [(), {1}, b"", nan, inf, "\ud800", {1: 2}, UUID(int=0), date(2024, 1, 1), Decimal(1)])
 def test_data_that_json_lacks_is_written_as_messagepack(value: Any) -> None:
     payload = PlainJson().dumps({"a": value})
 

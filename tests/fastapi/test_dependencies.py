@@ -32,6 +32,7 @@ from starsessions.fastapi import (
     signed_in,
     user_id,
 )
+from tests.rows import rows
 from tests.site import KEY, Clock, by_the_clock
 
 TOO_LONG_AGO = "You signed in too long ago for this. Sign in again."
@@ -69,6 +70,7 @@ def memory_app(clock: Clock) -> FastAPI:
 # The session
 
 
+@pytest.mark.both_loops
 def test_the_session_is_loaded_for_async_def_and_def_endpoints(app: FastAPI, browser_of: BrowserOf) -> None:
     @app.get("/async")
     async def in_the_loop(session: CurrentSession) -> dict[str, Any]:
@@ -335,6 +337,7 @@ def test_an_old_sign_in_has_to_be_repeated(guarded: FastAPI, browser_of: Browser
 # WebSockets
 
 
+@pytest.mark.both_loops
 def test_an_unauthenticated_websocket_is_rejected_before_it_is_accepted(
     app: FastAPI, browser_of: BrowserOf, clock: Clock
 ) -> None:
@@ -390,8 +393,8 @@ def test_a_websocket_has_the_session_of_the_page(memory_app: FastAPI, browser_of
 # Misuse
 
 
-@pytest.mark.parametrize("dependency", [CurrentSession, SignedInSession, UserId])
-@pytest.mark.parametrize("has_starlettes", [False, True])
+@rows("dependency", [CurrentSession, SignedInSession, UserId])
+@rows("has_starlettes", [False, True])
 def test_without_the_middleware_the_error_names_the_cure(
     browser_of: BrowserOf, dependency: Any, has_starlettes: bool
 ) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated
 
+import pytest
 from fastapi import Depends, FastAPI, WebSocket
 from pydantic import BaseModel
 from starlette.testclient import TestClient
@@ -77,6 +78,7 @@ def test_dependencies_with_the_same_model_get_the_same_object(backend: SessionBa
     assert browser.get("/").json()["theme"] == "dark"
 
 
+@pytest.mark.both_loops
 def test_changes_of_an_open_websocket_are_saved_at_its_end(
     server_backend: SessionBackend, browser_of: BrowserOf
 ) -> None:

@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from starsessions import CookieBackend, EncryptedCookieBackend, SessionMiddleware
 from starsessions.core.record import Record
 from tests.history.pages import BrowserOf, Deployed, pages, said, seen
+from tests.rows import rows
 from tests.site import KEY, Clock
 
 ANOTHER_KEY = KEY[::-1]
@@ -73,7 +74,7 @@ def test_a_session_survives_the_upgrade_and_the_rollback(
     assert same(seen(browser), data | {"seen by": "them"})
 
 
-@pytest.mark.parametrize("data", PLAIN.values(), ids=PLAIN)
+@rows("data", PLAIN.values(), ids=PLAIN)
 def test_starlette_reads_a_session_that_begins_here(data: dict[str, Any], browser_of: BrowserOf) -> None:
     server = Deployed(ours())
     browser = browser_of(server)
@@ -143,7 +144,7 @@ SETTINGS: list[dict[str, Any]] = [
 THEIR_KEYWORDS = signature(StarletteSessionMiddleware).parameters.keys()  # Starlette 1.0 had no `partitioned`
 
 
-@pytest.mark.parametrize("settings", [settings for settings in SETTINGS if settings.keys() <= THEIR_KEYWORDS], ids=repr)
+@rows("settings", [settings for settings in SETTINGS if settings.keys() <= THEIR_KEYWORDS], ids=repr)
 def test_the_same_settings_make_the_same_cookie(settings: dict[str, Any], browser_of: BrowserOf) -> None:
     server = Deployed(theirs(**settings))
     browser = browser_of(

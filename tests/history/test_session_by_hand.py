@@ -419,5 +419,5 @@ def test_the_mutating_methods_behave_as_those_of_a_dict(session: Session) -> Non
     assert session == {}
 
 
-def test_it_is_a_real_dict(session: Session) -> None:
+def test_a_session_is_a_real_dict(session: Session) -> None:
     assert isinstance(session, dict)

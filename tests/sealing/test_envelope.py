@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from starsessions.core.record import Record
 from starsessions.sealing.envelope import MAX_UNPACKED, pack, packer, unpack
+from tests.rows import rows
 
 REFUSALS = (ValueError, msgspec.DecodeError, zlib.error)
 COMPRESSED = 1
@@ -78,7 +79,7 @@ def test_what_follows_a_record_that_fills_the_limit_is_not_cut_off() -> None:
         unpack(bytes((COMPRESSED,)) + zlib.compress(body + b"and more"))
 
 
-@pytest.mark.parametrize("over", [-100, -1, 0, 1, 2, 100, 200, 258, 300, 1000, MAX_UNPACKED])
+@rows("over", [-100, -1, 0, 1, 2, 100, 200, 258, 300, 1000, MAX_UNPACKED])
 def test_whatever_is_packed_can_be_unpacked_or_is_refused_when_it_is_packed(over: int) -> None:
     """A session over the bomb limit may compress to two kilobytes: it must not be lost in silence."""
     overhead = len(msgspec.msgpack.encode(Record(bytes(MAX_UNPACKED), 1, 1))) - MAX_UNPACKED
@@ -100,11 +101,11 @@ def test_rubbish_is_an_exception_or_a_record(raw: bytes) -> None:
     assert isinstance(record, Record)
 
 
-@pytest.mark.parametrize(
+@rows(
     "content",
     [None, [], {}, [b"x"], [b"x", 1], [b"x", "1", 1], [b"x", 1, 1.5], [b"x", 1, 1, "x"], [b"x", 1, 1, None, None, 1]],
 )
-@pytest.mark.parametrize("flags", [0, COMPRESSED])
+@rows("flags", [0, COMPRESSED])
 def test_what_is_no_record_is_refused(content: object, flags: int) -> None:
     body = msgspec.msgpack.encode(content)
 

@@ -16,6 +16,7 @@ from starlette.datastructures import Secret
 from starsessions.core.binding import DEFAULT_BINDING, Purpose
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.sealing.keys import derive, hmac_with, key_list
+from tests.rows import rows
 
 STRONG_KEY = "kE9ZxqPz0mB4sT7vY2cD5fG8hJ1lN6rW"
 
@@ -23,7 +24,7 @@ STRONG_KEY = "kE9ZxqPz0mB4sT7vY2cD5fG8hJ1lN6rW"
 # Key lists
 
 
-@pytest.mark.parametrize(
+@rows(
     ("keys", "wanted"),
     [
         (STRONG_KEY, [STRONG_KEY.encode()]),
@@ -39,7 +40,7 @@ def test_one_key_or_a_list_of_them_in_their_order(keys: Any, wanted: list[bytes]
     assert key_list(keys) == wanted
 
 
-@pytest.mark.parametrize("keys", [None, [], (), 5, {STRONG_KEY}, {"key": STRONG_KEY}, iter([STRONG_KEY]), object()])
+@rows("keys", [None, [], (), 5, {STRONG_KEY}, {"key": STRONG_KEY}, iter([STRONG_KEY]), object()])
 def test_what_is_no_key_and_no_list_is_refused(keys: Any) -> None:
     with pytest.raises(
         ImproperlyConfigured, match=r"^secret_key must be a str or bytes, or a list of them: the first seals"
@@ -47,7 +48,7 @@ def test_what_is_no_key_and_no_list_is_refused(keys: Any) -> None:
         key_list(keys)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("keys", "kind"),
     [([None], "NoneType"), ([STRONG_KEY, 5], "int"), ([[STRONG_KEY]], "list"), (bytearray(b"key"), "int")],
 )
@@ -56,7 +57,7 @@ def test_what_is_no_key_in_a_list_is_refused(keys: Any, kind: str) -> None:
         key_list(keys)
 
 
-@pytest.mark.parametrize("keys", ["", b"", Secret(""), [""], [STRONG_KEY, b""]])
+@rows("keys", ["", b"", Secret(""), [""], [STRONG_KEY, b""]])
 def test_an_empty_key_is_refused_with_the_command_that_makes_one(keys: Any) -> None:
     """The classic: an environment variable that is not set."""
     with pytest.raises(ImproperlyConfigured, match=r"^secret_key is empty\. Make one: python -c .*token_urlsafe\(32\)"):
@@ -98,8 +99,8 @@ def test_a_strong_key_is_not_reported(key: str | bytes, caplog: pytest.LogCaptur
 # HMAC
 
 
-@pytest.mark.parametrize("digest", [hashlib.sha1, hashlib.sha256], ids=["sha1", "sha256"])
-@pytest.mark.parametrize("length", [*range(201)])
+@rows("digest", [hashlib.sha1, hashlib.sha256], ids=["sha1", "sha256"])
+@rows("length", [*range(201)])
 def test_the_prepared_hmac_is_that_of_the_standard_library(digest: Callable[[bytes], Any], length: int) -> None:
     key = bytes(at * 7 % 256 for at in range(length))
     compute = hmac_with(key, digest)

@@ -18,6 +18,7 @@ from starsessions.core.record import MissReason, Record
 from starsessions.sealing.envelope import pack
 from starsessions.sealing.keys import derive
 from starsessions.sealing.signed import PREFIX, Signer, StarletteSigner
+from tests.rows import rows
 
 KEY, OLD_KEY, OTHER_KEY = b"new key of the application, long enough", b"its old key", b"a stranger's key"
 PRINTABLE = [chr(code) for code in range(0x21, 0x7F)]
@@ -85,7 +86,7 @@ def test_both_write_the_same_bytes(payload: bytes, now: int) -> None:
     assert starlette().seal(Record(payload, now, now)) == theirs
 
 
-@pytest.mark.parametrize("payload", [b"\x81\xa7user_id\x01", b"[1]", b'"text"', b"1", b" {}", b"null"])
+@rows("payload", [b"\x81\xa7user_id\x01", b"[1]", b'"text"', b"1", b" {}", b"null"])
 def test_what_another_part_of_the_application_has_signed_is_a_session_only_if_it_is_a_json_object(
     payload: bytes,
 ) -> None:
@@ -102,12 +103,12 @@ def test_itsdangerous_sees_the_age_of_what_we_seal() -> None:
         FrozenTimestampSigner(OTHER_KEY, RECORD.renewed_at).unsign(token)
 
 
-@pytest.mark.parametrize("token", ["", ".", "..", "a", "a.b", ".a.b", "s1.", "s1", "~2~abc", "null"])
+@rows("token", ["", ".", "..", "a", "a.b", ".a.b", "s1.", "s1", "~2~abc", "null"])
 def test_what_has_not_three_parts_is_malformed(token: str) -> None:
     assert starlette().open(token) is MissReason.MALFORMED
 
 
-@pytest.mark.parametrize("value", [b"?", b"a", b"YQ", b"YQ==x", b"Y Q=", b"{}", b"a.b", b"YQ==\n", b"=", b"Y-_="])
+@rows("value", [b"?", b"a", b"YQ", b"YQ==x", b"Y Q=", b"{}", b"a.b", b"YQ==\n", b"=", b"Y-_="])
 def test_a_signed_value_that_is_no_base64_is_undecodable(value: bytes) -> None:
     """It is signed with the application's key, by other code of the application."""
     token = FrozenTimestampSigner(KEY, 1).sign(value).decode()
@@ -172,7 +173,7 @@ def test_the_form_is_that_of_the_docstring() -> None:
     assert raw[32:] == pack(OWN_RECORD)
 
 
-@pytest.mark.parametrize("text", ["", "!", "a", "abc=", "é", "a b", to_base64url(bytes(31)), to_base64url(bytes(32))])
+@rows("text", ["", "!", "a", "abc=", "é", "a b", to_base64url(bytes(31)), to_base64url(bytes(32))])
 def test_what_cannot_be_a_token_is_malformed(text: str) -> None:
     assert signer().open(PREFIX + text) is MissReason.MALFORMED
 
@@ -186,7 +187,7 @@ def test_a_sealed_envelope_may_hold_anything_and_is_no_error(raw: bytes) -> None
     )
 
 
-@pytest.mark.parametrize("raw", [b"\0", b"\0rubbish", b"\1rubbish", b"\2", b"\0\x90", b"\xff" * 40])
+@rows("raw", [b"\0", b"\0rubbish", b"\1rubbish", b"\2", b"\0\x90", b"\xff" * 40])
 def test_a_verified_envelope_that_holds_no_record_is_undecodable(raw: bytes) -> None:
     mac = hmac.digest(derive(KEY, b"starsessions/v1/signed-cookie/7:session/7:session/"), raw, hashlib.sha256)
 

@@ -16,6 +16,7 @@ from starsessions import (
     get_miss_reason,
 )
 from starsessions.core.encoding import to_base64url
+from tests.rows import rows
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
@@ -102,7 +103,7 @@ async def test_two_good_cookies_of_our_name_are_no_session(
     assert reply.result is MissReason.MALFORMED
 
 
-@pytest.mark.parametrize(
+@rows(
     "header",
     [
         b"; ".join([b"session=x"] * 10_000),
@@ -263,8 +264,8 @@ WITHOUT_SPLITTING: dict[str, Callable[[], SessionBackend]] = {
 }
 
 
-@pytest.mark.parametrize("after", WITHOUT_SPLITTING)
-@pytest.mark.parametrize("root_path", ["", "/app"])
+@rows("after", WITHOUT_SPLITTING)
+@rows("root_path", ["", "/app"])
 async def test_parts_from_before_max_cookies_was_lowered_are_removed(
     site_of: Callable[..., Site], after: str, root_path: str
 ) -> None:

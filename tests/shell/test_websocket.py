@@ -23,9 +23,10 @@ from starsessions import (
     set_expiry,
     users,
 )
+from tests.rows import rows
 from tests.site import KEY, Browser, Clock, Reply, Site, call
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
 
 Handler = Callable[[Session, Any], Any]
 
@@ -98,7 +99,7 @@ async def test_later_changes_are_saved_at_the_close(
     assert await site.data() == {"cart": [1, 2], "n": 1}
 
 
-@pytest.mark.parametrize("end", [None, WebSocketDisconnect(1001), RuntimeError("the handler failed")], ids=repr)
+@rows("end", [None, WebSocketDisconnect(1001), RuntimeError("the handler failed")], ids=repr)
 async def test_later_changes_are_saved_however_the_connection_ends(
     site_of: Callable[..., Site], server_backend: SessionBackend, end: Exception | None
 ) -> None:

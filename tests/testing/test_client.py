@@ -138,7 +138,7 @@ def test_requests_inside_of_the_block_are_merged_as_those_of_another_tab(browser
 
 def test_the_clock_of_the_test_is_the_clock_of_the_session(browser_of: BrowserOf) -> None:
     clock = Clock(1_000_000)
-    client = browser_of(app_with(InMemoryBackend(), clock=clock, max_age=60))
+    client = browser_of(app_with(InMemoryBackend(clock=clock), max_age=60))
     with session_of(client) as session:
         session["user"] = "ann"
     clock.advance(59)

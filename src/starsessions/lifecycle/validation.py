@@ -156,8 +156,8 @@ def user_rules(backend: Backend, policy: Policy, max_sessions: int | None, on_to
                 "max_sessions_per_user needs a list of each user's sessions: keep them in a store, or pass "
                 "revocations=<store> to the cookie backend."
             )
-    # Where no session may last that long, a remembered one has to be used as often as any other.
-    is_capped = policy.absolute_timeout is not None and policy.absolute_timeout < REMEMBER_FOR
+    # Where no session may last longer than that, a remembered one has to be used as often as any other.
+    is_capped = policy.absolute_timeout is not None and policy.absolute_timeout <= REMEMBER_FOR
     return UserRules(policy.max_age if is_capped else REMEMBER_FOR, max_sessions, on_too_many == "evict")
 
 
