@@ -517,7 +517,7 @@ async def test_sweeps_at_once_remove_each_row_once(store: SQLAlchemyStore) -> No
 async def test_a_sweep_finds_its_rows_by_the_index(backend: SQLAlchemyBackend, db: Database) -> None:
     # Small tables are read from one end to the other, which costs less.
     await filled_with(100_000 if db.is_postgres else 5_000, backend, db)
-    statements = backend.store._say
+    statements = backend.store._statements
     parameters = {"p_now": 50, "p_limit": 20}
     plans = {}
     if db.is_postgres:
@@ -542,7 +542,7 @@ async def test_a_sweep_finds_its_rows_by_the_index(backend: SQLAlchemyBackend, d
 async def test_every_verb_finds_its_row_by_the_key(backend: SQLAlchemyBackend, db: Database) -> None:
     # A user's sessions are found by keys, too: the list of them is an entry like any other.
     await filled_with(10_000, backend, db)
-    statements = backend.store._say
+    statements = backend.store._statements
     row = {"p_value": b"v", "p_expires_at": 60, "p_version": 1}
     here = {"p_key": "key-5000", "p_now": 50}
     verbs = {
@@ -610,7 +610,7 @@ async def test_others_write_while_a_sweep_is_at_work_on_mariadb(mariadb_server: 
             await connection.execute(text(f"ANALYZE TABLE {backend.table.name}"))
             await connection.commit()
             keys = [f"key-{n}" for n in range(3)]
-            await connection.execute(store._say.delete_dead, {"p_keys": keys, "p_now": NOW + 5})
+            await connection.execute(store._statements.delete_dead, {"p_keys": keys, "p_now": NOW + 5})
             await store.replace("alive", b"", version, expires_at=NOW + 10, now=NOW + 5)
             for n in range(50):
                 await store.create(f"new-{n}", b"", expires_at=NOW + n, now=NOW)

@@ -1,8 +1,8 @@
 """The two contracts of a backend: the historical one, which users write, and the one that the session works with.
 
 `SessionBackend` is four calls that know ids and dicts. `Backend` is what our own backends are, and what a user's
-`SessionBackend` is adapted to (`adapter.py`): it knows records, deadlines and versions, and none of
-its own verbs overwrites. (`write` by hand does: whoever calls it says what shall stand there.)
+`SessionBackend` is adapted to (`adapter.py`): it knows records, deadlines and versions, and none of its own verbs
+overwrites. (`write` by hand does: its caller decides what is stored.)
 """
 
 import time
@@ -35,9 +35,9 @@ class SessionBackend(ABC):
     """What to write for a database of your own: four calls, in ids and dicts.
 
     An id that reaches these calls is one that the application gave, or one that a browser sent and that
-    `is_well_formed` let through. `data` is yours to keep: nobody else holds it. Under the middleware the dict carries
-    one key more, `"__starsessions__"`, with the session's times (plain ints in a list): keep it, or the deadlines that
-    the middleware promises cannot be kept.
+    `is_well_formed` let through. `data` is yours to keep: there is no other reference to it. Under the middleware the
+    dict carries one key more, `"__starsessions__"`, with the session's times and the cookie that it belongs to (plain
+    JSON): keep it, or the middleware cannot keep its deadlines, nor keep two cookies apart.
 
     >>> class DictBackend(SessionBackend):
     ...     def __init__(self):
@@ -98,18 +98,18 @@ class SessionBackend(ABC):
 
 
 class Conflict(Exception):
-    """What was to be changed is no longer as it was read. `current` is what there is now; None: the session is gone."""
+    """What was to be changed is no longer as it was read. `current` is what there is now; None: the session ended."""
 
     def __init__(self, current: Found | None) -> None:
-        super().__init__("changed meanwhile" if current else "gone")
+        super().__init__("changed meanwhile" if current else "ended")
         self.current = current
 
 
 class Backend(SessionBackend):
     """What the session works with. There is no unconditional write: that is what makes a logout final.
 
-    `now` is an instant, in seconds; `ends_at` the one at which the record is over, for stores that forget by
-    themselves.
+    `now` is an instant, in seconds; `ends_at` the one at which the record expires, for stores that remove expired
+    entries by themselves.
     """
 
     serializer: Serializer
@@ -133,7 +133,7 @@ class Backend(SessionBackend):
     """Whether `replace` never has to wait for anything, so that it is done in one step."""
 
     user_index: UserIndex | None = None
-    """The lists of users' sessions; None: nobody can list them here, or end them from elsewhere."""
+    """The lists of users' sessions; None: sessions cannot be listed here, or ended from elsewhere."""
 
     max_cookies: int = 1
     """Over how many cookies a token may be split."""
@@ -233,7 +233,7 @@ class Backend(SessionBackend):
 
     @abstractmethod
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
-        """Put `record` in the place of what was found; atomic. Raises `Conflict` if that has changed or is gone."""
+        """Put `record` in the place of what was found; atomic. Raises `Conflict` if that has changed or ended."""
 
     @abstractmethod
     async def rotate(
@@ -246,7 +246,7 @@ class Backend(SessionBackend):
 
     @abstractmethod
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
-        """End the session for good. Ending what is gone is no error.
+        """End the session for good. Ending it twice is no error.
 
         With `if_unchanged`, raises `Conflict` like `replace`, and then did nothing.
         """
@@ -258,7 +258,7 @@ class Backend(SessionBackend):
         return ""
 
     async def look_up(self, listed: IndexedSession, now: int) -> Found | None:
-        """The session that is listed, wherever it has been rotated to; None if it is over, or nobody can look."""
+        """The session that is listed, wherever it has been rotated to; None if it has ended, or cannot be looked up."""
         return None
 
     async def dead_handles(self, index: Index, now: int) -> frozenset[str]:
@@ -356,7 +356,7 @@ class Peeking(Protocol):
 
 @runtime_checkable
 class Sealing(Protocol):
-    """A backend whose tokens are the sessions: to keep one is to seal it, and nobody else can have been faster."""
+    """A backend whose tokens are the sessions: to keep one is to sign or encrypt it, so there are no conflicts."""
 
     @property
     def seal(self) -> Callable[[Record], str]:

@@ -16,7 +16,7 @@ from starsessions.stores.memory import MemoryStore
 class InMemoryBackend(StoreBackend):
     """Sessions in a dict of this process, which forgets them when it ends.
 
-    They expire, nobody else holds the objects in them, and `def` endpoints in threads may use them. With several
+    They expire, share no objects with the application, and `def` endpoints in threads may use them. With several
     worker processes each has sessions of its own: use one process, or another backend.
 
     >>> from starsessions import SessionMiddleware
@@ -44,7 +44,7 @@ class InMemoryBackend(StoreBackend):
 
     @property
     def never_waits(self) -> bool:  # type: ignore[override]
-        # A subclass may have a `replace` of its own, and somebody may have put another store in the place of ours.
+        # A subclass may have a `replace` of its own, and the application may have put in another store.
         return type(self.store) is MemoryStore and type(self).replace is StoreBackend.replace
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class InMemoryBackend(StoreBackend):
 
     @property
     def data(self) -> Mapping[str, dict[str, Any]]:
-        """A copy of all that is held, live or not, by id: for tests. It walks over everything.
+        """A copy of all that is held, live or not, by id, for tests. Its cost grows with their number.
 
         >>> import asyncio
         >>> backend = InMemoryBackend()

@@ -25,38 +25,38 @@ class SQLAlchemyStore:
     for an engine with `isolation_level="AUTOCOMMIT"` and `skip_autocommit_rollback=True`, and on PostgreSQL for any.
     A write that raises `BackendUnavailable`, after `timeout` seconds or earlier, may have been carried out, or not.
 
-    The version is 63 random bits, chosen by whoever writes. So a write whose answer was lost recognises itself.
+    The version is 63 random bits, chosen by the writer. So a write whose answer was lost recognises itself.
     """
 
     def __init__(self, engine: AsyncEngine, table: Table, *, timeout: float = 5.0) -> None:
         self.table = table
         self._database = Database(engine, timeout)
-        self._say = Statements(table)
+        self._statements = Statements(table)
 
     async def get(self, key: str, *, now: int) -> Entry | None:
-        return await self._database.in_time(self._get(key, now))
+        return await self._database.with_timeout(self._get(key, now))
 
     async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Version:
-        return await self._database.in_time(self._put(key, value, _FREE, expires_at, now), writes=True)
+        return await self._database.with_timeout(self._put(key, value, _FREE, expires_at, now), writes=True)
 
     async def replace(self, key: str, value: bytes, version: Version, *, expires_at: int, now: int) -> Version:
-        return await self._database.in_time(self._put(key, value, version, expires_at, now), writes=True)
+        return await self._database.with_timeout(self._put(key, value, version, expires_at, now), writes=True)
 
     async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
-        return await self._database.in_time(self._delete(key, version, now), writes=True)
+        return await self._database.with_timeout(self._delete(key, version, now), writes=True)
 
     async def sweep(self, limit: int, *, now: int) -> int:
-        return await self._database.in_time(self._sweep(limit, now))
+        return await self._database.with_timeout(self._sweep(limit, now))
 
     async def has_table(self) -> bool:
-        return (await self._database.in_time(self._database.call(_has_table, self.table)))[0]
+        return (await self._database.with_timeout(self._database.call(_has_table, self.table)))[0]
 
     async def create_table(self) -> None:
         """Create the table and its index, unless it is there."""
         try:
-            await self._database.in_time(self._database.call(_create_table, self.table))
+            await self._database.with_timeout(self._database.call(_create_table, self.table))
         except BackendUnavailable:
-            if not await self.has_table():  # somebody else may have created it at the same time
+            if not await self.has_table():  # another process may have created it at the same time
                 raise
 
     async def finished(self) -> None:
@@ -64,7 +64,7 @@ class SQLAlchemyStore:
         await self._database.finished()
 
     async def _get(self, key: str, now: int) -> Entry | None:
-        rows = (await self._database.execute(self._say.get, {"p_key": key, "p_now": now})).rows
+        rows = (await self._database.execute(self._statements.get, {"p_key": key, "p_now": now})).rows
         return Entry._make(rows[0]) if rows else None
 
     async def _put(self, key: str, value: bytes, expected: Version, expires_at: int, now: int) -> Version:
@@ -88,21 +88,21 @@ class SQLAlchemyStore:
         """Whether the row was written, and whether it may have been although we were told otherwise."""
         execute, in_doubt = self._database.execute, False
         if expected is _FREE:
-            inserted = await execute(self._say.insert, row)
+            inserted = await execute(self._statements.insert, row)
             if inserted.written:
                 return True, False
-            statement, in_doubt = self._say.take_over, inserted.in_doubt
+            statement, in_doubt = self._statements.take_over, inserted.in_doubt
             parameters = {**row, "p_now": now}
         else:
-            statement, parameters = self._say.replace, {**row, "p_expect": expected, "p_now": now}
+            statement, parameters = self._statements.replace, {**row, "p_expect": expected, "p_now": now}
         written = await execute(statement, parameters)
         return written.written > 0, written.in_doubt or in_doubt
 
     async def _delete(self, key: str, expected: Version | None, now: int) -> bool:
         parameters = {"p_key": key, "p_now": now}
         if expected is None:
-            return (await self._database.execute(self._say.delete, parameters)).written > 0
-        deleted = await self._database.execute(self._say.delete_expected, {**parameters, "p_expect": expected})
+            return (await self._database.execute(self._statements.delete, parameters)).written > 0
+        deleted = await self._database.execute(self._statements.delete_expected, {**parameters, "p_expect": expected})
         if deleted.written:
             return True
         current = await self._get(key, now)
@@ -113,9 +113,9 @@ class SQLAlchemyStore:
     async def _sweep(self, limit: int, now: int) -> int:
         execute, parameters = self._database.execute, {"p_now": now, "p_limit": limit}
         if self._database.name == "postgresql":
-            return (await execute(self._say.sweep, parameters)).written
-        keys = [row.key for row in (await execute(self._say.some_dead, parameters)).rows]
-        return (await execute(self._say.delete_dead, {"p_keys": keys, "p_now": now})).written if keys else 0
+            return (await execute(self._statements.sweep, parameters)).written
+        keys = [row.key for row in (await execute(self._statements.some_dead, parameters)).rows]
+        return (await execute(self._statements.delete_dead, {"p_keys": keys, "p_now": now})).written if keys else 0
 
 
 def _has_table(connection: Connection, table: Table) -> bool:
