@@ -54,7 +54,7 @@ class Session(KeptDict):
     def __init__(self, backend: SessionBackend | Store, session_id: str | None = None) -> None:
         """A session to use by hand. An id that is given here is trusted; one from a browser never should be."""
         super().__init__()
-        lifted = adapt(backend).by_hand()
+        lifted = adapt(backend).bound_or_default()
         self._begin(setting_for(lifted, lifted.policy, CookieSpec(), lifted.clock, autoload=False), {"headers": ()})
         self._given = session_id
 

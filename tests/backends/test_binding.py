@@ -369,6 +369,26 @@ async def test_what_is_written_by_hand_before_there_is_a_middleware_is_for_the_d
 
 
 @pytest.mark.anyio
+async def test_what_is_written_into_memory_before_there_is_a_middleware_is_for_the_first_one(clock: Clock) -> None:
+    backend = InMemoryBackend(clock=clock)
+    await backend.write({"a": 1}, "an-id")
+    site = Site(backend=backend, session_cookie="sid", clock=clock, autoload=True)
+    other = Site(backend=backend, session_cookie="admin", clock=clock, autoload=True)
+    assert await site.data(Browser({"sid": "an-id"})) == {"a": 1}
+    assert await other.data(Browser({"admin": "an-id"})) == {}
+
+
+@pytest.mark.anyio
+async def test_a_session_by_hand_is_listed_where_there_is_no_middleware(backend: Any) -> None:
+    session = Session(backend)
+    await session.load()
+    await users.sign_in(session, USER)
+    await session.persist()
+    if backend.user_index is not None:
+        assert len(await UserSessions(backend).list(USER)) == 1
+
+
+@pytest.mark.anyio
 async def test_a_call_by_hand_for_several_cookies_has_to_say_which(backend: Any, clock: Clock) -> None:
     one = Site(backend=backend, clock=clock, autoload=True)
     other = Site(backend=backend, session_cookie="admin", clock=clock, autoload=True)

@@ -94,8 +94,8 @@ class AdaptedBackend(Backend):
         self._keeps_times = True
         self._mark = to_base64url(sha256(binding.label(Purpose.CUSTOM_RECORD)).digest()[:12])
 
-    def by_hand(self) -> Self:
-        return self  # the calls are those of the application's own object
+    def bound_or_default(self) -> Self:
+        return self  # a session that is used by hand is one of the application's own object
 
     async def generate_id(self) -> str:
         return await self.inner.generate_id()

@@ -206,14 +206,18 @@ class Backend(SessionBackend):
             )
         return copies[0] if copies else None
 
-    def by_hand(self) -> Self:
-        """Return what a call without a middleware means: the only copy that was bound, or one for the default cookie.
+    def bound_or_default(self) -> Self:
+        """Return the only copy that was bound; if there is none yet, one for the default cookie.
 
         Raises:
             ImproperlyConfigured: several were bound.
         """
         bound = self.bound_once()
         return self.bound_for() if bound is None else bound
+
+    def by_hand(self) -> Self:
+        """Return the copy whose sessions `read`, `write`, `remove` and `exists` are about."""
+        return self.bound_or_default()
 
     def _copies(self) -> dict[Binding, Self]:
         """The latest copy for each binding. Those copies know it, too."""

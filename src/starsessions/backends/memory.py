@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from starsessions.backends.base import in_one_step, wall_clock
 from starsessions.backends.server_side import Pointer, StoreBackend
@@ -37,6 +37,11 @@ class InMemoryBackend(StoreBackend):
             own = self._stores.setdefault(binding, MemoryStore() if self._stores else None)
             self.store = self.store if own is None else own
         super().prepare(binding, policy)
+
+    def by_hand(self) -> Self:
+        # What is written before there is a middleware belongs to the first one, as its store does.
+        bound = self.bound_once()
+        return self if bound is None else bound
 
     def peek(self, token: str, now: int) -> Found | MissReason:
         read = self._read(token, token, self.store.peek(token, now))
