@@ -299,6 +299,25 @@ def test_what_is_encrypted_for_one_purpose_and_binding_opens_for_no_other() -> N
     assert Encrypter(KEYS, UNBOUND).open(token) is MissReason.BAD_SIGNATURE
 
 
+@pytest.mark.anyio
+async def test_a_store_encrypts_with_the_keys_of_its_binding(clock: Clock) -> None:
+    store = MemoryStore()
+    site = Site(backend=StoreBackend(store, encrypt_with=KEY, clock=clock), session_cookie="sid", app_name="shop")
+    await site.visit(lambda session: users.sign_in(session, USER))
+    binding, now = Binding("shop", "sid"), int(clock())
+    keys = {
+        key_for(site.browser.cookies["sid"], binding): (Purpose.ENCRYPTED_RECORD, b""),
+        index_key(USER, binding): (Purpose.ENCRYPTED_LIST, b"u1."),
+    }
+    assert set(store.all_keys()) == set(keys)
+    for key, (purpose, mark) in keys.items():
+        entry = store.peek(key, now)
+        assert entry is not None
+        mark += key[:8].encode()
+        assert entry.value.startswith(mark)
+        assert Cipher(KEYS, purpose, binding).open(entry.value[len(mark) :], key.encode()) is not None
+
+
 def test_keys_of_starlettes_format_are_told_apart_and_not_shown() -> None:
     one, other = StarletteSigner([b"one", b"both"]), StarletteSigner([b"both", b"other"])
     assert len(one.key_digests & other.key_digests) == 1

@@ -1,5 +1,6 @@
 """What authors of stores and backends are promised of the kit: names, ids, verdicts, and its command line."""
 
+import runpy
 import sys
 from collections import defaultdict
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ import starsessions.stores
 import starsessions.testing
 from starsessions.stores import MemoryStore
 from starsessions.testing import Contract, NoVerdict, OpenStore, Verdict, broken_stores, store_verdicts
+from starsessions.testing import __main__ as command_line
 from starsessions.testing.__main__ import main
 from starsessions.testing.conformance.backend_rules import BACKEND
 from starsessions.testing.conformance.broken_stores import Entries, Right, opener
@@ -141,6 +143,15 @@ def test_what_cannot_be_run_is_said(capsys: pytest.CaptureFixture[str], argument
         main(arguments)
     assert ended.value.code == 2
     assert "usage: python -m starsessions.testing" in capsys.readouterr().err
+
+
+def test_it_is_run_as_a_module_and_ends_with_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command_line.__file__
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", ["testing", f"{HERE}:open_right_store", *DECLINED])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(command_line.__file__, run_name="__main__")
+    assert ended.value.code == 0
 
 
 def test_a_capability_is_declined_with_a_reason() -> None:
