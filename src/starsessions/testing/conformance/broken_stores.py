@@ -7,7 +7,7 @@ would prove nothing.
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import count
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 from uuid import uuid4
 
 from anyio import Lock
@@ -380,6 +380,16 @@ class RefusesAndDoesNotSayWhy(Right):
             raise Conflict(None) from None
 
 
+class RefusesWithAnotherVersion(Right):
+    """What `Conflict` carries comes from a replica that lags: whoever retries with it is refused for ever."""
+
+    def check(self, key: str, expect: Version | None, now: int) -> None:
+        try:
+            super().check(key, expect, now)
+        except Conflict as conflict:
+            raise Conflict(conflict.current and conflict.current._replace(version="lags")) from None
+
+
 class RefusesWithTheDead(Right):
     """What `Conflict` carries is read without a look at the deadline."""
 
@@ -396,8 +406,7 @@ class RefusesWithTheDead(Right):
 class RenamesKeys(Right):
     """A store that is right, under other keys."""
 
-    def key(self, key: str) -> str:
-        return key
+    key: ClassVar[Any]
 
     async def get(self, key: str, *, now: int) -> Entry | None:
         return await super().get(self.key(key), now=now)
@@ -412,15 +421,13 @@ class RenamesKeys(Right):
 class LowersKeys(RenamesKeys):
     """A collation that knows no case, or a file system."""
 
-    def key(self, key: str) -> str:
-        return key.lower()
+    key = staticmethod(str.lower)
 
 
 class CutsKeys(RenamesKeys):
     """`VARCHAR(127)`, which cuts off in silence."""
 
-    def key(self, key: str) -> str:
-        return key[:127]
+    key = staticmethod(lambda key: key[:127])
 
 
 class KeepsText(Right):
@@ -741,6 +748,8 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
     CountsRowsThatAreOver: {r.deleting_an_expired_entry_returns_false},
     DeletesWhatBeginsAlike: {r.delete_removes_no_other_key},
     RefusesAndDoesNotSayWhy: REFUSALS_THAT_CARRY | {r.delete_with_an_older_version_is_refused},
+    RefusesWithAnotherVersion: REFUSALS_THAT_CARRY - {r.a_value_is_immutable_bytes}
+    | {r.delete_with_an_older_version_is_refused},
     RefusesWithTheDead: {r.the_version_of_an_expired_entry_is_refused},
     LowersKeys: {r.keys_that_differ_in_case_are_different, r.keys_of_1_to_128_characters_are_kept_apart},
     CutsKeys: {r.keys_of_1_to_128_characters_are_kept_apart},
