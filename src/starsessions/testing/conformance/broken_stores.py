@@ -75,14 +75,14 @@ class Right:
         self.entries.pop(key, None)
         return lived
 
-    def is_over(self, key: str, now: int) -> bool:
+    def has_expired(self, key: str, now: int) -> bool:
         return not self.is_live(self.entries[key], now)
 
     async def sweep(self, limit: int, *, now: int) -> Any:
-        over = [key for key in self.entries if self.is_over(key, now)][:limit]
-        for key in over:
+        expired = [key for key in self.entries if self.has_expired(key, now)][:limit]
+        for key in expired:
             del self.entries[key]
-        return len(over)
+        return len(expired)
 
 
 # Stores that are legal, and different
@@ -105,7 +105,7 @@ class HasListsAsVersions(Right):
 
 
 class ForgetsWhenAsked(Right):
-    """A get drops all that is over."""
+    """A get drops all that has expired."""
 
     async def get(self, key: str, *, now: int) -> Entry | None:
         await self.sweep(len(self.entries), now=now)
@@ -146,7 +146,7 @@ LEGAL = [Right, CountsAll, HasListsAsVersions, ForgetsWhenAsked, Waits]
 
 
 class Upserts(Right):
-    """`SET key value`: `expect` is not looked at."""
+    """`SET key value`: the version is not looked at."""
 
     async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         current = self.live(key, now)
@@ -179,7 +179,7 @@ class RevivesWhatIsOver(Right):
 
 
 class StumblesOverWhatIsOver(Right):
-    """A plain `INSERT`: the row that is over is in the way until it is swept."""
+    """A plain `INSERT`: the expired row is in the way until it is swept."""
 
     def check(self, key: str, expect: Version | None, now: int) -> None:
         super().check(key, expect, now)
@@ -381,7 +381,7 @@ class RefusesAndDoesNotSayWhy(Right):
 
 
 class RefusesWithAnotherVersion(Right):
-    """What `Conflict` carries comes from a replica that lags: whoever retries with it is refused for ever."""
+    """What `Conflict` carries comes from a replica that lags: a retry with it is refused for ever."""
 
     def check(self, key: str, expect: Version | None, now: int) -> None:
         try:
@@ -475,7 +475,7 @@ class ForgetsWithItsConnection(Right):
 class SweepsEverything(Right):
     """`DELETE … LIMIT n`, without a condition."""
 
-    def is_over(self, key: str, now: int) -> bool:
+    def has_expired(self, key: str, now: int) -> bool:
         return True
 
 
@@ -489,7 +489,7 @@ class SweepsWithoutLimit(Right):
 class SweepsASecondLate(Right):
     """`expires_at < now`."""
 
-    def is_over(self, key: str, now: int) -> bool:
+    def has_expired(self, key: str, now: int) -> bool:
         return self.entries[key].expires_at < now
 
 
@@ -502,14 +502,14 @@ class SweepsAndSaysTheLimit(Right):
 
 
 class SweepsWhatItSawBefore(Right):
-    """Selects the keys that are over, and then deletes these keys."""
+    """Selects the keys that have expired, and then deletes these keys."""
 
     async def sweep(self, limit: int, *, now: int) -> int:
-        over = [key for key in self.entries if self.is_over(key, now)][:limit]
+        expired = [key for key in self.entries if self.has_expired(key, now)][:limit]
         await checkpoint()
-        for key in over:
+        for key in expired:
             self.entries.pop(key, None)
-        return len(over)
+        return len(expired)
 
 
 class HasAnIndex(Right):
@@ -526,11 +526,11 @@ class HasAnIndex(Right):
         return lived
 
     async def sweep(self, limit: int, *, now: int) -> int:
-        over = [key for key, expires_at in self.entries.index.items() if expires_at <= now][:limit]
-        for key in over:
+        expired = [key for key, expires_at in self.entries.index.items() if expires_at <= now][:limit]
+        for key in expired:
             del self.entries.index[key]
             self.entries.pop(key, None)
-        return len(over)
+        return len(expired)
 
 
 class DeletesAndLeavesTheIndex(HasAnIndex):
