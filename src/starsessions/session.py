@@ -48,7 +48,7 @@ class Session(TrackedDict):
     def __init__(self, backend: SessionBackend | Store, session_id: str | None = None) -> None:
         """Make a session to use by hand. The id is trusted: do not pass one that a browser sent."""
         super().__init__()
-        adapted = adapt(backend).by_hand()
+        adapted = adapt(backend).bound_or_default()
         config = Config.build(adapted, adapted.policy, CookieSpec(), adapted.clock, autoload=False)
         self.__starsessions__ = RequestState(config, explicit_id=session_id)
 

@@ -299,6 +299,25 @@ def test_what_is_encrypted_for_one_purpose_and_binding_opens_for_no_other() -> N
     assert Encrypter(KEYS, UNBOUND).open(token) is MissReason.BAD_SIGNATURE
 
 
+@pytest.mark.anyio
+async def test_a_store_encrypts_with_the_keys_of_its_binding(clock: Clock) -> None:
+    store = MemoryStore()
+    site = Site(backend=StoreBackend(store, encrypt_with=KEY, clock=clock), session_cookie="sid", app_name="shop")
+    await site.visit(lambda session: users.sign_in(session, USER))
+    binding, now = Binding("shop", "sid"), int(clock())
+    keys = {
+        key_for(site.browser.cookies["sid"], binding): (Purpose.ENCRYPTED_RECORD, b""),
+        index_key(USER, binding): (Purpose.ENCRYPTED_LIST, b"u1."),
+    }
+    assert set(store.all_keys()) == set(keys)
+    for key, (purpose, mark) in keys.items():
+        entry = store.peek(key, now)
+        assert entry is not None
+        mark += key[:8].encode()
+        assert entry.value.startswith(mark)
+        assert Cipher(KEYS, purpose, binding).open(entry.value[len(mark) :], key.encode()) is not None
+
+
 def test_keys_of_starlettes_format_are_told_apart_and_not_shown() -> None:
     one, other = StarletteSigner([b"one", b"both"]), StarletteSigner([b"both", b"other"])
     assert len(one.key_digests & other.key_digests) == 1
@@ -366,6 +385,26 @@ async def test_what_is_written_by_hand_before_there_is_a_middleware_is_for_the_d
     site = Site(backend=backend, clock=clock, autoload=True)
     assert await site.data(Browser({"session": token})) == {"a": 1}
     assert await backend.read(token) == {"a": 1}
+
+
+@pytest.mark.anyio
+async def test_what_is_written_into_memory_before_there_is_a_middleware_is_for_the_first_one(clock: Clock) -> None:
+    backend = InMemoryBackend(clock=clock)
+    await backend.write({"a": 1}, "an-id")
+    site = Site(backend=backend, session_cookie="sid", clock=clock, autoload=True)
+    other = Site(backend=backend, session_cookie="admin", clock=clock, autoload=True)
+    assert await site.data(Browser({"sid": "an-id"})) == {"a": 1}
+    assert await other.data(Browser({"admin": "an-id"})) == {}
+
+
+@pytest.mark.anyio
+async def test_a_session_by_hand_is_listed_where_there_is_no_middleware(backend: Any) -> None:
+    session = Session(backend)
+    await session.load()
+    await users.sign_in(session, USER)
+    await session.persist()
+    if backend.user_index is not None:
+        assert len(await UserSessions(backend).list(USER)) == 1
 
 
 @pytest.mark.anyio

@@ -237,7 +237,7 @@ class TestALostAnswer:
         await theirs.replace("key", b"3", found.version, expires_at=NOW + LIFE, now=NOW)
         between.flows.set()
         error = await unavailable(ours)
-        assert str(error) == "The answer to a write was lost, and somebody else has written since."
+        assert str(error) == "The answer to a write was lost, and another request has written since."
 
     async def test_and_a_logout_since_is_final(
         self, store: RedisStore, between: Proxy, server: RedisServer, open_store: Open

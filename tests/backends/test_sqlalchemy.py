@@ -5,6 +5,7 @@ What happens when a database fails is in test_sqlalchemy_faults.py.
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import secrets
 import sqlite3
@@ -20,6 +21,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+import starsessions.stores.sqlalchemy
 from starsessions import BackendUnavailable, ImproperlyConfigured, Session
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore, session_table
 from starsessions.stores.base import Conflict, Store, Sweeping
@@ -423,7 +425,12 @@ def test_the_package_imports_no_sqlalchemy_by_itself() -> None:
 
 
 @pytest.mark.parametrize("missing", ["sqlalchemy.ext.asyncio", "greenlet"])
-def test_without_sqlalchemy_the_error_names_the_extra(missing: str) -> None:
+def test_without_sqlalchemy_the_error_names_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, missing, None)
+        with pytest.raises(ImproperlyConfigured, match=r"install the extra starsessions\[sqlalchemy\]"):
+            importlib.reload(starsessions.stores.sqlalchemy)
+    # And it is the first thing that the import of the backend comes to.
     code = f"import sys; sys.modules[{missing!r}] = None; import starsessions.backends.sqlalchemy"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 1

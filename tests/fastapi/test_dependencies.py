@@ -63,7 +63,7 @@ def app(backend: SessionBackend, clock: Clock) -> FastAPI:
 @pytest.fixture
 def memory_app(clock: Clock) -> FastAPI:
     app = FastAPI()
-    app.add_middleware(SessionMiddleware, backend=InMemoryBackend(), clock=clock)
+    app.add_middleware(SessionMiddleware, backend=InMemoryBackend(clock=clock))
     return sign_in_routes(app)
 
 

@@ -1,5 +1,6 @@
 """What authors of stores and backends are promised of the kit: names, ids, verdicts, and its command line."""
 
+import runpy
 import sys
 from collections import defaultdict
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ import starsessions.stores
 import starsessions.testing
 from starsessions.stores import MemoryStore
 from starsessions.testing import Contract, NoVerdict, OpenStore, Verdict, broken_stores, store_verdicts
+from starsessions.testing import __main__ as command_line
 from starsessions.testing.__main__ import main
 from starsessions.testing.conformance.backend_rules import BACKEND
 from starsessions.testing.conformance.broken_stores import Entries, Right, opener
@@ -143,6 +145,15 @@ def test_what_cannot_be_run_is_said(capsys: pytest.CaptureFixture[str], argument
     assert "usage: python -m starsessions.testing" in capsys.readouterr().err
 
 
+def test_it_is_run_as_a_module_and_ends_with_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command_line.__file__
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", ["testing", f"{HERE}:open_right_store", *DECLINED])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(command_line.__file__, run_name="__main__")
+    assert ended.value.code == 0
+
+
 def test_a_capability_is_declined_with_a_reason() -> None:
     with pytest.raises(ValueError, match="with a reason"):
         main([f"{HERE}:open_right_store", "--decline", "sweeps"])
@@ -154,7 +165,7 @@ def test_the_rules_show_on_the_command_line_that_they_reject_what_is_broken(
     upserts, counts = [store for store in broken_stores() if store.name in ("Upserts", "CountsEachEntry")]
     monkeypatch.setattr("starsessions.testing.__main__.broken_stores", lambda: [upserts])
     assert main(["--self-test"]) == 0
-    assert capsys.readouterr().out == "rejected Upserts: `SET key value`: `expect` is not looked at.\n"
+    assert capsys.readouterr().out == "rejected Upserts: `SET key value`: the version is not looked at.\n"
     upserts.rejected_by = counts.rejected_by  # as if rules had been lost
     assert main(["--self-test"]) == 1
     assert capsys.readouterr().out.startswith("MISSED Upserts")

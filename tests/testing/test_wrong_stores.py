@@ -34,10 +34,9 @@ async def test_a_store_that_is_legal_and_different_keeps_all_rules(store: Kind) 
 class TestTheRules(RulesSuite):
     """A wrong store fails exactly the rules that its mistake breaks."""
 
-
-def test_each_rule_catches_something() -> None:
-    caught = set().union(*WRONG.values())
-    assert [rule.__name__ for rule in r.STORE if rule not in caught] == []
+    def test_each_rule_catches_something(self) -> None:
+        caught = set().union(*WRONG.values())
+        assert [rule.__name__ for rule in r.STORE if rule not in caught] == []
 
 
 # A size limit is a number that is stated, and checked on both sides.

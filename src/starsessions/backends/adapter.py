@@ -1,8 +1,8 @@
-"""A `SessionBackend` that knows ids and dicts, lifted to what the session works with.
+"""A `SessionBackend` that knows ids and dicts, adapted to what the session works with.
 
 What four calls without versions allow, and what they do not: deadlines are kept, because the session's times travel in
-the dict; an id that is unknown is never adopted; nobody shares objects with the store. A late write looks again before
-it writes, merges by key what it finds changed, and does not write what it finds gone. But between that look and the
+the dict; an unknown id is never adopted; no objects are shared with the store. A late write looks again before
+it writes, merges by key what it finds changed, and does not write what it finds deleted. But between that look and the
 write there is a gap, and a request that falls into it can still lose an update or undo a logout. A `Store` has no such
 gap (`stores/base.py`).
 """
@@ -28,7 +28,7 @@ from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
 from starsessions.stores.base import WHAT_A_STORE_IS, Store, is_store
 
 TIMES = "__starsessions__"
-"""The reserved key under which a lifted backend's dict carries the session's times."""
+"""The reserved key under which an adapted backend's dict carries the session's times."""
 
 
 class _Times(Struct, array_like=True):
@@ -61,7 +61,7 @@ class _Copy:
 
 
 class _Copying:
-    """The serializer of a lifted backend, whose own business it is which types it can keep."""
+    """The serializer of an adapted backend, whose own business it is which types it can keep."""
 
     def dumps(self, data: dict[str, Any], /) -> _Copy:
         try:
@@ -93,8 +93,8 @@ class AdaptedBackend(Backend):
         self._keeps_times = True
         self._mark = to_base64url(sha256(binding.label(Purpose.CUSTOM_RECORD)).digest()[:12])
 
-    def by_hand(self) -> Self:
-        return self  # the calls are those of the application's own object
+    def bound_or_default(self) -> Self:
+        return self  # a session that is used by hand is one of the application's own object
 
     async def generate_id(self) -> str:
         return await self.inner.generate_id()
@@ -143,7 +143,7 @@ class AdaptedBackend(Backend):
         if if_unchanged:
             await self._look_again(found, now)
         if await self.inner.exists(found.token):
-            with suppress(KeyError):  # `del self.storage[session_id]`, and somebody was faster
+            with suppress(KeyError):  # `del self.storage[session_id]`, and another request was faster
                 await self.inner.remove(found.token)
 
     async def _look_again(self, found: Found, now: int) -> None:

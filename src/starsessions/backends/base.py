@@ -1,8 +1,8 @@
 """The two contracts of a backend: the historical one, which users write, and the one that the session works with.
 
 `SessionBackend` is four calls that know ids and dicts. `Backend` is what our own backends are, and what a user's
-`SessionBackend` is adapted to (`adapter.py`): it knows records, deadlines and versions, and none of
-its own verbs overwrites. (`write` by hand does: whoever calls it says what shall stand there.)
+`SessionBackend` is adapted to (`adapter.py`): it knows records, deadlines and versions, and none of its own verbs
+overwrites. (`write` by hand does: its caller decides what is stored.)
 """
 
 import time
@@ -35,9 +35,9 @@ class SessionBackend(ABC):
     """What to write for a database of your own: four calls, in ids and dicts.
 
     An id that reaches these calls is one that the application gave, or one that a browser sent and that
-    `is_well_formed` let through. `data` is yours to keep: nobody else holds it. Under the middleware the dict carries
-    one key more, `"__starsessions__"`, with the session's times (plain ints in a list): keep it, or the deadlines that
-    the middleware promises cannot be kept.
+    `is_well_formed` let through. `data` is yours to keep: there is no other reference to it. Under the middleware the
+    dict carries one key more, `"__starsessions__"`, with the session's times and the cookie that it belongs to (plain
+    JSON): keep it, or the middleware cannot keep its deadlines, nor keep two cookies apart.
 
     >>> class DictBackend(SessionBackend):
     ...     def __init__(self):
@@ -101,18 +101,18 @@ class SessionBackend(ABC):
 
 
 class Conflict(Exception):
-    """What was to be changed is no longer as it was read. `current` is what there is now; None: the session is gone."""
+    """What was to be changed is no longer as it was read. `current` is what there is now; None: the session ended."""
 
     def __init__(self, current: Found | None) -> None:
-        super().__init__("changed meanwhile" if current else "gone")
+        super().__init__("changed meanwhile" if current else "ended")
         self.current = current
 
 
 class Backend(SessionBackend):
     """What the session works with. There is no unconditional write: that is what makes a logout final.
 
-    `now` is an instant, in seconds; `ends_at` the one at which the record is over, for stores that forget by
-    themselves.
+    `now` is an instant, in seconds; `ends_at` the one at which the record expires, for stores that remove expired
+    entries by themselves.
     """
 
     serializer: Serializer
@@ -135,7 +135,7 @@ class Backend(SessionBackend):
     its first access, and saved without a coroutine of its own."""
 
     user_index: UserIndex | None = None
-    """The lists of users' sessions; None: nobody can list them here, or end them from elsewhere."""
+    """The lists of users' sessions; None: sessions cannot be listed here, or ended from elsewhere."""
 
     max_cookies: int = 1
     """Over how many cookies a token may be split."""
@@ -208,14 +208,18 @@ class Backend(SessionBackend):
             )
         return copies[0] if copies else None
 
-    def by_hand(self) -> Self:
-        """Return what a call without a middleware means: the only copy that was bound, or one for the default cookie.
+    def bound_or_default(self) -> Self:
+        """Return the only copy that was bound; if there is none yet, one for the default cookie.
 
         Raises:
             ImproperlyConfigured: several were bound.
         """
         bound = self.bound_once()
         return self.bound_for() if bound is None else bound
+
+    def by_hand(self) -> Self:
+        """Return the copy whose sessions `read`, `write`, `remove` and `exists` are about."""
+        return self.bound_or_default()
 
     def _copies(self) -> dict[Binding, Self]:
         """The latest copy for each binding. Those copies know it, too."""
@@ -239,7 +243,7 @@ class Backend(SessionBackend):
 
     @abstractmethod
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
-        """Put `record` in the place of what was found; atomic. Raises `Conflict` if that has changed or is gone."""
+        """Put `record` in the place of what was found; atomic. Raises `Conflict` if that has changed or ended."""
 
     @abstractmethod
     async def rotate(
@@ -252,7 +256,7 @@ class Backend(SessionBackend):
 
     @abstractmethod
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
-        """End the session for good. Ending what is gone is no error.
+        """End the session for good. Ending it twice is no error.
 
         With `if_unchanged`, raises `Conflict` like `replace`, and then did nothing.
         """
@@ -264,7 +268,7 @@ class Backend(SessionBackend):
         return ""
 
     async def look_up(self, listed: IndexedSession, now: int) -> Found | None:
-        """The session that is listed, wherever it has been rotated to; None if it is over, or nobody can look."""
+        """The session that is listed, wherever it has been rotated to; None if it has ended, or cannot be looked up."""
         return None
 
     async def dead_handles(self, index: Index, now: int) -> frozenset[str]:
@@ -350,7 +354,7 @@ async def _live(backend: Backend, session_id: str) -> Found | None:
 
 @runtime_checkable
 class Sealing(Protocol):
-    """A backend whose tokens are the sessions: to keep one is to seal it, and nobody else can have been faster."""
+    """A backend whose tokens are the sessions: to keep one is to sign or encrypt it, so there are no conflicts."""
 
     def seal(self, record: Record) -> str:
         """Return the token for a record. `create`, `replace` and `rotate` do nothing else."""

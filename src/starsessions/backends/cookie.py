@@ -1,4 +1,4 @@
-"""Backends without a server side: the session travels in the cookie, sealed."""
+"""Backends without a server side: the session travels in the cookie, signed or encrypted."""
 
 from abc import abstractmethod
 from collections.abc import Collection
@@ -104,7 +104,7 @@ class _SealedCookieBackend(Backend):
         return Found(self.seal(record), record)
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
-        """Of somebody who is signed in, if there are `revocations`: the cookie is over, and so is every copy of it.
+        """End the session of a signed-in user, if there are `revocations`: the cookie and every copy of it are invalid.
 
         Otherwise the cookie is cleared, but a copy of it stays good until its deadline.
         """
@@ -120,7 +120,7 @@ class _SealedCookieBackend(Backend):
 
 
 class CookieBackend(_SealedCookieBackend):
-    """The session in a signed cookie: the person can read it, and nobody can change it.
+    """The session in a signed cookie: users can read it, and cannot change it.
 
     Data that is plain JSON is written as Starlette's `SessionMiddleware` and versions 1.x of this package write it, and
     theirs is read, given the same key. Other types, `set_expiry` and a sign-in need more room than that format has:
@@ -134,7 +134,7 @@ class CookieBackend(_SealedCookieBackend):
         max_age: like the middleware's; the shorter one applies.
         serializer: what turns the data into bytes.
         compress: compress the data if that makes it shorter.
-        max_cookies: over how many cookies a large session may be split.
+        max_cookies: into how many cookies a large session may be split.
         starlette_format: False never reads or writes Starlette's format.
         revocations: a store that knows which sign-ins are valid, so that one can be revoked.
         clock: seconds since 1970, for tests.
@@ -213,7 +213,7 @@ class _AcceptedCookies(CookieBackend):
 
 
 class EncryptedCookieBackend(_SealedCookieBackend):
-    """The session in an encrypted cookie: nobody but the server can read or change it. Needs `cryptography`.
+    """The session in an encrypted cookie: only the server can read or change it. Needs `cryptography`.
 
     Args:
         secret_key: one key, or a list of which the first encrypts; a key id in the cookie says which one opens it.
@@ -221,7 +221,7 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         serializer: what turns the data into bytes.
         compress: compress the data if that makes it shorter. It is off because the compressed length tells about the
             content: leave it off if one person can write into what another one must not read.
-        max_cookies: over how many cookies a large session may be split.
+        max_cookies: into how many cookies a large session may be split.
         accept_signed: to migrate from signed cookies, the key or keys of those that are still read, in Starlette's
             format, too. They are written back encrypted. Without it, a cookie that is only signed is no session.
         revocations: a store that knows which sign-ins are valid, so that one can be revoked.

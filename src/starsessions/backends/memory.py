@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from starsessions.backends.base import in_one_step, wall_clock
 from starsessions.backends.server_side import Pointer, StoreBackend
@@ -16,7 +16,7 @@ from starsessions.stores.memory import MemoryStore
 class InMemoryBackend(StoreBackend):
     """Sessions in a dict of this process, which forgets them when it ends.
 
-    They expire, nobody else holds the objects in them, and `def` endpoints in threads may use them. With several
+    They expire, share no objects with the application, and `def` endpoints in threads may use them. With several
     worker processes each has sessions of its own: use one process, or another backend.
 
     >>> from starsessions import SessionMiddleware
@@ -38,13 +38,18 @@ class InMemoryBackend(StoreBackend):
             self.store = self.store if own is None else own
         super().prepare(binding, policy)
 
+    def by_hand(self) -> Self:
+        # What is written before there is a middleware belongs to the first one, as its store does.
+        bound = self.bound_once()
+        return self if bound is None else bound
+
     def peek(self, token: str, now: int) -> Found | MissReason:
         read = self._read(token, token, self.store.peek(token, now))
         return in_one_step(self._followed(read, token, now)) if isinstance(read, Pointer) else read
 
     @property
     def never_waits(self) -> bool:  # type: ignore[override]
-        # A subclass may have a `replace` of its own, and somebody may have put another store in the place of ours.
+        # A subclass may have a `replace` of its own, and the application may have put in another store.
         return type(self.store) is MemoryStore and type(self).replace is StoreBackend.replace
 
     def __len__(self) -> int:
@@ -53,7 +58,7 @@ class InMemoryBackend(StoreBackend):
 
     @property
     def data(self) -> Mapping[str, dict[str, Any]]:
-        """A copy of all that is held, live or not, by id: for tests. It walks over everything.
+        """A copy of all that is held, live or not, by id, for tests. Its cost grows with their number.
 
         >>> import asyncio
         >>> backend = InMemoryBackend()

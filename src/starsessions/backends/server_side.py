@@ -1,13 +1,13 @@
 """Any `Store` becomes a `Backend`: the browser holds an id, the store holds the record.
 
-The store's key is a hash of the id, so that whoever reads the store can present no id to us. The application and the
+The store's key is a hash of the id, so that reading the store reveals no id. The application and the
 cookie are part of the hash, so that an id is worth nothing in another cookie. A record begins with the first characters
 of its key, so that an answer which belongs to another request (a connection that lost its place, a record copied onto
 another key) is no session.
 
-After a rotation the old key holds a pointer to the new one, for a day at most. Within its
-grace, if there is one, a request that brings the old id sees and writes the new session. After it, or without one, the
-old id is nobody, and we know that it was one: two parties using one id look like that.
+After a rotation the old key holds a pointer to the new one, for a day at most. Within its grace, if there is one, a
+request that brings the old id sees and writes the new session. After it, or without one, the old id opens nothing, and
+we know that it was an id: two parties using one id look like that.
 """
 
 from collections.abc import Awaitable
@@ -37,10 +37,10 @@ MOMENT = 30
 """Seconds after a rotation in which an old id is no surprise: its requests were on their way."""
 
 KNOWN_FOR = 24 * 60 * 60
-"""Seconds for which an id that was rotated away, and its grace is over, is known as such."""
+"""Seconds for which an id that was rotated away is known as such, when its grace has ended."""
 
 MAX_TRIES = 100
-"""How often a logout looks at what others have made of the session, before it ends whatever stands there."""
+"""How often a logout looks at what other requests have written, before it ends the session unconditionally."""
 
 _OWNER = 8  # characters of the key, 48 bits: enough for accidents; `encrypt_with` is against intent
 
@@ -172,9 +172,9 @@ class StoreBackend(Backend):
         new_key = self._key(session_id)
         old, identity = found.record.identity, record.identity
         stays = old is not None and identity is not None and old.handle == identity.handle
-        if identity is not None:  # whoever signs in has said where the session is going to stand
+        if identity is not None:  # a sign-in has listed the session under its new key
             record = await self.user_index.keep_indexed(record, place.key if stays else new_key, ends_at, now)
-        # The new entry first: nobody knows its id yet, and if we are interrupted the old one is still whole.
+        # The new entry first: no browser knows its id yet, and if we are interrupted the old one is still whole.
         try:
             write = self.store.create(new_key, self._value(new_key, record), expires_at=ends_at, now=now)
             renewed = await self._written(write, session_id, new_key, record, now)
@@ -280,7 +280,7 @@ class StoreBackend(Backend):
         return key, entry
 
     async def _followed(self, moved: Pointer, token: str, now: int) -> Found | MissReason:
-        """What a pointer leads to, for somebody who brings the old id."""
+        """What a pointer leads to, for a request that brings the old id."""
         for _ in range(MAX_HOPS):
             if now >= moved.until:
                 return MissReason.ROTATED if now >= moved.at + MOMENT else MissReason.JUST_ROTATED

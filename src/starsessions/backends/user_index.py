@@ -1,10 +1,10 @@
-"""Whose sessions there are: an index in any `Store`, one entry for each user, that knows where their sessions stand.
+"""Whose sessions there are: an index in any `Store`, one list for each user, that knows where their sessions are.
 
 It needs nothing of a store but its four verbs, so it works on each of them, third-party ones and a Redis Cluster
 included: all that is known of one user is under one key, and changes by `replace`.
 
-An entry is never larger than what the user has: whoever adds to it looks which of the sessions still live. A session
-that was listed a moment ago may not be stored yet, so it counts as living for `PENDING` seconds.
+A list is never longer than what the user has: a sign-in that adds to it looks which of the sessions still live. A
+session that was listed a moment ago may not be stored yet, so it counts as living for `PENDING` seconds.
 """
 
 from collections.abc import Callable
@@ -34,14 +34,14 @@ class IndexedSession(Struct, frozen=True, array_like=True):
 
     handle: str
     key: str
-    """Where its record stands; empty if a sealed cookie is the session."""
+    """Where its record is stored; empty if the cookie is the session."""
 
     listed_at: int
     until: int
-    """It is over by then, or has listed itself again."""
+    """By then it has expired, or has listed itself again."""
 
     identity: Identity | None = None
-    """What there is to show of a session that nobody else can look into: a sealed cookie."""
+    """What there is to show of a session that cannot be looked up: a signed or encrypted cookie."""
 
     def __repr__(self) -> str:
         return "<IndexedSession>"  # in memory, the key is the id
@@ -84,7 +84,7 @@ def new_handle() -> str:
 
 
 def listing_end(ends_at: int, now: int) -> int:
-    """Until when to list a session that is over at `ends_at`: as long again, so that renewing it rarely has to."""
+    """Until when to list a session that expires at `ends_at`: as long again, so that renewing it rarely has to."""
     return ends_at + (ends_at - now)
 
 
@@ -142,7 +142,7 @@ class UserIndex:
         now: int,
         seen: Snapshot | None = None,
     ) -> Index:
-        """What was listed before `change`, which runs again if somebody else was faster. It is kept until then.
+        """What was listed before `change`, which runs again if another request was faster. It is kept until then.
 
         `seen`: what `look` has found, so that it is not read again. Only for a `change` that does something, or raises:
         it is when it writes that it finds out whether it was too late, and what it raises is true of what was seen.
@@ -202,7 +202,7 @@ class UserIndex:
         )
 
     async def next_generation(self, identity: Identity, now: int) -> Identity | None:
-        """A sealed session whose earlier cookies are all nobody from now on; None if it is not on the list any more."""
+        """The next generation of a cookie: all earlier ones are invalid now. None if it is no longer on the list."""
         turned = replace(identity, generation=identity.generation + 1)
         before = await self.change(
             identity.user_id,
@@ -213,7 +213,7 @@ class UserIndex:
         return turned if any(_is(one, identity) for one in before) else None
 
     async def forget(self, identity: Identity, now: int) -> None:
-        """It is over. (What stands in a store need not be forgotten: whoever looks sees that it is not there.)"""
+        """Take a session that has ended from the list. (One in a store need not be: it is seen that it is missing.)"""
         await self.change(
             identity.user_id, lambda index: tuple(one for one in index if one.handle != identity.handle), now, now
         )

@@ -1,4 +1,4 @@
-"""What nobody but the server can read or change: AES-256-GCM (NIST SP 800-38D), under 256 keys of one purpose.
+"""What only the server can read or change: AES-256-GCM (NIST SP 800-38D), under 256 keys of one purpose.
 
 A random nonce of 96 bits is good for 2^32 messages under one key, which a busy site reaches, and a nonce that comes
 twice breaks the key. So 104 random bits are drawn: the first eight choose the key. Each key then sees its 2^32nd

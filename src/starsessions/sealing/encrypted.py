@@ -1,4 +1,4 @@
-"""Encrypted tokens: nobody but the server can read or change them.
+"""Encrypted tokens: only the server can read or change them.
 
 A token is bound to its purpose, the application and the name of its cookie: its key is derived with them, and they are
 its associated data. So one cookie's value is refused in another cookie.

@@ -43,7 +43,7 @@ def _key(key: object) -> bytes:
         )
     if len(raw) < STRONG or len(set(raw)) < STRONG // 4:
         _log.warning(
-            "secret_key is weak (%d bytes, %d different): whoever guesses it can be anybody. "
+            "secret_key is weak (%d bytes, %d different): an attacker who guesses it can sign in as any user. "
             "Make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
             len(raw),
             len(set(raw)),

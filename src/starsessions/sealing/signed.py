@@ -1,4 +1,4 @@
-"""Signed tokens: anybody can read them, nobody can change them.
+"""Signed tokens: users can read them, and cannot change them.
 
 Two forms. Starlette's own, which versions 1.x of this package wrote, too: base64 of JSON, a timestamp, an HMAC-SHA-1,
 as `TimestampSigner` of itsdangerous makes them. It says nothing about the cookie or the application. And, for records

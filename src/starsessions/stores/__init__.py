@@ -17,7 +17,7 @@ __all__ = ["Conflict", "Entry", "MemoryStore", "Store", "StoreBackend", "Sweepin
 def __getattr__(name: str) -> Any:
     if name != "StoreBackend":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Backends are built upon stores. Only the name is here, so that whoever writes a store finds all in one place.
+    # Backends are built upon stores. Only the name is here, so that the author of a store finds all in one place.
     from starsessions.backends.server_side import StoreBackend
 
     return StoreBackend

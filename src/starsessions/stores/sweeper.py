@@ -28,8 +28,8 @@ async def sweep_forever(
     """Until it is cancelled: sweep about `every` so many seconds, in batches, until nothing is left.
 
     Many workers do this at once. So each waits for a time of its own before the first sweep, and between two of them
-    (from half to one and a half of `every`); whoever finds less than a whole batch, because there is no more or because
-    others are at it, waits again. A failure is logged, once until it works again.
+    (from half to one and a half of `every`); one that finds less than a whole batch, because there is no more or
+    because others are at it, waits again. A failure is logged, once until it works again.
     """
     await sleep(every * chance())
     fails = False

@@ -10,11 +10,11 @@ in one step; it touches one key, so that a Cluster knows where to run it, and it
 know it (any more).
 
 The version is made by the writer and is random. So a script that is sent a second time, because the answer to the
-first was lost, finds its own version and says yes. If somebody else has written between the two, nobody can tell
+first was lost, finds its own version and says yes. If another writer has come between the two, it cannot be told
 whether the first one was carried out, and the write has failed. (A Cluster's client repeats commands by itself, and
 does not tell: there, what is computed from the old value may then be computed twice.)
 
-Redis counts the time to live by its own clock, from now on. What is over is over by the clock of the caller.
+Redis counts the time to live by its own clock, from now on. The caller's clock decides whether an entry has expired.
 """
 
 from asyncio import get_running_loop
@@ -150,7 +150,7 @@ class RedisStore:
             return
         current = _entry(answer, now)
         if twice and current is not None:
-            raise BackendUnavailable("The answer to a write was lost, and somebody else has written since.")
+            raise BackendUnavailable("The answer to a write was lost, and another request has written since.")
         if twice and not entry:
             return  # it was to be removed, and it is
         raise Conflict(current)

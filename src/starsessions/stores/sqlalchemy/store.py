@@ -25,7 +25,7 @@ class SQLAlchemyStore:
     for an engine with `isolation_level="AUTOCOMMIT"` and `skip_autocommit_rollback=True`, and on PostgreSQL for any.
     A write that raises `BackendUnavailable`, after `timeout` seconds or earlier, may have been carried out, or not.
 
-    The version is 63 random bits, chosen by whoever writes. So a write whose answer was lost recognises itself.
+    The version is 63 random bits, chosen by the writer. So a write whose answer was lost recognises itself.
     """
 
     def __init__(self, engine: AsyncEngine, table: Table, *, timeout: float = 5.0) -> None:
@@ -34,29 +34,29 @@ class SQLAlchemyStore:
         self.statements = Statements(table)
 
     async def get(self, key: str, *, now: int) -> Entry | None:
-        return await self._database.in_time(self._get(key, now))
+        return await self._database.with_timeout(self._get(key, now))
 
     async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Version:
-        return await self._database.in_time(self._put(key, value, _FREE, expires_at, now), writes=True)
+        return await self._database.with_timeout(self._put(key, value, _FREE, expires_at, now), writes=True)
 
     async def replace(self, key: str, value: bytes, version: Version, *, expires_at: int, now: int) -> Version:
-        return await self._database.in_time(self._put(key, value, version, expires_at, now), writes=True)
+        return await self._database.with_timeout(self._put(key, value, version, expires_at, now), writes=True)
 
     async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
-        return await self._database.in_time(self._delete(key, version, now), writes=True)
+        return await self._database.with_timeout(self._delete(key, version, now), writes=True)
 
     async def sweep(self, limit: int, *, now: int) -> int:
-        return await self._database.in_time(self._sweep(limit, now))
+        return await self._database.with_timeout(self._sweep(limit, now))
 
     async def has_table(self) -> bool:
-        return (await self._database.in_time(self._database.call(_has_table, self.table)))[0]
+        return (await self._database.with_timeout(self._database.call(_has_table, self.table)))[0]
 
     async def create_table(self) -> None:
         """Create the table and its index, unless it is there."""
         try:
-            await self._database.in_time(self._database.call(_create_table, self.table))
+            await self._database.with_timeout(self._database.call(_create_table, self.table))
         except BackendUnavailable:
-            if not await self.has_table():  # somebody else may have created it at the same time
+            if not await self.has_table():  # another process may have created it at the same time
                 raise
 
     async def finished(self) -> None:

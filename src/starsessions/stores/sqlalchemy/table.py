@@ -84,7 +84,7 @@ class Statements:
         # index. There MySQL and MariaDB would lock what expires next as well, in another order than an UPDATE of it.
         still_dead = expires_at + literal_column("0") <= bindparam("p_now")
 
-        # PostgreSQL in one statement. Rows that somebody is at work on (another sweep) are left to them. It is a CTE
+        # PostgreSQL in one statement. Rows that are locked (by another sweep) are left to them. It is a CTE
         # because PostgreSQL may run a subquery with LIMIT more than once, and then removes more than the limit.
         locked = some_dead.with_for_update(skip_locked=True).cte("dead")
         self.sweep: Executable = delete(table).where(key.in_(select(locked.columns["key"])), still_dead)

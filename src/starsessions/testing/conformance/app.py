@@ -67,7 +67,7 @@ class Site:
         return Answer(results[0], _token(said))
 
     async def data(self, token: str | None) -> dict[str, Any]:
-        """What somebody sees who brings this token."""
+        """What a request with this token sees."""
         seen: dict[str, Any] = (await self.visit(token, _copied)).result
         return seen
 

@@ -94,12 +94,12 @@ async def a_session_expires_at_its_deadline(place: BackendFixture) -> None:
     token = await place.new_session()
     await place.site.visit(token, _changing({"a": 2}))
     place.clock.advance(MAX_AGE - 1)
-    assert (await place.site.data(token)).get("a") == 2, "a session was over before its deadline"
+    assert (await place.site.data(token)).get("a") == 2, "a session expired before its deadline"
     place.clock.advance(1)
     assert await place.site.data(token) == {}, "a session was there at its deadline"
     answer = await place.site.visit(token, _changing({"new": 1}))
-    assert await place.living([token, answer.token]) == {answer.token: {"new": 1}}, "a session that is over came back"
-    assert answer.token != token, "the id of a session that is over was used again"
+    assert await place.living([token, answer.token]) == {answer.token: {"new": 1}}, "an expired session came back"
+    assert answer.token != token, "the id of an expired session was used again"
 
 
 @BACKEND.rule()
@@ -113,8 +113,8 @@ async def a_session_that_expires_during_a_request_stays_expired(place: BackendFi
         session["new"] = 1
 
     answer = await place.site.visit(token, act)
-    assert answer.token is None, "a cookie was set for a session that was over"
-    assert await place.site.data(token) == {}, "a session that was over was brought back by a change"
+    assert answer.token is None, "a cookie was set for an expired session"
+    assert await place.site.data(token) == {}, "an expired session was brought back by a change"
 
 
 @BACKEND.rule()
@@ -124,7 +124,7 @@ async def use_renews_a_rolling_session(place: BackendFixture) -> None:
     place.clock.advance(MAX_AGE - 10)
     await place.rolling.visit(token, _read)
     place.clock.advance(MAX_AGE - 10)
-    assert await place.site.data(token) == START, "a session that was used is over by its old deadline"
+    assert await place.site.data(token) == START, "a session that was used expired at its old deadline"
 
 
 @BACKEND.rule()
@@ -344,7 +344,7 @@ def _writers(count: int) -> None:
                 assert f"new-{n}" in data, "an update is lost: a key that was added"
                 assert f"gone-{n}" not in data, "an update is lost: a key that was deleted"
             assert data["last"] == int(list(answers)[-1]), "of a key that all have changed, the last one has not won"
-            assert data["b"] == START["b"], "a key that nobody has changed is not what it was"
+            assert data["b"] == START["b"], "a key that was not changed is not what it was"
 
         await place.in_every_order(scenario)
 
@@ -381,7 +381,7 @@ async def atomic_updates_all_count(place: BackendFixture) -> None:
 
 @BACKEND.rule("grace")
 async def within_its_grace_the_old_id_opens_the_new_session(place: BackendFixture) -> None:
-    """With `regenerate_id(grace=…)` a change that comes with the old id is in the new session, until the grace is over.
+    """With `regenerate_id(grace=…)` a change that comes with the old id is in the new session, until the grace ends.
 
     Whatever the order, it is confirmed, and its answer does not bring the old id back.
     """
@@ -404,7 +404,7 @@ async def within_its_grace_the_old_id_opens_the_new_session(place: BackendFixtur
             "the old id does not see the new session"
         )
         place.clock.advance(GRACE)
-        assert await place.living([old, new]) == {new: expected}, "the old id is alive when its grace is over"
+        assert await place.living([old, new]) == {new: expected}, "the old id opens a session after its grace"
 
     await place.in_every_order(scenario)
     old = await place.new_session()

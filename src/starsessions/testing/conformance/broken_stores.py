@@ -7,7 +7,7 @@ would prove nothing.
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import count
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 from uuid import uuid4
 
 from anyio import Lock
@@ -75,14 +75,14 @@ class Right:
         self.entries.pop(key, None)
         return lived
 
-    def is_over(self, key: str, now: int) -> bool:
+    def has_expired(self, key: str, now: int) -> bool:
         return not self.is_live(self.entries[key], now)
 
     async def sweep(self, limit: int, *, now: int) -> Any:
-        over = [key for key in self.entries if self.is_over(key, now)][:limit]
-        for key in over:
+        expired = [key for key in self.entries if self.has_expired(key, now)][:limit]
+        for key in expired:
             del self.entries[key]
-        return len(over)
+        return len(expired)
 
 
 # Stores that are legal, and different
@@ -105,7 +105,7 @@ class HasListsAsVersions(Right):
 
 
 class ForgetsWhenAsked(Right):
-    """A get drops all that is over."""
+    """A get drops all that has expired."""
 
     async def get(self, key: str, *, now: int) -> Entry | None:
         await self.sweep(len(self.entries), now=now)
@@ -146,7 +146,7 @@ LEGAL = [Right, CountsAll, HasListsAsVersions, ForgetsWhenAsked, Waits]
 
 
 class Upserts(Right):
-    """`SET key value`: `expect` is not looked at."""
+    """`SET key value`: the version is not looked at."""
 
     async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         current = self.live(key, now)
@@ -179,7 +179,7 @@ class RevivesWhatIsOver(Right):
 
 
 class StumblesOverWhatIsOver(Right):
-    """A plain `INSERT`: the row that is over is in the way until it is swept."""
+    """A plain `INSERT`: the expired row is in the way until it is swept."""
 
     def check(self, key: str, expect: Version | None, now: int) -> None:
         super().check(key, expect, now)
@@ -380,6 +380,16 @@ class RefusesAndDoesNotSayWhy(Right):
             raise Conflict(None) from None
 
 
+class RefusesWithAnotherVersion(Right):
+    """What `Conflict` carries comes from a replica that lags: a retry with it is refused for ever."""
+
+    def check(self, key: str, expect: Version | None, now: int) -> None:
+        try:
+            super().check(key, expect, now)
+        except Conflict as conflict:
+            raise Conflict(conflict.current and conflict.current._replace(version="lags")) from None
+
+
 class RefusesWithTheDead(Right):
     """What `Conflict` carries is read without a look at the deadline."""
 
@@ -396,8 +406,7 @@ class RefusesWithTheDead(Right):
 class RenamesKeys(Right):
     """A store that is right, under other keys."""
 
-    def key(self, key: str) -> str:
-        return key
+    key: ClassVar[Any]
 
     async def get(self, key: str, *, now: int) -> Entry | None:
         return await super().get(self.key(key), now=now)
@@ -412,15 +421,13 @@ class RenamesKeys(Right):
 class LowersKeys(RenamesKeys):
     """A collation that knows no case, or a file system."""
 
-    def key(self, key: str) -> str:
-        return key.lower()
+    key = staticmethod(str.lower)
 
 
 class CutsKeys(RenamesKeys):
     """`VARCHAR(127)`, which cuts off in silence."""
 
-    def key(self, key: str) -> str:
-        return key[:127]
+    key = staticmethod(lambda key: key[:127])
 
 
 class KeepsText(Right):
@@ -468,7 +475,7 @@ class ForgetsWithItsConnection(Right):
 class SweepsEverything(Right):
     """`DELETE … LIMIT n`, without a condition."""
 
-    def is_over(self, key: str, now: int) -> bool:
+    def has_expired(self, key: str, now: int) -> bool:
         return True
 
 
@@ -482,7 +489,7 @@ class SweepsWithoutLimit(Right):
 class SweepsASecondLate(Right):
     """`expires_at < now`."""
 
-    def is_over(self, key: str, now: int) -> bool:
+    def has_expired(self, key: str, now: int) -> bool:
         return self.entries[key].expires_at < now
 
 
@@ -495,14 +502,14 @@ class SweepsAndSaysTheLimit(Right):
 
 
 class SweepsWhatItSawBefore(Right):
-    """Selects the keys that are over, and then deletes these keys."""
+    """Selects the keys that have expired, and then deletes these keys."""
 
     async def sweep(self, limit: int, *, now: int) -> int:
-        over = [key for key in self.entries if self.is_over(key, now)][:limit]
+        expired = [key for key in self.entries if self.has_expired(key, now)][:limit]
         await checkpoint()
-        for key in over:
+        for key in expired:
             self.entries.pop(key, None)
-        return len(over)
+        return len(expired)
 
 
 class HasAnIndex(Right):
@@ -519,11 +526,11 @@ class HasAnIndex(Right):
         return lived
 
     async def sweep(self, limit: int, *, now: int) -> int:
-        over = [key for key, expires_at in self.entries.index.items() if expires_at <= now][:limit]
-        for key in over:
+        expired = [key for key, expires_at in self.entries.index.items() if expires_at <= now][:limit]
+        for key in expired:
             del self.entries.index[key]
             self.entries.pop(key, None)
-        return len(over)
+        return len(expired)
 
 
 class DeletesAndLeavesTheIndex(HasAnIndex):
@@ -741,6 +748,8 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
     CountsRowsThatAreOver: {r.deleting_an_expired_entry_returns_false},
     DeletesWhatBeginsAlike: {r.delete_removes_no_other_key},
     RefusesAndDoesNotSayWhy: REFUSALS_THAT_CARRY | {r.delete_with_an_older_version_is_refused},
+    RefusesWithAnotherVersion: REFUSALS_THAT_CARRY - {r.a_value_is_immutable_bytes}
+    | {r.delete_with_an_older_version_is_refused},
     RefusesWithTheDead: {r.the_version_of_an_expired_entry_is_refused},
     LowersKeys: {r.keys_that_differ_in_case_are_different, r.keys_of_1_to_128_characters_are_kept_apart},
     CutsKeys: {r.keys_of_1_to_128_characters_are_kept_apart},

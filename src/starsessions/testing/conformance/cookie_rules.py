@@ -58,7 +58,7 @@ async def cookie_fixture(open_backend: OpenBackend) -> AsyncIterator[CookieFixtu
 
 COOKIE: Contract[CookieFixture] = Contract(
     {
-        "encrypted": "whoever holds a cookie cannot read what is in it",
+        "encrypted": "the holder of a cookie cannot read what is in it",
         "bound": "a cookie is worth nothing under another name, or in another application with the same secret",
         "revocable": "a user who has signed in can be signed out by the server, with all copies of the cookie",
     }
@@ -141,7 +141,7 @@ async def the_data_cannot_be_read(place: CookieFixture) -> None:
         for cut in range(4):
             text = part[cut:].replace("/", "_").replace("+", "-")
             shown.add(urlsafe_b64decode("".join(filter(_is_base64, text))[: len(text) // 4 * 4] + "===="))
-    assert not any(b"ann-of-the-test" in text for text in shown), "the data can be read by whoever holds the cookie"
+    assert not any(b"ann-of-the-test" in text for text in shown), "the data can be read by the holder of the cookie"
 
 
 @COOKIE.rule("bound")

@@ -50,7 +50,7 @@ ROUNDS = 8
 async def get_returns_what_create_has_stored(place: StoreFixture) -> None:
     """`get` returns the value, the deadline and the version of what `create` has stored; None where nothing is."""
     store, now = await place.connect(), place.now
-    assert await store.get("key", now=now) is None, "get found something under a key that nobody has written"
+    assert await store.get("key", now=now) is None, "get found something under a key that was never written"
     version = await store.create("key", b"value", expires_at=now + LIFE, now=now)
     assert version is not None, "create returned None for a version, with which delete asks for none"
     _check(await store.get("key", now=now), b"value", now + LIFE, version)
@@ -58,7 +58,7 @@ async def get_returns_what_create_has_stored(place: StoreFixture) -> None:
 
 @STORE.rule()
 async def a_value_is_immutable_bytes(place: StoreFixture) -> None:
-    """A value is `bytes`: nobody can change what is stored by changing what was read."""
+    """A value is `bytes`: what is stored cannot be changed by changing what was read."""
     store, now = await place.connect(), place.now
     await store.create("key", b"value", expires_at=now + LIFE, now=now)
     value = (await _get(store, "key", now)).value
@@ -169,12 +169,12 @@ async def a_write_with_a_deadline_that_has_passed_leaves_nothing(place: StoreFix
 
 @STORE.rule()
 async def the_key_of_an_expired_entry_is_free(place: StoreFixture) -> None:
-    """Where an entry is over, a new one may begin, and the version of the old one does not open it."""
+    """Where an entry has expired, a new one may be created, and the version of the old one does not fit it."""
     store, now = await place.connect(), place.now
     old = await store.create("key", b"old", expires_at=now + LIFE, now=now)
     later = now + LIFE
     new = await store.create("key", b"new", expires_at=later + LIFE, now=later)
-    assert new != old, "the new entry has the version of the one that was over"
+    assert new != old, "the new entry has the version of the expired one"
     _check(await _refused_replace(store, "key", old, later), b"new", later + LIFE, new)
     _check(await store.get("key", now=later), b"new", later + LIFE, new)
 
@@ -186,18 +186,18 @@ async def the_version_of_an_expired_entry_is_refused(place: StoreFixture) -> Non
     version = await store.create("key", b"value", expires_at=now + LIFE, now=now)
     later = now + LIFE
     current = await _refused(store.replace("key", b"back", version, expires_at=later + LIFE, now=later))
-    assert current is None, "Conflict carries an entry that is over"
+    assert current is None, "Conflict carries an expired entry"
     assert await store.get("key", now=later) is None, "a refused write has brought back an expired entry"
     current = await _refused(store.delete("key", version, now=later))
-    assert current is None, "Conflict carries an entry that is over"
+    assert current is None, "Conflict carries an expired entry"
 
 
 @STORE.rule()
 async def deleting_an_expired_entry_returns_false(place: StoreFixture) -> None:
-    """`delete` says False where what was there is over."""
+    """`delete` returns False where the entry has expired."""
     store, now = await place.connect(), place.now
     await store.create("key", b"value", expires_at=now + LIFE, now=now)
-    assert await store.delete("key", now=now + LIFE) is False, "delete did not say False of what was over"
+    assert await store.delete("key", now=now + LIFE) is False, "delete did not return False for an expired entry"
 
 
 # Who may write
@@ -240,7 +240,7 @@ async def a_version_that_the_key_never_had_is_refused(place: StoreFixture) -> No
     for _ in range(3):
         other = await store.replace("other", b"", other, expires_at=now + LIFE, now=now)
     current = await _refused(store.replace("key", b"value", other, expires_at=now + LIFE, now=now))
-    assert current is None, "Conflict carries an entry under a key that nobody has written"
+    assert current is None, "Conflict carries an entry under a key that was never written"
     assert await store.get("key", now=now) is None, "a refused write has written"
     version = await store.create("key", b"value", expires_at=now + LIFE, now=now)
     _check(await _refused_replace(store, "key", other, now), b"value", now + LIFE, version)
@@ -263,7 +263,7 @@ async def versions_never_repeat(place: StoreFixture) -> None:
         versions.append(await store.create("key", b"equal", expires_at=now + LIFE, now=now))
         await store.delete("key", now=now)
         versions.append(await store.create("key", b"equal", expires_at=now + LIFE, now=now))
-        now += LIFE  # it is over
+        now += LIFE  # it has expired
     for n, version in enumerate(versions):
         assert version not in versions[:n], f"version {n} was there before"
 
@@ -297,11 +297,11 @@ async def a_version_from_before_a_delete_does_not_fit_a_later_entry(place: Store
 async def delete_removes_the_entry_and_returns_whether_there_was_one(place: StoreFixture) -> None:
     """`delete` is True if something was there and False if not; again is no error, and the key is free."""
     store, now = await place.connect(), place.now
-    assert await store.delete("key", now=now) is False, "delete did not say False of a key that nobody has written"
+    assert await store.delete("key", now=now) is False, "delete did not return False for a key that was never written"
     await store.create("key", b"value", expires_at=now + LIFE, now=now)
-    assert await store.delete("key", now=now) is True, "delete did not say True of what was there"
+    assert await store.delete("key", now=now) is True, "delete did not return True for an entry that was there"
     assert await store.get("key", now=now) is None, "what was deleted is there"
-    assert await store.delete("key", now=now) is False, "delete did not say False the second time"
+    assert await store.delete("key", now=now) is False, "delete did not return False the second time"
     await store.create("key", b"value", expires_at=now + LIFE, now=now)
 
 
@@ -310,7 +310,7 @@ async def delete_with_the_current_version_removes(place: StoreFixture) -> None:
     """`delete` with the version that is there removes it."""
     store, now = await place.connect(), place.now
     version = await store.create("key", b"value", expires_at=now + LIFE, now=now)
-    assert await store.delete("key", version, now=now) is True, "delete did not say True of what was there"
+    assert await store.delete("key", version, now=now) is True, "delete did not return True for an entry that was there"
     assert await store.get("key", now=now) is None, "what was deleted is there"
 
 
@@ -439,7 +439,7 @@ async def writers_that_retry_lose_no_update(place: StoreFixture) -> None:
                 except Conflict as conflict:
                     current = conflict.current
             else:
-                raise AssertionError(f"a writer was refused more than {writes} times, and so often nobody has written")
+                raise AssertionError(f"a writer was refused more than {writes} times, and there were no more writes")
 
     await _at_once([partial(add, store) for store in stores])
     added = int((await _get(stores[0], "key", now)).value)
@@ -477,7 +477,7 @@ async def one_connection_sees_what_another_writes(place: StoreFixture) -> None:
     _check(await one.get("key", now=now), b"second", now + 2 * LIFE, second)
     _check(await _refused_replace(one, "key", first, now), b"second", now + 2 * LIFE, second)
     assert await one.delete("key", second, now=now) is True, (
-        "delete did not say True of what another connection has written"
+        "delete did not return True for what another connection has written"
     )
     assert await other.get("key", now=now) is None, "what one connection has deleted is there for the other"
 
@@ -522,28 +522,28 @@ async def entries_outlive_their_connections(place: StoreFixture) -> None:
 
 @STORE.rule("sweeps")
 async def sweep_removes_expired_entries_only(place: StoreFixture) -> None:
-    """`sweep` removes what is over, what ends at this very second included, says how many, and leaves what lives."""
+    """`sweep` removes expired entries, those that expire this very second included, says how many, and no others."""
     store, now = await _sweeping(place), place.now
     for n in range(3):
-        await store.create(f"over-{n}", b"value", expires_at=now + LIFE + n - 2, now=now)
+        await store.create(f"expired-{n}", b"value", expires_at=now + LIFE + n - 2, now=now)
     version = await store.create("lives", b"value", expires_at=now + LIFE + 1, now=now)
     await store.create("deleted", b"value", expires_at=now + LIFE, now=now)
     await store.delete("deleted", now=now)
     swept = await store.sweep(100, now=now + LIFE)
-    assert swept == 3, f"sweep says that it removed {swept} of 3 entries that are over"
+    assert swept == 3, f"sweep says that it removed {swept} of 3 expired entries"
     _check(await store.get("lives", now=now + LIFE), b"value", now + LIFE + 1, version)
     swept = await store.sweep(100, now=now + LIFE)
-    assert swept == 0, f"sweep removed {swept} where nothing was over"
+    assert swept == 0, f"sweep removed {swept} where nothing had expired"
 
 
 @STORE.rule("sweeps")
 async def sweep_removes_at_most_its_limit(place: StoreFixture) -> None:
-    """`sweep` removes at most `limit` entries. Fewer than `limit` means that no more are over."""
+    """`sweep` removes at most `limit` entries. Fewer than `limit` means that none is left."""
     store, now = await _sweeping(place), place.now
     for n in range(7):
-        await store.create(f"over-{n}", b"value", expires_at=now + LIFE, now=now)
+        await store.create(f"expired-{n}", b"value", expires_at=now + LIFE, now=now)
     swept = [await store.sweep(3, now=now + LIFE) for _ in range(3)]
-    assert swept == [3, 3, 1], f"of 7 entries that are over, sweeps of at most 3 removed {swept}"
+    assert swept == [3, 3, 1], f"of 7 expired entries, sweeps of at most 3 removed {swept}"
 
 
 @STORE.rule("sweeps")
@@ -555,7 +555,7 @@ async def sweep_goes_by_the_latest_deadline(place: StoreFixture) -> None:
     sooner = await store.create("sooner", b"value", expires_at=now + 3 * LIFE, now=now)
     await store.replace("sooner", b"value", sooner, expires_at=now + LIFE, now=now)
     swept = await store.sweep(100, now=now + LIFE)
-    assert swept == 1, f"sweep removed {swept} entries where one was over, by its latest deadline"
+    assert swept == 1, f"sweep removed {swept} entries where one had expired, by its latest deadline"
     _check(await store.get("later", now=now + LIFE), b"value", now + 3 * LIFE, later)
 
 
@@ -585,12 +585,12 @@ async def parallel_sweeps_count_each_entry_once(place: StoreFixture) -> None:
     await _sweeping(place)
     stores, now = await _connections(place, 4), place.now
     for n in range(4 * AT_ONCE):
-        await stores[0].create(f"over-{n}", b"value", expires_at=now + LIFE, now=now)
+        await stores[0].create(f"expired-{n}", b"value", expires_at=now + LIFE, now=now)
     sweepers = [store for store in stores if isinstance(store, Sweeping)]
     outcomes = await _at_once([partial(store.sweep, AT_ONCE, now=now + LIFE) for store in sweepers])
     swept = sum([outcome for outcome in outcomes if not isinstance(outcome, Conflict)])
     swept += await sweepers[0].sweep(5 * AT_ONCE, now=now + LIFE)
-    assert swept == 4 * AT_ONCE, f"of {4 * AT_ONCE} entries that are over, sweeps at once removed {swept}"
+    assert swept == 4 * AT_ONCE, f"of {4 * AT_ONCE} expired entries, parallel sweeps removed {swept}"
 
 
 # What the rules are made of
