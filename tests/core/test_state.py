@@ -164,6 +164,22 @@ def with_notes(**fields: Any) -> tuple[SessionState, dict[str, Any]]:
     return machine({"a": 1}, **notes, cookie=Cookie.SET, **fields)
 
 
+def test_a_request_that_lost_its_session_begins_another_one_only_if_it_asks_for_an_id() -> None:
+    """The browser has been told of the other request's id, and a new session would push that one out."""
+    state, data = machine({"a": 1}, modified=True)
+    state.lost(data)
+    data["flash"] = "too late"
+    assert state.command(data, NOW) == state.command(data, NOW, True) == DISCARD
+
+    state.sign_in(ANN, "new", None)
+    command = state.command(data, NOW)
+    assert isinstance(command, Create)
+    kept = Found("new", command.record)
+    state.saved(command, kept, NOW)
+
+    assert (state.found, state.is_lost, state.cookie) == (kept, False, Cookie.SET)
+
+
 ENDS = {"deleted": SessionState.deleted, "lost": SessionState.lost, "forget": SessionState.forget}
 
 
@@ -178,6 +194,7 @@ def test_nothing_that_was_known_or_asked_for_holds_for_the_session_that_follows(
     assert (state.session_id, state.user, state.stored(), list(state.models)) == (None, None, {}, [])
     assert state.previous == found_with({"a": 1})
     data["b"] = 2
+    state.is_lost = False  # or what follows would be dropped
     assert state.command(data, LATER) == Create(record_of({"b": 2}, LATER), None)
 
 
@@ -316,6 +333,11 @@ BEGINNINGS: list[tuple[str, MissReason, dict[str, Any], dict[str, Any], Any]] = 
     ("an id that was just rotated, and data", MissReason.JUST_ROTATED, {}, {"a": 1}, DISCARD),
     ("an id that was just rotated, by hand", MissReason.JUST_ROTATED, {"by_hand": True}, {}, DISCARD),
     ("an id that was just rotated, and a new one", MissReason.JUST_ROTATED, {"next_id": "new"}, {"a": 1},
+     Create(record_of({"a": 1}), "new")),
+    ("a session that was lost", MissReason.UNKNOWN, {"is_lost": True}, {}, NOTHING),
+    ("a session that was lost, and data", MissReason.UNKNOWN, {"is_lost": True}, {"a": 1}, DISCARD),
+    ("a session that was lost, by hand", MissReason.UNKNOWN, {"is_lost": True, "by_hand": True}, {}, DISCARD),
+    ("a session that was lost, and a new id", MissReason.UNKNOWN, {"is_lost": True, "next_id": "new"}, {"a": 1},
      Create(record_of({"a": 1}), "new")),
     ("an id that was rotated long ago", MissReason.ROTATED, {}, {"a": 1}, Create(record_of({"a": 1}), None)),
 ]  # fmt: skip

@@ -30,8 +30,8 @@ Three rules hold everything together.
 1. **No command overwrites.** `Replace`, `Rotate` and `Delete` name what they were decided on (`found`, with its
    version). If the backend has something else by then, it refuses, and `conflict` merges: the keys that this request
    set or deleted are applied to what is stored now, and `command` is asked again. If nothing is stored any more, the
-   session was ended elsewhere. Then it is `lost`, and nothing that this request did can bring it back: that is why a
-   logout is final.
+   session was ended or rotated elsewhere. Then it is `lost`, and nothing that this request did can bring it back: that
+   is why a logout is final. Nor does the request begin another session, unless it asks for a new id (as a sign-in does).
 2. **What was asked for is forgotten when it is done.** `saved` clears the notes (`next_id`, `expiry`, `identity`), and
    so do `deleted` and `lost`. A note that outlived its session would be done to the next one: a user who signs in and
    out again within one request would be signed in by the data that the handler stores afterwards.
@@ -105,7 +105,7 @@ class Nothing(Struct, frozen=True):
 
 
 class Discard(Struct, frozen=True):
-    """Drop what the handler put in: a new session would push the rotated one out of the browser."""
+    """Drop what the handler put in: a new session could push the one that was rotated out of the browser."""
 
 
 class Create(Struct, frozen=True):
@@ -205,7 +205,7 @@ class SessionState(Struct, eq=False):
     has_ended: bool = False
     """Whether this request ended a live session."""
     is_lost: bool = False
-    """Whether the session was ended elsewhere since it was loaded."""
+    """Whether the session was ended elsewhere since it was loaded, and no other one has begun since then."""
     cookie: Cookie = Cookie.LEAVE
     """What the response has to tell the browser."""
     models: Sequence[Callable[[], None]] = ()
@@ -238,6 +238,7 @@ class SessionState(Struct, eq=False):
             self.cookie = Cookie.SET
         self.previous = found or self.previous
         self.found = kept
+        self.is_lost = False
         if self.next_id is not None or self.expiry is not None or self.identity is not None:
             self.next_id = self.expiry = self.identity = None
 
@@ -337,7 +338,7 @@ class SessionState(Struct, eq=False):
 
     def _begin(self, data: dict[str, Any], now: int, by_hand: bool) -> Command:
         is_empty = self.identity is None and not by_hand and not dict.__len__(data)
-        stale = self.miss_reason is MissReason.JUST_ROTATED
+        stale = self.is_lost or self.miss_reason is MissReason.JUST_ROTATED
         action, cookie = decide_new(self.has_ended, stale, is_empty, self.next_id is not None)
         if action is Action.NOTHING:
             return NOTHING if cookie is Cookie.LEAVE else _CLEAR
