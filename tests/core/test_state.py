@@ -287,6 +287,37 @@ def test_a_conflict_applies_what_was_set_and_deleted_to_what_is_stored_now(
     assert (state.found, state.is_lost, state.cookie, state.expiry) == (current, False, Cookie.SET, Expiry(60))
 
 
+@pytest.mark.parametrize("is_alias", [False, True])
+@pytest.mark.parametrize("said", [Cookie.SET, Cookie.LEAVE])
+def test_a_request_that_was_overtaken_by_a_rotation_does_not_bring_the_old_id_back(
+    is_alias: bool, said: Cookie
+) -> None:
+    current = found_with({"a": 1}, version=2, is_alias=is_alias)
+    merging, ours = machine({"a": 1}, cookie=said)
+    updating, data = machine({"a": 1}, cookie=said)
+
+    merging.conflict(current, ours, NOW)
+    assert updating.overtaken(current, data, NOW)
+
+    for state in (merging, updating):
+        assert (state.found, state.cookie) == (current, Cookie.LEAVE if is_alias else said)
+
+
+@pytest.mark.parametrize("what", NOT_ALIVE)
+def test_a_change_that_is_to_be_made_anew_is_lost_where_nothing_lives(what: str) -> None:
+    state, data = machine({"a": 1}, cookie=Cookie.SET, identity=ANN, next_id="new")
+
+    assert not state.overtaken(NOT_ALIVE[what], data, NOW)
+    assert (state.is_lost, state.found, state.cookie, state.identity, data) == (True, None, Cookie.LEAVE, None, {})
+
+
+def test_a_change_that_is_to_be_made_anew_keeps_what_was_asked_for() -> None:
+    state, data = machine({"a": 1}, expiry=Expiry(60))
+
+    assert state.overtaken(found_with({"b": 2}, version=2), data, NOW)
+    assert (state.stored(), state.expiry, data) == ({"b": 2}, Expiry(60), {"a": 1})
+
+
 def test_after_a_conflict_the_decision_is_made_on_what_is_stored_now() -> None:
     state, data = machine({"flash": 1}, modified=True)
     del data["flash"]

@@ -31,13 +31,14 @@ Three rules hold everything together.
    version). If the backend has something else by then, it refuses, and `conflict` merges: the keys that this request
    set or deleted are applied to what is stored now, and `command` is asked again. If nothing is stored any more, the
    session was ended or rotated elsewhere. Then it is `lost`, and nothing that this request did can bring it back: that
-   is why a logout is final. Nor does the request begin another session, unless it asks for a new id (as a sign-in does).
+   is why a logout is final. Nor does the request begin another session, unless it asks for a new id, as a sign-in does.
 2. **What was asked for is forgotten when it is done.** `saved` clears the notes (`next_id`, `expiry`, `identity`), and
    so do `deleted` and `lost`. A note that outlived its session would be done to the next one: a user who signs in and
    out again within one request would be signed in by the data that the handler stores afterwards.
 3. **The browser is told the truth or nothing.** `cookie` says what the response has to say. Only this request's own
    success sets or clears it. A session that was ended or rotated by another request leaves the cookie alone, because
-   that request's response has told the browser what holds now, and ours may arrive later.
+   that request's response has told the browser what holds now, and ours may arrive later. That is also so where the old
+   id still works: a cookie that this request had set before is not sent then.
 
 Why a payload is compared, and when
 -----------------------------------
@@ -260,16 +261,29 @@ class SessionState(Struct, eq=False):
         The keys that this request set or deleted are applied to what is stored now. Where both have changed a key, this
         request wins, because it is later; with `on_conflict="raise"` that is a `SessionConflict`.
         """
-        theirs = None if current is None or not self.is_alive(current, now) else self._read(current)
-        if theirs is None:
+        theirs = self._read_alive(current, now)
+        if current is None or theirs is None:
             self.lost(data)
             return None
         base = self.stored()
         ours = merge.diff(base, dict(dict.items(data)))
         if self.config.raises_on_conflict and merge.conflicting_keys(ours, merge.diff(base, theirs)):
             raise SessionConflict("Another request has changed the same key of the session since it was loaded.")
-        self.found = current
+        self._adopt(current)
         return merge.apply(ours, theirs)
+
+    def overtaken(self, current: Found | None, data: dict[str, Any], now: int) -> bool:
+        """The same for a change that will be made anew on what is stored now. False: the session is lost."""
+        if current is None or self._read_alive(current, now) is None:
+            self.lost(data)
+            return False
+        self._adopt(current)
+        return True
+
+    def _adopt(self, current: Found) -> None:
+        self.found = current
+        if current.is_alias:
+            self.cookie = Cookie.LEAVE  # the browser is being given another id, which ours must not replace
 
     def forget(self, data: dict[str, Any]) -> None:
         """What follows is another session: nothing that was known or asked for holds for it."""
@@ -456,6 +470,9 @@ class SessionState(Struct, eq=False):
     def is_alive(self, found: Found, now: int) -> bool:
         """Whether a session has not expired."""
         return why_expired(found.record, self.config.policy, now) is None
+
+    def _read_alive(self, current: Found | None, now: int) -> dict[str, Any] | None:
+        return None if current is None or not self.is_alive(current, now) else self._read(current)
 
     def _read(self, found: Found) -> dict[str, Any] | None:
         """The data of a record; None if it cannot be read, whatever another release of the application has stored."""
