@@ -16,6 +16,9 @@ from starsessions import (
     UnsupportedValue,
     update_atomically,
 )
+from starsessions.backends.server_side import StoreBackend
+from starsessions.core.serializer import Msgpack
+from starsessions.stores.memory import MemoryStore
 from tests.site import Browser, Clock, Site
 
 pytestmark = pytest.mark.anyio
@@ -275,3 +278,25 @@ async def test_on_conflict_raise_merges_different_keys_and_takes_equal_changes_f
 def test_an_on_conflict_that_is_nothing_of_that_is_refused(site_of: Callable[..., Site]) -> None:
     with pytest.raises(ImproperlyConfigured, match="on_conflict must be"):
         site_of(on_conflict="theirs")
+
+
+async def test_a_session_that_another_release_has_made_unreadable_has_ended(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    class Unreadable(Msgpack):
+        def dumps(self, data: Data, /) -> bytes:
+            return b"\xc1"
+
+    store = MemoryStore()
+    site = site_of(backend=StoreBackend(store, clock=clock))
+    elsewhere = site_of(backend=StoreBackend(store, clock=clock, serializer=Unreadable()))
+    await site.visit(lambda session: session.update(n=1))
+    browser = Browser(dict(site.browser.cookies))
+
+    async def act(session: Session) -> None:
+        await session.load()
+        await elsewhere.visit(lambda other: other.update(n=2), browser)
+        with pytest.raises(SessionGone):
+            await update_atomically(session, count)
+
+    assert (await site.visit(act)).set_cookies == []

@@ -30,14 +30,15 @@ Three rules hold everything together.
 1. **No command overwrites.** `Replace`, `Rotate` and `Delete` name what they were decided on (`found`, with its
    version). If the backend has something else by then, it refuses, and `conflict` merges: the keys that this request
    set or deleted are applied to what is stored now, and `command` is asked again. If nothing is stored any more, the
-   session was ended elsewhere. Then it is `lost`, and nothing that this request did can bring it back: that is why a
-   logout is final.
+   session was ended or rotated elsewhere. Then it is `lost`, and nothing that this request did can bring it back: that
+   is why a logout is final. Nor does the request begin another session, unless it asks for a new id, as a sign-in does.
 2. **What was asked for is forgotten when it is done.** `saved` clears the notes (`next_id`, `expiry`, `identity`), and
    so do `deleted` and `lost`. A note that outlived its session would be done to the next one: a user who signs in and
    out again within one request would be signed in by the data that the handler stores afterwards.
 3. **The browser is told the truth or nothing.** `cookie` says what the response has to say. Only this request's own
    success sets or clears it. A session that was ended or rotated by another request leaves the cookie alone, because
-   that request's response has told the browser what holds now, and ours may arrive later.
+   that request's response has told the browser what holds now, and ours may arrive later. That is also so where the old
+   id still works: a cookie that this request had set before is not sent then.
 
 Why a payload is compared, and when
 -----------------------------------
@@ -105,7 +106,7 @@ class Nothing(Struct, frozen=True):
 
 
 class Discard(Struct, frozen=True):
-    """Drop what the handler put in: a new session would push the rotated one out of the browser."""
+    """Drop what the handler put in: a new session could push the one that was rotated out of the browser."""
 
 
 class Create(Struct, frozen=True):
@@ -203,7 +204,7 @@ class SessionState(Struct, eq=False):
     has_ended: bool = False
     """Whether this request ended a live session."""
     is_lost: bool = False
-    """Whether the session was ended elsewhere since it was loaded."""
+    """Whether the session was ended elsewhere since it was loaded, and no other one has begun since then."""
     cookie: Cookie = Cookie.LEAVE
     """What the response has to tell the browser."""
     models: Sequence[Callable[[], None]] = ()
@@ -235,6 +236,7 @@ class SessionState(Struct, eq=False):
         ):
             self.cookie = Cookie.SET
         self.found = kept
+        self.is_lost = False
         if self.next_id is not None or self.expiry is not None or self.identity is not None:
             self.next_id = self.expiry = self.identity = None
 
@@ -256,16 +258,29 @@ class SessionState(Struct, eq=False):
         The keys that this request set or deleted are applied to what is stored now. Where both have changed a key, this
         request wins, because it is later; with `on_conflict="raise"` that is a `SessionConflict`.
         """
-        theirs = None if current is None or not self.is_alive(current, now) else self._read(current)
-        if theirs is None:
+        theirs = self._read_alive(current, now)
+        if current is None or theirs is None:
             self.lost(data)
             return None
         base = self.stored()
         ours = merge.diff(base, dict(dict.items(data)))
         if self.config.raises_on_conflict and merge.conflicting_keys(ours, merge.diff(base, theirs)):
             raise SessionConflict("Another request has changed the same key of the session since it was loaded.")
-        self.found = current
+        self._adopt(current)
         return merge.apply(ours, theirs)
+
+    def overtaken(self, current: Found | None, data: dict[str, Any], now: int) -> bool:
+        """The same for a change that will be made anew on what is stored now. False: the session is lost."""
+        if current is None or self._read_alive(current, now) is None:
+            self.lost(data)
+            return False
+        self._adopt(current)
+        return True
+
+    def _adopt(self, current: Found) -> None:
+        self.found = current
+        if current.is_alias:
+            self.cookie = Cookie.LEAVE  # the browser is being given another id, which ours must not replace
 
     def forget(self, data: dict[str, Any]) -> None:
         """What follows is another session: nothing that was known or asked for holds for it."""
@@ -333,7 +348,7 @@ class SessionState(Struct, eq=False):
 
     def _begin(self, data: dict[str, Any], now: int, by_hand: bool) -> Command:
         is_empty = self.identity is None and not by_hand and not dict.__len__(data)
-        stale = self.miss_reason is MissReason.JUST_ROTATED
+        stale = self.is_lost or self.miss_reason is MissReason.JUST_ROTATED
         action, cookie = decide_new(self.has_ended, stale, is_empty, self.next_id is not None)
         if action is Action.NOTHING:
             return NOTHING if cookie is Cookie.LEAVE else _CLEAR
@@ -451,6 +466,9 @@ class SessionState(Struct, eq=False):
     def is_alive(self, found: Found, now: int) -> bool:
         """Whether a session has not expired."""
         return why_expired(found.record, self.config.policy, now) is None
+
+    def _read_alive(self, current: Found | None, now: int) -> dict[str, Any] | None:
+        return None if current is None or not self.is_alive(current, now) else self._read(current)
 
     def _read(self, found: Found) -> dict[str, Any] | None:
         """The data of a record; None if it cannot be read, whatever another release of the application has stored."""

@@ -196,12 +196,9 @@ async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -
         try:
             await carry_out(decide(session), session)
         except Conflict as conflict:
-            current = conflict.current
-            if current is not None and state.is_alive(current, int(state.config.clock())):
-                state.found = current
+            if state.overtaken(conflict.current, session, int(state.config.clock())):
                 _note_merge(state)
                 continue
-            state.lost(session)
         except BaseException:
             replace_items(session, before)
             raise
