@@ -1,6 +1,6 @@
 """What a session takes: bytes where it is kept, bytes and round trips on the way there and back.
 
-    python -m benchmarks.sizes                     # two tables, as docs/sizes.md has them
+    python -m benchmarks.sizes                     # two tables, as docs/guides/production/sizes.md has them
     python -m benchmarks.sizes --sessions 2000     # faster, and less exact
     python -m benchmarks.sizes --only redis,sqlite
 
