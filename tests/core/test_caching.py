@@ -93,6 +93,7 @@ def test_saying_it_twice_says_no_more(headers: RawHeaders) -> None:
     assert headers == once
 
 
+@pytest.mark.guarantee(10)
 @given(some_headers)
 def test_whatever_the_application_said_the_answer_varies_and_is_not_stored(headers: RawHeaders) -> None:
     before = [header for header in headers if header[0].lower() not in (b"vary", b"cache-control")]

@@ -104,6 +104,7 @@ def test_parts_are_as_long_as_there_is_room_and_the_first_says_how_many_there_ar
         assert "".join(parts) == (token if length <= room else f"~{len(parts)}~{token}")
 
 
+@pytest.mark.guarantee(7)
 @given(st.text(CHARACTERS, min_size=1, max_size=300), st.integers(40, 320), st.data())
 def test_a_split_token_is_put_together_in_whatever_order_its_parts_arrive(
     token: str, room: int, data: st.DataObject
@@ -178,6 +179,7 @@ def test_what_is_set_is_what_is_read() -> None:
     assert tokens_in(cookie(header), SPEC, 5) == ["x" * 50 + "y" * 50]
 
 
+@pytest.mark.guarantee(7)
 def test_parts_of_an_older_and_longer_token_are_removed() -> None:
     held = cookie(b"session=~5~a; session-1=b; session-2=c", b"session-3=d; session-4=e; session-5=mine")
 
@@ -240,6 +242,7 @@ def test_a_single_cookie_may_fill_all_that_a_browser_keeps(spec: CookieSpec, max
     assert tokens_in(cookie(f"{spec.name}={'x' * room}".encode()), spec, 1) == ["x" * room]
 
 
+@pytest.mark.guarantee(7)
 @given(specs, st.none() | st.integers(1, 10**10), st.booleans(), st.integers(2, MAX_PARTS))
 def test_no_header_of_a_split_session_is_over_the_limit_attributes_included(
     spec: CookieSpec, max_age: int | None, secure: bool, count: int

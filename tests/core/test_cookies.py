@@ -94,6 +94,7 @@ def nasty_requests(draw: st.DrawFn) -> tuple[Headers, str]:
     return draw(st.lists(st.tuples(keys, header), max_size=4)), name
 
 
+@pytest.mark.guarantee(6)
 @given(nasty_requests())
 @example((cookie(b"a=1; a=2; a=3; a=4"), "a"))
 @example((cookie(b"a=1; a=2; a=3", b"a=4;a=5"), "a"))
@@ -248,6 +249,7 @@ def steps_of(action: Callable[[], object]) -> int:
     return steps
 
 
+@pytest.mark.guarantee(6)
 @pytest.mark.parametrize("attack", HOSTILE)
 def test_twice_the_input_is_at_most_twice_the_work(attack: str) -> None:
     """What is quadratic would take four times as many steps, at any size: so small ones tell."""
@@ -276,6 +278,7 @@ def test_64_kib_of_anything_take_no_time(attack: str) -> None:
     assert values == read_slowly(cookie(header), b"session")
 
 
+@pytest.mark.guarantee(6)
 def test_ten_thousand_cookies_are_read_like_ten() -> None:
     others = b";".join(b"%x=" % at for at in range(10_000))
 
@@ -363,6 +366,7 @@ def test_a_domain_that_is_no_host_name_is_refused(domain: str) -> None:
         CookieSpec(domain=domain)
 
 
+@pytest.mark.guarantee(6)
 @pytest.mark.parametrize("setting", ["path", "domain"])
 def test_a_list_where_one_text_is_meant_is_refused(setting: str) -> None:
     settings: Any = {setting: ["/"]}

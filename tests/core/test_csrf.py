@@ -87,6 +87,7 @@ def row_for(kind: str, site: str, origin: str) -> str:
     return answer
 
 
+@pytest.mark.guarantee(22)
 @pytest.mark.parametrize(("kind", "site", "origin", "said_site", "said_origin"), CASES)
 def test_every_case_has_one_row_and_the_answer_is_the_one_that_it_says(
     kind: Kind, site: str, origin: str, said_site: str | None, said_origin: str | None
@@ -113,6 +114,7 @@ def test_an_origin_is_ours_however_a_proxy_spells_our_host(origin: str, host: st
     assert asked("unsafe", None, origin, host) is None
 
 
+@pytest.mark.guarantee(22)
 @pytest.mark.parametrize(
     ("origin", "host"),
     [
@@ -192,6 +194,7 @@ def test_a_token_is_good_for_its_secret_only(secret: str, nonce: bytes) -> None:
     assert not is_good(token, [])
 
 
+@pytest.mark.guarantee(22)
 def test_tokens_of_one_secret_have_nothing_in_common() -> None:
     """BREACH: what is in every page, at the same place and the same, can be guessed from the lengths of many pages."""
     tokens = [token_for(SECRET, bytes([number]) * 16) for number in range(50)]

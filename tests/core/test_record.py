@@ -87,6 +87,7 @@ def test_a_session_lives_until_the_second_before_its_limit(
     assert why_expired(record(**own), policy, BEGAN + lasts - 1) is None
 
 
+@pytest.mark.guarantee(4)
 @pytest.mark.parametrize(("own", "policy", "lasts", "why"), LIMITS)
 @pytest.mark.parametrize("late", [0, 1, 10**6])
 def test_at_the_limit_and_after_it_is_over(
@@ -235,6 +236,7 @@ def test_a_session_that_is_used_every_second_never_ends(lifetime: int, renew_eve
 # The cookie
 
 
+@pytest.mark.guarantee(4)
 @given(records(), policies, st.integers(-CLOCK_SKEW, 10**10))
 def test_the_cookie_never_promises_more_than_the_server_will_honour(
     session: Record, policy: Policy, later: int

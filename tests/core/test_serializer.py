@@ -169,6 +169,7 @@ def test_every_type_that_is_promised_comes_back(serializer: Msgpack, name: str) 
     assert exact(serializer.loads(serializer.dumps(data))) == exact(data)
 
 
+@pytest.mark.guarantee(3)
 @both
 @given(sessions)
 def test_what_goes_in_comes_out(serializer: Msgpack, data: dict[str, Any]) -> None:
@@ -347,6 +348,7 @@ REFUSED: dict[str, Any] = {
 }
 
 
+@pytest.mark.guarantee(3)
 @both
 @pytest.mark.parametrize("kind", REFUSED)
 @pytest.mark.parametrize("neighbour", [1, (), nan], ids=["plain", "wrapped", "nan"])
@@ -419,6 +421,7 @@ def test_a_key_that_would_not_come_back_is_refused(serializer: Msgpack, key: Any
         assert (caught.value.path, caught.value.kind) == (f"a key of {path}", kind)
 
 
+@pytest.mark.guarantee(3)
 @both
 def test_keys_are_never_turned_into_text(serializer: Msgpack) -> None:
     data: dict[Any, Any] = {1: "int", "1": "str", "deep": {2: {True: 0, None: 0, 1.5: 0}}}
@@ -496,6 +499,7 @@ WRAPS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.guarantee(3)
 @both
 @pytest.mark.parametrize("wrap", ["list", "dict", "tuple", "frozenset"])
 @pytest.mark.parametrize("leaf", [1, (), 2**64, 1.5, nan], ids=str)

@@ -53,6 +53,7 @@ def base_url(request: pytest.FixtureRequest) -> str:
 # Both ways
 
 
+@pytest.mark.guarantee(27)
 @pytest.mark.parametrize("data", PLAIN.values(), ids=PLAIN)
 def test_a_session_lives_through_the_deploy_and_through_going_back(
     data: dict[str, Any], browser_of: BrowserOf, base_url: str
@@ -73,6 +74,7 @@ def test_a_session_lives_through_the_deploy_and_through_going_back(
     assert same(seen(browser), data | {"seen by": "them"})
 
 
+@pytest.mark.guarantee(27)
 @pytest.mark.parametrize("data", PLAIN.values(), ids=PLAIN)
 def test_a_session_that_we_begin_is_read_by_starlette(data: dict[str, Any], browser_of: BrowserOf) -> None:
     server = Deployed(ours())
@@ -117,6 +119,7 @@ def test_logged_out_by_us_is_logged_out_for_them_and_the_other_way_round(browser
     assert not browser.cookies
 
 
+@pytest.mark.guarantee(27)
 def test_two_servers_of_which_one_is_updated_first_share_their_sessions(browser_of: BrowserOf) -> None:
     server = Deployed(theirs())
     browser = browser_of(server)

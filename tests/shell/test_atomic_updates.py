@@ -29,6 +29,7 @@ def count(data: Data) -> int:
     return number
 
 
+@pytest.mark.guarantee(15)
 async def test_a_hundred_increments_that_all_loaded_before_any_wrote_make_a_hundred(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -230,6 +231,7 @@ async def race(site_of: Callable[..., Site], backend: SessionBackend, slow: Any,
     return site
 
 
+@pytest.mark.guarantee(15)
 async def test_on_conflict_raise_refuses_to_overwrite_what_another_request_changed(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -255,6 +257,7 @@ async def test_on_conflict_raise_merges_different_keys_and_takes_equal_changes_f
     assert await site.data() == {"n": 2, "other": 1, "mine": 1, "theirs": 1}
 
 
+@pytest.mark.guarantee(15)
 async def test_on_conflict_can_be_a_function_of_base_theirs_and_ours(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:

@@ -44,6 +44,7 @@ async def why(site: Site) -> MissReason | None:
     return result
 
 
+@pytest.mark.guarantee(4)
 async def test_a_session_is_dead_when_its_max_age_has_passed(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -58,6 +59,7 @@ async def test_a_session_is_dead_when_its_max_age_has_passed(
     assert await why(site) in (MissReason.EXPIRED, MissReason.UNKNOWN)
 
 
+@pytest.mark.guarantee(4)
 async def test_a_write_renews(site_of: Callable[..., Site], backend: SessionBackend, clock: Clock) -> None:
     site = site_of(backend=backend, max_age=100)
     await site.visit(sign_in)
@@ -80,6 +82,7 @@ async def test_reading_does_not_renew_unless_it_is_asked_to(
     assert await site.data() == {}
 
 
+@pytest.mark.guarantee(4)
 async def test_with_rolling_use_renews_but_at_most_once_per_interval(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -108,6 +111,7 @@ async def test_with_rolling_an_untouched_session_still_ends(
     assert await site.data() == {}
 
 
+@pytest.mark.guarantee(4)
 async def test_the_absolute_timeout_holds_whatever_happens_in_between(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -135,6 +139,7 @@ async def test_why_new_tells_the_absolute_limit_from_the_idle_one(site_of: Calla
     assert await why(site) is MissReason.OVER_ABSOLUTE
 
 
+@pytest.mark.guarantee(4)
 async def test_set_expiry_in_seconds_counts_from_the_last_renewal(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -153,6 +158,7 @@ async def test_set_expiry_in_seconds_counts_from_the_last_renewal(
     assert await site.data() == {}
 
 
+@pytest.mark.guarantee(4)
 async def test_set_expiry_to_a_moment_is_moved_by_nothing(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -172,6 +178,7 @@ async def test_set_expiry_to_a_moment_is_moved_by_nothing(
     assert await site.data() == {}
 
 
+@pytest.mark.guarantee(4)
 @pytest.mark.parametrize("value", [None, 0, timedelta(0)])
 async def test_set_expiry_to_nothing_ends_with_the_browser_and_on_the_server_too(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, value: Any
@@ -191,6 +198,7 @@ async def test_set_expiry_to_nothing_ends_with_the_browser_and_on_the_server_too
     assert await site.data() == {}
 
 
+@pytest.mark.guarantee(4)
 @pytest.mark.parametrize("setting", [None, 0, timedelta(0)])
 async def test_without_max_age_the_cookie_ends_with_the_browser_and_the_server_side_ends_too(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, setting: Any
@@ -221,6 +229,7 @@ async def test_of_two_max_ages_the_shorter_one_holds(site_of: Callable[..., Site
     assert await site.data() == {}
 
 
+@pytest.mark.guarantee(4)
 async def test_a_clock_that_goes_back_extends_nothing(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -355,6 +364,7 @@ async def test_an_expiry_that_another_request_has_set_stays(site_of: Callable[..
         assert await site.data() == {}
 
 
+@pytest.mark.guarantee(4)
 @pytest.mark.parametrize("rolling", [False, True])
 @pytest.mark.parametrize("absolute", [None, 90])
 @pytest.mark.parametrize("idle", [100, None])

@@ -16,6 +16,7 @@ def sign_in(session: Session) -> None:
     session["user"] = "ann"
 
 
+@pytest.mark.guarantee(5)
 async def test_an_id_is_256_random_bits_in_base64url(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -29,6 +30,7 @@ async def test_an_id_is_256_random_bits_in_base64url(
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{43}", one) for one in ids)
 
 
+@pytest.mark.guarantee(5)
 async def test_an_unknown_id_is_never_adopted(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:
     site = site_of(backend=server_backend)
     planted = "A" * 43
@@ -41,6 +43,7 @@ async def test_an_unknown_id_is_never_adopted(site_of: Callable[..., Site], serv
     assert await site.data(Browser({"session": planted})) == {}
 
 
+@pytest.mark.guarantee(5)
 async def test_a_dead_id_is_never_adopted(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:
     site = site_of(backend=server_backend)
     await site.visit(sign_in)
@@ -63,6 +66,7 @@ class Deaf(DictBackend):
     exists = remove = read  # type: ignore[assignment]
 
 
+@pytest.mark.guarantee(5)
 @pytest.mark.parametrize(
     "malformed",
     [
@@ -94,6 +98,7 @@ async def test_a_malformed_id_never_reaches_the_backend(site_of: Callable[..., S
     assert reply.set_cookies == []
 
 
+@pytest.mark.guarantee(5)
 async def test_a_response_to_a_dead_id_does_not_clear_the_cookie(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -107,6 +112,7 @@ async def load(session: Session) -> None:
     await session.load()
 
 
+@pytest.mark.guarantee(5)
 async def test_regenerating_keeps_the_data_and_kills_the_old_id(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -121,6 +127,7 @@ async def test_regenerating_keeps_the_data_and_kills_the_old_id(
     assert await site.data(Browser(old)) == {}
 
 
+@pytest.mark.guarantee(5)
 async def test_regenerating_works_without_loading(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:
     site = site_of(backend=server_backend, autoload=False)
 
@@ -136,6 +143,7 @@ async def test_regenerating_works_without_loading(site_of: Callable[..., Site], 
     assert await site.data(Browser(old)) == {}
 
 
+@pytest.mark.guarantee(5)
 async def test_regenerating_twice_leaves_one_session(site_of: Callable[..., Site]) -> None:
     backend = InMemoryBackend()
     site = Site(backend=backend, autoload=True)
@@ -149,6 +157,7 @@ async def test_regenerating_twice_leaves_one_session(site_of: Callable[..., Site
     assert list(backend.data) == [second] != [first]
 
 
+@pytest.mark.guarantee(5)
 async def test_regenerating_and_then_clearing_ends_the_session(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:

@@ -55,6 +55,7 @@ async def test_a_live_session_is_not_new(site_of: Callable[..., Site], backend: 
     assert (await site.visit(why)).result is None
 
 
+@pytest.mark.guarantee(9)
 @pytest.mark.parametrize("name", ["signed", "our signed", "encrypted", "memory", "custom"])
 async def test_a_cookie_with_one_character_changed_cut_or_added_is_no_session(
     site_of: Callable[..., Site], name: str
@@ -80,6 +81,7 @@ async def test_a_cookie_with_one_character_changed_cut_or_added_is_no_session(
             assert reply.set_cookies == []
 
 
+@pytest.mark.guarantee(9)
 @pytest.mark.parametrize(
     ("payload", "expected"),
     [
@@ -118,6 +120,7 @@ async def test_a_signed_cookie_with_a_silly_timestamp_is_no_session(site_of: Cal
     assert (await site.visit(why)).result in (MissReason.EXPIRED, MissReason.UNDECODABLE)
 
 
+@pytest.mark.guarantee(9)
 async def test_garbage_in_the_store_is_undecodable_and_can_be_replaced(
     site_of: Callable[..., Site], clock: Clock
 ) -> None:
@@ -133,6 +136,7 @@ async def test_garbage_in_the_store_is_undecodable_and_can_be_replaced(
         await backend.store.delete("garbage", None, int(clock()))
 
 
+@pytest.mark.guarantee(9)
 @pytest.mark.parametrize(
     ("stored", "expected"),
     [
@@ -163,6 +167,7 @@ async def test_garbage_in_a_custom_backend_is_no_session(
     assert (await site.visit(act)).result is expected
 
 
+@pytest.mark.guarantee(9)
 async def test_no_id_key_or_value_is_in_any_log_repr_or_traceback(
     site_of: Callable[..., Site], backend: SessionBackend, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -113,6 +113,7 @@ async def test_a_sign_in_without_any_data_is_a_session_and_clearing_its_data_doe
     assert (await site.visit(lambda session: (users.get_user_id(session), dict(session)))).result == ("ann", {})
 
 
+@pytest.mark.guarantee(21)
 async def test_each_sign_in_gives_a_new_id_and_the_one_from_before_is_nobody(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -140,6 +141,7 @@ async def test_what_the_anonymous_session_held_is_kept_or_dropped_by_choice(
         assert await user_of(site, site.browser) == "ann"
 
 
+@pytest.mark.guarantee(21)
 async def test_what_another_user_left_is_never_handed_on(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
     await site.visit(sign_in("ann"))
@@ -148,6 +150,7 @@ async def test_what_another_user_left_is_never_handed_on(site_of: Callable[..., 
     assert (await site.visit(lambda session: (users.get_user_id(session), dict(session)))).result == ("eve", {})
 
 
+@pytest.mark.guarantee(21)
 async def test_the_user_cannot_be_overwritten_through_the_data(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -301,6 +304,7 @@ async def test_who_signs_in_again_without_asking_for_it_is_not_remembered(
 # Signing out
 
 
+@pytest.mark.guarantee(21)
 async def test_signing_out_ends_the_session_and_the_copy_of_its_cookie(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -373,6 +377,7 @@ async def test_a_sealed_cookie_that_cannot_be_called_back_says_so_once(
 # The list
 
 
+@pytest.mark.guarantee(21)
 async def test_the_list_shows_what_a_person_recognises_and_nothing_that_opens_a_session(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
@@ -416,6 +421,7 @@ async def test_the_list_is_of_one_user_only(site_of: Callable[..., Site], listin
     assert [len(await sessions.list(user)) for user in ("ann", "bob", "Ann", "eve")] == [2, 1, 1, 0]
 
 
+@pytest.mark.guarantee(21)
 async def test_one_session_is_ended_by_its_handle_and_no_other(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -430,6 +436,7 @@ async def test_one_session_is_ended_by_its_handle_and_no_other(
     assert [one.handle for one in await sessions.list("ann")] == [newest.handle]
 
 
+@pytest.mark.guarantee(21)
 async def test_all_others_are_ended_and_the_one_that_asks_gets_a_new_id(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -540,6 +547,7 @@ async def test_a_session_that_is_used_for_ever_stays_on_the_list(
     assert len(await UserSessions(listing).list("ann")) == 1
 
 
+@pytest.mark.guarantee(21)
 async def test_the_list_forgets_what_is_over_and_never_grows_beyond_what_lives(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
@@ -611,6 +619,7 @@ async def test_a_list_is_no_session_whatever_id_is_made_up(
     assert await site.data(Browser({"session": index_key("ann")})) == {}
 
 
+@pytest.mark.guarantee(21)
 async def test_a_sign_in_that_fails_leaves_the_session_from_before_on_the_list(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
@@ -681,6 +690,7 @@ async def test_the_store_of_revocations_lives_as_long_as_the_application(clock: 
 # Ending all of them while somebody signs in
 
 
+@pytest.mark.guarantee(21)
 async def test_a_sign_in_that_is_under_way_is_ended_with_all_the_others(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -769,6 +779,7 @@ async def test_one_session_too_many_is_refused_if_that_is_asked_for(
     await signed_in(site)
 
 
+@pytest.mark.guarantee(21)
 async def test_who_signs_in_and_out_again_and_again_is_one_at_a_time(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -802,6 +813,7 @@ async def test_who_is_refused_keeps_what_the_anonymous_session_held(
     assert await site.data() == {"n": 1}
 
 
+@pytest.mark.guarantee(21)
 async def test_parallel_sign_ins_are_never_more_than_allowed(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -852,6 +864,7 @@ def test_a_limit_without_a_list_is_refused(site_of: Callable[..., Site], backend
 # Limits of the standards
 
 
+@pytest.mark.guarantee(21)
 @pytest.mark.parametrize("limits", [AAL1, AAL2, AAL3, Limits(idle=100, overall=1000)])
 @pytest.mark.parametrize("remember", [False, True])
 async def test_the_limits_of_the_standards_are_kept(
@@ -969,6 +982,7 @@ class Ticks:
         self._receive.close()
 
 
+@pytest.mark.guarantee(21)
 async def test_what_is_watched_is_cancelled_when_the_session_has_ended(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:

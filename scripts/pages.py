@@ -1,0 +1,131 @@
+"""Write the parts of the documentation that are made from other files.
+
+* docs/explanation/guarantees.md: the tests of each guarantee, from the markers `@pytest.mark.guarantee(14)`
+* docs/project/: the changelog, contributing and security pages, from the files at the root, with their links changed
+
+    python scripts/pages.py            write them
+    python scripts/pages.py --check    say what is wrong or out of date, and exit with 1
+
+Errors are a guarantee without a test, a marker with an unknown number, and a page that the navigation does not have.
+"""
+
+import ast
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+GUARANTEES = ROOT / "docs" / "explanation" / "guarantees.md"
+COPIES = {
+    "CHANGELOG.md": "docs/project/changelog.md",
+    "CONTRIBUTING.md": "docs/project/contributing.md",
+    "SECURITY.md": "docs/project/security.md",
+}
+
+Ledger = dict[int, dict[str, list[str]]]
+"""By number of the guarantee and by file: the names of the tests."""
+
+
+def marks(file: Path) -> Iterator[tuple[str, int]]:
+    """Yield the tests of a file that hold guarantees, in the order of the file, with each number."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            for decorator in node.decorator_list:
+                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.guarantee":
+                    for number in decorator.args:
+                        yield node.name, ast.literal_eval(number)
+
+
+def ledger(tests: Path) -> Ledger:
+    """Return which tests below a directory hold which guarantees."""
+    found: Ledger = defaultdict(lambda: defaultdict(list))
+    for file in sorted(tests.rglob("test_*.py")):
+        for name, number in marks(file):
+            found[number][file.relative_to(tests.parent).as_posix()].append(name)
+    return found
+
+
+def with_tests(page: str, tests: Ledger) -> tuple[str, list[str]]:
+    """Return the page with the tests filled in, and what is wrong."""
+    numbers = [int(number) for number in re.findall(r"^### (\d+)\. ", page, re.MULTILINE)]
+    wrong = [f"Guarantee {number} has no test." for number in numbers if not tests.get(number)]
+    for number in sorted(set(tests) - set(numbers)):
+        wrong.append(f"There is no guarantee {number}, which is named in {', '.join(tests[number])}.")
+    if [int(number) for number in re.findall(r"^<!-- tests (\d+) -->$", page, re.MULTILINE)] != numbers:
+        wrong.append("Each guarantee needs the lines <!-- tests NUMBER --> and <!-- end -->, in the order of the page.")
+
+    def filled(place: re.Match[str]) -> str:
+        files = tests.get(int(place[1]), {})
+        lines = [f"* `{file}`:\n{listed(names)}" for file, names in sorted(files.items())]
+        return "\n".join(
+            [f"<!-- tests {place[1]} -->", '<details markdown="1">', "<summary>Tests</summary>", "", *lines, "", "</details>", "<!-- end -->"]
+        )
+
+    return re.sub(r"^<!-- tests (\d+) -->$.*?^<!-- end -->$", filled, page, flags=re.MULTILINE | re.DOTALL), wrong
+
+
+def listed(names: list[str]) -> str:
+    return ",\n".join(f"  `{name}`" for name in names)
+
+
+def copied(source: str, text: str, target: str) -> str:
+    """Return the text of a file at the root as a page of the site: links lead from there."""
+    depth = "../" * (target.count("/") - 1)
+
+    def link(found: re.Match[str]) -> str:
+        path, hash_, anchor = found[1].partition("#")
+        if not path or ":" in path:
+            return found[0]
+        if path in COPIES:
+            return f"]({Path(COPIES[path]).name}{hash_}{anchor})"
+        if path.startswith("docs/"):
+            return f"]({depth}{path.removeprefix('docs/')}{hash_}{anchor})"
+        if path == "README.md":
+            return f"]({depth}index.md)"
+        raise SystemExit(f"{source}: the site has no page for the link {found[1]}")
+
+    note = f"<!-- Made from {source} by scripts/pages.py: change it there. -->\n\n"
+    return note + re.sub(r"\]\(([^)\s]+)\)", link, text)
+
+
+def orphans(navigation: str) -> list[str]:
+    """Return what is wrong between the navigation of mkdocs.yml and the files."""
+    listed_pages = re.findall(r"[\w./-]+\.md", navigation.partition("\nnav:")[2])
+    there = [page.relative_to(ROOT / "docs").as_posix() for page in sorted((ROOT / "docs").rglob("*.md"))]
+    wrong = [f"{page} is not in the navigation of mkdocs.yml." for page in there if page not in listed_pages]
+    wrong += [f"{page} is in the navigation of mkdocs.yml twice." for page in set(listed_pages) if listed_pages.count(page) > 1]
+    return wrong
+
+
+def made() -> tuple[dict[Path, str], list[str]]:
+    """Return the pages as they should be, and what is wrong."""
+    page, wrong = with_tests(GUARANTEES.read_text(encoding="utf-8"), ledger(ROOT / "tests"))
+    texts = {GUARANTEES: page}
+    for source, target in COPIES.items():
+        texts[ROOT / target] = copied(source, (ROOT / source).read_text(encoding="utf-8"), target)
+    return texts, wrong
+
+
+def main(arguments: list[str]) -> int:
+    check = arguments == ["--check"]
+    if arguments and not check:
+        print(__doc__, file=sys.stderr)
+        return 2
+    texts, wrong = made()
+    for path, text in texts.items():
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        if check:
+            wrong.append(f"{path.relative_to(ROOT)} is out of date: run `python scripts/pages.py`.")
+        else:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    wrong += orphans((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    print(*wrong, sep="\n", end="\n" if wrong else "", file=sys.stderr)
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
