@@ -51,6 +51,7 @@ SLOW: dict[str, Change] = {
 }
 
 
+@pytest.mark.requirement("ASVS 7.4.1", "NIST 5.1(3)")
 @pytest.mark.guarantee(14)
 @pytest.mark.parametrize("slow", SLOW)
 async def test_a_logout_is_final_whatever_a_slow_request_does(

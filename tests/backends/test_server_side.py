@@ -38,6 +38,7 @@ async def begin(backend: StoreBackend, session_id: str = "first", payload: bytes
     return await backend.create(record(payload), session_id, END, NOW)
 
 
+@pytest.mark.requirement("NIST 5.1.1(7)")
 @pytest.mark.guarantee(17)
 async def test_a_dump_of_the_store_lets_nobody_in(site_of: Callable[..., Site], backend: StoreBackend) -> None:
     site = site_of(backend=backend)

@@ -387,6 +387,7 @@ def test_an_unknown_https_only_is_refused(https_only: Any) -> None:
         CookieSpec(https_only=https_only)
 
 
+@pytest.mark.requirement("ASVS 3.3.3")
 @pytest.mark.parametrize("name", ["__Host-s", "__host-s", "__HOST-s", "__Host-Http-s"])
 @pytest.mark.parametrize(
     ("settings", "cure"),
@@ -425,6 +426,7 @@ def test_what_only_looks_like_a_prefix_is_none(name: str) -> None:
     assert not CookieSpec(name, domain="example.com", path="/app", https_only=False).is_secure("https")
 
 
+@pytest.mark.requirement("ASVS 3.3.2")
 @pytest.mark.parametrize("https_only", [None, False])
 def test_same_site_none_needs_secure(https_only: bool | None) -> None:
     with pytest.raises(
@@ -464,6 +466,7 @@ def test_secure_follows_the_request_unless_it_is_forced(https_only: bool | None,
 # The one spelling
 
 
+@pytest.mark.requirement("ASVS 3.3.2", "ASVS 3.3.4", "NIST 5.1.1(3)", "NIST 5.1.1(6)")
 @pytest.mark.parametrize(
     ("settings", "max_age", "path", "secure", "header"),
     [

@@ -318,6 +318,7 @@ def test_who_signed_in_lately_is_let_in(guarded: FastAPI, browser_of: BrowserOf,
     assert browser.post("/email").json() == browser.get("/email").json() == "ann"
 
 
+@pytest.mark.requirement("ASVS 7.5.1")
 def test_who_signed_in_too_long_ago_is_told_to_do_it_again(
     guarded: FastAPI, browser_of: BrowserOf, clock: Clock
 ) -> None:

@@ -165,6 +165,7 @@ def sent_back(browser: TestClient, provider: Provider) -> str:
 SIGNED_IN = {"user": "ann", "token": "a-token"}
 
 
+@pytest.mark.requirement("NIST 5.1.2")
 def test_a_login_comes_back_as_somebody_who_is_signed_in(
     provider: Provider, backend: SessionBackend, browser_of: BrowserOf
 ) -> None:

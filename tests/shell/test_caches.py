@@ -73,6 +73,7 @@ async def test_vary_is_merged_into_what_is_there(
     assert (await site.visit(lambda session: session.get("a"))).all("vary") == after
 
 
+@pytest.mark.requirement("NIST 5.1(6)")
 @pytest.mark.guarantee(10)
 @pytest.mark.parametrize(
     ("before", "after", "is_logged"),

@@ -31,6 +31,7 @@ def noise(size: int) -> str:
     return to_base64url(random.Random(size).randbytes(size))[:size]
 
 
+@pytest.mark.requirement("ASVS 3.3.1", "NIST 5.1(4)", "NIST 5.1", "NIST 5.1.1(1)")
 @pytest.mark.guarantee(6)
 @pytest.mark.parametrize(
     ("scheme", "https_only", "secure"),
@@ -49,6 +50,7 @@ async def test_secure_follows_the_scheme_unless_it_is_forced(
     assert ("; secure" in (await site.visit(sign_in)).set_cookie) is secure
 
 
+@pytest.mark.requirement("ASVS 3.3.1", "NIST 5.1.1(5)")
 @pytest.mark.guarantee(6)
 async def test_a_host_cookie_is_secure_and_has_the_root_path_everywhere(site_of: Callable[..., Site]) -> None:
     site = site_of(session_cookie="__Host-session")
@@ -57,6 +59,7 @@ async def test_a_host_cookie_is_secure_and_has_the_root_path_everywhere(site_of:
     assert reply.set_cookie.endswith("; path=/; Max-Age=1209600; httponly; samesite=lax; secure")
 
 
+@pytest.mark.requirement("NIST 5.1.1(2)")
 @pytest.mark.guarantee(6)
 @pytest.mark.parametrize(
     ("settings", "root_path", "path"),
@@ -171,6 +174,7 @@ async def test_a_cookie_over_4096_bytes_is_an_error_that_names_the_size_and_the_
     assert site.browser.cookies == {}
 
 
+@pytest.mark.requirement("ASVS 3.3.5")
 @pytest.mark.guarantee(7)
 @pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
 async def test_the_limit_is_4096_bytes_of_name_and_value_exactly(

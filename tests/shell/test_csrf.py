@@ -310,6 +310,7 @@ def test_a_form_with_its_token_arrives(browser_of: BrowserOf, backend: SessionBa
     assert browser.put("/post", headers={"X-CSRF-Token": token}, json={}).status_code == 200
 
 
+@pytest.mark.requirement("NIST 5.1")
 @pytest.mark.guarantee(22)
 def test_a_form_without_a_token_says_what_to_do(browser_of: BrowserOf, backend: SessionBackend) -> None:
     """NIST SP 800-63B-4, 5.1: each POST carries something that the session is checked by."""
@@ -343,6 +344,7 @@ def test_a_file_is_no_token(browser_of: BrowserOf, backend: SessionBackend) -> N
     assert why(browser.post("/post", files={"csrf_token": ("a.txt", token.encode())})) == "no token"
 
 
+@pytest.mark.requirement("NIST 5.1")
 @pytest.mark.guarantee(22)
 def test_the_token_of_another_session_is_worth_nothing(browser_of: BrowserOf, backend: SessionBackend) -> None:
     """Login CSRF, and what breaks a double submit cookie: the attacker has a session, and a token of it."""
@@ -355,6 +357,7 @@ def test_the_token_of_another_session_is_worth_nothing(browser_of: BrowserOf, ba
     assert attacker.post("/post", data={"csrf_token": token}).status_code == 200
 
 
+@pytest.mark.requirement("NIST 5.1")
 @pytest.mark.guarantee(22)
 def test_a_token_from_before_the_sign_in_is_worth_nothing_after_it(
     browser_of: BrowserOf, backend: SessionBackend

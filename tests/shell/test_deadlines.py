@@ -44,6 +44,7 @@ async def why(site: Site) -> MissReason | None:
     return result
 
 
+@pytest.mark.requirement("ASVS 7.3.1")
 @pytest.mark.guarantee(4)
 async def test_a_session_is_dead_when_its_max_age_has_passed(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
@@ -82,6 +83,7 @@ async def test_reading_does_not_renew_unless_it_is_asked_to(
     assert await site.data() == {}
 
 
+@pytest.mark.requirement("NIST 5.2")
 @pytest.mark.guarantee(4)
 async def test_with_rolling_use_renews_but_at_most_once_per_interval(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
@@ -100,6 +102,7 @@ async def test_with_rolling_use_renews_but_at_most_once_per_interval(
     assert renewals == list(range(30, 301, 30))
 
 
+@pytest.mark.requirement("ASVS 7.3.1")
 async def test_with_rolling_an_untouched_session_still_ends(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -111,6 +114,7 @@ async def test_with_rolling_an_untouched_session_still_ends(
     assert await site.data() == {}
 
 
+@pytest.mark.requirement("ASVS 7.3.2")
 @pytest.mark.guarantee(4)
 async def test_the_absolute_timeout_holds_whatever_happens_in_between(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
@@ -158,6 +162,7 @@ async def test_set_expiry_in_seconds_counts_from_the_last_renewal(
     assert await site.data() == {}
 
 
+@pytest.mark.requirement("ASVS 7.6.1", "NIST 5.2")
 @pytest.mark.guarantee(4)
 async def test_set_expiry_to_a_moment_is_moved_by_nothing(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
@@ -198,6 +203,7 @@ async def test_set_expiry_to_nothing_ends_with_the_browser_and_on_the_server_too
     assert await site.data() == {}
 
 
+@pytest.mark.requirement("NIST 5.1")
 @pytest.mark.guarantee(4)
 @pytest.mark.parametrize("setting", [None, 0, timedelta(0)])
 async def test_without_max_age_the_cookie_ends_with_the_browser_and_the_server_side_ends_too(
@@ -364,6 +370,7 @@ async def test_an_expiry_that_another_request_has_set_stays(site_of: Callable[..
         assert await site.data() == {}
 
 
+@pytest.mark.requirement("NIST 5.1.1(4)")
 @pytest.mark.guarantee(4)
 @pytest.mark.parametrize("rolling", [False, True])
 @pytest.mark.parametrize("absolute", [None, 90])

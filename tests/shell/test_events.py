@@ -54,6 +54,7 @@ async def reuse_a_rotated_id(site: Site, clock: Clock) -> Browser:
     return thief
 
 
+@pytest.mark.requirement("NIST 5.3")
 @pytest.mark.guarantee(16)
 @pytest.mark.parametrize("waits", [False, True])
 async def test_an_id_that_was_rotated_away_and_is_used_again_is_reported_by_its_handle(
@@ -149,6 +150,7 @@ def cookie_of(site: Site) -> str:
     return value
 
 
+@pytest.mark.requirement("NIST 5.3")
 @pytest.mark.guarantee(24)
 async def test_the_life_of_a_session_is_told_with_handles(
     site_of: Callable[..., Site], backend: SessionBackend

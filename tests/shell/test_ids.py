@@ -16,6 +16,7 @@ def sign_in(session: Session) -> None:
     session["user"] = "ann"
 
 
+@pytest.mark.requirement("ASVS 7.2.3", "NIST 5.1(2)")
 @pytest.mark.guarantee(5)
 async def test_an_id_is_256_random_bits_in_base64url(
     site_of: Callable[..., Site], server_backend: SessionBackend
@@ -30,6 +31,7 @@ async def test_an_id_is_256_random_bits_in_base64url(
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{43}", one) for one in ids)
 
 
+@pytest.mark.requirement("ASVS 7.2.1", "NIST 5.1")
 @pytest.mark.guarantee(5)
 async def test_an_unknown_id_is_never_adopted(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:
     site = site_of(backend=server_backend)
@@ -221,6 +223,7 @@ async def test_flush_forgets_everything_and_what_follows_is_a_new_session(
     assert await site.data(Browser(old)) == {}
 
 
+@pytest.mark.requirement("ASVS 7.2.2")
 async def test_every_new_id_comes_from_generate_id(site_of: Callable[..., Site]) -> None:
     class Numbered(InMemoryBackend):
         n = 0

@@ -69,6 +69,7 @@ async def test_a_key_may_be_bytes_or_starlettes_secret(site_of: Callable[..., Si
         assert await other.data() == {"user": "ann"}
 
 
+@pytest.mark.requirement("NIST 5.1.1(7)")
 @pytest.mark.guarantee(8)
 async def test_an_encrypted_cookie_shows_nothing_and_is_never_the_same_twice(site_of: Callable[..., Site]) -> None:
     site = site_of(backend=EncryptedCookieBackend(KEY))

@@ -104,6 +104,7 @@ async def test_without_a_cookie_no_backend_is_asked(site_of: Callable[..., Site]
     assert reply.set_cookies == []
 
 
+@pytest.mark.requirement("ASVS 7.6.2")
 @pytest.mark.guarantee(1)
 async def test_reading_an_empty_session_stores_nothing_and_sets_no_cookie(
     site_of: Callable[..., Site], backend: SessionBackend

@@ -55,6 +55,7 @@ async def test_a_live_session_is_not_new(site_of: Callable[..., Site], backend: 
     assert (await site.visit(why)).result is None
 
 
+@pytest.mark.requirement("ASVS 7.2.1")
 @pytest.mark.guarantee(9)
 @pytest.mark.parametrize("name", ["signed", "our signed", "encrypted", "memory", "custom"])
 async def test_a_cookie_with_one_character_changed_cut_or_added_is_no_session(
@@ -167,6 +168,7 @@ async def test_garbage_in_a_custom_backend_is_no_session(
     assert (await site.visit(act)).result is expected
 
 
+@pytest.mark.requirement("ASVS 3.3.4")
 @pytest.mark.guarantee(9)
 async def test_no_id_key_or_value_is_in_any_log_repr_or_traceback(
     site_of: Callable[..., Site], backend: SessionBackend, caplog: pytest.LogCaptureFixture

@@ -80,6 +80,7 @@ async def user_of(site: Site, browser: Browser) -> str | None:
 # Signing in
 
 
+@pytest.mark.requirement("NIST 5.1(1)")
 async def test_a_sign_in_is_seen_at_once_and_at_the_next_request(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -113,6 +114,7 @@ async def test_a_sign_in_without_any_data_is_a_session_and_clearing_its_data_doe
     assert (await site.visit(lambda session: (users.get_user_id(session), dict(session)))).result == ("ann", {})
 
 
+@pytest.mark.requirement("ASVS 7.2.4", "NIST 5.1")
 @pytest.mark.guarantee(21)
 async def test_each_sign_in_gives_a_new_id_and_the_one_from_before_is_nobody(
     site_of: Callable[..., Site], server_backend: SessionBackend
@@ -150,6 +152,7 @@ async def test_what_another_user_left_is_never_handed_on(site_of: Callable[..., 
     assert (await site.visit(lambda session: (users.get_user_id(session), dict(session)))).result == ("eve", {})
 
 
+@pytest.mark.requirement("NIST 5.1")
 @pytest.mark.guarantee(21)
 async def test_the_user_cannot_be_overwritten_through_the_data(
     site_of: Callable[..., Site], backend: SessionBackend
@@ -175,6 +178,7 @@ async def test_after_the_headers_nobody_can_sign_in(site_of: Callable[..., Site]
         await site_of(backend=backend).visit(after=sign_in())
 
 
+@pytest.mark.requirement("ASVS 7.5.1", "ASVS 7.5.3")
 async def test_somebody_is_fresh_until_the_time_is_up_and_again_after_signing_in_again(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -194,6 +198,7 @@ async def test_somebody_is_fresh_until_the_time_is_up_and_again_after_signing_in
     assert await fresh() is True
 
 
+@pytest.mark.requirement("ASVS 7.3.2", "NIST 5.2")
 async def test_a_sign_in_begins_the_time_that_a_session_may_last(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -217,6 +222,7 @@ async def test_who_asks_to_be_remembered_is_remembered_for_longer(
     assert await user_of(site, site.browser) == "ann"
 
 
+@pytest.mark.requirement("ASVS 7.2.4")
 async def test_after_a_sign_in_a_rotation_has_nothing_left_to_do_and_gives_no_grace(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -266,6 +272,7 @@ async def test_half_of_a_character_is_refused_before_anything_is_listed(
     assert await user_of(site, site.browser) is None
 
 
+@pytest.mark.requirement("ASVS 7.5.2")
 @pytest.mark.parametrize("user", ["a\0b", "ann/../bob", "'; --", "\u00e9", "e\u0301", "x" * 2000])
 async def test_any_other_text_names_a_user_and_no_second_one(
     site_of: Callable[..., Site], listing: SessionBackend, user: str
@@ -304,6 +311,7 @@ async def test_who_signs_in_again_without_asking_for_it_is_not_remembered(
 # Signing out
 
 
+@pytest.mark.requirement("ASVS 7.4.1", "NIST 5.1")
 @pytest.mark.guarantee(21)
 async def test_signing_out_ends_the_session_and_the_copy_of_its_cookie(
     site_of: Callable[..., Site], listing: SessionBackend
@@ -319,6 +327,7 @@ async def test_signing_out_ends_the_session_and_the_copy_of_its_cookie(
     assert await UserSessions(listing).list("ann") == []
 
 
+@pytest.mark.requirement("NIST 5.1")
 async def test_signing_out_can_tell_the_browser_to_forget_the_site(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -351,6 +360,7 @@ async def test_a_message_said_after_signing_out_is_not_wiped_with_the_site(
     assert len((await site.visit(lambda session: flash.pop_flashes(session, background=True))).result) == 1
 
 
+@pytest.mark.requirement("ASVS 7.2.4")
 @pytest.mark.parametrize("kind", ["rotated", "signed in again"])
 async def test_a_copy_of_a_sealed_cookie_from_before_is_nobody(
     site_of: Callable[..., Site], clock: Clock, kind: str
@@ -363,6 +373,7 @@ async def test_a_copy_of_a_sealed_cookie_from_before_is_nobody(
     assert await user_of(site, site.browser) == "ann"
 
 
+@pytest.mark.requirement("ASVS 7.4.1")
 async def test_a_sealed_cookie_that_cannot_be_called_back_says_so_once(
     site_of: Callable[..., Site], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -377,6 +388,7 @@ async def test_a_sealed_cookie_that_cannot_be_called_back_says_so_once(
 # The list
 
 
+@pytest.mark.requirement("ASVS 7.5.2")
 @pytest.mark.guarantee(21)
 async def test_the_list_shows_what_a_person_recognises_and_nothing_that_opens_a_session(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
@@ -421,6 +433,7 @@ async def test_the_list_is_of_one_user_only(site_of: Callable[..., Site], listin
     assert [len(await sessions.list(user)) for user in ("ann", "bob", "Ann", "eve")] == [2, 1, 1, 0]
 
 
+@pytest.mark.requirement("ASVS 7.5.2")
 @pytest.mark.guarantee(21)
 async def test_one_session_is_ended_by_its_handle_and_no_other(
     site_of: Callable[..., Site], listing: SessionBackend
@@ -436,6 +449,7 @@ async def test_one_session_is_ended_by_its_handle_and_no_other(
     assert [one.handle for one in await sessions.list("ann")] == [newest.handle]
 
 
+@pytest.mark.requirement("ASVS 7.4.3")
 @pytest.mark.guarantee(21)
 async def test_all_others_are_ended_and_the_one_that_asks_gets_a_new_id(
     site_of: Callable[..., Site], listing: SessionBackend
@@ -484,6 +498,7 @@ async def test_a_session_that_was_ended_stays_ended_whatever_a_slow_request_does
     assert await user_of(site, old) is None
 
 
+@pytest.mark.requirement("ASVS 7.4.2", "ASVS 7.4.5")
 async def test_all_sessions_of_a_user_are_ended(site_of: Callable[..., Site], listing: SessionBackend) -> None:
     site = site_of(backend=listing)
     browsers = [await signed_in(site) for _ in range(3)]
@@ -690,6 +705,7 @@ async def test_the_store_of_revocations_lives_as_long_as_the_application(clock: 
 # Ending all of them while somebody signs in
 
 
+@pytest.mark.requirement("ASVS 7.4.2")
 @pytest.mark.guarantee(21)
 async def test_a_sign_in_that_is_under_way_is_ended_with_all_the_others(
     site_of: Callable[..., Site], listing: SessionBackend
@@ -756,6 +772,7 @@ async def test_a_list_that_others_change_without_end_is_an_error_and_not_a_loop(
 # How many
 
 
+@pytest.mark.requirement("ASVS 7.1.2")
 async def test_one_session_too_many_ends_the_oldest(site_of: Callable[..., Site], listing: SessionBackend) -> None:
     """ASVS 7.1.2."""
     site = site_of(backend=listing, max_sessions_per_user=2)
@@ -765,6 +782,7 @@ async def test_one_session_too_many_ends_the_oldest(site_of: Callable[..., Site]
     assert len(await UserSessions(listing).list("ann")) == 2
 
 
+@pytest.mark.requirement("ASVS 7.1.2")
 async def test_one_session_too_many_is_refused_if_that_is_asked_for(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
@@ -864,6 +882,7 @@ def test_a_limit_without_a_list_is_refused(site_of: Callable[..., Site], backend
 # Limits of the standards
 
 
+@pytest.mark.requirement("ASVS 7.1.1", "NIST 5.1(5)", "NIST 5.2")
 @pytest.mark.guarantee(21)
 @pytest.mark.parametrize("limits", [AAL1, AAL2, AAL3, Limits(idle=100, overall=1000)])
 @pytest.mark.parametrize("remember", [False, True])
