@@ -7,7 +7,8 @@
     python scripts/pages.py            write them
     python scripts/pages.py --check    say what is wrong or out of date, and exit with 1
 
-Errors are a guarantee or a requirement without a test, a marker with an unknown number or id, and a page that the navigation does not have.
+Errors are a guarantee or a requirement without a test, a marker with an unknown number or id, and a page that the
+navigation lacks.
 """
 
 import ast
@@ -130,14 +131,21 @@ def orphans(navigation: str) -> list[str]:
     listed_pages = re.findall(r"[\w./-]+\.md", navigation.partition("\nnav:")[2])
     there = [page.relative_to(ROOT / "docs").as_posix() for page in sorted((ROOT / "docs").rglob("*.md"))]
     wrong = [f"{page} is not in the navigation of mkdocs.yml." for page in there if page not in listed_pages]
-    wrong += [f"{page} is in the navigation of mkdocs.yml twice." for page in set(listed_pages) if listed_pages.count(page) > 1]
+    wrong += [
+        f"{page} is in the navigation of mkdocs.yml twice."
+        for page in set(listed_pages)
+        if listed_pages.count(page) > 1
+    ]
     return wrong
 
 
 def made() -> tuple[dict[Path, str], list[str]]:
     """Return the pages as they should be, and what is wrong."""
     tests, texts, wrong = ROOT / "tests", {}, []
-    for path, fill, marker in ((GUARANTEES, with_guarantees, "guarantee"), (STANDARDS, with_requirements, "requirement")):
+    for path, fill, marker in (
+        (GUARANTEES, with_guarantees, "guarantee"),
+        (STANDARDS, with_requirements, "requirement"),
+    ):
         texts[path], found = fill(path.read_text(encoding="utf-8"), ledger(tests, marker))
         wrong += found
     for source, target in COPIES.items():

@@ -93,7 +93,12 @@ def story_of(page: str, number: int = 0) -> Story:
 
 def text_without_code(document: Path) -> str:
     """Return the text of a document, with its fenced blocks emptied. Lines keep their numbers."""
-    return re.sub(r"^```.*?^```$", lambda block: "\n" * block[0].count("\n"), document.read_text("utf-8"), flags=re.M | re.S)
+    return re.sub(
+        r"^```.*?^```$",
+        lambda block: "\n" * block[0].count("\n"),
+        document.read_text("utf-8"),
+        flags=re.MULTILINE | re.DOTALL,
+    )
 
 
 def headings(document: Path) -> list[str]:

@@ -3,7 +3,8 @@
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any
+
+from starsessions import SessionMiddleware
 
 
 def _has(module: str, name: str) -> Callable[[], bool]:
@@ -16,13 +17,13 @@ def _has(module: str, name: str) -> Callable[[], bool]:
     return has
 
 
-def _store_is_a_backend() -> bool:
-    backend = importlib.import_module("starsessions.lifecycle.validation")
-    return "app_name" in _keywords() and _has("starsessions.stores", "Conflict")() and backend is not None
+def has_keywords() -> bool:
+    """Whether the middleware has the keywords of the table, and no others."""
+    return "app_name" in inspect.signature(SessionMiddleware).parameters and not has_old_keywords()
 
 
-def _keywords() -> Any:
-    return inspect.signature(importlib.import_module("starsessions").SessionMiddleware).parameters
+def has_old_keywords() -> bool:
+    return "limits" in inspect.signature(SessionMiddleware).parameters
 
 
 PENDING: dict[str, Callable[[], bool]] = {
@@ -30,9 +31,13 @@ PENDING: dict[str, Callable[[], bool]] = {
     "from starsessions.stores import": _has("starsessions.stores", "Conflict"),
     "from starsessions.testing import StoreSuite": _has("starsessions.testing", "StoreSuite"),
     "from starsessions.testing import BackendSuite": _has("starsessions.testing", "BackendSuite"),
-    "app_name": lambda: "app_name" in _keywords(),
+    "backend=DictStore()": has_keywords,
+    "app_name": has_keywords,
 }
 """What occurs in a block that needs it, and whether it is there."""
+
+PENDING_MODULES = {"core/state.py", "lifecycle/request_state.py", "lifecycle/response.py"}
+"""Modules that the page of the architecture names already."""
 
 
 def pending(code: str) -> str | None:
