@@ -1,4 +1,4 @@
-"""What all tests share: a clock that stands still, both event loops, and each kind of backend."""
+"""What all tests share: a clock that stands still, the event loops, and each kind of backend."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,10 +21,40 @@ BACKENDS: dict[str, Callable[[Clock], SessionBackend]] = {
 }
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--at-once", action="store_true", help="print each failure when it happens, and again at the end")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--at-once"):
+        config.pluginmanager.register(FailuresAtOnce(config))
+
+
+class FailuresAtOnce:
+    """Whoever watches a long run need not wait for its end to read why a test failed."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            writer = self._config.get_terminal_writer()
+            writer.line()
+            writer.sep("_", f"{report.nodeid} ({report.when})", red=True)
+            report.toterminal(writer)
+            writer.flush()
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The event loop: asyncio. What depends on the loop is marked `both_loops` and runs on trio, too."""
+    return "asyncio"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "anyio_backend" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_loops"):
+        metafunc.parametrize("anyio_backend", ["asyncio", "trio"])
 
 
 @pytest.fixture

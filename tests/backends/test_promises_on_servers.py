@@ -19,7 +19,7 @@ from starsessions.backends.redis import RedisBackend
 from tests.backends.sql import DATABASES, database, opened
 from tests.servers.process import Address
 from tests.shell import test_atomic_updates as atomic
-from tests.shell import test_sign_in as shown
+from tests.shell import test_sign_in, test_users
 from tests.site import KEY, Browser, Clock, Site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
@@ -27,14 +27,14 @@ pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyn
 Open = Callable[[Clock], AbstractAsyncContextManager[Any]]
 
 SCENARIOS = [
-    shown.test_one_session_is_ended_by_its_handle_and_no_other,
-    shown.test_all_others_are_ended_and_the_one_that_asks_gets_a_new_id,
-    shown.test_a_session_stays_on_the_list_wherever_it_is_rotated_to,
-    shown.test_a_sign_in_that_is_under_way_is_ended_with_all_the_others,
-    shown.test_one_session_too_many_ends_the_oldest,
-    shown.test_parallel_sign_ins_are_never_more_than_allowed,
-    shown.test_the_list_is_of_one_user_only,
-    shown.test_who_is_not_signed_in_is_on_no_list,
+    test_users.test_one_session_is_ended_by_its_handle_and_no_other,
+    test_users.test_all_others_are_ended_and_the_one_that_asks_gets_a_new_id,
+    test_users.test_a_session_stays_on_the_list_wherever_it_is_rotated_to,
+    test_users.test_a_sign_in_that_is_under_way_is_ended_with_all_the_others,
+    test_users.test_one_session_too_many_ends_the_oldest,
+    test_users.test_parallel_sign_ins_are_never_more_than_allowed,
+    test_users.test_the_list_is_of_one_user_only,
+    test_users.test_who_is_not_signed_in_is_on_no_list,
 ]
 
 
@@ -85,4 +85,4 @@ async def test_sealed_cookies_are_called_back_through_a_store_on_a_server(
 ) -> None:
     async with open_backend(clock) as store:
         backend: SessionBackend = EncryptedCookieBackend(KEY, revocations=store, clock=clock)
-        await shown.test_signing_out_ends_the_session_and_the_copy_of_its_cookie(site_of, backend)
+        await test_sign_in.test_signing_out_ends_the_session_and_the_copy_of_its_cookie(site_of, backend)

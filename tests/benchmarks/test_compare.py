@@ -14,6 +14,8 @@ from benchmarks.marks import check_deadline
 from benchmarks.report import draw, publish, tables
 from benchmarks.worker import Work
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[2]
 CONTESTANTS = {"signed": ["ours", "Starlette"], "memory": ["ours"]}
 

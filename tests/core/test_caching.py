@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from starsessions.core.caching import RawHeaders, make_private, set_no_store, vary_by_cookie
+from tests.rows import rows
 
 OTHER = (b"content-type", b"text/html")
 
@@ -20,7 +21,7 @@ some_headers = st.lists(
 )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("before", "after"),
     [
         ([], [(b"vary", b"Cookie")]),
@@ -48,7 +49,7 @@ def test_vary_gets_cookie_unless_it_is_there_or_everything_is(before: RawHeaders
     assert headers == [OTHER, *after]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("before", "after", "invited"),
     [
         ([], [b"no-store"], False),
@@ -69,7 +70,7 @@ def test_vary_gets_cookie_unless_it_is_there_or_everything_is(before: RawHeaders
         ([b"x-public"], [b"no-store"], False),
     ],
 )
-@pytest.mark.parametrize("name", [b"cache-control", b"Cache-Control"])
+@rows("name", [b"cache-control", b"Cache-Control"])
 def test_what_sets_a_cookie_is_stored_by_no_cache(
     name: bytes, before: list[bytes], after: list[bytes], invited: bool
 ) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from starsessions.core.chunking import MAX_PARTS, cookies_for, part_name, room_for, split, tokens_in
 from starsessions.core.cookies import MAX_COOKIE, MAX_HEADER, CookieSpec
 from starsessions.core.record import MissReason
+from tests.rows import rows
 
 SPEC = CookieSpec()
 CHARACTERS = "ABCabc019-_."
@@ -41,8 +42,8 @@ def cleared_by(headers: Sequence[tuple[bytes, bytes]]) -> list[str]:
 # One cookie
 
 
-@pytest.mark.parametrize("max_cookies", [1, 2, MAX_PARTS])
-@pytest.mark.parametrize(
+@rows("max_cookies", [1, 2, MAX_PARTS])
+@rows(
     ("headers", "result"),
     [
         ([], MissReason.NO_COOKIE),
@@ -65,7 +66,7 @@ def test_the_tokens_in_a_request(headers: Headers, result: Any, max_cookies: int
     assert tokens_in(headers, SPEC, max_cookies) == result
 
 
-@pytest.mark.parametrize("value", ["~1~abc", "~0~abc", "~10~abc", "~~abc", "~2abc", "a~2~abc", "~x~abc"])
+@rows("value", ["~1~abc", "~0~abc", "~10~abc", "~~abc", "~2abc", "a~2~abc", "~x~abc"])
 def test_what_is_no_mark_belongs_to_the_token(value: str) -> None:
     assert tokens_in(cookie(b"session=" + value.encode(), b"session-1=def"), SPEC, MAX_PARTS) == [value]
 
@@ -119,7 +120,7 @@ def test_a_split_token_is_put_together_in_whatever_order_its_parts_arrive(
     assert tokens_in(cookie(b"; ".join(order[:cut]), b";".join(order[cut:])), SPEC, MAX_PARTS) == [token]
 
 
-@pytest.mark.parametrize("count", range(2, MAX_PARTS + 1))
+@rows("count", range(2, MAX_PARTS + 1))
 def test_a_missing_part_is_a_missing_session(count: int) -> None:
     parts = split("x" * (10 * count - 3), 10)
     pairs = [f"{part_name('session', at)}={part}".encode() for at, part in enumerate(parts)]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from starsessions.core import csrf, merge
 from starsessions.core.csrf import (
+    SECRET_BYTES,
     WhyRefused,
     as_origin,
     is_good,
@@ -18,6 +19,7 @@ from starsessions.core.csrf import (
     token_for,
     why_foreign,
 )
+from tests.rows import rows
 
 Kind = Literal["safe", "unsafe", "handshake"]
 
@@ -88,7 +90,7 @@ def row_for(kind: str, site: str, origin: str) -> str:
 
 
 @pytest.mark.guarantee(22)
-@pytest.mark.parametrize(("kind", "site", "origin", "said_site", "said_origin"), CASES)
+@rows(("kind", "site", "origin", "said_site", "said_origin"), CASES)
 def test_every_case_has_one_row_and_the_answer_is_the_one_that_it_says(
     kind: Kind, site: str, origin: str, said_site: str | None, said_origin: str | None
 ) -> None:
@@ -99,7 +101,7 @@ def test_the_table_has_twenty_one_rows() -> None:
     assert len(TABLE) == 21
 
 
-@pytest.mark.parametrize(
+@rows(
     ("origin", "host"),
     [
         ("https://shop.example", "shop.example"),
@@ -115,7 +117,7 @@ def test_an_origin_is_ours_however_a_proxy_spells_our_host(origin: str, host: st
 
 
 @pytest.mark.guarantee(22)
-@pytest.mark.parametrize(
+@rows(
     ("origin", "host"),
     [
         ("http://shop.example", "shop.example:443"),
@@ -132,7 +134,7 @@ def test_an_origin_is_ours_however_a_proxy_spells_our_host(origin: str, host: st
         ("https://shop.example", None),
     ],
 )
-@pytest.mark.parametrize("kind", ["unsafe", "handshake"])
+@rows("kind", ["unsafe", "handshake"])
 def test_an_origin_that_is_not_quite_ours_is_foreign(kind: Kind, origin: str, host: str | None) -> None:
     """`Origin: null` has an empty host, and so has a request of HTTP/1.0."""
     assert asked(kind, None, origin, host) is WhyRefused.FOREIGN_ORIGIN
@@ -156,7 +158,7 @@ def test_whatever_the_headers_hold_is_no_error(site: bytes, origin: bytes, host:
     assert why_foreign("handshake", headers, ()) in (None, *WhyRefused)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "origin"),
     [
         ("https://admin.example", "https://admin.example"),
@@ -171,9 +173,7 @@ def test_an_origin_is_spelled_as_browsers_do(text: str, origin: str) -> None:
     assert as_origin(text) == origin
 
 
-@pytest.mark.parametrize(
-    "text", ["", "*", "null", "admin.example", "https://", "https://a/", "https://a?b", "https://a b", "https://u@a"]
-)
+@rows("text", ["", "*", "null", "admin.example", "https://", "https://a/", "https://a?b", "https://a b", "https://u@a"])
 def test_what_is_no_origin_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not an origin"):
         as_origin(text)
@@ -203,16 +203,14 @@ def test_tokens_of_one_secret_have_nothing_in_common() -> None:
     assert not any(SECRET in token for token in tokens)
 
 
-@pytest.mark.parametrize("at", range(0, 64, 7))
+@rows("at", range(0, 64, 7))
 def test_a_token_with_one_character_changed_is_not_good(at: int) -> None:
     token = token_for(SECRET, NONCE)
     other = "A" if token[at] != "A" else "B"
     assert not is_good(token[:at] + other + token[at + 1 :], [SECRET])
 
 
-@pytest.mark.parametrize(
-    "token", ["", "A" * 63, "A" * 64, "A" * 65, "=" * 64, "ä" * 64, "\ud800" * 64, "A" * 63 + "=", "A" * 1_000_000]
-)
+@rows("token", ["", "A" * 63, "A" * 64, "A" * 65, "=" * 64, "ä" * 64, "\ud800" * 64, "A" * 63 + "=", "A" * 1_000_000])
 def test_rubbish_is_not_good_and_no_error(token: str) -> None:
     assert not is_good(token, [SECRET])
 
@@ -220,6 +218,11 @@ def test_rubbish_is_not_good_and_no_error(token: str) -> None:
 @given(st.text(max_size=70))
 def test_whatever_is_sent_as_token_is_no_error(token: str) -> None:
     assert not is_good(token, [SECRET])
+
+
+def test_a_secret_and_what_a_token_says_of_it_have_256_bits() -> None:
+    assert SECRET_BYTES * 8 == 256
+    assert len(token_for(SECRET, NONCE)) == 64  # 128 bits of nonce and 256 of MAC, in base64url
 
 
 def test_the_secret_is_not_the_key_under_which_it_stands() -> None:

@@ -3,10 +3,9 @@
 from itertools import product
 from typing import NamedTuple
 
-import pytest
-
 from starsessions.core import decision
 from starsessions.core.decision import Action, Cookie, Decision, decide_live, decide_new
+from tests.rows import rows
 
 FACTS = ("live", "ended", "late", "empty", "emptied", "rotate", "changed", "due")
 
@@ -70,7 +69,7 @@ def test_the_table_leads_to_every_action_and_every_cookie() -> None:
     assert {row.decision.cookie for row in TABLE} == set(Cookie)
 
 
-@pytest.mark.parametrize("facts", REACHABLE, ids=spelled)
+@rows("facts", REACHABLE, ids=spelled)
 def test_exactly_one_row_matches_and_its_decision_is_taken(facts: Facts) -> None:
     matching = [row for row in TABLE if row.matches(facts)]
 
@@ -92,7 +91,7 @@ def test_no_combination_at_all_matches_two_rows() -> None:
 # The rules that are worth more than the table: whoever edits a row should hear of them.
 
 
-@pytest.mark.parametrize("facts", REACHABLE, ids=spelled)
+@rows("facts", REACHABLE, ids=spelled)
 def test_rules_that_no_row_may_break(facts: Facts) -> None:
     action, cookie = decide(**facts)
 

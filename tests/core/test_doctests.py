@@ -4,14 +4,13 @@ import doctest
 import importlib
 import pkgutil
 
-import pytest
-
 import starsessions
+from tests.rows import rows
 
 MODULES = ["starsessions", *(module.name for module in pkgutil.walk_packages(starsessions.__path__, "starsessions."))]
 
 
-@pytest.mark.parametrize("name", MODULES)
+@rows("name", MODULES)
 def test_the_examples_in_the_docstrings_run(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 

@@ -7,9 +7,10 @@ import pytest
 
 from starsessions.core.durations import seconds
 from starsessions.exceptions import ImproperlyConfigured
+from tests.rows import rows
 
 
-@pytest.mark.parametrize(
+@rows(
     ("value", "wanted"),
     [
         (1, 1),
@@ -24,7 +25,7 @@ def test_a_duration_is_in_whole_seconds_rounded_down(value: int | timedelta, wan
     assert type(seconds("max_age", value)) is int
 
 
-@pytest.mark.parametrize("value", [0, -1, timedelta(0), timedelta(milliseconds=999), timedelta(days=-1), timedelta.min])
+@rows("value", [0, -1, timedelta(0), timedelta(milliseconds=999), timedelta(days=-1), timedelta.min])
 def test_less_than_a_second_is_refused(value: int | timedelta) -> None:
     with pytest.raises(
         ImproperlyConfigured, match=r"^max_age must be at least one second, and no more than 10000000000\.$"
@@ -32,7 +33,7 @@ def test_less_than_a_second_is_refused(value: int | timedelta) -> None:
         seconds("max_age", value)
 
 
-@pytest.mark.parametrize("value", [1.5, "3600", None, True, False, [1], float("nan")])
+@rows("value", [1.5, "3600", None, True, False, [1], float("nan")])
 def test_anything_else_is_refused_with_its_type(value: Any) -> None:
     with pytest.raises(
         ImproperlyConfigured, match=f"^renew_every must be seconds .* timedelta, not {type(value).__name__}"

@@ -4,11 +4,11 @@ from base64 import b64decode, b64encode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from contextlib import suppress
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from starsessions.core.encoding import from_base64, from_base64url, is_valid_id, to_base64, to_base64url
+from tests.rows import rows
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
@@ -43,7 +43,7 @@ def test_a_text_is_the_one_spelling_of_what_it_stands_for_or_refused(text: str) 
         assert to_base64url(raw) == text
 
 
-@pytest.mark.parametrize("raw", [b"\0", b"\0\0", b"\xff", b"\xff\xff", bytes(4), bytes(32), bytes(range(31))])
+@rows("raw", [b"\0", b"\0\0", b"\xff", b"\xff\xff", bytes(4), bytes(32), bytes(range(31))])
 def test_of_all_texts_that_differ_in_the_last_character_one_is_accepted(raw: bytes) -> None:
     text = to_base64url(raw)
     accepted = []
@@ -63,7 +63,7 @@ def test_nothing_but_letters_digits_dash_and_underscore_is_accepted(text: str) -
     assert set(text) <= set(ALPHABET) or is_refused(text)
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         "AAAA\n",
@@ -116,7 +116,7 @@ def test_a_padded_text_is_the_one_spelling_of_what_it_stands_for_or_refused(text
         assert to_base64(raw) == text + padding
 
 
-@pytest.mark.parametrize("raw", [b"\0", b"\0\0", b"\xff", b"\xff\xff", bytes(4), bytes(32), bytes(range(31))])
+@rows("raw", [b"\0", b"\0\0", b"\xff", b"\xff\xff", bytes(4), bytes(32), bytes(range(31))])
 def test_of_all_padded_texts_that_differ_in_one_of_the_last_characters_one_is_accepted(raw: bytes) -> None:
     text = to_base64(raw)
 
@@ -132,7 +132,7 @@ STRANGE = ["AA A", "AAAA\n", "\nAAAA", "AAAA\0", "A-AA", "A_AA", "\uff21AAA", "\
 QUOTED = ['"AAA', 'AAAA"', 'AAAA","', "\\u0041AAA", "A\\/AA", "\\/\\/"]
 
 
-@pytest.mark.parametrize("text", [*UNPADDED, *STRANGE, *QUOTED])
+@rows("text", [*UNPADDED, *STRANGE, *QUOTED])
 def test_another_padded_spelling_is_refused(text: str) -> None:
     assert is_refused(text, from_base64)
 
@@ -140,12 +140,12 @@ def test_another_padded_spelling_is_refused(text: str) -> None:
 # Ids
 
 
-@pytest.mark.parametrize("text", ["a", "a" * 43, "a" * 128, ALPHABET, "-", "_"])
+@rows("text", ["a", "a" * 43, "a" * 128, ALPHABET, "-", "_"])
 def test_what_a_backend_may_be_shown(text: str) -> None:
     assert is_valid_id(text)
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         "",

@@ -2,8 +2,6 @@
 
 import inspect
 
-import pytest
-
 from starsessions import exceptions
 from starsessions.exceptions import (
     ImproperlyConfigured,
@@ -14,9 +12,10 @@ from starsessions.exceptions import (
     SessionTooLarge,
     UnsupportedValue,
 )
+from tests.rows import rows
 
 
-@pytest.mark.parametrize(
+@rows(
     ("error", "parents"),
     [
         (ImproperlyConfigured, (SessionError,)),

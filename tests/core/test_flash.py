@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from starsessions.core import flash, merge
 from starsessions.core.flash import MAX_BYTES, MAX_MESSAGES, Flash, add_flash, is_page_navigation, take_flashes
+from tests.rows import rows
 
 
 def read_table() -> list[tuple[str, bool]]:
@@ -22,7 +23,7 @@ TABLE = read_table()
 
 
 @pytest.mark.guarantee(23)
-@pytest.mark.parametrize(("headers", "page"), TABLE)
+@rows(("headers", "page"), TABLE)
 def test_the_requests_of_the_table_show_a_page_or_do_not(headers: str, page: bool) -> None:
     pairs = [header.partition(": ") for header in headers.split(", ") if header]
     assert is_page_navigation([(name.encode(), value.encode()) for name, _, value in pairs]) is page
@@ -88,7 +89,7 @@ def test_taking_messages_leaves_everything_else() -> None:
     assert data == {"user": "ann", "__flash__": 1, "flash_messages": []}
 
 
-@pytest.mark.parametrize("rubbish", [None, "Saved", ["Saved"], ["Saved", 1], {"text": "Saved"}, [["Saved"], "info"]])
+@rows("rubbish", [None, "Saved", ["Saved"], ["Saved", 1], {"text": "Saved"}, [["Saved"], "info"]])
 def test_what_is_no_message_is_dropped_and_breaks_no_page(rubbish: Any) -> None:
     data = put({"__flash__0.rubbish": rubbish}, "Saved")
     assert take_flashes(data) == [Flash("Saved")]

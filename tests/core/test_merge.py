@@ -5,11 +5,11 @@ from decimal import Decimal
 from math import nan
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from starsessions.core.merge import Changes, apply, diff, same, same_items
+from tests.rows import rows
 
 # Few different scalars, so that two values that were drawn are often equal, and often equal but for a type.
 scalars = st.sampled_from([None, False, True, 0, 1, 2, 0.0, 1.0, nan, "", "1", b"", b"1", Decimal(1), Decimal("NaN")])
@@ -139,7 +139,7 @@ def test_the_same_is_symmetric_and_everything_is_the_same_as_itself(pair: tuple[
     assert same(one, one)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("one", "other"),
     [
         (1, True),
@@ -175,7 +175,7 @@ def test_what_differs_in_type_or_value_is_not_the_same(one: Any, other: Any) -> 
     assert not same(other, one)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("one", "other"),
     [
         (nan, float("nan")),

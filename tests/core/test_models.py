@@ -20,6 +20,7 @@ from starsessions.core.merge import same
 from starsessions.core.models import copied, field_of, shape_of
 from starsessions.core.serializer import Msgpack
 from starsessions.exceptions import ImproperlyConfigured
+from tests.rows import rows
 
 
 class Color(Enum):
@@ -164,7 +165,7 @@ def kind(model: Any) -> str:
     return type(model).__name__
 
 
-@pytest.mark.parametrize("model", MODELS, ids=kind)
+@rows("model", MODELS, ids=kind)
 def test_a_model_comes_back_as_it_was_and_can_be_stored(model: Any) -> None:
     shape = shape_of(type(model))
     plain = shape.plain(model)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from starsessions.core.record import (
     CLOCK_SKEW,
     DEFAULT_MAX_AGE,
+    Found,
     Identity,
     MissReason,
     Policy,
@@ -19,6 +20,7 @@ from starsessions.core.record import (
     touch_due,
     why_expired,
 )
+from tests.rows import rows
 
 BEGAN = 1_000_000
 
@@ -79,7 +81,7 @@ LIMITS = [
 ]
 
 
-@pytest.mark.parametrize(("own", "policy", "lasts", "why"), LIMITS)
+@rows(("own", "policy", "lasts", "why"), LIMITS)
 def test_a_session_lives_until_the_second_before_its_limit(
     own: dict[str, Any], policy: Policy, lasts: int, why: MissReason
 ) -> None:
@@ -88,8 +90,8 @@ def test_a_session_lives_until_the_second_before_its_limit(
 
 
 @pytest.mark.guarantee(4)
-@pytest.mark.parametrize(("own", "policy", "lasts", "why"), LIMITS)
-@pytest.mark.parametrize("late", [0, 1, 10**6])
+@rows(("own", "policy", "lasts", "why"), LIMITS)
+@rows("late", [0, 1, 10**6])
 def test_at_the_limit_and_after_it_is_over(
     own: dict[str, Any], policy: Policy, lasts: int, why: MissReason, late: int
 ) -> None:
@@ -251,7 +253,7 @@ def test_the_cookie_never_promises_more_than_the_server_will_honour(
         assert (max_age > 0) == (why_expired(session, policy, now) is None)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("own", "policy", "max_age"),
     [
         ({}, Policy(max_age=60), 50),
@@ -305,3 +307,24 @@ def test_a_record_and_who_is_in_it_show_nothing_in_a_repr() -> None:
     identity = Identity("ann", 1, "handle")
     assert repr([Record(b"secret", 1, 2, identity=identity), identity]) == "[<Record>, <Identity>]"
     assert identity.__rich_repr__() == []
+
+
+def test_what_is_known_of_a_session_is_never_changed_in_place() -> None:
+    """Requests share a policy, and a store in memory hands the same record to all."""
+    own = Record(b"", 1, 2)
+    for value in (Policy(), Identity("ann", 1, "handle"), own, Found("token", own)):
+        for field in value.__struct_fields__:
+            with pytest.raises(AttributeError):
+                setattr(value, field, None)
+
+
+def test_without_settings_a_session_lasts_fourteen_days_and_nothing_renews_or_rotates_it() -> None:
+    assert Policy() == Policy(
+        max_age=14 * 24 * 60 * 60,
+        absolute_timeout=None,
+        rolling=False,
+        renew_every=None,
+        browser_session=False,
+        rotate_every=None,
+        rotate_grace=0,
+    )

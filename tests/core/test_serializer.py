@@ -27,9 +27,10 @@ from hypothesis import strategies as st
 
 from starsessions.core.serializer import MAX_DEPTH, Msgpack, PlainJson, differs_for_sure, dumper_again, is_ours, matcher
 from starsessions.exceptions import UnsupportedValue
+from tests.rows import rows
 
 SERIALIZERS = [Msgpack(), PlainJson()]
-both = pytest.mark.parametrize("serializer", SERIALIZERS, ids=["msgpack", "json"])
+both = rows("serializer", SERIALIZERS, ids=["msgpack", "json"])
 
 
 def exact(value: Any) -> Any:
@@ -162,7 +163,7 @@ EVERY_TYPE: dict[str, Any] = {
 
 
 @both
-@pytest.mark.parametrize("name", EVERY_TYPE)
+@rows("name", EVERY_TYPE)
 def test_every_type_that_is_promised_comes_back(serializer: Msgpack, name: str) -> None:
     data = {"value": EVERY_TYPE[name], "nested": [{"deep": (EVERY_TYPE[name],)}]}
 
@@ -350,8 +351,8 @@ REFUSED: dict[str, Any] = {
 
 @pytest.mark.guarantee(3)
 @both
-@pytest.mark.parametrize("kind", REFUSED)
-@pytest.mark.parametrize("neighbour", [1, (), nan], ids=["plain", "wrapped", "nan"])
+@rows("kind", REFUSED)
+@rows("neighbour", [1, (), nan], ids=["plain", "wrapped", "nan"])
 def test_all_else_is_refused_with_its_place_and_its_type(serializer: Msgpack, kind: str, neighbour: Any) -> None:
     data = {"user": neighbour, "cart": [1, "two", {"count": neighbour, "price": REFUSED[kind]}]}
 
@@ -366,7 +367,7 @@ def test_all_else_is_refused_with_its_place_and_its_type(serializer: Msgpack, ki
 
 
 @both
-@pytest.mark.parametrize(
+@rows(
     ("data", "path"),
     [
         ({"a": object()}, 'session["a"]'),
@@ -394,7 +395,7 @@ def test_a_refused_value_is_not_shown() -> None:
 
 
 @both
-@pytest.mark.parametrize(
+@rows(
     ("key", "kind"),
     [
         ((1, 2), "tuple"),
@@ -409,7 +410,7 @@ def test_a_refused_value_is_not_shown() -> None:
         (UUID(int=1), "UUID"),
         (2**64, "int out of range"),
         (-(2**63) - 1, "int out of range"),
-        pytest.param(10**5000, "int out of range", id="huge"),
+        (10**5000, "int out of range"),
         ("\ud800", "str out of range"),
     ],
 )
@@ -452,8 +453,8 @@ def zone_from_a_file(key: str | None = None) -> ZoneInfo:
 
 
 @both
-@pytest.mark.parametrize("when", [naive(2024, 5, 6, 7, 8), naive(2024, 10, 27, 2, 30)])
-@pytest.mark.parametrize("fold", [0, 1])
+@rows("when", [naive(2024, 5, 6, 7, 8), naive(2024, 10, 27, 2, 30)])
+@rows("fold", [0, 1])
 def test_a_datetime_in_a_zone_without_a_name_comes_back_equal_or_is_refused(
     serializer: Msgpack, when: datetime, fold: int
 ) -> None:
@@ -501,8 +502,8 @@ WRAPS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.guarantee(3)
 @both
-@pytest.mark.parametrize("wrap", ["list", "dict", "tuple", "frozenset"])
-@pytest.mark.parametrize("leaf", [1, (), 2**64, 1.5, nan], ids=str)
+@rows("wrap", ["list", "dict", "tuple", "frozenset"])
+@rows("leaf", [1, (), 2**64, 1.5, nan], ids=str)
 def test_a_hundred_levels_are_the_limit_whatever_they_are_made_of(serializer: Msgpack, wrap: str, leaf: Any) -> None:
     deepest = {"a": nested(MAX_DEPTH - 1, WRAPS[wrap], leaf)}
     assert exact(serializer.loads(serializer.dumps(deepest))) == exact(deepest)
@@ -512,8 +513,8 @@ def test_a_hundred_levels_are_the_limit_whatever_they_are_made_of(serializer: Ms
 
 
 @both
-@pytest.mark.parametrize("levels", [MAX_DEPTH, 1_000, 50_000])
-@pytest.mark.parametrize("wrap", ["list", "dict", "tuple", "mixed"])
+@rows("levels", [MAX_DEPTH, 1_000, 50_000])
+@rows("wrap", ["list", "dict", "tuple", "mixed"])
 def test_what_is_too_deep_is_refused_with_its_key(serializer: Msgpack, wrap: str, levels: int) -> None:
     with pytest.raises(UnsupportedValue, match="too deep, or contains itself") as caught:
         serializer.dumps({"fine": 1, "cart": nested(levels, WRAPS[wrap])})
@@ -590,7 +591,7 @@ def test_a_payload_that_was_damaged_is_an_exception_or_a_dict(data: st.DataObjec
 
 
 @both
-@pytest.mark.parametrize("content", [None, True, 1, 1.5, "text", b"bytes", [1], []])
+@rows("content", [None, True, 1, 1.5, "text", b"bytes", [1], []])
 def test_what_is_not_an_object_is_no_session(serializer: Msgpack, content: Any) -> None:
     with pytest.raises(msgspec.ValidationError, match="Expected `object`"):
         serializer.loads(msgspec.msgpack.encode(content))
@@ -667,8 +668,8 @@ def test_data_never_matches_other_data(serializer: Msgpack, stored: dict[str, An
 
 
 @both
-@pytest.mark.parametrize("where", ["value", "item", "key"])
-@pytest.mark.parametrize(
+@rows("where", ["value", "item", "key"])
+@rows(
     ("plain", "other"),
     [
         (1, Number.ONE),
@@ -716,7 +717,7 @@ def test_data_never_matches_what_only_looks_like_it(serializer: Msgpack, plain: 
 
 
 @both
-@pytest.mark.parametrize(
+@rows(
     "data",
     [
         {},
@@ -730,12 +731,12 @@ def test_plain_data_matches_itself(serializer: Msgpack, data: dict[str, Any]) ->
 
 
 @both
-@pytest.mark.parametrize("value", [object(), "\ud800", 2**64, nested(2000, WRAPS["list"]), 1j])
+@rows("value", [object(), "\ud800", 2**64, nested(2000, WRAPS["list"]), 1j])
 def test_what_cannot_be_encoded_does_not_match_and_is_no_error(serializer: Msgpack, value: Any) -> None:
     assert not serializer.matches(serializer.dumps({"a": 1}), {"a": value})
 
 
-@pytest.mark.parametrize("payload", [b"", b"{", b"\xc1", b"{}x", b"\x80\x80"])
+@rows("payload", [b"", b"{", b"\xc1", b"{}x", b"\x80\x80"])
 def test_rubbish_matches_nothing(payload: bytes) -> None:
     assert not Msgpack().matches(payload, {})
 
@@ -814,7 +815,7 @@ def test_encoding_again_what_python_wrote_as_json_says_what_encoding_says(
 
 
 @both
-@pytest.mark.parametrize("inside", [(1,), {1}, 2**70, date(2024, 5, 6), "\ud800", nan, inf, -inf, b"a"])
+@rows("inside", [(1,), {1}, 2**70, date(2024, 5, 6), "\ud800", nan, inf, -inf, b"a"])
 def test_encoding_again_overlooks_nothing_inside(serializer: Msgpack, inside: Any) -> None:
     data = {"a": [{"b": inside}], "n": 1}
     payload = serializer.dumps(data)
@@ -884,7 +885,7 @@ def test_what_python_wrote_as_json_is_read(data: dict[str, Any], indent: int | N
     assert exact(PlainJson().loads(payload)) == exact(json.loads(payload)) == exact(Msgpack().loads(payload))
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         '{"a": NaN, "b": -Infinity}',
@@ -925,7 +926,7 @@ def test_plain_data_is_written_so_that_python_reads_it_as_json(data: dict[str, A
         assert payload == Msgpack().dumps(data)
 
 
-@pytest.mark.parametrize("value", [None, True, 1, -5, 2**53, 1.5, "text", "é", [], {}, [{"a": [None]}]])
+@rows("value", [None, True, 1, -5, 2**53, 1.5, "text", "é", [], {}, [{"a": [None]}]])
 def test_what_json_can_say_is_said_in_json(value: Any) -> None:
     payload = PlainJson().dumps({"a": value})
 
@@ -933,7 +934,7 @@ def test_what_json_can_say_is_said_in_json(value: Any) -> None:
     assert exact(json.loads(payload)) == exact({"a": value})
 
 
-@pytest.mark.parametrize("value", [(), {1}, b"", nan, inf, "\ud800", {1: 2}, UUID(int=0), date(2024, 1, 1), Decimal(1)])
+@rows("value", [(), {1}, b"", nan, inf, "\ud800", {1: 2}, UUID(int=0), date(2024, 1, 1), Decimal(1)])
 def test_what_json_cannot_say_is_said_in_messagepack(value: Any) -> None:
     payload = PlainJson().dumps({"a": value})
 

@@ -19,7 +19,7 @@ from tests.demo.visitors import Visitor, start_chromium
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 READY = re.compile(r"Uvicorn running on http://127\.0\.0\.1:(\d+)")
-TRIES, PAUSE = 300, 0.1
+TRIES, PAUSE = 1200, 0.05
 
 
 def wait_until_it_listens(process: subprocess.Popen[bytes], log: Path) -> int:
@@ -35,13 +35,17 @@ def wait_until_it_listens(process: subprocess.Popen[bytes], log: Path) -> int:
     pytest.fail(f"the application did not start:\n{log.read_text()}")
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
+def stop(*processes: subprocess.Popen[bytes]) -> None:
+    """All at once: each takes a moment to close what is open."""
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
     try:
-        process.wait(timeout=TRIES * PAUSE)
+        for process in processes:
+            process.wait(timeout=TRIES * PAUSE)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        for process in processes:
+            process.kill()
+            process.wait()
         raise
 
 
@@ -74,8 +78,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., in
         return running[key][2]
 
     yield start
-    for process, _, _ in running.values():
-        stop(process)
+    stop(*(process for process, _, _ in running.values()))
     logs = {key: log.read_text() for key, (_, log, _) in running.items()}
     complaints = {key: log for key, log in logs.items() if "Traceback" in log or "ERROR" in log}
     assert not complaints, f"an application complained: {complaints}"

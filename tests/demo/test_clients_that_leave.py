@@ -14,6 +14,8 @@ import httpx2
 import pytest
 from websockets.sync.client import connect
 
+from tests.demo.visitors import HANG
+
 TEA = {"sku": "tea", "quantity": 1}
 BREAD = {"sku": "bread", "quantity": 2}
 
@@ -28,7 +30,7 @@ class Client:
 
     def leave_in_the_middle_of(self, path: str, read_until: bytes) -> None:
         """Ask for a page, read of it until there is this, and hang up."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=40) as peer:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=HANG) as peer:
             cookie = self.http.cookies["session"]
             peer.sendall(f"GET {path}/{self.run} HTTP/1.1\r\nhost: x\r\ncookie: session={cookie}\r\n\r\n".encode())
             received = b""
@@ -64,7 +66,7 @@ def hang_up(peer: socket.socket) -> None:
 @pytest.fixture
 def client(request: pytest.FixtureRequest, serve: Callable[..., int]) -> Iterator[Client]:
     port = serve(Path(__file__).parent, "leaving", BACKEND=request.param)
-    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=40) as http:
+    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=HANG) as http:
         http.get("/begin")
         yield Client(port, http)
 
@@ -97,7 +99,7 @@ def test_of_a_stream_that_saves_its_steps_each_step_is_saved_whole_or_not_at_all
 @pytest.mark.guarantee(11)
 @behind_a_gate
 def test_who_leaves_while_the_session_is_saved_for_the_headers_has_the_old_session(client: Client) -> None:
-    with socket.create_connection(("127.0.0.1", client.port), timeout=40) as peer:
+    with socket.create_connection(("127.0.0.1", client.port), timeout=HANG) as peer:
         cookie = client.http.cookies["session"]
         path = f"/stream-after-a-gate/{client.run}"
         peer.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\ncookie: session={cookie}\r\n\r\n".encode())
@@ -112,7 +114,7 @@ def test_who_leaves_while_the_session_is_saved_for_the_headers_has_the_old_sessi
 
 @behind_a_gate
 def test_who_leaves_while_persist_saves_has_the_old_session_and_nobody_is_blamed(client: Client) -> None:
-    with socket.create_connection(("127.0.0.1", client.port), timeout=40) as peer:
+    with socket.create_connection(("127.0.0.1", client.port), timeout=HANG) as peer:
         cookie = client.http.cookies["session"]
         path = f"/save-behind-a-gate/{client.run}"
         peer.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\ncookie: session={cookie}\r\n\r\n".encode())
@@ -131,7 +133,7 @@ def test_what_a_websocket_changed_is_saved_though_its_client_left_without_a_word
     with connect(url, additional_headers=headers, proxy=None) as peer:
         for sku in ("pears", "honey"):
             peer.send(sku)
-            assert peer.recv(timeout=30) == "noted"
+            assert peer.recv(timeout=HANG) == "noted"
         hang_up(peer.socket)
     client.wait_for("over")
     assert client.session == {

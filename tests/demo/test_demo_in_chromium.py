@@ -12,6 +12,8 @@ from selenium.webdriver.common.by import By
 
 from tests.demo.visitors import Visitor, somebody
 
+pytestmark = pytest.mark.once
+
 DAY = 24 * 60 * 60
 
 
@@ -115,7 +117,7 @@ def test_two_tabs_of_a_visitor_both_fill_the_cart(visit: Callable[..., Visitor])
 
 
 @pytest.mark.parametrize("backend", ["memory", "sqlite", "cookie", "encrypted"])
-def test_signed_out_everywhere_else_the_other_device_hears_of_it_and_is_nobody_at_its_next_click(
+def test_a_device_that_is_signed_out_elsewhere_hears_of_it_and_is_anonymous_at_its_next_click(
     visit: Callable[..., Visitor], backend: str, tmp_path: Path
 ) -> None:
     settings = {"DEMO_BACKEND": f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}" if backend == "sqlite" else backend}

@@ -10,6 +10,8 @@ from selenium.webdriver.common.by import By
 
 from tests.demo.visitors import Browser, Visitor, sign_in
 
+pytestmark = pytest.mark.once
+
 PHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 Version/18.5 Mobile Safari/604.1"
 SCREENS = {"desktop": (1024, 720), "phone": (390, 780)}
 ENOUGH_CONTRAST = 4.5  # WCAG 2.2, 1.4.3
@@ -77,20 +79,17 @@ def stale(visitor: Visitor) -> None:
 
 
 @contextmanager
-def screen(visitor: Visitor, size: tuple[int, int], scheme: str) -> Iterator[None]:
+def screen(visitor: Visitor, size: tuple[int, int]) -> Iterator[None]:
     width, height = size
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
     try:
         visitor.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        visitor.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         yield
     finally:
         visitor.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
         visitor.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("device", SCREENS)
 @pytest.mark.parametrize("page", [shop, devices, signed_out, stale], ids=lambda page: page.__name__.replace("_", "-"))
 def test_the_page_fits_the_screen_and_can_be_read_in_light_and_in_dark(
@@ -99,20 +98,22 @@ def test_the_page_fits_the_screen_and_can_be_read_in_light_and_in_dark(
     request: pytest.FixtureRequest,
     page: Callable[[Visitor], None],
     device: str,
-    scheme: str,
 ) -> None:
     visitor = visit()
     browser = visitor.browser
-    with screen(visitor, SCREENS[device], scheme):
+    with screen(visitor, SCREENS[device]):
         page(visitor)
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= SCREENS[device][0]
+        for scheme in ("light", "dark"):
+            features = [{"name": "prefers-color-scheme", "value": scheme}]
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= SCREENS[device][0]
 
-        colour = browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
-        red = int(colour.partition("(")[2].partition(",")[0])
-        assert (red > 200) if scheme == "light" else (red < 50), colour
-        faint = [(ratio, html) for ratio, html in browser.execute_script(CONTRASTS) if ratio < ENOUGH_CONTRAST]
-        assert faint == []
+            colour = browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
+            red = int(colour.partition("(")[2].partition(",")[0])
+            assert (red > 200) if scheme == "light" else (red < 50), colour
+            faint = [(ratio, html) for ratio, html in browser.execute_script(CONTRASTS) if ratio < ENOUGH_CONTRAST]
+            assert faint == [], scheme
 
-        picture = pictures / f"{request.node.callspec.id}.png"
-        assert browser.save_screenshot(str(picture))
-        assert picture.read_bytes().startswith(b"\x89PNG")
+            picture = pictures / f"{request.node.callspec.id}-{scheme}.png"
+            assert browser.save_screenshot(str(picture))
+            assert picture.read_bytes().startswith(b"\x89PNG")

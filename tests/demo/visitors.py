@@ -18,6 +18,7 @@ from tests.missing import missing
 
 # --- over HTTP -------------------------------------------------------------------------------------------------------
 
+HANG = 60  # seconds: no verdict about speed, only the end of a test that would wait for ever
 TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
 
 
@@ -29,6 +30,7 @@ class Browser(httpx2.Client):
             base_url=f"http://127.0.0.1:{port}",
             headers=headers,
             follow_redirects=True,
+            timeout=HANG,
             trust_env=False,  # a proxy that is meant for the world outside has no business on loopback
             event_hooks={"response": [self._look]},
         )
@@ -97,7 +99,7 @@ def start_chromium(profile: Path) -> webdriver.Chrome:
     for flag in [*FLAGS, f"--user-data-dir={profile}"]:
         options.add_argument(flag)
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    browser.set_page_load_timeout(60)
+    browser.set_page_load_timeout(HANG)
     return browser
 
 
@@ -121,7 +123,7 @@ class Visitor:
         page = self.browser.find_element(By.TAG_NAME, "html")
         element.click()
         # A question that meets the page while it is being replaced is answered with an unnamed error: ask again.
-        WebDriverWait(self.browser, 30, ignored_exceptions=[WebDriverException]).until(staleness_of(page))
+        WebDriverWait(self.browser, HANG, 0.05, ignored_exceptions=[WebDriverException]).until(staleness_of(page))
 
     def sign_in(self, name: str = "Ada", *, remember: bool = False) -> None:
         self.browser.find_element(By.ID, "name-field").send_keys(name)
@@ -143,13 +145,13 @@ class Visitor:
 
     def waits_until_live(self) -> None:
         """Until the page's WebSocket knows who it belongs to."""
-        WebDriverWait(self.browser, 10, 0.05).until(
+        WebDriverWait(self.browser, HANG, 0.05).until(
             lambda browser: browser.execute_script("return document.documentElement.dataset.live") == "true"
         )
 
     def hears_that_it_was_signed_out(self) -> bool:
-        """Though nobody clicks. The page looks once in a second, and the machine may be busy."""
-        return bool(WebDriverWait(self.browser, 5, 0.05).until(lambda _: self.sees("ended")))
+        """Without a click: the page looks once in a second."""
+        return bool(WebDriverWait(self.browser, HANG, 0.05).until(lambda _: self.sees("ended")))
 
     def cookies(self) -> list[dict[str, Any]]:
         """All that the browser holds, for every site and in every partition."""

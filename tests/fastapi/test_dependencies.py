@@ -32,6 +32,7 @@ from starsessions.fastapi import (
     signed_in,
     user_id,
 )
+from tests.rows import rows
 from tests.site import KEY, Clock
 
 BrowserOf = Callable[..., TestClient]
@@ -67,6 +68,7 @@ def memory_app(clock: Clock) -> FastAPI:
 # The session
 
 
+@pytest.mark.both_loops
 def test_the_session_is_loaded_for_async_def_and_def_endpoints(app: FastAPI, browser_of: BrowserOf) -> None:
     @app.get("/async")
     async def in_the_loop(session: CurrentSession) -> dict[str, Any]:
@@ -336,6 +338,7 @@ def test_who_signed_in_too_long_ago_is_told_to_do_it_again(
 # WebSockets
 
 
+@pytest.mark.both_loops
 def test_a_websocket_that_is_not_signed_in_is_refused_before_it_is_accepted(
     app: FastAPI, browser_of: BrowserOf, clock: Clock
 ) -> None:
@@ -391,8 +394,8 @@ def test_a_websocket_has_the_session_of_the_page(memory_app: FastAPI, browser_of
 # Misuse
 
 
-@pytest.mark.parametrize("dependency", [CurrentSession, SignedInSession, UserId])
-@pytest.mark.parametrize("has_starlettes", [False, True])
+@rows("dependency", [CurrentSession, SignedInSession, UserId])
+@rows("has_starlettes", [False, True])
 def test_without_our_middleware_the_error_names_the_cure(
     browser_of: BrowserOf, dependency: Any, has_starlettes: bool
 ) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated
 
+import pytest
 from fastapi import Depends, FastAPI, WebSocket
 from pydantic import BaseModel
 from starlette.testclient import TestClient
@@ -79,6 +80,7 @@ def test_dependencies_that_see_the_session_through_one_model_have_the_same_objec
     assert browser.get("/").json()["theme"] == "dark"
 
 
+@pytest.mark.both_loops
 def test_what_an_open_websocket_changes_is_saved_at_its_end(
     server_backend: SessionBackend, browser_of: BrowserOf
 ) -> None:

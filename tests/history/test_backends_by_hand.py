@@ -7,6 +7,7 @@ import pytest
 from starlette.datastructures import Secret
 
 from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend, SessionBackend
+from tests.rows import rows
 from tests.site import KEY
 
 pytestmark = pytest.mark.anyio
@@ -40,14 +41,14 @@ def built_in(request: pytest.FixtureRequest) -> SessionBackend:
     return BUILT_IN[request.param]()
 
 
-@pytest.mark.parametrize("session_id", IDS.values(), ids=IDS)
+@rows("session_id", IDS.values(), ids=IDS)
 async def test_any_string_may_be_asked_for(built_in: SessionBackend, session_id: str) -> None:
     assert await built_in.exists(session_id) is False
     assert await built_in.read(session_id) == {}
     await built_in.remove(session_id)
 
 
-@pytest.mark.parametrize("session_id", IDS.values(), ids=IDS)
+@rows("session_id", IDS.values(), ids=IDS)
 async def test_what_is_written_under_any_string_is_read_under_the_id_that_write_returns(
     built_in: SessionBackend, session_id: str
 ) -> None:
@@ -57,7 +58,7 @@ async def test_what_is_written_under_any_string_is_read_under_the_id_that_write_
     assert await built_in.read(new_id) == {"key": "value"}
 
 
-@pytest.mark.parametrize("session_id", [value for value in IDS.values() if value])
+@rows("session_id", [value for value in IDS.values() if value])
 async def test_memory_keeps_the_id_that_it_is_given(session_id: str) -> None:
     backend = InMemoryBackend()
     assert await backend.write({"key": "value"}, session_id) == session_id

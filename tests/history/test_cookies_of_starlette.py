@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from starsessions import CookieBackend, EncryptedCookieBackend, SessionMiddleware
 from starsessions.core.record import Record
 from tests.history.pages import BrowserOf, Deployed, pages, said, seen
+from tests.rows import rows
 from tests.site import KEY, Clock
 
 ANOTHER_KEY = KEY[::-1]
@@ -75,7 +76,7 @@ def test_a_session_lives_through_the_deploy_and_through_going_back(
 
 
 @pytest.mark.guarantee(27)
-@pytest.mark.parametrize("data", PLAIN.values(), ids=PLAIN)
+@rows("data", PLAIN.values(), ids=PLAIN)
 def test_a_session_that_we_begin_is_read_by_starlette(data: dict[str, Any], browser_of: BrowserOf) -> None:
     server = Deployed(ours())
     browser = browser_of(server)
@@ -146,7 +147,7 @@ SETTINGS: list[dict[str, Any]] = [
 THEIR_KEYWORDS = signature(StarletteSessionMiddleware).parameters.keys()  # Starlette 1.0 had no `partitioned`
 
 
-@pytest.mark.parametrize("settings", [settings for settings in SETTINGS if settings.keys() <= THEIR_KEYWORDS], ids=repr)
+@rows("settings", [settings for settings in SETTINGS if settings.keys() <= THEIR_KEYWORDS], ids=repr)
 def test_the_same_settings_make_the_same_cookie(settings: dict[str, Any], browser_of: BrowserOf) -> None:
     server = Deployed(theirs(**settings))
     browser = browser_of(

@@ -30,6 +30,7 @@ def count(session: dict[str, Any], name: str) -> None:
 # Endpoints
 
 
+@pytest.mark.both_loops
 def test_async_def_and_def_endpoints_share_the_session(app: FastAPI, browser_of: BrowserOf) -> None:
     @app.get("/async")
     async def in_the_loop(request: Request) -> dict[str, Any]:
@@ -65,6 +66,7 @@ def test_nested_changes_in_a_def_endpoint_are_kept(app: FastAPI, browser_of: Bro
     assert browser.get("/").json() == {"cart": [{"item": "apple", "count": 1}, {"item": "pear", "count": 2}]}
 
 
+@pytest.mark.both_loops
 def test_a_session_is_saved_with_redirects_streams_and_responses_of_ones_own(
     app: FastAPI, browser_of: BrowserOf
 ) -> None:

@@ -26,6 +26,7 @@ from starsessions import (
     SessionNotLoaded,
 )
 from tests.history.pages import ROUTE, BrowserOf, pages, said, seen, take_cookies
+from tests.rows import rows
 from tests.site import KEY, DictBackend
 
 KEYWORDS = {
@@ -123,6 +124,7 @@ def test_load_may_be_called_whether_autoload_is_on_or_not(
 
 
 @pytest.mark.parametrize("autoload", [True, False])
+@pytest.mark.both_loops
 def test_websockets_have_the_same_session(browser_of: BrowserOf, backend: SessionBackend, autoload: bool) -> None:
     async def visits(websocket: WebSocket) -> None:
         if not autoload:
@@ -144,6 +146,7 @@ def test_websockets_have_the_same_session(browser_of: BrowserOf, backend: Sessio
 # The cookie
 
 
+@pytest.mark.both_loops
 def test_a_session_is_kept_changed_and_cleared(browser_of: BrowserOf, backend: SessionBackend) -> None:
     browser = browser_of(pages(SessionMiddleware, backend=backend, autoload=True))
     browser.post("/", json={"some": "data"})
@@ -157,7 +160,7 @@ def test_a_session_is_kept_changed_and_cleared(browser_of: BrowserOf, backend: S
     assert seen(browser) == {}
 
 
-def test_the_default_cookie(browser_of: BrowserOf) -> None:
+def test_the_default_cookie_is_that_of_1_0_2(browser_of: BrowserOf) -> None:
     cookie = cookie_of({}, browser_of)
     assert cookie.pop("session")
     assert cookie == {"path": "/", "max-age": str(FOURTEEN_DAYS), "httponly": None, "samesite": "lax"}
@@ -182,7 +185,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, str | None]]] = {
 }
 
 
-@pytest.mark.parametrize(("settings", "expected"), SETTINGS.values(), ids=SETTINGS)
+@rows(("settings", "expected"), SETTINGS.values(), ids=SETTINGS)
 def test_each_keyword_reaches_the_cookie(
     settings: dict[str, Any], expected: dict[str, str | None], browser_of: BrowserOf
 ) -> None:
@@ -192,7 +195,7 @@ def test_each_keyword_reaches_the_cookie(
     assert cookie == default | expected
 
 
-def test_the_cookies_name(browser_of: BrowserOf) -> None:
+def test_session_cookie_names_the_cookie(browser_of: BrowserOf) -> None:
     assert "shop" in cookie_of({"session_cookie": "shop"}, browser_of)
 
 

@@ -98,6 +98,7 @@ def test_a_base_http_middleware_inside_uses_the_session_before_and_after_the_han
 
 
 @pytest.mark.parametrize("outside", [True, False], ids=["around", "inside"])
+@pytest.mark.both_loops
 def test_a_base_http_middleware_lets_the_session_pass(
     backend: SessionBackend, browser_of: BrowserOf, outside: bool
 ) -> None:

@@ -419,5 +419,5 @@ def test_the_changing_half_of_the_mapping_api_does_what_a_dict_does(session: Ses
     assert session == {}
 
 
-def test_it_is_a_real_dict(session: Session) -> None:
+def test_a_session_is_a_real_dict(session: Session) -> None:
     assert isinstance(session, dict)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[2]
 TOOLS = ("bash", "cat", "dirname", "mkdir", "rm", "sed", "sha256sum")
 

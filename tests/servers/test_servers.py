@@ -23,6 +23,8 @@ from tests.servers import fixtures, mariadb, postgres, redis
 from tests.servers.process import PATIENCE, Address, Server, ServerError
 from tests.servers.redis import SentinelAddress
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -64,6 +64,19 @@ async def test_it_returns_what_the_function_returns_and_shows_what_was_stored(
     assert await site.data() == {"n": 2}
 
 
+async def test_a_session_that_was_updated_counts_as_modified(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    """What Starlette's own flag says, for code that asks it."""
+
+    async def act(session: Session) -> tuple[bool, bool]:
+        before = session.modified
+        await update_atomically(session, count)
+        return before, session.modified
+
+    assert (await site_of(backend=backend).visit(act)).result == (False, True)
+
+
 async def test_what_the_request_changed_before_is_saved_with_it(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from starsessions import Session
+from tests.rows import rows
 from tests.site import Headers, Site
 
 pytestmark = pytest.mark.anyio
@@ -41,7 +42,7 @@ ACCESSES: list[Callable[[Session], object]] = [
 
 
 @pytest.mark.guarantee(10)
-@pytest.mark.parametrize("access", range(len(ACCESSES)))
+@rows("access", range(len(ACCESSES)))
 async def test_every_way_to_look_at_a_session_makes_the_response_vary(
     site_of: Callable[..., Site], access: int
 ) -> None:
@@ -51,7 +52,7 @@ async def test_every_way_to_look_at_a_session_makes_the_response_vary(
 
 
 @pytest.mark.guarantee(10)
-@pytest.mark.parametrize(
+@rows(
     ("before", "after"),
     [
         ([], ["Cookie"]),

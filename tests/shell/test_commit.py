@@ -24,9 +24,10 @@ from starsessions import (
     SessionNotLoaded,
     set_expiry,
 )
+from tests.rows import rows
 from tests.site import KEY, Browser, DictBackend, Site, call
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
 
 
 def sign_in(session: Session) -> None:
@@ -48,8 +49,8 @@ RESPONSES: dict[str, Callable[[], Response]] = {
 
 
 @pytest.mark.guarantee(11)
-@pytest.mark.parametrize("kind", RESPONSES)
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@rows("kind", RESPONSES)
+@rows("method", ["GET", "HEAD"])
 def test_the_session_is_saved_with_every_kind_of_response(kind: str, method: str) -> None:
     async def endpoint(request: Request) -> Response:
         sign_in(request.session)  # type: ignore[arg-type]
@@ -203,7 +204,7 @@ LATE_CHANGES: list[Callable[[Session], object]] = [
 
 
 @pytest.mark.guarantee(11)
-@pytest.mark.parametrize("change", range(len(LATE_CHANGES)))
+@rows("change", range(len(LATE_CHANGES)))
 async def test_changing_the_session_after_the_response_started_raises_and_names_the_cure(
     site_of: Callable[..., Site], server_backend: SessionBackend, change: int
 ) -> None:

@@ -17,6 +17,7 @@ from starsessions import (
     get_miss_reason,
 )
 from starsessions.core.encoding import to_base64url
+from tests.rows import rows
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
@@ -61,7 +62,7 @@ async def test_a_host_cookie_is_secure_and_has_the_root_path_everywhere(site_of:
 
 @pytest.mark.requirement("NIST 5.1.1(2)")
 @pytest.mark.guarantee(6)
-@pytest.mark.parametrize(
+@rows(
     ("settings", "root_path", "path"),
     [
         ({}, "", "/"),
@@ -135,7 +136,7 @@ async def test_two_good_cookies_of_our_name_are_no_session(
 
 
 @pytest.mark.guarantee(6)
-@pytest.mark.parametrize(
+@rows(
     "header",
     [
         b"; ".join([b"session=x"] * 10_000),
@@ -303,8 +304,8 @@ WITHOUT_SPLITTING: dict[str, Callable[[], SessionBackend]] = {
 
 
 @pytest.mark.guarantee(7)
-@pytest.mark.parametrize("after", WITHOUT_SPLITTING)
-@pytest.mark.parametrize("root_path", ["", "/app"])
+@rows("after", WITHOUT_SPLITTING)
+@rows("root_path", ["", "/app"])
 async def test_parts_from_before_max_cookies_was_lowered_are_removed(
     site_of: Callable[..., Site], after: str, root_path: str
 ) -> None:

@@ -20,6 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from starsessions import ImproperlyConfigured, InMemoryBackend, Session, SessionBackend, SessionMiddleware
 from starsessions.csrf import CsrfFailed, CsrfMiddleware, WhyRefused, context_processor, csrf_input, csrf_token, verify
 from starsessions.session import get_session
+from tests.rows import rows
 from tests.site import KEY, Browser, Clock, Site, call
 
 BrowserOf = Callable[..., TestClient]
@@ -73,7 +74,7 @@ def bank(**settings: Any) -> Starlette:
 
 
 @pytest.mark.guarantee(22)
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE", "WHATEVER"])
+@rows("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE", "WHATEVER"])
 def test_a_form_on_another_site_transfers_no_money(browser_of: BrowserOf, method: str) -> None:
     """CWE-352; ASVS 5.0, 3.5.1 and 3.5.3. SameSite=None, or a browser without it, sends the cookie along."""
     browser = browser_of(bank())
@@ -119,7 +120,7 @@ def test_a_trusted_origin_may_send(browser_of: BrowserOf) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@rows(
     ("path", "status"),
     [
         ("/hooks/payments", 200),
@@ -338,7 +339,7 @@ def test_a_form_of_plain_text_smuggles_no_token(browser_of: BrowserOf, backend: 
     assert why(browser.post("/post", content=body, headers={"Content-Type": "text/plain"})) == "no token"
 
 
-def test_a_file_is_no_token(browser_of: BrowserOf, backend: SessionBackend) -> None:
+def test_an_uploaded_file_is_no_csrf_token(browser_of: BrowserOf, backend: SessionBackend) -> None:
     browser = browser_of(shop(backend))
     token = browser.get("/form").text
     assert why(browser.post("/post", files={"csrf_token": ("a.txt", token.encode())})) == "no token"

@@ -17,6 +17,7 @@ from starsessions import (
     get_miss_reason,
     set_expiry,
 )
+from tests.rows import rows
 from tests.site import KEY, Clock, DictBackend, Reply, Site
 
 pytestmark = pytest.mark.anyio
@@ -61,7 +62,7 @@ async def test_a_session_is_dead_when_its_max_age_has_passed(
 
 
 @pytest.mark.guarantee(4)
-async def test_a_write_renews(site_of: Callable[..., Site], backend: SessionBackend, clock: Clock) -> None:
+async def test_a_write_renews_the_session(site_of: Callable[..., Site], backend: SessionBackend, clock: Clock) -> None:
     site = site_of(backend=backend, max_age=100)
     await site.visit(sign_in)
     clock.advance(60)
@@ -184,7 +185,7 @@ async def test_set_expiry_to_a_moment_is_moved_by_nothing(
 
 
 @pytest.mark.guarantee(4)
-@pytest.mark.parametrize("value", [None, 0, timedelta(0)])
+@rows("value", [None, 0, timedelta(0)])
 async def test_set_expiry_to_nothing_ends_with_the_browser_and_on_the_server_too(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, value: Any
 ) -> None:
@@ -205,7 +206,7 @@ async def test_set_expiry_to_nothing_ends_with_the_browser_and_on_the_server_too
 
 @pytest.mark.requirement("NIST 5.1")
 @pytest.mark.guarantee(4)
-@pytest.mark.parametrize("setting", [None, 0, timedelta(0)])
+@rows("setting", [None, 0, timedelta(0)])
 async def test_without_max_age_the_cookie_ends_with_the_browser_and_the_server_side_ends_too(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, setting: Any
 ) -> None:
@@ -265,7 +266,7 @@ async def test_shortening_max_age_shortens_the_sessions_that_are_out_there(
     assert await stricter.data() == {}
 
 
-@pytest.mark.parametrize(
+@rows(
     "settings",
     [
         {"max_age": -1},
@@ -372,10 +373,10 @@ async def test_an_expiry_that_another_request_has_set_stays(site_of: Callable[..
 
 @pytest.mark.requirement("NIST 5.1.1(4)")
 @pytest.mark.guarantee(4)
-@pytest.mark.parametrize("rolling", [False, True])
-@pytest.mark.parametrize("absolute", [None, 90])
-@pytest.mark.parametrize("idle", [100, None])
-@pytest.mark.parametrize("expiry", ["not set", 60, timedelta(seconds=300), 0, None, "in 70 seconds"], ids=str)
+@rows("rolling", [False, True])
+@rows("absolute", [None, 90])
+@rows("idle", [100, None])
+@rows("expiry", ["not set", 60, timedelta(seconds=300), 0, None, "in 70 seconds"], ids=str)
 async def test_whatever_is_combined_the_session_ends_when_it_should_and_the_cookie_says_so(
     site_of: Callable[..., Site],
     backend: SessionBackend,

@@ -37,7 +37,7 @@ from starsessions.events import (
 )
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
-from tests.shell.test_sign_in import sign_in, signed_in
+from tests.shell.people import sign_in, signed_in
 from tests.shell.test_websocket import connect
 from tests.site import KEY, Browser, Clock, Site
 

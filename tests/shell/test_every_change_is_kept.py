@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from starsessions import EncryptedCookieBackend, InMemoryBackend, Session, SessionBackend, UnsupportedValue
+from tests.rows import rows
 from tests.site import KEY, Clock, Site
 
 pytestmark = pytest.mark.anyio
@@ -82,7 +83,7 @@ CHANGES = [
 
 
 @pytest.mark.guarantee(2)
-@pytest.mark.parametrize("change", CHANGES)
+@rows("change", CHANGES)
 async def test_this_change_is_saved(
     site_of: Callable[..., Site], backend: SessionBackend, change: Callable[[Session], None]
 ) -> None:
@@ -135,7 +136,7 @@ NO_CHANGES = [overwritten_alike, there_and_back, reordered, cleared_and_refilled
 
 
 @pytest.mark.guarantee(2)
-@pytest.mark.parametrize("change", NO_CHANGES)
+@rows("change", NO_CHANGES)
 async def test_a_session_that_ends_as_it_was_is_not_written(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, change: Callable[[Session], None]
 ) -> None:
@@ -172,7 +173,7 @@ def cleared_and_put_back_in_another_order(session: Session) -> None:
         session[key] = value
 
 
-@pytest.mark.parametrize(
+@rows(
     "change",
     [taken_out_and_put_back, deleted_and_put_back, the_last_two_swapped, cleared_and_put_back_in_another_order],
 )
@@ -256,7 +257,7 @@ VALUES: list[Any] = [
 
 
 @pytest.mark.guarantee(3)
-@pytest.mark.parametrize("value", VALUES, ids=repr)
+@rows("value", VALUES, ids=repr)
 async def test_a_value_reads_back_equal_and_of_its_type(
     site_of: Callable[..., Site], backend: SessionBackend, value: Any
 ) -> None:
@@ -309,10 +310,8 @@ async def test_another_serializer_takes_over(site_of: Callable[..., Site]) -> No
     assert (await site.visit(lambda session: session["user"])).set_cookies == []
 
 
-@pytest.mark.parametrize(
-    "value", [1.5, float("inf"), b"a", 2**70, "\ud800", (1,), {1}, date(2024, 5, 6), UUID(int=1), {"a": (1,)}]
-)
-@pytest.mark.parametrize("before", [{"a": 1}, {"a": [1.5]}, {"a": [float("nan")]}, {"a": (1,)}])
+@rows("value", [1.5, float("inf"), b"a", 2**70, "\ud800", (1,), {1}, date(2024, 5, 6), UUID(int=1), {"a": (1,)}])
+@rows("before", [{"a": 1}, {"a": [1.5]}, {"a": [float("nan")]}, {"a": (1,)}])
 async def test_what_is_put_under_one_key_is_kept_whatever_its_type(
     site_of: Callable[..., Site], backend: SessionBackend, before: dict[str, Any], value: Any
 ) -> None:

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from starsessions import ImproperlyConfigured, Session, SessionBackend, SessionMiddleware, SessionNotLoaded, flash
 from starsessions.flash import Flash, context_processor
+from tests.rows import rows
 from tests.site import Browser, Headers, Site
 
 pytestmark = pytest.mark.anyio
@@ -69,7 +70,7 @@ async def test_a_page_without_messages_is_no_change_and_makes_no_session(
 
 
 @pytest.mark.guarantee(23)
-@pytest.mark.parametrize("headers", [FETCH, PREFETCH, [(b"x-requested-with", b"XMLHttpRequest")]])
+@rows("headers", [FETCH, PREFETCH, [(b"x-requested-with", b"XMLHttpRequest")]])
 async def test_a_background_fetch_and_a_prefetch_do_not_eat_messages(
     site_of: SiteOf, backend: SessionBackend, headers: Headers
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from starsessions import InMemoryBackend, MissReason, Session, SessionBackend, get_miss_reason
+from tests.rows import rows
 from tests.site import Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
@@ -69,7 +70,7 @@ class Deaf(DictBackend):
 
 
 @pytest.mark.guarantee(5)
-@pytest.mark.parametrize(
+@rows(
     "malformed",
     [
         "",

@@ -132,7 +132,7 @@ async def test_an_empty_session_that_is_ended_or_rotated_leaves_no_trace(
 
 
 @pytest.mark.guarantee(1)
-async def test_a_request_that_only_looks_whether_the_user_is_known_costs_a_cookieless_visitor_no_session(
+async def test_asking_whether_the_user_is_known_begins_no_session(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
     site = site_of(backend=backend)

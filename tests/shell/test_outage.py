@@ -32,7 +32,7 @@ from starsessions.stores.memory import MemoryStore
 from tests.shell.test_websocket import connect
 from tests.site import Clock, Reply, Site, call
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
 
 
 class Failing(MemoryStore):

@@ -15,6 +15,7 @@ from starsessions import (
     update_atomically,
 )
 from tests.conftest import BACKENDS
+from tests.rows import rows
 from tests.site import Browser, Clock, Site
 
 pytestmark = pytest.mark.anyio
@@ -253,7 +254,7 @@ async def test_a_backend_that_cannot_keep_an_old_id_usable_says_so(
         await site.visit(rotate)
 
 
-@pytest.mark.parametrize("grace", [0, -1, 0.5, "30"])
+@rows("grace", [0, -1, 0.5, "30"])
 async def test_a_grace_that_is_none_is_refused(
     site_of: Callable[..., Site], store_backend: SessionBackend, grace: Any
 ) -> None:

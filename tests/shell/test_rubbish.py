@@ -22,6 +22,7 @@ from starsessions import (
 )
 from starsessions.backends.user_index import IndexedSession
 from starsessions.core.record import Found
+from tests.rows import rows
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
@@ -83,7 +84,7 @@ async def test_a_cookie_with_one_character_changed_cut_or_added_is_no_session(
 
 
 @pytest.mark.guarantee(9)
-@pytest.mark.parametrize(
+@rows(
     ("payload", "expected"),
     [
         (b64encode(b"[1, 2]"), MissReason.UNDECODABLE),
@@ -138,7 +139,7 @@ async def test_garbage_in_the_store_is_undecodable_and_can_be_replaced(
 
 
 @pytest.mark.guarantee(9)
-@pytest.mark.parametrize(
+@rows(
     ("stored", "expected"),
     [
         ({}, MissReason.UNKNOWN),

@@ -15,6 +15,7 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
 from starsessions import ImproperlyConfigured, InMemoryBackend, SessionMiddleware
+from tests.rows import rows
 from tests.site import KEY
 
 
@@ -52,7 +53,7 @@ def test_two_sessions_side_by_side_under_two_scope_keys(caplog: pytest.LogCaptur
     assert caplog.records == []
 
 
-def test_of_two_sessions_under_one_scope_key_the_inner_one_is_used_and_the_outer_one_left_alone() -> None:
+def test_under_one_scope_key_the_inner_session_is_used_and_the_outer_one_left_alone() -> None:
     app = Starlette(routes=[Route("/", count)])
     app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True, session_cookie="inner")
     app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True, session_cookie="outer")
@@ -214,7 +215,7 @@ def test_the_order_of_middlewares_that_use_the_session_is_starlettes(inner_first
 
 
 @pytest.mark.guarantee(6)
-@pytest.mark.parametrize(
+@rows(
     ("settings", "cure"),
     [
         ({}, "secret_key=… or backend=…"),

@@ -26,11 +26,12 @@ from starsessions.stores.base import Entry
 from starsessions.stores.memory import MemoryStore
 from starsessions.testing.conformance.interleaving import Schedule, step
 from starsessions.users import UserSessions
-from tests.shell.test_sign_in import sign_in
+from tests.rows import rows
+from tests.shell.people import sign_in
 from tests.site import KEY, Browser, Clock, Site
 
 # What is shown is in the order of the calls to the store, which is the same on either loop.
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
+pytestmark = pytest.mark.anyio
 
 
 class Watched(MemoryStore):
@@ -225,7 +226,7 @@ def before(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.guarantee(21)
-@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+@rows("act", ACTS.values(), ids=ACTS)
 async def test_whatever_one_request_does_can_be_ended_from_elsewhere(
     kind: Any, clock: Clock, before: Any, act: Any
 ) -> None:
@@ -237,7 +238,7 @@ async def test_whatever_one_request_does_can_be_ended_from_elsewhere(
 
 @pytest.mark.requirement("ASVS 7.5.2")
 @pytest.mark.guarantee(21)
-@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+@rows("act", ACTS.values(), ids=ACTS)
 async def test_a_session_that_is_ended_by_its_handle_is_ended_whatever_it_does_meanwhile(
     kind: Any, clock: Clock, act: Any
 ) -> None:
@@ -257,7 +258,7 @@ async def test_a_session_that_is_ended_by_its_handle_is_ended_whatever_it_does_m
 
 @pytest.mark.requirement("ASVS 7.4.2")
 @pytest.mark.guarantee(21)
-@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+@rows("act", ACTS.values(), ids=ACTS)
 async def test_when_all_are_ended_none_that_was_busy_is_left_off_the_list(
     kind: Any, clock: Clock, before: Any, act: Any
 ) -> None:
@@ -287,9 +288,9 @@ async def test_of_two_who_sign_in_at_once_one_is_too_many(kind: Any, clock: Cloc
 
 
 @pytest.mark.guarantee(21)
-@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
-@pytest.mark.parametrize("how", ["call lost", "answer lost", "cancelled"])
-@pytest.mark.parametrize("ended", [True, False])
+@rows("act", ACTS.values(), ids=ACTS)
+@rows("how", ["call lost", "answer lost", "cancelled"])
+@rows("ended", [True, False])
 async def test_a_store_that_breaks_anywhere_leaves_nobody_who_cannot_be_ended_or_sign_in(
     kind: Any, clock: Clock, before: Any, act: Any, how: str, ended: bool
 ) -> None:

@@ -23,9 +23,10 @@ from starsessions import (
     set_expiry,
     users,
 )
+from tests.rows import rows
 from tests.site import KEY, Browser, Clock, Reply, Site, call
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
 
 Handler = Callable[[Session, Any], Any]
 
@@ -100,7 +101,7 @@ async def test_later_changes_are_saved_at_the_close(
 
 
 @pytest.mark.guarantee(11)
-@pytest.mark.parametrize("end", [None, WebSocketDisconnect(1001), RuntimeError("the handler failed")], ids=repr)
+@rows("end", [None, WebSocketDisconnect(1001), RuntimeError("the handler failed")], ids=repr)
 async def test_later_changes_are_saved_however_the_connection_ends(
     site_of: Callable[..., Site], server_backend: SessionBackend, end: Exception | None
 ) -> None:

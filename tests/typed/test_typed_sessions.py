@@ -26,6 +26,7 @@ from starsessions import (
 )
 from starsessions.events import SchemaMismatch, handle_for
 from starsessions.typed import TypedSession
+from tests.rows import rows
 from tests.site import Browser, Site
 
 pytestmark = pytest.mark.anyio
@@ -108,7 +109,7 @@ def stored(**data: Any) -> Callable[[Session], Any]:
 # Saved like everything else
 
 
-@pytest.mark.parametrize("typed", CLASSES, ids=NAMES)
+@rows("typed", CLASSES, ids=NAMES)
 async def test_a_nested_change_of_a_model_is_saved(
     site_of: SiteOf, backend: SessionBackend, typed: TypedSession[Any]
 ) -> None:
@@ -151,7 +152,7 @@ async def test_a_key_that_is_taken_from_a_typed_dict_is_taken_from_the_session(s
     assert "Max-Age=0" in reply.set_cookie  # nothing is left, and an empty session is never kept
 
 
-@pytest.mark.parametrize("typed", CLASSES, ids=NAMES)
+@rows("typed", CLASSES, ids=NAMES)
 async def test_who_changes_nothing_gets_no_session_and_writes_none(
     site_of: SiteOf, backend: SessionBackend, typed: TypedSession[Any]
 ) -> None:

@@ -1,0 +1,338 @@
+"""Make small mistakes in the library, one at a time, and see whether a test notices.
+
+    python -m tests.mutants --count 300 --seed 1 src/starsessions/core src/starsessions/lifecycle
+
+Takes a sample of all mutants of the given files, by the seed. A mutant never touches the disk: it is imported in place
+of its module, in a process that is forked from one where pytest and its friends are already imported. First the tests
+that are named like the module run, then those of its folder's row in TESTS. The first failure ends a mutant; one that
+hangs counts as noticed, too. The survivors are printed as a diff. Each is a test that is missing, or code that changes
+nothing: read it before you write a test.
+"""
+
+import argparse
+import ast
+import contextlib
+import difflib
+import importlib.util
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
+
+TESTS = {
+    "core": ["tests/core", "tests/sealing", "tests/shell", "tests/typed"],
+    "sealing": ["tests/sealing", "tests/shell", "tests/history"],
+    "stores/redis": ["tests/backends/test_redis.py", "tests/backends/test_redis_contract.py"],
+    "stores/sqlalchemy": ["tests/backends/test_sqlalchemy.py", "tests/backends/test_sqlalchemy_contract.py"],
+    "stores": ["tests/backends/test_memory.py", "tests/testing", "tests/shell"],
+    "backends": [
+        "tests/backends/test_server_side.py",
+        "tests/backends/test_custom.py",
+        "tests/backends/test_races.py",
+        "tests/testing",
+        "tests/shell",
+        "tests/history",
+    ],
+    "testing": ["tests/testing"],
+    "fastapi": ["tests/fastapi"],
+    "typed": ["tests/typed", "tests/fastapi"],
+    "": ["tests/shell", "tests/typed", "tests/fastapi", "tests/history", "tests/backends/test_races.py"],
+}
+"""The tests of a part of the library: the longest row that matches counts."""
+
+WARM = ("pytest", "hypothesis", "anyio.pytest_plugin", "trio", "starlette.testclient", "fastapi", "pydantic", "jinja2")
+
+OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=1"]
+OPTIONS += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.FloorDiv,
+    ast.FloorDiv: ast.Mult,
+}
+NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
+
+
+def mistakes(node: ast.AST) -> Iterator[ast.AST | None]:
+    """What may stand in place of the node. None: nothing, so `pass`."""
+    return in_statements(node) if isinstance(node, ast.stmt) else in_expressions(node)
+
+
+def in_statements(node: ast.stmt) -> Iterator[ast.AST | None]:
+    match node:
+        case ast.Return(value=value) if value is not None and not isinstance(value, ast.Constant):
+            yield ast.Return(ast.Constant(None))
+        case ast.Expr(value=ast.Call() | ast.Await()) | ast.Raise() | ast.Continue() | ast.Break() | ast.Delete():
+            yield None
+        case ast.AugAssign() | ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
+            yield None
+
+
+def in_expressions(node: ast.AST) -> Iterator[ast.AST]:
+    match node:
+        case ast.Compare(left=left, ops=[op], comparators=right) if type(op) in SWAPS:
+            yield ast.Compare(left, [swapped(op)], right)
+        case ast.BoolOp(op=op, values=values):
+            yield ast.BoolOp(swapped(op), values)
+            for at in range(len(values)):
+                rest = values[:at] + values[at + 1 :]
+                yield ast.BoolOp(op, rest) if len(rest) > 1 else rest[0]
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            yield operand
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in SWAPS:
+            yield ast.BinOp(left, swapped(op), right)
+        case ast.Constant(value=bool() as value):
+            yield ast.Constant(not value)
+        case ast.Constant(value=int() as value):
+            yield ast.Constant(value + 1)
+        case ast.IfExp(test=test, body=body, orelse=orelse):
+            yield ast.IfExp(test, orelse, body)
+        case ast.Name(id=name) if name in NAMES:
+            yield ast.Name(NAMES[name])
+
+
+def swapped(op: ast.AST) -> Any:
+    return SWAPS[type(op)]()
+
+
+@dataclass(frozen=True)
+class Mutant:
+    file: Path
+    line: int
+    text: str
+    """The whole module, with the mistake in it."""
+
+    @property
+    def module(self) -> str:
+        parts = self.file.relative_to(SOURCE).with_suffix("").parts
+        return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+    @property
+    def diff(self) -> str:
+        before, after = self.file.read_text().splitlines(), self.text.splitlines()
+        lines = difflib.unified_diff(before, after, str(self.file.relative_to(ROOT)), "mutant", n=2, lineterm="")
+        return "\n".join(lines)
+
+
+def mutants_of(file: Path) -> Iterator[Mutant]:
+    source = file.read_bytes()
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    for node in code_of(ast.parse(source)):
+        for other in mistakes(node):
+            text = "pass" if other is None else ast.unparse(ast.fix_missing_locations(other))
+            if isinstance(node, ast.expr):
+                text = f"({text})"
+            begin = starts[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined]
+            end = starts[node.end_lineno - 1] + node.end_col_offset  # type: ignore[attr-defined]
+            changed = source[:begin] + text.encode() + source[end:]
+            with contextlib.suppress(SyntaxError):  # a `(pattern)` in a `match`, say
+                compile(changed, "mutant", "exec")
+                yield Mutant(file, node.lineno, changed.decode())  # type: ignore[attr-defined]
+
+
+def code_of(tree: ast.AST) -> Iterator[ast.AST]:
+    """All that runs: no annotation, no branch for type checkers, no part of a message."""
+    for child in ast.iter_child_nodes(tree):
+        match child:
+            case ast.If(test=test) if "TYPE_CHECKING" in ast.unparse(test):
+                continue
+            case ast.JoinedStr():
+                continue
+            case ast.AnnAssign():
+                child.annotation = ast.Name("object")
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                child.returns = None
+            case ast.arg():
+                child.annotation = None
+        if hasattr(child, "lineno"):
+            yield child
+        yield from code_of(child)
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+
+def tests_for(file: Path) -> list[list[str]]:
+    """First those that are named like the module, then those of its part of the library."""
+    place = file.relative_to(SOURCE / "starsessions").with_suffix("").as_posix()
+    named = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob(f"*/test_{file.stem}.py"))
+    part = max((part for part in TESTS if f"{place}/".startswith(f"{part}/" if part else "")), key=len)
+    rest = [path for path in TESTS[part] if (ROOT / path).exists()]
+    return [each for each in (named, rest) if each]
+
+
+class InPlace(MetaPathFinder, Loader):
+    """Imports the mutant in place of its module."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self.mutant = mutant
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != self.mutant.module:
+            return None
+        package = self.mutant.file.name == "__init__.py"
+        return importlib.util.spec_from_file_location(
+            name,
+            self.mutant.file,
+            loader=self,
+            submodule_search_locations=[str(self.mutant.file.parent)] if package else None,
+        )
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(compile(self.mutant.text, str(self.mutant.file), "exec"), module.__dict__)
+
+    def get_source(self, name: str) -> str:
+        return self.mutant.text
+
+
+class Child:
+    """pytest in a process of its own."""
+
+    def __init__(self, tests: Sequence[str], mutant: Mutant | None, limit: float) -> None:
+        self._until = time.monotonic() + limit
+        self._pid = os.fork()
+        if self._pid == 0:
+            os._exit(in_child(tests, mutant))
+
+    def answer(self) -> str | None:
+        """None as long as it runs. What hangs is ended."""
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        if pid:
+            return "survived" if os.waitstatus_to_exitcode(status) == 0 else "noticed"
+        if time.monotonic() < self._until:
+            return None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        return "hung"
+
+
+def in_child(tests: Sequence[str], mutant: Mutant | None) -> int:
+    import pytest
+    from hypothesis.configuration import set_hypothesis_home_dir
+
+    os.setsid()
+    with tempfile.TemporaryDirectory() as own:
+        out = os.open(f"{own}/out", os.O_WRONLY | os.O_CREAT)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        set_hypothesis_home_dir(own)  # no example is handed on from one mutant to the next
+        if mutant:
+            sys.meta_path.insert(0, InPlace(mutant))
+        options = [*OPTIONS, f"--basetemp={own}/tmp"]
+        try:
+            return int(pytest.main([*options, *tests]))
+        except BaseException:  # the mutant broke pytest itself
+            return 1
+
+
+def limits(files: Sequence[Path]) -> dict[str, float]:
+    """How long each set of tests takes without a mistake, with time to spare: what hangs is ended, not what is slow."""
+    found: dict[str, float] = {}
+    for tests in (tests for file in files for tests in tests_for(file)):
+        if repr(tests) not in found:
+            began = time.monotonic()
+            child = Child(tests, None, 600)
+            while (answer := child.answer()) is None:
+                time.sleep(0.01)
+            if answer != "survived":
+                sys.exit(f"These fail without any mistake: {' '.join(tests)}")
+            found[repr(tests)] = 60 + 10 * (time.monotonic() - began)
+    return found
+
+
+def fates(sample: Sequence[Mutant], limit: dict[str, float], workers: int) -> Iterator[tuple[Mutant, str]]:
+    """What becomes of each, as it becomes known."""
+    waiting = list(reversed(sample))
+    running: list[tuple[Mutant, list[list[str]], Child]] = []
+    while waiting or running:
+        while waiting and len(running) < workers:
+            mutant = waiting.pop()
+            first, *others = tests_for(mutant.file)
+            running.append((mutant, others, Child(first, mutant, limit[repr(first)])))
+        time.sleep(0.01)
+        for one in list(running):
+            mutant, others, child = one
+            answer = child.answer()
+            if answer is None:
+                continue
+            running.remove(one)
+            if answer == "survived" and others:
+                first, *others = others
+                running.append((mutant, others, Child(first, mutant, limit[repr(first)])))
+            else:
+                yield mutant, answer
+
+
+def files_in(paths: Sequence[str]) -> list[Path]:
+    found = [Path(path).resolve() for path in paths]
+    return sorted({file for path in found for file in (path.rglob("*.py") if path.is_dir() else [path])})
+
+
+def main(arguments: Sequence[str] | None = None, say: Callable[..., object] = print) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("paths", nargs="+")
+    parser.add_argument("--count", type=int, default=300, help="how many mutants (300)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--deselect", action="append", default=[], help="for pytest: a test that fails anyway")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    asked = parser.parse_args(arguments)
+
+    OPTIONS.extend(f"--deselect={test}" for test in asked.deselect)
+    os.chdir(ROOT)
+    sys.path[:0] = [str(SOURCE), str(ROOT)]
+    for name in WARM:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    assert not any(name.startswith("starsessions") for name in sys.modules), "it must be imported in the children"
+
+    files = files_in(asked.paths)
+    every = [mutant for file in files for mutant in mutants_of(file)]
+    sample = random.Random(asked.seed).sample(every, min(asked.count, len(every)))
+    limit = limits(sorted({mutant.file for mutant in sample}))
+    say(f"{len(sample)} of {len(every)} mutants of {len(files)} files, seed {asked.seed}")
+
+    counted = {"noticed": 0, "hung": 0, "survived": 0}
+    for mutant, answer in fates(sample, limit, asked.workers):
+        counted[answer] += 1
+        if answer == "survived":
+            say(f"\n{mutant.file.relative_to(ROOT)}:{mutant.line} survived\n{mutant.diff}", flush=True)
+    say(", ".join(f"{number} {what}" for what, number in counted.items()))
+    return 1 if counted["survived"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

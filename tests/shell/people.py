@@ -1,0 +1,47 @@
+"""Acts that sign users in and say who is signed in, and the kinds of backend that can list sessions."""
+
+from collections.abc import Callable
+from typing import Any
+
+from starsessions import (
+    CookieBackend,
+    EncryptedCookieBackend,
+    InMemoryBackend,
+    Session,
+    SessionBackend,
+    users,
+)
+from starsessions.backends.server_side import StoreBackend
+from starsessions.stores.memory import MemoryStore
+from tests.site import KEY, Browser, Clock, Site
+
+LISTING: dict[str, Callable[[Clock], SessionBackend]] = {
+    "memory": lambda clock: InMemoryBackend(clock=clock),
+    "stored": lambda clock: StoreBackend(MemoryStore(), clock=clock),
+    "sealed store": lambda clock: StoreBackend(MemoryStore(), encrypt_with=KEY, clock=clock),
+    "signed": lambda clock: CookieBackend(KEY, revocations=MemoryStore(), clock=clock),
+    "encrypted": lambda clock: EncryptedCookieBackend(KEY, revocations=InMemoryBackend(clock=clock), clock=clock),
+}
+
+
+def sign_in(user: str = "ann", **how: Any) -> Callable[[Session], Any]:
+    async def act(session: Session) -> None:
+        await users.sign_in(session, user, **how)
+
+    return act
+
+
+def who(session: Session) -> str | None:
+    return users.get_user_id(session)
+
+
+async def signed_in(site: Site, user: str = "ann", **how: Any) -> Browser:
+    browser = Browser()
+    await site.visit(sign_in(user, **how), browser)
+    return browser
+
+
+async def user_of(site: Site, browser: Browser) -> str | None:
+    reply = await site.visit(who, Browser(dict(browser.cookies)))
+    assert reply.result is None or isinstance(reply.result, str)
+    return reply.result

@@ -1,0 +1,98 @@
+"""How long a sign-in lasts: freshness, remembered devices, and the limits of the standards."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from starsessions import (
+    MissReason,
+    SessionBackend,
+    get_miss_reason,
+    users,
+)
+from starsessions.timeouts import AAL1, AAL2, AAL3, Limits
+from tests.rows import rows
+from tests.shell.people import sign_in, signed_in, user_of, who
+from tests.site import Clock, Site
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.requirement("ASVS 7.5.1", "ASVS 7.5.3")
+async def test_somebody_is_fresh_until_the_time_is_up_and_again_after_signing_in_again(
+    site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
+) -> None:
+    """ASVS 7.5.1: full re-authentication before sensitive changes."""
+    site = site_of(backend=backend)
+
+    async def fresh() -> Any:
+        return (await site.visit(lambda session: users.is_fresh(session, timedelta(minutes=5)))).result
+
+    assert await fresh() is False
+    await site.visit(sign_in())
+    clock.advance(299)
+    assert await fresh() is True
+    clock.advance(1)
+    assert await fresh() is False
+    await site.visit(sign_in())
+    assert await fresh() is True
+
+
+@pytest.mark.requirement("ASVS 7.3.2", "NIST 5.2")
+async def test_a_sign_in_begins_the_time_that_a_session_may_last(
+    site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
+) -> None:
+    """NIST SP 800-63B-4, 5.2: a successful reauthentication resets both limits."""
+    site = site_of(backend=backend, absolute_timeout=100)
+    await site.visit(sign_in())
+    clock.advance(99)
+    await site.visit(sign_in())
+    clock.advance(99)
+    assert await user_of(site, site.browser) == "ann"
+    clock.advance(1)
+    assert await user_of(site, site.browser) is None
+
+
+async def test_who_asks_to_be_remembered_is_remembered_for_longer(
+    site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=backend, max_age=100, remember_for=timedelta(days=30))
+    assert "Max-Age=2592000" in (await site.visit(sign_in(remember=True))).set_cookie
+    clock.advance(30 * 86400 - 1)
+    assert await user_of(site, site.browser) == "ann"
+
+
+async def test_who_signs_in_again_without_asking_for_it_is_not_remembered(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    site = site_of(backend=backend, max_age=100, remember_for=timedelta(days=30))
+    await site.visit(sign_in(remember=True))
+    assert "Max-Age=100" in (await site.visit(sign_in(remember=False))).set_cookie
+
+
+@pytest.mark.requirement("ASVS 7.1.1", "NIST 5.1(5)", "NIST 5.2")
+@pytest.mark.guarantee(21)
+@rows("limits", [AAL1, AAL2, AAL3, Limits(idle=100, overall=1000)])
+@rows("remember", [False, True])
+async def test_the_limits_of_the_standards_are_kept(
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, limits: Limits, remember: bool
+) -> None:
+    """NIST SP 800-63B-4, 2.1.3, 2.2.3 and 2.3.3."""
+    site = site_of(backend=store_backend, limits=limits)
+    idle = await signed_in(site, remember=remember)
+    clock.advance(limits.idle)
+    assert await user_of(site, idle) is None
+
+    used = await signed_in(site, remember=remember)
+    step, passed = limits.idle // 2, 0
+    while passed + step < limits.overall:
+        clock.advance(step)
+        passed += step
+        reply = await site.visit(who, used)
+        assert reply.result == "ann"
+    clock.advance(limits.overall - passed)
+    user, why = (await site.visit(lambda session: (users.get_user_id(session), get_miss_reason(session)), used)).result
+    assert user is None
+    assert why in (MissReason.OVER_ABSOLUTE, MissReason.UNKNOWN)  # a store may have forgotten it

@@ -1,0 +1,540 @@
+"""The sessions of a user: the list of devices, ending them, and how many there may be."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from starsessions import (
+    BackendUnavailable,
+    CookieBackend,
+    ImproperlyConfigured,
+    InMemoryBackend,
+    Session,
+    SessionBackend,
+    TooManySessions,
+    set_expiry,
+    users,
+)
+from starsessions.backends.adapter import adapt
+from starsessions.backends.server_side import StoreBackend
+from starsessions.backends.user_index import MAX_TRIES, PENDING, Index, IndexedSession, index_key
+from starsessions.stores.base import Refused
+from starsessions.stores.memory import MemoryStore
+from starsessions.timeouts import AAL1
+from starsessions.users import UserSession, UserSessions
+from tests.rows import rows
+from tests.shell.people import sign_in, signed_in, user_of
+from tests.site import KEY, Browser, Clock, DictBackend, Site
+
+pytestmark = pytest.mark.anyio
+
+
+# The list
+
+
+@pytest.mark.requirement("ASVS 7.5.2")
+@pytest.mark.guarantee(21)
+async def test_the_list_shows_what_a_person_recognises_and_nothing_that_opens_a_session(
+    site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=listing)
+    began = datetime.fromtimestamp(clock(), UTC)
+    agent = b"Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 Chrome/140.0 Safari/537.36 Edg/140.0"
+    reply = await site.visit(
+        sign_in(method="passkey"), headers=[(b"user-agent", agent)], client=("203.0.113.77", 50_000)
+    )
+    assert reply.set_cookies
+    clock.advance(60)
+    await signed_in(site, method="password")
+
+    async def listed(session: Session) -> list[UserSession]:
+        return await UserSessions(listing).list("ann", current=session)
+
+    newest, oldest = (await site.visit(listed)).result
+    assert oldest == UserSession(
+        handle=oldest.handle,
+        began_at=began,
+        signed_in_at=began,
+        last_used_at=began,
+        method="passkey",
+        agent="Edge on Windows",
+        address="203.0.113.0/24",
+        is_current=True,
+    )
+    assert (newest.method, newest.agent, newest.address, newest.is_current) == ("password", "", "", False)
+    assert newest.signed_in_at == began + timedelta(seconds=60)
+    cookie = site.browser.cookies["session"]
+    assert oldest.handle not in cookie
+    assert cookie not in repr([newest, oldest])
+    assert await site.data(Browser({"session": oldest.handle})) == {}
+
+
+async def test_the_device_is_named_by_the_user_agent_header_wherever_it_is(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    backend = InMemoryBackend(clock=clock)
+    site = site_of(backend=backend)
+    agent = (b"user-agent", b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0")
+    other = (b"accept", b"Mozilla/5.0 (Windows NT 10.0) Chrome/140.0 Safari/537.36")
+    for headers, device in (([agent, other], "Firefox on Linux"), ([other, agent], "Firefox on Linux"), ([other], "")):
+        clock.advance(1)
+        await site.visit(sign_in(), Browser(), headers=headers)
+        newest, *_ = await UserSessions(backend).list("ann")
+        assert newest.agent == device
+
+
+async def test_the_list_is_of_one_user_only(site_of: Callable[..., Site], listing: SessionBackend) -> None:
+    site = site_of(backend=listing)
+    for user in ("ann", "bob", "ann", "Ann"):
+        await signed_in(site, user)
+    sessions = UserSessions(listing)
+    assert [len(await sessions.list(user)) for user in ("ann", "bob", "Ann", "eve")] == [2, 1, 1, 0]
+
+
+@pytest.mark.requirement("ASVS 7.5.2")
+@pytest.mark.guarantee(21)
+async def test_one_session_is_ended_by_its_handle_and_no_other(
+    site_of: Callable[..., Site], listing: SessionBackend
+) -> None:
+    site, sessions = site_of(backend=listing), UserSessions(listing)
+    first, second, other = [await signed_in(site, user) for user in ("ann", "ann", "bob")]
+    newest, oldest = await sessions.list("ann")
+    assert await sessions.revoke("bob", oldest.handle) is False
+    assert await sessions.revoke("ann", "made up") is False
+    assert await sessions.revoke("ann", oldest.handle) is True
+    assert await sessions.revoke("ann", oldest.handle) is False
+    assert [await user_of(site, browser) for browser in (first, second, other)] == [None, "ann", "bob"]
+    assert [one.handle for one in await sessions.list("ann")] == [newest.handle]
+
+
+@pytest.mark.requirement("ASVS 7.4.3")
+@pytest.mark.guarantee(21)
+async def test_all_others_are_ended_and_the_one_that_asks_gets_a_new_id(
+    site_of: Callable[..., Site], listing: SessionBackend
+) -> None:
+    """ASVS 7.4.3: the option to terminate all other sessions after a change of the password."""
+    site = site_of(backend=listing)
+    others = [await signed_in(site) for _ in range(2)]
+    mine = await signed_in(site)
+    before = Browser(dict(mine.cookies))
+
+    async def end_others(session: Session) -> int:
+        return await UserSessions(listing).revoke_others(session)
+
+    assert (await site.visit(end_others, mine)).result == 2
+    assert [await user_of(site, browser) for browser in (*others, before, mine)] == [None, None, None, "ann"]
+    assert len(await UserSessions(listing).list("ann")) == 1
+
+
+@rows("late", ["rotates", "renews", "writes", "signs in"])
+async def test_a_session_that_was_ended_stays_ended_whatever_a_slow_request_does(
+    site_of: Callable[..., Site], listing: SessionBackend, clock: Clock, late: str
+) -> None:
+    """The list says who lives of sealed cookies: a late request must not put itself back on it."""
+    site = site_of(backend=listing, max_age=1000, remember_for=1000)
+    browser = await signed_in(site)
+    old = Browser(dict(browser.cookies))
+
+    async def act(session: Session) -> None:
+        await session.load()
+        await UserSessions(listing).revoke_all("ann")
+        if late == "rotates":
+            await session.regenerate_id()
+        elif late == "signs in":
+            await users.sign_in(session, "ann")
+        else:
+            if late == "renews":
+                set_expiry(session, 100_000)
+            session["n"] = 1
+
+    await site.visit(act, browser)
+    if late == "signs in" and await user_of(site, browser) == "ann":
+        assert len(await UserSessions(listing).list("ann")) == 1  # somebody who knows the password is in again
+    else:
+        assert await user_of(site, browser) is None
+        assert await UserSessions(listing).list("ann") == []
+    assert await user_of(site, old) is None
+
+
+@pytest.mark.requirement("ASVS 7.4.2", "ASVS 7.4.5")
+async def test_all_sessions_of_a_user_are_ended(site_of: Callable[..., Site], listing: SessionBackend) -> None:
+    site = site_of(backend=listing)
+    browsers = [await signed_in(site) for _ in range(3)]
+    assert await UserSessions(listing).revoke_all("ann") == 3
+    assert [await user_of(site, browser) for browser in browsers] == [None] * 3
+    assert await UserSessions(listing).revoke_all("ann") == 0
+
+
+async def test_a_session_stays_on_the_list_wherever_it_is_rotated_to(
+    site_of: Callable[..., Site], listing: SessionBackend
+) -> None:
+    site, sessions = site_of(backend=listing), UserSessions(listing)
+    await site.visit(sign_in())
+    for _ in range(3):
+        await site.visit(Session.regenerate_id)
+    [listed] = await sessions.list("ann")
+    assert await sessions.revoke("ann", listed.handle) is True
+    assert await user_of(site, site.browser) is None
+
+
+async def test_the_newest_sign_in_is_the_first_of_the_list_whoever_was_rotated_since(
+    site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
+) -> None:
+    site, sessions = site_of(backend=listing), UserSessions(listing)
+    first = await signed_in(site, method="first")
+    clock.advance(10)
+    await signed_in(site, method="second")
+    clock.advance(10)
+    await site.visit(Session.regenerate_id, first)
+    assert [one.method for one in await sessions.list("ann")] == ["second", "first"]
+
+
+async def test_who_signs_in_while_another_device_does_takes_nobody_from_the_list(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    class Slow(StoreBackend):
+        meanwhile: Callable[[], Any] | None = None
+
+        async def dead_handles(self, index: Index, now: int) -> frozenset[str]:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            if meanwhile is not None:
+                await meanwhile()
+            return await super().dead_handles(index, now)
+
+    backend = Slow(MemoryStore(), clock=clock)
+    site = site_of(backend=backend)
+    await signed_in(site)
+    backend.meanwhile = lambda: signed_in(site)
+    await signed_in(site)
+    assert len(await UserSessions(backend).list("ann")) == 3
+
+
+async def test_a_session_that_is_used_for_ever_stays_on_the_list(
+    site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=listing, max_age=1000, remember_for=1000, rolling=True)
+    await site.visit(sign_in())
+    for n in range(50):
+        clock.advance(900)
+        await site.visit(lambda session, n=n: session.update(n=n))
+    assert len(await UserSessions(listing).list("ann")) == 1
+
+
+@pytest.mark.guarantee(21)
+async def test_the_list_forgets_what_is_over_and_never_grows_beyond_what_lives(
+    site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=listing, max_age=1000, remember_for=1000)
+    for _ in range(5):
+        await signed_in(site)
+        clock.advance(2100)
+        assert await UserSessions(listing).list("ann") == []
+    user_index = listing.user_index  # type: ignore[attr-defined]
+    await signed_in(site)
+    assert len(await user_index.of("ann", int(clock()))) == 1
+    assert len(await UserSessions(listing).list("ann")) == 1
+
+
+async def test_a_sign_in_that_comes_to_nothing_is_forgotten(
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=store_backend)
+
+    async def fails(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        raise LookupError
+
+    for _ in range(3):
+        with pytest.raises(LookupError):
+            await site.visit(fails, Browser())
+    assert await UserSessions(store_backend).list("ann") == []
+    clock.advance(PENDING)
+    await signed_in(site)
+    user_index = store_backend.user_index  # type: ignore[attr-defined]
+    assert len(await user_index.of("ann", int(clock()))) == 1
+
+
+async def test_who_is_not_signed_in_is_on_no_list(site_of: Callable[..., Site], listing: SessionBackend) -> None:
+    site = site_of(backend=listing)
+    await site.visit(lambda session: session.update(n=1))
+    await site.visit(Session.regenerate_id)
+    assert await site.data() == {"n": 1}
+    await site.visit(Session.flush)
+    assert await site.data() == {}
+
+
+async def test_a_backend_without_lists_knows_of_none() -> None:
+    backend = adapt(DictBackend())
+    listed = IndexedSession("handle", "key", 1, 2)
+    assert backend.key_of("an-id") == ""
+    assert await backend.look_up(listed, 1) is None
+    await backend.revoke(listed, 1)
+
+
+async def test_garbage_where_the_list_should_be_ends_no_session_and_is_replaced(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    for value in (b"", b"garbage", b"u1.garbage", b"u1."):
+        store = MemoryStore()
+        backend = StoreBackend(store, clock=clock)
+        await store.put(index_key("ann"), value, int(clock()) + 1000, None, int(clock()))
+        site = site_of(backend=backend)
+        await site.visit(sign_in())
+        assert await user_of(site, site.browser) == "ann"
+        assert len(await UserSessions(backend).list("ann")) == 1
+
+
+async def test_a_list_is_no_session_whatever_id_is_made_up(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    site = site_of(backend=store_backend)
+    await site.visit(sign_in())
+    assert await site.data(Browser({"session": index_key("ann")})) == {}
+
+
+@pytest.mark.guarantee(21)
+async def test_a_sign_in_that_fails_leaves_the_session_from_before_on_the_list(
+    site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
+) -> None:
+    site, sessions = site_of(backend=listing), UserSessions(listing)
+    await site.visit(sign_in())
+    handle = (await site.visit(users.get_handle)).result
+
+    async def fails(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await site.visit(fails)
+    assert await user_of(site, site.browser) == "ann"
+    assert handle in [one.handle for one in await sessions.list("ann")]
+    clock.advance(PENDING)
+    assert [one.handle for one in await sessions.list("ann")] == [handle]
+    await sessions.revoke_all("ann")
+    assert await user_of(site, site.browser) is None
+
+
+async def test_the_newest_sign_in_is_the_first_and_a_session_keeps_its_name_when_it_is_rotated(
+    site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
+) -> None:
+    site, sessions = site_of(backend=listing, max_age=1000, remember_for=1000), UserSessions(listing)
+    first = await signed_in(site)
+    clock.advance(1)
+    await signed_in(site)
+    clock.advance(1)
+    before = [one.handle for one in await sessions.list("ann")]
+    await site.visit(Session.regenerate_id, first)
+    assert [one.handle for one in await sessions.list("ann")] == before
+    clock.advance(900)
+    for _ in range(3):
+        await site.visit(lambda session: session.update(n=session.get("n", 0) + 1), first)
+        clock.advance(900)
+        assert before[1] in [one.handle for one in await sessions.list("ann")]
+
+
+@pytest.mark.parametrize("seal", [None, KEY])
+async def test_revocations_are_sealed_as_the_store_seals_its_sessions(
+    site_of: Callable[..., Site], clock: Clock, seal: str | None
+) -> None:
+    store = MemoryStore()
+    revocations = StoreBackend(store, encrypt_with=seal, clock=clock)
+    site = site_of(backend=CookieBackend(KEY, revocations=revocations, clock=clock))
+    await site.visit(sign_in("the-name-of-ann"))
+    [entry] = [store.peek(key, int(clock())) for key in store.all_keys()]
+    assert entry is not None
+    assert (b"the-name-of-ann" in entry.value) is (seal is None)
+
+
+async def test_the_store_of_revocations_lives_as_long_as_the_application(clock: Clock) -> None:
+    log: list[str] = []
+
+    class Opened(StoreBackend):
+        @asynccontextmanager
+        async def lifespan(self) -> AsyncIterator[None]:
+            log.append("opened")
+            yield
+            log.append("closed")
+
+    async with CookieBackend(KEY, revocations=Opened(MemoryStore(), clock=clock)).lifespan():
+        log.append("served")
+    assert log == ["opened", "served", "closed"]
+
+
+# Ending all of them during a sign-in
+
+
+@pytest.mark.requirement("ASVS 7.4.2")
+@pytest.mark.guarantee(21)
+async def test_a_sign_in_that_is_under_way_is_ended_with_all_the_others(
+    site_of: Callable[..., Site], listing: SessionBackend
+) -> None:
+    site = site_of(backend=listing)
+    browser = Browser()
+
+    async def act(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        await UserSessions(listing).revoke_all("ann")
+
+    reply = await site.visit(act, browser)
+    assert [cookie for cookie in reply.set_cookies if "Max-Age=0" not in cookie] == []
+    assert await UserSessions(listing).list("ann") == []
+    assert await user_of(site, browser) is None
+
+
+async def test_whoever_is_stored_between_the_two_looks_is_ended_too(clock: Clock, site_of: Callable[..., Site]) -> None:
+    """The list is read, nothing is stored yet; then it is stored and still listed; then the list is changed."""
+    inside: list[Any] = []
+
+    class Interrupted(MemoryStore):
+        async def delete(self, key: str, expect: Any, now: int) -> bool:
+            while inside:
+                await inside.pop()()
+            return await super().delete(key, expect, now)
+
+    store = Interrupted()
+    backend = StoreBackend(store, clock=clock)
+    site, browser = site_of(backend=backend), Browser()
+
+    async def act(session: Session) -> None:
+        await users.sign_in(session, "ann")
+
+        async def save() -> None:
+            await session.persist()
+
+        inside.append(save)  # in the middle of end_all, before the list is changed
+        await UserSessions(backend).revoke_all("ann")
+
+    await site.visit(act, browser)
+    assert await UserSessions(backend).list("ann") == []
+    assert await user_of(site, browser) is None
+
+
+async def test_a_list_that_others_change_without_end_is_an_error_and_not_a_loop(clock: Clock) -> None:
+    class Contended(MemoryStore):
+        tries = 0
+
+        async def put(self, key: str, value: bytes, expires_at: int, expect: Any, now: int) -> Any:
+            if key == index_key("ann"):
+                self.tries += 1
+                raise Refused(self.peek(key, now))
+            return await super().put(key, value, expires_at, expect, now)
+
+    store = Contended()
+    session = Session(StoreBackend(store, clock=clock))
+    await session.load()
+    with pytest.raises(BackendUnavailable, match="too often"):
+        await users.sign_in(session, "ann")
+    assert store.tries == MAX_TRIES
+
+
+# How many
+
+
+@pytest.mark.requirement("ASVS 7.1.2")
+async def test_one_session_too_many_ends_the_oldest(site_of: Callable[..., Site], listing: SessionBackend) -> None:
+    """ASVS 7.1.2."""
+    site = site_of(backend=listing, max_sessions_per_user=2)
+    browsers = [await signed_in(site) for _ in range(4)]
+    await signed_in(site, "bob")
+    assert [await user_of(site, browser) for browser in browsers] == [None, None, "ann", "ann"]
+    assert len(await UserSessions(listing).list("ann")) == 2
+
+
+@pytest.mark.requirement("ASVS 7.1.2")
+async def test_one_session_too_many_is_refused_if_that_is_asked_for(
+    site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=listing, max_sessions_per_user=1, on_too_many="refuse")
+    first = await signed_in(site)
+    with pytest.raises(TooManySessions):
+        await signed_in(site)
+    assert await user_of(site, first) == "ann"
+    await site.visit(sign_in(), first)  # again, on the same device: that is not one more
+    clock.advance(PENDING)
+    await site.visit(users.sign_out, first)
+    await signed_in(site)
+
+
+@pytest.mark.guarantee(21)
+async def test_who_signs_in_and_out_again_and_again_is_one_at_a_time(
+    site_of: Callable[..., Site], listing: SessionBackend
+) -> None:
+    """Also within the time in which a session that is listed may not be stored yet."""
+    site = site_of(backend=listing, max_sessions_per_user=1, on_too_many="refuse")
+
+    async def back_and_forth(session: Session) -> None:
+        for user in ("ann", "ann", "bob", "ann"):
+            await users.sign_in(session, user)
+        await session.delete()
+        await users.sign_in(session, "ann")
+
+    for act in (sign_in(), users.sign_out, sign_in(), Session.delete, back_and_forth, sign_in()):
+        await site.visit(act)
+    assert await user_of(site, site.browser) == "ann"
+    assert len(await UserSessions(listing).list("ann")) == 1
+
+
+async def test_who_is_refused_keeps_what_the_anonymous_session_held(
+    site_of: Callable[..., Site], listing: SessionBackend
+) -> None:
+    site = site_of(backend=listing, max_sessions_per_user=1, on_too_many="refuse")
+    await signed_in(site)
+    await site.visit(lambda session: session.update(n=1))
+
+    async def refused(session: Session) -> None:
+        with pytest.raises(TooManySessions):
+            await users.sign_in(session, "ann", keep_data=False)
+
+    await site.visit(refused)
+    assert await site.data() == {"n": 1}
+
+
+@pytest.mark.guarantee(21)
+async def test_parallel_sign_ins_are_never_more_than_allowed(
+    site_of: Callable[..., Site], listing: SessionBackend
+) -> None:
+    site = site_of(backend=listing, max_sessions_per_user=3)
+    browsers = [Browser() for _ in range(8)]
+
+    def nested(n: int) -> Callable[[Session], Any]:
+        async def act(session: Session) -> None:
+            await session.load()
+            if n + 1 < len(browsers):
+                other = site_of(backend=listing, max_sessions_per_user=3)
+                await other.visit(nested(n + 1), browsers[n + 1])
+            await users.sign_in(session, "ann")
+
+        return act
+
+    await site.visit(nested(0), browsers[0])
+    assert len(await UserSessions(listing).list("ann")) == 3
+    alive = [await user_of(site, browser) for browser in browsers]
+    assert alive.count("ann") == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"max_sessions_per_user": 0}, "1 or more"),
+        ({"max_sessions_per_user": True}, "1 or more"),
+        ({"max_sessions_per_user": "3"}, "1 or more"),
+        ({"on_too_many": "ask"}, "on_too_many"),
+        ({"remember_for": 0}, "remember_for"),
+        ({"limits": AAL1, "max_age": 60}, "leave these out"),
+        ({"limits": AAL1, "rolling": True}, "leave these out"),
+    ],
+)
+def test_a_rule_that_cannot_be_kept_is_refused(
+    site_of: Callable[..., Site], settings: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ImproperlyConfigured, match=complaint):
+        site_of(backend=InMemoryBackend(), **settings)
+
+
+def test_a_limit_without_a_list_is_refused(site_of: Callable[..., Site], backend: SessionBackend) -> None:
+    if getattr(backend, "user_index", None) is None:
+        with pytest.raises(ImproperlyConfigured, match="whose sessions there are"):
+            site_of(backend=backend, max_sessions_per_user=2)

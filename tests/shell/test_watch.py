@@ -1,0 +1,241 @@
+"""What lasts longer than a request: looking again whether the session still exists, and stopping if not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from starsessions import (
+    BackendUnavailable,
+    Session,
+    SessionBackend,
+    users,
+    watch,
+)
+from starsessions.backends.server_side import StoreBackend
+from starsessions.stores.memory import MemoryStore
+from starsessions.users import UserSessions
+from starsessions.watch import MAX_FAILURES
+from tests.shell.people import sign_in
+from tests.site import Browser, Clock, Site
+
+pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
+
+
+async def test_revalidate_takes_over_what_others_changed_and_keeps_what_is_not_saved(
+    site_of: Callable[..., Site], listing: SessionBackend
+) -> None:
+    site, elsewhere = site_of(backend=listing), site_of(backend=listing)
+    await site.visit(sign_in())
+    await site.visit(lambda session: session.update(n=1))
+    browser = site.browser
+
+    async def act(session: Session) -> None:
+        session["mine"] = 1
+        await elsewhere.visit(lambda other: other.update(theirs=1), browser)
+        assert await watch.revalidate(session) is True
+        assert session["mine"] == 1
+
+    await site.visit(act)
+    data = await site.data()
+    assert data["mine"] == 1
+
+
+async def test_revalidate_says_when_the_session_has_ended(
+    site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
+) -> None:
+    async def end(session: Session) -> None:
+        await UserSessions(listing).revoke_all("ann")
+
+    async def again(session: Session) -> None:
+        await users.sign_in(session, "ann")
+
+    async def time_passes(session: Session) -> None:
+        clock.advance(14 * 86400)
+
+    for ends in (end, users.sign_out, again, time_passes):
+        site, elsewhere = site_of(backend=listing), site_of(backend=listing)
+        await site.visit(sign_in())
+
+        async def act(
+            session: Session, ends: Any = ends, elsewhere: Site = elsewhere, site: Site = site
+        ) -> tuple[bool, bool]:
+            before = await watch.revalidate(session)
+            await elsewhere.visit(ends, Browser(dict(site.browser.cookies)))
+            return before, await watch.revalidate(session)
+
+        reply = await site.visit(act)
+        assert reply.result == (True, False)
+        assert reply.set_cookies == []
+
+
+async def test_revalidate_follows_a_rotation(site_of: Callable[..., Site], store_backend: SessionBackend) -> None:
+    site, elsewhere = site_of(backend=store_backend), site_of(backend=store_backend)
+    await site.visit(sign_in())
+    browser = Browser(dict(site.browser.cookies))
+
+    async def act(session: Session) -> bool:
+        await session.load()
+        await elsewhere.visit(Session.regenerate_id, browser)
+        await elsewhere.visit(lambda other: other.update(n=1), browser)
+        alive = await watch.revalidate(session)
+        assert session["n"] == 1
+        return alive
+
+    reply = await site.visit(act)
+    assert (reply.result, reply.set_cookies) == (True, [])
+
+
+async def test_there_is_nothing_to_revalidate_without_a_session(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    assert (await site_of(backend=backend).visit(watch.revalidate)).result is False
+
+
+class Ticks:
+    """A sleep that ends when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+        self._send, self._receive = anyio.create_memory_object_stream[None](100)
+
+    async def __call__(self, seconds: float) -> None:
+        self.asked.append(seconds)
+        await self._receive.receive()
+
+    async def tick(self) -> None:
+        await self._send.send(None)
+        await anyio.wait_all_tasks_blocked()
+
+    def close(self) -> None:
+        self._send.close()
+        self._receive.close()
+
+
+@pytest.mark.guarantee(21)
+async def test_what_is_watched_is_cancelled_when_the_session_has_ended(
+    site_of: Callable[..., Site], listing: SessionBackend
+) -> None:
+    site = site_of(backend=listing)
+    await site.visit(sign_in())
+    ticks = Ticks()
+    log: list[str] = []
+
+    async def act(session: Session) -> None:
+        await session.load()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(revoke)
+            async with watch.move_on_when_ended(session, check_every=7, sleep=ticks) as scope:
+                log.append("open")
+                await anyio.sleep_forever()
+            log.append(f"ended: {scope.cancelled_caught}")
+
+    async def revoke() -> None:
+        await anyio.wait_all_tasks_blocked()
+        await ticks.tick()
+        assert log == ["open"]
+        await UserSessions(listing).revoke_all("ann")
+        await ticks.tick()
+
+    await site.visit(act)
+    assert log == ["open", "ended: True"]
+    assert ticks.asked == [7, 7]
+    ticks.close()
+
+
+async def test_what_ends_by_itself_is_not_said_to_have_been_ended(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    site, ticks = site_of(backend=store_backend), Ticks()
+    await site.visit(sign_in())
+
+    async def act(session: Session) -> bool:
+        async with watch.move_on_when_ended(session, sleep=ticks) as scope:
+            pass
+        return scope.cancelled_caught
+
+    assert (await site.visit(act)).result is False
+    ticks.close()
+
+
+async def test_what_is_raised_in_what_is_watched_comes_out_as_it_is(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    """A `WebSocketDisconnect` is to be caught outside of the block, too."""
+    site, ticks = site_of(backend=store_backend), Ticks()
+    await site.visit(sign_in())
+
+    async def act(session: Session) -> None:
+        async with watch.move_on_when_ended(session, sleep=ticks):
+            raise LookupError("of the application")
+
+    with pytest.raises(LookupError, match="of the application"):
+        await site.visit(act)
+    ticks.close()
+
+
+async def test_on_conflict_raise_raises_when_a_session_is_saved_and_not_when_it_is_watched(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    site, elsewhere = site_of(backend=store_backend, on_conflict="raise"), site_of(backend=store_backend)
+    await site.visit(sign_in())
+    ticks, log = Ticks(), []
+
+    async def act(session: Session) -> None:
+        session["n"] = 1
+        await elsewhere.visit(lambda other: other.update(n=2), site.browser)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(look)
+            async with watch.move_on_when_ended(session, sleep=ticks) as scope:
+                await anyio.sleep_forever()
+            log.append(f"ended: {scope.cancelled_caught}")
+
+    async def look() -> None:
+        await anyio.wait_all_tasks_blocked()
+        await ticks.tick()
+        assert log == []
+        await UserSessions(store_backend).revoke_all("ann")
+        await ticks.tick()
+
+    await site.visit(act)
+    assert log == ["ended: True"]
+    ticks.close()
+
+
+async def test_a_store_that_fails_for_long_ends_what_nobody_can_vouch_for(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    class Failing(MemoryStore):
+        fails = 0
+
+        async def get(self, key: str, now: int) -> Any:
+            if self.fails:
+                self.fails -= 1
+                raise BackendUnavailable("The store failed: ConnectionError.")
+            return await super().get(key, now)
+
+    store, ticks = Failing(), Ticks()
+    site = site_of(backend=StoreBackend(store, clock=clock))
+    await site.visit(sign_in())
+
+    async def act(session: Session) -> bool:
+        await session.load()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fail)
+            async with watch.move_on_when_ended(session, sleep=ticks) as scope:
+                await anyio.sleep_forever()
+        return scope.cancelled_caught
+
+    async def fail() -> None:
+        await anyio.wait_all_tasks_blocked()
+        store.fails = MAX_FAILURES - 1
+        for _ in range(MAX_FAILURES):
+            await ticks.tick()
+        store.fails = 100
+        for _ in range(MAX_FAILURES):
+            await ticks.tick()
+        store.fails = 0
+
+    assert (await site.visit(act)).result is True
+    ticks.close()
