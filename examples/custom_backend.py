@@ -1,12 +1,12 @@
-"""A backend of your own: say how to read, write, remove and look for a session, and the library does the rest.
+"""A custom backend: implement read, write, remove and exists, and the library does the rest.
 
     python -m uvicorn custom_backend:app --app-dir examples
 
-Here the sessions live in a dict. They are gone at the next start, and they pile up, since nobody removes those that
-have ended: `starsessions.InMemoryBackend` does better, this one is for reading.
+This one stores sessions in a dict. They are lost at a restart, and expired ones are never removed. It is an example
+to read: in an application, use `starsessions.InMemoryBackend`.
 
-The `data` that comes to `write` holds one key more than the handlers see: the times of the session. Keep it, and the
-middleware keeps the deadlines.
+The `data` passed to `write` has one key more than handlers see: the session's times. Store it, and the middleware
+enforces the timeouts.
 """
 
 from typing import Any, cast
@@ -40,7 +40,7 @@ class DictBackend(SessionBackend):
 
 
 async def count(request: Request) -> Response:
-    # Storage may have to be waited for. Without autoload it is asked only where somebody awaits the answer.
+    # Loading may need I/O, so it is awaited. Without autoload, only the handlers that call it load the session.
     session = cast(Session, request.session)  # Starlette only promises a dict
     await session.load()
     session["visits"] = session.get("visits", 0) + 1

@@ -1,9 +1,9 @@
-"""A store of your own: three verbs on a database, here a file of SQLite by the standard library, and nothing is lost.
+"""A custom store: three methods on a database, here SQLite from the standard library. No update is lost.
 
     python -m uvicorn custom_store:app --app-dir examples
 
-`tests/testing/test_example_store.py` shows in a few lines that it keeps the contract of a store. (For a real
-application take `starsessions.backends.sqlalchemy`, which does more: this one is for reading.)
+`tests/testing/test_example_store.py` checks in a few lines that it fulfils the contract of a store. It is an example
+to read: in an application, use `starsessions.backends.sqlalchemy`.
 """
 
 import os
@@ -41,7 +41,7 @@ class FileStore:
     async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         def put(database: sqlite3.Connection) -> Version:
             check(find(database, key, now), expect)
-            version = uuid4().hex  # never the same twice
+            version = uuid4().hex  # a version is never reused
             database.execute("REPLACE INTO session VALUES (?, ?, ?, ?)", (key, value, expires_at, version))
             return version
 
@@ -59,16 +59,16 @@ class FileStore:
 
     async def sweep(self, limit: int, now: int) -> int:
         over = "SELECT key FROM session WHERE expires_at <= ? LIMIT ?"
-        delete = f"DELETE FROM session WHERE key IN ({over})"  # noqa: S608 - no value stands in it
+        delete = f"DELETE FROM session WHERE key IN ({over})"  # noqa: S608 - it contains no value
         return await self._alone(lambda database: database.execute(delete, (now, limit)).rowcount)
 
     async def _alone(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do it in a transaction that nobody else comes into, in a thread, because SQLite makes us wait."""
+        """Run `work` in an exclusive transaction, in a thread, because SQLite blocks."""
 
         def run() -> T:
             try:
                 with closing(sqlite3.connect(self.path, isolation_level=None)) as database:
-                    # Fast, and the file may be broken after a power failure: leave this out if yours must not be.
+                    # Fast, but a power failure can corrupt the file: remove this line if that matters.
                     database.execute("PRAGMA synchronous = OFF")
                     database.execute("BEGIN IMMEDIATE")
                     database.execute(TABLE)

@@ -1,9 +1,9 @@
-"""The shortest way to a session: a signed cookie, and no storage at all.
+"""A session in a signed cookie, without any storage.
 
     python -m uvicorn signed_cookie:app --app-dir examples
 
-The browser holds the data. It can read them, it cannot change them, and it can bring back an older state; so keep
-nothing secret in there, and choose a backend with storage where signing out must be final.
+The browser stores the data. It can read the data and replay an older version, but cannot change it. So store no
+secrets in the session, and use a server-side backend if sign-out must be final.
 """
 
 import os
@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from starsessions import SessionMiddleware
 
-# A key that is made up here ends all sessions at the next start. Yours comes from where you keep your secrets.
+# A key generated here changes at every restart and signs everyone out. In production, set SECRET_KEY.
 SECRET_KEY = os.environ.get("SECRET_KEY") or secrets.token_urlsafe(32)
 
 

@@ -1,9 +1,9 @@
-"""A session in a WebSocket: the handshake brings the cookie and can set one, and `persist()` saves what comes later.
+"""A session in a WebSocket: the handshake can set the cookie, and `persist()` saves later changes.
 
     python -m uvicorn websocket:app --app-dir examples
 
-The sessions live in memory. What changes after `accept` needs such a backend, on the server: the cookie can't be
-changed any more by then, and a session that lives in the cookie says so with an error.
+The sessions are stored in memory. Changes after `accept` need a server-side backend: no cookie can be set by then, so a
+session that is stored in the cookie raises `ResponseStarted`.
 """
 
 from typing import cast
@@ -30,17 +30,17 @@ async def sign_out(request: Request) -> Response:
 
 async def echo(websocket: WebSocket) -> None:
     session = cast(Session, websocket.session)  # Starlette only promises a dict
-    # Written before `accept`, so the answer to the handshake carries the cookie of a new session.
+    # Changed before `accept`, so the response to the handshake sets the cookie of a new session.
     session["connections"] = session.get("connections", 0) + 1
     await websocket.accept()
     try:
         async for text in websocket.iter_text():
             session["messages"] = session.get("messages", 0) + 1
-            # At the close it would be saved anyway; now, the other tabs see it while the connection is open.
+            # It would be saved at the close anyway. Saved now, it is visible in other tabs while the socket is open.
             await session.persist()
             await websocket.send_text(f"{session['messages']}: {text}")
     except SessionGone:
-        # Ended in another tab. What is gone stays gone, so an open connection can't bring it back.
+        # Ended in another tab. An open connection cannot restore the session.
         await websocket.close(WS_1008_POLICY_VIOLATION)
 
 

@@ -1,4 +1,4 @@
-"""Signing in and out, the devices on which one is signed in, and what only the person at the keyboard may do."""
+"""Sign-in, sign-out, the list of devices, and closing the account, which needs a fresh sign-in."""
 
 from typing import Annotated
 
@@ -23,26 +23,26 @@ async def sign_in(
     session: CurrentSession,
     name: Annotated[Name, Form()],
     remember: Annotated[bool, Form()] = False,
-    next: Annotated[str | None, Form()] = None,  # noqa: A002 - what the library calls it in the address
+    next: Annotated[str | None, Form()] = None,  # noqa: A002 - the library's name in the URL
 ) -> Response:
-    # A real application checks a password first.
+    # Check the password or passkey here.
     is_again = users.get_user_id(session) == name
-    # A new id: the one from before may be known to somebody else, who planted it or saw it pass by. The cart that was
-    # filled before stays, unless it is somebody else's.
+    # A new id: an attacker may know the previous one, having planted it or seen it (session fixation). The cart is
+    # kept, unless it is another user's.
     await users.sign_in(session, name, remember=remember, method="name only")
     session["remember"] = remember
     if not remember:
-        set_expiry(session, None)  # the cookie goes when the browser is closed; the server ends the session on time
+        set_expiry(session, None)  # the cookie ends with the browser; on the server, the session expires as usual
     flash.add_flash(session, "Thank you, it is you." if is_again else f"Welcome, {name}.", "success")
-    # Where they wanted to go. Anybody can make a link with a `next`, so only paths of our own count.
+    # The wanted page. An attacker can put any `next` into a link, so only paths of this site are accepted.
     return RedirectResponse(safe_next(next, default=request.url_for("page").path), status_code=303)
 
 
 @router.post("/sign-out")
 async def sign_out(request: Request, session: CurrentSession) -> Response:
-    # POST, because a link could be followed by a prefetching browser, or be an <img> on somebody else's page.
+    # POST, because a browser may prefetch a link, and another site can put its URL into an <img>.
     await users.sign_out(session)  # the data, the id and the cookie
-    flash.add_flash(session, "You are signed out.")  # a new session, that ends when this was shown
+    flash.add_flash(session, "You are signed out.")  # a new session, which ends when this has been shown
     return go_to(request, "page")
 
 
@@ -56,7 +56,7 @@ async def devices(request: Request, session: CurrentSession, user: User) -> Resp
 async def end_device(
     request: Request, session: CurrentSession, user: User, handle: Annotated[str, Form(max_length=40)]
 ) -> Response:
-    # A handle names a session and does not open it, so it may stand in a form. Those of other users are not found.
+    # A handle names a session and does not open it, so a form may contain it. Those of other users are not found.
     if await user_sessions.revoke(user, handle):
         flash.add_flash(session, "That device is signed out.", "success")
     else:
@@ -73,8 +73,8 @@ async def end_other_devices(request: Request, session: CurrentSession, user: Use
 
 @router.post("/close-account")
 async def close_account(request: Request, session: FreshSession, user: User) -> Response:
-    # Whose sign in was too long ago is perhaps a passer-by, at a screen that was left alone. They are sent back to the
-    # page of devices, which has the form to sign in again in the place of the button.
+    # After an old sign-in, this may be a passer-by at an unattended screen. The browser is redirected to the page of
+    # devices, which then shows a form to sign in again instead of the button.
     await users.sign_out(session)
     await user_sessions.revoke_all(user)
     flash.add_flash(session, "Your account is closed, and all your devices are signed out.")

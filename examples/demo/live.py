@@ -1,4 +1,4 @@
-"""What lasts longer than a request: two WebSockets, one that ends with its session and one that talks."""
+"""WebSockets: one that ends with its session, and one that echoes."""
 
 from fastapi import APIRouter, WebSocket
 from pages import CurrentSession
@@ -12,8 +12,8 @@ router = APIRouter()
 
 @router.websocket("/live")
 async def live(websocket: WebSocket, session: CurrentSession) -> None:
-    """Open for as long as somebody is signed in: how the page hears at once that it was signed out elsewhere."""
-    await websocket.accept()  # a stranger, too: a script cannot read why a handshake was refused, but this it can
+    """Stay open while the user is signed in, so that the page notices at once that it was signed out elsewhere."""
+    await websocket.accept()  # for everyone: a script can read a close code, but not why a handshake was rejected
     if users.get_user_id(session) is not None:
         await websocket.send_text(users.get_user_id(session))
         async with move_on_when_ended(session, check_every=1) as scope:
@@ -26,14 +26,14 @@ async def live(websocket: WebSocket, session: CurrentSession) -> None:
 
 @router.websocket("/ws")
 async def talk(websocket: WebSocket, session: CurrentSession) -> None:
-    # A handshake is a request like any other: it brings the cookie, and its answer can set one. Therefore the
-    # session may be changed before `accept`, whatever the backend.
+    # A handshake is a request like any other: it has the cookie, and its response can set one. So the session may be
+    # changed before `accept` with any backend.
     if session:
         session["sockets"] = session.get("sockets", 0) + 1
     name, sockets = users.get_user_id(session), session.get("sockets", 0)
     await websocket.accept()
-    # From here on no header can be sent any more, so a session that lives in the cookie can't change. We count in a
-    # variable. With a backend on the server: `session[...] = ...; await session.persist()`, see ../websocket.py.
+    # From here on no header can be sent, so a session that is stored in the cookie can't change. This counts in a
+    # variable. With a server-side backend: `session[...] = ...; await session.persist()`, see ../websocket.py.
     messages = 0
     async for text in websocket.iter_text():
         messages += 1

@@ -1,4 +1,4 @@
-"""What all pages share: who asks, what an answer looks like, and which forms are believed."""
+"""Shared by all pages: the session, the templates, and the check of forms."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from starsessions.session import get_session
 HERE = Path(__file__).parent
 
 HEADERS = {
-    # Nothing from elsewhere and nothing inline; nobody frames us; and who signs out leaves no pages behind.
+    # Nothing inline or from other sites, no framing, and no cached pages after sign-out.
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -25,35 +25,35 @@ HEADERS = {
     "cache-control": "no-store",
 }
 
-# --- who asks --------------------------------------------------------------------------------------------------------
+# --- the session -----------------------------------------------------------------------------------------------------
 
 cookie = SessionCookie(COOKIE)
 
 CurrentSession = Annotated[Session, Depends(cookie)]
 User = Annotated[str, Depends(cookie.user_id(redirect_to="/"))]
 
-# --- which forms are believed ----------------------------------------------------------------------------------------
+# --- the check of forms ----------------------------------------------------------------------------------------------
 
 
 async def meant(request: Request, session: CurrentSession) -> None:
-    """Refuse a form that nobody meant, as it is now: the token in it is that of this very session.
+    """Reject forms that the user did not intend: the token must be that of this session.
 
-    Visitors' forms have no token, because the first one would make a session, and a cookie, for each who only looks.
-    There `CsrfMiddleware` does alone: it refuses what another site sends. A form from before the sign in therefore has
-    no token yet, one from before the sign out has one that is stale, and both are answered by `refused`.
+    Visitors' forms have no token, because the first token would create a session and a cookie for everyone who only
+    looks. For them `CsrfMiddleware` is enough: it rejects what another site sends. So a form from before sign-in has
+    no token, one from before sign-out has a stale one, and `refused` responds to both.
     """
-    if users.get_user_id(session) is not None or csrf.FIELD in await request.form():
+    if users.get_user_id(session) is not None or "csrf_token" in await request.form():
         await csrf.verify(request)
 
 
 async def refused(request: Request, error: CsrfFailed) -> Response:
-    """A page that says what happened, in place of a bare 403."""
-    await get_session(request).load()  # no dependency has, if it was the middleware that refused
+    """Return a page that says what happened, instead of a bare 403."""
+    await get_session(request).load()  # no dependency ran, if the middleware rejected the request
     is_stale = error.why in (WhyRefused.NO_TOKEN, WhyRefused.STALE_TOKEN)
     return show(request, "refused.html", error.status_code, is_stale=is_stale)
 
 
-# --- what an answer looks like ---------------------------------------------------------------------------------------
+# --- the templates ---------------------------------------------------------------------------------------------------
 
 
 def ago(moment: datetime) -> str:
@@ -75,7 +75,7 @@ def ago(moment: datetime) -> str:
 
 templates = Jinja2Templates(
     HERE / "templates",
-    # They bring `csrf_input()` and `flashes()`. A template that calls neither leaves the session as it is.
+    # They provide `csrf_input()` and `flashes()`. A template that calls neither leaves the session unchanged.
     context_processors=[csrf.context_processor, flash.context_processor],
 )
 templates.env.filters["ago"] = ago

@@ -1,18 +1,18 @@
-"""What the environment decides: where the sessions are kept, and what their cookie looks like.
+"""Settings from the environment: the backend and the cookie.
 
-Every variable may be missing:
+All variables are optional:
 
 ====================  ======================  ================================================================
-``DEMO_BACKEND``      sqlite (the default)    the browser holds an id, a file the data; it survives a restart
-                      memory                  the browser holds an id, the process the data
-                      cookie                  the browser holds the data, signed
-                      encrypted               the browser holds the data, sealed
+``DEMO_BACKEND``      sqlite (the default)    an id in the browser, the data in a file; survives a restart
+                      memory                  an id in the browser, the data in the process
+                      cookie                  the data in the browser, signed
+                      encrypted               the data in the browser, encrypted
                       the URL of a store      redis://…, postgresql+asyncpg://…, mysql+asyncmy://…, and so on
-``DEMO_SECRET``       made up at every start  the key that the cookies are signed or sealed with
+``DEMO_SECRET``       new at every start      the key that signs or encrypts the cookies
 ``DEMO_COOKIE``       session                 the cookie's name; try ``__Host-session``
 ``DEMO_HTTPS_ONLY``   follows the request     1 or 0: the cookie is always or never ``Secure``
-``DEMO_PARTITIONED``  0                       1: the cookie is ``Partitioned``, to see what the browser makes of it
-``DEMO_FRESH_FOR``    300                     seconds after which closing the account asks to sign in again
+``DEMO_PARTITIONED``  0                       1: the cookie is ``Partitioned``
+``DEMO_FRESH_FOR``    300                     seconds after which closing the account needs a new sign-in
 ====================  ======================  ================================================================
 """
 
@@ -31,8 +31,8 @@ from starsessions.users import UserSessions
 FILE = Path(__file__).parents[2] / ".cache" / "demo-sessions.db"
 REMEMBER_FOR = timedelta(days=30)
 
-# A key that is made up at start is safe, but it ends every session at the next start, and two worker processes
-# would not understand each other's cookies. A real application reads its key from where it keeps its secrets.
+# A key generated at startup is safe, but every restart ends all sessions, and two worker processes cannot read each
+# other's cookies. In production, set DEMO_SECRET from your secret store.
 SECRET = os.environ.get("DEMO_SECRET") or secrets.token_urlsafe(32)
 
 
@@ -44,27 +44,27 @@ def sqlite() -> SQLAlchemyBackend:
 BACKENDS: dict[str, Callable[[], Any]] = {
     "sqlite": sqlite,
     "memory": InMemoryBackend,
-    # A cookie by itself cannot be called back. The revocations know which ones are still good: that makes signing out
-    # final, and the page of devices possible. In memory they do for one process, and everybody signs in again when it
-    # starts; an application gives them a store.
+    # A cookie by itself cannot be revoked. With `revocations`, a store lists the valid ones: that makes sign-out final
+    # and the page of devices possible. In memory they work for one process, and its restart signs everyone out; use a
+    # database in production.
     "cookie": lambda: CookieBackend(SECRET, revocations=InMemoryBackend()),
     "encrypted": lambda: EncryptedCookieBackend(SECRET, revocations=InMemoryBackend()),
 }
 
 
 def backend_for(choice: str) -> Any:
-    """A backend by its name in `BACKENDS`, or a store by its URL."""
+    """Return a backend by its name in `BACKENDS`, or by the URL of a store."""
     if choice in BACKENDS:
         return BACKENDS[choice]()
     if choice.startswith(("redis://", "rediss://", "unix://")):
         return RedisBackend(choice)
     if "://" in choice:
         return SQLAlchemyBackend(choice, sweep_every=600)
-    raise ValueError(f"DEMO_BACKEND is {choice!r}; choose one of {', '.join(BACKENDS)}, or give a store's URL")
+    raise ValueError(f"DEMO_BACKEND is {choice!r}; choose one of {', '.join(BACKENDS)}, or pass a store's URL")
 
 
 def flag(name: str) -> bool | None:
-    """Whether the variable says yes or no; None if it says nothing."""
+    """Return the variable as a bool; None if it is not set."""
     value = os.environ.get(name, "").lower()
     if value not in {"", "0", "1", "false", "true", "no", "yes"}:
         raise ValueError(f"{name} is {value!r}; write 1 or 0")
@@ -79,7 +79,7 @@ def seconds(name: str, default: int) -> int:
 
 
 CHOICE = os.environ.get("DEMO_BACKEND") or "sqlite"
-BACKEND = CHOICE.partition("://")[0]  # for the page, which must not show a password
+BACKEND = CHOICE.partition("://")[0]  # shown on the page, so without the password of a URL
 COOKIE = os.environ.get("DEMO_COOKIE") or "session"
 HTTPS_ONLY = flag("DEMO_HTTPS_ONLY")
 PARTITIONED = flag("DEMO_PARTITIONED") or False

@@ -1,4 +1,4 @@
-"""The shelf and the cart: a list of dicts in the session, for whoever comes, signed in or not."""
+"""The shelf and the cart: a list of dicts in the session, for visitors and signed-in users."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -29,7 +29,7 @@ SHELF = {
 
 @router.get("/")
 async def page(request: Request, session: CurrentSession) -> Response:
-    # A visitor who just looks, and every bot, is not counted. What is not written costs no storage and sets no cookie.
+    # Visitors who only look, and bots, are not counted: without a write there is no stored session and no cookie.
     visits = None
     if users.get_user_id(session) is not None or "cart" in session:
         visits = session["visits"] = session.get("visits", 0) + 1
@@ -42,7 +42,7 @@ async def page(request: Request, session: CurrentSession) -> Response:
 
 @router.post("/cart")
 def add_to_cart(request: Request, session: CurrentSession, sku: Annotated[str, Form()]) -> Response:
-    """A plain ``def``: it runs in a thread, and the session works there as well."""
+    """Add to the cart. A plain ``def`` endpoint runs in a thread, and the session works there as well."""
     if sku not in SHELF:
         raise HTTPException(404, "This is not on the shelf")
     cart = session.setdefault("cart", [])
@@ -52,7 +52,7 @@ def add_to_cart(request: Request, session: CurrentSession, sku: Annotated[str, F
             break
     else:
         cart.append({"sku": sku, "quantity": 1})
-    # No `session["cart"] = cart` and no `session.mark_modified()`: changes deep inside are noticed.
+    # No `session["cart"] = cart` and no `session.mark_modified()`: nested changes are detected.
     flash.add_flash(session, f"In your cart: {SHELF[sku].name}.", "success")
     return go_to(request, "page")
 
@@ -61,7 +61,7 @@ def add_to_cart(request: Request, session: CurrentSession, sku: Annotated[str, F
 def change_quantity(
     request: Request, session: CurrentSession, sku: str, quantity: Annotated[int, Form(ge=0, le=99)]
 ) -> Response:
-    """The new quantity, not a step up or down: sent twice, it is still right. Nought takes the line out."""
+    """Set the quantity. It is no increment, so sending it twice does no harm. Zero removes the line."""
     cart = session.get("cart", [])
     for line in [line for line in cart if line["sku"] == sku]:
         line["quantity"] = quantity

@@ -1,4 +1,4 @@
-// Says at once, on an open page, that its session has ended. Without this script the next click says it.
+// Shows at once, on an open page, that its session has ended. Without this script the next click shows it.
 "use strict";
 
 const notice = document.getElementById("ended");
@@ -10,7 +10,7 @@ const PAUSE = 3000; // milliseconds
 
 function watch() {
   const socket = new WebSocket(address);
-  let isOurs = false; // said by the server: it knows this browser, as the person whose page this is
+  let isOurs = false; // the server confirmed that this browser is signed in as the user of this page
   socket.onmessage = (event) => {
     isOurs = event.data === notice.dataset.user;
     notice.hidden = isOurs;
@@ -18,8 +18,8 @@ function watch() {
   };
   socket.onclose = (event) => {
     document.documentElement.dataset.live = false;
-    if (event.code !== ENDED) setTimeout(watch, PAUSE); // the server is away
-    else if (isOurs) watch(); // perhaps signed in again, in another tab: ask who it is now
+    if (event.code !== ENDED) setTimeout(watch, PAUSE); // the server is unreachable
+    else if (isOurs) watch(); // perhaps signed in again in another tab: ask again
     else notice.hidden = false;
   };
 }
