@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 from uuid import uuid4
 
 from anyio import to_thread
@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from starsessions import BackendUnavailable, Session, SessionMiddleware
+from starsessions import BackendUnavailable, SessionMiddleware, load_session
 from starsessions.backends.server_side import StoreBackend
 from starsessions.stores.base import Entry, Refused, Version
 
@@ -93,8 +93,7 @@ def check(current: Entry | None, expect: Version | None) -> None:
 
 
 async def count(request: Request) -> Response:
-    session = cast(Session, request.session)  # Starlette only promises a dict
-    await session.load()
+    session = await load_session(request)
     session["visits"] = session.get("visits", 0) + 1
     return PlainTextResponse(f"Visit {session['visits']}\n")
 

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 
 from starsessions import SessionMiddleware
+from starsessions.users import UserSessions
 
 
 def _has(module: str, name: str) -> Callable[[], bool]:
@@ -33,10 +34,22 @@ PENDING: dict[str, Callable[[], bool]] = {
     "from starsessions.testing import BackendSuite": _has("starsessions.testing", "BackendSuite"),
     "backend=DictStore()": has_keywords,
     "app_name": has_keywords,
+    "UserSessions(InMemoryBackend(), session_cookie": lambda: (
+        "session_cookie" in inspect.signature(UserSessions).parameters
+    ),
 }
 """What occurs in a block that needs it, and whether it is there."""
 
-PENDING_MODULES = {"core/state.py", "lifecycle/request_state.py", "lifecycle/response.py"}
+PENDING_MODULES = {
+    "core/binding.py",
+    "core/state.py",
+    "lifecycle/request_state.py",
+    "lifecycle/response.py",
+    "testing/__main__.py",
+    "testing/conformance/broken_stores.py",
+    "testing/conformance/cookie_rules.py",
+    "testing/conformance/verdict.py",
+}
 """Modules that the page of the architecture names already."""
 
 

