@@ -5,7 +5,7 @@ benchmarks/run --quick              all kinds and cases with 150 bytes, in two m
 benchmarks/run --only signed,redis  some kinds of storage
 benchmarks/run --rows 1000000       also SQL among so many rows
 benchmarks/run --json FILE          write the results there
-benchmarks/run --publish            put them into docs/explanation/performance.md, and where that takes its pictures from
+benchmarks/run --publish            put them into docs/explanation/performance.md, and the pictures where it takes them
 
 Each figure is the best of many rounds in which the contestants take turns, on one core, minus the best of the bare
 application in the same process. The ratios are what counts. Those that have the same import name are in processes of

@@ -76,3 +76,12 @@ def test_a_guide_begins_with_code_or_a_table(page: Path) -> None:
     before = list(takewhile(lambda part: not part.startswith(("```", "|")), prose))
     assert sum(len(part.splitlines()) for part in before) <= 8, before
     assert text_without_code(page).startswith("# ")
+
+
+LONGER = {"guides/data/typed.md", "guides/front-ends/csrf.md", "guides/production/sizes.md"}
+"""Two variants of an application, two defences, and measurements."""
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=name_of)
+def test_a_guide_is_short(page: Path) -> None:
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= (140 if name_of(page) in LONGER else 90)
