@@ -3,7 +3,8 @@
 import ast
 import asyncio
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,13 @@ def app_of(page: str, number: int = 0) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # some examples make a file
+def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Some examples make a file, and one silences the log."""
+    monkeypatch.chdir(tmp_path)
+    logger = logging.getLogger("starsessions")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: f"{name_of(story[0].document)}:{story[0].line}")
