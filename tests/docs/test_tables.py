@@ -168,8 +168,9 @@ def test_the_public_modules_exist() -> None:
     text = (REFERENCE / "stability.md").read_text(encoding="utf-8")
     names = set(re.findall(r"`(starsessions[.\w]*)`", text.partition("All other modules")[0]))
     assert len(names) == 13
-    for name in names:
-        importlib.import_module(name)
+    without = sorted(name for name in names if not hasattr(importlib.import_module(name), "__all__"))
+    if without:
+        pytest.skip(f"not built yet: __all__ in {', '.join(without)}")
 
 
 def test_readme_and_changelog_are_about_this_version() -> None:
