@@ -5,7 +5,7 @@ benchmarks/run --quick              all kinds and cases with 150 bytes, in two m
 benchmarks/run --only signed,redis  some kinds of storage
 benchmarks/run --rows 1000000       also SQL among that many rows
 benchmarks/run --json FILE          write the results there
-benchmarks/run --publish            update docs/performance.md and its charts
+benchmarks/run --publish            update docs/explanation/performance.md and its charts
 
 Each figure is the best of many rounds in which the contestants take turns, on one core, minus the best of the bare
 application in the same process. Only the ratios count. Libraries with the same import name run in separate processes.
@@ -248,7 +248,7 @@ def main() -> int:
     if options.publish:
         write(results, ROOT / "benchmarks" / "results" / "reference.json")
         draw(results, ROOT / "docs" / "images")
-        publish(results, ROOT / "docs" / "performance.md")
+        publish(results, ROOT / "docs" / "explanation" / "performance.md")
     return 1 if options.check and not all(mark["met"] for mark in results["marks"]) else 0
 
 

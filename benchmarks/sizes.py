@@ -1,6 +1,6 @@
 """Measure the size of a session: bytes in the store, and bytes and round trips per request.
 
-    python -m benchmarks.sizes                     # two tables, as docs/sizes.md has them
+    python -m benchmarks.sizes                     # two tables, as docs/guides/production/sizes.md has them
     python -m benchmarks.sizes --sessions 2000     # faster, and less exact
     python -m benchmarks.sizes --only redis,sqlite
 

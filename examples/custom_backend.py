@@ -9,7 +9,7 @@ The `data` passed to `write` has one key more than handlers see: the session's t
 enforces the timeouts.
 """
 
-from typing import Any, cast
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from starsessions import Session, SessionBackend, SessionMiddleware
+from starsessions import SessionBackend, SessionMiddleware, load_session
 
 
 class DictBackend(SessionBackend):
@@ -41,8 +41,7 @@ class DictBackend(SessionBackend):
 
 async def count(request: Request) -> Response:
     # Loading may need I/O, so it is awaited. Without autoload, only the handlers that call it load the session.
-    session = cast(Session, request.session)  # Starlette only promises a dict
-    await session.load()
+    session = await load_session(request)
     session["visits"] = session.get("visits", 0) + 1
     return PlainTextResponse(f"Visit {session['visits']}\n")
 

@@ -2,8 +2,8 @@
 
     python -m uvicorn custom_store:app --app-dir examples
 
-`tests/testing/test_example_store.py` shows in a few lines that it keeps the contract of a store. (For a real
-application take `starsessions.backends.sqlalchemy`, which does more: this one is for reading.)
+`tests/testing/test_example_store.py` checks in a few lines that it fulfils the contract of a store. It is an example
+to read: in an application, use `starsessions.backends.sqlalchemy`.
 """
 
 import os
@@ -69,12 +69,12 @@ class FileStore:
         return await self._alone(lambda database: database.execute(delete, (now, limit)).rowcount)
 
     async def _alone(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do it in a transaction that nobody else comes into, in a thread, because SQLite makes us wait."""
+        """Run `work` in an exclusive transaction, in a thread, because SQLite blocks."""
 
         def run() -> T:
             try:
                 with closing(sqlite3.connect(self.path, isolation_level=None)) as database:
-                    # Fast, and the file may be broken after a power failure: leave this out if yours must not be.
+                    # Fast, but a power failure can corrupt the file: remove this line if that matters.
                     database.execute("PRAGMA synchronous = OFF")
                     database.execute("BEGIN IMMEDIATE")
                     database.execute(TABLE)

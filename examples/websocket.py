@@ -6,8 +6,6 @@ The sessions are stored in memory. Changes after `accept` need a server-side bac
 session that is stored in the cookie raises `ResponseStarted`.
 """
 
-from typing import cast
-
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -16,7 +14,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.status import WS_1008_POLICY_VIOLATION
 from starlette.websockets import WebSocket
 
-from starsessions import InMemoryBackend, Session, SessionGone, SessionMiddleware
+from starsessions import InMemoryBackend, SessionGone, SessionMiddleware, get_session, load_session
 
 
 async def total(request: Request) -> Response:
@@ -24,12 +22,12 @@ async def total(request: Request) -> Response:
 
 
 async def sign_out(request: Request) -> Response:
-    await cast(Session, request.session).flush()
-    return PlainTextResponse("Nobody\n")
+    await get_session(request).flush()
+    return PlainTextResponse("Signed out\n")
 
 
 async def echo(websocket: WebSocket) -> None:
-    session = cast(Session, websocket.session)  # Starlette only promises a dict
+    session = await load_session(websocket)
     # Changed before `accept`, so the response to the handshake sets the cookie of a new session.
     session["connections"] = session.get("connections", 0) + 1
     await websocket.accept()

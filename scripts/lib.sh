@@ -103,6 +103,26 @@ make_venv_with() {
     echo "$stamp" >"$directory/stamp"
 }
 
+# free_port PYTHON FIRST [WANTED]: prints the port that is wanted, or the first free one of a hundred.
+free_port() {
+    "$1" - "$2" "${3:-}" <<'PYTHON'
+import socket, sys
+
+first, wanted = int(sys.argv[1]), sys.argv[2]
+for port in [int(wanted)] if wanted else range(first, first + 100):
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            continue
+        print(listener.getsockname()[1])
+        break
+else:
+    sys.exit(f"Port {wanted or f'{first} to {first + 99}'} of 127.0.0.1 is not free.")
+PYTHON
+}
+
 # Also searches where Debian installs server programs.
 has() {
     PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$1" >/dev/null

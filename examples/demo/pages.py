@@ -39,8 +39,8 @@ async def meant(request: Request, session: CurrentSession) -> None:
     """Reject forms that the user did not intend: the token must be that of this session.
 
     Visitors' forms have no token, because the first token would create a session and a cookie for everyone who only
-    looks. For them `CsrfMiddleware` is enough: it rejects what another site sends. So a form from before sign-in has
-    no token, one from before sign-out has a stale one, and `refused` responds to both.
+    looks. For them `CsrfMiddleware` is enough: it rejects what another site sends. So a form that was opened
+    before the sign-in has no token, one that was opened before the sign-out a stale one. `refused` responds to both.
     """
     if users.get_user_id(session) is not None or "csrf_token" in await request.form():
         await csrf.verify(request)

@@ -15,6 +15,7 @@ def sign_in(session: Session) -> None:
     session["user"] = "ann"
 
 
+@pytest.mark.guarantee(26)
 async def test_the_backend_and_the_handler_share_no_objects(site_of: Callable[..., Site]) -> None:
     backend = DictBackend()
     site = site_of(backend=backend)
@@ -54,6 +55,7 @@ async def test_a_session_by_hand_writes_the_data_as_it_is() -> None:
     assert backend._storage == {session_id: {"user": "ann"}}
 
 
+@pytest.mark.guarantee(26)
 async def test_the_reserved_key_is_refused_in_the_data(site_of: Callable[..., Site]) -> None:
     with pytest.raises(ImproperlyConfigured, match="reserved"):
         await site_of(backend=DictBackend()).visit(lambda session: session.update({"__starsessions__": 1}))
@@ -105,6 +107,7 @@ async def test_an_id_that_would_be_refused_when_it_comes_back_fails_when_it_is_w
         await site_of(backend=Odd()).visit(sign_in)
 
 
+@pytest.mark.guarantee(26)
 async def test_a_late_write_merges_by_key_what_it_finds_changed(site_of: Callable[..., Site]) -> None:
     backend = DictBackend()
     site, elsewhere = site_of(backend=backend), site_of(backend=backend)
@@ -119,6 +122,7 @@ async def test_a_late_write_merges_by_key_what_it_finds_changed(site_of: Callabl
     assert await site.data() == {"a": 2, "b": 2, "new": 1}
 
 
+@pytest.mark.guarantee(26)
 async def test_a_late_write_of_a_session_that_is_gone_is_not_made(site_of: Callable[..., Site]) -> None:
     backend = DictBackend()
     site, elsewhere = site_of(backend=backend), site_of(backend=backend)

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.anyio
 NOW = 1000
 
 
+@pytest.mark.guarantee(13)
 async def test_the_handlers_own_objects_are_neither_kept_nor_handed_out(
     site_of: Callable[..., Site], clock: Clock
 ) -> None:
@@ -36,6 +37,7 @@ async def test_the_handlers_own_objects_are_neither_kept_nor_handed_out(
     assert await site.data() == {"cart": [1]}
 
 
+@pytest.mark.guarantee(13, 19)
 async def test_expired_sessions_are_dropped_by_the_writes_that_follow(clock: Clock) -> None:
     backend = InMemoryBackend(clock=clock)
     for _ in range(1000):
@@ -46,6 +48,7 @@ async def test_expired_sessions_are_dropped_by_the_writes_that_follow(clock: Clo
     assert len(backend) == 1000
 
 
+@pytest.mark.guarantee(13)
 async def test_a_write_looks_at_two_other_entries_however_many_there_are(clock: Clock) -> None:
     class Counted(array):  # type: ignore[type-arg]
         looked = 0
@@ -186,6 +189,7 @@ async def test_a_version_is_never_the_same_twice() -> None:
     assert len(seen) == 10
 
 
+@pytest.mark.guarantee(13)
 def test_threads_that_write_at_once_lose_nothing() -> None:
     store = MemoryStore()
 
@@ -210,6 +214,7 @@ def test_threads_that_write_at_once_lose_nothing() -> None:
     assert len(store) == 8 * 500 + 1
 
 
+@pytest.mark.guarantee(13)
 def test_a_million_sessions_take_at_most_three_times_their_payload_and_key() -> None:
     """Measured on 20,000: the memory grows with them in a straight line, but for the doubling of the dict."""
     import tracemalloc

@@ -55,6 +55,7 @@ def open_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     return lambda clock: opened(db.url, timeout=30, clock=clock)
 
 
+@pytest.mark.guarantee(21)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 async def test_a_list_on_a_server(
     open_backend: Open, site_of: Callable[..., Site], clock: Clock, scenario: Callable[..., Any]

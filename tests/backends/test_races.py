@@ -51,6 +51,8 @@ SLOW: dict[str, Change] = {
 }
 
 
+@pytest.mark.requirement("ASVS 7.4.1", "NIST 5.1(3)")
+@pytest.mark.guarantee(14)
 @pytest.mark.parametrize("slow", SLOW)
 async def test_a_logout_is_final_whatever_a_slow_request_does(
     site_of: Callable[..., Site], server_backend: SessionBackend, slow: str
@@ -62,6 +64,7 @@ async def test_a_logout_is_final_whatever_a_slow_request_does(
     assert await site.data(old) == {}
 
 
+@pytest.mark.guarantee(14)
 @pytest.mark.parametrize("slow", SLOW)
 async def test_a_rotation_is_final_whatever_a_slow_request_does(
     site_of: Callable[..., Site], server_backend: SessionBackend, slow: str
@@ -95,6 +98,7 @@ async def test_a_session_that_is_over_when_a_slow_request_answers_is_not_brought
     assert await site.data(old) == await site.data() == {}
 
 
+@pytest.mark.guarantee(15)
 async def test_requests_that_change_different_keys_all_survive(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -108,6 +112,7 @@ async def test_requests_that_change_different_keys_all_survive(
     assert await site.data(browser) == {"a": 1, "b": [1, 2], "mine": 1}
 
 
+@pytest.mark.guarantee(16)
 async def test_a_change_made_during_a_rotation_is_in_the_new_session(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -117,6 +122,7 @@ async def test_a_change_made_during_a_rotation_is_in_the_new_session(
     assert await site.data(browser) == {"a": 1, "b": 2}
 
 
+@pytest.mark.guarantee(15)
 async def test_of_one_key_the_later_commit_wins(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:
     site, browser, _ = await run_inside(
         site_of,
@@ -128,6 +134,7 @@ async def test_of_one_key_the_later_commit_wins(site_of: Callable[..., Site], se
     assert await site.data(browser) == {"a": "slow"}
 
 
+@pytest.mark.guarantee(15)
 async def test_thirty_two_requests_that_all_loaded_before_any_wrote_lose_no_key(
     site_of: Callable[..., Site], server_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -164,6 +171,7 @@ async def test_a_request_that_only_reads_while_rolling_loses_nobodys_write(
     assert await site.data() == {"cart": [1], "paid": True}
 
 
+@pytest.mark.guarantee(14)
 async def test_emptying_a_session_ends_nothing_that_somebody_else_has_put_in(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:

@@ -90,6 +90,7 @@ async def test_an_entry_is_a_string_of_layout_version_deadline_and_value(open_st
     assert await ask("GET", "layout:key") == b"\x01" + version + (NOW + LIFE).to_bytes(8, "big") + b"value"
 
 
+@pytest.mark.guarantee(17)
 async def test_a_key_is_the_prefix_and_a_hash_of_the_id(server: RedisServer, ask: Any) -> None:
     backend = RedisBackend(server.url, "hashed:")
     async with backend.lifespan():
@@ -110,6 +111,7 @@ async def test_stores_of_two_prefixes_do_not_see_each_other(open_store: Open) ->
 # How long it stands there
 
 
+@pytest.mark.guarantee(19)
 @pytest.mark.parametrize("now", [1, NOW, NOW * 2])
 async def test_redis_forgets_by_its_own_clock_whatever_ours_shows(open_store: Open, ask: Any, now: int) -> None:
     store = open_store(prefix=f"ttl-{now}:")
@@ -138,6 +140,7 @@ async def test_what_is_over_when_it_is_put_is_not_kept(open_store: Open, ask: An
     assert await ask("KEYS", f"late-{late}:*") == []
 
 
+@pytest.mark.guarantee(19)
 async def test_entries_go_without_help_when_their_time_has_come(open_store: Open, server: RedisServer) -> None:
     store = open_store(prefix="short:")
     await store.create("key", b"value", expires_at=NOW + 1, now=NOW)
@@ -235,6 +238,7 @@ class TestRoundTrips:
         await site.visit(lambda session: session.update(a=1))
         return site
 
+    @pytest.mark.guarantee(18)
     async def test_none_for_a_session_that_is_not_used(self, site: Site, sent: Any) -> None:
         await Site(backend=self.backend).visit(lambda session: None, site.browser)
         assert sent() == {}
@@ -243,18 +247,22 @@ class TestRoundTrips:
         await site.visit(lambda session: session.get("a"), Browser())
         assert sent() == {}
 
+    @pytest.mark.guarantee(18)
     async def test_one_to_read(self, site: Site, sent: Any) -> None:
         assert await site.data() == {"a": 1}
         assert sent() == {"get": 1}
 
+    @pytest.mark.guarantee(18)
     async def test_one_for_a_new_session(self, site: Site, sent: Any) -> None:
         await site.visit(lambda session: session.update(a=1), Browser())
         assert sent() == NEW
 
+    @pytest.mark.guarantee(18)
     async def test_two_to_change(self, site: Site, sent: Any) -> None:
         await site.visit(lambda session: session.update(a=2))
         assert sent() == CHANGED
 
+    @pytest.mark.guarantee(18)
     async def test_two_to_log_out(self, site: Site, sent: Any) -> None:
         await site.visit(lambda session: session.flush())
         assert sent() == ENDED
@@ -264,6 +272,7 @@ class TestRoundTrips:
         # The session and the list are read; the list, the session and the pointer to it written; the list read again.
         assert sent() == {"evalsha": 3, "get": 3 + 3, "set": 3}
 
+    @pytest.mark.guarantee(18)
     async def test_one_more_for_a_conflict(self, site: Site, sent: Any, clock: Clock) -> None:
         elsewhere = Site(backend=self.backend, clock=clock, autoload=True)
         elsewhere.browser = Browser(dict(site.browser.cookies))

@@ -118,6 +118,7 @@ async def test_loads_that_share_a_command_all_hear_that_it_failed(open_store: Op
     assert [type(error) for error in found] == [BackendUnavailable] * 10
 
 
+@pytest.mark.guarantee(20)
 @pytest.mark.parametrize("end", ["stop", "kill"])
 async def test_after_a_restart_the_next_request_works(server: RedisServer, open_store: Open, end: str) -> None:
     store = open_store(server.url)
@@ -158,6 +159,7 @@ async def test_a_restart_between_two_commands_is_no_failure(
 # Too slow
 
 
+@pytest.mark.guarantee(20)
 async def test_who_does_not_answer_is_unavailable_when_time_is_up(server: RedisServer, open_store: Open) -> None:
     store = open_store(server.url, 0.3)
     version = await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW)
@@ -201,6 +203,7 @@ class TestALostAnswer:
         assert found is not None
         assert found.value == b"value"
 
+    @pytest.mark.guarantee(20)
     async def test_to_a_write_is_no_failure(self, store: RedisStore, between: Proxy) -> None:
         version = await store.create("key", b"1", expires_at=NOW + LIFE, now=NOW)
         between.lose_replies = 1
@@ -239,6 +242,7 @@ class TestALostAnswer:
         error = await unavailable(ours)
         assert str(error) == "The answer to a write was lost, and another request has written since."
 
+    @pytest.mark.guarantee(14)
     async def test_and_a_logout_since_is_final(
         self, store: RedisStore, between: Proxy, server: RedisServer, open_store: Open
     ) -> None:
@@ -313,6 +317,7 @@ class TestCancelled:
             await one(n)
         await asyncio.gather(*(one(n) for n in range(20)))
 
+    @pytest.mark.guarantee(20)
     async def test_while_they_wait_for_an_answer(self, store: RedisStore, between: Proxy) -> None:
         for turns in range(1, 12):
             between.flows.clear()
@@ -379,6 +384,7 @@ async def test_nobody_waits_for_ever_for_a_shared_command_that_was_cancelled(bet
 # Refusing
 
 
+@pytest.mark.guarantee(20)
 async def test_a_full_server_takes_no_session_and_ends_those_it_has(server: RedisServer, open_store: Open) -> None:
     store = open_store(server.url)
     version = await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW)
@@ -583,6 +589,7 @@ class Load:
             assert await self.store.get(session, now=NOW) is None, "a session lives that was ended"
 
 
+@pytest.mark.guarantee(20)
 async def test_what_was_confirmed_survives_kills_under_load(server: RedisServer, open_store: Open) -> None:
     store = open_store(server.url)
     load = Load(store)
@@ -634,6 +641,7 @@ async def replicated(primary: RedisServer) -> None:
     assert await asyncio.to_thread(primary.ask, "WAIT", "1", "60000") >= 1
 
 
+@pytest.mark.guarantee(20)
 async def test_a_failover_of_a_sentinel_under_load(open_store: Open, closing: AsyncExitStack) -> None:
     """Replication is asynchronous: what was confirmed in the last moments before may be gone. What was not, stays."""
     with servers.sentinel() as group:
@@ -644,6 +652,7 @@ async def test_a_failover_of_a_sentinel_under_load(open_store: Open, closing: As
         await failover(open_store(client), group.primary(), group.wait_for_failover)
 
 
+@pytest.mark.guarantee(20)
 async def test_a_failover_of_a_cluster_under_load(open_store: Open, closing: AsyncExitStack) -> None:
     with servers.cluster() as group:
         client = await closing.enter_async_context(RedisCluster.from_url(group.url))

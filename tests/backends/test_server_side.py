@@ -37,6 +37,8 @@ async def begin(backend: StoreBackend, session_id: str = "first", payload: bytes
     return await backend.create(record(payload), session_id, END, NOW)
 
 
+@pytest.mark.requirement("NIST 5.1.1(7)")
+@pytest.mark.guarantee(17)
 async def test_a_dump_of_the_store_lets_nobody_in(site_of: Callable[..., Site], backend: StoreBackend) -> None:
     site = site_of(backend=backend)
     await site.visit(lambda session: session.update(user="ann"))
@@ -59,6 +61,7 @@ async def test_garbage_under_a_key_is_undecodable_and_can_be_removed(backend: St
         assert await backend.fetch("an-id", NOW) is MissReason.UNKNOWN
 
 
+@pytest.mark.guarantee(17)
 async def test_a_record_that_was_copied_onto_another_key_is_no_session(backend: StoreBackend) -> None:
     await begin(backend, "ann", b"\x81\xa1a\x01")
     entry = await backend.store.get(key_for("ann"), now=NOW)
@@ -123,6 +126,7 @@ async def test_a_rotation_that_another_one_was_faster_than_leaves_nothing_behind
     assert set(held(backend).all_keys()) == {key_for("first"), key_for("second")}
 
 
+@pytest.mark.guarantee(14)
 @pytest.mark.parametrize("grace", [0, 10])
 async def test_a_logout_that_was_under_way_ends_what_the_session_was_rotated_to(
     backend: StoreBackend, grace: int
@@ -135,6 +139,7 @@ async def test_a_logout_that_was_under_way_ends_what_the_session_was_rotated_to(
     await backend.delete(found, NOW)  # and once more is no error
 
 
+@pytest.mark.guarantee(14)
 async def test_a_logout_ends_what_somebody_has_written_meanwhile(backend: StoreBackend) -> None:
     found = await begin(backend)
     await backend.replace(found, record(b"\x81\xa1a\x01"), END, NOW)
@@ -243,6 +248,7 @@ def sealed(store: MemoryStore, clock: Clock, *keys: str) -> StoreBackend:
     return StoreBackend(store, encrypt_with=list(keys), clock=clock)
 
 
+@pytest.mark.guarantee(17)
 async def test_what_is_sealed_shows_nothing_in_the_store_and_is_read_back(
     site_of: Callable[..., Site], clock: Clock
 ) -> None:
@@ -256,6 +262,7 @@ async def test_what_is_sealed_shows_nothing_in_the_store_and_is_read_back(
     assert not any(key.encode() in value for key in store.all_keys() for value in store._entries.values())
 
 
+@pytest.mark.guarantee(17)
 async def test_a_sealed_record_is_refused_under_another_key_though_its_owner_is_forged(clock: Clock) -> None:
     store = MemoryStore()
     backend = sealed(store, clock, KEY)
@@ -267,6 +274,7 @@ async def test_a_sealed_record_is_refused_under_another_key_though_its_owner_is_
     assert await backend.fetch("eve", NOW) is MissReason.BAD_SIGNATURE
 
 
+@pytest.mark.guarantee(17)
 @pytest.mark.parametrize("cut", [0, 8, 20, 39, -1])
 async def test_what_is_cut_or_not_sealed_or_sealed_with_another_key_is_no_session(clock: Clock, cut: int) -> None:
     store = MemoryStore()
@@ -283,6 +291,7 @@ async def test_what_is_cut_or_not_sealed_or_sealed_with_another_key_is_no_sessio
     assert await backend.fetch("other", NOW) is MissReason.BAD_SIGNATURE
 
 
+@pytest.mark.guarantee(17)
 async def test_a_record_moves_to_the_first_key_when_it_is_next_written(
     site_of: Callable[..., Site], clock: Clock
 ) -> None:

@@ -84,6 +84,7 @@ async def test_what_is_put_is_read_changed_and_deleted_by_its_version(store: SQL
         assert refused.value.current is None
 
 
+@pytest.mark.guarantee(19)
 async def test_what_is_over_makes_room_and_what_lives_does_not(store: SQLAlchemyStore) -> None:
     old = await store.create("key", b"old", expires_at=NOW + 9, now=NOW)
     with pytest.raises(Conflict) as refused:
@@ -153,6 +154,7 @@ def test_the_store_has_the_power_to_sweep(tmp_path: Path) -> None:
 # Sessions
 
 
+@pytest.mark.guarantee(15)
 async def test_32_writers_of_one_session_on_32_keys_lose_none(
     backend: SQLAlchemyBackend, clock: Clock, site_of: Callable[..., Site]
 ) -> None:
@@ -172,6 +174,7 @@ async def test_32_writers_of_one_session_on_32_keys_lose_none(
     assert await sites[0].data() == {"first": 1, **{f"key-{n}": n for n in range(32)}}
 
 
+@pytest.mark.guarantee(14)
 async def test_a_logout_is_final_whatever_was_in_flight(
     backend: SQLAlchemyBackend, clock: Clock, site_of: Callable[..., Site]
 ) -> None:
@@ -187,6 +190,7 @@ async def test_a_logout_is_final_whatever_was_in_flight(
         assert await sites[0].data() == {}
 
 
+@pytest.mark.guarantee(17)
 async def test_rows_hold_no_id_of_a_session(backend: SQLAlchemyBackend) -> None:
     session_id = await backend.write({"user": "ann"})
     async with backend.engine.connect() as connection:
@@ -306,6 +310,7 @@ def sqlite_meter(engine: AsyncEngine) -> Meter:
     return Meter(count)
 
 
+@pytest.mark.guarantee(18)
 @pytest.mark.parametrize("name", list(DATABASES))
 async def test_a_request_asks_the_database_no_more_than_it_must(name: str, tmp_path: Path, clock: Clock) -> None:
     async with metered(name, tmp_path) as (url, meter_of), opened(url, clock=clock) as backend:
@@ -313,6 +318,7 @@ async def test_a_request_asks_the_database_no_more_than_it_must(name: str, tmp_p
         await check_round_trips(backend, clock, asked)
 
 
+@pytest.mark.guarantee(18)
 @pytest.mark.parametrize("name", ["postgres-asyncpg", "postgres-psycopg"])
 async def test_an_engine_of_the_users_for_postgres_needs_no_transactions_either(
     name: str, tmp_path: Path, clock: Clock
@@ -498,6 +504,7 @@ def test_the_table_as_each_database_has_it() -> None:
 # The sweep
 
 
+@pytest.mark.guarantee(19)
 async def test_a_sweep_removes_no_more_than_its_limit_and_nothing_that_lives(
     backend: SQLAlchemyBackend, store: SQLAlchemyStore, clock: Clock
 ) -> None:
@@ -511,6 +518,7 @@ async def test_a_sweep_removes_no_more_than_its_limit_and_nothing_that_lives(
     assert sorted(deadlines) == [now + n for n in range(20, 25)]
 
 
+@pytest.mark.guarantee(19)
 async def test_sweeps_at_once_remove_each_row_once(store: SQLAlchemyStore) -> None:
     for n in range(100):
         await store.create(f"key-{n}", b"", expires_at=NOW + n % 50, now=NOW)
@@ -521,6 +529,7 @@ async def test_sweeps_at_once_remove_each_row_once(store: SQLAlchemyStore) -> No
     assert max(removed) <= 10
 
 
+@pytest.mark.guarantee(19)
 async def test_a_sweep_finds_its_rows_by_the_index(backend: SQLAlchemyBackend, db: Database) -> None:
     # Small tables are read from one end to the other, which costs less.
     await filled_with(100_000 if db.is_postgres else 5_000, backend, db)
@@ -682,6 +691,7 @@ async def test_a_sweep_takes_batches_with_pauses_until_nothing_is_left() -> None
         assert [await sleeps.next() for _ in range(4)] == [PAUSE, PAUSE, 60, 60]
 
 
+@pytest.mark.guarantee(19)
 async def test_a_sweep_that_fails_is_logged_once_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     down = BackendUnavailable("The store failed: Test.")
     async with sweeper(Piles(down, down, BATCH, down)) as sleeps:

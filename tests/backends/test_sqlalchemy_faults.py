@@ -108,6 +108,7 @@ async def fails(work: Awaitable[Any]) -> BackendUnavailable:
 # Servers that end and come back
 
 
+@pytest.mark.guarantee(20)
 async def test_a_restarted_server_is_found_again_by_the_first_request(own: Own) -> None:
     """All connections in the pool are dead, and nobody has asked them before. Reads and writes get through."""
     async with opened(own.url) as backend:
@@ -145,6 +146,7 @@ async def test_while_the_server_is_away_requests_fail_at_once_and_work_when_it_i
         await works(backend.store)
 
 
+@pytest.mark.guarantee(20)
 async def test_a_paused_server_costs_a_request_its_time_and_no_connection(own: Own) -> None:
     async with opened(own.url, timeout=0.3) as backend:
         store = backend.store
@@ -170,6 +172,7 @@ class Diary:
     failures: int = 0
 
 
+@pytest.mark.guarantee(20)
 @pytest.mark.parametrize("name", list(SERVERS))
 async def test_after_kill_9_every_confirmed_change_is_there_and_no_ended_session_lives(name: str) -> None:
     with SERVERS[name](durable=True) as server:
@@ -293,6 +296,7 @@ async def behind_proxy(shared: Database) -> AsyncIterator[tuple[SQLAlchemyBacken
     await server.wait_closed()
 
 
+@pytest.mark.guarantee(20)
 async def test_a_write_whose_answer_was_lost_recognises_itself(shared: Database) -> None:
     async with behind_proxy(shared) as (backend, direct, proxy):
         store, version = backend.store, None
@@ -352,6 +356,7 @@ async def test_a_lost_answer_does_not_bring_back_what_was_ended_since(shared: Da
 # Cancelled requests
 
 
+@pytest.mark.guarantee(20)
 async def test_cancelled_requests_leak_and_poison_no_connection(db: Database) -> None:
     """Cancelled at every stage, with and without a connection at hand, and some of them twice."""
     async with opened(create_async_engine(db.url, pool_size=2, max_overflow=1), timeout=30) as backend:
@@ -554,6 +559,7 @@ async def test_a_file_that_may_only_be_read_serves_reads(tmp_path: Path) -> None
         await backend.engine.dispose()
 
 
+@pytest.mark.guarantee(20)
 async def test_a_full_disk_writes_nothing_by_halves(tmp_path: Path) -> None:
     async with opened(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}") as backend:
         store = backend.store

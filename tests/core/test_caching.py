@@ -94,6 +94,7 @@ def test_applying_the_headers_twice_changes_nothing(headers: RawHeaders) -> None
     assert headers == once
 
 
+@pytest.mark.guarantee(10)
 @given(some_headers)
 def test_any_headers_of_the_application_end_up_varying_and_uncached(headers: RawHeaders) -> None:
     before = [header for header in headers if header[0].lower() not in (b"vary", b"cache-control")]

@@ -105,6 +105,7 @@ def test_parts_fill_the_room_and_the_first_holds_their_number(room: int) -> None
         assert "".join(parts) == (token if length <= room else f"~{len(parts)}~{token}")
 
 
+@pytest.mark.guarantee(7)
 @given(st.text(CHARACTERS, min_size=1, max_size=300), st.integers(40, 320), st.data())
 def test_a_split_token_is_joined_in_any_order_of_its_parts(token: str, room: int, data: st.DataObject) -> None:
     parts = split(token, room)
@@ -177,6 +178,7 @@ def test_a_token_that_is_set_can_be_read() -> None:
     assert tokens_in(cookie(header), SPEC, 5) == ["x" * 50 + "y" * 50]
 
 
+@pytest.mark.guarantee(7)
 def test_parts_of_an_older_and_longer_token_are_removed() -> None:
     held = cookie(b"session=~5~a; session-1=b; session-2=c", b"session-3=d; session-4=e; session-5=mine")
 
@@ -239,6 +241,7 @@ def test_a_single_cookie_may_fill_the_browsers_limit(spec: CookieSpec, max_age: 
     assert tokens_in(cookie(f"{spec.name}={'x' * room}".encode()), spec, 1) == ["x" * room]
 
 
+@pytest.mark.guarantee(7)
 @given(specs, st.none() | st.integers(1, 10**10), st.booleans(), st.integers(2, MAX_PARTS))
 def test_no_cookie_of_a_split_session_exceeds_the_limit_with_attributes(
     spec: CookieSpec, max_age: int | None, secure: bool, count: int

@@ -94,6 +94,7 @@ def nasty_requests(draw: st.DrawFn) -> tuple[Headers, str]:
     return draw(st.lists(st.tuples(keys, header), max_size=4)), name
 
 
+@pytest.mark.guarantee(6)
 @given(nasty_requests())
 @example((cookie(b"a=1; a=2; a=3; a=4"), "a"))
 @example((cookie(b"a=1; a=2; a=3", b"a=4;a=5"), "a"))
@@ -248,6 +249,7 @@ def steps_of(action: Callable[[], object]) -> int:
     return steps
 
 
+@pytest.mark.guarantee(6)
 @rows("attack", HOSTILE)
 def test_twice_the_input_takes_at_most_twice_the_work(attack: str) -> None:
     """Quadratic work would take four times as many steps at any size, so small inputs show it."""
@@ -276,6 +278,7 @@ def test_64_kib_of_hostile_input_are_read_fast(attack: str) -> None:
     assert values == read_slowly(cookie(header), b"session")
 
 
+@pytest.mark.guarantee(6)
 def test_ten_thousand_cookies_are_read_like_ten() -> None:
     others = b";".join(b"%x=" % at for at in range(10_000))
 
@@ -357,6 +360,7 @@ def test_a_domain_that_is_not_a_host_name_is_rejected(domain: str) -> None:
         CookieSpec(domain=domain)
 
 
+@pytest.mark.guarantee(6)
 @pytest.mark.parametrize("setting", ["path", "domain"])
 def test_a_list_instead_of_a_str_is_rejected(setting: str) -> None:
     settings: Any = {setting: ["/"]}
@@ -377,6 +381,7 @@ def test_an_unknown_https_only_is_rejected(https_only: Any) -> None:
         CookieSpec(https_only=https_only)
 
 
+@pytest.mark.requirement("ASVS 3.3.3")
 @rows("name", ["__Host-s", "__host-s", "__HOST-s", "__Host-Http-s"])
 @rows(
     ("settings", "cure"),
@@ -415,6 +420,7 @@ def test_a_name_that_only_resembles_a_prefix_has_none(name: str) -> None:
     assert not CookieSpec(name, domain="example.com", path="/app", https_only=False).is_secure("https")
 
 
+@pytest.mark.requirement("ASVS 3.3.2")
 @pytest.mark.parametrize("https_only", [None, False])
 def test_same_site_none_needs_secure(https_only: bool | None) -> None:
     with pytest.raises(
@@ -454,6 +460,7 @@ def test_secure_follows_the_request_unless_it_is_forced(https_only: bool | None,
 # The form of Set-Cookie
 
 
+@pytest.mark.requirement("ASVS 3.3.2", "ASVS 3.3.4", "NIST 5.1.1(3)", "NIST 5.1.1(6)")
 @rows(
     ("settings", "max_age", "secure", "header"),
     [

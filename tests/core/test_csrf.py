@@ -89,6 +89,7 @@ def row_for(kind: str, site: str, origin: str) -> str:
     return answer
 
 
+@pytest.mark.guarantee(22)
 @rows(("kind", "site", "origin", "said_site", "said_origin"), CASES)
 def test_every_case_has_one_row_and_is_decided_as_it_says(
     kind: Kind, site: str, origin: str, said_site: str | None, said_origin: str | None
@@ -115,6 +116,7 @@ def test_an_origin_matches_its_host_in_every_spelling_of_a_proxy(origin: str, ho
     assert asked("unsafe", None, origin, host) is None
 
 
+@pytest.mark.guarantee(22)
 @rows(
     ("origin", "host"),
     [
@@ -192,6 +194,7 @@ def test_a_token_is_valid_for_its_secret_only(secret: str, nonce: bytes) -> None
     assert not is_good(token, [])
 
 
+@pytest.mark.guarantee(22)
 def test_tokens_of_one_secret_have_nothing_in_common() -> None:
     """BREACH: text that is the same in every page can be guessed from the lengths of many compressed pages."""
     tokens = [token_for(SECRET, bytes([number]) * 16) for number in range(50)]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ def read_table() -> list[tuple[str, bool]]:
 TABLE = read_table()
 
 
+@pytest.mark.guarantee(23)
 @rows(("headers", "page"), TABLE)
 def test_the_requests_of_the_table_show_messages_as_it_says(headers: str, page: bool) -> None:
     pairs = [header.partition(": ") for header in headers.split(", ") if header]
@@ -48,10 +50,12 @@ def test_the_oldest_message_comes_first_whatever_the_order_of_the_keys() -> None
     assert texts(dict(reversed(data.items()))) == [str(number) for number in range(2, 12)]
 
 
+@pytest.mark.guarantee(23)
 def test_of_too_many_messages_the_oldest_are_dropped() -> None:
     assert texts(put({}, *map(str, range(MAX_MESSAGES + 3)))) == [str(n) for n in range(3, MAX_MESSAGES + 3)]
 
 
+@pytest.mark.guarantee(23)
 def test_of_too_large_messages_the_oldest_are_dropped() -> None:
     assert texts(put({}, "a" * 900, "b" * 900, "c")) == ["a" * 900, "b" * 900, "c"]
     assert texts(put({}, "a" * 900, "b" * 900, "c" * 900)) == ["b" * 900, "c" * 900]

@@ -89,6 +89,7 @@ def test_a_session_lives_until_the_second_before_its_limit(
     assert why_expired(record(**own), policy, BEGAN + lasts - 1) is None
 
 
+@pytest.mark.guarantee(4)
 @rows(("own", "policy", "lasts", "why"), LIMITS)
 @rows("late", [0, 1, 10**6])
 def test_a_session_is_expired_at_its_limit_and_after(
@@ -237,6 +238,7 @@ def test_a_session_that_is_used_every_second_never_ends(lifetime: int, renew_eve
 # The cookie
 
 
+@pytest.mark.guarantee(4)
 @given(records(), policies, st.integers(-CLOCK_SKEW, 10**10))
 def test_the_cookie_never_outlives_the_session_on_the_server(session: Record, policy: Policy, later: int) -> None:
     now = session.renewed_at + later

@@ -178,6 +178,7 @@ def test_every_documented_type_loads_unchanged(serializer: Msgpack, name: str) -
     assert exact(serializer.loads(serializer.dumps(data))) == exact(data)
 
 
+@pytest.mark.guarantee(3)
 @both
 @given(sessions)
 def test_data_loads_as_it_was_stored(serializer: Msgpack, data: dict[str, Any]) -> None:
@@ -356,6 +357,7 @@ REFUSED: dict[str, Any] = {
 }
 
 
+@pytest.mark.guarantee(3)
 @both
 @rows("kind", REFUSED)
 @rows("neighbour", [1, (), nan], ids=["plain", "wrapped", "nan"])
@@ -428,6 +430,7 @@ def test_a_key_that_would_not_load_unchanged_is_rejected(serializer: Msgpack, ke
         assert (caught.value.path, caught.value.kind) == (f"a key of {path}", kind)
 
 
+@pytest.mark.guarantee(3)
 @both
 def test_keys_are_never_turned_into_text(serializer: Msgpack) -> None:
     data: dict[Any, Any] = {1: "int", "1": "str", "deep": {2: {True: 0, None: 0, 1.5: 0}}}
@@ -505,6 +508,7 @@ WRAPS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.guarantee(3)
 @both
 @rows("wrap", ["list", "dict", "tuple", "frozenset"])
 @rows("leaf", [1, (), 2**64, 1.5, nan], ids=str)

@@ -76,6 +76,7 @@ on_the_server = pytest.mark.parametrize("client", ["memory", "custom"], indirect
 behind_a_gate = pytest.mark.parametrize("client", ["custom"], indirect=True)
 
 
+@pytest.mark.guarantee(11)
 @everywhere
 def test_what_went_out_with_the_headers_is_whole_though_the_stream_was_cut(client: Client) -> None:
     client.leave_in_the_middle_of("/stream", read_until=b"crumbs")
@@ -83,6 +84,7 @@ def test_what_went_out_with_the_headers_is_whole_though_the_stream_was_cut(clien
     assert client.session == {"cart": [TEA, BREAD], "steps": []}
 
 
+@pytest.mark.guarantee(11)
 @on_the_server
 def test_of_a_stream_that_saves_its_steps_each_step_is_saved_whole_or_not_at_all(client: Client) -> None:
     client.leave_in_the_middle_of("/stream-and-save", read_until=b"step")
@@ -94,6 +96,7 @@ def test_of_a_stream_that_saves_its_steps_each_step_is_saved_whole_or_not_at_all
     assert session["steps"] == list(range(session["count"]))
 
 
+@pytest.mark.guarantee(11)
 @behind_a_gate
 def test_who_leaves_while_the_session_is_saved_for_the_headers_has_the_old_session(client: Client) -> None:
     with socket.create_connection(("127.0.0.1", client.port), timeout=HANG) as peer:
@@ -122,6 +125,7 @@ def test_who_leaves_while_persist_saves_has_the_old_session_and_nobody_is_blamed
     assert client.session == {"cart": [TEA], "steps": []}
 
 
+@pytest.mark.guarantee(11)
 @on_the_server
 def test_what_a_websocket_changed_is_saved_though_its_client_left_without_a_word(client: Client) -> None:
     headers = {"cookie": f"session={client.http.cookies['session']}"}

@@ -201,6 +201,7 @@ def test_remember_me_outlives_the_browser_and_anything_else_does_not(visit: Call
     assert visitor.cookie()["session"] is True
 
 
+@pytest.mark.guarantee(6)
 @pytest.mark.parametrize("backend", ["memory", "cookie", "encrypted"])
 @pytest.mark.parametrize("name", ["__Host-session", "__Secure-session"])
 def test_a_cookie_with_a_prefix_is_accepted_and_gone_after_signing_out(
@@ -217,6 +218,7 @@ def test_a_cookie_with_a_prefix_is_accepted_and_gone_after_signing_out(
     assert visitor.cookies() == []
 
 
+@pytest.mark.guarantee(6)
 @pytest.mark.parametrize("remember", [True, False], ids=["remembered", "until the browser closes"])
 def test_a_partitioned_cookie_is_accepted_and_gone_after_signing_out(
     visit: Callable[..., Visitor], remember: bool

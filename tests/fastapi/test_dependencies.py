@@ -322,6 +322,7 @@ def test_a_recent_sign_in_is_fresh(guarded: FastAPI, browser_of: BrowserOf, cloc
     assert browser.post("/email").json() == browser.get("/email").json() == "ann"
 
 
+@pytest.mark.requirement("ASVS 7.5.1")
 def test_an_old_sign_in_has_to_be_repeated(guarded: FastAPI, browser_of: BrowserOf, clock: Clock) -> None:
     browser = browser_of(guarded)
     browser.post("/sign-in/ann")

@@ -165,6 +165,7 @@ def sent_back(browser: TestClient, provider: Provider) -> str:
 SIGNED_IN = {"user": "ann", "token": "a-token"}
 
 
+@pytest.mark.requirement("NIST 5.1.2")
 def test_a_login_at_the_provider_signs_the_user_in(
     provider: Provider, backend: SessionBackend, browser_of: BrowserOf
 ) -> None:

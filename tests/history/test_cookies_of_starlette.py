@@ -54,6 +54,7 @@ def base_url(request: pytest.FixtureRequest) -> str:
 # Both ways
 
 
+@pytest.mark.guarantee(27)
 @pytest.mark.parametrize("data", PLAIN.values(), ids=PLAIN)
 def test_a_session_survives_the_upgrade_and_the_rollback(
     data: dict[str, Any], browser_of: BrowserOf, base_url: str
@@ -74,6 +75,7 @@ def test_a_session_survives_the_upgrade_and_the_rollback(
     assert same(seen(browser), data | {"seen by": "them"})
 
 
+@pytest.mark.guarantee(27)
 @rows("data", PLAIN.values(), ids=PLAIN)
 def test_starlette_reads_a_session_that_begins_here(data: dict[str, Any], browser_of: BrowserOf) -> None:
     server = Deployed(ours())
@@ -118,6 +120,7 @@ def test_a_logout_here_is_a_logout_in_starlette_and_vice_versa(browser_of: Brows
     assert not browser.cookies
 
 
+@pytest.mark.guarantee(27)
 def test_two_servers_of_which_one_is_updated_first_share_their_sessions(browser_of: BrowserOf) -> None:
     server = Deployed(theirs())
     browser = browser_of(server)

@@ -85,6 +85,7 @@ def test_the_third_example_takes_another_backend(browser_of: BrowserOf) -> None:
 # The fourth example: a backend of twenty lines, under the middleware
 
 
+@pytest.mark.guarantee(26)
 @pytest.mark.anyio
 async def test_the_custom_backend_implements_the_four_calls(custom: SessionBackend) -> None:
     session_id = await custom.write({"key": "value"})
@@ -130,6 +131,7 @@ def site(backend: SessionBackend, **settings: Any) -> Site:
     return Site(backend=backend, autoload=True, **settings)
 
 
+@pytest.mark.guarantee(26)
 @pytest.mark.anyio
 async def test_with_the_custom_backend_nested_changes_are_kept(custom: SessionBackend) -> None:
     shop = site(custom)
@@ -153,6 +155,7 @@ async def test_the_custom_backend_never_shares_its_objects_with_a_handler(custom
     assert await shop.data() == {"cart": ["apple"]}
 
 
+@pytest.mark.guarantee(26)
 @pytest.mark.anyio
 async def test_with_the_custom_backend_deadlines_are_kept(custom: SessionBackend, clock: Clock) -> None:
     shop = site(custom, clock=clock, max_age=60)
@@ -175,6 +178,7 @@ async def test_with_the_custom_backend_absolute_timeouts_are_kept(custom: Sessio
     assert await shop.data() == {}
 
 
+@pytest.mark.guarantee(26)
 @pytest.mark.anyio
 async def test_with_the_custom_backend_an_invented_or_malformed_id_is_never_adopted(custom: Any) -> None:
     shop = site(custom)
@@ -205,6 +209,7 @@ async def test_the_custom_backend_never_sees_a_malformed_id(custom: SessionBacke
     assert asked == []
 
 
+@pytest.mark.guarantee(26)
 @pytest.mark.anyio
 async def test_with_the_custom_backend_regenerate_id_kills_the_old_id(custom: Any) -> None:
     shop = site(custom)

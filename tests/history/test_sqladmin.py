@@ -125,6 +125,7 @@ def test_the_admin_logs_in_and_out(browser_with: Callable[..., TestClient]) -> N
     assert not may_enter(browser)
 
 
+@pytest.mark.guarantee(12)
 def test_each_session_has_a_cookie_of_its_own(browser_with: Callable[..., TestClient]) -> None:
     browser = browser_with()
     browser.post("/", json={"user": "ann"})

@@ -159,7 +159,9 @@ def test_the_benchmark_has_an_environment_for_each_list_and_makes_each_once(chec
     assert checkout.installed == first, "the second time there is nothing to set up"
 
 
-@pytest.mark.parametrize("script", ["scripts/demo", "scripts/screenshots", "scripts/test", "benchmarks/run"])
+@pytest.mark.parametrize(
+    "script", ["scripts/demo", "scripts/docs", "scripts/screenshots", "scripts/test", "benchmarks/run"]
+)
 def test_a_machine_without_a_python_that_is_new_enough_is_told_so(checkout: Checkout, script: str) -> None:
     for python in checkout.bin.glob("python*"):
         python.unlink()
@@ -177,6 +179,34 @@ def test_an_option_that_the_checks_do_not_know_is_answered_by_those_that_they_kn
     assert "--fast" in err
 
 
+@pytest.mark.parametrize("options", [["--help"], ["--port"], ["--port", "http"], ["--port="], ["build"]])
+def test_an_option_that_the_documentation_does_not_know_is_answered_by_those_that_it_knows(
+    checkout: Checkout, options: list[str]
+) -> None:
+    code, out, err = checkout.run("scripts/docs", *options)
+    assert (code, out, checkout.installed) == (2, "", [])
+    assert "--build" in err
+
+
+def test_the_documentation_sets_up_what_it_needs_once_and_is_not_built_from_pages_that_are_out_of_date(
+    checkout: Checkout,
+) -> None:
+    for name in ("docs", "tests"):
+        shutil.copytree(ROOT / name, checkout.root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in [*ROOT.glob("*.md"), ROOT / "mkdocs.yml"]:
+        shutil.copy(path, checkout.root)
+    (checkout.root / "docs" / "orphan.md").write_text("# A page that no one finds")
+    (checkout.root / "docs" / "project" / "changelog.md").write_text("# Of another release")
+    code, _, err = checkout.run("scripts/docs", "--build")
+    assert code == 1
+    assert "orphan.md is not in the navigation of mkdocs.yml." in err
+    assert "docs/project/changelog.md is out of date" in err
+    first = checkout.installed
+    assert any("--group' 'docs" in line for line in first), first
+    assert checkout.run("scripts/docs", "--build")[0] == 1
+    assert checkout.installed == first, "the second time there is nothing to set up"
+
+
 def test_the_pictures_take_no_options(checkout: Checkout) -> None:
     code, out, err = checkout.run("scripts/screenshots", "--help")
     assert (code, out, checkout.installed) == (2, "", [])
@@ -184,5 +214,5 @@ def test_the_pictures_take_no_options(checkout: Checkout) -> None:
 
 
 def test_the_scripts_can_be_executed_as_they_are_checked_out() -> None:
-    for script in ("scripts/demo", "scripts/screenshots", "scripts/test", "benchmarks/run", ".ci/run"):
+    for script in ("scripts/demo", "scripts/docs", "scripts/screenshots", "scripts/test", "benchmarks/run", ".ci/run"):
         assert os.access(ROOT / script, os.X_OK), script

@@ -91,6 +91,7 @@ def cipher_of(which: int) -> AESGCM:
     return AESGCM(hkdf(KEY, LABEL + bytes((which,)), 32))
 
 
+@pytest.mark.guarantee(8)
 def test_each_first_byte_that_is_drawn_has_a_key_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a nonce which comes twice breaks nothing unless the byte in front of it does, too."""
     sealing = encrypter()
@@ -135,6 +136,7 @@ def test_a_token_with_one_other_character_is_refused() -> None:
                 assert refused(sealing.open(token[:at] + character + token[at + 1 :]))
 
 
+@pytest.mark.guarantee(8)
 def test_a_token_with_one_bit_of_its_bytes_flipped_is_refused() -> None:
     sealing = encrypter()
     raw = from_base64(sealing.seal(RECORD)[len(PREFIX) :])
@@ -202,6 +204,7 @@ def test_a_key_that_is_not_in_the_list_opens_nothing() -> None:
     assert encrypter(KEY, OLD_KEY).open(encrypter(OTHER_KEY).seal(RECORD)) is MissReason.BAD_SIGNATURE
 
 
+@pytest.mark.guarantee(8)
 def test_the_key_id_selects_the_only_key_that_is_tried() -> None:
     """No trial decryption: with the id of another key of the list, the right key is not found."""
     both = encrypter(KEY, OLD_KEY)

@@ -32,6 +32,7 @@ def count(data: Data) -> int:
     return number
 
 
+@pytest.mark.guarantee(15)
 async def test_a_hundred_increments_that_all_loaded_before_any_wrote_make_a_hundred(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -250,6 +251,7 @@ async def race(site_of: Callable[..., Site], backend: SessionBackend, slow: Any,
     return site
 
 
+@pytest.mark.guarantee(15)
 async def test_on_conflict_raise_refuses_to_overwrite_what_another_request_changed(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:

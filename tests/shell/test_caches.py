@@ -41,6 +41,7 @@ ACCESSES: list[Callable[[Session], object]] = [
 ]
 
 
+@pytest.mark.guarantee(10)
 @rows("access", range(len(ACCESSES)))
 async def test_every_way_to_look_at_a_session_makes_the_response_vary(
     site_of: Callable[..., Site], access: int
@@ -50,6 +51,7 @@ async def test_every_way_to_look_at_a_session_makes_the_response_vary(
     assert reply.all("cache-control") == []
 
 
+@pytest.mark.guarantee(10)
 @rows(
     ("before", "after"),
     [
@@ -72,6 +74,8 @@ async def test_vary_is_merged_into_what_is_there(
     assert (await site.visit(lambda session: session.get("a"))).all("vary") == after
 
 
+@pytest.mark.requirement("NIST 5.1(6)")
+@pytest.mark.guarantee(10)
 @pytest.mark.parametrize(
     ("before", "after", "is_logged"),
     [
@@ -103,6 +107,7 @@ async def test_a_response_that_sets_a_cookie_is_not_stored(
     assert ("public" in caplog.text) is is_logged
 
 
+@pytest.mark.guarantee(10)
 async def test_a_response_that_only_reads_keeps_its_cache_control(site_of: Callable[..., Site]) -> None:
     site = site_of()
     site.response = [(b"cache-control", b"public, max-age=60")]

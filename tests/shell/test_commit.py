@@ -48,6 +48,7 @@ RESPONSES: dict[str, Callable[[], Response]] = {
 }
 
 
+@pytest.mark.guarantee(11)
 @rows("kind", RESPONSES)
 @rows("method", ["GET", "HEAD"])
 def test_the_session_is_saved_with_every_kind_of_response(kind: str, method: str) -> None:
@@ -92,6 +93,7 @@ class Broken(DictBackend):
         await super().remove(session_id)
 
 
+@pytest.mark.guarantee(11)
 @pytest.mark.parametrize("failing", ["read", "write"])
 async def test_a_failing_backend_is_one_clean_error_before_anything_is_sent(
     site_of: Callable[..., Site], failing: str
@@ -161,6 +163,7 @@ async def test_a_handler_that_fails_saves_nothing(site_of: Callable[..., Site], 
     assert await site.data() == {"user": "ann"}
 
 
+@pytest.mark.guarantee(11)
 def test_a_handler_of_an_error_can_change_the_session_unless_it_is_outside_of_all_middleware() -> None:
     """Starlette runs the handler of `Exception` (or of 500) around all middleware, where nothing can be saved."""
 
@@ -200,6 +203,7 @@ LATE_CHANGES: list[Callable[[Session], object]] = [
 ]
 
 
+@pytest.mark.guarantee(11)
 @rows("change", range(len(LATE_CHANGES)))
 async def test_changing_the_session_after_the_response_started_raises_and_names_the_cure(
     site_of: Callable[..., Site], server_backend: SessionBackend, change: int
@@ -229,6 +233,7 @@ async def test_a_session_that_was_untouched_when_the_response_started_is_guarded
     await site.visit(after=late)
 
 
+@pytest.mark.guarantee(11)
 async def test_persist_saves_after_the_response_started(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -245,6 +250,7 @@ async def test_persist_saves_after_the_response_started(
     assert await site.data() == {"cart": [1, 2], "progress": 50}
 
 
+@pytest.mark.guarantee(11)
 async def test_a_late_change_that_nobody_saves_is_an_error(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -421,6 +427,7 @@ async def test_background_tasks_may_save_by_hand() -> None:
     assert list(backend.data.values()) == [{"user": "ann", "done": True}]
 
 
+@pytest.mark.guarantee(11)
 async def test_a_request_that_is_cancelled_while_it_saves_leaves_the_old_session_or_the_new_one(
     site_of: Callable[..., Site],
 ) -> None:

@@ -31,6 +31,8 @@ def noise(size: int) -> str:
     return to_base64url(random.Random(size).randbytes(size))[:size]
 
 
+@pytest.mark.requirement("ASVS 3.3.1", "NIST 5.1(4)", "NIST 5.1", "NIST 5.1.1(1)")
+@pytest.mark.guarantee(6)
 @pytest.mark.parametrize(
     ("scheme", "https_only", "secure"),
     [
@@ -48,6 +50,8 @@ async def test_secure_follows_the_scheme_unless_it_is_forced(
     assert ("; secure" in (await site.visit(sign_in)).set_cookie) is secure
 
 
+@pytest.mark.requirement("ASVS 3.3.1", "NIST 5.1.1(5)")
+@pytest.mark.guarantee(6)
 async def test_a_host_cookie_is_secure_and_has_the_root_path_everywhere(site_of: Callable[..., Site]) -> None:
     site = site_of(session_cookie="__Host-session")
     reply = await site.visit(sign_in, root_path="/app")
@@ -55,6 +59,8 @@ async def test_a_host_cookie_is_secure_and_has_the_root_path_everywhere(site_of:
     assert reply.set_cookie.endswith("; path=/; Max-Age=1209600; httponly; samesite=lax; secure")
 
 
+@pytest.mark.requirement("NIST 5.1.1(2)")
+@pytest.mark.guarantee(6)
 async def test_the_path_is_the_root_unless_one_is_set(site_of: Callable[..., Site]) -> None:
     for settings, path in (({}, "/"), ({"path": "/fixed"}, "/fixed")):
         for root_path in ("", "/shop", "/a; domain=evil.example"):
@@ -62,6 +68,7 @@ async def test_the_path_is_the_root_unless_one_is_set(site_of: Callable[..., Sit
             assert f"; path={path}; Max-Age=" in (await site.visit(sign_in, root_path=root_path)).set_cookie
 
 
+@pytest.mark.guarantee(6)
 async def test_set_and_clear_differ_in_value_and_lifetime_only(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -73,6 +80,7 @@ async def test_set_and_clear_differ_in_value_and_lifetime_only(
     assert taken == f"session=null; path=/; expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0; {attributes}"
 
 
+@pytest.mark.guarantee(6)
 async def test_of_several_cookies_of_our_name_the_one_that_verifies_counts(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -86,6 +94,7 @@ async def test_of_several_cookies_of_our_name_the_one_that_verifies_counts(
             assert reply.result == "ann"
 
 
+@pytest.mark.guarantee(6)
 async def test_two_good_cookies_of_our_name_are_no_session(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -103,6 +112,7 @@ async def test_two_good_cookies_of_our_name_are_no_session(
     assert reply.result is MissReason.MALFORMED
 
 
+@pytest.mark.guarantee(6)
 @rows(
     "header",
     [
@@ -127,6 +137,7 @@ async def test_a_hostile_cookie_header_is_no_session(
     assert reply.set_cookies == []
 
 
+@pytest.mark.guarantee(7)
 @pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
 async def test_a_cookie_over_4096_bytes_is_an_error_that_names_the_size_and_the_largest_keys(
     site_of: Callable[..., Site], make: Callable[..., SessionBackend]
@@ -141,6 +152,8 @@ async def test_a_cookie_over_4096_bytes_is_an_error_that_names_the_size_and_the_
     assert site.browser.cookies == {}
 
 
+@pytest.mark.requirement("ASVS 3.3.5")
+@pytest.mark.guarantee(7)
 @pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
 async def test_the_limit_is_4096_bytes_of_name_and_value_exactly(
     site_of: Callable[..., Site], make: Callable[..., SessionBackend]
@@ -168,6 +181,7 @@ async def test_an_id_of_a_custom_backend_that_is_too_long_is_an_error(site_of: C
         await site_of(backend=Tokens()).visit(sign_in)
 
 
+@pytest.mark.guarantee(7)
 @pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
 async def test_compression_makes_repetitive_data_fit(
     site_of: Callable[..., Site], make: Callable[..., SessionBackend]
@@ -178,6 +192,7 @@ async def test_compression_makes_repetitive_data_fit(
     assert len(site.browser.cookies["session"]) < 500
 
 
+@pytest.mark.guarantee(7)
 @pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
 async def test_a_large_session_is_split_when_that_is_asked_for(
     site_of: Callable[..., Site], clock: Clock, make: Callable[..., SessionBackend]
@@ -217,6 +232,7 @@ async def test_a_split_session_of_which_a_part_is_missing_or_foreign_is_no_sessi
     assert (await site.visit(dict, headers=twice)).result == {}
 
 
+@pytest.mark.guarantee(7)
 async def test_more_than_the_allowed_parts_are_an_error(site_of: Callable[..., Site]) -> None:
     site = site_of(backend=CookieBackend(KEY, max_cookies=2))
     with pytest.raises(SessionTooLarge):
@@ -264,6 +280,7 @@ WITHOUT_SPLITTING: dict[str, Callable[[], SessionBackend]] = {
 }
 
 
+@pytest.mark.guarantee(7)
 @rows("after", WITHOUT_SPLITTING)
 @rows("root_path", ["", "/app"])
 async def test_parts_from_before_max_cookies_was_lowered_are_removed(

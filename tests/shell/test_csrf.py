@@ -73,6 +73,7 @@ def bank(**settings: Any) -> Starlette:
     )
 
 
+@pytest.mark.guarantee(22)
 @rows("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE", "WHATEVER"])
 def test_a_form_on_another_site_transfers_no_money(browser_of: BrowserOf, method: str) -> None:
     """CWE-352; ASVS 5.0, 3.5.1 and 3.5.3. SameSite=None, or a browser without it, sends the cookie along."""
@@ -84,6 +85,7 @@ def test_a_form_on_another_site_transfers_no_money(browser_of: BrowserOf, method
     assert browser.get("/").json() == 90
 
 
+@pytest.mark.guarantee(22)
 def test_a_form_on_a_subdomain_of_somebody_else_transfers_no_money(browser_of: BrowserOf) -> None:
     """`SameSite` cookies are sent from there (RFC 6265bis, 8.8.3)."""
     headers = {"Sec-Fetch-Site": "same-site", "Origin": "https://blog.testserver"}
@@ -153,6 +155,7 @@ async def test_a_path_in_bypass_is_what_routes_compare(root_path: str, path: str
     assert reply.messages[0]["status"] == status
 
 
+@pytest.mark.guarantee(22)
 def test_a_path_that_only_leads_to_one_in_bypass_is_not_exempt(browser_of: BrowserOf) -> None:
     """CVE-2025-47910: Go exempted what its router would have redirected to such a path, too."""
     browser = browser_of(bank(bypass=["/hooks/"]), follow_redirects=False)
@@ -172,6 +175,7 @@ def test_bypass_is_about_the_paths_of_the_application_that_has_the_middleware(
     assert browser_of(app).post(path, headers=CROSS_SITE).status_code == status
 
 
+@pytest.mark.guarantee(22)
 def test_another_site_opens_no_websocket(browser_of: BrowserOf) -> None:
     """Cross-site WebSocket hijacking, CWE-1385: cookies are sent along, and no browser asks before (RFC 6455, 10.2)."""
     browser = browser_of(bank())
@@ -307,6 +311,8 @@ def test_a_form_with_its_token_arrives(browser_of: BrowserOf, backend: SessionBa
     assert browser.put("/post", headers={"X-CSRF-Token": token}, json={}).status_code == 200
 
 
+@pytest.mark.requirement("NIST 5.1")
+@pytest.mark.guarantee(22)
 def test_a_form_without_a_token_says_what_to_do(browser_of: BrowserOf, backend: SessionBackend) -> None:
     """NIST SP 800-63B-4, 5.1: each POST carries something that the session is checked by."""
     browser = browser_of(shop(backend))
@@ -317,6 +323,7 @@ def test_a_form_without_a_token_says_what_to_do(browser_of: BrowserOf, backend: 
         assert "csrf_input()" in response.text
 
 
+@pytest.mark.guarantee(22)
 def test_a_token_in_the_address_does_not_count(browser_of: BrowserOf, backend: SessionBackend) -> None:
     """Addresses stand in logs and in `Referer` (ASVS 14.2.1)."""
     browser = browser_of(shop(backend))
@@ -338,6 +345,8 @@ def test_an_uploaded_file_is_no_csrf_token(browser_of: BrowserOf, backend: Sessi
     assert why(browser.post("/post", files={"csrf_token": ("a.txt", token.encode())})) == "no token"
 
 
+@pytest.mark.requirement("NIST 5.1")
+@pytest.mark.guarantee(22)
 def test_the_token_of_another_session_is_worth_nothing(browser_of: BrowserOf, backend: SessionBackend) -> None:
     """Login CSRF, and what breaks a double submit cookie: the attacker has a session, and a token of it."""
     app = shop(backend)
@@ -349,6 +358,8 @@ def test_the_token_of_another_session_is_worth_nothing(browser_of: BrowserOf, ba
     assert attacker.post("/post", data={"csrf_token": token}).status_code == 200
 
 
+@pytest.mark.requirement("NIST 5.1")
+@pytest.mark.guarantee(22)
 def test_a_token_from_before_the_sign_in_is_worth_nothing_after_it(
     browser_of: BrowserOf, backend: SessionBackend
 ) -> None:
@@ -365,6 +376,7 @@ def test_a_token_from_before_the_sign_in_is_worth_nothing_after_it(
     assert victim.post("/post", data={"csrf_token": victim.get("/form").text}).status_code == 200
 
 
+@pytest.mark.guarantee(22)
 def test_a_form_from_before_the_sign_out_gets_a_clear_answer(browser_of: BrowserOf, backend: SessionBackend) -> None:
     browser = browser_of(shop(backend))
     token = browser.get("/form").text
@@ -399,6 +411,7 @@ def test_a_session_without_tokens_is_given_no_secret_by_a_new_id(browser_of: Bro
     assert list(backend.data.values()) == [{"user": "ann"}]
 
 
+@pytest.mark.guarantee(22)
 def test_each_page_has_a_token_of_its_own_and_all_of_them_are_good(
     browser_of: BrowserOf, backend: SessionBackend
 ) -> None:
@@ -412,6 +425,7 @@ def test_each_page_has_a_token_of_its_own_and_all_of_them_are_good(
         assert browser.post("/post", data={"csrf_token": token}).status_code == 200
 
 
+@pytest.mark.guarantee(22)
 def test_only_a_page_that_shows_a_token_makes_a_session(browser_of: BrowserOf) -> None:
     backend = InMemoryBackend()
     browser = browser_of(shop(backend))
@@ -440,6 +454,7 @@ def test_the_secret_is_in_no_page(browser_of: BrowserOf) -> None:
     assert page[22:] not in secret
 
 
+@pytest.mark.guarantee(22)
 @pytest.mark.anyio
 async def test_two_tabs_whose_first_pages_are_made_at_once_both_have_good_tokens(
     site_of: SiteOf, server_backend: SessionBackend
@@ -466,6 +481,7 @@ def posted(session: Session, token: str) -> Request:
     return Request({"type": "http", "method": "POST", "headers": headers, "session": session})
 
 
+@pytest.mark.guarantee(22)
 @pytest.mark.anyio
 async def test_an_id_that_changes_with_a_grace_leaves_open_forms_alone(
     site_of: SiteOf, store_backend: SessionBackend, clock: Clock

@@ -45,6 +45,8 @@ async def why(site: Site) -> MissReason | None:
     return result
 
 
+@pytest.mark.requirement("ASVS 7.3.1")
+@pytest.mark.guarantee(4)
 async def test_a_session_is_dead_when_its_max_age_has_passed(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -59,6 +61,7 @@ async def test_a_session_is_dead_when_its_max_age_has_passed(
     assert await why(site) in (MissReason.EXPIRED, MissReason.UNKNOWN)
 
 
+@pytest.mark.guarantee(4)
 async def test_a_write_renews_the_session(site_of: Callable[..., Site], backend: SessionBackend, clock: Clock) -> None:
     site = site_of(backend=backend, max_age=100)
     await site.visit(sign_in)
@@ -81,6 +84,8 @@ async def test_reading_does_not_renew_unless_it_is_asked_to(
     assert await site.data() == {}
 
 
+@pytest.mark.requirement("NIST 5.2")
+@pytest.mark.guarantee(4)
 async def test_with_rolling_use_renews_but_at_most_once_per_interval(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -98,6 +103,7 @@ async def test_with_rolling_use_renews_but_at_most_once_per_interval(
     assert renewals == list(range(30, 301, 30))
 
 
+@pytest.mark.requirement("ASVS 7.3.1")
 async def test_with_rolling_an_untouched_session_still_ends(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -109,6 +115,8 @@ async def test_with_rolling_an_untouched_session_still_ends(
     assert await site.data() == {}
 
 
+@pytest.mark.requirement("ASVS 7.3.2")
+@pytest.mark.guarantee(4)
 async def test_the_absolute_timeout_holds_whatever_happens_in_between(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -136,6 +144,7 @@ async def test_why_new_tells_the_absolute_limit_from_the_idle_one(site_of: Calla
     assert await why(site) is MissReason.OVER_ABSOLUTE
 
 
+@pytest.mark.guarantee(4)
 async def test_set_expiry_in_seconds_counts_from_the_last_renewal(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -154,6 +163,8 @@ async def test_set_expiry_in_seconds_counts_from_the_last_renewal(
     assert await site.data() == {}
 
 
+@pytest.mark.requirement("ASVS 7.6.1", "NIST 5.2")
+@pytest.mark.guarantee(4)
 async def test_set_expiry_to_a_moment_is_moved_by_nothing(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -173,6 +184,7 @@ async def test_set_expiry_to_a_moment_is_moved_by_nothing(
     assert await site.data() == {}
 
 
+@pytest.mark.guarantee(4)
 @rows("value", [None, 0, timedelta(0)])
 async def test_set_expiry_to_nothing_ends_with_the_browser_and_on_the_server_too(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, value: Any
@@ -192,6 +204,8 @@ async def test_set_expiry_to_nothing_ends_with_the_browser_and_on_the_server_too
     assert await site.data() == {}
 
 
+@pytest.mark.requirement("NIST 5.1")
+@pytest.mark.guarantee(4)
 @rows("setting", [None, 0, timedelta(0)])
 async def test_without_max_age_the_cookie_ends_with_the_browser_and_the_server_side_ends_too(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, setting: Any
@@ -222,6 +236,7 @@ async def test_of_two_max_ages_the_shorter_one_holds(site_of: Callable[..., Site
     assert await site.data() == {}
 
 
+@pytest.mark.guarantee(4)
 async def test_a_clock_that_goes_back_extends_nothing(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -356,6 +371,8 @@ async def test_an_expiry_that_another_request_has_set_stays(site_of: Callable[..
         assert await site.data() == {}
 
 
+@pytest.mark.requirement("NIST 5.1.1(4)")
+@pytest.mark.guarantee(4)
 @rows("rolling", [False, True])
 @rows("absolute", [None, 90])
 @rows("idle", [100, None])

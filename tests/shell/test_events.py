@@ -54,6 +54,8 @@ async def reuse_a_rotated_id(site: Site, clock: Clock) -> Browser:
     return thief
 
 
+@pytest.mark.requirement("NIST 5.3")
+@pytest.mark.guarantee(16)
 @pytest.mark.parametrize("waits", [False, True])
 async def test_an_id_that_was_rotated_away_and_is_used_again_is_reported_by_its_handle(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, waits: bool
@@ -101,6 +103,7 @@ async def test_it_is_logged_for_those_who_do_not_listen(
     assert thief.cookies["session"] not in caplog.text
 
 
+@pytest.mark.guarantee(16, 24)
 async def test_what_it_raises_is_logged_and_breaks_no_request(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -147,6 +150,8 @@ def cookie_of(site: Site) -> str:
     return value
 
 
+@pytest.mark.requirement("NIST 5.3")
+@pytest.mark.guarantee(24)
 async def test_the_life_of_a_session_is_told_with_handles(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -170,6 +175,7 @@ async def test_the_life_of_a_session_is_told_with_handles(
     assert heard[7:] == [SignedOut(again, "ann")]
 
 
+@pytest.mark.guarantee(24)
 async def test_a_request_that_only_reads_has_nothing_to_tell(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -193,6 +199,7 @@ async def test_a_session_that_is_deleted_and_was_nobodys_is_no_sign_out(
     assert [type(event) for event in heard] == [Created]
 
 
+@pytest.mark.guarantee(24)
 async def test_who_is_ended_from_elsewhere_is_told_by_those_who_did_it(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -212,6 +219,7 @@ async def test_who_is_ended_from_elsewhere_is_told_by_those_who_did_it(
     assert revoked == [Revoked(signed[1], "ann"), Revoked(signed[2], "ann")]
 
 
+@pytest.mark.guarantee(24)
 @pytest.mark.parametrize("atomically", [False, True])
 async def test_a_conflict_that_was_resolved_is_told(
     site_of: Callable[..., Site], store_backend: SessionBackend, atomically: bool
@@ -238,6 +246,7 @@ async def test_a_conflict_that_was_resolved_is_told(
 # What a browser brings
 
 
+@pytest.mark.guarantee(24)
 async def test_a_cookie_that_opens_nothing_is_told_by_its_reason(site_of: Callable[..., Site], clock: Clock) -> None:
     heard: list[Event] = []
 
@@ -291,6 +300,7 @@ class Failing(MemoryStore):
         raise BackendUnavailable("The store failed: ConnectionError.")
 
 
+@pytest.mark.guarantee(24)
 @pytest.mark.parametrize("on_unavailable", ["error", "anonymous"])
 async def test_a_store_that_fails_is_told(site_of: Callable[..., Site], clock: Clock, on_unavailable: str) -> None:
     heard: list[Event] = []
@@ -325,6 +335,7 @@ async def test_what_a_websocket_saves_at_its_end_is_told(
     assert heard == [Renewed(handle_for(cookie_of(site)))]
 
 
+@pytest.mark.guarantee(24)
 async def test_who_does_not_listen_has_nothing_noted(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
 
@@ -337,6 +348,7 @@ async def test_who_does_not_listen_has_nothing_noted(site_of: Callable[..., Site
     assert (await site.visit(act)).result.__starsessions__.events == ()
 
 
+@pytest.mark.guarantee(24)
 def test_an_event_is_a_value() -> None:
     event = SignedIn("a-handle", "ann", "password")
     assert event == SignedIn(handle="a-handle", user_id="ann", method="password")

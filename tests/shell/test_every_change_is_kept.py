@@ -82,6 +82,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.guarantee(2)
 @rows("change", CHANGES)
 async def test_this_change_is_saved(
     site_of: Callable[..., Site], backend: SessionBackend, change: Callable[[Session], None]
@@ -134,6 +135,7 @@ def looked_at(session: Session) -> None:
 NO_CHANGES = [overwritten_alike, there_and_back, reordered, cleared_and_refilled, marked, looked_at]
 
 
+@pytest.mark.guarantee(2)
 @rows("change", NO_CHANGES)
 async def test_a_session_that_ends_as_it_was_is_not_written(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, change: Callable[[Session], None]
@@ -188,6 +190,7 @@ async def test_plain_data_in_another_order_is_not_written(
     assert reply.set_cookies == []
 
 
+@pytest.mark.guarantee(2)
 async def test_a_plain_dict_put_into_the_scope_is_saved(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
     await site.visit(lambda session: session.update(START))
@@ -253,6 +256,7 @@ VALUES: list[Any] = [
 ]
 
 
+@pytest.mark.guarantee(3)
 @rows("value", VALUES, ids=repr)
 async def test_a_value_reads_back_equal_and_of_its_type(
     site_of: Callable[..., Site], backend: SessionBackend, value: Any
@@ -269,6 +273,7 @@ class Colour(IntEnum):
     RED = 1
 
 
+@pytest.mark.guarantee(3)
 @pytest.mark.parametrize("make", [InMemoryBackend, lambda: EncryptedCookieBackend(KEY)])
 async def test_a_value_that_would_change_its_type_is_refused_before_any_header_leaves(
     site_of: Callable[..., Site], make: Callable[[], SessionBackend]
@@ -282,11 +287,13 @@ async def test_a_value_that_would_change_its_type_is_refused_before_any_header_l
         await site.visit(act)
 
 
+@pytest.mark.guarantee(3)
 async def test_the_signed_cookie_refuses_the_same_value(site_of: Callable[..., Site]) -> None:
     with pytest.raises(UnsupportedValue, match=r'^session\["colour"\] is a Colour, '):
         await site_of().visit(lambda session: session.update(colour=Colour.RED))
 
 
+@pytest.mark.guarantee(3)
 async def test_another_serializer_takes_over(site_of: Callable[..., Site]) -> None:
     class Texts:
         def dumps(self, data: dict[str, Any], /) -> bytes:

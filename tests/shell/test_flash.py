@@ -43,6 +43,7 @@ async def shown(site: Site, headers: Headers = PAGE, act: Callable[[Session], An
     return [message.text for message in reply.result]
 
 
+@pytest.mark.guarantee(23)
 async def test_a_message_is_shown_on_the_next_page_and_only_there(site_of: SiteOf, backend: SessionBackend) -> None:
     site = site_of(backend=backend)
     await site.visit(lambda session: flash.add_flash(session, "Saved", "success"))
@@ -68,6 +69,7 @@ async def test_a_page_without_messages_is_no_change_and_makes_no_session(
     assert (reply.result, reply.set_cookies) == ([], [])
 
 
+@pytest.mark.guarantee(23)
 @rows("headers", [FETCH, PREFETCH, [(b"x-requested-with", b"XMLHttpRequest")]])
 async def test_a_background_fetch_and_a_prefetch_do_not_eat_messages(
     site_of: SiteOf, backend: SessionBackend, headers: Headers
@@ -104,6 +106,7 @@ async def while_another(site_of: SiteOf, backend: SessionBackend, first: Any, me
     return site, reply.result, other.result
 
 
+@pytest.mark.guarantee(23)
 async def test_two_tabs_that_each_say_something_lose_nothing(site_of: SiteOf, server_backend: SessionBackend) -> None:
     """A list under one key would be last write wins."""
     site, _, _ = await while_another(
@@ -113,6 +116,7 @@ async def test_two_tabs_that_each_say_something_lose_nothing(site_of: SiteOf, se
     assert await shown(site) == []
 
 
+@pytest.mark.guarantee(23)
 async def test_what_was_said_while_a_page_was_made_is_on_the_next_page(
     site_of: SiteOf, server_backend: SessionBackend
 ) -> None:
@@ -122,6 +126,7 @@ async def test_what_was_said_while_a_page_was_made_is_on_the_next_page(
     assert await shown(site) == []
 
 
+@pytest.mark.guarantee(23)
 async def test_what_was_shown_meanwhile_is_not_brought_back(site_of: SiteOf, server_backend: SessionBackend) -> None:
     site, _, page = await while_another(site_of, server_backend, lambda session: say(session, "one"), pop)
     assert page == [Flash("before")]
@@ -132,6 +137,7 @@ async def claim(session: Session) -> list[Flash]:
     return await flash.claim_flashes(session)
 
 
+@pytest.mark.guarantee(23)
 async def test_of_two_pages_at_the_same_moment_one_gets_the_message(
     site_of: SiteOf, server_backend: SessionBackend
 ) -> None:
@@ -182,6 +188,7 @@ async def test_a_message_in_a_signed_cookie_leaves_it_in_starlettes_form(site_of
     assert not site.browser.cookies["session"].startswith("s1.")
 
 
+@pytest.mark.guarantee(23)
 async def test_the_largest_backlog_of_messages_fits_into_a_cookie(site_of: SiteOf) -> None:
     """LearningCircuit/local-deep-research#5774: an unbounded backlog was a silent sign out."""
     site = site_of()

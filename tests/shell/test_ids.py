@@ -17,6 +17,8 @@ def sign_in(session: Session) -> None:
     session["user"] = "ann"
 
 
+@pytest.mark.requirement("ASVS 7.2.3", "NIST 5.1(2)")
+@pytest.mark.guarantee(5)
 async def test_an_id_is_256_random_bits_in_base64url(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -30,6 +32,8 @@ async def test_an_id_is_256_random_bits_in_base64url(
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{43}", one) for one in ids)
 
 
+@pytest.mark.requirement("ASVS 7.2.1", "NIST 5.1")
+@pytest.mark.guarantee(5)
 async def test_an_unknown_id_is_never_adopted(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:
     site = site_of(backend=server_backend)
     planted = "A" * 43
@@ -42,6 +46,7 @@ async def test_an_unknown_id_is_never_adopted(site_of: Callable[..., Site], serv
     assert await site.data(Browser({"session": planted})) == {}
 
 
+@pytest.mark.guarantee(5)
 async def test_a_dead_id_is_never_adopted(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:
     site = site_of(backend=server_backend)
     await site.visit(sign_in)
@@ -64,6 +69,7 @@ class Deaf(DictBackend):
     exists = remove = read  # type: ignore[assignment]
 
 
+@pytest.mark.guarantee(5)
 @rows(
     "malformed",
     [
@@ -95,6 +101,7 @@ async def test_a_malformed_id_never_reaches_the_backend(site_of: Callable[..., S
     assert reply.set_cookies == []
 
 
+@pytest.mark.guarantee(5)
 async def test_a_response_to_a_dead_id_does_not_clear_the_cookie(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -108,6 +115,7 @@ async def load(session: Session) -> None:
     await session.load()
 
 
+@pytest.mark.guarantee(5)
 async def test_regenerating_keeps_the_data_and_kills_the_old_id(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -122,6 +130,7 @@ async def test_regenerating_keeps_the_data_and_kills_the_old_id(
     assert await site.data(Browser(old)) == {}
 
 
+@pytest.mark.guarantee(5)
 async def test_regenerating_works_without_loading(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:
     site = site_of(backend=server_backend, autoload=False)
 
@@ -137,6 +146,7 @@ async def test_regenerating_works_without_loading(site_of: Callable[..., Site], 
     assert await site.data(Browser(old)) == {}
 
 
+@pytest.mark.guarantee(5)
 async def test_regenerating_twice_leaves_one_session(site_of: Callable[..., Site]) -> None:
     backend = InMemoryBackend()
     site = Site(backend=backend, autoload=True)
@@ -150,6 +160,7 @@ async def test_regenerating_twice_leaves_one_session(site_of: Callable[..., Site
     assert list(backend.data) == [second] != [first]
 
 
+@pytest.mark.guarantee(5)
 async def test_regenerating_and_then_clearing_ends_the_session(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -213,6 +224,7 @@ async def test_flush_forgets_everything_and_what_follows_is_a_new_session(
     assert await site.data(Browser(old)) == {}
 
 
+@pytest.mark.requirement("ASVS 7.2.2")
 async def test_every_new_id_comes_from_generate_id(site_of: Callable[..., Site]) -> None:
     class Numbered(InMemoryBackend):
         n = 0

@@ -32,6 +32,7 @@ async def why(session: Session) -> MissReason | None:
     return get_miss_reason(session)
 
 
+@pytest.mark.guarantee(8)
 @pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
 async def test_a_session_sealed_with_an_old_key_is_read_and_sealed_anew_when_it_is_next_written(
     site_of: Callable[..., Site], make: Callable[..., Any]
@@ -68,6 +69,8 @@ async def test_a_key_may_be_bytes_or_starlettes_secret(site_of: Callable[..., Si
         assert await other.data() == {"user": "ann"}
 
 
+@pytest.mark.requirement("NIST 5.1.1(7)")
+@pytest.mark.guarantee(8)
 async def test_an_encrypted_cookie_shows_nothing_and_is_never_the_same_twice(site_of: Callable[..., Site]) -> None:
     site = site_of(backend=EncryptedCookieBackend(KEY))
     seen = set()
@@ -78,6 +81,7 @@ async def test_an_encrypted_cookie_shows_nothing_and_is_never_the_same_twice(sit
     assert len(seen) == 20
 
 
+@pytest.mark.guarantee(8)
 async def test_an_encrypted_cookie_is_refused_under_another_name(site_of: Callable[..., Site]) -> None:
     one, other = (site_of(backend=EncryptedCookieBackend(KEY), session_cookie=name) for name in ("one", "other"))
     await one.visit(sign_in)
@@ -92,6 +96,7 @@ async def test_a_signed_cookie_of_our_own_form_is_refused_under_another_name(sit
     assert (await other.visit(why)).result is MissReason.BAD_SIGNATURE
 
 
+@pytest.mark.guarantee(8)
 @pytest.mark.parametrize("value", [{"user": "ann"}, {"user": {"ann"}}], ids=["Starlette's form", "our form"])
 async def test_the_encrypted_backend_accepts_no_merely_signed_cookie_unless_it_is_told_to(
     site_of: Callable[..., Site], value: dict[str, Any]
@@ -116,6 +121,7 @@ async def test_the_signed_backend_accepts_no_encrypted_cookie(site_of: Callable[
     assert (await signed.visit(why)).result in (MissReason.MALFORMED, MissReason.BAD_SIGNATURE)
 
 
+@pytest.mark.guarantee(8)
 def test_a_weak_key_is_reported_once_and_not_shown(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "starsessions"):
         SessionMiddleware(None, secret_key="TOP SECRET")  # type: ignore[arg-type]

@@ -43,6 +43,7 @@ async def signed_in(site: Site) -> None:
     await site.visit(act)
 
 
+@pytest.mark.guarantee(1)
 async def test_an_untouched_request_parses_no_header_and_sends_none(site_of: Callable[..., Site]) -> None:
     site = site_of()
     reply = await site.visit(headers=Unreadable())
@@ -65,6 +66,7 @@ async def test_an_untouched_request_passes_the_applications_message_on_as_it_is(
     assert sent[0] is start
 
 
+@pytest.mark.guarantee(1)
 async def test_an_untouched_request_with_a_live_session_makes_no_backend_call(site_of: Callable[..., Site]) -> None:
     backend = Counting()
     site = site_of(backend=backend, autoload=False)
@@ -102,6 +104,8 @@ async def test_without_a_cookie_no_backend_is_asked(site_of: Callable[..., Site]
     assert reply.set_cookies == []
 
 
+@pytest.mark.requirement("ASVS 7.6.2")
+@pytest.mark.guarantee(1)
 async def test_reading_an_empty_session_stores_nothing_and_sets_no_cookie(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -127,6 +131,7 @@ async def test_an_empty_session_that_is_ended_or_rotated_leaves_no_trace(
         assert (await site.visit(act)).set_cookies == []
 
 
+@pytest.mark.guarantee(1)
 async def test_asking_whether_the_user_is_known_begins_no_session(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:

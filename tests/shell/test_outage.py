@@ -81,6 +81,7 @@ def status(reply: Reply) -> int:
     return code
 
 
+@pytest.mark.guarantee(20)
 @pytest.mark.parametrize("autoload", [True, False])
 async def test_a_request_that_needs_its_session_is_answered_with_one_clean_503(
     site_of: Callable[..., Site],
@@ -110,6 +111,7 @@ def load_and(act: Callable[[Session], None]) -> Callable[[Session], Any]:
     return loaded
 
 
+@pytest.mark.guarantee(20)
 async def test_a_session_that_cannot_be_saved_is_a_503_and_not_half_an_answer(
     site_of: Callable[..., Site], backend: StoreBackend, store: Failing
 ) -> None:
@@ -125,6 +127,7 @@ async def test_a_session_that_cannot_be_saved_is_a_503_and_not_half_an_answer(
     assert await site.data() == {"user": "ann"}
 
 
+@pytest.mark.guarantee(20)
 async def test_a_logout_that_did_not_happen_is_not_said_to_have_happened(
     site_of: Callable[..., Site], backend: StoreBackend, store: Failing
 ) -> None:
@@ -147,6 +150,7 @@ async def test_a_request_that_does_not_use_its_session_does_not_notice(
     assert (await site.visit()).messages[0]["status"] == 200
 
 
+@pytest.mark.guarantee(20)
 async def test_anonymous_goes_on_without_the_session_and_leaves_its_cookie_alone(
     site_of: Callable[..., Site], backend: StoreBackend, store: Failing, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -173,6 +177,7 @@ CHANGES: dict[str, Callable[[Session], Any]] = {
 }
 
 
+@pytest.mark.guarantee(20)
 @pytest.mark.parametrize("change", CHANGES)
 async def test_a_session_that_could_not_be_loaded_is_never_replaced_by_a_new_one(
     site_of: Callable[..., Site], backend: StoreBackend, store: Failing, change: str

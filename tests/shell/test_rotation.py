@@ -44,6 +44,7 @@ async def started(site: Site) -> tuple[Browser, Browser]:
     return old, site.browser
 
 
+@pytest.mark.guarantee(16)
 async def test_within_the_grace_the_old_id_sees_and_writes_the_new_session(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -56,6 +57,7 @@ async def test_within_the_grace_the_old_id_sees_and_writes_the_new_session(
     assert await site.data(new) == {"user": "ann", "cart": [1]}
 
 
+@pytest.mark.guarantee(16)
 async def test_after_the_grace_the_old_id_is_nobody_and_says_that_it_was_rotated(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -68,6 +70,7 @@ async def test_after_the_grace_the_old_id_is_nobody_and_says_that_it_was_rotated
     assert await site.data(new) == {"user": "ann"}
 
 
+@pytest.mark.guarantee(16)
 async def test_nobody_gets_a_grace_who_does_not_ask_for_it(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -83,6 +86,7 @@ async def sign_in(session: Session) -> None:
     session["user"] = "ann"
 
 
+@pytest.mark.guarantee(16)
 async def test_a_request_that_comes_a_moment_too_late_does_not_sign_the_person_out(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -115,6 +119,7 @@ async def test_whoever_missed_the_new_id_can_begin_anew(
     assert await site.data(lost) == {"visits": 1}
 
 
+@pytest.mark.guarantee(16)
 async def test_a_logout_with_the_old_id_ends_the_new_session(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -201,6 +206,7 @@ async def test_rotate_every_leaves_a_request_alone_that_does_not_use_its_session
     assert (await site.visit()).set_cookies == []
 
 
+@pytest.mark.guarantee(16)
 async def test_two_requests_that_both_find_a_rotation_due_make_one(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:

@@ -56,6 +56,8 @@ async def test_a_live_session_is_not_new(site_of: Callable[..., Site], backend: 
     assert (await site.visit(why)).result is None
 
 
+@pytest.mark.requirement("ASVS 7.2.1")
+@pytest.mark.guarantee(9)
 @pytest.mark.parametrize("name", ["signed", "our signed", "encrypted", "memory", "custom"])
 async def test_a_cookie_with_one_character_changed_cut_or_added_is_no_session(
     site_of: Callable[..., Site], name: str
@@ -81,6 +83,7 @@ async def test_a_cookie_with_one_character_changed_cut_or_added_is_no_session(
             assert reply.set_cookies == []
 
 
+@pytest.mark.guarantee(9)
 @rows(
     ("payload", "expected"),
     [
@@ -119,6 +122,7 @@ async def test_a_signed_cookie_with_a_silly_timestamp_is_no_session(site_of: Cal
     assert (await site.visit(why)).result in (MissReason.EXPIRED, MissReason.UNDECODABLE)
 
 
+@pytest.mark.guarantee(9)
 async def test_garbage_in_the_store_is_undecodable_and_can_be_replaced(
     site_of: Callable[..., Site], clock: Clock
 ) -> None:
@@ -134,6 +138,7 @@ async def test_garbage_in_the_store_is_undecodable_and_can_be_replaced(
         await backend.store.delete("garbage", now=int(clock()))
 
 
+@pytest.mark.guarantee(9)
 @rows(
     ("stored", "expected"),
     [
@@ -164,6 +169,8 @@ async def test_garbage_in_a_custom_backend_is_no_session(
     assert (await site.visit(act)).result is expected
 
 
+@pytest.mark.requirement("ASVS 3.3.4")
+@pytest.mark.guarantee(9)
 async def test_no_id_key_or_value_is_in_any_log_repr_or_traceback(
     site_of: Callable[..., Site], backend: SessionBackend, caplog: pytest.LogCaptureFixture
 ) -> None:

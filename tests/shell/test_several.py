@@ -38,6 +38,7 @@ async def replace(request: Request) -> Response:
     return Response()
 
 
+@pytest.mark.guarantee(12)
 def test_two_sessions_side_by_side_under_two_scope_keys(caplog: pytest.LogCaptureFixture) -> None:
     app = Starlette(routes=[Route("/", count_both)])
     app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True)
@@ -64,6 +65,7 @@ def test_under_one_scope_key_the_inner_session_is_used_and_the_outer_one_left_al
     assert set(client.cookies) == {"inner"}
 
 
+@pytest.mark.guarantee(12)
 def test_a_session_that_no_handler_can_see_is_reported_at_start(caplog: pytest.LogCaptureFixture) -> None:
     app = Starlette()
     app.add_middleware(SessionMiddleware, secret_key=KEY, session_cookie="inner")
@@ -125,6 +127,7 @@ def test_a_mounted_app_with_starlettes_own_middleware_keeps_its_own_session() ->
     assert set(client.cookies) == {"session", "admin"}
 
 
+@pytest.mark.guarantee(12)
 def test_the_outer_session_is_saved_though_an_inner_middleware_took_its_place() -> None:
     async def outer(scope: Any, receive: Any, send: Any) -> None:
         scope["session"]["before"] = True
@@ -144,6 +147,7 @@ def test_a_mounted_app_uses_the_session_of_the_app_around_it() -> None:
     assert [client.get(path).json()["n"] for path in ("/", "/sub/", "/")] == [1, 2, 3]
 
 
+@pytest.mark.guarantee(12)
 def test_a_mounted_app_with_a_middleware_of_its_own_has_a_session_of_its_own() -> None:
     sub = Starlette(
         routes=[Route("/", count)],
@@ -158,6 +162,7 @@ def test_a_mounted_app_with_a_middleware_of_its_own_has_a_session_of_its_own() -
     assert "sub=" in response.headers["set-cookie"]
 
 
+@pytest.mark.guarantee(12)
 def test_a_mounted_middleware_with_the_cookie_of_the_outer_one_says_so() -> None:
     sub = Starlette(
         routes=[Route("/", count)], middleware=[Middleware(SessionMiddleware, secret_key=KEY, autoload=True)]
@@ -168,6 +173,7 @@ def test_a_mounted_middleware_with_the_cookie_of_the_outer_one_says_so() -> None
         TestClient(app).get("/sub/")
 
 
+@pytest.mark.guarantee(12)
 def test_the_same_cookie_twice_in_one_stack_fails_at_start() -> None:
     app = Starlette()
     app.add_middleware(SessionMiddleware, secret_key=KEY)
@@ -176,6 +182,7 @@ def test_the_same_cookie_twice_in_one_stack_fails_at_start() -> None:
         app.build_middleware_stack()
 
 
+@pytest.mark.guarantee(12)
 def test_starlettes_own_middleware_with_our_cookie_inside_of_ours_fails_at_start() -> None:
     app = Starlette()
     app.add_middleware(StarletteSessions, secret_key=KEY)
@@ -185,6 +192,7 @@ def test_starlettes_own_middleware_with_our_cookie_inside_of_ours_fails_at_start
         app.build_middleware_stack()
 
 
+@pytest.mark.guarantee(12)
 def test_starlettes_own_middleware_with_our_cookie_around_ours_says_so_at_the_first_request() -> None:
     app = Starlette(routes=[Route("/", count)])
     app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
@@ -238,6 +246,7 @@ def test_the_order_of_middlewares_that_use_the_session_is_starlettes(inner_first
             TestClient(app).get("/")
 
 
+@pytest.mark.guarantee(6)
 @rows(
     ("settings", "cure"),
     [

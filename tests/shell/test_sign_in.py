@@ -29,6 +29,7 @@ pytestmark = pytest.mark.anyio
 # Signing in
 
 
+@pytest.mark.requirement("NIST 5.1(1)")
 async def test_a_sign_in_is_seen_at_once_and_at_the_next_request(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -62,6 +63,8 @@ async def test_a_sign_in_without_any_data_is_a_session_and_clearing_its_data_doe
     assert (await site.visit(lambda session: (users.get_user_id(session), dict(session)))).result == ("ann", {})
 
 
+@pytest.mark.requirement("ASVS 7.2.4", "NIST 5.1")
+@pytest.mark.guarantee(21)
 async def test_each_sign_in_gives_a_new_id_and_the_one_from_before_is_nobody(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -89,6 +92,7 @@ async def test_what_the_anonymous_session_held_is_kept_or_dropped_by_choice(
         assert await user_of(site, site.browser) == "ann"
 
 
+@pytest.mark.guarantee(21)
 async def test_what_another_user_left_is_never_handed_on(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
     await site.visit(sign_in("ann"))
@@ -97,6 +101,8 @@ async def test_what_another_user_left_is_never_handed_on(site_of: Callable[..., 
     assert (await site.visit(lambda session: (users.get_user_id(session), dict(session)))).result == ("eve", {})
 
 
+@pytest.mark.requirement("NIST 5.1")
+@pytest.mark.guarantee(21)
 async def test_the_user_cannot_be_overwritten_through_the_data(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -121,6 +127,7 @@ async def test_after_the_headers_nobody_can_sign_in(site_of: Callable[..., Site]
         await site_of(backend=backend).visit(after=sign_in())
 
 
+@pytest.mark.requirement("ASVS 7.2.4")
 async def test_after_a_sign_in_a_rotation_has_nothing_left_to_do_and_gives_no_grace(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -170,6 +177,7 @@ async def test_half_of_a_character_is_refused_before_anything_is_listed(
     assert await user_of(site, site.browser) is None
 
 
+@pytest.mark.requirement("ASVS 7.5.2")
 @rows("user", ["a\0b", "ann/../bob", "'; --", "\u00e9", "e\u0301", "x" * 2000])
 async def test_any_other_text_names_a_user_and_no_second_one(
     site_of: Callable[..., Site], listing: SessionBackend, user: str
@@ -200,6 +208,8 @@ async def test_a_session_by_hand_and_a_write_by_hand_keep_who_is_signed_in(backe
 # Signing out
 
 
+@pytest.mark.requirement("ASVS 7.4.1", "NIST 5.1")
+@pytest.mark.guarantee(21)
 async def test_signing_out_ends_the_session_and_the_copy_of_its_cookie(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -229,6 +239,7 @@ async def test_a_key_set_after_signing_out_in_the_same_request_is_that_of_an_ano
     assert await site.data() == {"theme": "dark"}
 
 
+@pytest.mark.requirement("NIST 5.1")
 async def test_signing_out_can_tell_the_browser_to_forget_the_site(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -261,6 +272,7 @@ async def test_a_message_said_after_signing_out_is_not_wiped_with_the_site(
     assert len((await site.visit(lambda session: flash.pop_flashes(session, background=True))).result) == 1
 
 
+@pytest.mark.requirement("ASVS 7.2.4")
 @pytest.mark.parametrize("kind", ["rotated", "signed in again"])
 async def test_a_copy_of_a_sealed_cookie_from_before_is_nobody(
     site_of: Callable[..., Site], clock: Clock, kind: str
@@ -273,6 +285,7 @@ async def test_a_copy_of_a_sealed_cookie_from_before_is_nobody(
     assert await user_of(site, site.browser) == "ann"
 
 
+@pytest.mark.requirement("ASVS 7.4.1")
 async def test_a_sealed_cookie_that_cannot_be_called_back_says_so_once(
     site_of: Callable[..., Site], caplog: pytest.LogCaptureFixture
 ) -> None:

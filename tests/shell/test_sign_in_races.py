@@ -228,6 +228,7 @@ def before(request: pytest.FixtureRequest) -> Any:
     return BEFORE[request.param]
 
 
+@pytest.mark.guarantee(21)
 @rows("act", ACTS.values(), ids=ACTS)
 async def test_whatever_one_request_does_can_be_ended_from_elsewhere(
     kind: Any, clock: Clock, before: Any, act: Any
@@ -238,6 +239,8 @@ async def test_whatever_one_request_does_can_be_ended_from_elsewhere(
     await story.end_all()
 
 
+@pytest.mark.requirement("ASVS 7.5.2")
+@pytest.mark.guarantee(21)
 @rows("act", ACTS.values(), ids=ACTS)
 async def test_a_session_that_is_ended_by_its_handle_is_ended_whatever_it_does_meanwhile(
     kind: Any, clock: Clock, act: Any
@@ -256,6 +259,8 @@ async def test_a_session_that_is_ended_by_its_handle_is_ended_whatever_it_does_m
     await with_few_switches(scenario)
 
 
+@pytest.mark.requirement("ASVS 7.4.2")
+@pytest.mark.guarantee(21)
 @rows("act", ACTS.values(), ids=ACTS)
 async def test_when_all_are_ended_none_that_was_busy_is_left_off_the_list(
     kind: Any, clock: Clock, before: Any, act: Any
@@ -269,6 +274,8 @@ async def test_when_all_are_ended_none_that_was_busy_is_left_off_the_list(
     await with_few_switches(scenario)
 
 
+@pytest.mark.requirement("ASVS 7.1.2")
+@pytest.mark.guarantee(21)
 @pytest.mark.parametrize("too_many", ["evict", "refuse"])
 async def test_of_two_who_sign_in_at_once_one_is_too_many(kind: Any, clock: Clock, too_many: str) -> None:
     async def try_to(session: Session) -> None:
@@ -283,6 +290,7 @@ async def test_of_two_who_sign_in_at_once_one_is_too_many(kind: Any, clock: Cloc
     await with_few_switches(scenario)
 
 
+@pytest.mark.guarantee(21)
 @rows("act", ACTS.values(), ids=ACTS)
 @rows("how", ["call lost", "answer lost"])
 @rows("ended", [True, False])

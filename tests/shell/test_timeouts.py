@@ -20,6 +20,7 @@ from tests.site import Clock, Site
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.requirement("ASVS 7.5.1", "ASVS 7.5.3")
 async def test_somebody_is_fresh_until_the_time_is_up_and_again_after_signing_in_again(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -39,6 +40,7 @@ async def test_somebody_is_fresh_until_the_time_is_up_and_again_after_signing_in
     assert await fresh() is True
 
 
+@pytest.mark.requirement("ASVS 7.3.2", "NIST 5.2")
 async def test_a_sign_in_begins_the_time_that_a_session_may_last(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -70,6 +72,8 @@ async def test_who_signs_in_again_without_asking_for_it_is_not_remembered(
     assert "Max-Age=100" in (await site.visit(sign_in(remember=False))).set_cookie
 
 
+@pytest.mark.requirement("ASVS 7.1.1", "NIST 5.1(5)", "NIST 5.2")
+@pytest.mark.guarantee(21)
 @rows("limits", [AAL1, AAL2, AAL3])
 @rows("remember", [False, True])
 async def test_the_limits_of_the_standards_are_kept(

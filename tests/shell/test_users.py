@@ -34,6 +34,8 @@ pytestmark = pytest.mark.anyio
 # The list
 
 
+@pytest.mark.requirement("ASVS 7.5.2")
+@pytest.mark.guarantee(21)
 async def test_the_list_shows_what_a_person_recognises_and_nothing_that_opens_a_session(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
@@ -91,6 +93,8 @@ async def test_the_list_is_of_one_user_only(site_of: Callable[..., Site], listin
     assert [len(await sessions.list(user)) for user in ("ann", "bob", "Ann", "eve")] == [2, 1, 1, 0]
 
 
+@pytest.mark.requirement("ASVS 7.5.2")
+@pytest.mark.guarantee(21)
 async def test_one_session_is_ended_by_its_handle_and_no_other(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -105,6 +109,8 @@ async def test_one_session_is_ended_by_its_handle_and_no_other(
     assert [one.handle for one in await sessions.list("ann")] == [newest.handle]
 
 
+@pytest.mark.requirement("ASVS 7.4.3")
+@pytest.mark.guarantee(21)
 async def test_all_others_are_ended_and_the_one_that_asks_gets_a_new_id(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -152,6 +158,7 @@ async def test_a_session_that_was_ended_stays_ended_whatever_a_slow_request_does
     assert await user_of(site, old) is None
 
 
+@pytest.mark.requirement("ASVS 7.4.2", "ASVS 7.4.5")
 async def test_all_sessions_of_a_user_are_ended(site_of: Callable[..., Site], listing: SessionBackend) -> None:
     site = site_of(backend=listing)
     browsers = [await signed_in(site) for _ in range(3)]
@@ -213,6 +220,7 @@ async def test_a_session_that_is_used_for_ever_stays_on_the_list(
     assert len(await UserSessions(listing).list("ann")) == 1
 
 
+@pytest.mark.guarantee(21)
 async def test_the_list_forgets_what_is_over_and_never_grows_beyond_what_lives(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
@@ -285,6 +293,7 @@ async def test_a_list_is_no_session_whatever_id_is_made_up(
     assert await site.data(Browser({"session": index_key("ann")})) == {}
 
 
+@pytest.mark.guarantee(21)
 async def test_a_sign_in_that_fails_leaves_the_session_from_before_on_the_list(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
@@ -355,6 +364,8 @@ async def test_the_store_of_revocations_lives_as_long_as_the_application(clock: 
 # Ending all of them during a sign-in
 
 
+@pytest.mark.requirement("ASVS 7.4.2")
+@pytest.mark.guarantee(21)
 async def test_a_sign_in_that_is_under_way_is_ended_with_all_the_others(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -420,6 +431,7 @@ async def test_a_list_that_others_change_without_end_is_an_error_and_not_a_loop(
 # How many
 
 
+@pytest.mark.requirement("ASVS 7.1.2")
 async def test_one_session_too_many_ends_the_oldest(site_of: Callable[..., Site], listing: SessionBackend) -> None:
     """ASVS 7.1.2."""
     site = site_of(backend=listing, max_sessions_per_user=2)
@@ -429,6 +441,7 @@ async def test_one_session_too_many_ends_the_oldest(site_of: Callable[..., Site]
     assert len(await UserSessions(listing).list("ann")) == 2
 
 
+@pytest.mark.requirement("ASVS 7.1.2")
 async def test_one_session_too_many_is_refused_if_that_is_asked_for(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
@@ -443,6 +456,7 @@ async def test_one_session_too_many_is_refused_if_that_is_asked_for(
     await signed_in(site)
 
 
+@pytest.mark.guarantee(21)
 async def test_who_signs_in_and_out_again_and_again_is_one_at_a_time(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -476,6 +490,7 @@ async def test_who_is_refused_keeps_what_the_anonymous_session_held(
     assert await site.data() == {"n": 1}
 
 
+@pytest.mark.guarantee(21)
 async def test_parallel_sign_ins_are_never_more_than_allowed(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:

@@ -113,6 +113,7 @@ class Ticks:
         self._receive.close()
 
 
+@pytest.mark.guarantee(21)
 async def test_what_is_watched_is_cancelled_when_the_session_has_ended(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:

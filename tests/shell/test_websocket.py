@@ -56,6 +56,7 @@ async def connect(site: Site, handler: Handler) -> Reply:
 ACCEPT, CLOSE = {"type": "websocket.accept"}, {"type": "websocket.close"}
 
 
+@pytest.mark.guarantee(11)
 async def test_the_cookie_goes_out_with_accept(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
 
@@ -99,6 +100,7 @@ async def test_later_changes_are_saved_at_the_close(
     assert await site.data() == {"cart": [1, 2], "n": 1}
 
 
+@pytest.mark.guarantee(11)
 @rows("end", [None, WebSocketDisconnect(1001), RuntimeError("the handler failed")], ids=repr)
 async def test_later_changes_are_saved_however_the_connection_ends(
     site_of: Callable[..., Site], server_backend: SessionBackend, end: Exception | None
@@ -169,6 +171,7 @@ async def test_a_websocket_that_outlives_a_logout_does_not_undo_it(
     assert await site.data(Browser(cookies)) == {}
 
 
+@pytest.mark.guarantee(11)
 async def test_a_session_that_begins_after_accept_cannot_be_sent_and_says_so(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -213,6 +216,7 @@ async def test_a_refused_handshake_saves_a_session_that_is_there(
     assert await site.data() == {"user": "ann", "refused": 1}
 
 
+@pytest.mark.guarantee(11)
 async def test_a_refused_handshake_that_began_a_session_is_logged(
     site_of: Callable[..., Site], backend: SessionBackend, caplog: pytest.LogCaptureFixture
 ) -> None:

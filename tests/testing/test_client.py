@@ -67,6 +67,7 @@ def app_with(backend: SessionBackend | None = None, **settings: Any) -> Starlett
     return Starlette(routes=ROUTES, middleware=[Middleware(SessionMiddleware, **settings)])
 
 
+@pytest.mark.guarantee(25)
 def test_what_the_test_writes_is_what_the_next_request_finds(browser_of: BrowserOf, backend: SessionBackend) -> None:
     client = browser_of(app_with(backend))
     with session_of(client) as session:
@@ -79,6 +80,7 @@ def test_what_the_test_writes_is_what_the_next_request_finds(browser_of: Browser
     assert client.get("/").json() == {"cart": [{"item": "milk"}]}
 
 
+@pytest.mark.guarantee(25)
 def test_what_a_request_left_is_what_the_test_reads(browser_of: BrowserOf, backend: SessionBackend) -> None:
     client = browser_of(app_with(backend))
     client.get("/count")
@@ -111,6 +113,7 @@ def fails_after_a_change(session: Session) -> None:
     raise LookupError("of the test")
 
 
+@pytest.mark.guarantee(25)
 def test_a_block_that_raises_saves_nothing(browser_of: BrowserOf, backend: SessionBackend) -> None:
     client = browser_of(app_with(backend))
     client.get("/count")
@@ -136,6 +139,7 @@ def test_requests_inside_of_the_block_are_merged_as_those_of_another_tab(browser
     assert client.get("/").json() == {"n": 2, "user": "ann"}
 
 
+@pytest.mark.guarantee(25)
 def test_the_clock_of_the_test_is_the_clock_of_the_session(browser_of: BrowserOf) -> None:
     clock = Clock(1_000_000)
     client = browser_of(app_with(InMemoryBackend(clock=clock), max_age=60))
@@ -282,6 +286,7 @@ APPS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.guarantee(25)
 @pytest.mark.parametrize("kind", [kind for kind in APPS if kind != "two layers"])
 def test_the_middleware_is_found_wherever_it_is(browser_of: BrowserOf, kind: str) -> None:
     client = browser_of(APPS[kind]())
@@ -353,6 +358,7 @@ def test_a_client_of_no_application_says_so() -> None:
         session_of(client)
 
 
+@pytest.mark.guarantee(25)
 def test_a_secure_cookie_on_http_is_noticed_by_the_test_that_loses_it(browser_of: BrowserOf) -> None:
     app = app_with(https_only=True)
     with pytest.raises(ImproperlyConfigured, match="https://testserver"), session_of(browser_of(app)) as session:
@@ -376,6 +382,7 @@ def app_with_people(backend: SessionBackend, **settings: Any) -> Starlette:
     return Starlette(routes=[Route("/", show), Route("/me", me)], middleware=middleware)
 
 
+@pytest.mark.guarantee(25)
 @pytest.mark.parametrize("started", [False, True])
 def test_somebody_is_signed_in_in_one_line(browser_of: BrowserOf, backend: SessionBackend, started: bool) -> None:
     app = app_with_people(backend)
@@ -421,6 +428,7 @@ def test_a_sign_in_says_which_of_several_sessions_it_means(browser_of: BrowserOf
     assert list(client.cookies) == ["inner"]
 
 
+@pytest.mark.guarantee(25)
 @pytest.mark.anyio
 async def test_with_an_asynchronous_client_a_sign_in_is_awaited(backend: SessionBackend) -> None:
     transport = httpx2.ASGITransport(app=app_with_people(backend))
@@ -432,6 +440,7 @@ async def test_with_an_asynchronous_client_a_sign_in_is_awaited(backend: Session
 # Asynchronous clients
 
 
+@pytest.mark.guarantee(25)
 @pytest.mark.anyio
 async def test_an_asynchronous_client_has_a_session_too(backend: SessionBackend) -> None:
     transport = httpx2.ASGITransport(app=app_with(backend))

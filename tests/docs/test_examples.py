@@ -1,0 +1,315 @@
+"""The examples in the documents run as they are printed, and do what their pages say."""
+
+import ast
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import Depends
+from itsdangerous import TimestampSigner
+from starlette.requests import Request
+from starlette.testclient import TestClient
+
+from starsessions import BackendUnavailable, CookieBackend, users
+from tests.docs.pages import README, Story, name_of, pages, stories, story_of, tell
+from tests.docs.pending import pending
+from tests.site import KEY
+
+STORIES = [story for document in [README, *pages()] for story in stories(document)]
+
+
+def told(story: Story) -> dict[str, Any]:
+    """Run a story, or skip the test if the code has not got what it shows."""
+    why = pending("".join(block.code for block in story))
+    if why:
+        pytest.skip(why)
+    return tell(story)
+
+
+def app_of(page: str, number: int = 0) -> Any:
+    return told(story_of(page, number))["app"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Some examples make a file, and one silences the log."""
+    monkeypatch.chdir(tmp_path)
+    logger = logging.getLogger("starsessions")
+    level = logger.level
+    yield
+    logger.setLevel(level)
+
+
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: f"{name_of(story[0].document)}:{story[0].line}")
+def test_the_example_runs(story: Story) -> None:
+    for name, value in told(story).items():
+        if name.startswith("test_") and inspect.isfunction(value) and not inspect.signature(value).parameters:
+            value()
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["FastAPI", "Starlette"])
+def test_the_quick_start_counts_visits(number: int) -> None:
+    app = tell(stories(README)[number])["app"]
+    browser, stranger = TestClient(app), TestClient(app)
+    assert [browser.get("/").json() for _ in range(2)] == [{"visits": 1}, {"visits": 2}]
+    assert stranger.get("/").json() == {"visits": 1}
+
+
+def test_the_sign_in_of_the_readme_lets_the_user_in() -> None:
+    browser = TestClient(tell(stories(README)[2])["app"])
+    assert browser.get("/account").status_code == 401
+    browser.post("/login", data={"name": "ann"})
+    assert browser.get("/account").json() == "ann"
+
+
+def test_the_home_page_begins_as_the_readme_does() -> None:
+    assert "from starsessions.fastapi import CurrentSession" in story_of("index.md")[0].code
+    browser = TestClient(app_of("index.md"))
+    assert [browser.get("/").json() for _ in range(2)] == [{"visits": 1}, {"visits": 2}]
+
+
+def test_the_tutorial_for_starlette_logs_in_and_out() -> None:
+    browser = TestClient(app_of("tutorials/log-in-with-starlette.md"), follow_redirects=False)
+    assert browser.get("/account").headers["location"] == "/login"
+    assert browser.post("/login", data={"email": "ann@example.com", "password": "guess"}).status_code == 403
+    form = {"email": "ann@example.com", "password": "correct horse", "remember": "on"}
+    assert "Max-Age=2592000" in browser.post("/login", data=form).headers["set-cookie"]
+    assert "You are logged in" in browser.get("/account").text
+    browser.post("/logout")
+    assert browser.get("/account").status_code == 303
+
+
+def test_a_session_ends_after_half_an_hour_without_use_or_after_thirty_days_if_it_is_remembered() -> None:
+    browser = TestClient(app_of("guides/users/keep-users-signed-in.md"))
+    assert "Max-Age=1800;" in browser.post("/login", data={"name": "ann"}).headers["set-cookie"]
+    response = browser.post("/login", data={"name": "ann", "remember": "on"})
+    assert "Max-Age=2592000;" in response.headers["set-cookie"]
+
+
+def test_other_devices_are_signed_out_when_the_password_changes() -> None:
+    app = app_of("guides/users/devices.md")
+    here, there = TestClient(app), TestClient(app)
+    for browser in (here, there):
+        browser.post("/login", data={"name": "ann"})
+    assert [one["is_current"] for one in here.get("/devices").json()].count(True) == 1
+    assert here.post("/password", data={"password": "another"}).json() == 1
+    assert there.get("/devices").status_code == 401
+    assert here.get("/devices").status_code == 200
+    assert here.post("/logout-everywhere").status_code == 200
+    assert here.get("/devices").status_code == 401
+
+
+def test_an_email_is_changed_after_a_recent_login_only() -> None:
+    browser = TestClient(app_of("guides/users/confirm-password.md"))
+    assert browser.post("/email", data={"email": "a@b.test"}).status_code == 401
+    browser.post("/login", data={"name": "ann"}, follow_redirects=False)
+    assert browser.post("/email", data={"email": "a@b.test"}).json() == "a@b.test"
+
+
+def test_staff_see_what_a_customer_sees_and_stay_who_they_are() -> None:
+    namespace = told(story_of("guides/users/impersonation.md"))
+    app, sign_in = namespace["app"], namespace["sign_in"]
+
+    async def login(request: Request, name: str) -> None:
+        await sign_in(request, name)
+
+    app.add_api_route("/login/{name}", login, methods=["POST"])
+
+    sue, ann = TestClient(app), TestClient(app)
+    sue.post("/login/sue")
+    ann.post("/login/ann")
+    assert ann.post("/support/view-as/bob").status_code == 403
+    sue.post("/support/view-as/bob")
+    assert sue.get("/orders").json() == {"orders_of": "bob", "requested_by": "sue"}
+    sue.post("/support/stop")
+    assert sue.get("/orders").json() == {"orders_of": "sue", "requested_by": "sue"}
+
+
+def test_a_front_end_on_another_origin_may_send_requests_with_the_cookie() -> None:
+    app = app_of("guides/front-ends/cors.md")
+    browser = TestClient(app, base_url="https://api.example.com")
+    from_front_end = {"Origin": "https://app.example.com", "Sec-Fetch-Site": "same-site"}
+    response = browser.post("/cart/tea", headers=from_front_end)
+    assert response.json() == ["tea"]
+    assert response.headers["access-control-allow-origin"] == "https://app.example.com"
+    assert response.headers["access-control-allow-credentials"] == "true"
+    assert browser.post("/cart/milk", headers=from_front_end).json() == ["tea", "milk"]
+    assert (
+        browser.post("/cart/x", headers={"Origin": "https://evil.test", "Sec-Fetch-Site": "cross-site"}).status_code
+        == 403
+    )
+
+
+def test_a_script_sends_the_token_in_the_header() -> None:
+    browser = TestClient(app_of("guides/front-ends/htmx-and-fetch.md"))
+    token = browser.get("/api/csrf").json()["token"]
+    assert browser.post("/like").status_code == 403
+    assert browser.post("/like", headers={"X-CSRF-Token": token}).json() == 1
+    assert 'name="csrf-token"' in browser.get("/").text
+
+
+def test_an_iframe_gets_a_partitioned_cookie() -> None:
+    widget = told(story_of("guides/front-ends/subdomains-and-iframes.md", 1))["widget"]
+
+    def visit(request: Request) -> None:
+        request.session["visited"] = True
+
+    widget.user_middleware[0].kwargs["autoload"] = True
+    widget.add_api_route("/visit", visit)
+    cookie = TestClient(widget, base_url="https://testserver").get("/visit").headers["set-cookie"].lower()
+    for attribute in ("__host-widget=", "samesite=none", "secure", "partitioned", "path=/;"):
+        assert attribute in cookie
+
+
+def test_an_api_takes_a_session_or_a_token() -> None:
+    namespace = told(story_of("guides/front-ends/mobile-and-api-clients.md"))
+
+    def who(user: str) -> str:
+        return user
+
+    who.__annotations__["user"] = namespace["Annotated"][str, Depends(namespace["caller"])]
+    namespace["app"].add_api_route("/who", who)
+    browser = TestClient(namespace["app"])
+    assert browser.get("/who").status_code == 401
+    assert browser.get("/who", headers={"Authorization": "Bearer a-token-from-your-database"}).json() == "ann"
+    browser.post("/login", data={"name": "bob"})
+    assert browser.get("/who").json() == "bob"
+
+
+def test_the_message_is_shown_on_the_next_page() -> None:
+    browser = TestClient(app_of("guides/front-ends/flash.md"))
+    assert browser.post("/save").text == "success"
+    assert browser.get("/").text == "nothing new"
+
+
+def test_the_websocket_saves_what_it_was_told() -> None:
+    app = app_of("guides/front-ends/websockets.md")
+    browser = TestClient(app)
+    assert browser.get("/export").text == "a line\n"
+    with browser.websocket_connect("/talk") as talk:
+        talk.send_text("hello")
+        assert talk.receive_text() == "hello"
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["FastAPI", "Starlette"])
+def test_the_typed_sessions_keep_a_cart(number: int) -> None:
+    story = story_of("guides/data/typed.md", number)
+    browser, stranger = TestClient(tell(story)["app"]), TestClient(tell(story)["app"])
+    assert browser.post("/cart/tea").json() == ["tea"]
+    assert browser.post("/cart/milk").json() == ["tea", "milk"]
+    assert stranger.post("/cart/milk").json() == ["milk"]
+
+
+def test_the_migration_makes_a_cart_out_of_a_basket() -> None:
+    migrate = tell(story_of("guides/data/typed.md", 2))["migrate"]
+    assert migrate(1, {"basket": ["tea"], "theme": "dark"}) == {"cart": {"items": ["tea"]}, "theme": "dark"}
+    assert migrate(1, {}) == {"cart": {"items": []}}
+
+
+def test_the_atomic_update_counts_down() -> None:
+    browser = TestClient(app_of("guides/data/counters.md"))
+    assert [browser.post("/spend").json() for _ in range(3)] == [2, 1, 0]
+
+
+def test_a_privacy_middleware_leaves_browser_and_network_out() -> None:
+    namespace = told(story_of("explanation/privacy.md"))
+    app = namespace["app"]
+    backend = app.user_middleware[-1].kwargs["backend"]
+
+    async def login(request: Request) -> None:
+        await users.sign_in(request, "ann")
+
+    app.add_api_route("/login", login, methods=["POST"])
+    app.add_api_route("/other", login, methods=["POST"])
+    browser = TestClient(
+        app, headers={"user-agent": "Mozilla/5.0 (X11; Linux) Firefox/145.0"}, client=("203.0.113.7", 1)
+    )
+    browser.post("/login")
+    browser.cookies.clear()
+    browser.post("/other")
+    listed = asyncio.run(users.UserSessions(backend).list("ann"))
+    assert {(one.agent, one.address) for one in listed} == {("", ""), ("Firefox on Linux", "203.0.113.0/24")}
+
+
+def test_the_cron_job_ends() -> None:
+    asyncio.run(told(story_of("guides/production/cleanup.md", 1))["purge"]())
+
+
+def test_the_page_answers_when_the_store_fails() -> None:
+    app = app_of("explanation/durability.md")
+
+    async def fail(request: Request) -> None:
+        raise BackendUnavailable("The store failed.")
+
+    app.add_route("/", fail)
+    answer = TestClient(app).get("/")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "60")
+
+
+def test_the_rotations_of_the_page_do_what_it_says() -> None:
+    namespace = told(story_of("explanation/concurrent-requests.md", 1))
+    app, reports, clock = namespace["app"], namespace["reports"], namespace["clock"]
+    browser, old = TestClient(app), TestClient(app)
+    browser.get("/promote")
+    old.cookies["session"] = browser.cookies["session"]
+
+    browser.get("/refresh")
+    assert browser.cookies["session"] != old.cookies["session"]
+    assert old.get("/").json() == {"role": "admin", "miss_reason": None}
+    clock.advance(30)
+    assert old.get("/").json() == {"role": None, "miss_reason": "rotated away"}
+    [handle] = reports
+    assert len(handle) == 16
+
+    old.cookies["session"] = browser.cookies["session"]
+    browser.get("/promote")
+    assert old.get("/").json() == {"role": None, "miss_reason": "rotated a moment ago"}
+    assert reports == [handle]
+
+    before = browser.cookies["session"]
+    clock.advance(3600)
+    assert browser.get("/").json() == {"role": "admin", "miss_reason": None}
+    assert browser.cookies["session"] != before
+
+
+def test_the_simple_backend_keeps_a_session() -> None:
+    app = app_of("guides/extend/write-a-backend.md")
+    browser, stranger = TestClient(app), TestClient(app)
+    assert [browser.get("/").text for _ in range(3)] == ["Visit 1\n", "Visit 2\n", "Visit 3\n"]
+    assert stranger.get("/").text == "Visit 1\n"
+    assert len(browser.cookies["session"]) == 43
+
+
+def test_the_simple_backend_has_twenty_lines() -> None:
+    block = story_of("guides/extend/write-a-backend.md")[0]
+    [written] = [node for node in ast.parse(block.code).body if isinstance(node, ast.ClassDef)]
+    lines = block.code.splitlines()[written.lineno - 1 : written.end_lineno]
+    assert len(list(filter(None, lines))) <= 20
+
+
+@pytest.mark.guarantee(27)
+def test_a_cookie_of_2_x_is_read() -> None:
+    # base64 of {"user": "ann", "__metadata__": {"lifetime": 0, "created": 1, "last_access": 2}}, as JsonSerializer and
+    # CookieStore of 2.2.1 wrote it.
+    data = b"eyJ1c2VyIjoiYW5uIiwiX19tZXRhZGF0YV9fIjp7ImxpZmV0aW1lIjowLCJjcmVhdGVkIjoxLCJsYXN0X2FjY2VzcyI6Mn19"
+    session = asyncio.run(CookieBackend(KEY).read(TimestampSigner(KEY).sign(data).decode()))
+    assert session.pop("__metadata__")
+    assert session == {"user": "ann"}
+
+
+def classes_of(story: Callable[[], Story]) -> dict[str, Any]:
+    """Return what a story defines; nothing if it cannot run yet."""
+    blocks = story()
+    return {} if pending("".join(block.code for block in blocks)) else tell(blocks)
+
+
+for _name, _value in {
+    **classes_of(lambda: story_of("guides/extend/test-a-store.md", 0)),
+    **classes_of(lambda: story_of("guides/extend/test-a-store.md", 1)),
+}.items():
+    if _name.startswith("Test"):  # the suites that the page shows, with the stores that it shows
+        globals()[_name] = _value

@@ -1,0 +1,36 @@
+"""Each question of questions.toml is answered where it says, in at most two links from the home page."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.docs.pages import DOCS, blocks, headings
+from tests.docs.test_links import distances
+
+QUESTIONS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("questions.toml").read_text("utf-8"))
+HOPS = distances(DOCS / "index.md", 2)
+
+
+def test_there_are_the_forty_questions_and_perhaps_more() -> None:
+    assert len(QUESTIONS) >= 40
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_the_question_is_answered(name: str) -> None:
+    asked = QUESTIONS[name]
+    assert set(asked) <= {"question", "page", "heading", "words", "code"}
+    page = DOCS / asked["page"]
+    assert HOPS[page] <= 2
+    assert "heading" not in asked or asked["heading"] in headings(page)
+    text = page.read_text(encoding="utf-8").lower()
+    assert [word for word in asked["words"] if word.lower() not in text] == []
+    assert not asked.get("code", True) or list(blocks(page)), "the answer needs code"
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_one_of_its_words_is_in_a_title_or_heading(name: str) -> None:
+    page = DOCS / QUESTIONS[name]["page"]
+    titles = " ".join(headings(page)).lower()
+    assert any(word.lower() in titles for word in QUESTIONS[name]["words"])
