@@ -18,6 +18,24 @@ from msgspec import Struct
 from starsessions.core.encoding import to_base64url
 from starsessions.core.record import Found, Identity, MissReason
 
+__all__ = [
+    "ConflictResolved",
+    "Created",
+    "Event",
+    "Expired",
+    "InvalidCookie",
+    "OnEvent",
+    "Renewed",
+    "Revoked",
+    "Rotated",
+    "RotatedIdReused",
+    "SchemaMismatch",
+    "SignedIn",
+    "SignedOut",
+    "StoreFailed",
+    "UnknownId",
+]
+
 _log = logging.getLogger("starsessions")
 
 _HANDLE_BYTES = 12

@@ -15,6 +15,8 @@ from starsessions.events import SchemaMismatch, handle_of
 from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
 from starsessions.session import Session, SessionSource, get_session, load_session
 
+__all__ = ["TypedSession"]
+
 _log = logging.getLogger("starsessions")
 
 M = TypeVar("M")

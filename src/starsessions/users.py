@@ -15,6 +15,17 @@ from starsessions.lifecycle import sign_in as signing_in
 from starsessions.session import SessionSource, get_session, load_session
 from starsessions.stores.base import Store
 
+__all__ = [
+    "UserSession",
+    "UserSessions",
+    "get_handle",
+    "get_signed_in_at",
+    "get_user_id",
+    "is_fresh",
+    "sign_in",
+    "sign_out",
+]
+
 
 async def sign_in(
     source: SessionSource, user_id: str, *, remember: bool = False, keep_data: bool = True, method: str = ""

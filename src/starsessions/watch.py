@@ -10,6 +10,8 @@ from starsessions.exceptions import BackendUnavailable, SessionConflict
 from starsessions.lifecycle import loading
 from starsessions.session import SessionSource, get_session, load_session
 
+__all__ = ["move_on_when_ended", "revalidate"]
+
 MAX_FAILURES = 3
 """Checks in a row that may fail because the store does. After that, the session cannot be assumed alive."""
 

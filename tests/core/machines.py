@@ -3,7 +3,7 @@
 from typing import Any
 
 from starsessions.core.record import Found, MissReason, Policy, Record
-from starsessions.core.serializer import Msgpack, Serializer, differs_for_sure, dumper_again, is_ours, matcher
+from starsessions.core.serializer import Msgpack, Serializer, differs_for_sure, dumper_again, is_builtin, matcher
 from starsessions.core.state import Rules, SessionState
 
 NOW = 1_000_000
@@ -29,7 +29,7 @@ def rules(
         dumps=serializer.dumps,
         dumps_again=dumper_again(serializer),
         matches=matcher(serializer),
-        differs_for_sure=differs_for_sure if is_ours(serializer) else lambda payload, base: False,
+        differs_for_sure=differs_for_sure if is_builtin(serializer) else lambda payload, base: False,
     )
 
 

@@ -122,7 +122,7 @@ def test_a_save_sets_the_cookie_only_if_the_browser_has_another_one(
     state.saved(carried_out(kind, found, kept), kept, LATER)
 
     assert state.cookie is cookie
-    assert (state.found, state.previous) == (kept, found)
+    assert state.found == kept
 
 
 def test_a_new_session_sets_the_cookie() -> None:
@@ -131,7 +131,7 @@ def test_a_new_session_sets_the_cookie() -> None:
 
     state.saved(Create(kept.record, None), kept, NOW)
 
-    assert (state.cookie, state.found, state.previous) == (Cookie.SET, kept, None)
+    assert (state.cookie, state.found) == (Cookie.SET, kept)
 
 
 def test_a_cookie_that_is_due_stays_due_when_the_next_save_needs_none() -> None:
@@ -141,7 +141,7 @@ def test_a_cookie_that_is_due_stays_due_when_the_next_save_needs_none() -> None:
     state.saved(Create(first.record, None), first, NOW)
     state.saved(Replace(first, second.record), second, NOW)
 
-    assert (state.cookie, state.found, state.previous) == (Cookie.SET, second, first)
+    assert (state.cookie, state.found) == (Cookie.SET, second)
 
 
 @pytest.mark.parametrize("note", [{"next_id": "new"}, {"expiry": Expiry(60)}, {"identity": ANN}], ids=str)
@@ -192,20 +192,9 @@ def test_nothing_that_was_known_or_asked_for_holds_for_the_session_that_follows(
     assert data == {}
     assert (state.found, state.explicit_id, state.next_id, state.expiry, state.identity) == (None,) * 5
     assert (state.session_id, state.user, state.stored(), list(state.models)) == (None, None, {}, [])
-    assert state.previous == found_with({"a": 1})
     data["b"] = 2
     state.is_lost = False  # or what follows would be dropped
     assert state.command(data, LATER) == Create(record_of({"b": 2}, LATER), None)
-
-
-@pytest.mark.parametrize("ends", ENDS)
-def test_what_was_there_before_is_remembered_if_the_session_ends_twice(ends: str) -> None:
-    state, data = with_notes()
-
-    state.deleted(data)
-    ENDS[ends](state, data)
-
-    assert state.previous == found_with({"a": 1})
 
 
 def test_a_session_that_this_request_ended_clears_the_cookie() -> None:

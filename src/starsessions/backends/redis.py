@@ -11,6 +11,8 @@ from starsessions.core.serializer import Serializer
 from starsessions.sealing.keys import Keys
 from starsessions.stores.redis.store import RedisStore
 
+__all__ = ["RedisBackend"]
+
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 

@@ -17,6 +17,8 @@ from starsessions.stores.sqlalchemy.store import SQLAlchemyStore
 from starsessions.stores.sqlalchemy.table import session_table
 from starsessions.stores.sweeper import sweep_forever
 
+__all__ = ["SQLAlchemyBackend", "session_table"]
+
 if TYPE_CHECKING:
     from sqlalchemy import URL, MetaData, Table
     from sqlalchemy.ext.asyncio import AsyncEngine
