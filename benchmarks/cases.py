@@ -1,4 +1,4 @@
-"""What is measured: the data, the handlers, and requests to them, without a server in between."""
+"""The measured cases: data, handlers, and requests to them, without a server."""
 
 import asyncio
 import random
@@ -9,14 +9,15 @@ from itertools import cycle, islice
 from json import dumps
 from typing import Any
 
-from benchmarks.contestants import App, Contestant, Scope
+from benchmarks.asgi import App, Scope
+from benchmarks.contestants import Contestant
 
 Headers = list[tuple[bytes, bytes]]
 Act = Callable[[Contestant, Scope], Awaitable[Any]]
 
 AT_ONCE = 50
 SIZES = {"signed": (150, 2048), "encrypted": (150, 2048)}
-"""Of a session in bytes, as JSON. What is in a cookie has to fit into 4096 bytes, base64 and all."""
+"""Sizes of a session in bytes of JSON. A cookie has to fit into 4096 bytes, including base64."""
 SIZES_ON_A_SERVER = (150, 4096, 65536)
 
 BODY = {"type": "http.response.body", "body": b"ok"}
@@ -30,7 +31,7 @@ BROWSER = [
 
 
 def data_of(size: int) -> dict[str, Any]:
-    """A session of about so many bytes: who it is, and a cart of as many lines as it takes."""
+    """Return a session of about `size` bytes: a user, and a cart with as many lines as needed."""
     chance = random.Random(size)
     cart: list[dict[str, Any]] = [{"sku": "abc", "n": 1}, {"sku": "def", "n": 2}]
     data = {"user_id": 42, "cart": cart, "csrf": "x" * 40, "visits": 3, "theme": "dark"}
@@ -74,7 +75,7 @@ class Case:
     name: str
     act: Act
     cookie: str = "known"
-    """Of whom: nobody ("none"), a person who is signed in ("known"), or a new visitor each time ("new")."""
+    """Who sends the requests: no session ("none"), a signed-in user ("known"), or a new visitor each time ("new")."""
 
 
 CASES = {
@@ -105,7 +106,7 @@ def fill_with(data: dict[str, Any]) -> Act:
 def handled_by(contestant: Contestant, act: Act) -> App:
     async def handle(scope: Scope, receive: Any, send: Any) -> None:
         await act(contestant, scope)
-        # New ones each time: some middlewares add to the list that they are given.
+        # A new list each time: some middlewares append to the list that they get.
         headers = [(b"content-length", b"2"), (b"content-type", b"text/plain")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send(BODY)
@@ -135,11 +136,11 @@ async def swallow(message: Any) -> None:
 
 @dataclass
 class Browser:
-    """Holds cookies. Takes what it is given, and forgets what it is told to forget."""
+    """A browser: stores the cookies that responses set, and removes those that they clear."""
 
     cookies: dict[bytes, bytes] = field(default_factory=dict)
     told: int = 0
-    """How many `Set-Cookie` it has got, and of how many bytes."""
+    """The number of `Set-Cookie` headers received, and their bytes."""
     bytes_told: int = 0
 
     @property
@@ -161,7 +162,7 @@ class Browser:
 
 
 def drive(coroutine: Any) -> None:
-    """Run to its end what waits for nothing."""
+    """Run a coroutine that never waits, to its end."""
     try:
         coroutine.send(None)
     except StopIteration:
@@ -170,7 +171,7 @@ def drive(coroutine: Any) -> None:
 
 
 async def timed(app: App, requests: Iterable[Headers], at_once: int, by_hand: bool) -> float:
-    """Seconds for all of these requests. Each scope is made when it is used, and then freed, as in a server."""
+    """Return the seconds for all requests. Each scope is made for its request, and then freed, as in a server."""
     started = time.perf_counter()
     if at_once > 1:
         requests = iter(requests)
@@ -186,7 +187,7 @@ async def timed(app: App, requests: Iterable[Headers], at_once: int, by_hand: bo
 
 
 class Stage:
-    """A contestant that is set up, and the browsers that visit it."""
+    """A contestant that is ready, and the browsers that visit it."""
 
     def __init__(self, contestant: Contestant, size: int) -> None:
         self.contestant = contestant
@@ -207,13 +208,13 @@ class Stage:
             self.known = [Browser()]
 
     async def requests(self, case: Case, times: int) -> Iterator[Headers]:
-        """The headers of so many requests."""
+        """Return the headers of `count` requests."""
         if case.cookie == "none":
             return islice(cycle([list(BROWSER)]), times)
         if case.cookie == "known":
             return islice(cycle([browser.headers for browser in self.known]), times)
         anonymous = fill_with({key: value for key, value in self.data.items() if key != "user_id"})
-        holds_nothing = self.contestant.kind in SIZES  # a cookie can be used again and again
+        holds_nothing = self.contestant.kind in SIZES  # a cookie can be used repeatedly
         return islice(
             cycle([(await self.visit(anonymous)).headers for _ in range(1 if holds_nothing else times)]), times
         )

@@ -1,7 +1,7 @@
-"""What a session costs at least: its bytes, read and written through the same client, without a library.
+"""The minimum cost of a session: its bytes, read and written through the same client, without a library.
 
-Reading is one GET, or one SELECT through SQLAlchemy Core. Writing is that, and our script or our UPDATE, which write
-only what nobody else has changed. The bytes are those that our backend stores.
+Reading is one GET, or one SELECT through SQLAlchemy Core. Writing is a read, and a script or UPDATE that writes only if
+no other request wrote in between. The bytes are those that this library's backend stores.
 """
 
 import os
@@ -14,16 +14,17 @@ from typing import Any
 from redis.asyncio import Redis
 from sqlalchemy import select
 
-from benchmarks.contestants import App, Scope
-from starsessions.backends.redis import _HEAD, _LAYOUT, _SCRIPT, _SHA, RedisBackend
+from benchmarks.asgi import App, Scope
+from starsessions.backends.redis import RedisBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
+from starsessions.stores.redis.store import HEAD, LAYOUT, SCRIPT, SHA
 
 DAYS_14 = 1_209_600
 PREFIX = "bare:"
 
 
 class Noting(dict[str, Any]):
-    """A dict that knows whether it was changed."""
+    """A dict that records whether it was changed."""
 
     changed = False
 
@@ -80,7 +81,7 @@ class ThroughRedis(Through):
     async def clear(self) -> None:
         for key in await self.all_keys():
             await self.client.delete(key)
-        await self.client.script_load(_SCRIPT)
+        await self.client.script_load(SCRIPT)
 
     async def all_keys(self) -> list[Any]:
         return [key async for key in self.client.scan_iter(PREFIX + "*")]
@@ -90,16 +91,16 @@ class ThroughRedis(Through):
         return found
 
     async def write(self, key: bytes, found: bytes) -> None:
-        _, version, expires_at = _HEAD.unpack_from(found)
-        entry = _HEAD.pack(_LAYOUT, os.urandom(8), expires_at) + found[_HEAD.size :]
-        answer = await self.client.evalsha(_SHA, 1, key, entry, version, int(time.time()), DAYS_14 * 1000)
+        _, version, expires_at = HEAD.unpack_from(found)
+        entry = HEAD.pack(LAYOUT, os.urandom(8), expires_at) + found[HEAD.size :]
+        answer = await self.client.evalsha(SHA, 1, key, entry, version, int(time.time()), DAYS_14 * 1000)
         assert answer == 1
 
 
 class ThroughSQL(Through):
     def __init__(self, backend: SQLAlchemyBackend) -> None:
         super().__init__(backend)
-        self.engine, self.table, self.say = backend.engine, backend.table, backend.store._say
+        self.engine, self.table, self.say = backend.engine, backend.table, backend.store.statements
 
     async def clear(self) -> None:
         await self.backend.create_table()
@@ -116,7 +117,7 @@ class ThroughSQL(Through):
 
     async def write(self, key: str, found: Any) -> None:
         now = int(time.time())
-        # Renewed, as every write does: a row whose indexed columns stay as they are is cheaper for PostgreSQL.
+        # The expiry changes, as with every write: PostgreSQL updates a row with unchanged indexed columns more cheaply.
         row = {"p_value": found.value, "p_expires_at": now + DAYS_14, "p_expect": found.version}
         row |= {"p_key": key, "p_version": int.from_bytes(os.urandom(8)) >> 1, "p_now": now}
         async with self.engine.connect() as connection:

@@ -1,15 +1,15 @@
-"""Our middleware beside the others, on the same work. `benchmarks/run` sets up what this needs, and starts it.
+"""Compare this middleware with others on the same work. `benchmarks/run` installs what this needs, and starts it.
 
-benchmarks/run                      all; takes a quarter of an hour
+benchmarks/run                      everything; takes a quarter of an hour
 benchmarks/run --quick              all kinds and cases with 150 bytes, in two minutes, and less exact
 benchmarks/run --only signed,redis  some kinds of storage
-benchmarks/run --rows 1000000       also SQL among so many rows
+benchmarks/run --rows 1000000       also SQL among that many rows
 benchmarks/run --json FILE          write the results there
-benchmarks/run --publish            put them into docs/explanation/performance.md, and the pictures where it takes them
+benchmarks/run --publish            update docs/explanation/performance.md and its charts
 
 Each figure is the best of many rounds in which the contestants take turns, on one core, minus the best of the bare
-application in the same process. The ratios are what counts. Those that have the same import name are in processes of
-their own. (What is served by uvicorn has all cores.)
+application in the same process. Only the ratios count. Libraries with the same import name run in separate processes.
+(Applications under uvicorn may use all cores.)
 """
 
 import argparse
@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 from benchmarks.cases import AT_ONCE, CASES, SIZES, SIZES_ON_A_SERVER
 from benchmarks.contestants import CONTESTANTS, KINDS, Contestant
-from benchmarks.marks import Cell, check_deadline
+from benchmarks.marks import Cell, judged
 from benchmarks.report import draw, publish, tables
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +41,7 @@ class Asked(Protocol):
 
 
 class Away:
-    """A worker in another environment."""
+    """A worker process in another environment."""
 
     def __init__(self, environment: str) -> None:
         python = ENVIRONMENTS / environment / "bin" / "python"
@@ -73,10 +73,10 @@ def workers(environments: set[str]) -> Iterator[dict[str, Asked]]:
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Have all that is started in here, clients and servers, on one core.
+    """Run everything that is started in this block, clients and servers, on one core.
 
-    Where a client and its server share one or not is otherwise for the scheduler to choose, which makes a GET of Redis
-    one and a half times as fast, for whoever has the luck.
+    Otherwise the scheduler decides whether a client and its server share a core, and if they do, a GET of Redis is one
+    and a half times as fast.
     """
     if not hasattr(os, "sched_setaffinity"):  # not on macOS
         yield
@@ -90,7 +90,7 @@ def one_core() -> Iterator[None]:
 
 
 class Race:
-    """All contestants of one kind of storage with sessions of one size."""
+    """All contestants with one kind of storage and one size of sessions."""
 
     def __init__(
         self, kind: str, size: int, urls: dict[str, str], asked: dict[str, Asked], left_out: list[str]
@@ -115,7 +115,7 @@ class Race:
                 yield from self.time(case, at_once, rounds, seconds)
 
     def time(self, case: str, at_once: int, rounds: int, seconds: float) -> Iterator[dict[str, Any]]:
-        """Each takes its turn for about so many seconds in each round."""
+        """Run the rounds: in each one, every contestant takes its turn for about `seconds`."""
         contestants = [one for one in self.contestants if one.is_a_library or case in CASES_OF_A_CLIENT]
         chosen = {"case": case, "at_once": at_once}
         few = {one: self.ask(one, "time", **chosen, times=2 * AT_ONCE) for one in contestants}
@@ -127,7 +127,7 @@ class Race:
         bares = {one: min(bare for bare, _ in took[one]) for one in contestants}
         for one in contestants:
             with_it = [whole for _, whole in took[one]]
-            # In the currency of the first one's process, where the bare application may be a little faster or slower.
+            # Scaled to the first one's process, where the bare application may be a little faster or slower.
             scale = bares[contestants[0]] / bares[one]
             overhead = (min(with_it) - bares[one]) * scale
             yield {
@@ -157,7 +157,7 @@ def compare(
     seconds: float,
     quick: bool,
 ) -> dict[str, Any]:
-    """The parts of the results that need no server of the applications."""
+    """Return the parts of the results that need no application server."""
     results: dict[str, Any] = {"times": [], "facts": []}
     for kind in kinds:
         for size in SIZES.get(kind, SIZES_ON_A_SERVER)[: 1 if quick else None]:
@@ -171,9 +171,9 @@ def compare(
 
 
 def import_time(rounds: int) -> float:
-    """Milliseconds of `import starsessions` in a new process that has imported Starlette: the best of some.
+    """Return the best milliseconds of `import starsessions` in a new process that has imported Starlette.
 
-    All but the first find the bytecode on the disk, as after any installation, and as Starlette's is.
+    All runs except the first find the bytecode on disk, as after any installation.
     """
     clock = "from time import perf_counter as clock"
     code = f"{clock}; import starlette.applications; s = clock(); import starsessions; print(clock() - s)"
@@ -191,7 +191,7 @@ def memory(many: int, rounds: int) -> dict[str, Any]:
 
 
 def write(results: dict[str, Any], file: Path) -> None:
-    """One row per line, so that two of them can be compared."""
+    """Return JSON with one row per line, so that two files can be compared."""
     file.parent.mkdir(parents=True, exist_ok=True)
     parts = []
     for name, part in results.items():
@@ -241,7 +241,7 @@ def main() -> int:
     results["import"] = import_time(5 if options.quick else 15)
     results["memory"] = memory(100_000, 3) if options.quick else memory(1_000_000, 15)
     results["about"], results["left out"] = about(load_before), left_out
-    results["marks"] = list(check_deadline(results))
+    results["marks"] = list(judged(results))
     print(tables(results))
     if options.json:
         write(results, options.json)

@@ -1,23 +1,22 @@
-"""Who takes part: how each library is set up, and how a handler of its users does things.
+"""The contestants: how each library is configured, and how handlers use it.
 
-A contestant lives in an environment of its own below `.venv/bench/`, since two of them have the same import name. So
-this module imports none of them before it is asked to, and it is read in all of these environments.
+Each contestant has its own environment in `.venv/bench/`, because two of them have the same import name. All of these
+environments import this module, so it imports contestants only when they are used.
 
-Left out: starlette-session and starlette-session-middleware want a Starlette below 1.0, fastapi-sessions is of 2021 and
-keeps sessions in memory only, and fastapi-redis-session is no middleware: it has no session of a request that could be
-changed, and connects anew for each request.
+Left out: starlette-session and starlette-session-middleware need Starlette below 1.0; fastapi-sessions is of 2021 and
+keeps sessions in memory only; fastapi-redis-session is not a middleware: it has no session object per request to
+change, and opens a connection for each request.
 """
 
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from typing import Any
 
-App = Callable[..., Any]
-Scope = MutableMapping[str, Any]
+from benchmarks.asgi import App, Scope
 
 KEY = "0123456789abcdef0123456789ABCDEF"
-USERS = count(1000)  # each signs in once, so that nobody has many sessions
+USERS = count(1000)  # each signs in once, so that no user has many sessions
 COOKIES = ("signed", "encrypted")
 KINDS = (*COOKIES, "memory", "redis", "sqlite", "postgres")
 
@@ -29,7 +28,7 @@ class Contestant:
     environment = "ours"
     kinds: tuple[str, ...]
     is_a_library = True
-    """False for what only shows what the storage itself costs."""
+    """False for the bare client, which only shows the cost of the storage itself."""
 
     def __init__(self, kind: str, urls: dict[str, str]) -> None:
         self.kind = kind
@@ -43,15 +42,15 @@ class Contestant:
         raise NotImplementedError
 
     async def prepare(self, data: dict[str, Any], sessions: int) -> None:
-        """For what is no library, and cannot be visited to make a session."""
+        """Create a session directly, for a contestant that is not a library and cannot be visited."""
 
-    # What stands in a handler.
+    # What a handler does.
 
     async def load(self, scope: Scope) -> Any:
         return scope["session"]
 
     def notice(self, session: Any) -> None:
-        """Say that something inside of a value was changed, where the library wants to be told."""
+        """Report a nested change, where the library needs that."""
 
     async def sign_in(self, scope: Scope) -> None:
         (await self.load(scope))["user_id"] = next(USERS)
@@ -101,10 +100,14 @@ class Ours(Contestant):
         return session
 
     async def sign_in(self, scope: Scope) -> None:
-        await scope["session"].sign_in(str(next(USERS)))
+        from starsessions import users
+
+        await users.sign_in(scope["session"], str(next(USERS)))
 
     async def sign_out(self, scope: Scope) -> None:
-        await scope["session"].sign_out()
+        from starsessions import users
+
+        await users.sign_out(scope["session"])
 
 
 class Starlettes(Contestant):
@@ -161,9 +164,9 @@ class Starsessions2(Contestant):
 
 
 class RedisSDK(Contestant):
-    """The middleware of fastapi-redis-sdk, with a store made for each request, as its own setup does.
+    """The middleware of fastapi-redis-sdk, with a new store for each request, as in its own setup.
 
-    It needs a server that lets fields of a hash expire: Redis 7.4 or Valkey 9.
+    It needs a server with expiring hash fields: Redis 7.4 or Valkey 9.
     """
 
     name = "fastapi-redis-sdk"
@@ -218,7 +221,7 @@ class AsgiSessions(Contestant):
 
 
 class Client(Contestant):
-    """No sessions: the same bytes through the same client, GET to read, GET and our script to write."""
+    """No sessions: the same bytes through the same client, GET to read, GET and a script to write."""
 
     name = "bare client"
     kinds = ("redis", "sqlite", "postgres")
@@ -242,7 +245,7 @@ class Client(Contestant):
 
 
 class Bare(Contestant):
-    """The application alone: its handlers have a dict to use."""
+    """The application alone: its handlers use a plain dict."""
 
     name = "bare"
     kinds = KINDS

@@ -1,7 +1,7 @@
-"""Requests per second of a real server on loopback: uvicorn in one process, asked by wrk.
+"""Measure requests per second of a real server on localhost: uvicorn in one process, loaded by wrk.
 
-uvicorn is there as it comes by itself, and as it comes with its extra `standard`, which is several times as fast. The
-applications take turns. The servers have the last core to themselves, if there are several.
+uvicorn runs without extras, and with its extra `standard`, which is several times as fast. The applications take turns.
+If there are several cores, the last one is reserved for the servers.
 """
 
 import os
@@ -31,7 +31,7 @@ CONNECTIONS = 16
 
 @contextmanager
 def a_core_for_the_server() -> Iterator[int | None]:
-    """The last core, which we and the load generator leave alone; None if there is none to spare, or no way to say."""
+    """Return the core that is reserved for the server; None if there is none to spare, or affinity is unsupported."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set()  # not on macOS
     if len(cores) < 2:
         yield None

@@ -1,12 +1,13 @@
-"""What needs no stopwatch: what a contestant sends to its store and to the browser, and what it promises."""
+"""Facts that need no timing: what a contestant sends to its store and to the browser, and what it guarantees."""
 
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from benchmarks.asgi import Scope
 from benchmarks.cases import AT_ONCE, CASES, Browser, Stage, fill_with, read, untouched
-from benchmarks.contestants import COOKIES, Contestant, Scope
+from benchmarks.contestants import COOKIES, Contestant
 
 READS = 1000
 REQUESTS = 100
@@ -33,7 +34,7 @@ async def set_cookies(stage: Stage) -> int:
 
 
 async def lost_updates(stage: Stage) -> int:
-    """Requests of one browser at once, each of which puts in a key of its own. Those at once are 50."""
+    """Send 50 concurrent requests of one browser, each of which sets its own key."""
     lost = 0
     for _ in range(WRITERS // AT_ONCE):
         browser = await stage.visit(fill_with({"user_id": 42}))
@@ -41,7 +42,7 @@ async def lost_updates(stage: Stage) -> int:
         def put(number: int) -> Callable[[Contestant, Scope], Awaitable[None]]:
             async def act(contestant: Contestant, scope: Scope) -> None:
                 session = await contestant.load(scope)
-                await asyncio.sleep(0)  # as if it asked a database
+                await asyncio.sleep(0)  # as if it queried a database
                 session[f"k{number}"] = number
 
             return act
@@ -63,7 +64,7 @@ async def keeps_nested_writes(stage: Stage) -> bool:
 
 
 async def logout_is_undone(stage: Stage) -> bool:
-    """A request reads, another one signs out, and the first one writes. Is anybody signed in then?"""
+    """One request reads, another signs out, and the first one writes. Is the user signed in afterwards?"""
     browser = await stage.visit(fill_with({"user_id": 42, "visits": 1}))
     has_read, may_go_on = asyncio.Event(), asyncio.Event()
 
@@ -82,7 +83,7 @@ async def logout_is_undone(stage: Stage) -> bool:
     await stage.visit(sign_out, browser)
     may_go_on.set()
     await asyncio.wait({request})
-    request.exception()  # an error page is a good answer, too
+    request.exception()  # an error page is a correct response, too
     found = [await data(stage, one) for one in (browser, copied)]
     return any("user_id" in one for one in found)
 
@@ -104,11 +105,11 @@ async def data(stage: Stage, browser: Browser) -> dict[str, Any]:
     return found
 
 
-# --- what goes to the store, or into the cookie -----------------------------------------------------------------------
+# --- traffic to the store, or bytes in the cookie ---------------------------------------------------------------------
 
 
 async def on_the_way(stage: Stage) -> dict[str, dict[str, Any]]:
-    """For each case: what the store was told, as the store counts it, and bytes per request."""
+    """Return for each case the commands, as the store counts them, and the bytes per request."""
     counted = {}
     for name, case in CASES.items():
         browsers = [Browser()] if case.act is untouched else list(stage.known)
@@ -128,7 +129,7 @@ async def on_the_way(stage: Stage) -> dict[str, dict[str, Any]]:
 
 
 class Meter:
-    """What nobody counts for us: a cookie is no store, and memory is none that could be asked."""
+    """No counts: a cookie is not a store, and memory keeps no statistics."""
 
     def __init__(self, contestant: Any) -> None:
         self.contestant = contestant
@@ -144,7 +145,7 @@ OF_THE_METER = ("config", "info", "hello", "client", "select", "auth", "command"
 
 
 class RedisMeter(Meter):
-    """INFO commandstats: with what a script calls. The bytes are those that the server has received."""
+    """INFO commandstats, including commands that scripts call. The bytes are those that the server received."""
 
     async def start(self) -> None:
         await self.contestant.client.config_resetstat()

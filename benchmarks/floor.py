@@ -1,9 +1,9 @@
-"""How fast a signed cookie can be in Python: the same work with the same tools, and nothing around it.
+"""Measure how fast a signed cookie can be in Python: the same work with the same tools, and nothing else.
 
-Not to be used. It finds the cookie, verifies it, decodes it, and on a write encodes, signs and sets it. It checks no
-deadline, trusts what is well signed, takes one cookie of the name for the only one, does not notice what is changed
-inside of a value, and forgets caches, errors, and who ended the session meanwhile. What a middleware needs beyond this
-is the price of those.
+Do not use it in an application. It finds, verifies and decodes the cookie, and on a write encodes, signs and sets it.
+It checks no deadline, trusts anything with a valid signature, expects a single cookie of that name, misses nested
+changes, and ignores caches, errors and sessions that end in the meantime. What a middleware costs beyond this floor is
+the price of these duties.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The marks to reach: a figure of ours over another one of the same run, and how much it may be."""
+"""The performance targets: a figure of this library over another one of the same run, and its upper limit."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ CLIENT = "bare client"
 
 
 class Cell(NamedTuple):
-    """One combination that is measured."""
+    """One measured combination."""
 
     contestant: str
     kind: str
@@ -47,13 +47,13 @@ STOPWATCH = [
     ],
 ]
 AT_LEAST = {"untouched": 0.97, "read": 0.93}
-"""Of the requests per second that the bare application answers."""
+"""A share of the requests per second of the bare application."""
 GROWTH, IMPORT = 1.2, 20.0
 SWEEP, WAITS = "sweep of 1,000", "longest write meanwhile, over the batch and a write"
 
 
-def check_deadline(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What can be check_deadline of these results: name, figure, mark, and whether it is met."""
+def judged(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return what these results can tell: name, figure, mark, and whether the mark is met."""
     overheads = {Cell(*row["cell"]): row["overhead"] for row in results["times"]}
     for name, ours, over, most in STOPWATCH:
         if ours in overheads and over in overheads:

@@ -1,11 +1,11 @@
-"""What a session costs on top of the bare ASGI app, beside Starlette's own SessionMiddleware, in one process.
+"""Measure the overhead of a session over the bare ASGI app, next to Starlette's own SessionMiddleware.
 
     python benchmarks/overhead.py             # the table
     python benchmarks/overhead.py --check     # exit 1 if a mark is missed
     python benchmarks/overhead.py --profile "signed, write"
 
 No server and no event loop: the app's coroutine is driven by hand, so that the numbers are those of the middleware.
-Each figure is the best of many rounds in which all contestants take turns; what counts are the ratios to theirs. The
+Each figure is the best of many rounds in which all contestants take turns; only their ratios count. The
 floor is a signed cookie with the same tools and without a middleware's duties: see `benchmarks/floor.py`.
 """
 
@@ -49,7 +49,7 @@ BROWSER = [
 
 
 def start() -> Message:
-    # A new one each time: Starlette's middleware adds to the list that it is given.
+    # A new list each time: Starlette's middleware appends to the list that it gets.
     headers = [(b"content-length", b"2"), (b"content-type", b"text/plain")]
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
@@ -83,7 +83,7 @@ async def fill(scope: Message, receive: Any, send: Any) -> None:
 
 
 def run(app: App, cookie: bytes | None) -> list[Message]:
-    """One request, driven to its end; what was sent."""
+    """Run one request to its end, and return the messages that were sent."""
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -126,7 +126,7 @@ class Case:
             return Floor(app, KEY)
 
         cookies = {wrap: cookie_of(run(wrap(fill), None)) if self.with_cookie else None for wrap in (theirs, self.ours)}
-        # The handlers of the bare app have a session to use, too: a dict.
+        # The handlers of the bare app have a session, too: a dict.
         return {
             "bare": timed(bare(self.handler), cookies[theirs]),
             "theirs": timed(theirs(self.handler), cookies[theirs]),
@@ -195,7 +195,7 @@ CASES = [
 
 
 def in_turns(contestants: dict[str, Callable[[int], float]], rounds: int, times: int) -> dict[str, float]:
-    """The best of each, in µs."""
+    """Return the best result of each, in µs."""
     taken: dict[str, list[float]] = {name: [] for name in contestants}
     gc.collect()
     gc.disable()
@@ -207,7 +207,7 @@ def in_turns(contestants: dict[str, Callable[[int], float]], rounds: int, times:
 
 
 def encrypted_over_signed(handler: App, rounds: int, times: int) -> float:
-    """What an encrypted cookie costs, beside a signed one of ours."""
+    """Compare an encrypted cookie with a signed one."""
     signed = ours(secret_key=KEY)
     contestants = {"bare": timed(bare(handler), b"session=x")}
     for name, wrap in {"signed": signed, "encrypted": encrypted}.items():
@@ -217,7 +217,7 @@ def encrypted_over_signed(handler: App, rounds: int, times: int) -> float:
 
 
 def memory_growth(few: int = 1_000, many: int = 1_000_000, rounds: int = 15, times: int = 2_000) -> float:
-    """How much more an operation (read and write of a session) costs among many sessions than among few."""
+    """Return how much more an operation (read and write) costs among many sessions than among few."""
     import asyncio
     import random
 

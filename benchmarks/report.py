@@ -1,4 +1,4 @@
-"""What is printed and drawn of the results."""
+"""Tables and charts of the results."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ def tables(results: Results) -> str:
 
 
 def sections(results: Results) -> dict[str, str]:
-    """The tables by name, each with nothing but what was measured."""
+    """Return the tables by name, each with measured values only."""
     small = [row for row in results["times"] if Cell(*row["cell"]).size == SMALL]
     large = [row for row in results["times"] if Cell(*row["cell"]).size != SMALL]
     promised, told = facts(results["facts"])
@@ -38,7 +38,7 @@ def sections(results: Results) -> dict[str, str]:
 
 
 def publish(results: Results, page: Path) -> None:
-    """Put the tables into the page, each between `<!-- its name -->` and `<!-- end -->`."""
+    """Insert the tables into the page, each between `<!-- its name -->` and `<!-- end -->`."""
     text = page.read_text(encoding="utf-8")
     for name, section in sections(results).items():
         pattern = re.compile(f"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
@@ -59,15 +59,13 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def marks(check_deadline: list[dict[str, Any]]) -> str:
-    rows = [
-        (one["name"], f"{one['figure']:.3g}", one["mark"], "yes" if one["met"] else "MISSED") for one in check_deadline
-    ]
+def marks(judged: list[dict[str, Any]]) -> str:
+    rows = [(one["name"], f"{one['figure']:.3g}", one["mark"], "yes" if one["met"] else "MISSED") for one in judged]
     return table(("mark", "figure", "wanted", "met"), rows)
 
 
 def times(measured: list[dict[str, Any]]) -> Iterator[str]:
-    """For each storage a table: µs over the bare application, in brackets what part of that ours takes."""
+    """Return a table for each storage: µs over the bare application, and in brackets this library's share of it."""
     overheads = {Cell(*row["cell"]): row for row in measured}
     for kind, rows in groupby(overheads, key=lambda cell: cell.kind):
         cells = list(rows)
@@ -85,7 +83,7 @@ def times(measured: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def facts(found: list[dict[str, Any]]) -> tuple[str, str]:
-    """What they promise, and what they send."""
+    """Return the tables of guarantees and of traffic."""
     names = [name for name in found[0]["facts"] if name != "per request"]
     rows = [(row["kind"], row["contestant"], *(yes_no(row["facts"][name]) for name in names)) for row in found]
     promised = table(("storage", "contestant", *names), rows)

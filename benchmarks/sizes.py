@@ -1,12 +1,12 @@
-"""What a session takes: bytes where it is kept, bytes and round trips on the way there and back.
+"""Measure the size of a session: bytes in the store, and bytes and round trips per request.
 
     python -m benchmarks.sizes                     # two tables, as docs/guides/production/sizes.md has them
     python -m benchmarks.sizes --sessions 2000     # faster, and less exact
     python -m benchmarks.sizes --only redis,sqlite
 
-The servers are private ones, as the tests start them; those that are not installed are left out. With a variable such
-as `STARSESSIONS_REDIS_URL` (see CONTRIBUTING.md) it is a server of yours, with names of our own, which are removed at
-the end. The payload is random text, so that no database compresses it.
+The servers are private ones, started as in the tests; those that are not installed are left out. Set a variable such as
+`STARSESSIONS_REDIS_URL` (see CONTRIBUTING.md) to use your own server; the names created there are removed at the end.
+The payload is random text, so that no database compresses it.
 """
 
 import argparse
@@ -46,12 +46,12 @@ VISITS = 20
 
 @dataclass
 class Opened:
-    """A store, and how much it holds."""
+    """A store, and the bytes that it uses."""
 
     backend: StoreBackend
     held: Callable[[], Awaitable[float]]
     tidy: Callable[[], Awaitable[object]]
-    """What the server does by itself from time to time, so that changes leave nothing behind."""
+    """Run the server's periodic maintenance now, so that changes leave no garbage."""
 
 
 Open = Callable[[str], AbstractAsyncContextManager[Opened]]
@@ -137,13 +137,13 @@ STORES: dict[str, Open] = {
 }
 
 
-# --- where they are kept ----------------------------------------------------------------------------------------------
+# --- bytes in the store -----------------------------------------------------------------------------------------------
 
 
 def data_of(size: int) -> dict[str, Any]:
-    """Data whose payload has so many bytes."""
+    """Return data whose payload has exactly `size` bytes."""
     data: dict[str, Any] = {"user": random.randrange(10**6, 10**9), "rest": ""}
-    for _ in range(3):  # the length of a text has a length, too
+    for _ in range(3):  # the prefix with a text's length varies in length, too
         length = len(data["rest"]) + size - len(Msgpack().dumps(data))
         data["rest"] = token_urlsafe(length)[:length]
     assert len(Msgpack().dumps(data)) == size
@@ -163,12 +163,12 @@ async def all_of(works: Iterable[Awaitable[Any]]) -> list[Any]:
 
 @dataclass
 class Kept:
-    """Bytes of one session."""
+    """Return the bytes of one session."""
 
     new: float
     changed: float
     pointer: float
-    """What a rotation leaves under the old id."""
+    """Return the bytes that a rotation leaves under the old id."""
 
 
 async def measure_kept(opened: Opened, size: int, sessions: int) -> Kept:
@@ -178,7 +178,7 @@ async def measure_kept(opened: Opened, size: int, sessions: int) -> Kept:
         return (await opened.held() - before) / sessions
 
     async def in_fifths(work: Callable[[str], Awaitable[Any]]) -> None:
-        """What databases clean up when a fifth of a table has changed, as PostgreSQL does by default."""
+        """Clean up as databases do when a fifth of a table has changed (PostgreSQL's default)."""
         random.shuffle(ids)
         fifth = -(-sessions // 5)
         for start in range(0, sessions, fifth):
@@ -191,7 +191,7 @@ async def measure_kept(opened: Opened, size: int, sessions: int) -> Kept:
         assert isinstance(found, Found)
         await backend.rotate(found, found.record, await backend.new_id(), now + 10**6, now)
 
-    # Connections, caches and the first pages are no part of a session.
+    # Connections, caches and the first pages do not count.
     for session_id in await all_of(backend.write(data_of(size)) for _ in range(AT_ONCE)):
         await backend.read(session_id)
     await opened.tidy()
@@ -206,11 +206,11 @@ async def measure_kept(opened: Opened, size: int, sessions: int) -> Kept:
     return Kept(new, changed, await grown() - changed)
 
 
-# --- on the way -------------------------------------------------------------------------------------------------------
+# --- bytes on the wire ------------------------------------------------------------------------------------------------
 
 
 class Between:
-    """Passes on what a client and a server say to each other, and counts it."""
+    """A proxy between a client and a server that counts bytes and round trips."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -241,7 +241,7 @@ class Between:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[str]:
-        """The URL to use in place of the server's."""
+        """The URL to use instead of the server's."""
         async with await asyncio.start_server(self._accept, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             yield self._url.replace(f"{self.host}:{self.port}", f"127.0.0.1:{port}")
@@ -250,7 +250,7 @@ class Between:
 
 @dataclass
 class Way:
-    """Of one request, on average."""
+    """Averages per request."""
 
     trips: float
     up: float
@@ -284,7 +284,7 @@ async def measure_way(open_store: Open, url: str, size: int) -> dict[str, Way]:
         acts = requests(size)
         for name, act in acts.items():
             total = Way(0, 0, 0)
-            for n in range(VISITS * 2):  # drivers prepare a statement when they have seen it a few times
+            for n in range(VISITS * 2):  # drivers prepare a statement after seeing it a few times
                 browser = Browser()
                 if name != BEGINS:
                     await site.visit(acts[BEGINS], browser)
@@ -303,7 +303,7 @@ async def measure_way(open_store: Open, url: str, size: int) -> dict[str, Way]:
 
 @contextmanager
 def servers(only: Sequence[str]) -> Iterator[dict[str, str]]:
-    """The addresses of those that there are."""
+    """Return the addresses of the available servers."""
     memory = Path("/dev/shm")  # a file has the same size there, and is written faster
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None))

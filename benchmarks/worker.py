@@ -1,6 +1,6 @@
-"""One environment at work: it is told over a pipe what to measure, so that contestants of several take turns.
+"""A worker process in one environment. It gets its tasks over a pipe, so that contestants of several take turns.
 
-python -m benchmarks.worker        # reads one JSON object per line, and answers each with one
+python -m benchmarks.worker        # reads one JSON object per line, and writes one in response
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from benchmarks.contestants import CONTESTANTS, Bare
 
 
 class Work:
-    """`ask(do=…, …)` carries out one of the methods below. The event loop stands still in between."""
+    """`ask(do=…, …)` runs one of the methods below. The event loop is idle in between."""
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
@@ -32,7 +32,7 @@ class Work:
         self.runner.close()
 
     async def do_open(self, contestant: str, kind: str, size: int, urls: dict[str, str]) -> None:
-        """Set it up; any number of contestants can be open, and each is closed by `close`."""
+        """Set up a contestant. Any number can be open; `close` closes each."""
         [chosen] = [each for each in CONTESTANTS if each.name == contestant]
         one = chosen(kind, urls)
         await self.stack.enter_async_context(one.opened())
@@ -44,7 +44,7 @@ class Work:
         await self.stack.aclose()
 
     async def do_time(self, contestant: str, case: str, at_once: int, times: int) -> tuple[float, float]:
-        """Seconds per request: of the bare application, and with the contestant."""
+        """Return seconds per request: of the bare application, and with the contestant."""
         stage = self.stages[contestant]
         bare = Bare(stage.contestant.kind, {})
         bare.data = data_of(150)

@@ -1,4 +1,4 @@
-"""A custom store: three methods on a database, here SQLite from the standard library. No update is lost.
+"""A custom store: four methods on a database, here SQLite from the standard library. No update is lost.
 
     python -m uvicorn custom_store:app --app-dir examples
 
@@ -23,8 +23,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from starsessions import BackendUnavailable, SessionMiddleware, load_session
-from starsessions.backends.server_side import StoreBackend
-from starsessions.stores.base import Entry, Refused, Version
+from starsessions.stores import Conflict, Entry, Version
 
 T = TypeVar("T")
 
@@ -35,31 +34,38 @@ class FileStore:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    async def get(self, key: str, now: int) -> Entry | None:
+    async def get(self, key: str, *, now: int) -> Entry | None:
         return await self._alone(lambda database: find(database, key, now))
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
-        def put(database: sqlite3.Connection) -> Version:
-            check(find(database, key, now), expect)
-            version = uuid4().hex  # a version is never reused
-            database.execute("REPLACE INTO session VALUES (?, ?, ?, ?)", (key, value, expires_at, version))
-            return version
+    async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Version:
+        def create(database: sqlite3.Connection) -> Version:
+            current = find(database, key, now)
+            if current is not None:
+                raise Conflict(current)
+            return write(database, key, value, expires_at)
 
-        return await self._alone(put)
+        return await self._alone(create)
 
-    async def delete(self, key: str, expect: Version | None, now: int) -> bool:
+    async def replace(self, key: str, value: bytes, version: Version, *, expires_at: int, now: int) -> Version:
+        def replace(database: sqlite3.Connection) -> Version:
+            check(find(database, key, now), version)
+            return write(database, key, value, expires_at)
+
+        return await self._alone(replace)
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
         def delete(database: sqlite3.Connection) -> bool:
             current = find(database, key, now)
-            if expect is not None:
-                check(current, expect)
+            if version is not None:
+                check(current, version)
             database.execute("DELETE FROM session WHERE key = ?", (key,))
             return current is not None
 
         return await self._alone(delete)
 
-    async def sweep(self, limit: int, now: int) -> int:
-        over = "SELECT key FROM session WHERE expires_at <= ? LIMIT ?"
-        delete = f"DELETE FROM session WHERE key IN ({over})"  # noqa: S608 - it contains no value
+    async def sweep(self, limit: int, *, now: int) -> int:
+        expired = "SELECT key FROM session WHERE expires_at <= ? LIMIT ?"
+        delete = f"DELETE FROM session WHERE key IN ({expired})"  # noqa: S608 - it contains no value
         return await self._alone(lambda database: database.execute(delete, (now, limit)).rowcount)
 
     async def _alone(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -87,9 +93,15 @@ def find(database: sqlite3.Connection, key: str, now: int) -> Entry | None:
     return Entry(*row) if row else None
 
 
-def check(current: Entry | None, expect: Version | None) -> None:
-    if (current.version if current else None) != expect:
-        raise Refused(current)
+def check(current: Entry | None, version: Version) -> None:
+    if current is None or current.version != version:
+        raise Conflict(current)
+
+
+def write(database: sqlite3.Connection, key: str, value: bytes, expires_at: int) -> Version:
+    version = uuid4().hex  # never the same twice
+    database.execute("REPLACE INTO session VALUES (?, ?, ?, ?)", (key, value, expires_at, version))
+    return version
 
 
 async def count(request: Request) -> Response:
@@ -101,5 +113,5 @@ async def count(request: Request) -> Response:
 path = Path(os.environ.get("SESSIONS", Path(tempfile.gettempdir(), "sessions.sqlite")))
 app = Starlette(
     routes=[Route("/", count)],
-    middleware=[Middleware(SessionMiddleware, backend=StoreBackend(FileStore(path)))],
+    middleware=[Middleware(SessionMiddleware, backend=FileStore(path))],
 )

@@ -1,5 +1,5 @@
-# What the scripts share: finding a Python, asking Debian for a package, making an environment.
-# They source it; it needs bash, and `root` to be the directory of the checkout.
+# Shared by the scripts: find a Python, install Debian packages, create virtual environments.
+# Source it from bash, with `root` set to the directory of the checkout.
 # shellcheck shell=bash
 
 SUPPORTED=(3.15 3.14 3.13 3.12 3.11)
@@ -8,7 +8,7 @@ heading() {
     printf '\n== %s\n' "$*"
 }
 
-# As root or with a sudo that asks nothing; otherwise it fails.
+# As root, or with a sudo that needs no password; otherwise it fails.
 apt_install() {
     local as_root=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
     command -v apt-get >/dev/null || return 1
@@ -19,8 +19,8 @@ apt_install() {
     "${as_root[@]}" update && "${as_root[@]}" install --yes --no-install-recommends "$@" >/dev/null
 }
 
-# The same for packages that bring a service: Debian would start it at once, but we need the program only. (An answer of
-# 101 from policy-rc.d is "no"; a machine that has this file already has decided for itself.)
+# The same for packages with a service: Debian would start it at once, but only the program is needed. (Exit code
+# 101 of policy-rc.d means "no"; an existing file is left as it is.)
 apt_install_without_starting() (
     policy=/usr/sbin/policy-rc.d as_root=()
     ((EUID == 0)) || as_root=(sudo -n)
@@ -39,7 +39,7 @@ need_chromium() {
     fi
 }
 
-# usable 3.13 PATH-OF-PYTHON: is it a released Python of this version that can make environments?
+# usable 3.13 PATH-OF-PYTHON: is it a released Python of this version that can create virtual environments?
 usable() {
     "$2" - "$1" <<'PYTHON' 2>/dev/null
 import ensurepip, sys, venv
@@ -47,8 +47,8 @@ sys.exit(sys.argv[1] != "%d.%d" % sys.version_info[:2] or sys.version_info.relea
 PYTHON
 }
 
-# find_pythons: one line "VERSION PATH" for each supported version that this machine offers, newest first.
-# A pyenv shim on the PATH may stand for a version that is not switched on, so pyenv's versions are looked at too.
+# find_pythons: prints one line "VERSION PATH" for each supported version on this machine, newest first.
+# A pyenv shim on the PATH may belong to a version that is not activated, so pyenv's versions are searched, too.
 find_pythons() {
     local version candidate
     for version in "${SUPPORTED[@]}"; do
@@ -65,7 +65,7 @@ find_pythons() {
     done
 }
 
-# Fills `pythons` with the lines of find_pythons; tries Debian's own Python if there is none.
+# Fills `pythons` with the lines of find_pythons; installs Debian's Python if there is none.
 need_pythons() {
     mapfile -t pythons < <(find_pythons)
     if ((${#pythons[@]} == 0)) && apt_install python3 python3-venv; then
@@ -77,17 +77,17 @@ need_pythons() {
     fi
 }
 
-# make_venv DIRECTORY "VERSION PATH" CONSTRAINTS GROUP: an environment with the package, all its extras and the
+# make_venv DIRECTORY "VERSION PATH" CONSTRAINTS GROUP: creates an environment with the package, all extras and the
 # dependency group.
 make_venv() {
     make_venv_with "$1" "$2" "$3" --group "$4" "${itself[@]}"
 }
 
-# The package as pip is asked for it, from the root of the checkout.
+# The package as an argument of pip, from the root of the checkout.
 itself=(--editable ".[encrypted,redis,sqlalchemy]")
 
-# make_venv_with DIRECTORY "VERSION PATH" CONSTRAINTS ARGS: an environment with what pip installs for these arguments.
-# One that was made from the same inputs is kept as it is.
+# make_venv_with DIRECTORY "VERSION PATH" CONSTRAINTS ARGS: creates an environment with the packages that ARGS name.
+# An environment that was made from the same inputs is reused.
 make_venv_with() {
     local directory=$1 version=${2%% *} python=${2#* } constraints=$3 stamp
     stamp=$(cat "${root:?}/pyproject.toml" "$constraints" - <<<"$directory $2 ${*:4}" | sha256sum)
@@ -123,7 +123,7 @@ else:
 PYTHON
 }
 
-# Looks where Debian puts the programs of servers, too.
+# Also searches where Debian installs server programs.
 has() {
     PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$1" >/dev/null
 }
@@ -132,9 +132,9 @@ has_postgres() {
     has postgres || compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null
 }
 
-# need_servers PACKAGE…: those that are missing.
+# need_servers PACKAGE…: installs those that are missing.
 need_servers() {
     (($#)) || return 0
     heading "Servers: $*"
-    apt_install_without_starting "$@" || echo "They could not be installed: what needs one of them is left out."
+    apt_install_without_starting "$@" || echo "They could not be installed. Checks that need them are skipped."
 }

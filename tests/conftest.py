@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend, SessionBackend
 from starsessions.backends.server_side import StoreBackend
@@ -11,6 +12,10 @@ from starsessions.stores.memory import MemoryStore
 from tests.site import KEY, Clock, DictBackend, Site
 
 pytest_plugins = ["tests.servers.fixtures"]
+
+# On a machine that does other work, too, a slow moment must not fail a good test: no deadline for an example.
+settings.register_profile("starsessions", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("starsessions")
 
 BACKENDS: dict[str, Callable[[Clock], SessionBackend]] = {
     "signed": lambda clock: CookieBackend(KEY, clock=clock),

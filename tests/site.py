@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from starsessions import Session, SessionBackend, SessionMiddleware
-from starsessions.testing import Clock  # noqa: F401 - tests take it from here
+from starsessions import CookieBackend, Session, SessionBackend, SessionMiddleware
+from starsessions.testing import Clock
 
 Act = Callable[[Session], Any]
 Headers = list[tuple[bytes, bytes]]
@@ -77,6 +77,15 @@ class Browser:
                 self.cookies[name] = rest.partition(";")[0]
 
 
+def by_the_clock(clock: Clock | None = None, **settings: Any) -> dict[str, Any]:
+    """The settings of a middleware whose backend has this clock."""
+    if clock is not None:
+        if settings.get("backend") is None:
+            settings["backend"] = CookieBackend(settings.pop("secret_key"))
+        settings["backend"].clock = clock
+    return settings
+
+
 class Site:
     """`await site.visit(act)`: one request, whose handler calls `act(session)` before it answers."""
 
@@ -86,7 +95,7 @@ class Site:
         self.response: Headers = [(b"content-type", b"text/plain")]
         self.after: Act = lambda session: None
         self.result: Any = None
-        self.app = SessionMiddleware(self.handle, **settings)
+        self.app = SessionMiddleware(self.handle, **by_the_clock(**settings))
 
     async def handle(self, scope: Any, receive: Any, send: Any) -> None:
         session = scope["session"]

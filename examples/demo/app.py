@@ -60,7 +60,6 @@ app.add_middleware(
     # Every visit renews the session, so the page of devices shows the last use to the minute.
     rolling=True,
     renew_every=60,
-    remember_for=settings.REMEMBER_FOR,
     # The eleventh sign-in ends the oldest session, so that no list grows forever.
     max_sessions_per_user=10,
 )

@@ -19,7 +19,6 @@ All variables are optional:
 import os
 import secrets
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from starsessions.users import UserSessions
 
 FILE = Path(__file__).parents[2] / ".cache" / "demo-sessions.db"
-REMEMBER_FOR = timedelta(days=30)
 
 # A key generated at startup is safe, but every restart ends all sessions, and two worker processes cannot read each
 # other's cookies. In production, set DEMO_SECRET from your secret store.

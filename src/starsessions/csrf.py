@@ -1,13 +1,13 @@
-"""Cross-site request forgery: a page of another site makes the browser send a request, with the person's cookies.
+"""Protection against cross-site request forgery: requests that another site makes the browser send, with its cookies.
 
-`CsrfMiddleware` asks where a request comes from, and needs neither a session nor a change to any form. A token asks
-what the sender knows: `csrf_input(request)` in the form, `await csrf.verify(request)` where it arrives.
+`CsrfMiddleware` checks where a request comes from. It needs neither a session nor a change to any form. A token checks
+what the sender knows: put `csrf_input(request)` into the form, and call `await csrf.verify(request)` where it arrives.
 
     app.add_middleware(CsrfMiddleware, trusted_origins=["https://admin.example.com"])
 
     @app.post("/transfer", dependencies=[Depends(csrf.verify)])
 
-What both refuse is a `CsrfFailed`, a 403. The rules and their reasons are in `core/csrf.py`.
+Both reject a request with `CsrfFailed`, a 403. The rules and their reasons are in `core/csrf.py`.
 """
 
 import logging
@@ -43,11 +43,8 @@ from starsessions.exceptions import ImproperlyConfigured, SessionError
 from starsessions.session import get_session
 
 __all__ = [
-    "FIELD",
-    "HEADER",
     "CsrfFailed",
     "CsrfMiddleware",
-    "Html",
     "WhyRefused",
     "context_processor",
     "csrf_input",
@@ -55,37 +52,34 @@ __all__ = [
     "verify",
 ]
 
-FIELD = "csrf_token"
-"""The form field in which a token arrives."""
-
-HEADER = "x-csrf-token"
-"""The header in which a script sends one."""
+_FIELD = "csrf_token"
+_HEADER = "x-csrf-token"
 
 _log = logging.getLogger("starsessions")
 _ORIGIN_WAS_CHECKED = "starsessions.origin_was_checked"
 
 _CURES = {
     WhyRefused.CROSS_SITE: (
-        "Refused: a page of another origin has sent this request. If it may do that, put its origin into "
+        "Rejected: a page of another origin sent this request. If that origin is trusted, add it to "
         "trusted_origins=[…] of CsrfMiddleware."
     ),
     WhyRefused.FOREIGN_ORIGIN: (
-        "Refused: the Origin of this request is not its Host. If the origin may do that, put it into "
-        "trusted_origins=[…] of CsrfMiddleware. If a proxy has changed Host, make it pass on what the browser sent."
+        "Rejected: the Origin of this request differs from its Host. If that origin is trusted, add it to "
+        "trusted_origins=[…] of CsrfMiddleware. If a proxy changes Host, configure it to forward the browser's value."
     ),
     WhyRefused.NO_TOKEN: (
-        "Refused: this request has no CSRF token. Put {{ csrf_input() }} into the form, or send the token in the "
+        "Rejected: this request has no CSRF token. Put {{ csrf_input() }} into the form, or send the token in the "
         "header X-CSRF-Token."
     ),
     WhyRefused.STALE_TOKEN: (
-        "This page is out of date: you have signed in or out since it was opened, or your session has ended. "
-        "Reload it, and send the form again."
+        "This page is out of date: you have signed in or out since you opened it, or your session has ended. "
+        "Reload the page and send the form again."
     ),
 }
 
 
 class CsrfFailed(SessionError, HTTPException):
-    """The request was refused: a 403 whose text says what to do. `why` is for a handler that says it otherwise.
+    """The request was rejected: a 403 whose text names the cure. Error handlers find the reason in `why`.
 
     >>> error = CsrfFailed(WhyRefused.STALE_TOKEN)
     >>> error.status_code, error.detail[:25]
@@ -98,18 +92,24 @@ class CsrfFailed(SessionError, HTTPException):
 
 
 Refuse = Callable[[Request, CsrfFailed], Response | Awaitable[Response]]
-"""What answers a request that was refused; a handler that is registered for `CsrfFailed` fits."""
+"""Responds to a rejected request. An exception handler for `CsrfFailed` fits."""
 
 
 class CsrfMiddleware:
-    """Refuses what a page of another origin makes a browser send: POST, PUT, PATCH, DELETE, and WebSockets.
+    """Rejects what a page of another origin makes a browser send: POST, PUT, PATCH, DELETE, and WebSockets.
 
-    What browsers say decides, `Sec-Fetch-Site` and `Origin`; a request without both is not from a browser, and passes.
-    GET, HEAD and OPTIONS pass: they must change nothing.
+    It reads `Sec-Fetch-Site` and `Origin`, which browsers set. A request without both is not from a browser, and
+    passes. GET, HEAD and OPTIONS pass, so they must not change anything. A rejected WebSocket is closed with 1008.
 
-    `trusted_origins`: origins whose pages may send requests, such as `"https://admin.example.com"`. `bypass`: paths
-    that anybody's page may send to, in the syntax of routes, `"/hooks/{name}"`; they match the whole path.
-    `refuse`: answers in place of the 403 with a text, `refuse(request, error)`. A WebSocket is closed with 1008.
+    Args:
+        app: the ASGI application.
+        trusted_origins: origins whose pages may send requests, such as `"https://admin.example.com"`.
+        bypass: paths that pages of any origin may send to, in the syntax of routes, `"/hooks/{name}"`. A pattern must
+            match the whole path.
+        refuse: returns the response to a rejected request, instead of the 403 with a text: `refuse(request, error)`.
+
+    Raises:
+        ImproperlyConfigured: an origin, a path or `refuse` is malformed.
 
     >>> from starlette.applications import Starlette
     >>> from starlette.middleware import Middleware
@@ -125,10 +125,10 @@ class CsrfMiddleware:
         refuse: Refuse | None = None,
     ) -> None:
         if refuse is not None and not callable(refuse):
-            raise ImproperlyConfigured("refuse must be a function of the request and the error, and return a response.")
+            raise ImproperlyConfigured("refuse must be a function: refuse(request, error) returns a response.")
         self.app = app
-        self._trusted: frozenset[str] = frozenset(map(_trusted, _several("trusted_origins", trusted_origins)))
-        self._bypass: list[Pattern[str]] = [_pattern(path) for path in _several("bypass", bypass)]
+        self._trusted: frozenset[str] = frozenset(map(_trusted, _list_of_str("trusted_origins", trusted_origins)))
+        self._bypass: list[Pattern[str]] = [_pattern(path) for path in _list_of_str("bypass", bypass)]
         self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -148,7 +148,7 @@ class CsrfMiddleware:
             *(header_of(scope["headers"], name) for name in (b"sec-fetch-site", b"origin", b"host")),
         )
         if scope["type"] == "websocket":
-            # A server makes a 403 of it. No page gets to see the text of an answer to a handshake.
+            # The server turns this into a 403. No page can read the body of a response to a handshake.
             await send({"type": "websocket.close", "code": 1008})
             return
         response: Response = PlainTextResponse(error.detail, error.status_code)
@@ -159,32 +159,32 @@ class CsrfMiddleware:
 
 
 async def verify(request: HTTPConnection) -> None:
-    """Raise `CsrfFailed`, unless the request has a token of this session: in the form field `csrf_token`, or in the
-    header `X-CSRF-Token`.
+    """Raise `CsrfFailed` unless the request has a token of this session.
 
-    As a dependency of a FastAPI application or router, `Depends(csrf.verify)`, it covers all that is below: GET, HEAD
-    and OPTIONS pass. A WebSocket has no form; there the origin must be our own, unless `CsrfMiddleware` has asked.
+    The token is in the form field `csrf_token` or in the header `X-CSRF-Token`. As a dependency of a FastAPI
+    application or router, `Depends(csrf.verify)`, it covers all endpoints below: GET, HEAD and OPTIONS pass. A
+    WebSocket has no form, so its origin must be the application's own, unless `CsrfMiddleware` has checked it.
 
     >>> import asyncio
     >>> from starsessions import InMemoryBackend, Session
     >>> scope = {"type": "http", "method": "POST", "headers": [], "session": Session(InMemoryBackend())}
     >>> asyncio.run(verify(Request(scope)))
     Traceback (most recent call last):
-    starsessions.csrf.CsrfFailed: 403: Refused: this request has no CSRF token. Put {{ csrf_input() }} into the form, \
-or send the token in the header X-CSRF-Token.
+    starsessions.csrf.CsrfFailed: 403: Rejected: this request has no CSRF token. Put {{ csrf_input() }} into the \
+form, or send the token in the header X-CSRF-Token.
     """
     why = await _why_not_meant(request)
     if why is not None:
         if isinstance(request, Request):
-            await request.close()  # nobody else will close the files of a form that we have read
+            await request.close()  # the form was read above, and nothing else closes its files
         raise CsrfFailed(why)
 
 
 def csrf_token(request: HTTPConnection) -> str:
-    """A token for one page, another one each time: 64 characters that need no escaping.
+    """Return a token for one page: 64 characters that need no escaping, different on each call.
 
-    The first one makes a secret in the session, and with it a session for a visitor who has none: a token that is bound
-    to nothing protects nothing. Pages that show no token make no session.
+    The first token stores a secret in the session, and so creates a session for a visitor who has none: a token that is
+    bound to nothing protects nothing. Pages without a token do not create a session.
 
     >>> import asyncio
     >>> from starsessions import InMemoryBackend, Session
@@ -200,8 +200,8 @@ def csrf_token(request: HTTPConnection) -> str:
     return token_for(secret, urandom(NONCE_BYTES))
 
 
-def csrf_input(request: HTTPConnection) -> "Html":
-    """The hidden field with a token, for a form: templates do not escape it.
+def csrf_input(request: HTTPConnection) -> str:
+    """Return the hidden form field with a token. Templates do not escape it.
 
     >>> import asyncio
     >>> from starsessions import InMemoryBackend, Session
@@ -210,11 +210,11 @@ def csrf_input(request: HTTPConnection) -> "Html":
     >>> csrf_input(HTTPConnection({"type": "http", "session": session}))[:46]
     '<input type="hidden" name="csrf_token" value="'
     """
-    return Html(f'<input type="hidden" name="{FIELD}" value="{escape(csrf_token(request))}">')
+    return _Markup(f'<input type="hidden" name="{_FIELD}" value="{escape(csrf_token(request))}">')
 
 
 def context_processor(request: HTTPConnection) -> dict[str, Callable[..., Any]]:
-    """For `Jinja2Templates(…, context_processors=[…])`: `csrf_token()` and `csrf_input()`.
+    """Return `csrf_token()` and `csrf_input()` for templates: `Jinja2Templates(…, context_processors=[…])`.
 
     >>> list(context_processor(HTTPConnection({"type": "http"})))
     ['csrf_token', 'csrf_input']
@@ -222,12 +222,8 @@ def context_processor(request: HTTPConnection) -> dict[str, Callable[..., Any]]:
     return {"csrf_token": partial(csrf_token, request), "csrf_input": partial(csrf_input, request)}
 
 
-class Html(str):
-    """Text that is HTML already: Jinja2 and MarkupSafe ask for `__html__`.
-
-    >>> Html("<br>").__html__()
-    '<br>'
-    """
+class _Markup(str):
+    """HTML that Jinja2 and MarkupSafe do not escape: they look for `__html__`."""
 
     __slots__ = ()
 
@@ -250,10 +246,10 @@ async def _why_not_meant(request: HTTPConnection) -> WhyRefused | None:
 
 
 async def _token_of(request: HTTPConnection) -> str:
-    header = request.headers.get(HEADER)
+    header = request.headers.get(_HEADER)
     if header is not None or not isinstance(request, Request):
         return header or ""
-    value = (await request.form()).get(FIELD)  # read once: who asks for the form after us is given the same
+    value = (await request.form()).get(_FIELD)  # Starlette caches the form: the endpoint gets the same one
     return value if isinstance(value, str) else ""
 
 
@@ -264,14 +260,14 @@ def _kind(scope: Scope) -> Kind:
 
 
 def _route_path(scope: Scope) -> str:
-    """The path as routes see it."""
+    """Return the path that routes are matched against."""
     path: str = scope["path"]
     root_path: str = scope.get("root_path", "")
     rest = path.removeprefix(root_path)
     return rest if rest[:1] in ("", "/") else path
 
 
-def _several(setting: str, values: object) -> Sequence[str]:
+def _list_of_str(setting: str, values: object) -> Sequence[str]:
     if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(one, str) for one in values):
         raise ImproperlyConfigured(f"{setting} must be a list of str.")
     return values
@@ -282,12 +278,12 @@ def _trusted(origin: str) -> str:
         return as_origin(origin)
     except ValueError:
         raise ImproperlyConfigured(
-            f"trusted_origins: {origin!r} is not an origin. One is spelled scheme://host or scheme://host:port, "
-            "without a path, without a slash at its end, and without wildcards."
+            f"trusted_origins: {origin!r} is not an origin. Write scheme://host or scheme://host:port, without a path, "
+            "a trailing slash or wildcards."
         ) from None
 
 
 def _pattern(path: str) -> Pattern[str]:
     if not path.startswith("/"):
-        raise ImproperlyConfigured(f"bypass: {path!r} is not a path; one begins with a slash.")
+        raise ImproperlyConfigured(f"bypass: {path!r} is not a path. Start it with a slash.")
     return compile_path(path)[0]

@@ -1,10 +1,11 @@
-"""What an application may want to hear of, besides its log: values, handed to the middleware's `on_event`.
+"""Events that the middleware passes to `on_event`, for applications that need more than the log.
 
-They hold handles and never ids: a handle names a session and does not open it. That of somebody who is signed in is
-the one on the list of devices, and stays. Any other is made from the id or the sealed cookie, and changes with it.
+They contain handles and never ids: a handle names a session and does not open it. A signed-in session has the handle
+that is on the user's list of devices, and keeps it. Any other handle is made from the id or the cookie, and changes
+with it.
 
-The life of a session is `Created`, `SignedIn`, `Renewed`, `Rotated`, `SignedOut` or `Revoked`. What a browser brought
-that was no session (any more) is `Expired`, `UnknownId`, `RotatedIdReused` or `InvalidCookie`.
+The life of a session: `Created`, `SignedIn`, `Renewed`, `Rotated`, `SignedOut`, `Revoked`. A cookie that did not open a
+session: `Expired`, `UnknownId`, `RotatedIdReused`, `InvalidCookie`.
 """
 
 import logging
@@ -23,26 +24,26 @@ _HANDLE_BYTES = 12
 
 
 class Created(Struct, frozen=True):
-    """A session began: something was put into it, or somebody signed in."""
+    """A session began: a value was stored in it, or a user signed in."""
 
     handle: str
 
 
 class Renewed(Struct, frozen=True):
-    """A session was written, by a change or (with `rolling`) by use, and its deadline moved."""
+    """A session was written, after a change or (with `rolling`) after use, and its deadline moved."""
 
     handle: str
 
 
 class Rotated(Struct, frozen=True):
-    """A session got a new id. `before` is what `RotatedIdReused` calls the old one, if somebody brings it later."""
+    """A session got a new id. `before` is the handle of the old id, as in a later `RotatedIdReused`."""
 
     handle: str
     before: str
 
 
 class SignedIn(Struct, frozen=True):
-    """Somebody signed in, or confirmed by signing in again who they are. `method`: how, in the application's words."""
+    """A user signed in, maybe again, to confirm their identity. `method` is the value passed to `sign_in()`."""
 
     handle: str
     user_id: str
@@ -50,23 +51,23 @@ class SignedIn(Struct, frozen=True):
 
 
 class SignedOut(Struct, frozen=True):
-    """The session of somebody who was signed in was ended by its own browser."""
+    """A signed-in session was ended by its own browser."""
 
     handle: str
     user_id: str
 
 
 class Revoked(Struct, frozen=True):
-    """The session of somebody was ended from elsewhere: by `UserSessions`, or since one more was too many."""
+    """A user's session was ended from elsewhere: by `UserSessions`, or by the limit `max_sessions_per_user`."""
 
     handle: str
     user_id: str
 
 
 class Expired(Struct, frozen=True):
-    """Somebody brought the cookie of a session that is over. (What a store has forgotten meanwhile is an `UnknownId`.)
+    """A request had the cookie of an expired session. (If the store has removed it already, this is an `UnknownId`.)
 
-    `why`: whether it was idle for too long, or over its absolute limit.
+    `why`: whether the session was idle for too long, or reached its absolute limit.
     """
 
     handle: str
@@ -74,31 +75,33 @@ class Expired(Struct, frozen=True):
 
 
 class ConflictResolved(Struct, frozen=True):
-    """Two requests changed a session at once, and this one did what it did on top of what the other one had left."""
+    """Two requests changed a session at the same time, and the changes of this one were merged in."""
 
     handle: str
 
 
 class RotatedIdReused(Struct, frozen=True):
-    """Somebody brought an id that was rotated away, after its grace: the session is not opened.
+    """A request had an id that was rotated, after its grace period. The session is not opened.
 
-    One browser never does that for long. A cookie that was copied looks like this: two parties held one id, and only
-    one of them was given the new one. `handle` is the same each time that the id is used.
+    A browser does not do this for long, and a copied cookie looks like this: two parties used one id, and only one of
+    them received the new one. `handle` is the same each time that the id is used.
     """
 
     handle: str
 
 
 class UnknownId(Struct, frozen=True):
-    """Somebody brought an id that is nobody's: ended, forgotten, or made up. Many in a row: somebody guesses."""
+    """A request had an id without a session: ended, removed or made up. Many in a row suggest guessing."""
 
     handle: str
 
 
 class InvalidCookie(Struct, frozen=True):
-    """Somebody brought what is no cookie of ours, or what is stored under an id is no session.
+    """A request had a cookie that the library did not write, or the stored value under its id could not be decoded.
 
-    `handle`: None if there was nothing that could be looked up. `why`: malformed, a bad signature, or undecodable.
+    Args:
+        handle: None if there was nothing to look up.
+        why: malformed, a bad signature, or undecodable.
     """
 
     handle: str | None
@@ -106,19 +109,22 @@ class InvalidCookie(Struct, frozen=True):
 
 
 class StoreFailed(Struct, frozen=True):
-    """The store of the sessions failed, so the request was answered 503, or went on without its session.
+    """The store failed, so the response was a 503, or the request went on without its session.
 
-    `why` is the message of the `BackendUnavailable`, with the kind of the failure.
+    `why` is the message of the `BackendUnavailable`, which names the kind of failure.
     """
 
     why: str
 
 
 class SchemaMismatch(Struct, frozen=True):
-    """What a session holds does not fit its model any more (`starsessions.typed`): the handler was given a fresh one.
+    """A session's data no longer fits its model (`starsessions.typed`), and the handler got a fresh model.
 
-    `handle` is that of the session, None for one without an id; `model` is the name of the class; `version` is that of
-    the data; `why` names the field, or the error, and no value.
+    Args:
+        handle: the session's handle; None if it has no id yet.
+        model: the name of the model's class.
+        version: the version of the data.
+        why: the field that does not fit, or the type of the error. Never a value.
     """
 
     handle: str | None
@@ -144,12 +150,13 @@ Event = (
 )
 
 OnEvent = Callable[[Event], Awaitable[object] | object]
-"""What is called with each event, after the response: a function, or a coroutine function. It cannot break a request:
-what it raises is logged."""
+"""A function or coroutine function that is called with each event, after the response. It cannot break a request: an
+exception that it raises is logged.
+"""
 
 
 def handle_for(token: str) -> str:
-    """The public name of the session with this id: 16 characters, from which nobody can tell the id.
+    """Return the public name of the session with this id: 16 characters that do not reveal the id.
 
     >>> len(handle_for("an-id")), handle_for("an-id") == handle_for("an-id")
     (16, True)
@@ -159,7 +166,7 @@ def handle_for(token: str) -> str:
 
 
 def handle_of(found: Found) -> str:
-    """The public name of a session that was found."""
+    """Return the public name of a session that was found."""
     identity = found.record.identity
     return handle_for(found.token) if identity is None else identity.handle
 
@@ -167,7 +174,7 @@ def handle_of(found: Found) -> str:
 def events_for_save(
     before: Found | None, after: Found, is_rotated: bool, signed_in: Identity | None
 ) -> Iterator[Event]:
-    """What there is to say when a session was kept. `signed_in`: who has just done so."""
+    """Yield the events of a save. `signed_in`: the user who has just signed in."""
     handle = handle_of(after)
     if before is None:
         yield Created(handle)
@@ -180,7 +187,7 @@ def events_for_save(
 
 
 def events_for_miss(why: MissReason, tokens: Iterable[str]) -> Iterator[Event]:
-    """What there is to say of a cookie that opens no session. `tokens`: those that it holds, if they can be told."""
+    """Yield the events of a cookie that opens no session. `tokens`: those in the cookie, as far as they can be read."""
     if why in (MissReason.MALFORMED, MissReason.BAD_SIGNATURE, MissReason.UNDECODABLE):
         handles: list[str | None] = [handle_for(token) for token in tokens]
         for handle in handles or [None]:
@@ -195,11 +202,11 @@ def events_for_miss(why: MissReason, tokens: Iterable[str]) -> Iterator[Event]:
 
 
 async def dispatch(events: Iterable[Event], on_event: OnEvent | None) -> None:
-    """Hand them over, one after the other, if anybody listens."""
+    """Call `on_event` with each event, in order."""
     for event in events:
         try:
             outcome = on_event(event) if on_event is not None else None
             if isawaitable(outcome):
                 await outcome
         except Exception:
-            _log.exception("on_event failed.")
+            _log.exception("on_event raised an exception. The request is not affected.")

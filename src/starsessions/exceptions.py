@@ -1,20 +1,20 @@
-"""Everything that this package raises.
+"""All exceptions of this package.
 
-    SessionError                        the root: `except SessionError` catches all of it
-    ├── ImproperlyConfigured            at start: the message names the cure
+    SessionError                        the root: `except SessionError` catches all of them
+    ├── ImproperlyConfigured            at startup: the message names the cure
     ├── SessionNotLoaded                `await session.load()` is missing, or `autoload=True`
-    ├── UnsupportedValue  (TypeError)   a value in the session that would not read back as itself
-    ├── SessionTooLarge   (ValueError)  the cookie would be over what a browser keeps
-    ├── ResponseStarted   (RuntimeError)  too late: the headers have left
-    ├── SessionGone                     `persist()` of a session that was ended meanwhile
-    ├── SessionConflict                 two requests changed one key, and `on_conflict="raise"` was asked for
-    ├── TooManySessions                 `sign_in()` of somebody who has as many sessions as are allowed
-    ├── BackendUnavailable              the store fails, or does not answer in time: a 503
-    └── CsrfFailed  (HTTPException)     in `starsessions.csrf`: the request was not meant, or its form is stale; a 403
+    ├── UnsupportedValue  (TypeError)   a value in the session that would not load again unchanged
+    ├── SessionTooLarge   (ValueError)  the cookie would be larger than browsers keep
+    ├── ResponseStarted   (RuntimeError)  too late: the headers have been sent
+    ├── SessionGone                     `persist()` of a session that has ended in the meantime
+    ├── SessionConflict                 two requests changed one key, with `on_conflict="raise"`
+    ├── TooManySessions                 `sign_in()` of a user with the maximum number of sessions
+    ├── BackendUnavailable              the store fails or times out: a 503
+    └── CsrfFailed  (HTTPException)     in `starsessions.csrf`: a forged request, or an outdated form; a 403
 
-What a stranger can send as a cookie is never an exception: one that is missing, forged, malformed or
-expired is "no session", and `session.miss_reason` says which. No message carries an id, a secret key
-or a value of the session.
+A cookie never causes an exception, since anyone can send one. A missing, forged, malformed or expired cookie means "no
+session", and `get_miss_reason(request)` returns which. No message contains an id, a secret key or a value of the
+session.
 """
 
 
@@ -27,7 +27,7 @@ class SessionError(Exception):
 
 
 class ImproperlyConfigured(SessionError):
-    """A setting is missing, malformed or contradicts another one; the message names the cure.
+    """A setting is missing or malformed, or contradicts another one. The message names the cure.
 
     >>> from starsessions import SessionMiddleware
     >>> SessionMiddleware(app=None)
@@ -42,15 +42,18 @@ class SessionNotLoaded(SessionError):
     >>> from starsessions import InMemoryBackend, Session
     >>> Session(InMemoryBackend())["user"]
     Traceback (most recent call last):
-    starsessions.exceptions.SessionNotLoaded: Call `await session.load()` first, or pass autoload=True to the \
-middleware.
+    starsessions.exceptions.SessionNotLoaded: Call `await session.load()` first, or pass autoload=True to \
+SessionMiddleware.
     """
 
 
 class UnsupportedValue(SessionError, TypeError):
-    """A value would not come back equal and of its type, so it is not stored.
+    """A value would not load again equal and with its type, so it is not stored.
 
-    `path` is where it stands, as one would write it in Python; `kind` is its type's name.
+    Args:
+        path: the value's place, as a Python expression.
+        kind: the name of the value's type.
+        hint: what to do instead.
 
     >>> raise UnsupportedValue('session["cart"][2]', "complex")
     Traceback (most recent call last):
@@ -64,9 +67,12 @@ class UnsupportedValue(SessionError, TypeError):
 
 
 class SessionTooLarge(SessionError, ValueError):
-    """The cookie is larger than browsers keep (4096 bytes), so it is not sent.
+    """The cookie would be larger than browsers keep (4096 bytes), so it is not sent.
 
-    `size` and `limit` are bytes; `largest` are the heaviest keys of the session with their bytes.
+    Args:
+        size: the bytes of the cookie.
+        limit: the bytes that a browser keeps.
+        largest: the largest keys of the session, with their bytes.
 
     >>> raise SessionTooLarge(5000, 4096, [("cart", 4100)])
     Traceback (most recent call last):
@@ -86,7 +92,7 @@ Largest keys: 'cart' (4100 bytes). Store less, or use a backend that keeps the d
 
 
 class ResponseStarted(SessionError, RuntimeError):
-    """The headers have left, so what was asked for can no longer reach the store or the browser by itself.
+    """The headers have been sent, so the change can no longer reach the store or the browser by itself.
 
     >>> issubclass(ResponseStarted, RuntimeError)
     True
@@ -94,7 +100,7 @@ class ResponseStarted(SessionError, RuntimeError):
 
 
 class SessionGone(SessionError):
-    """`persist()` found that the session was ended by somebody else since it was loaded: nothing was written.
+    """`persist()` found that the session has ended since it was loaded. Nothing was written.
 
     >>> issubclass(SessionGone, SessionError)
     True
@@ -102,7 +108,7 @@ class SessionGone(SessionError):
 
 
 class SessionConflict(SessionError):
-    """Another request has changed the same key since this one loaded the session, and `on_conflict="raise"` is set.
+    """Another request changed the same key since this one loaded the session, and `on_conflict="raise"` is set.
 
     Nothing was written.
 
@@ -120,9 +126,9 @@ class TooManySessions(SessionError):
 
 
 class BackendUnavailable(SessionError):
-    """The store fails, or does not answer in time. The middleware answers 503 if no header has left.
+    """The store fails or times out. The middleware responds 503 if no headers have been sent.
 
-    The message names the kind of the failure, and no id, key or value; the cause has what the driver said.
+    The message names the kind of failure, and no id, key or value. The driver's own error is its `__cause__`.
 
     >>> raise BackendUnavailable("The store did not answer within 5 seconds.")
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""FastAPI: dependencies that give an endpoint its session, refuse who may not see it, and tell the OpenAPI document.
+"""FastAPI dependencies that inject the session, reject unauthenticated requests, and document the cookie in OpenAPI.
 
     @app.get("/cart")
     def cart(session: CurrentSession) -> list[str]: ...
@@ -12,8 +12,9 @@
     @app.post("/email")
     def email(session: Annotated[Session, Depends(fresh(within=timedelta(minutes=10)))]) -> None: ...
 
-They load the session, and no other endpoint does: `autoload` is not needed, for `def` endpoints neither. Each works for
-HTTP and for WebSockets. A session whose cookie is not called "session" has dependencies of its own: `SessionCookie`.
+They load the session, so neither `async def` nor `def` endpoints need `autoload`, and endpoints without them do not
+load it. They all work for HTTP and for WebSockets. For a session cookie that is not called "session", make them with
+`SessionCookie`.
 """
 
 import logging
@@ -52,20 +53,23 @@ _log = logging.getLogger("starsessions")
 M = TypeVar("M")
 
 _NOT_SIGNED_IN = "Not signed in."
-_NOT_FRESH = "Signed in too long ago for this: sign in again."
+_NOT_FRESH = "You signed in too long ago for this. Sign in again."
 _SAFE_PATH = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 _LONGEST_NEXT = 2000
 _NOT_IN_A_SCHEME_NAME = re.compile(r"[^A-Za-z0-9._-]")
 
 
 class SessionCookie(SecurityBase):
-    """The cookie of a `SessionMiddleware` as FastAPI's security scheme, and the dependencies that come with it.
+    """The cookie of a `SessionMiddleware` as FastAPI's security scheme, and its dependencies.
 
-    `name`: the middleware's `session_cookie`. The document is made when no middleware can be asked, so it is said here.
-    `scope_key`: the middleware's, for a second session in one application.
-    `scheme_name`, `description`: what the document calls it, and says of it.
+    It is a dependency itself, and injects the loaded session.
 
-    It is a dependency itself: the session, loaded.
+    Args:
+        name: the middleware's `session_cookie`. OpenAPI documents are generated without the middleware, so repeat it
+            here.
+        scope_key: the middleware's `scope_key`, for a second session in one application.
+        scheme_name: the name of the security scheme in the OpenAPI document. Default: the cookie's name.
+        description: the description of the security scheme.
 
     >>> cookie = SessionCookie("__Host-session")
     >>> HostSession = Annotated[Session, Depends(cookie)]
@@ -78,7 +82,7 @@ class SessionCookie(SecurityBase):
         *,
         scope_key: str = "session",
         scheme_name: str | None = None,
-        description: str | None = "The browser sends it by itself.",
+        description: str | None = "The browser sends it automatically.",
     ) -> None:
         self.model: APIKey = APIKeyCookie(name=name, description=description).model
         self.scheme_name: str = scheme_name or _NOT_IN_A_SCHEME_NAME.sub("_", name)
@@ -93,10 +97,11 @@ class SessionCookie(SecurityBase):
         return session
 
     def signed_in(self, redirect_to: str | None = None) -> Callable[..., Awaitable[Session]]:
-        """The session of somebody who is signed in; a 401 otherwise.
+        """Return a dependency that injects the session of a signed-in user, and otherwise responds 401.
 
-        `redirect_to`: where a browser that navigates is sent instead (303), with the page that it wanted as `next`:
-        see `safe_next`. A script that fetches is told 401 also then. A WebSocket is refused.
+        Args:
+            redirect_to: where to redirect (303) a browser that navigates, with the wanted page as `next`: see
+                `safe_next`. A script that fetches still gets the 401. A WebSocket is rejected.
         """
         _check_redirect(redirect_to)
 
@@ -107,7 +112,7 @@ class SessionCookie(SecurityBase):
         return signed_in_session
 
     def user_id(self, redirect_to: str | None = None) -> Callable[..., Awaitable[str]]:
-        """Who is signed in; `redirect_to` as in `signed_in`."""
+        """Return a dependency that injects the id of the signed-in user. `redirect_to` is that of `signed_in`."""
         _check_redirect(redirect_to)
 
         async def id_of_the_user(connection: HTTPConnection, session: Annotated[Session, Depends(self)]) -> str:
@@ -116,9 +121,13 @@ class SessionCookie(SecurityBase):
         return id_of_the_user
 
     def fresh(self, within: Duration, redirect_to: str | None = None) -> Callable[..., Awaitable[Session]]:
-        """The session of somebody who signed in no longer than so many seconds ago (or a timedelta), for what matters.
+        """Return a dependency that injects the session of a user who signed in recently, for sensitive changes.
 
-        A 401 if nobody is signed in, a 403 if that was too long ago; `redirect_to` as in `signed_in`.
+        It responds 401 if no user is signed in, and 403 if the sign-in is too old.
+
+        Args:
+            within: the maximum age of the sign-in, in seconds or as a `timedelta`.
+            redirect_to: as in `signed_in`.
         """
         _check_redirect(redirect_to)
         within = seconds("within", within)
@@ -132,7 +141,7 @@ class SessionCookie(SecurityBase):
         return fresh_session
 
     def typed(self, model: type[M] | TypedSession[M]) -> Callable[..., Awaitable[M]]:
-        """The session as a model: see `starsessions.typed`."""
+        """Return a dependency that injects the session as a model: see `starsessions.typed`."""
         seen: TypedSession[M] = model if isinstance(model, TypedSession) else TypedSession(model)
 
         async def typed_session(session: Annotated[Session, Depends(self)]) -> M:
@@ -141,14 +150,14 @@ class SessionCookie(SecurityBase):
         return typed_session
 
     def _compare(self, session: Session) -> None:
-        """Say once that the document names another cookie."""
+        """Log a warning, once, if the middleware's cookie has another name."""
         if self._is_compared:
             return
         self._is_compared = True
-        name = session._setting.cookie.name
+        name = session.__starsessions__.config.cookie.name
         if name != self._name:
             _log.warning(
-                "The OpenAPI document calls the cookie of the session %r, and it is %r: "
+                "The OpenAPI document says that the session cookie is called %r, but the middleware calls it %r: "
                 "make the dependencies with SessionCookie(%r).",
                 self._name,
                 name,
@@ -157,19 +166,20 @@ class SessionCookie(SecurityBase):
 
 
 def safe_next(target: str | None, default: str = "/") -> str:
-    """Where to go after a sign in: `target` if it is a path of this site, or `default`. Anybody can make a link to it.
+    """Return where to redirect after sign-in: `target` if it is a path of this site, otherwise `default`.
 
+    `target` is usually the query parameter `next`, and an attacker can put any URL into a link (open redirect).
     | target             | goes to            | because                                       |
     |--------------------|--------------------|-----------------------------------------------|
-    | /cart?page=2#total | /cart?page=2#total | a path, with what follows                     |
+    | /cart?page=2#total | /cart?page=2#total | a path, with query and fragment               |
     | /                  | /                  |                                               |
-    |                    | default            | nothing was said                              |
-    | cart               | default            | what it is relative to is not known           |
+    |                    | default            | no target                                     |
+    | cart               | default            | a relative path: its base is unknown          |
     | https://evil.test/ | default            | another site                                  |
     | //evil.test/       | default            | another site, with the scheme of this one     |
     | /\\evil.test/       | default            | a browser reads / for \\                       |
-    | /\\t/evil.test/     | default            | a browser leaves the tab out                  |
-    | javascript:alert() | default            | no page at all                                |
+    | /\\t/evil.test/     | default            | a browser removes the tab                     |
+    | javascript:alert() | default            | not a page                                    |
     """
     if target and len(target) <= _LONGEST_NEXT and _SAFE_PATH.fullmatch(target):
         return target
@@ -180,8 +190,8 @@ def _user_of(session: Session, connection: HTTPConnection, redirect_to: str | No
     user_id = users.get_user_id(session)
     if user_id is not None:
         return user_id
-    if get_miss_reason(session) is MissReason.UNAVAILABLE:  # nobody is signed out by an outage
-        raise BackendUnavailable("The session could not be loaded, since the store fails: nobody knows who this is.")
+    if get_miss_reason(session) is MissReason.UNAVAILABLE:  # an outage must not sign users out
+        raise BackendUnavailable("The store failed, so the session and its user could not be loaded.")
     raise _refusal(connection, 401, _NOT_SIGNED_IN, redirect_to)
 
 
@@ -190,12 +200,12 @@ def _refusal(connection: HTTPConnection, status: int, detail: str, redirect_to: 
         return WebSocketException(1008, detail)
     if redirect_to is not None and connection.headers.get("sec-fetch-mode", "navigate") == "navigate":
         return HTTPException(303, headers={"location": _with_next(redirect_to, connection)})
-    # No WWW-Authenticate: there is no scheme for cookies, and some would have the browser ask for a password.
+    # No WWW-Authenticate: cookies have no scheme, and some schemes make the browser ask for a password.
     return HTTPException(status, detail)
 
 
 def _with_next(redirect_to: str, connection: HTTPConnection) -> str:
-    """The page to sign in at, told where to go afterwards, unless that was no page but a form that was sent."""
+    """Return the sign-in page's URL with the wanted page as `next`, unless the request was a form that was sent."""
     location, _, fragment = quote(redirect_to, safe=":/%#?=@[]!$&'()*+,;").partition("#")
     fragment = f"#{fragment}" if fragment else ""
     if connection.scope["method"] not in ("GET", "HEAD"):
@@ -207,11 +217,11 @@ def _with_next(redirect_to: str, connection: HTTPConnection) -> str:
 
 
 def _wanted(connection: HTTPConnection) -> str:
-    """The path and the query that the browser has asked for, from the root of the host."""
+    """Return the path and query that the browser requested, from the root of the host."""
     scope = connection.scope
     root: str = scope.get("app_root_path", scope.get("root_path", ""))
     path: str = scope["path"]
-    if path != root and not path.startswith(f"{root}/"):  # some servers leave it out
+    if path != root and not path.startswith(f"{root}/"):  # some servers leave the root path out
         path = root + path
     query = scope.get("query_string", b"").decode("latin-1")
     return quote(path, safe="/:@!$&'()*+,;=") + (f"?{query}" if query else "")
@@ -219,29 +229,31 @@ def _wanted(connection: HTTPConnection) -> str:
 
 def _check_redirect(redirect_to: str | None) -> None:
     if redirect_to is not None and not redirect_to.startswith(("/", "https://", "http://")):
-        raise ImproperlyConfigured('redirect_to must be a path, such as "/login", or a URL.')
+        raise ImproperlyConfigured(
+            'redirect_to must be a path, such as "/login", or a URL that starts with https:// or http://.'
+        )
 
 
 _cookie = SessionCookie()
 
 
 def signed_in(redirect_to: str | None = None) -> Callable[..., Awaitable[Session]]:
-    """`SessionCookie.signed_in`, for a cookie that is called "session"."""
+    """Return `SessionCookie("session").signed_in(redirect_to)`."""
     return _cookie.signed_in(redirect_to)
 
 
 def user_id(redirect_to: str | None = None) -> Callable[..., Awaitable[str]]:
-    """`SessionCookie.user_id`, for a cookie that is called "session"."""
+    """Return `SessionCookie("session").user_id(redirect_to)`."""
     return _cookie.user_id(redirect_to)
 
 
 def fresh(within: Duration, redirect_to: str | None = None) -> Callable[..., Awaitable[Session]]:
-    """`SessionCookie.fresh`, for a cookie that is called "session"."""
+    """Return `SessionCookie("session").fresh(within, redirect_to)`."""
     return _cookie.fresh(within, redirect_to)
 
 
 def typed(model: type[M] | TypedSession[M]) -> Callable[..., Awaitable[M]]:
-    """`SessionCookie.typed`, for a cookie that is called "session"."""
+    """Return `SessionCookie("session").typed(model)`."""
     return _cookie.typed(model)
 
 
@@ -249,7 +261,7 @@ CurrentSession = Annotated[Session, Depends(_cookie)]
 """The session of this request, loaded."""
 
 SignedInSession = Annotated[Session, Depends(signed_in())]
-"""The session of somebody who is signed in; a 401 otherwise."""
+"""The session of a signed-in user; otherwise a 401."""
 
 UserId = Annotated[str, Depends(user_id())]
-"""Who is signed in; a 401 if nobody is."""
+"""The id of the signed-in user; a 401 if no user is signed in."""

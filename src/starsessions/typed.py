@@ -1,7 +1,7 @@
-"""A session seen through a model: attributes that type checkers know, validated when they are read, saved as all else.
+"""Typed sessions: a session as a model with typed attributes, validated when read and saved with the session.
 
-Each field of the model is a key of the session, so two requests at once are merged field by field. A field is stored
-when it is changed; until then the model's default stands for it, and a visitor who changes nothing gets no session.
+Each field of the model is a key of the session, so concurrent requests are merged field by field. A field is stored
+when it is changed; until then the model's default applies, and a visitor who changes nothing gets no session.
 """
 
 import logging
@@ -10,34 +10,40 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from starsessions.core.merge import same
-from starsessions.core.models import ModelAdapter, copied, field_of, shape_of
+from starsessions.core.models import ModelAdapter, adapter_for, copy_of, field_of
 from starsessions.events import SchemaMismatch, handle_of
 from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
-from starsessions.session import Session
+from starsessions.session import Session, SessionSource, get_session, load_session
 
 _log = logging.getLogger("starsessions")
 
 M = TypeVar("M")
 
 Migrate = Callable[[int, dict[str, Any]], dict[str, Any]]
-"""What an older release has stored, as it is to be now: given the version it was stored with, and the data."""
+"""Converts data of an older version: takes the version it was stored with and the data, returns the data as it is now.
+"""
 
 _VERSION = "__version__"
 _NOTHING = object()
 
 
 class TypedSession(Generic[M]):
-    """How sessions are seen through a model: a pydantic model, a dataclass, a msgspec struct or a TypedDict.
+    """Reads and writes sessions as a model: a pydantic model, a dataclass, a msgspec struct or a TypedDict.
 
-    `prefix`: stands before the names of the fields in the session, so that two models, or a model and other code, do
-    not share a key.
-    `version`: raise it when what is stored has to be changed to fit; data without a version is of version 1.
-    `migrate`: is called with the version of older data and the data, and returns it as it is to be now. A key that it
-    pops from the dict that it is given is removed from the session. Fields that were never changed are not there.
-    `new`: makes a fresh model, if not all fields have defaults.
+    Data that does not fit (no migration, one that fails, data that does not validate) is never an error: the model is a
+    fresh one, the log and `on_event` report it, and the stored data is replaced when the model is changed.
 
-    What does not fit (no migration, one that fails, data that does not validate) is never an error: the model is a
-    fresh one, the log and `on_event` say so, and what is stored is replaced when the model is changed.
+    Args:
+        model: the class.
+        prefix: precedes the names of the fields in the session, so that two models, or a model and other code, do not
+            share a key.
+        version: raise it when stored data must be converted to fit. Data without a version has version 1.
+        migrate: called with the version of older data and the data; returns the converted data. A key that it pops from
+            the dict it is given is removed from the session. Fields that were never changed are missing.
+        new: makes a fresh model, if some fields have no default.
+
+    Raises:
+        ImproperlyConfigured: `model` is not the class of a model, or a fresh model cannot be made.
 
     >>> import asyncio
     >>> from dataclasses import dataclass, field
@@ -66,186 +72,188 @@ class TypedSession(Generic[M]):
         migrate: Migrate | None = None,
         new: Callable[[], M] | None = None,
     ) -> None:
-        if type(version) is not int or version < 1:
-            raise ImproperlyConfigured("version must be an int, 1 or more.")
-        if migrate is not None and version == 1:
-            raise ImproperlyConfigured("migrate has nothing to do at version=1, which is that of the oldest data.")
-        self._name: str = model.__name__
-        self._shape: ModelAdapter[M] = shape_of(model)
-        self._prefix = prefix
-        self._version = version
-        self._migrate = migrate
-        self._new = new
-        try:
-            self._read_fields({})
-        except Exception as error:
-            raise ImproperlyConfigured(
-                f"A new {self._name} cannot be made: give each field a default, or pass new=…. ({error})"
-            ) from error
+        self._schema: _Schema[M] = _Schema(model, prefix, version, migrate, new)
 
-    async def load(self, session: dict[str, Any]) -> M:
-        """The model of this session; the same object each time, with what has come to the session meanwhile.
+    async def load(self, source: SessionSource) -> M:
+        """Load the session and return its model: the same object on each call, with the session's latest changes.
 
-        It is saved as the session is: when the response starts, by `persist()`, at the end of a WebSocket. After
-        `clear()`, `delete()` or `flush()` it belongs to no session any more: load it again.
+        The model is saved with the session: when the response starts, by `persist()`, or at the end of a WebSocket.
+        After `clear()`, `delete()` or `flush()` it no longer belongs to a session: load it again.
+
+        Args:
+            source: a request, a WebSocket, or a session.
         """
-        await _ours(session).load()
-        return self.of(session)
+        return self.of(await load_session(source))
 
-    def of(self, session: dict[str, Any]) -> M:
-        """`load()`, for a session that is loaded, or that loads itself (`autoload`): for `def` endpoints."""
-        own = _ours(session)
-        if not own._ready:
-            own._before_read()
-        for view in own._views:
-            if isinstance(view, _View) and view.typed is self:
+    def of(self, source: SessionSource) -> M:
+        """Return the model of a session that is loaded, or that loads itself (`autoload`): for `def` endpoints."""
+        session = get_session(source)
+        bool(session)  # loads it, or raises SessionNotLoaded
+        state = session.__starsessions__
+        for view in state.models:
+            if isinstance(view, _View) and view.schema is self._schema:
                 view.refresh()
                 return cast(M, view.model)
-        made = _View(self, own, self._read(own))
-        own._handed_out = True
-        own._views = [*own._views, made]
+        made = _View(self._schema, session, self._schema.read(session))
+        state.attach(made)
         return made.model
 
-    def _read(self, session: Session) -> "_Read[M]":
-        held = self._held(session)
+
+class _Schema(Generic[M]):
+    """What a session has to look like for a model, and how one is made of the other."""
+
+    def __init__(
+        self, model: type[M], prefix: str, version: int, migrate: Migrate | None, new: Callable[[], M] | None
+    ) -> None:
+        if type(version) is not int or version < 1:
+            raise ImproperlyConfigured("version must be an int of at least 1.")
+        if migrate is not None and version == 1:
+            raise ImproperlyConfigured("migrate is never called at version=1, the oldest version: raise version.")
+        self.name: str = model.__name__
+        self.adapter: ModelAdapter[M] = adapter_for(model)
+        self.prefix = prefix
+        self.version = version
+        self.migrate = migrate
+        self.new = new
+        try:
+            self.read_fields({})
+        except Exception as error:
+            raise ImproperlyConfigured(
+                f"Cannot make a fresh {self.name}: give each field a default, or pass new=…. ({error})"
+            ) from error
+
+    def read(self, session: Session) -> "_Read[M]":
+        held = self.held(session)
         stored = held.pop(_VERSION, 1)
         version = stored if type(stored) is int else 1
         try:
-            return self._read_version(version, held)
-        except Exception as error:  # whatever an older release has left there, and whatever migrate makes of it
+            return self.read_version(version, held)
+        except Exception as error:  # anything: the data may come from an older release, and migrate is user code
             why = field_of(error) or type(error).__name__
-        _log.warning("What a session holds does not fit %s any more (%s): a fresh one is used.", self._name, why)
-        handle = None if session._found is None else handle_of(session._found)
-        session._note(SchemaMismatch(handle, self._name, version, why))
-        return _Read(self._read_fields({}), frozenset(), self._shape.fields & held.keys(), is_moved=True)
+        _log.warning("The data of a session does not fit %s (%s), so a fresh one is used.", self.name, why)
+        state = session.__starsessions__
+        handle = None if state.found is None else handle_of(state.found)
+        state.note(SchemaMismatch(handle, self.name, version, why))
+        return _Read(self.read_fields({}), frozenset(), self.adapter.fields & held.keys(), is_moved=True)
 
-    def _held(self, session: Session) -> dict[str, Any]:
-        """What the session holds under our prefix."""
-        skip = len(self._prefix)
+    def held(self, session: Session) -> dict[str, Any]:
+        """Return the session's data under the prefix."""
+        skip = len(self.prefix)
         return {
             key[skip:]: value
             for key, value in dict.items(session)
-            if isinstance(key, str) and key.startswith(self._prefix)
+            if isinstance(key, str) and key.startswith(self.prefix)
         }
 
-    def _read_version(self, version: int, held: dict[str, Any]) -> "_Read[M]":
-        """A newer version than ours is what a release to come has written, or one that was taken back: it may fit."""
-        if version >= self._version or not held:
-            return self._read_data(held)
-        if self._migrate is not None:
-            given = copied(held)
-            migrated = self._migrate(version, given)
-            return self._read_data(migrated, held.keys() - given.keys(), is_moved=True)
-        if self._shape.fields.isdisjoint(held):
-            return self._read_data({})  # nothing of ours among what other code has put in
-        raise LookupError("no migrate=… was given")
+    def read_version(self, version: int, held: dict[str, Any]) -> "_Read[M]":
+        """Read data of any version. A newer one comes from a release that was rolled back, and may fit."""
+        if version >= self.version or not held:
+            return self.read_data(held)
+        if self.migrate is not None:
+            given = copy_of(held)
+            migrated = self.migrate(version, given)
+            return self.read_data(migrated, held.keys() - given.keys(), is_moved=True)
+        if self.adapter.fields.isdisjoint(held):
+            return self.read_data({})  # only other code has stored data
+        raise LookupError("no migrate=… was passed")
 
-    def _read_data(
+    def read_data(
         self, data: dict[str, Any], taken: frozenset[str] | set[str] = frozenset(), is_moved: bool = False
     ) -> "_Read[M]":
-        fields = {name: value for name, value in data.items() if name in self._shape.fields}
-        return _Read(self._read_fields(fields), frozenset(fields), frozenset(taken), is_moved)
+        fields = {name: value for name, value in data.items() if name in self.adapter.fields}
+        return _Read(self.read_fields(fields), frozenset(fields), frozenset(taken), is_moved)
 
-    def _read_fields(self, fields: dict[str, Any]) -> M:
-        if self._new is not None:
-            fields = self._shape.plain(self._new()) | fields
-        return self._shape.load(fields)
+    def read_fields(self, fields: dict[str, Any]) -> M:
+        if self.new is not None:
+            fields = self.adapter.plain(self.new()) | fields
+        return self.adapter.load(fields)
 
-    def _check(self, model: M, plain: dict[str, Any]) -> None:
-        """Refuse to store what could not be read back: better an error now than a fresh model at the next request."""
+    def check(self, model: M, plain: dict[str, Any]) -> None:
+        """Reject a value that could not be read back: better an error now than a fresh model at the next request."""
         try:
-            again = self._read_data(plain).model
+            again = self.read_data(plain).model
         except Exception as error:
             place = field_of(error)
-            kind = type(plain[place]).__qualname__ if place in plain else self._name
-            hint = f"It does not fit {self._name}, so it could not be read back."
-            raise UnsupportedValue(self._path(place), kind, hint) from None  # the error may show a value
-        before, after = self._shape.parts(model), self._shape.parts(again)
+            kind = type(plain[place]).__qualname__ if place in plain else self.name
+            hint = f"It does not fit {self.name}, so it could not be read back."
+            raise UnsupportedValue(self.path(place), kind, hint) from None  # the original error may reveal a value
+        before, after = self.adapter.parts(model), self.adapter.parts(again)
         for name in [*before, *after]:
             if not same(before.get(name, _NOTHING), after.get(name, _NOTHING)):
                 kind = type(before.get(name)).__qualname__
-                raise UnsupportedValue(self._path(name), kind, f"It would not come back from {self._name} as it was.")
+                raise UnsupportedValue(self.path(name), kind, f"{self.name} would not read it back unchanged.")
 
-    def _path(self, name: str) -> str:
-        return f'session["{self._prefix}{name}"]' if name else "session"
+    def path(self, name: str) -> str:
+        return f'session["{self.prefix}{name}"]' if name else "session"
 
 
 @dataclass(frozen=True, slots=True)
 class _Read(Generic[M]):
-    """What was made of what a session holds."""
+    """The model that was read from a session, and what the session has of it."""
 
     model: M
     stored: frozenset[str]
-    """The fields that are stored; if the data has moved, those that are to be."""
+    """The stored fields; if `is_moved`, those that are about to be stored."""
     obsolete: frozenset[str]
-    """The keys that are to go when the model is written."""
+    """The keys to remove when the model is written."""
     is_moved: bool
-    """Whether what is stored is of another version, or of no use."""
+    """Whether the stored data has another version, or could not be used."""
 
 
 class _View(Generic[M]):
-    """One model that stands for a part of one session."""
+    """A model that mirrors a part of a session."""
 
-    def __init__(self, typed: TypedSession[M], session: Session, read: _Read[M]) -> None:
-        self.typed = typed
+    def __init__(self, schema: _Schema[M], session: Session, read: _Read[M]) -> None:
+        self.schema = schema
         self.model = read.model
         self._session = session
         self._read = read
-        self._was = typed._shape.plain(read.model)
+        self._was = schema.adapter.plain(read.model)
 
     def __call__(self) -> None:
-        """Put into the session what was changed in the model since it was read or last put there."""
-        now = self.typed._shape.plain(self.model)
+        """Write to the session what was changed in the model since it was last read or written."""
+        now = self.schema.adapter.plain(self.model)
         changed = {name for name in now.keys() | self._was.keys() if _differ(name, now, self._was)}
         if not changed:
             return
-        self._session._check_known()
-        self.typed._check(self.model, now)
+        self._session.__starsessions__.check_known()
+        self.schema.check(self.model, now)
         self._write(now, changed)
-        self._was = self.typed._shape.plain(self.model)  # in other objects than those that the session has now
+        self._was = self.schema.adapter.plain(self.model)  # a second copy: the session owns the first
 
     def _write(self, now: dict[str, Any], changed: set[str]) -> None:
-        typed, session, read = self.typed, self._session, self._read
+        schema, session, read = self.schema, self._session, self._read
         for name in read.obsolete | changed:
-            dict.pop(session, typed._prefix + name, None)
-        # A default that would be another one next time (a moment, a random number) is stored with the first change.
-        defaults = typed._shape.plain(typed._read_fields({}))
+            dict.pop(session, schema.prefix + name, None)
+        # A default that differs each time (the time, a random number) is stored with the first change.
+        defaults = schema.adapter.plain(schema.read_fields({}))
         for name, value in now.items():
             is_due = read.is_moved if name in read.stored else _differ(name, now, defaults)
             if name in changed or is_due:
-                dict.__setitem__(session, typed._prefix + name, value)
-        version_key = typed._prefix + _VERSION
+                dict.__setitem__(session, schema.prefix + name, value)
+        version_key = schema.prefix + _VERSION
         if read.is_moved or not dict.__contains__(session, version_key):
             dict.pop(session, version_key, None)
-            if typed._version > 1:
-                dict.__setitem__(session, version_key, typed._version)
-        stored = typed._shape.fields & typed._held(session).keys()
+            if schema.version > 1:
+                dict.__setitem__(session, version_key, schema.version)
+        stored = schema.adapter.fields & schema.held(session).keys()
         self._read = _Read(self.model, stored, frozenset(), is_moved=False)
 
     def refresh(self) -> None:
-        """Let the model have what came to the session by other ways: a merge, or code that uses it as a dict."""
+        """Update the model with changes of the session from elsewhere: a merge, or code that uses it as a dict."""
         self()
-        typed = self.typed
+        schema = self.schema
         if self._read.is_moved:
-            return  # what is stored was read, and is not in use any more
-        stored = typed._shape.fields & typed._held(self._session).keys()
-        again = typed._read(self._session)
-        fresh = typed._shape.plain(again.model)
+            return  # the stored data is not in use any more
+        stored = schema.adapter.fields & schema.held(self._session).keys()
+        again = schema.read(self._session)
+        fresh = schema.adapter.plain(again.model)
         for name in stored | self._read.stored:
             if _differ(name, fresh, self._was):
-                typed._shape.set(self.model, name, again.model)
+                schema.adapter.set(self.model, name, again.model)
         self._read = again
-        self._was = typed._shape.plain(self.model)
+        self._was = schema.adapter.plain(self.model)
 
 
 def _differ(name: str, one: dict[str, Any], other: dict[str, Any]) -> bool:
     return not same(one.get(name, _NOTHING), other.get(name, _NOTHING))
-
-
-def _ours(session: dict[str, Any]) -> Session:
-    if not isinstance(session, Session):
-        raise ImproperlyConfigured(
-            "A TypedSession needs a session of starsessions.SessionMiddleware, and was given another one: "
-            "is Starlette's own SessionMiddleware installed, or none?"
-        )
-    return session

@@ -1,4 +1,4 @@
-"""A user's sessions, as a page of devices shows them, and the ways to end them from elsewhere."""
+"""Sign users in and out, list a user's sessions, and revoke them."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -6,104 +6,134 @@ from datetime import UTC, datetime
 from starsessions.backends.adapter import adapt
 from starsessions.backends.base import Backend, SessionBackend
 from starsessions.backends.user_index import Index, IndexedSession, UserIndex
-from starsessions.core.durations import Duration
+from starsessions.core.durations import Duration, seconds
+from starsessions.core.record import Identity
+from starsessions.core.serializer import is_unicode
 from starsessions.events import OnEvent, Revoked, dispatch
-from starsessions.exceptions import ImproperlyConfigured
-from starsessions.session import SessionSource, get_session
+from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
+from starsessions.lifecycle import sign_in as signing_in
+from starsessions.session import SessionSource, get_session, load_session
+from starsessions.stores.base import Store
 
 
 async def sign_in(
     source: SessionSource, user_id: str, *, remember: bool = False, keep_data: bool = True, method: str = ""
 ) -> str:
-    """Make this session that of a user, under a new id, which is returned. The old id stops working at once.
+    """Sign a user in, and return the session's new id. The old id stops working at once.
 
-    Call it whenever a password or another credential has been verified, also if the user is signed in already: the id
-    changes each time, and the session's lifetime starts anew (ASVS 7.2.4).
+    Call it whenever you have verified a password or another credential, even if the user is signed in already: the id
+    changes each time, and the session's lifetime restarts (ASVS 7.2.4). The user's list includes the session at once;
+    the session itself is saved with the response.
 
     Args:
         source: a request, a WebSocket, or a session.
         user_id: the user's id, a str that is not empty.
-        remember: keep the session for 30 days, also when the browser is closed. Where `absolute_timeout` is shorter,
-            the session lasts as long as any other.
-        keep_data: keep what the anonymous session holds. Data of another user is never kept.
+        remember: keep the session for 30 days, even after the browser is closed. Where `absolute_timeout` is 30
+            days or less, the session lasts as long as any other.
+        keep_data: keep the data of the anonymous session. Data of another user is never kept.
         method: how the user signed in, in the application's words, for the list of devices.
 
-    The user's list has the session at once; the session is saved with the response.
-
     Raises:
-        TooManySessions: one more is refused.
+        TooManySessions: the user has `max_sessions_per_user` sessions, and `on_too_many="refuse"` is set.
         ResponseStarted: the headers have been sent, and the new id can no longer reach the browser.
         TypeError: `user_id` is not a str, or is empty.
     """
-    return await get_session(source).sign_in(user_id, remember=remember, keep=keep_data, method=method)
+    if not isinstance(user_id, str) or not user_id:
+        raise TypeError("sign_in() takes the id of a user as a str that is not empty: pass str(user.id).")
+    if not is_unicode(user_id) or not is_unicode(method):
+        raise UnsupportedValue("what sign_in() was given", "str with half of a character", "No text has that.")
+    session = await load_session(source)
+    return await signing_in.sign_in(session, user_id, remember, keep_data, method)
 
 
 async def sign_out(source: SessionSource, *, clear_site_data: bool = False) -> None:
-    """End the session for good, as `session.delete()` does.
+    """End the session permanently, as `session.delete()` does.
 
     Args:
         source: a request, a WebSocket, or a session.
-        clear_site_data: tell the browser to forget all that it has of this site, its cache included (ASVS 14.3.1).
+        clear_site_data: tell the browser to delete everything that it stores for this site, including its cache (ASVS
+            14.3.1).
     """
-    await get_session(source).sign_out(clear_site_data)
+    session = get_session(source)
+    await session.delete()
+    session.__starsessions__.clears_site_data = clear_site_data
 
 
 def get_user_id(source: SessionSource) -> str | None:
     """Return the id of the signed-in user; None if the session is anonymous."""
-    return get_session(source).user_id
+    identity = _identity_in(source)
+    return None if identity is None else identity.user_id
 
 
 def get_signed_in_at(source: SessionSource) -> datetime | None:
     """Return when the user signed in, or last confirmed it by signing in again; None if the session is anonymous."""
-    return get_session(source).signed_in_at
+    identity = _identity_in(source)
+    return None if identity is None else _moment(identity.signed_in_at)
 
 
 def get_handle(source: SessionSource) -> str | None:
     """Return the session's public name on the user's list of devices; None if the session is anonymous."""
-    return get_session(source).handle
+    identity = _identity_in(source)
+    return None if identity is None else identity.handle
 
 
 def is_fresh(source: SessionSource, within: Duration) -> bool:
     """Return whether the user signed in less than `within` ago (seconds or a `timedelta`).
 
-    If not, ask for the password again before a change to the account (ASVS 7.5.1).
+    If not, ask for the password again before sensitive changes to the account (ASVS 7.5.1).
     """
-    return get_session(source).is_fresh(within)
+    identity = _identity_in(source)
+    longest, now = seconds("within", within), int(get_session(source).__starsessions__.config.clock())
+    return identity is not None and now < identity.signed_in_at + longest
+
+
+def _identity_in(source: SessionSource) -> Identity | None:
+    session = get_session(source)
+    bool(session)  # loads it, or says that it is not loaded
+    return session.__starsessions__.user
 
 
 @dataclass(frozen=True, slots=True)
 class UserSession:
-    """One session on the list. Nothing here opens it."""
+    """One session of a user's list. Nothing in it opens the session."""
 
     handle: str
-    """Its public name: for the form that ends it."""
+    """The session's public name: pass it to `revoke()`."""
     began_at: datetime
     signed_in_at: datetime
     last_used_at: datetime
-    """When it was last renewed: by a change, or with `rolling=True` by use, to within `renew_every`. Of a sealed cookie
-    nobody but the browser knows: when it was signed in."""
+    """When the session was last renewed: by a change, or with `rolling=True` by use, to within `renew_every`. For a
+    signed or encrypted cookie, when it was signed in, since only the browser has the rest.
+    """
     method: str
-    """How the person signed in, in the words that `sign_in(method=…)` was given."""
+    """How the user signed in: the value of `sign_in(method=…)`."""
     agent: str
-    """Browser and system, in words; empty if they are unknown."""
+    """The browser and system; "" if they are unknown."""
     address: str
-    """The network it was signed in from, shortened; empty if it is unknown."""
+    """The network of the address at sign-in, shortened; "" if it is unknown."""
     is_current: bool
-    """Whether it is the session that asks: "this device"."""
+    """Whether it is the session that was passed as `current`: "this device"."""
 
 
 class UserSessions:
-    """The sessions of users, in a backend that can list them: any store, or cookies with `revocations`.
+    """Lists and revokes users' sessions, in a backend that can list them: any store, or cookies with `revocations`.
 
-    What it costs grows with the sessions of that one user, and with nothing else.
+    The cost grows with the number of sessions of that one user only.
+
+    Args:
+        backend: the backend that the middleware uses.
+        on_event: called with a `Revoked` for each session that is ended, as the middleware's `on_event` is with others.
+
+    Raises:
+        ImproperlyConfigured: the backend cannot list sessions.
 
     >>> import asyncio
-    >>> from starsessions import InMemoryBackend
+    >>> from starsessions import InMemoryBackend, Session
     >>> async def main():
     ...     backend = InMemoryBackend()
     ...     session = Session(backend)
     ...     await session.load()
-    ...     await session.sign_in("ann", method="password")
+    ...     await sign_in(session, "ann", method="password")
     ...     await session.persist()
     ...     sessions = UserSessions(backend)
     ...     listed = await sessions.list("ann")
@@ -113,19 +143,58 @@ class UserSessions:
     (['password'], 1, [])
     """
 
-    def __init__(self, backend: SessionBackend, on_event: OnEvent | None = None) -> None:
-        """`on_event`: is told of each session that is ended (`Revoked`), as that of the middleware is of others."""
+    def __init__(
+        self,
+        backend: SessionBackend | Store,
+        *,
+        session_cookie: str | None = None,
+        app_name: str | None = None,
+        on_event: OnEvent | None = None,
+    ) -> None:
+        """Make it from what the middleware has as its `backend`: the same object.
+
+        Args:
+            backend: a backend that can list sessions, or a store.
+            session_cookie: the middleware's, if this backend serves several, or those of another process.
+            app_name: likewise.
+            on_event: is told of each session that is ended (`Revoked`), as that of the middleware is of others.
+
+        Without names, they are those of the only middleware that has this backend. It may be built later.
+        """
         self._on_event = on_event
-        self._backend: Backend = adapt(backend)
-        if self._backend.user_index is None:
+        self._names = None if session_cookie is None and app_name is None else (session_cookie or "session", app_name)
+        self._given: Backend = adapt(backend)
+        if self._given.user_index is None:
             raise ImproperlyConfigured(
-                "This backend cannot list the sessions of a user: keep sessions in a store, or give the cookie backend "
-                "revocations=… (a store)."
+                "This backend cannot list a user's sessions. Keep sessions in a store, or pass revocations=<store> to "
+                "the cookie backend."
             )
-        self._user_index: UserIndex = self._backend.user_index
+
+    @property
+    def _backend(self) -> Backend:
+        if self._names is not None:
+            return self._given.bound_for(*self._names)
+        bound = self._given.bound_once()
+        if bound is None:
+            raise ImproperlyConfigured(
+                "No SessionMiddleware has been built with this backend yet, so it is unknown whose sessions are meant: "
+                "build the application first, or say UserSessions(backend, session_cookie=…)."
+            )
+        return bound
+
+    @property
+    def _user_index(self) -> UserIndex:
+        index = self._backend.user_index
+        assert index is not None
+        return index
 
     async def list(self, user_id: str, current: SessionSource | None = None) -> list[UserSession]:
-        """Return the live sessions, the newest sign-in first. `current`: the one to mark with `is_current`."""
+        """Return the user's live sessions, the newest sign-in first.
+
+        Args:
+            user_id: the user's id.
+            current: the request or session to mark with `is_current`.
+        """
         now = int(self._backend.clock())
         index = await self._user_index.of(user_id, now)
         handle = None if current is None else get_handle(current)
@@ -133,22 +202,22 @@ class UserSessions:
         return [one for one in shown if one is not None]
 
     async def revoke(self, user_id: str, handle: str) -> bool:
-        """End one of the user's sessions by its handle. Return False if there is none."""
+        """End one of the user's sessions. Return False if the user has none with this handle."""
         index = await self._user_index.of(user_id, int(self._backend.clock()))
         return await self._end(user_id, tuple(one for one in index if one.handle == handle)) > 0
 
     async def revoke_all(self, user_id: str) -> int:
-        """End all sessions of the user, and return how many there were.
+        """End all sessions of the user, and return how many ended.
 
-        Call it when a password was changed, or an account is closed (ASVS 7.4.2, 7.4.3). Sessions that are being
-        signed in at this moment end, too.
+        Call it when a password was changed, or an account is closed (ASVS 7.4.2, 7.4.3). Sessions that are being signed
+        in at that moment end, too.
         """
         return await self._end(user_id, await self._user_index.of(user_id, int(self._backend.clock())))
 
     async def revoke_others(self, current: SessionSource) -> int:
-        """End all sessions of the signed-in user except this one, which gets a new id; return how many ended.
+        """End all sessions of the signed-in user except this one, which gets a new id. Return how many ended.
 
-        It returns 0 if nobody is signed in.
+        If no user is signed in, do nothing and return 0.
         """
         session = get_session(current)
         user_id, handle = get_user_id(session), get_handle(session)
@@ -162,14 +231,14 @@ class UserSessions:
     async def _end(self, user_id: str, which: Index) -> int:
         now = int(self._backend.clock())
         handles = frozenset(one.handle for one in which)
-        # Before it is taken from the list: if we are interrupted, what is left can be ended later.
+        # Before they are removed from the list: after an interruption, the rest can still be revoked.
         ended = [await self._backend.look_up(one, now) is not None for one in which]
         for one in which:
             await self._backend.revoke(one, now)
         await self._user_index.change(
             user_id, lambda index: tuple(one for one in index if one.handle not in handles), now + 1, now
         )
-        # And after it: a session that was stored in between was still listed when it looked.
+        # And once more afterwards: a session that was saved in between had found itself on the list.
         for one in which:
             await self._backend.revoke(one, now)
         if self._on_event is not None:

@@ -7,18 +7,19 @@ import anyio
 
 from starsessions.core.durations import Duration, seconds
 from starsessions.exceptions import BackendUnavailable, SessionConflict
-from starsessions.session import SessionSource, get_session
+from starsessions.lifecycle import loading
+from starsessions.session import SessionSource, get_session, load_session
 
 MAX_FAILURES = 3
-"""Looks in a row that may fail because the store does: after that nobody can say that the session lives."""
+"""Checks in a row that may fail because the store does. After that, the session cannot be assumed alive."""
 
 
 async def revalidate(source: SessionSource) -> bool:
-    """Check whether the session is still alive, and take over what other requests have changed in it.
+    """Check whether the session is still alive, and load the changes that other requests have made to it.
 
     Return False if it has ended: signed out, revoked, expired, or signed in again since it was loaded.
     """
-    return await get_session(source).revalidate()
+    return await loading.revalidate(await load_session(source))
 
 
 @asynccontextmanager
@@ -27,11 +28,14 @@ async def move_on_when_ended(
 ) -> AsyncIterator[anyio.CancelScope]:
     """Cancel the `with` block when the session has ended: signed out, revoked or expired.
 
-    It is anyio's `move_on_after`, with the end of a session in place of a time: `scope.cancelled_caught` says whether
-    the block was cancelled. The session is checked every `check_every` seconds, so an end is noticed within that time
-    on every store. One check costs one load. Between checks, the session takes over what other requests have changed.
+    It works like anyio's `move_on_after`, with the end of a session instead of a timeout: `scope.cancelled_caught` is
+    True if the block was cancelled. Each check costs one load, and also loads changes that other requests have made. If
+    the store fails three times in a row, the session counts as ended.
 
-    If the store fails three times in a row, the session counts as ended.
+    Args:
+        source: a request, a WebSocket, or a session.
+        check_every: the pause between two checks, in seconds or as a `timedelta`. An end is noticed within that time.
+        sleep: waits for the pause; for tests.
 
     >>> async def talk(websocket):
     ...     await websocket.accept()
@@ -49,12 +53,12 @@ async def move_on_when_ended(
         while failures < MAX_FAILURES:
             await sleep(pause)
             try:
-                if not await session.revalidate():
+                if not await revalidate(session):
                     break
                 failures = 0
             except BackendUnavailable:
                 failures += 1
-            except SessionConflict:  # it is alive, and the conflict is reported when the session is saved
+            except SessionConflict:  # the session is alive, and saving it reports the conflict
                 failures = 0
         scope.cancel()
 
@@ -64,7 +68,7 @@ async def move_on_when_ended(
             tasks.start_soon(watch, scope)
             try:
                 yield scope
-            except Exception as error:  # raised below, since a task group would make a group of it
+            except Exception as error:  # raised below: a task group would wrap it in an exception group
                 raised = error
         tasks.cancel_scope.cancel()
     if raised is not None:

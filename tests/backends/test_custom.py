@@ -269,7 +269,7 @@ async def test_an_id_that_cannot_stand_in_a_cookie_is_never_sent(site_of: Callab
         def is_well_formed(self, session_id: str) -> bool:
             return True
 
-    with pytest.raises(ImproperlyConfigured, match="cannot stand in a cookie"):
+    with pytest.raises(ImproperlyConfigured, match="cannot be the value of a cookie"):
         await site_of(backend=Trusting()).visit(sign_in)
 
 

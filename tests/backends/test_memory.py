@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from anyio.lowlevel import checkpoint
 
 from starsessions import InMemoryBackend, Session, set_expiry
-from starsessions.stores.base import Refused
+from starsessions.core.record import Found, Record
+from starsessions.stores.base import Conflict
 from starsessions.stores.memory import MemoryStore
 from tests.site import Clock, Site
 
@@ -59,10 +61,10 @@ async def test_a_write_looks_at_two_other_entries_however_many_there_are(clock: 
     for size in (10, 10_000):
         store = MemoryStore()
         for n in range(size):
-            await store.put(f"key-{n}", b"", NOW + 1, None, NOW)
+            await store.create(f"key-{n}", b"", expires_at=NOW + 1, now=NOW)
         store._ends = ends = Counted("Q", store._ends)
         for n in range(100):
-            await store.put(f"new-{n}", b"", NOW + 1, None, NOW)
+            await store.create(f"new-{n}", b"", expires_at=NOW + 1, now=NOW)
         costs.append(ends.looked)
     assert costs == [200, 200]
 
@@ -71,8 +73,8 @@ async def test_sessions_that_are_written_and_ended_in_turns_leave_nothing_behind
     store = MemoryStore()
     for n in range(10_000):
         key = f"key-{n % 3}"
-        await store.put(key, b"", NOW + 1, None, NOW)
-        await store.delete(key, None, NOW)
+        await store.create(key, b"", expires_at=NOW + 1, now=NOW)
+        await store.delete(key, now=NOW)
     assert store.all_keys() == store._keys == []
 
 
@@ -86,12 +88,17 @@ async def test_the_sweep_knows_each_entry_once_whatever_happens() -> None:
         now += chance.randrange(2)
         try:
             if chance.random() < 0.7:
-                entry = await store.get(key, now)
-                expect = None if entry is None else entry.version
-                versions[key] = await store.put(key, key.encode(), now + chance.randrange(1, 30), expect, now)
+                entry = await store.get(key, now=now)
+                expires_at = now + chance.randrange(1, 30)
+                if entry is None:
+                    versions[key] = await store.create(key, key.encode(), expires_at=expires_at, now=now)
+                else:
+                    versions[key] = await store.replace(
+                        key, key.encode(), entry.version, expires_at=expires_at, now=now
+                    )
             else:
-                await store.delete(key, chance.choice([None, versions.get(key)]), now)
-        except Refused:
+                await store.delete(key, chance.choice([None, versions.get(key)]), now=now)
+        except Conflict:
             pass
         assert sorted(store._keys) == sorted(store.all_keys())
         for one in store.all_keys():
@@ -101,34 +108,74 @@ async def test_the_sweep_knows_each_entry_once_whatever_happens() -> None:
 
 async def test_an_entry_is_over_at_its_deadline_and_its_key_is_free() -> None:
     store = MemoryStore()
-    await store.put("key", b"old", NOW + 1, None, NOW)
-    assert await store.get("key", NOW) is not None
-    assert await store.get("key", NOW + 1) is None
-    await store.put("key", b"new", NOW + 9, None, NOW + 1)
-    entry = await store.get("key", NOW + 1)
+    await store.create("key", b"old", expires_at=NOW + 1, now=NOW)
+    assert await store.get("key", now=NOW) is not None
+    assert await store.get("key", now=NOW + 1) is None
+    await store.create("key", b"new", expires_at=NOW + 9, now=NOW + 1)
+    entry = await store.get("key", now=NOW + 1)
     assert entry is not None
     assert entry.value == b"new"
 
 
-async def test_put_refuses_what_it_does_not_expect_and_says_what_is_there() -> None:
+class Audited(InMemoryBackend):
+    """Writes down what is changed, and waits for nothing."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock=clock)
+        self.replaced: list[str] = []
+
+    async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
+        self.replaced.append(found.token)
+        return await super().replace(found, record, ends_at, now)
+
+
+class Slow(MemoryStore):
+    async def replace(self, *args: Any, **instants: Any) -> Any:
+        await checkpoint()
+        return await super().replace(*args, **instants)
+
+
+async def test_a_replace_of_ones_own_is_called(site_of: Callable[..., Site], clock: Clock) -> None:
+    backend = Audited(clock)
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(a=1))
+    await site.visit(lambda session: session.update(a=2))
+    assert backend.replaced == [site.browser.cookies["session"]]
+    assert await site.data() == {"a": 2}
+
+
+@pytest.mark.both_loops
+async def test_what_waits_or_may_wait_is_not_done_in_one_step(site_of: Callable[..., Site], clock: Clock) -> None:
+    backend = InMemoryBackend(clock=clock)
+    assert backend.never_waits
+    assert not Audited(clock).never_waits
+    backend.store = Slow()
+    assert not backend.never_waits
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(a=1))
+    await site.visit(lambda session: session.update(a=2))
+    assert await site.data() == {"a": 2}
+
+
+async def test_a_write_refuses_what_it_does_not_expect_and_says_what_is_there() -> None:
     store = MemoryStore()
-    first = await store.put("key", b"1", NOW + 9, None, NOW)
-    with pytest.raises(Refused) as taken:
-        await store.put("key", b"2", NOW + 9, None, NOW)
+    first = await store.create("key", b"1", expires_at=NOW + 9, now=NOW)
+    with pytest.raises(Conflict) as taken:
+        await store.create("key", b"2", expires_at=NOW + 9, now=NOW)
     assert taken.value.current is not None
     assert taken.value.current.value == b"1"
 
-    second = await store.put("key", b"2", NOW + 9, first, NOW)
-    for expect in (first, object()):
-        with pytest.raises(Refused):
-            await store.put("key", b"3", NOW + 9, expect, NOW)
-        with pytest.raises(Refused):
-            await store.delete("key", expect, NOW)
+    second = await store.replace("key", b"2", first, expires_at=NOW + 9, now=NOW)
+    for expect in (first, object(), None):
+        with pytest.raises(Conflict):
+            await store.replace("key", b"3", expect, expires_at=NOW + 9, now=NOW)
+        with pytest.raises(Conflict):
+            await store.delete("key", expect or object(), now=NOW)
 
-    assert await store.delete("key", second, NOW) is True
-    assert await store.delete("key", None, NOW) is False
-    for verb in (store.put("key", b"4", NOW + 9, second, NOW), store.delete("key", second, NOW)):
-        with pytest.raises(Refused) as gone:
+    assert await store.delete("key", second, now=NOW) is True
+    assert await store.delete("key", now=NOW) is False
+    for verb in (store.replace("key", b"4", second, expires_at=NOW + 9, now=NOW), store.delete("key", second, now=NOW)):
+        with pytest.raises(Conflict) as gone:
             await verb
         assert gone.value.current is None
 
@@ -137,8 +184,8 @@ async def test_a_version_is_never_the_same_twice() -> None:
     store = MemoryStore()
     seen = set()
     for _ in range(10):
-        seen.add(await store.put("key", b"", NOW + 9, None, NOW))
-        await store.delete("key", None, NOW)
+        seen.add(await store.create("key", b"", expires_at=NOW + 9, now=NOW))
+        await store.delete("key", now=NOW)
     assert len(seen) == 10
 
 
@@ -150,14 +197,14 @@ def test_threads_that_write_at_once_lose_nothing() -> None:
         wins = 0
         for n in range(500):
             for verb in (
-                store.put(f"{thread}-{n}", b"", NOW + 9, None, NOW),
-                store.put("shared", b"", NOW + 9, None, NOW),
+                store.create(f"{thread}-{n}", b"", expires_at=NOW + 9, now=NOW),
+                store.create("shared", b"", expires_at=NOW + 9, now=NOW),
             ):
                 try:
                     verb.send(None)
                 except StopIteration:
                     wins += 1
-                except Refused:
+                except Conflict:
                     pass
         return wins
 
@@ -178,7 +225,7 @@ def test_a_million_sessions_take_at_most_three_times_their_payload_and_key() -> 
     before = tracemalloc.get_traced_memory()[0]
     size = 20_000
     for n in range(size):
-        verb = store.put(f"{n:043}", value + b"%d" % n, NOW + 9, None, NOW)
+        verb = store.create(f"{n:043}", value + b"%d" % n, expires_at=NOW + 9, now=NOW)
         with pytest.raises(StopIteration):
             verb.send(None)
     taken = (tracemalloc.get_traced_memory()[0] - before) / size
@@ -257,7 +304,7 @@ async def test_a_rotation_to_an_id_that_is_taken_is_an_error_and_changes_nothing
 
 async def test_garbage_under_a_key_is_left_out_of_the_data(clock: Clock) -> None:
     backend = InMemoryBackend(clock=clock)
-    await backend.store.put("garbage", b"\xc1", int(clock()) + 9, None, int(clock()))
+    await backend.store.create("garbage", b"\xc1", expires_at=int(clock()) + 9, now=int(clock()))
     assert backend.data == {}
 
 
@@ -281,10 +328,10 @@ async def test_writers_that_never_get_through_give_up_with_an_error(
 
 async def test_the_sweep_drops_a_dead_entry_that_is_the_last_one() -> None:
     store = MemoryStore()
-    first = await store.put("first", b"", NOW + 9, None, NOW)
-    await store.put("last", b"", NOW + 1, None, NOW)
+    first = await store.create("first", b"", expires_at=NOW + 9, now=NOW)
+    await store.create("last", b"", expires_at=NOW + 1, now=NOW)
     for _ in range(2):
-        first = await store.put("first", b"", NOW + 9, first, NOW + 1)
+        first = await store.replace("first", b"", first, expires_at=NOW + 9, now=NOW + 1)
     assert store.all_keys() == store._keys == ["first"]
 
 
@@ -292,7 +339,7 @@ async def test_writing_by_hand_over_garbage_is_an_error_and_not_an_endless_try(c
     from starsessions import SessionError
 
     backend = InMemoryBackend(clock=clock)
-    await backend.store.put("garbage", b"\xc1", int(clock()) + 9, None, int(clock()))
+    await backend.store.create("garbage", b"\xc1", expires_at=int(clock()) + 9, now=int(clock()))
     with pytest.raises(SessionError, match="no session"):
         await backend.write({"a": 1}, "garbage")
 

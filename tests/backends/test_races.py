@@ -213,6 +213,7 @@ async def test_what_a_handler_holds_stays_in_the_session_when_somebody_else_was_
     assert await site.data(browser) == {"cart": [1, 2], "a": 1, "other": 1}
 
 
+@pytest.mark.both_loops
 async def test_two_tasks_of_a_request_that_load_at_once_keep_what_the_first_one_changed(
     site_of: Callable[..., Site], clock: Clock
 ) -> None:
@@ -264,6 +265,7 @@ class Waits(DictBackend):
         return await super().write(data, session_id)
 
 
+@pytest.mark.both_loops
 async def test_two_tasks_of_a_request_that_persist_at_once_store_one_session(site_of: Callable[..., Site]) -> None:
     backend = Waits()
     site = site_of(backend=backend)
@@ -278,6 +280,7 @@ async def test_two_tasks_of_a_request_that_persist_at_once_store_one_session(sit
     assert list(backend._storage) == [site.browser.cookies["session"]]
 
 
+@pytest.mark.both_loops
 async def test_a_task_that_persists_while_the_headers_leave_stores_the_session_that_the_browser_gets(
     site_of: Callable[..., Site],
 ) -> None:
@@ -300,6 +303,7 @@ async def test_a_task_that_persists_while_the_headers_leave_stores_the_session_t
     assert await site_of(backend=backend).data(site.browser) == {"a": 1, "b": 2}
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_task_that_persists_in_the_middle_of_the_saving_waits_for_its_end(
     site_of: Callable[..., Site], fails: bool
@@ -347,6 +351,7 @@ async def test_a_task_that_persists_in_the_middle_of_the_saving_waits_for_its_en
         assert outcomes == [site.browser.cookies["session"]] == list(backend._storage)
 
 
+@pytest.mark.both_loops
 async def test_a_task_that_persists_while_a_websocket_is_accepted_stores_the_session_that_the_browser_gets(
     site_of: Callable[..., Site],
 ) -> None:

@@ -15,10 +15,11 @@ from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import LoadBalancingStrategy
 
 from starsessions import users
-from starsessions.backends.redis import RedisBackend, within
+from starsessions.backends.redis import RedisBackend
 from starsessions.core.record import MissReason
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
-from starsessions.stores.base import Entry, Refused, Store
+from starsessions.stores.base import Conflict, Entry, Store
+from starsessions.stores.redis.connection import within
 from starsessions.stores.redis.store import RedisStore
 from tests.backends.proxy import Proxy, proxy
 from tests.servers import redis as servers
@@ -74,7 +75,7 @@ async def ask(server: RedisServer, closing: AsyncExitStack) -> Callable[..., Awa
 
 
 async def refused(work: Awaitable[Any]) -> Entry | None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Conflict) as caught:
         await work
     return caught.value.current
 
@@ -84,7 +85,7 @@ async def refused(work: Awaitable[Any]) -> Entry | None:
 
 async def test_an_entry_is_a_string_of_layout_version_deadline_and_value(open_store: Open, ask: Any) -> None:
     store = open_store(prefix="layout:")
-    version = await store.put("key", b"value", NOW + LIFE, None, NOW)
+    version = await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW)
     assert await ask("KEYS", "layout:*") == [b"layout:key"]
     assert await ask("GET", "layout:key") == b"\x01" + version + (NOW + LIFE).to_bytes(8, "big") + b"value"
 
@@ -101,10 +102,10 @@ async def test_a_key_is_the_prefix_and_a_hash_of_the_id(server: RedisServer, ask
 
 async def test_stores_of_two_prefixes_do_not_see_each_other(open_store: Open) -> None:
     ours, theirs = open_store(prefix="ours:"), open_store(prefix="theirs:")
-    await ours.put("key", b"value", NOW + LIFE, None, NOW)
-    assert await theirs.get("key", NOW) is None
-    assert await theirs.delete("key", None, NOW) is False
-    assert await ours.get("key", NOW) is not None
+    await ours.create("key", b"value", expires_at=NOW + LIFE, now=NOW)
+    assert await theirs.get("key", now=NOW) is None
+    assert await theirs.delete("key", now=NOW) is False
+    assert await ours.get("key", now=NOW) is not None
 
 
 # How long it stands there
@@ -114,17 +115,17 @@ async def test_stores_of_two_prefixes_do_not_see_each_other(open_store: Open) ->
 @pytest.mark.parametrize("now", [1, NOW, NOW * 2])
 async def test_redis_forgets_by_its_own_clock_whatever_ours_shows(open_store: Open, ask: Any, now: int) -> None:
     store = open_store(prefix=f"ttl-{now}:")
-    version = await store.put("key", b"value", now + LIFE, None, now)
+    version = await store.create("key", b"value", expires_at=now + LIFE, now=now)
     assert LIFE * 1000 - 30_000 < await ask("PTTL", f"ttl-{now}:key") <= LIFE * 1000
-    await store.put("key", b"value", now + 2 * LIFE, version, now)
+    await store.replace("key", b"value", version, expires_at=now + 2 * LIFE, now=now)
     assert LIFE * 1000 < await ask("PTTL", f"ttl-{now}:key") <= 2 * LIFE * 1000
 
 
 @pytest.mark.parametrize("ahead", [10**10, 10**13, 2**62])
 async def test_a_far_deadline_does_not_overflow(open_store: Open, ask: Any, ahead: int) -> None:
     store = open_store(prefix=f"far-{ahead}:")
-    await store.put("key", b"value", NOW + ahead, None, NOW)
-    found = await store.get("key", NOW + 10**9)
+    await store.create("key", b"value", expires_at=NOW + ahead, now=NOW)
+    found = await store.get("key", now=NOW + 10**9)
     assert found is not None
     assert found.expires_at == NOW + ahead
     assert await ask("PTTL", f"far-{ahead}:key") > 10**12
@@ -133,16 +134,16 @@ async def test_a_far_deadline_does_not_overflow(open_store: Open, ask: Any, ahea
 @pytest.mark.parametrize("late", [0, 1, 2 * NOW])
 async def test_what_is_over_when_it_is_put_is_not_kept(open_store: Open, ask: Any, late: int) -> None:
     store = open_store(prefix=f"late-{late}:")
-    version = await store.put("key", b"value", NOW + LIFE, None, NOW)
-    await store.put("key", b"value", NOW - late, version, NOW)
-    await store.put("new", b"value", NOW - late, None, NOW)
+    version = await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW)
+    await store.replace("key", b"value", version, expires_at=NOW - late, now=NOW)
+    await store.create("new", b"value", expires_at=NOW - late, now=NOW)
     assert await ask("KEYS", f"late-{late}:*") == []
 
 
 @pytest.mark.guarantee(19)
 async def test_entries_go_without_help_when_their_time_has_come(open_store: Open, server: RedisServer) -> None:
     store = open_store(prefix="short:")
-    await store.put("key", b"value", NOW + 1, None, NOW)
+    await store.create("key", b"value", expires_at=NOW + 1, now=NOW)
     server.wait_until(lambda: not server.ask("EXISTS", "short:key"), "has not forgotten what is over")
 
 
@@ -169,30 +170,30 @@ async def garbage(request: pytest.FixtureRequest, open_store: Open, ask: Any) ->
 
 class TestGarbage:
     async def test_is_not_there(self, garbage: RedisStore) -> None:
-        assert await garbage.get("key", NOW) is None
+        assert await garbage.get("key", now=NOW) is None
 
     async def test_has_no_version(self, garbage: RedisStore) -> None:
-        assert await refused(garbage.put("key", b"value", NOW + LIFE, b"xxxxxxxx", NOW)) is None
-        assert await refused(garbage.delete("key", b"xxxxxxxx", NOW)) is None
+        assert await refused(garbage.replace("key", b"value", b"xxxxxxxx", expires_at=NOW + LIFE, now=NOW)) is None
+        assert await refused(garbage.delete("key", b"xxxxxxxx", now=NOW)) is None
 
     async def test_leaves_its_place_to_an_entry(self, garbage: RedisStore) -> None:
-        version = await garbage.put("key", b"value", NOW + LIFE, None, NOW)
-        assert await garbage.get("key", NOW) == Entry(b"value", NOW + LIFE, version)
+        version = await garbage.create("key", b"value", expires_at=NOW + LIFE, now=NOW)
+        assert await garbage.get("key", now=NOW) == Entry(b"value", NOW + LIFE, version)
 
     async def test_can_be_removed(self, garbage: RedisStore, ask: Any) -> None:
-        assert await garbage.delete("key", None, NOW) is False
+        assert await garbage.delete("key", now=NOW) is False
         assert await ask("EXISTS", garbage._name("key")) == 0
 
     async def test_does_not_disturb_loads_that_share_a_command(self, garbage: RedisStore) -> None:
-        await garbage.put("other", b"value", NOW + LIFE, None, NOW)
-        found = await asyncio.gather(*(garbage.get(key, NOW) for key in ["other", "key", "other", "key", "none"]))
+        await garbage.create("other", b"value", expires_at=NOW + LIFE, now=NOW)
+        found = await asyncio.gather(*(garbage.get(key, now=NOW) for key in ["other", "key", "other", "key", "none"]))
         assert [entry and entry.value for entry in found] == [b"value", None, b"value", None, None]
 
 
 async def test_an_entry_that_holds_no_record_is_no_session_and_can_be_removed(server: RedisServer) -> None:
     backend = RedisBackend(server.url, secrets.token_hex(4))
     async with backend.lifespan():
-        await backend.store.put(backend._key("an-id"), b"garbage", NOW * 2, None, NOW)
+        await backend.store.create(backend._key("an-id"), b"garbage", expires_at=NOW * 2, now=NOW)
         assert await backend.fetch("an-id", NOW) is MissReason.UNDECODABLE
         await backend.remove("an-id")
         await backend.write({"a": 1}, "an-id")
@@ -289,22 +290,22 @@ class TestRoundTrips:
 async def test_loads_at_the_same_time_share_a_command(open_store: Open, sent: Any) -> None:
     store = open_store()
     for key in "abcdefgh":
-        await store.put(key, key.encode(), NOW + LIFE, None, NOW)
+        await store.create(key, key.encode(), expires_at=NOW + LIFE, now=NOW)
     sent()
-    found = await asyncio.gather(*(store.get(key, NOW) for key in "abcdefghij"))
+    found = await asyncio.gather(*(store.get(key, now=NOW) for key in "abcdefghij"))
     assert [entry and entry.value for entry in found] == [*(key.encode() for key in "abcdefgh"), None, None]
     assert sent() == {"get": 1, "mget": 1}
 
 
 async def test_a_server_that_has_forgotten_the_script_gets_it_again(open_store: Open, ask: Any, sent: Any) -> None:
     store = open_store()
-    version = await store.put("key", b"1", NOW + LIFE, None, NOW)
+    version = await store.create("key", b"1", expires_at=NOW + LIFE, now=NOW)
     await ask("SCRIPT", "FLUSH")
     sent()
-    version = await store.put("key", b"2", NOW + LIFE, version, NOW)
+    version = await store.replace("key", b"2", version, expires_at=NOW + LIFE, now=NOW)
     # That it does not know the script, it counts as a call, too.
     assert sent() == {"evalsha": 1, "eval": 1, "get": 1, "set": 1}
-    await store.put("key", b"3", NOW + LIFE, version, NOW)
+    await store.replace("key", b"3", version, expires_at=NOW + LIFE, now=NOW)
     assert sent() == NEW
 
 
@@ -350,17 +351,17 @@ async def check_store(store: Store) -> None:
     value = bytes(range(256))
 
     async def one(key: str) -> None:
-        first = await store.put(key, value, NOW + LIFE, None, NOW)
+        first = await store.create(key, value, expires_at=NOW + LIFE, now=NOW)
         found = Entry(value, NOW + LIFE, first)
-        assert await store.get(key, NOW) == found
-        assert await refused(store.put(key, b"", NOW + LIFE, None, NOW)) == found
-        second = await store.put(key, b"", NOW + LIFE, first, NOW)
+        assert await store.get(key, now=NOW) == found
+        assert await refused(store.create(key, b"", expires_at=NOW + LIFE, now=NOW)) == found
+        second = await store.replace(key, b"", first, expires_at=NOW + LIFE, now=NOW)
         found = Entry(b"", NOW + LIFE, second)
-        assert await refused(store.delete(key, first, NOW)) == found
-        assert await store.get(key, NOW) == found
-        assert await store.delete(key, second, NOW) is True
-        assert await store.delete(key, None, NOW) is False
-        assert await store.get(key, NOW) is None
+        assert await refused(store.delete(key, first, now=NOW)) == found
+        assert await store.get(key, now=NOW) == found
+        assert await store.delete(key, second, now=NOW) is True
+        assert await store.delete(key, now=NOW) is False
+        assert await store.get(key, now=NOW) is None
 
     await one("alone")
     await asyncio.gather(*(one(f"{n}") for n in range(20)))
@@ -372,7 +373,7 @@ async def test_more_requests_than_connections_wait_for_each_other(open_store: Op
 
     others = await clients()
     store = open_store()
-    await asyncio.gather(*(store.put(f"{n}", b"value", NOW + LIFE, None, NOW) for n in range(300)))
+    await asyncio.gather(*(store.create(f"{n}", b"value", expires_at=NOW + LIFE, now=NOW) for n in range(300)))
     assert await clients() - others <= 50
 
 
@@ -426,26 +427,26 @@ class TestTheConnectionThatIsKept:
         return end
 
     async def test_serves_one_command_after_the_other(self, store: RedisStore, pool: Noting) -> None:
-        version = await store.put("key", b"value", NOW + LIFE, None, NOW)
-        assert await store.get("key", NOW) == Entry(b"value", NOW + LIFE, version)
-        assert await store.delete("key", version, NOW) is True
+        version = await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW)
+        assert await store.get("key", now=NOW) == Entry(b"value", NOW + LIFE, version)
+        assert await store.delete("key", version, now=NOW) is True
         assert (pool.taken, pool.out) == (1, 1)
 
     async def test_is_one_however_many_were_used_at_once(self, store: RedisStore, pool: Noting) -> None:
-        await asyncio.gather(*(store.put(f"{n}", b"value", NOW + LIFE, None, NOW) for n in range(10)))
+        await asyncio.gather(*(store.create(f"{n}", b"value", expires_at=NOW + LIFE, now=NOW) for n in range(10)))
         assert (pool.taken, pool.out) == (10, 1)
 
     async def test_is_given_back_after_a_moment(self, store: RedisStore, pool: Noting, end_the_moment: Any) -> None:
-        await store.get("key", NOW)
+        await store.get("key", now=NOW)
         await end_the_moment()
         assert (pool.taken, pool.out) == (1, 0)
 
     async def test_is_given_back_by_whom_uses_it_when_the_moment_ends(
         self, store: RedisStore, pool: Noting, between: Proxy, end_the_moment: Any
     ) -> None:
-        await store.get("key", NOW)
+        await store.get("key", now=NOW)
         between.flows.clear()
-        request = asyncio.create_task(store.get("key", NOW))
+        request = asyncio.create_task(store.get("key", now=NOW))
         await asyncio.sleep(0)
         await end_the_moment()
         assert (pool.taken, pool.out) == (1, 1)
@@ -455,7 +456,7 @@ class TestTheConnectionThatIsKept:
 
     async def test_is_none_that_has_failed(self, store: RedisStore, pool: Noting, ask: Any) -> None:
         await ask("LPUSH", store._name("list"), "a")
-        assert await store.get("list", NOW) is None
+        assert await store.get("list", now=NOW) is None
         assert (pool.taken, pool.out) == (1, 0)
 
     @pytest.mark.parametrize(("most", "kept"), [(1, 0), (2, 0), (49, 0), (50, 1)])
@@ -463,16 +464,16 @@ class TestTheConnectionThatIsKept:
         self, server: RedisServer, open_store: Open, most: int, kept: int
     ) -> None:
         async with Redis.from_pool(Noting.from_url(server.url, max_connections=most)) as client:
-            await open_store(client).get("key", NOW)
+            await open_store(client).get("key", now=NOW)
             assert client.connection_pool.out == kept
 
     async def test_is_not_kept_anew_in_the_instant_in_which_its_moment_ends(
         self, store: RedisStore, pool: Noting, between: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A loop whose clock is coarse calls what is due a little early: by its time, the moment is not over yet."""
-        await store.get("key", NOW)
+        await store.get("key", now=NOW)
         between.flows.clear()
-        request = asyncio.create_task(store.get("key", NOW))
+        request = asyncio.create_task(store.get("key", now=NOW))
         await asyncio.sleep(0)
         with monkeypatch.context() as later:
             loop = asyncio.get_running_loop()
@@ -486,9 +487,9 @@ class TestTheConnectionThatIsKept:
     async def test_is_looked_after_by_the_pool_when_it_was_closed(
         self, store: RedisStore, pool: Noting, client: Redis
     ) -> None:
-        await store.get("key", NOW)
+        await store.get("key", now=NOW)
         await client.aclose()
-        await store.get("key", NOW)
+        await store.get("key", now=NOW)
         assert (pool.taken, pool.out) == (2, 1)
 
 

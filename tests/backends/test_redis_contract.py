@@ -10,8 +10,7 @@ from redis.asyncio import Redis, RedisCluster, Sentinel
 
 from starsessions.backends.redis import RedisBackend
 from starsessions.stores.redis.store import RedisStore
-from starsessions.testing import OpenStore
-from starsessions.testing.conformance.suite import BackendSuite, OpenBackend, StoreSuite
+from starsessions.testing import BackendSuite, OpenBackend, OpenStore, StoreSuite
 from tests.servers.process import Address
 from tests.servers.redis import SentinelAddress
 

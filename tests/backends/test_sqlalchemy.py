@@ -21,10 +21,10 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-import starsessions.backends.sqlalchemy
+import starsessions.stores.sqlalchemy
 from starsessions import BackendUnavailable, ImproperlyConfigured, Session
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore, session_table
-from starsessions.stores.base import Refused, Store, Sweeping
+from starsessions.stores.base import Conflict, Store, Sweeping
 from starsessions.stores.sweeper import BATCH, PAUSE, sweep_forever
 from tests.backends.sql import DATABASES, NOW, Database, database, opened, until
 from tests.servers import mariadb, postgres
@@ -59,51 +59,57 @@ def store(backend: SQLAlchemyBackend) -> SQLAlchemyStore:
 
 
 async def test_what_is_put_is_read_changed_and_deleted_by_its_version(store: SQLAlchemyStore) -> None:
-    first = await store.put("key", b"\x00\xff'\\", NOW + 9, None, NOW)
-    entry = await store.get("key", NOW)
+    first = await store.create("key", b"\x00\xff'\\", expires_at=NOW + 9, now=NOW)
+    entry = await store.get("key", now=NOW)
     assert entry is not None
     assert (type(entry.value), entry) == (bytes, (b"\x00\xff'\\", NOW + 9, first))
 
-    second = await store.put("key", b"", NOW + 8, first, NOW)
-    for late in (store.put("key", b"late", NOW + 9, first, NOW), store.delete("key", first, NOW)):
-        with pytest.raises(Refused) as refused:
+    second = await store.replace("key", b"", first, expires_at=NOW + 8, now=NOW)
+    for late in (
+        store.replace("key", b"late", first, expires_at=NOW + 9, now=NOW),
+        store.delete("key", first, now=NOW),
+    ):
+        with pytest.raises(Conflict) as refused:
             await late
         assert refused.value.current == (b"", NOW + 8, second)
 
-    assert await store.delete("key", second, NOW) is True
-    assert await store.delete("key", None, NOW) is False
-    for late in (store.put("key", b"late", NOW + 9, second, NOW), store.delete("key", second, NOW)):
-        with pytest.raises(Refused) as refused:
+    assert await store.delete("key", second, now=NOW) is True
+    assert await store.delete("key", now=NOW) is False
+    for late in (
+        store.replace("key", b"late", second, expires_at=NOW + 9, now=NOW),
+        store.delete("key", second, now=NOW),
+    ):
+        with pytest.raises(Conflict) as refused:
             await late
         assert refused.value.current is None
 
 
 @pytest.mark.guarantee(19)
 async def test_what_is_over_makes_room_and_what_lives_does_not(store: SQLAlchemyStore) -> None:
-    old = await store.put("key", b"old", NOW + 9, None, NOW)
-    with pytest.raises(Refused) as refused:
-        await store.put("key", b"new", NOW + 99, None, NOW + 8)
+    old = await store.create("key", b"old", expires_at=NOW + 9, now=NOW)
+    with pytest.raises(Conflict) as refused:
+        await store.create("key", b"new", expires_at=NOW + 99, now=NOW + 8)
     assert refused.value.current == (b"old", NOW + 9, old)
-    with pytest.raises(Refused) as refused:
-        await store.put("key", b"new", NOW + 99, old, NOW + 9)
+    with pytest.raises(Conflict) as refused:
+        await store.replace("key", b"new", old, expires_at=NOW + 99, now=NOW + 9)
     assert refused.value.current is None
-    new = await store.put("key", b"new", NOW + 99, None, NOW + 9)
-    assert await store.get("key", NOW + 9) == (b"new", NOW + 99, new)
+    new = await store.create("key", b"new", expires_at=NOW + 99, now=NOW + 9)
+    assert await store.get("key", now=NOW + 9) == (b"new", NOW + 99, new)
 
 
 async def test_two_keys_that_differ_in_case_are_two(store: SQLAlchemyStore) -> None:
     for key in ("key", "KEY", "k" * 128, "K" * 128):
-        assert await store.get(key, NOW) is None
-        await store.put(key, key.encode(), NOW + 9, None, NOW)
-    entry = await store.get("KEY", NOW)
+        assert await store.get(key, now=NOW) is None
+        await store.create(key, key.encode(), expires_at=NOW + 9, now=NOW)
+    entry = await store.get("KEY", now=NOW)
     assert entry is not None
     assert entry.value == b"KEY"
 
 
 async def test_a_value_may_be_larger_than_64_kib(store: SQLAlchemyStore) -> None:
     value = secrets.token_bytes(300_000)
-    await store.put("key", value, NOW + 9, None, NOW)
-    entry = await store.get("key", NOW)
+    await store.create("key", value, expires_at=NOW + 9, now=NOW)
+    entry = await store.get("key", now=NOW)
     assert entry is not None
     assert entry.value == value
 
@@ -111,17 +117,19 @@ async def test_a_value_may_be_larger_than_64_kib(store: SQLAlchemyStore) -> None
 async def test_of_32_that_create_replace_or_end_at_once_one_wins(store: SQLAlchemyStore) -> None:
     async def winners(*verbs: Awaitable[Any]) -> list[Any]:
         outcomes = await asyncio.gather(*verbs, return_exceptions=True)
-        won = [outcome for outcome in outcomes if not isinstance(outcome, Refused)]
+        won = [outcome for outcome in outcomes if not isinstance(outcome, Conflict)]
         for outcome in outcomes:
-            if isinstance(outcome, Refused) and outcome.current is not None:
+            if isinstance(outcome, Conflict) and outcome.current is not None:
                 assert outcome.current.version == won[0]
         return won
 
-    [version] = await winners(*(store.put("key", b"%d" % n, NOW + 9, None, NOW) for n in range(32)))
-    [version] = await winners(*(store.put("key", b"%d" % n, NOW + 9, version, NOW) for n in range(32)))
+    [version] = await winners(*(store.create("key", b"%d" % n, expires_at=NOW + 9, now=NOW) for n in range(32)))
+    [version] = await winners(
+        *(store.replace("key", b"%d" % n, version, expires_at=NOW + 9, now=NOW) for n in range(32))
+    )
     # what is over has one successor as well
-    [version] = await winners(*(store.put("key", b"%d" % n, NOW + 99, None, NOW + 9) for n in range(32)))
-    [version] = await winners(*(store.delete("key", version, NOW + 9) for n in range(32)))
+    [version] = await winners(*(store.create("key", b"%d" % n, expires_at=NOW + 99, now=NOW + 9) for n in range(32)))
+    [version] = await winners(*(store.delete("key", version, now=NOW + 9) for n in range(32)))
     assert version is True
 
 
@@ -131,10 +139,10 @@ async def test_a_key_that_is_taken_and_free_in_turns_is_an_error_in_the_end(stor
     async def nothing(key: str, now: int) -> None:
         return None
 
-    await store.put("key", b"theirs", NOW + 9, None, NOW)
+    await store.create("key", b"theirs", expires_at=NOW + 9, now=NOW)
     store._get = nothing  # type: ignore[method-assign]
     with pytest.raises(BackendUnavailable, match="contradictory"):
-        await store.put("key", b"ours", NOW + 9, None, NOW)
+        await store.create("key", b"ours", expires_at=NOW + 9, now=NOW)
 
 
 def test_the_store_has_the_power_to_sweep(tmp_path: Path) -> None:
@@ -356,8 +364,8 @@ async def test_an_engine_of_the_users_is_used_as_it_is_and_stays_open(db: Databa
     async with opened(engine, clock=clock) as backend:
         async with backend.lifespan():
             session_id = await backend.write({"n": 1})
-            with pytest.raises(Refused):
-                await backend.store.delete("nothing", 1, NOW)
+            with pytest.raises(Conflict):
+                await backend.store.delete("nothing", 1, now=NOW)
             assert await backend.write({"n": 2}, session_id) == session_id
         assert engine.pool.checkedin() > 0, "closed"  # type: ignore[attr-defined]
         async with opened(db.url, clock=clock) as other:
@@ -424,9 +432,16 @@ def test_the_package_imports_no_sqlalchemy_by_itself() -> None:
 
 @pytest.mark.parametrize("missing", ["sqlalchemy.ext.asyncio", "greenlet"])
 def test_without_sqlalchemy_the_error_names_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImproperlyConfigured, match=r"install the extra starsessions\[sqlalchemy\]"):
-        importlib.reload(starsessions.backends.sqlalchemy)
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, missing, None)
+        with pytest.raises(ImproperlyConfigured, match=r"install the extra starsessions\[sqlalchemy\]"):
+            importlib.reload(starsessions.stores.sqlalchemy)
+    # And it is the first thing that the import of the backend comes to.
+    code = f"import sys; sys.modules[{missing!r}] = None; import starsessions.backends.sqlalchemy"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "ImproperlyConfigured" in ended.stderr
+    assert "install the extra starsessions[sqlalchemy]" in ended.stderr
 
 
 # The table
@@ -495,7 +510,7 @@ async def test_a_sweep_removes_no_more_than_its_limit_and_nothing_that_lives(
 ) -> None:
     now = int(clock())
     for n in range(25):
-        await store.put(f"key-{n}", b"", now + n, None, now)
+        await store.create(f"key-{n}", b"", expires_at=now + n, now=now)
     clock.advance(19)
     assert [await backend.sweep(limit=8) for _ in range(4)] == [8, 8, 4, 0]
     async with backend.engine.connect() as connection:
@@ -506,9 +521,9 @@ async def test_a_sweep_removes_no_more_than_its_limit_and_nothing_that_lives(
 @pytest.mark.guarantee(19)
 async def test_sweeps_at_once_remove_each_row_once(store: SQLAlchemyStore) -> None:
     for n in range(100):
-        await store.put(f"key-{n}", b"", NOW + n % 50, None, NOW)
-    removed = await asyncio.gather(*(store.sweep(10, NOW + 40) for _ in range(20)))
-    while more := await store.sweep(10, NOW + 40):
+        await store.create(f"key-{n}", b"", expires_at=NOW + n % 50, now=NOW)
+    removed = await asyncio.gather(*(store.sweep(10, now=NOW + 40) for _ in range(20)))
+    while more := await store.sweep(10, now=NOW + 40):
         removed.append(more)
     assert sum(removed) == 82
     assert max(removed) <= 10
@@ -518,7 +533,7 @@ async def test_sweeps_at_once_remove_each_row_once(store: SQLAlchemyStore) -> No
 async def test_a_sweep_finds_its_rows_by_the_index(backend: SQLAlchemyBackend, db: Database) -> None:
     # Small tables are read from one end to the other, which costs less.
     await filled_with(100_000 if db.is_postgres else 5_000, backend, db)
-    statements = backend.store._say
+    statements = backend.store.statements
     parameters = {"p_now": 50, "p_limit": 20}
     plans = {}
     if db.is_postgres:
@@ -543,7 +558,7 @@ async def test_a_sweep_finds_its_rows_by_the_index(backend: SQLAlchemyBackend, d
 async def test_every_verb_finds_its_row_by_the_key(backend: SQLAlchemyBackend, db: Database) -> None:
     # A user's sessions are found by keys, too: the list of them is an entry like any other.
     await filled_with(10_000, backend, db)
-    statements = backend.store._say
+    statements = backend.store.statements
     row = {"p_value": b"v", "p_expires_at": 60, "p_version": 1}
     here = {"p_key": "key-5000", "p_now": 50}
     verbs = {
@@ -587,22 +602,22 @@ async def test_a_sweep_does_not_wait_for_somebody_at_work_on_a_row_on_postgres(
 ) -> None:
     async with opened(postgres_server.over("asyncpg"), clock=clock, timeout=60) as backend:
         for n in range(3):
-            await backend.store.put(f"key-{n}", b"", NOW + 1, None, NOW)
+            await backend.store.create(f"key-{n}", b"", expires_at=NOW + 1, now=NOW)
         async with create_async_engine(postgres_server.over("asyncpg")).connect() as other:
             await other.execute(select(backend.table).where(backend.table.c.key == "key-1").with_for_update())
-            assert await backend.store.sweep(10, NOW + 9) == 2
+            assert await backend.store.sweep(10, now=NOW + 9) == 2
             await other.rollback()
         await other.engine.dispose()
-        assert await backend.store.sweep(10, NOW + 9) == 1
+        assert await backend.store.sweep(10, now=NOW + 9) == 1
 
 
 async def test_others_write_while_a_sweep_is_at_work_on_mariadb(mariadb_server: Address) -> None:
     """A DELETE that is not yet committed stands for a slow one: sessions that live are read, written and begun."""
     async with opened(mariadb_server.over("asyncmy"), timeout=5) as backend:
         store = backend.store
-        version = await store.put("alive", b"", NOW + 9, None, NOW)
+        version = await store.create("alive", b"", expires_at=NOW + 9, now=NOW)
         for n in range(3):
-            await store.put(f"key-{n}", b"", NOW + 1, None, NOW)
+            await store.create(f"key-{n}", b"", expires_at=NOW + 1, now=NOW)
         other = create_async_engine(mariadb_server.over("asyncmy"))
         async with other.connect() as connection:
             # so many that walking over all of them, which locks all of them, costs more than using the index
@@ -611,10 +626,10 @@ async def test_others_write_while_a_sweep_is_at_work_on_mariadb(mariadb_server: 
             await connection.execute(text(f"ANALYZE TABLE {backend.table.name}"))
             await connection.commit()
             keys = [f"key-{n}" for n in range(3)]
-            await connection.execute(store._say.delete_dead, {"p_keys": keys, "p_now": NOW + 5})
-            await store.put("alive", b"", NOW + 10, version, NOW + 5)
+            await connection.execute(store.statements.delete_dead, {"p_keys": keys, "p_now": NOW + 5})
+            await store.replace("alive", b"", version, expires_at=NOW + 10, now=NOW + 5)
             for n in range(50):
-                await store.put(f"new-{n}", b"", NOW + n, None, NOW)
+                await store.create(f"new-{n}", b"", expires_at=NOW + n, now=NOW)
             await connection.rollback()
         await other.dispose()
 
@@ -695,8 +710,8 @@ async def test_the_lifespan_sweeps_and_ends_the_sweep(
     monkeypatch.setattr("random.random", lambda: 0.0)
     async with opened(db.url, clock=clock, sweep_every=1) as backend:
         now = int(clock())
-        await backend.store.put("dead", b"", now + 1, None, now)
-        await backend.store.put("alive", b"", now + 9, None, now)
+        await backend.store.create("dead", b"", expires_at=now + 1, now=now)
+        await backend.store.create("alive", b"", expires_at=now + 9, now=now)
         clock.advance(1)
         before = asyncio.all_tasks()
         async with backend.lifespan():

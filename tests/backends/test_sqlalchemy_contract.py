@@ -9,8 +9,7 @@ from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore, session_table
-from starsessions.testing import OpenStore
-from starsessions.testing.conformance.suite import BackendSuite, OpenBackend, StoreSuite
+from starsessions.testing import BackendSuite, OpenBackend, OpenStore, StoreSuite
 from tests.backends.sql import DATABASES, Database, database, opened
 from tests.servers.process import Address
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.cases import CASES, data_of
 from benchmarks.compare import about, compare, write
-from benchmarks.marks import check_deadline
+from benchmarks.marks import judged
 from benchmarks.report import draw, publish, tables
 from benchmarks.worker import Work
 
@@ -27,7 +27,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with closing(Work()) as here:
         found = compare(list(CONTESTANTS), {}, {"ours": here}, left_out, rounds=1, seconds=0.0001, quick=True)
     found |= {"rows": [], "end to end": [], "import": None, "memory": None, "left out": left_out, "about": about(0)}
-    found["marks"] = list(check_deadline(found))
+    found["marks"] = list(judged(found))
     file = tmp_path_factory.mktemp("results") / "results.json"
     write(found, file)
     return json.loads(file.read_text(encoding="utf-8"))

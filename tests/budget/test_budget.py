@@ -17,6 +17,7 @@ import pytest
 
 import starsessions
 from starsessions import EncryptedCookieBackend, InMemoryBackend, Session, SessionMiddleware
+from tests.site import by_the_clock
 
 KEY = "0123456789abcdef0123456789ABCDEF"
 OURS = str(Path(starsessions.__file__).parent)
@@ -144,7 +145,7 @@ BUDGET: dict[tuple[str, Handler], tuple[Cost, Cost]] = {
 
 @pytest.mark.parametrize(("backend", "handler"), BUDGET, ids=lambda one: getattr(one, "__name__", one))
 def test_a_request_costs_what_it_has_cost(backend: str, handler: Handler) -> None:
-    middleware = SessionMiddleware(no_app, autoload=True, clock=lambda: 1_800_000_000, **BACKENDS[backend]())
+    middleware = SessionMiddleware(no_app, autoload=True, **by_the_clock(lambda: 1_800_000_000, **BACKENDS[backend]()))
     cookie = dict(request(middleware, fill, b"")[0]["headers"])[b"set-cookie"].partition(b";")[0]
     for _ in range(3):  # what is prepared once, is
         request(middleware, handler, cookie)

@@ -1,4 +1,4 @@
-"""`Vary` and `Cache-Control`: merged into what the application said."""
+"""`Vary` and `Cache-Control`, merged with the application's own headers."""
 
 import pytest
 from hypothesis import given
@@ -41,7 +41,7 @@ some_headers = st.lists(
         ([(b"etag", b"Cookie")], [(b"etag", b"Cookie"), (b"vary", b"Cookie")]),
     ],
 )
-def test_vary_gets_cookie_unless_it_is_there_or_everything_is(before: RawHeaders, after: RawHeaders) -> None:
+def test_vary_gets_cookie_unless_it_lists_cookie_or_a_star(before: RawHeaders, after: RawHeaders) -> None:
     headers = [OTHER, *before]
 
     vary_by_cookie(headers)
@@ -71,7 +71,7 @@ def test_vary_gets_cookie_unless_it_is_there_or_everything_is(before: RawHeaders
     ],
 )
 @rows("name", [b"cache-control", b"Cache-Control"])
-def test_what_sets_a_cookie_is_stored_by_no_cache(
+def test_a_response_that_sets_a_cookie_is_not_cached(
     name: bytes, before: list[bytes], after: list[bytes], invited: bool
 ) -> None:
     headers = [(name, value) for value in before] + [OTHER]
@@ -83,7 +83,7 @@ def test_what_sets_a_cookie_is_stored_by_no_cache(
 
 
 @given(some_headers)
-def test_saying_it_twice_says_no_more(headers: RawHeaders) -> None:
+def test_applying_the_headers_twice_changes_nothing(headers: RawHeaders) -> None:
     vary_by_cookie(headers)
     set_no_store(headers)
     once = list(headers)
@@ -96,7 +96,7 @@ def test_saying_it_twice_says_no_more(headers: RawHeaders) -> None:
 
 @pytest.mark.guarantee(10)
 @given(some_headers)
-def test_whatever_the_application_said_the_answer_varies_and_is_not_stored(headers: RawHeaders) -> None:
+def test_any_headers_of_the_application_end_up_varying_and_uncached(headers: RawHeaders) -> None:
     before = [header for header in headers if header[0].lower() not in (b"vary", b"cache-control")]
 
     vary_by_cookie(headers)
@@ -110,7 +110,7 @@ def test_whatever_the_application_said_the_answer_varies_and_is_not_stored(heade
 
 @pytest.mark.parametrize("cookies", [[], [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]])
 @given(some_headers)
-def test_a_response_for_one_person_says_all_of_it_in_a_new_list(cookies: RawHeaders, headers: RawHeaders) -> None:
+def test_a_private_response_has_all_headers_in_a_new_list(cookies: RawHeaders, headers: RawHeaders) -> None:
     before, expected = list(headers), list(headers)
     vary_by_cookie(expected)
     invited = bool(cookies) and set_no_store(expected)
@@ -121,7 +121,7 @@ def test_a_response_for_one_person_says_all_of_it_in_a_new_list(cookies: RawHead
 
 @pytest.mark.parametrize("said", [[], [[b"vary", b"Origin"]]])
 def test_headers_may_be_any_iterable_of_pairs(said: list[list[bytes]]) -> None:
-    """As ASGI has it: a generator, and lists for tuples."""
+    """As ASGI allows: a generator, and lists instead of tuples."""
     headers, _ = make_private(iter([[b"etag", b"1"], *said]), [])
 
     assert [name for name, _ in headers] == [b"etag", b"vary"]

@@ -1,4 +1,4 @@
-"""A token in one cookie, or over several: whatever the order, all of it or nothing."""
+"""Tokens in one cookie or several: parts in any order, and either all of them or none."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def cookie(*headers: bytes) -> Headers:
 
 
 def set_by(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
-    """The cookies that a browser holds after these `Set-Cookie` headers, if it held none before."""
+    """The cookies of a browser that had none, after these `Set-Cookie` headers."""
     held = {}
     for name, header in headers:
         assert name == b"set-cookie"
@@ -67,22 +67,22 @@ def test_the_tokens_in_a_request(headers: Headers, result: Any, max_cookies: int
 
 
 @rows("value", ["~1~abc", "~0~abc", "~10~abc", "~~abc", "~2abc", "a~2~abc", "~x~abc"])
-def test_what_is_no_mark_belongs_to_the_token(value: str) -> None:
+def test_a_prefix_that_is_not_a_valid_mark_is_part_of_the_token(value: str) -> None:
     assert tokens_in(cookie(b"session=" + value.encode(), b"session-1=def"), SPEC, MAX_PARTS) == [value]
 
 
-def test_a_mark_means_nothing_where_splitting_is_off() -> None:
+def test_a_mark_is_ignored_when_splitting_is_off() -> None:
     assert tokens_in(cookie(b"session=~2~abc; session-1=def"), SPEC, 1) == ["~2~abc"]
 
 
-def test_what_the_backend_finds_malformed_is_no_token() -> None:
+def test_a_token_that_the_backend_finds_malformed_is_ignored() -> None:
     headers = cookie(b"session=../x; session=abc")
 
     assert tokens_in(headers, SPEC, is_well_formed=str.isalnum) == ["abc"]
     assert tokens_in(headers, SPEC, is_well_formed=str.isdigit) is MissReason.MALFORMED
 
 
-def test_the_backend_is_asked_about_whole_tokens_only() -> None:
+def test_the_backend_checks_whole_tokens_only() -> None:
     asked: list[str] = []
 
     tokens_in(cookie(b"session=~2~abc; session-1=def; session="), SPEC, 2, lambda token: not asked.append(token))
@@ -94,7 +94,7 @@ def test_the_backend_is_asked_about_whole_tokens_only() -> None:
 
 
 @pytest.mark.parametrize("room", [20, 21, 50, 200])
-def test_parts_are_as_long_as_there_is_room_and_the_first_says_how_many_there_are(room: int) -> None:
+def test_parts_fill_the_room_and_the_first_holds_their_number(room: int) -> None:
     for length in range(1, MAX_PARTS * room - 2):
         token = "x" * length
 
@@ -107,9 +107,7 @@ def test_parts_are_as_long_as_there_is_room_and_the_first_says_how_many_there_ar
 
 @pytest.mark.guarantee(7)
 @given(st.text(CHARACTERS, min_size=1, max_size=300), st.integers(40, 320), st.data())
-def test_a_split_token_is_put_together_in_whatever_order_its_parts_arrive(
-    token: str, room: int, data: st.DataObject
-) -> None:
+def test_a_split_token_is_joined_in_any_order_of_its_parts(token: str, room: int, data: st.DataObject) -> None:
     parts = split(token, room)
     pairs = [f"{part_name('session', at)}={part}".encode() for at, part in enumerate(parts)]
     pairs += [b"session-0=x", b"session-01=x", b"xsession-1=x", b"other=y"]
@@ -121,7 +119,7 @@ def test_a_split_token_is_put_together_in_whatever_order_its_parts_arrive(
 
 
 @rows("count", range(2, MAX_PARTS + 1))
-def test_a_missing_part_is_a_missing_session(count: int) -> None:
+def test_a_token_with_a_missing_part_is_malformed(count: int) -> None:
     parts = split("x" * (10 * count - 3), 10)
     pairs = [f"{part_name('session', at)}={part}".encode() for at, part in enumerate(parts)]
     assert len(pairs) == count
@@ -133,11 +131,11 @@ def test_a_missing_part_is_a_missing_session(count: int) -> None:
 
 
 @pytest.mark.parametrize("second", [b"session-1=", b"session-1=\xc3\xa9", b"session-1=" + b"x" * MAX_COOKIE])
-def test_a_malformed_part_is_a_missing_part(second: bytes) -> None:
+def test_a_malformed_part_counts_as_missing(second: bytes) -> None:
     assert tokens_in(cookie(b"session=~2~abc", second), SPEC, MAX_PARTS) is MissReason.MALFORMED
 
 
-def test_a_part_that_is_there_twice_is_no_part() -> None:
+def test_a_part_that_arrives_twice_counts_as_missing() -> None:
     assert tokens_in(cookie(b"session=~2~abc; session-1=def; session-1=evil"), SPEC, MAX_PARTS) is MissReason.MALFORMED
     assert tokens_in(cookie(b"session=~2~abc; session-1=def; session-1=def"), SPEC, MAX_PARTS) == ["abcdef"]
 
@@ -162,18 +160,18 @@ def test_a_part_keeps_the_prefix_of_the_name() -> None:
 
 
 def test_one_part_is_one_cookie() -> None:
-    assert cookies_for(SPEC, ["abc"], 60, "/", False, 1, []) == [SPEC.set("session", "abc", 60, "/", False)]
+    assert cookies_for(SPEC, ["abc"], 60, False, 1, []) == [SPEC.set("session", "abc", 60, False)]
 
 
 @pytest.mark.parametrize("max_cookies", [1, 3])
-def test_no_parts_take_the_cookie_away(max_cookies: int) -> None:
-    assert cookies_for(SPEC, [], 0, "/app", True, max_cookies, []) == [SPEC.set("session", "null", 0, "/app", True)]
+def test_without_parts_the_cookie_is_removed(max_cookies: int) -> None:
+    assert cookies_for(SPEC, [], 0, True, max_cookies, []) == [SPEC.set("session", "null", 0, True)]
 
 
-def test_what_is_set_is_what_is_read() -> None:
+def test_a_token_that_is_set_can_be_read() -> None:
     parts = split("x" * 50 + "y" * 50, 40)
 
-    held = set_by(cookies_for(SPEC, parts, 60, "/", False, 5, []))
+    held = set_by(cookies_for(SPEC, parts, 60, False, 5, []))
 
     assert list(held) == ["session", "session-1", "session-2"]
     header = "; ".join(f"{name}={value}" for name, value in reversed(held.items())).encode()
@@ -184,38 +182,38 @@ def test_what_is_set_is_what_is_read() -> None:
 def test_parts_of_an_older_and_longer_token_are_removed() -> None:
     held = cookie(b"session=~5~a; session-1=b; session-2=c", b"session-3=d; session-4=e; session-5=mine")
 
-    headers = cookies_for(SPEC, ["~2~x", "y"], 60, "/app", True, 5, held)
+    headers = cookies_for(SPEC, ["~2~x", "y"], 60, True, 5, held)
 
     assert headers == [
-        SPEC.set("session", "~2~x", 60, "/app", True),
-        SPEC.set("session-1", "y", 60, "/app", True),
-        SPEC.set("session-2", "null", 0, "/app", True),
-        SPEC.set("session-3", "null", 0, "/app", True),
-        SPEC.set("session-4", "null", 0, "/app", True),
+        SPEC.set("session", "~2~x", 60, True),
+        SPEC.set("session-1", "y", 60, True),
+        SPEC.set("session-2", "null", 0, True),
+        SPEC.set("session-3", "null", 0, True),
+        SPEC.set("session-4", "null", 0, True),
     ]
 
 
-def test_a_token_that_fits_again_takes_all_other_parts_away() -> None:
-    headers = cookies_for(SPEC, ["x"], 60, "/", False, 9, cookie(b"session=~3~a; session-1=b; session-2=c"))
+def test_a_token_that_fits_again_removes_all_other_parts() -> None:
+    headers = cookies_for(SPEC, ["x"], 60, False, 9, cookie(b"session=~3~a; session-1=b; session-2=c"))
 
     assert set_by(headers) == {"session": "x"}
     assert cleared_by(headers) == ["session-1", "session-2"]
 
 
-def test_clearing_takes_all_parts_away_that_the_browser_has() -> None:
-    headers = cookies_for(SPEC, [], 0, "/", False, 9, cookie(b"session=~3~a; session-1=b; session-2=c"))
+def test_clearing_removes_all_parts_that_the_browser_has() -> None:
+    headers = cookies_for(SPEC, [], 0, False, 9, cookie(b"session=~3~a; session-1=b; session-2=c"))
 
     assert cleared_by(headers) == ["session", "session-1", "session-2"]
 
 
-def test_a_stale_part_is_removed_though_there_are_too_many_of_it_to_read() -> None:
+def test_a_stale_part_is_removed_even_if_too_many_copies_arrive() -> None:
     many = cookie(b"; ".join(b"session-1=%d" % at for at in range(9)))
 
-    assert cleared_by(cookies_for(SPEC, ["x"], 60, "/", False, 2, many)) == ["session-1"]
+    assert cleared_by(cookies_for(SPEC, ["x"], 60, False, 2, many)) == ["session-1"]
 
 
-def test_where_splitting_is_off_nobody_else_loses_a_cookie() -> None:
-    headers = cookies_for(SPEC, ["x"], 60, "/", False, 1, cookie(b"session-1=somebody else's"))
+def test_without_splitting_similar_cookies_of_others_are_left_alone() -> None:
+    headers = cookies_for(SPEC, ["x"], 60, False, 1, cookie(b"session-1=another application"))
 
     assert cleared_by(headers) == []
 
@@ -235,9 +233,9 @@ specs = st.builds(
 
 
 @given(specs, st.none() | st.integers(1, 10**10), st.booleans())
-def test_a_single_cookie_may_fill_all_that_a_browser_keeps(spec: CookieSpec, max_age: int | None, secure: bool) -> None:
-    """Browsers count the name and the value, and nothing else."""
-    room = room_for(spec, 1, max_age, spec.path_under(""), secure)
+def test_a_single_cookie_may_fill_the_browsers_limit(spec: CookieSpec, max_age: int | None, secure: bool) -> None:
+    """Browsers count only the name and the value."""
+    room = room_for(spec, 1, max_age, secure)
 
     assert len(spec.name) + room == MAX_COOKIE
     assert tokens_in(cookie(f"{spec.name}={'x' * room}".encode()), spec, 1) == ["x" * room]
@@ -245,15 +243,14 @@ def test_a_single_cookie_may_fill_all_that_a_browser_keeps(spec: CookieSpec, max
 
 @pytest.mark.guarantee(7)
 @given(specs, st.none() | st.integers(1, 10**10), st.booleans(), st.integers(2, MAX_PARTS))
-def test_no_header_of_a_split_session_is_over_the_limit_attributes_included(
+def test_no_cookie_of_a_split_session_exceeds_the_limit_with_attributes(
     spec: CookieSpec, max_age: int | None, secure: bool, count: int
 ) -> None:
-    path = spec.path_under("")
-    room = room_for(spec, count, max_age, path, secure)
+    room = room_for(spec, count, max_age, secure)
     token = "x" * (count * room - 3)
 
     parts = split(token, room)
-    headers = cookies_for(spec, parts, max_age, path, secure, count, [])
+    headers = cookies_for(spec, parts, max_age, secure, count, [])
 
     assert len(parts) == len(headers) == count
     assert max(len(header) for _, header in headers) <= MAX_COOKIE
@@ -262,10 +259,10 @@ def test_no_header_of_a_split_session_is_over_the_limit_attributes_included(
 
 
 def test_the_parts_of_the_longest_token_are_read_back() -> None:
-    room = room_for(SPEC, MAX_PARTS, 60, "/", True)
+    room = room_for(SPEC, MAX_PARTS, 60, True)
     token = "x" * (MAX_PARTS * room - 3)
 
-    held = set_by(cookies_for(SPEC, split(token, room), 60, "/", True, MAX_PARTS, []))
+    held = set_by(cookies_for(SPEC, split(token, room), 60, True, MAX_PARTS, []))
 
     assert len(held) == MAX_PARTS
     assert tokens_in(cookie("; ".join(map("=".join, held.items())).encode()), SPEC, MAX_PARTS) == [token]

@@ -1,4 +1,4 @@
-"""The table in the docstring of `core/csrf.py`, row by row and without gaps, and tokens."""
+"""The table in the docstring of `core/csrf.py`, row by row and without gaps; and tokens."""
 
 from itertools import product
 from typing import Any, Literal
@@ -84,14 +84,14 @@ def asked(kind: Kind, site: str | None, origin: str | None, host: str | None = H
 
 
 def row_for(kind: str, site: str, origin: str) -> str:
-    """The answer of the one row that is about this case."""
+    """The answer of the one row that matches this case."""
     [answer] = [row[3] for row in TABLE if row[0] == kind and row[1] in ("", site) and row[2] in ("", origin)]
     return answer
 
 
 @pytest.mark.guarantee(22)
 @rows(("kind", "site", "origin", "said_site", "said_origin"), CASES)
-def test_every_case_has_one_row_and_the_answer_is_the_one_that_it_says(
+def test_every_case_has_one_row_and_is_decided_as_it_says(
     kind: Kind, site: str, origin: str, said_site: str | None, said_origin: str | None
 ) -> None:
     assert (asked(kind, said_site, said_origin) or "pass") == row_for(kind, site, origin)
@@ -112,7 +112,7 @@ def test_the_table_has_twenty_one_rows() -> None:
         ("http://127.0.0.1:8000", "127.0.0.1:8000"),
     ],
 )
-def test_an_origin_is_ours_however_a_proxy_spells_our_host(origin: str, host: str) -> None:
+def test_an_origin_matches_its_host_in_every_spelling_of_a_proxy(origin: str, host: str) -> None:
     assert asked("unsafe", None, origin, host) is None
 
 
@@ -135,24 +135,24 @@ def test_an_origin_is_ours_however_a_proxy_spells_our_host(origin: str, host: st
     ],
 )
 @rows("kind", ["unsafe", "handshake"])
-def test_an_origin_that_is_not_quite_ours_is_foreign(kind: Kind, origin: str, host: str | None) -> None:
+def test_an_origin_that_resembles_the_host_is_foreign(kind: Kind, origin: str, host: str | None) -> None:
     """`Origin: null` has an empty host, and so has a request of HTTP/1.0."""
     assert asked(kind, None, origin, host) is WhyRefused.FOREIGN_ORIGIN
 
 
-def test_a_header_that_is_there_twice_does_not_pass_by_its_first_half() -> None:
+def test_a_repeated_header_does_not_pass_because_of_its_first_value() -> None:
     twice = [(b"sec-fetch-site", b"same-origin"), (b"sec-fetch-site", b"cross-site")]
     assert why_foreign("unsafe", twice, ()) is WhyRefused.CROSS_SITE
     origins = [(b"host", b"a.example"), (b"origin", b"https://a.example"), (b"origin", b"https://evil.example")]
     assert why_foreign("unsafe", origins, ()) is WhyRefused.FOREIGN_ORIGIN
 
 
-def test_the_names_of_headers_have_no_case() -> None:
+def test_header_names_are_case_insensitive() -> None:
     assert why_foreign("unsafe", [(b"Sec-Fetch-Site", b"cross-site")], ()) is WhyRefused.CROSS_SITE
 
 
 @given(st.binary(max_size=80), st.binary(max_size=80), st.binary(max_size=80))
-def test_whatever_the_headers_hold_is_no_error(site: bytes, origin: bytes, host: bytes) -> None:
+def test_no_header_value_raises_an_error(site: bytes, origin: bytes, host: bytes) -> None:
     headers = [(b"sec-fetch-site", site), (b"origin", origin), (b"host", host)]
     assert why_foreign("unsafe", headers, ()) in (None, *WhyRefused)
     assert why_foreign("handshake", headers, ()) in (None, *WhyRefused)
@@ -169,12 +169,12 @@ def test_whatever_the_headers_hold_is_no_error(site: bytes, origin: bytes, host:
         ("chrome-extension://abcdef", "chrome-extension://abcdef"),
     ],
 )
-def test_an_origin_is_spelled_as_browsers_do(text: str, origin: str) -> None:
+def test_an_origin_is_normalised_as_browsers_do(text: str, origin: str) -> None:
     assert as_origin(text) == origin
 
 
 @rows("text", ["", "*", "null", "admin.example", "https://", "https://a/", "https://a?b", "https://a b", "https://u@a"])
-def test_what_is_no_origin_is_refused(text: str) -> None:
+def test_a_text_that_is_not_an_origin_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="not an origin"):
         as_origin(text)
 
@@ -186,7 +186,7 @@ NONCE = bytes(range(16))
 
 
 @given(st.text(), st.binary(min_size=16, max_size=16))
-def test_a_token_is_good_for_its_secret_only(secret: str, nonce: bytes) -> None:
+def test_a_token_is_valid_for_its_secret_only(secret: str, nonce: bytes) -> None:
     token = token_for(secret, nonce)
     assert is_good(token, [secret])
     assert is_good(token, ["another", secret])
@@ -196,7 +196,7 @@ def test_a_token_is_good_for_its_secret_only(secret: str, nonce: bytes) -> None:
 
 @pytest.mark.guarantee(22)
 def test_tokens_of_one_secret_have_nothing_in_common() -> None:
-    """BREACH: what is in every page, at the same place and the same, can be guessed from the lengths of many pages."""
+    """BREACH: text that is the same in every page can be guessed from the lengths of many compressed pages."""
     tokens = [token_for(SECRET, bytes([number]) * 16) for number in range(50)]
     parts = [{token[at : at + 4] for token in tokens} for at in range(24, 64, 4)]
     assert all(len(part) >= 49 for part in parts)
@@ -204,40 +204,40 @@ def test_tokens_of_one_secret_have_nothing_in_common() -> None:
 
 
 @rows("at", range(0, 64, 7))
-def test_a_token_with_one_character_changed_is_not_good(at: int) -> None:
+def test_a_token_with_one_changed_character_is_invalid(at: int) -> None:
     token = token_for(SECRET, NONCE)
     other = "A" if token[at] != "A" else "B"
     assert not is_good(token[:at] + other + token[at + 1 :], [SECRET])
 
 
 @rows("token", ["", "A" * 63, "A" * 64, "A" * 65, "=" * 64, "ä" * 64, "\ud800" * 64, "A" * 63 + "=", "A" * 1_000_000])
-def test_rubbish_is_not_good_and_no_error(token: str) -> None:
+def test_garbage_is_an_invalid_token_and_raises_nothing(token: str) -> None:
     assert not is_good(token, [SECRET])
 
 
 @given(st.text(max_size=70))
-def test_whatever_is_sent_as_token_is_no_error(token: str) -> None:
+def test_no_text_sent_as_a_token_raises_an_error(token: str) -> None:
     assert not is_good(token, [SECRET])
 
 
-def test_a_secret_and_what_a_token_says_of_it_have_256_bits() -> None:
+def test_a_secret_and_its_authenticator_in_a_token_have_256_bits() -> None:
     assert SECRET_BYTES * 8 == 256
     assert len(token_for(SECRET, NONCE)) == 64  # 128 bits of nonce and 256 of MAC, in base64url
 
 
-def test_the_secret_is_not_the_key_under_which_it_stands() -> None:
-    """Names of keys stand in messages of errors."""
+def test_the_secret_differs_from_its_key_in_the_session() -> None:
+    """Error messages contain the names of keys."""
     data: dict[str, Any] = {}
     secret = put_secret(data, "r4nd0m", bytes(32))
     assert data == {"__csrf__r4nd0m": secret}
 
 
-def test_what_somebody_else_has_put_there_is_no_secret() -> None:
-    """Who could make the secret an empty text, or a number, would know it."""
+def test_a_foreign_value_under_such_a_key_is_not_a_secret() -> None:
+    """An attacker who could make the secret empty, or a number, would know it."""
     assert secrets_in({"__csrf__a": "", "__csrf__b": 1, "__csrf__c": None, "__csrf__d": ["x"], "csrf": "x"}) == []
 
 
-def test_two_first_pages_at_once_both_have_good_tokens() -> None:
+def test_two_first_pages_at_once_both_have_valid_tokens() -> None:
     one: dict[str, Any] = {"user": "ann"}
     other = dict(one)
     first, second = put_secret(one, "aaa", b"1" * 32), put_secret(other, "bbb", b"2" * 32)
@@ -246,7 +246,7 @@ def test_two_first_pages_at_once_both_have_good_tokens() -> None:
         assert is_good(token_for(secret, NONCE), secrets_in(merged))
 
 
-def test_renewing_ends_all_secrets_and_leaves_one() -> None:
+def test_renewing_replaces_all_secrets_with_one() -> None:
     data: dict[Any, Any] = {"user": "ann", 1: "one"}
     old = [put_secret(data, "aaa", b"1" * 32), put_secret(data, "bbb", b"2" * 32)]
     renew_secrets(data, "ccc", b"3" * 32)

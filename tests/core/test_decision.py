@@ -1,4 +1,4 @@
-"""The table in the docstring of `core/decision.py` is what this test reads: code and table cannot part."""
+"""The decision table, read from the docstring of `core/decision.py`, so that code and table agree."""
 
 from itertools import product
 from typing import NamedTuple
@@ -7,13 +7,13 @@ from starsessions.core import decision
 from starsessions.core.decision import Action, Cookie, Decision, decide_live, decide_new
 from tests.rows import rows
 
-FACTS = ("live", "ended", "late", "empty", "emptied", "rotate", "changed", "due")
+FACTS = ("live", "ended", "stale", "empty", "emptied", "rotate", "changed", "due")
 
 Facts = dict[str, bool]
 
 
 class Row(NamedTuple):
-    """One row of the table. A fact that the row leaves blank is not among its conditions."""
+    """One row of the table. A fact whose cell is blank is not among its conditions."""
 
     conditions: Facts
     decision: Decision
@@ -30,7 +30,7 @@ def read_table() -> list[Row]:
     rows = []
     for *facts, action, cookie, _ in body:
         if not action:
-            continue  # the reason of the row above needs a second line
+            continue  # the row above continues its reason on this line
         assert set(facts) <= {"yes", "no", ""}
         conditions = {fact: cell == "yes" for fact, cell in zip(FACTS, facts, strict=True) if cell}
         rows.append(Row(conditions, Decision(Action[action.upper()], Cookie[cookie.upper()])))
@@ -38,9 +38,9 @@ def read_table() -> list[Row]:
 
 
 def decide(
-    live: bool, ended: bool, late: bool, empty: bool, emptied: bool, rotate: bool, changed: bool, due: bool
+    live: bool, ended: bool, stale: bool, empty: bool, emptied: bool, rotate: bool, changed: bool, due: bool
 ) -> Decision:
-    return decide_live(emptied, rotate, changed, due) if live else decide_new(ended, late, empty, rotate)
+    return decide_live(emptied, rotate, changed, due) if live else decide_new(ended, stale, empty, rotate)
 
 
 TABLE = read_table()
@@ -48,7 +48,7 @@ COMBINATIONS = [dict(zip(FACTS, values, strict=True)) for values in product((Fal
 
 
 def is_reachable(facts: Facts) -> bool:
-    """`emptied` is: it lives, it had data, and it has none now. So it implies both of the others."""
+    """Whether the facts can occur together: an `emptied` session is live and empty."""
     return not facts["emptied"] or (facts["live"] and facts["empty"])
 
 
@@ -64,35 +64,35 @@ def test_the_table_has_ten_rows_and_they_differ() -> None:
     assert len({tuple(row.conditions.items()) for row in TABLE}) == 10
 
 
-def test_the_table_leads_to_every_action_and_every_cookie() -> None:
+def test_the_table_uses_every_action_and_every_cookie() -> None:
     assert {row.decision.action for row in TABLE} == set(Action)
     assert {row.decision.cookie for row in TABLE} == set(Cookie)
 
 
 @rows("facts", REACHABLE, ids=spelled)
-def test_exactly_one_row_matches_and_its_decision_is_taken(facts: Facts) -> None:
+def test_exactly_one_row_matches_and_the_code_decides_as_it_says(facts: Facts) -> None:
     matching = [row for row in TABLE if row.matches(facts)]
 
     assert len(matching) == 1
     assert decide(**facts) == matching[0].decision
 
 
-def test_no_row_at_all_covers_only_what_cannot_be() -> None:
+def test_only_impossible_combinations_match_no_row() -> None:
     uncovered = [facts for facts in COMBINATIONS if not any(row.matches(facts) for row in TABLE)]
 
     assert uncovered == [facts for facts in COMBINATIONS if facts["live"] and facts["emptied"] and not facts["empty"]]
     assert not any(map(is_reachable, uncovered))
 
 
-def test_no_combination_at_all_matches_two_rows() -> None:
+def test_no_combination_matches_two_rows() -> None:
     assert not [facts for facts in COMBINATIONS if sum(row.matches(facts) for row in TABLE) > 1]
 
 
-# The rules that are worth more than the table: whoever edits a row should hear of them.
+# Rules that outrank the table: an edit of a row that breaks one fails here.
 
 
 @rows("facts", REACHABLE, ids=spelled)
-def test_rules_that_no_row_may_break(facts: Facts) -> None:
+def test_no_row_breaks_a_rule(facts: Facts) -> None:
     action, cookie = decide(**facts)
 
     if not facts["live"] and not facts["ended"]:
@@ -101,7 +101,7 @@ def test_rules_that_no_row_may_break(facts: Facts) -> None:
         assert action is Action.NOTHING, "an empty session is never stored"
         assert cookie is not Cookie.SET, "no cookie for bots"
     if not facts["live"]:
-        assert action in (Action.NOTHING, Action.DROP, Action.CREATE), "what is not there cannot be written over"
+        assert action in (Action.NOTHING, Action.DISCARD, Action.CREATE), "a missing session cannot be overwritten"
     if facts["live"] and facts["emptied"]:
         assert action is Action.DELETE, "an empty session is never kept"
     if facts["live"]:
@@ -109,8 +109,8 @@ def test_rules_that_no_row_may_break(facts: Facts) -> None:
     if facts["live"] and facts["changed"]:
         assert action not in (Action.NOTHING, Action.TOUCH), "a change is lost"
     if facts["live"] and facts["rotate"] and not facts["emptied"]:
-        assert action is Action.ROTATE, "the old id stays good"
-    if facts["late"] and not facts["live"] and not facts["rotate"]:
-        assert cookie is not Cookie.SET, "it would push the rotated session out of the browser"
+        assert action is Action.ROTATE, "the old id keeps working"
+    if facts["stale"] and not facts["live"] and not facts["rotate"]:
+        assert cookie is not Cookie.SET, "it would replace the rotated session in the browser"
     if spelled(facts) in ("empty", "live"):
-        assert (action, cookie) == (Action.NOTHING, Cookie.LEAVE), "nothing for nothing"
+        assert (action, cookie) == (Action.NOTHING, Cookie.LEAVE), "no work without a change"

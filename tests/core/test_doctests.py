@@ -1,4 +1,4 @@
-"""The examples in the docstrings run as they stand."""
+"""The examples in the docstrings run."""
 
 import doctest
 import importlib
@@ -15,7 +15,7 @@ def test_the_examples_in_the_docstrings_run(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-def test_there_are_examples_at_all() -> None:
+def test_the_docstrings_contain_examples() -> None:
     found = [
         example
         for name in MODULES

@@ -26,15 +26,13 @@ def test_a_duration_is_in_whole_seconds_rounded_down(value: int | timedelta, wan
 
 
 @rows("value", [0, -1, timedelta(0), timedelta(milliseconds=999), timedelta(days=-1), timedelta.min])
-def test_less_than_a_second_is_refused(value: int | timedelta) -> None:
-    with pytest.raises(
-        ImproperlyConfigured, match=r"^max_age must be at least one second, and no more than 10000000000\.$"
-    ):
+def test_less_than_a_second_is_rejected(value: int | timedelta) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"^max_age must be between 1 and 10000000000 seconds\.$"):
         seconds("max_age", value)
 
 
 @rows("value", [1.5, "3600", None, True, False, [1], float("nan")])
-def test_anything_else_is_refused_with_its_type(value: Any) -> None:
+def test_another_type_is_rejected_by_name(value: Any) -> None:
     with pytest.raises(
         ImproperlyConfigured, match=f"^renew_every must be seconds .* timedelta, not {type(value).__name__}"
     ):

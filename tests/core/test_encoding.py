@@ -1,4 +1,4 @@
-"""base64url, and base64 with padding, with one spelling for each value."""
+"""base64url, and base64 with padding, with exactly one text for each value."""
 
 from base64 import b64decode, b64encode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
@@ -16,25 +16,25 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 def is_refused(text: str, read: Callable[[str], bytes] = from_base64url) -> bool:
     try:
         read(text)
-    except ValueError:  # or one of its kinds: it is caught as nothing else
+    except ValueError:  # or a subclass: callers catch ValueError only
         return True
     return False
 
 
 @given(st.binary(max_size=100))
-def test_bytes_read_back_as_they_were(raw: bytes) -> None:
+def test_bytes_decode_to_what_was_encoded(raw: bytes) -> None:
     assert from_base64url(to_base64url(raw)) == raw
 
 
 @given(st.binary(max_size=100))
-def test_the_spelling_is_that_of_the_standard_library_without_padding(raw: bytes) -> None:
+def test_base64url_equals_the_standard_librarys_without_padding(raw: bytes) -> None:
     assert to_base64url(raw) == urlsafe_b64encode(raw).decode().rstrip("=")
 
 
 @given(st.text(st.sampled_from(ALPHABET), max_size=20))
 @example("A")
 @example("AAAAA")
-def test_a_text_is_the_one_spelling_of_what_it_stands_for_or_refused(text: str) -> None:
+def test_base64url_text_is_canonical_or_rejected(text: str) -> None:
     try:
         raw = from_base64url(text)
     except ValueError:
@@ -44,7 +44,7 @@ def test_a_text_is_the_one_spelling_of_what_it_stands_for_or_refused(text: str) 
 
 
 @rows("raw", [b"\0", b"\0\0", b"\xff", b"\xff\xff", bytes(4), bytes(32), bytes(range(31))])
-def test_of_all_texts_that_differ_in_the_last_character_one_is_accepted(raw: bytes) -> None:
+def test_of_texts_that_differ_in_the_last_character_one_is_accepted(raw: bytes) -> None:
     text = to_base64url(raw)
     accepted = []
 
@@ -59,7 +59,7 @@ def test_of_all_texts_that_differ_in_the_last_character_one_is_accepted(raw: byt
 
 
 @given(st.text(st.sampled_from("A-_=+/ \n\té\0٣\ud800"), max_size=12))
-def test_nothing_but_letters_digits_dash_and_underscore_is_accepted(text: str) -> None:
+def test_only_letters_digits_dash_and_underscore_are_accepted(text: str) -> None:
     assert set(text) <= set(ALPHABET) or is_refused(text)
 
 
@@ -87,7 +87,7 @@ def test_nothing_but_letters_digits_dash_and_underscore_is_accepted(text: str) -
         "====",
     ],
 )
-def test_another_spelling_is_refused(text: str) -> None:
+def test_a_non_canonical_text_is_rejected(text: str) -> None:
     assert is_refused(text)
 
 
@@ -97,7 +97,7 @@ STANDARD = ALPHABET[:-2] + "+/"
 
 
 @given(st.binary(max_size=100))
-def test_the_padded_spelling_is_that_of_the_standard_library_and_reads_back(raw: bytes) -> None:
+def test_base64_equals_the_standard_librarys_and_decodes_again(raw: bytes) -> None:
     assert to_base64(raw) == b64encode(raw).decode()
     assert from_base64(to_base64(raw)) == raw
 
@@ -106,7 +106,7 @@ def test_the_padded_spelling_is_that_of_the_standard_library_and_reads_back(raw:
 @example("AA", "")
 @example("AB", "==")
 @example("AAB", "=")
-def test_a_padded_text_is_the_one_spelling_of_what_it_stands_for_or_refused(text: str, padding: str) -> None:
+def test_base64_text_is_canonical_or_rejected(text: str, padding: str) -> None:
     try:
         raw = from_base64(text + padding)
     except ValueError:
@@ -117,7 +117,7 @@ def test_a_padded_text_is_the_one_spelling_of_what_it_stands_for_or_refused(text
 
 
 @rows("raw", [b"\0", b"\0\0", b"\xff", b"\xff\xff", bytes(4), bytes(32), bytes(range(31))])
-def test_of_all_padded_texts_that_differ_in_one_of_the_last_characters_one_is_accepted(raw: bytes) -> None:
+def test_of_padded_texts_that_differ_near_the_end_one_is_accepted(raw: bytes) -> None:
     text = to_base64(raw)
 
     for at in range(len(text) - 4, len(text)):
@@ -133,7 +133,7 @@ QUOTED = ['"AAA', 'AAAA"', 'AAAA","', "\\u0041AAA", "A\\/AA", "\\/\\/"]
 
 
 @rows("text", [*UNPADDED, *STRANGE, *QUOTED])
-def test_another_padded_spelling_is_refused(text: str) -> None:
+def test_a_non_canonical_padded_text_is_rejected(text: str) -> None:
     assert is_refused(text, from_base64)
 
 
@@ -141,7 +141,7 @@ def test_another_padded_spelling_is_refused(text: str) -> None:
 
 
 @rows("text", ["a", "a" * 43, "a" * 128, ALPHABET, "-", "_"])
-def test_what_a_backend_may_be_shown(text: str) -> None:
+def test_an_id_of_safe_characters_may_reach_a_backend(text: str) -> None:
     assert is_valid_id(text)
 
 
@@ -168,5 +168,5 @@ def test_what_a_backend_may_be_shown(text: str) -> None:
         "{a}",
     ],
 )
-def test_what_a_backend_is_never_shown(text: str) -> None:
+def test_other_text_never_reaches_a_backend(text: str) -> None:
     assert not is_valid_id(text)

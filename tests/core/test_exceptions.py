@@ -1,4 +1,4 @@
-"""The tree of errors: who catches what, and that a message tells the way out."""
+"""The tree of errors: what catches what, and messages that name the cure."""
 
 import inspect
 
@@ -26,9 +26,7 @@ from tests.rows import rows
         (SessionGone, (SessionError,)),
     ],
 )
-def test_every_error_is_caught_as_what_the_tree_says(
-    error: type[Exception], parents: tuple[type[Exception], ...]
-) -> None:
+def test_every_error_is_caught_as_the_tree_shows(error: type[Exception], parents: tuple[type[Exception], ...]) -> None:
     assert error.__bases__ == parents
 
 
@@ -39,7 +37,7 @@ def test_the_tree_in_the_docstring_names_every_error() -> None:
     assert all(name in (exceptions.__doc__ or "") for name in errors)
 
 
-def test_an_unsupported_value_says_where_it_is_and_of_which_type() -> None:
+def test_an_unsupported_value_names_its_path_and_type() -> None:
     error = UnsupportedValue('session["cart"][2]["price"]', "complex", "Store a number.")
 
     assert (error.path, error.kind) == ('session["cart"][2]["price"]', "complex")
@@ -50,7 +48,7 @@ def test_a_hint_may_be_missing() -> None:
     assert str(UnsupportedValue("session[1]", "object")) == "session[1] is a object, which a session cannot hold."
 
 
-def test_a_session_that_is_too_large_says_how_large_and_why() -> None:
+def test_a_session_that_is_too_large_names_its_size_and_largest_keys() -> None:
     error = SessionTooLarge(5000, 4096, [("cart", 4000), ("user", 20)])
 
     assert (error.size, error.limit, error.largest) == (5000, 4096, [("cart", 4000), ("user", 20)])

@@ -24,7 +24,7 @@ TABLE = read_table()
 
 @pytest.mark.guarantee(23)
 @rows(("headers", "page"), TABLE)
-def test_the_requests_of_the_table_show_a_page_or_do_not(headers: str, page: bool) -> None:
+def test_the_requests_of_the_table_show_messages_as_it_says(headers: str, page: bool) -> None:
     pairs = [header.partition(": ") for header in headers.split(", ") if header]
     assert is_page_navigation([(name.encode(), value.encode()) for name, _, value in pairs]) is page
     assert is_page_navigation([(name.upper().encode(), value.upper().encode()) for name, _, value in pairs]) is page
@@ -65,12 +65,12 @@ def test_a_small_old_message_does_not_stay_behind_a_large_one_that_was_dropped()
     assert texts(put({}, "a", "b" * 900, "c" * 900, "d" * 900)) == ["c" * 900, "d" * 900]
 
 
-def test_a_text_that_is_too_long_is_cut_and_says_so() -> None:
+def test_a_text_that_is_too_long_is_cut_and_ends_with_an_ellipsis() -> None:
     [text] = texts(put({}, "ä" * 600))
     assert text == "ä" * 498 + "…"
 
 
-def test_a_message_may_be_as_long_as_it_may_be() -> None:
+def test_a_message_of_exactly_the_maximum_length_is_kept() -> None:
     assert texts(put({}, "a" * 1000)) == ["a" * 1000]
 
 
@@ -90,28 +90,28 @@ def test_taking_messages_leaves_everything_else() -> None:
 
 
 @rows("rubbish", [None, "Saved", ["Saved"], ["Saved", 1], {"text": "Saved"}, [["Saved"], "info"]])
-def test_what_is_no_message_is_dropped_and_breaks_no_page(rubbish: Any) -> None:
+def test_a_malformed_message_is_dropped_and_breaks_no_page(rubbish: Any) -> None:
     data = put({"__flash__0.rubbish": rubbish}, "Saved")
     assert take_flashes(data) == [Flash("Saved")]
     assert data == {}
 
 
-def test_a_key_with_a_number_that_python_refuses_to_read_is_no_message() -> None:
+def test_a_key_with_a_number_too_long_for_python_is_ignored() -> None:
     data = put({f"__flash__{'9' * 5000}.salt": ["Saved", "info"]}, "Hello")
     assert texts(data) == ["Hello"]
 
 
-def test_keys_that_are_no_text_are_left_alone() -> None:
+def test_keys_that_are_not_text_are_left_alone() -> None:
     data: dict[Any, Any] = {1: "one", ("a", 1): "two"}
     assert texts(put(data, "Saved")) == ["Saved"]
 
 
 def merged(base: dict[str, Any], first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """What is stored when both have begun with `base`, and `second` is saved after `first`."""
+    """The stored data when both requests loaded `base`, and `second` is saved after `first`."""
     return merge.apply(merge.diff(base, second), first)
 
 
-def test_two_requests_that_each_say_something_lose_nothing() -> None:
+def test_messages_added_by_two_requests_at_once_are_both_kept() -> None:
     base = put({}, "before")
     one, other = dict(base), dict(base)
     add_flash(one, Flash("one"), "aaa")
@@ -120,7 +120,7 @@ def test_two_requests_that_each_say_something_lose_nothing() -> None:
     assert texts(merged(base, other, one)) == ["before", "one", "other"]
 
 
-def test_a_message_that_came_while_others_were_shown_is_shown_next() -> None:
+def test_a_message_added_while_others_are_shown_is_shown_next() -> None:
     base = put({}, "before")
     shown, said = dict(base), dict(base)
     assert [flash.text for flash in take_flashes(shown)] == ["before"]
@@ -129,8 +129,8 @@ def test_a_message_that_came_while_others_were_shown_is_shown_next() -> None:
     assert texts(merged(base, said, shown)) == ["meanwhile"]
 
 
-def test_a_message_is_not_taken_for_an_older_one_with_its_number() -> None:
-    """Between two requests that both begin to count at 0, the salt is what keeps them apart."""
+def test_two_messages_with_one_number_are_kept_apart() -> None:
+    """If two requests both start to count at 0, only the salt separates their messages."""
     base = put({}, "before")
     slow = dict(base)
     take_flashes(slow)
@@ -144,7 +144,7 @@ anything = st.text(st.characters(codec="utf-8"), max_size=1200)
 
 
 @given(st.lists(st.tuples(anything, anything), max_size=15))
-def test_what_is_taken_is_the_end_of_what_was_put_in_and_within_the_limits(said: list[tuple[str, str]]) -> None:
+def test_the_messages_taken_are_the_newest_within_the_limits(said: list[tuple[str, str]]) -> None:
     data: dict[str, Any] = {}
     for number, (text, category) in enumerate(said):
         add_flash(data, Flash(text, category), f"salt{number}")

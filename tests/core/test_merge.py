@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from starsessions.core.merge import Changes, apply, diff, same, same_items
 from tests.rows import rows
 
-# Few different scalars, so that two values that were drawn are often equal, and often equal but for a type.
+# Few scalars, so that two drawn values are often equal, and often equal except for a type.
 scalars = st.sampled_from([None, False, True, 0, 1, 2, 0.0, 1.0, nan, "", "1", b"", b"1", Decimal(1), Decimal("NaN")])
 hashables = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=2).map(tuple) | st.frozensets(inner), max_leaves=4
@@ -30,7 +30,7 @@ sessions = st.dictionaries(st.sampled_from("abcdef"), values, max_size=5)
 
 @st.composite
 def twins(draw: st.DrawFn) -> tuple[Any, Any]:
-    """Two values that differ in nothing, or in nothing but types that compare as equal."""
+    """Two values that do not differ, or differ only in types that compare as equal."""
 
     def retyped(value: Any) -> Any:
         if type(value) is dict:
@@ -45,7 +45,7 @@ def twins(draw: st.DrawFn) -> tuple[Any, Any]:
 
 
 def typed(value: Any) -> Any:
-    """A value with its types written out, so that `==` is all that it takes: slow, and obviously right."""
+    """A value with its types spelled out, so that `==` is enough: slow, and obviously correct."""
     if isinstance(value, dict):
         return type(value), frozenset((typed(key), typed(item)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
@@ -56,17 +56,17 @@ def typed(value: Any) -> Any:
 
 
 @given(sessions, sessions)
-def test_applying_a_diff_to_its_base_gives_what_was_made_of_it(base: dict[str, Any], mine: dict[str, Any]) -> None:
+def test_applying_a_diff_to_its_base_gives_the_changed_data(base: dict[str, Any], mine: dict[str, Any]) -> None:
     assert typed(apply(diff(base, mine), base)) == typed(mine)
 
 
 @given(sessions)
-def test_nothing_changed_is_an_empty_diff(base: dict[str, Any]) -> None:
+def test_unchanged_data_has_an_empty_diff(base: dict[str, Any]) -> None:
     assert diff(base, dict(base)) == Changes({}, frozenset())
 
 
 @given(sessions, sessions)
-def test_a_diff_names_the_keys_that_differ_and_no_other(base: dict[str, Any], mine: dict[str, Any]) -> None:
+def test_a_diff_names_exactly_the_keys_that_differ(base: dict[str, Any], mine: dict[str, Any]) -> None:
     changes = diff(base, mine)
 
     assert changes.deleted == base.keys() - mine.keys()
@@ -84,7 +84,7 @@ def test_changes_to_different_keys_commute(base: dict[str, Any], one: dict[str, 
 
 
 @given(sessions, sessions, sessions)
-def test_what_is_merged_is_ours_where_we_touched_it_and_theirs_elsewhere(
+def test_a_merge_takes_our_changes_and_their_other_keys(
     base: dict[str, Any], mine: dict[str, Any], theirs: dict[str, Any]
 ) -> None:
     changes = diff(base, mine)
@@ -97,15 +97,15 @@ def test_what_is_merged_is_ours_where_we_touched_it_and_theirs_elsewhere(
         assert key not in merged or merged[key] is source[key]
 
 
-def test_deletion_wins_over_a_change_by_somebody_else() -> None:
+def test_a_deletion_wins_over_a_change_by_another_request() -> None:
     assert apply(diff({"cart": [1]}, {}), {"cart": [1, 2]}) == {}
 
 
-def test_a_key_that_somebody_else_deleted_stays_deleted() -> None:
+def test_a_key_that_another_request_deleted_stays_deleted() -> None:
     assert apply(diff({"a": 1, "b": 1}, {"a": 2, "b": 1}), {"a": 1}) == {"a": 2}
 
 
-def test_a_change_wins_over_a_deletion_by_somebody_else() -> None:
+def test_a_change_wins_over_a_deletion_by_another_request() -> None:
     assert apply(diff({"a": 1}, {"a": 2}), {}) == {"a": 2}
 
 
@@ -121,18 +121,18 @@ def test_arguments_are_left_alone() -> None:
     assert (base, mine, theirs) == ({"a": 1, "b": 2}, {"a": 3}, {"b": 2, "c": 4})
 
 
-# The same
+# same
 
 
 @given(st.tuples(values, values) | twins())
-def test_the_same_is_equal_with_all_types_written_out(pair: tuple[Any, Any]) -> None:
+def test_same_means_equal_with_all_types_spelled_out(pair: tuple[Any, Any]) -> None:
     one, other = pair
 
     assert same(one, other) == (typed(one) == typed(other))
 
 
 @given(st.tuples(values, values) | twins())
-def test_the_same_is_symmetric_and_everything_is_the_same_as_itself(pair: tuple[Any, Any]) -> None:
+def test_same_is_symmetric_and_reflexive(pair: tuple[Any, Any]) -> None:
     one, other = pair
 
     assert same(one, other) == same(other, one)
@@ -170,7 +170,7 @@ def test_the_same_is_symmetric_and_everything_is_the_same_as_itself(pair: tuple[
         (iter([1]), iter([2])),
     ],
 )
-def test_what_differs_in_type_or_value_is_not_the_same(one: Any, other: Any) -> None:
+def test_values_that_differ_in_type_or_value_are_not_the_same(one: Any, other: Any) -> None:
     assert not same(one, other)
     assert not same(other, one)
 

@@ -1,4 +1,4 @@
-"""Deadlines: at the limit is over, and a clock that goes back extends nothing."""
+"""Deadlines: a session expires exactly at its limit, and a clock that goes back extends none."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ policies = st.builds(
 )
 
 
-# The limits: (what the record says, what the policy says, seconds for which the session lasts, why it is over then).
+# The limits: (fields of the record, fields of the policy, seconds until the session expires, why it expires).
 LIMITS = [
     ({}, Policy(), DEFAULT_MAX_AGE, MissReason.EXPIRED),
     ({}, Policy(max_age=60), 60, MissReason.EXPIRED),
@@ -92,19 +92,19 @@ def test_a_session_lives_until_the_second_before_its_limit(
 @pytest.mark.guarantee(4)
 @rows(("own", "policy", "lasts", "why"), LIMITS)
 @rows("late", [0, 1, 10**6])
-def test_at_the_limit_and_after_it_is_over(
+def test_a_session_is_expired_at_its_limit_and_after(
     own: dict[str, Any], policy: Policy, lasts: int, why: MissReason, late: int
 ) -> None:
     assert why_expired(record(**own), policy, BEGAN + lasts + late) in {why, MissReason.OVER_ABSOLUTE}
     assert why_expired(record(**own), policy, BEGAN + lasts) is why
 
 
-def test_a_shortened_max_age_shortens_the_sessions_that_are_out_there() -> None:
+def test_a_shortened_max_age_shortens_existing_sessions() -> None:
     assert why_expired(record(), Policy(max_age=600), BEGAN + 300) is None
     assert why_expired(record(), Policy(max_age=300), BEGAN + 300) is MissReason.EXPIRED
 
 
-def test_a_shortened_max_age_leaves_a_session_with_a_life_of_its_own_alone() -> None:
+def test_a_shortened_max_age_does_not_affect_a_session_with_its_own_expiry() -> None:
     assert why_expired(record(lifetime=600), Policy(max_age=300), BEGAN + 599) is None
 
 
@@ -147,7 +147,7 @@ def test_a_session_lives_from_its_renewal_to_its_deadline_and_at_no_other_time(
 
 
 @given(records(), policies, st.integers(0, 10**6))
-def test_a_renewal_by_a_clock_that_went_back_extends_nothing(session: Record, policy: Policy, back: int) -> None:
+def test_a_renewal_by_a_clock_that_went_back_extends_no_session(session: Record, policy: Policy, back: int) -> None:
     renewed = msgspec.structs.replace(session, renewed_at=session.renewed_at - back)
 
     assert deadline(renewed, policy) <= deadline(session, policy)
@@ -172,7 +172,7 @@ def test_use_renews_after_a_tenth_of_the_lifetime() -> None:
     assert touch_due(record(), policy, BEGAN + 10)
 
 
-def test_use_renews_after_a_tenth_of_a_life_of_its_own() -> None:
+def test_use_renews_after_a_tenth_of_the_sessions_own_lifetime() -> None:
     policy = Policy(max_age=100, rolling=True)
 
     assert not touch_due(record(lifetime=1000), policy, BEGAN + 99)
@@ -186,21 +186,21 @@ def test_use_renews_once_per_renew_every() -> None:
     assert touch_due(record(), policy, BEGAN + 30)
 
 
-def test_a_session_with_a_shorter_life_is_renewed_at_half_of_it() -> None:
+def test_a_session_with_a_shorter_lifetime_is_renewed_at_half_of_it() -> None:
     policy = Policy(max_age=1000, rolling=True, renew_every=300)
 
     assert not touch_due(record(lifetime=100), policy, BEGAN + 49)
     assert touch_due(record(lifetime=100), policy, BEGAN + 50)
 
 
-def test_a_fixed_end_is_never_renewed() -> None:
+def test_a_fixed_expiry_is_never_renewed() -> None:
     policy = Policy(max_age=100, rolling=True)
 
     assert not touch_due(record(until=BEGAN + 10**6), policy, BEGAN + 10**5)
 
 
 @given(st.integers(2, 200), st.data())
-def test_use_renews_never_more_often_than_renew_every(max_age: int, data: st.DataObject) -> None:
+def test_use_never_renews_more_often_than_renew_every(max_age: int, data: st.DataObject) -> None:
     renew_every = data.draw(st.integers(1, max_age - 1))
     policy = Policy(max_age=max_age, rolling=True, renew_every=renew_every)
     later = data.draw(st.integers(0, max_age))
@@ -240,9 +240,7 @@ def test_a_session_that_is_used_every_second_never_ends(lifetime: int, renew_eve
 
 @pytest.mark.guarantee(4)
 @given(records(), policies, st.integers(-CLOCK_SKEW, 10**10))
-def test_the_cookie_never_promises_more_than_the_server_will_honour(
-    session: Record, policy: Policy, later: int
-) -> None:
+def test_the_cookie_never_outlives_the_session_on_the_server(session: Record, policy: Policy, later: int) -> None:
     now = session.renewed_at + later
 
     max_age = cookie_max_age(session, policy, now)
@@ -268,15 +266,17 @@ def test_the_cookie_never_promises_more_than_the_server_will_honour(
         ({"renewed_at": BEGAN - 100}, Policy(max_age=60), 0),
     ],
 )
-def test_the_max_age_of_the_cookie_is_what_is_left(own: dict[str, Any], policy: Policy, max_age: int | None) -> None:
+def test_the_max_age_of_the_cookie_is_the_remaining_lifetime(
+    own: dict[str, Any], policy: Policy, max_age: int | None
+) -> None:
     assert cookie_max_age(record(**own), policy, BEGAN + 10) == max_age
 
 
-# What it looks like outside
+# The stored form
 
 
-def test_a_record_is_an_array_that_may_grow_at_its_end() -> None:
-    """Whatever is added must come last and have a default: these bytes are out there, in cookies and stores."""
+def test_a_record_is_an_array_that_can_grow_at_its_end() -> None:
+    """New fields must come last and have a default: such bytes exist in cookies and stores."""
     decode = msgspec.msgpack.Decoder(Record).decode
 
     assert decode(msgspec.msgpack.encode([b"x", 1, 2])) == Record(b"x", 1, 2, None, None, False, None)
@@ -288,7 +288,7 @@ def test_a_record_is_an_array_that_may_grow_at_its_end() -> None:
     assert decode(later) == Record(b"x", 1, 2, 3, 4, True, 5, identity)
 
 
-def test_the_reasons_are_the_words_that_the_readme_promises() -> None:
+def test_the_miss_reasons_are_the_documented_words() -> None:
     assert [str(why) for why in MissReason] == [
         "no cookie",
         "malformed",
@@ -303,14 +303,14 @@ def test_the_reasons_are_the_words_that_the_readme_promises() -> None:
     ]
 
 
-def test_a_record_and_who_is_in_it_show_nothing_in_a_repr() -> None:
+def test_the_repr_of_a_record_and_its_identity_shows_nothing() -> None:
     identity = Identity("ann", 1, "handle")
     assert repr([Record(b"secret", 1, 2, identity=identity), identity]) == "[<Record>, <Identity>]"
     assert identity.__rich_repr__() == []
 
 
-def test_what_is_known_of_a_session_is_never_changed_in_place() -> None:
-    """Requests share a policy, and a store in memory hands the same record to all."""
+def test_policies_identities_and_records_are_immutable() -> None:
+    """Requests share a policy, and a store in memory gives the same record to all."""
     own = Record(b"", 1, 2)
     for value in (Policy(), Identity("ann", 1, "handle"), own, Found("token", own)):
         for field in value.__struct_fields__:
@@ -328,3 +328,10 @@ def test_without_settings_a_session_lasts_fourteen_days_and_nothing_renews_or_ro
         rotate_every=None,
         rotate_grace=0,
     )
+
+
+def test_fields_missing_in_an_older_record_get_their_defaults() -> None:
+    identity = msgspec.msgpack.decode(msgspec.msgpack.encode(["ann", 1, "handle"]), type=Identity)
+    assert msgspec.structs.astuple(identity) == ("ann", 1, "handle", "", "", "", 0, 0)
+    old = msgspec.msgpack.decode(msgspec.msgpack.encode([b"", 1, 2]), type=Record)
+    assert msgspec.structs.astuple(old) == (b"", 1, 2, None, None, False, None, None)

@@ -1,4 +1,4 @@
-"""What goes in comes out: equal, and of its type, or an error that says where and what."""
+"""Data loads equal and with its types, or is rejected with the path and type."""
 
 import array
 import copy
@@ -25,7 +25,15 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from starsessions.core.serializer import MAX_DEPTH, Msgpack, PlainJson, differs_for_sure, dumper_again, is_ours, matcher
+from starsessions.core.serializer import (
+    MAX_DEPTH,
+    Msgpack,
+    PlainJson,
+    differs_for_sure,
+    dumper_again,
+    is_builtin,
+    matcher,
+)
 from starsessions.exceptions import UnsupportedValue
 from tests.rows import rows
 
@@ -34,7 +42,7 @@ both = rows("serializer", SERIALIZERS, ids=["msgpack", "json"])
 
 
 def exact(value: Any) -> Any:
-    """A value with everything written out that `==` does not look at: types, NaN, folds, zones, digits, order."""
+    """A value with everything spelled out that `==` ignores: types, NaN, folds, zones, digits, order."""
     kind = type(value)
     if kind is dict:
         return kind, tuple((exact(key), exact(item)) for key, item in value.items())
@@ -57,7 +65,7 @@ def zone_of(value: Any) -> Any:
 
 
 def kept_or_refused(serializer: Msgpack, data: dict[str, Any], path: str) -> bytes | None:
-    """The payload; None if the data was refused, with a path that begins like this one."""
+    """The payload; None if the data was rejected, with a path that begins like this one."""
     try:
         return serializer.dumps(data)
     except UnsupportedValue as error:
@@ -115,7 +123,7 @@ json_values = st.recursive(
 json_sessions = st.dictionaries(texts, json_values, max_size=4)
 
 naive = datetime
-"""Without a zone, on purpose."""
+"""Deliberately without a zone."""
 
 EVERY_TYPE: dict[str, Any] = {
     "none": None,
@@ -164,7 +172,7 @@ EVERY_TYPE: dict[str, Any] = {
 
 @both
 @rows("name", EVERY_TYPE)
-def test_every_type_that_is_promised_comes_back(serializer: Msgpack, name: str) -> None:
+def test_every_documented_type_loads_unchanged(serializer: Msgpack, name: str) -> None:
     data = {"value": EVERY_TYPE[name], "nested": [{"deep": (EVERY_TYPE[name],)}]}
 
     assert exact(serializer.loads(serializer.dumps(data))) == exact(data)
@@ -173,13 +181,13 @@ def test_every_type_that_is_promised_comes_back(serializer: Msgpack, name: str) 
 @pytest.mark.guarantee(3)
 @both
 @given(sessions)
-def test_what_goes_in_comes_out(serializer: Msgpack, data: dict[str, Any]) -> None:
+def test_data_loads_as_it_was_stored(serializer: Msgpack, data: dict[str, Any]) -> None:
     assert exact(serializer.loads(serializer.dumps(data))) == exact(data)
 
 
 @both
 @given(json_sessions)
-def test_plain_data_comes_out_unless_a_key_is_no_text(serializer: Msgpack, data: dict[str, Any]) -> None:
+def test_plain_data_loads_unchanged_unless_a_key_is_not_text(serializer: Msgpack, data: dict[str, Any]) -> None:
     payload = kept_or_refused(serializer, data, "a key of ")
 
     assert payload is None or exact(serializer.loads(payload)) == exact(data)
@@ -198,15 +206,15 @@ def test_storing_leaves_the_data_alone(serializer: Msgpack, data: dict[str, Any]
 @both
 @given(sessions)
 def test_the_same_data_makes_the_same_bytes(serializer: Msgpack, data: dict[str, Any]) -> None:
-    """Without sets, whose order depends on the process: equal bytes are how "nothing has changed" is told."""
+    """Without sets, whose order depends on the process: equal bytes mean "nothing has changed"."""
     data = {key: value for key, value in data.items() if "set" not in repr(exact(value))}
 
     assert serializer.dumps(data) == serializer.dumps(serializer.loads(serializer.dumps(data)))
 
 
 @both
-def test_a_session_that_must_not_be_asked_is_read_as_the_dict_that_it_is(serializer: Msgpack) -> None:
-    """`request.session` overrides what reads it, and would note an access that was none."""
+def test_a_session_is_encoded_without_calling_its_hooks(serializer: Msgpack) -> None:
+    """`request.session` overrides the reading methods, and would record an access by mistake."""
 
     class Asking(dict[str, Any]):
         def _refuse(self, *args: object) -> NoReturn:
@@ -218,7 +226,7 @@ def test_a_session_that_must_not_be_asked_is_read_as_the_dict_that_it_is(seriali
         assert exact(serializer.loads(serializer.dumps(Asking(a=value)))) == exact({"a": value})
 
 
-# What is refused
+# Rejected data
 
 
 class Colour(enum.Enum):
@@ -291,7 +299,7 @@ class Struct(msgspec.Struct):
 
 
 class Nowhere(tzinfo):
-    """A zone of an application's own, which does not say how far from UTC it is."""
+    """A zone of the application's own that does not return its offset from UTC."""
 
     def utcoffset(self, when: datetime | None) -> timedelta | None:
         return None
@@ -353,7 +361,7 @@ REFUSED: dict[str, Any] = {
 @both
 @rows("kind", REFUSED)
 @rows("neighbour", [1, (), nan], ids=["plain", "wrapped", "nan"])
-def test_all_else_is_refused_with_its_place_and_its_type(serializer: Msgpack, kind: str, neighbour: Any) -> None:
+def test_any_other_type_is_rejected_with_its_path_and_type(serializer: Msgpack, kind: str, neighbour: Any) -> None:
     data = {"user": neighbour, "cart": [1, "two", {"count": neighbour, "price": REFUSED[kind]}]}
 
     with pytest.raises(UnsupportedValue) as caught:
@@ -380,14 +388,14 @@ def test_all_else_is_refused_with_its_place_and_its_type(serializer: Msgpack, ki
         ({"é": object()}, r'session["\u00e9"]'),
     ],
 )
-def test_the_place_is_written_as_in_python(serializer: Msgpack, data: dict[str, Any], path: str) -> None:
+def test_the_path_is_written_as_in_python(serializer: Msgpack, data: dict[str, Any], path: str) -> None:
     with pytest.raises(UnsupportedValue) as caught:
         serializer.dumps(data)
 
     assert caught.value.path == path
 
 
-def test_a_refused_value_is_not_shown() -> None:
+def test_an_error_does_not_reveal_the_rejected_value() -> None:
     with pytest.raises(UnsupportedValue) as caught:
         Msgpack().dumps({"a": REFUSED["ValueError"], "password": "another secret"})
 
@@ -414,7 +422,7 @@ def test_a_refused_value_is_not_shown() -> None:
         ("\ud800", "str out of range"),
     ],
 )
-def test_a_key_that_would_not_come_back_is_refused(serializer: Msgpack, key: Any, kind: str) -> None:
+def test_a_key_that_would_not_load_unchanged_is_rejected(serializer: Msgpack, key: Any, kind: str) -> None:
     for data, path in [({key: 1}, "session"), ({"a": [{key: ()}]}, 'session["a"][0]')]:
         with pytest.raises(UnsupportedValue) as caught:
             serializer.dumps(data)
@@ -431,19 +439,19 @@ def test_keys_are_never_turned_into_text(serializer: Msgpack) -> None:
 
 
 @both
-def test_a_number_that_must_not_be_compared_is_refused(serializer: Msgpack) -> None:
-    """`==` on a signaling NaN raises, so whoever later compares the session with what was stored would fail on it."""
+def test_a_number_that_cannot_be_compared_is_rejected(serializer: Msgpack) -> None:
+    """`==` on a signaling NaN raises, so a later comparison with the stored data would fail."""
     with pytest.raises(UnsupportedValue) as caught:
         serializer.dumps({"cart": [Decimal("sNaN")]})
 
     assert caught.value.path == 'session["cart"][0]'
 
 
-# A time in a zone that cannot be named comes back equal, or not at all
+# A time in an unnamed zone loads equal, or is rejected
 
 
 def zone_from_a_file(key: str | None = None) -> ZoneInfo:
-    """Berlin's rules, as an application may have them from a file of its own."""
+    """Berlin's rules, as an application may load them from its own file."""
     for place in TZPATH:
         if Path(place, "Europe/Berlin").is_file():
             with Path(place, "Europe/Berlin").open("rb") as file:
@@ -455,10 +463,10 @@ def zone_from_a_file(key: str | None = None) -> ZoneInfo:
 @both
 @rows("when", [naive(2024, 5, 6, 7, 8), naive(2024, 10, 27, 2, 30)])
 @rows("fold", [0, 1])
-def test_a_datetime_in_a_zone_without_a_name_comes_back_equal_or_is_refused(
+def test_a_datetime_in_an_unnamed_zone_loads_equal_or_is_rejected(
     serializer: Msgpack, when: datetime, fold: int
 ) -> None:
-    """The second one is a moment of which there are two: Python finds it equal to nothing in another zone (PEP 495)."""
+    """The second one is ambiguous: Python considers it unequal to any time in another zone (PEP 495)."""
     value = when.replace(tzinfo=zone_from_a_file(), fold=fold)
 
     payload = kept_or_refused(serializer, {"at": value}, 'session["at"]')
@@ -467,7 +475,7 @@ def test_a_datetime_in_a_zone_without_a_name_comes_back_equal_or_is_refused(
 
 
 @both
-def test_a_zone_whose_name_nobody_else_knows_does_not_cost_the_session(serializer: Msgpack) -> None:
+def test_a_zone_unknown_on_this_machine_does_not_lose_the_session(serializer: Msgpack) -> None:
     value = datetime(2024, 5, 6, tzinfo=zone_from_a_file(key="My/Own"))
 
     payload = kept_or_refused(serializer, {"at": value}, 'session["at"]')
@@ -476,13 +484,13 @@ def test_a_zone_whose_name_nobody_else_knows_does_not_cost_the_session(serialize
 
 
 @both
-def test_a_zone_whose_name_means_something_else_here_comes_back_as_the_same_moment(serializer: Msgpack) -> None:
+def test_a_zone_with_other_rules_here_loads_as_the_same_instant(serializer: Msgpack) -> None:
     value = datetime(2024, 5, 6, tzinfo=zone_from_a_file(key="Asia/Kathmandu"))
 
     assert serializer.loads(serializer.dumps({"at": value}))["at"] == value
 
 
-# What contains itself, or is nested too deeply
+# Data that contains itself, or is nested too deeply
 
 
 def nested(levels: int, wrap: Callable[[Any], Any], value: Any = 1) -> Any:
@@ -504,7 +512,7 @@ WRAPS: dict[str, Callable[[Any], Any]] = {
 @both
 @rows("wrap", ["list", "dict", "tuple", "frozenset"])
 @rows("leaf", [1, (), 2**64, 1.5, nan], ids=str)
-def test_a_hundred_levels_are_the_limit_whatever_they_are_made_of(serializer: Msgpack, wrap: str, leaf: Any) -> None:
+def test_a_hundred_levels_of_any_container_are_the_limit(serializer: Msgpack, wrap: str, leaf: Any) -> None:
     deepest = {"a": nested(MAX_DEPTH - 1, WRAPS[wrap], leaf)}
     assert exact(serializer.loads(serializer.dumps(deepest))) == exact(deepest)
 
@@ -515,7 +523,7 @@ def test_a_hundred_levels_are_the_limit_whatever_they_are_made_of(serializer: Ms
 @both
 @rows("levels", [MAX_DEPTH, 1_000, 50_000])
 @rows("wrap", ["list", "dict", "tuple", "mixed"])
-def test_what_is_too_deep_is_refused_with_its_key(serializer: Msgpack, wrap: str, levels: int) -> None:
+def test_data_that_is_too_deep_is_rejected_with_its_key(serializer: Msgpack, wrap: str, levels: int) -> None:
     with pytest.raises(UnsupportedValue, match="too deep, or contains itself") as caught:
         serializer.dumps({"fine": 1, "cart": nested(levels, WRAPS[wrap])})
 
@@ -523,7 +531,7 @@ def test_what_is_too_deep_is_refused_with_its_key(serializer: Msgpack, wrap: str
 
 
 @both
-def test_what_contains_itself_is_refused(serializer: Msgpack) -> None:
+def test_data_that_contains_itself_is_rejected(serializer: Msgpack) -> None:
     some_list: list[Any] = []
     some_list.append(some_list)
     some_dict: dict[str, Any] = {}
@@ -547,13 +555,13 @@ def test_a_key_with_a_bracket_is_named_in_full(serializer: Msgpack) -> None:
 
 
 @both
-def test_one_value_in_two_places_contains_nothing_twice(serializer: Msgpack) -> None:
+def test_one_value_in_two_places_is_not_a_cycle(serializer: Msgpack) -> None:
     shared = [1, (2,)]
 
     assert serializer.loads(serializer.dumps({"a": shared, "b": [shared, shared]})) == {"a": shared, "b": [shared] * 2}
 
 
-# Rubbish
+# Garbage
 
 every_type = Msgpack().dumps(EVERY_TYPE | {"big int": 2**70, "Decimal": Decimal("1.5")})
 
@@ -569,7 +577,7 @@ every_type = Msgpack().dumps(EVERY_TYPE | {"big int": 2**70, "Decimal": Decimal(
 @example(b'{"a":' + b"9" * 100_000 + b"}")
 @example(b"\x81\xa1a" + b"\x91" * 100_000)
 @example(b"\x81\xa1a\xc7\x01\x63\x00")
-def test_rubbish_is_an_exception_or_a_dict_and_nothing_worse(payload: bytes) -> None:
+def test_garbage_raises_or_decodes_to_a_dict(payload: bytes) -> None:
     for serializer in SERIALIZERS:
         try:
             data = serializer.loads(payload)
@@ -579,7 +587,7 @@ def test_rubbish_is_an_exception_or_a_dict_and_nothing_worse(payload: bytes) -> 
 
 
 @given(st.data())
-def test_a_payload_that_was_damaged_is_an_exception_or_a_dict(data: st.DataObject) -> None:
+def test_a_damaged_payload_raises_or_decodes_to_a_dict(data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(every_type) - 1))
     damaged = every_type[:at] + data.draw(st.binary(max_size=3)) + every_type[at + data.draw(st.integers(0, 3)) :]
 
@@ -592,22 +600,22 @@ def test_a_payload_that_was_damaged_is_an_exception_or_a_dict(data: st.DataObjec
 
 @both
 @rows("content", [None, True, 1, 1.5, "text", b"bytes", [1], []])
-def test_what_is_not_an_object_is_no_session(serializer: Msgpack, content: Any) -> None:
+def test_a_payload_that_is_not_an_object_raises(serializer: Msgpack, content: Any) -> None:
     with pytest.raises(msgspec.ValidationError, match="Expected `object`"):
         serializer.loads(msgspec.msgpack.encode(content))
 
 
 @both
-def test_an_extension_type_that_nobody_knows_is_an_error(serializer: Msgpack) -> None:
+def test_an_unknown_extension_type_raises(serializer: Msgpack) -> None:
     with pytest.raises(Exception, match="99"):
         serializer.loads(msgspec.msgpack.encode({"a": msgspec.msgpack.Ext(99, b"")}))
 
 
-# Whether data is what a payload holds: never a wrong yes, because a yes means that nothing is written
+# Matching data with a payload: never a wrong yes, because a yes means that nothing is written
 
 
 def retyped(draw: st.DrawFn, value: Any) -> Any:
-    """The same value, with a few types changed for others that look or compare alike."""
+    """The same value, with a few types replaced by others that look or compare alike."""
     kind = type(value)
     if kind is dict:
         value = {draw(alike(key)): retyped(draw, item) for key, item in value.items()}
@@ -698,8 +706,10 @@ def test_data_never_matches_other_data(serializer: Msgpack, stored: dict[str, An
         ((1,), msgspec.msgpack.Ext(1, msgspec.msgpack.encode([1]))),
     ],
 )
-def test_data_never_matches_what_only_looks_like_it(serializer: Msgpack, plain: Any, other: Any, where: str) -> None:
-    """It would stay in the session of this request and be something else, or an error, in the next one."""
+def test_data_never_matches_a_payload_that_only_resembles_it(
+    serializer: Msgpack, plain: Any, other: Any, where: str
+) -> None:
+    """It would work in this request, and be another value or an error in the next one."""
     try:
         stored, data = {
             "value": lambda: ({"a": plain}, {"a": other}),
@@ -711,7 +721,7 @@ def test_data_never_matches_what_only_looks_like_it(serializer: Msgpack, plain: 
     try:
         payload = serializer.dumps(stored)
     except UnsupportedValue:
-        return  # not a key that is kept
+        return  # not a supported key
 
     assert not serializer.matches(payload, data)
 
@@ -726,28 +736,28 @@ def test_data_never_matches_what_only_looks_like_it(serializer: Msgpack, plain: 
     ],
 )
 def test_plain_data_matches_itself(serializer: Msgpack, data: dict[str, Any]) -> None:
-    """Or every request would pay for a closer look."""
+    """Otherwise every request would pay for a full comparison."""
     assert serializer.matches(serializer.dumps(data), copy.deepcopy(data))
 
 
 @both
 @rows("value", [object(), "\ud800", 2**64, nested(2000, WRAPS["list"]), 1j])
-def test_what_cannot_be_encoded_does_not_match_and_is_no_error(serializer: Msgpack, value: Any) -> None:
+def test_data_that_cannot_be_encoded_does_not_match_and_raises_nothing(serializer: Msgpack, value: Any) -> None:
     assert not serializer.matches(serializer.dumps({"a": 1}), {"a": value})
 
 
 @rows("payload", [b"", b"{", b"\xc1", b"{}x", b"\x80\x80"])
-def test_rubbish_matches_nothing(payload: bytes) -> None:
+def test_garbage_matches_no_data(payload: bytes) -> None:
     assert not Msgpack().matches(payload, {})
 
 
-def test_a_serializer_that_matches_by_itself_is_asked() -> None:
+def test_a_serializers_own_matches_is_used() -> None:
     serializer = Msgpack()
 
     assert matcher(serializer) == serializer.matches
 
 
-def test_of_any_other_serializer_the_bytes_are_compared() -> None:
+def test_the_bytes_of_any_other_serializer_are_compared() -> None:
     class Json:
         def dumps(self, data: dict[str, Any], /) -> bytes:
             return json.dumps(data).encode()
@@ -761,7 +771,7 @@ def test_of_any_other_serializer_the_bytes_are_compared() -> None:
     assert not matches(b'{"a": 1}', {"a": 2})
 
 
-# Encoding once more what was loaded
+# Encoding loaded data again
 
 
 plain_items = st.dictionaries(
@@ -772,12 +782,12 @@ plain_items = st.dictionaries(
 
 
 def loaded_and_changed(serializer: Msgpack, payload: bytes, changed: dict[str, Any]) -> dict[str, Any]:
-    """As a session is whose lists and dicts nobody was handed: items were replaced, by values that are plain."""
+    """As in a session whose nested lists and dicts were never read: items were replaced with plain values."""
     return {**serializer.loads(payload), **changed}
 
 
 def written(dumps: Callable[..., bytes], *arguments: Any) -> Any:
-    """The payload, or why there is none."""
+    """The payload, or the error."""
     try:
         return dumps(*arguments)
     except UnsupportedValue as error:
@@ -785,7 +795,7 @@ def written(dumps: Callable[..., bytes], *arguments: Any) -> Any:
 
 
 def again(serializer: Msgpack, now: dict[str, Any], base: bytes) -> bytes:
-    """Encoded again; and whoever says that it differs for sure is right."""
+    """Encode again, and check that "certainly different" is true."""
     payload, sure = serializer.dumps_again(now, base, True)
     assert not sure or payload == base or exact(serializer.loads(payload)) != exact(serializer.loads(base))
     return payload
@@ -793,7 +803,7 @@ def again(serializer: Msgpack, now: dict[str, Any], base: bytes) -> bytes:
 
 @both
 @given(sessions, plain_items)
-def test_encoding_again_says_what_encoding_says(
+def test_encoding_again_gives_the_same_bytes_as_encoding(
     serializer: Msgpack, data: dict[str, Any], changed: dict[str, Any]
 ) -> None:
     payload = written(serializer.dumps, data)
@@ -805,7 +815,7 @@ def test_encoding_again_says_what_encoding_says(
 
 @both
 @given(json_sessions, plain_items)
-def test_encoding_again_what_python_wrote_as_json_says_what_encoding_says(
+def test_encoding_again_pythons_json_gives_the_same_bytes_as_encoding(
     serializer: Msgpack, data: dict[str, Any], changed: dict[str, Any]
 ) -> None:
     payload = json.dumps(data).encode()
@@ -816,7 +826,7 @@ def test_encoding_again_what_python_wrote_as_json_says_what_encoding_says(
 
 @both
 @rows("inside", [(1,), {1}, 2**70, date(2024, 5, 6), "\ud800", nan, inf, -inf, b"a"])
-def test_encoding_again_overlooks_nothing_inside(serializer: Msgpack, inside: Any) -> None:
+def test_encoding_again_misses_no_nested_value(serializer: Msgpack, inside: Any) -> None:
     data = {"a": [{"b": inside}], "n": 1}
     payload = serializer.dumps(data)
     now = loaded_and_changed(serializer, payload, {"n": 2})
@@ -825,14 +835,14 @@ def test_encoding_again_overlooks_nothing_inside(serializer: Msgpack, inside: An
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
-def test_encoding_again_keeps_what_is_no_number_in_the_json_of_others(number: str) -> None:
+def test_encoding_again_keeps_nan_and_infinity_of_pythons_json(number: str) -> None:
     payload = f'{{"a":[{number}],"n":1}}'.encode()
     now = loaded_and_changed(PlainJson(), payload, {"n": 2})
 
     assert exact(PlainJson().loads(again(PlainJson(), now, payload))) == exact(now)
 
 
-def test_a_serializer_of_the_users_own_encodes_again_as_it_encodes() -> None:
+def test_a_custom_serializer_encodes_again_as_it_encodes() -> None:
     class Json:
         def dumps(self, data: dict[str, Any], /) -> bytes:
             return json.dumps(data).encode()
@@ -844,7 +854,7 @@ def test_a_serializer_of_the_users_own_encodes_again_as_it_encodes() -> None:
 
 
 @pytest.mark.parametrize("parent", [Msgpack, PlainJson])
-def test_of_a_subclass_that_writes_otherwise_nothing_is_known_beyond_its_contract(parent: type[Msgpack]) -> None:
+def test_a_subclass_with_another_format_inherits_no_shortcut(parent: type[Msgpack]) -> None:
     class Reversed(parent):  # type: ignore[misc, valid-type]
         def dumps(self, data: dict[str, Any], /) -> bytes:
             return bytes(super().dumps(data)[::-1])
@@ -857,18 +867,18 @@ def test_of_a_subclass_that_writes_otherwise_nothing_is_known_beyond_its_contrac
 
     assert serializer.loads(dumper_again(serializer)({"n": 2}, base, True)[0]) == {"n": 2}
     assert matcher(serializer)(base, {"n": 1})
-    assert not is_ours(serializer)
+    assert not is_builtin(serializer)
 
 
 @both
-def test_other_plain_data_in_the_same_order_differs_for_sure(serializer: Msgpack) -> None:
+def test_other_plain_data_in_the_same_order_certainly_differs(serializer: Msgpack) -> None:
     base = serializer.dumps({"n": 1, "m": 2})
 
     assert serializer.dumps_again({"n": 2, "m": 1}, base, True)[1]
     assert not serializer.dumps_again({"m": 2, "n": 1}, base, False)[1]
 
 
-def test_what_python_wrote_as_json_is_looked_into() -> None:
+def test_pythons_json_is_decoded_before_it_is_compared() -> None:
     data = {"n": 1, "m": 2}
 
     assert PlainJson().dumps_again(data, json.dumps(data).encode(), True) == (b'{"n":1,"m":2}', False)
@@ -878,9 +888,9 @@ def test_what_python_wrote_as_json_is_looked_into() -> None:
 
 
 @given(json_sessions, st.sampled_from([None, 0, 2]), st.booleans())
-def test_what_python_wrote_as_json_is_read(data: dict[str, Any], indent: int | None, ensure_ascii: bool) -> None:
+def test_pythons_json_is_read(data: dict[str, Any], indent: int | None, ensure_ascii: bool) -> None:
     text = json.dumps(data, indent=indent, ensure_ascii=ensure_ascii)
-    payload = text.encode(errors="replace")  # half a character can only be written as an escape
+    payload = text.encode(errors="replace")  # a lone surrogate can only be written as an escape
 
     assert exact(PlainJson().loads(payload)) == exact(json.loads(payload)) == exact(Msgpack().loads(payload))
 
@@ -899,12 +909,12 @@ def test_what_python_wrote_as_json_is_read(data: dict[str, Any], indent: int | N
         "{}",
     ],
 )
-def test_json_means_what_python_says_that_it_means(text: str) -> None:
+def test_json_is_decoded_as_python_decodes_it(text: str) -> None:
     assert exact(PlainJson().loads(text.encode())) == exact(json.loads(text))
 
 
 def can_be_said_in_json(value: Any) -> bool:
-    """RFC 8259 has no word for NaN and infinity, and none for half a character."""
+    """RFC 8259 supports neither NaN nor infinity, nor lone surrogates."""
     if type(value) is dict:
         return all(map(can_be_said_in_json, [*value.keys(), *value.values()]))
     if type(value) is list:
@@ -915,7 +925,7 @@ def can_be_said_in_json(value: Any) -> bool:
 
 
 @given(json_sessions)
-def test_plain_data_is_written_so_that_python_reads_it_as_json(data: dict[str, Any]) -> None:
+def test_python_reads_plain_data_as_json(data: dict[str, Any]) -> None:
     try:
         payload = PlainJson().dumps(data)
     except UnsupportedValue:
@@ -927,7 +937,7 @@ def test_plain_data_is_written_so_that_python_reads_it_as_json(data: dict[str, A
 
 
 @rows("value", [None, True, 1, -5, 2**53, 1.5, "text", "é", [], {}, [{"a": [None]}]])
-def test_what_json_can_say_is_said_in_json(value: Any) -> None:
+def test_data_that_json_supports_is_written_as_json(value: Any) -> None:
     payload = PlainJson().dumps({"a": value})
 
     assert payload[:1] == b"{"
@@ -935,7 +945,7 @@ def test_what_json_can_say_is_said_in_json(value: Any) -> None:
 
 
 @rows("value", [(), {1}, b"", nan, inf, "\ud800", {1: 2}, UUID(int=0), date(2024, 1, 1), Decimal(1)])
-def test_what_json_cannot_say_is_said_in_messagepack(value: Any) -> None:
+def test_data_that_json_lacks_is_written_as_messagepack(value: Any) -> None:
     payload = PlainJson().dumps({"a": value})
 
     assert payload == Msgpack().dumps({"a": value})
@@ -948,7 +958,7 @@ def test_no_messagepack_object_begins_like_json() -> None:
 
 
 def test_the_codes_on_the_wire_are_those_of_the_table() -> None:
-    """They are out there, in cookies and stores: a code is never given to another type."""
+    """They exist in cookies and stores: a code is never reused for another type."""
     ext: Any = msgspec.msgpack.decode(
         Msgpack().dumps(
             {
@@ -985,8 +995,8 @@ def test_the_codes_on_the_wire_are_those_of_the_table() -> None:
     }
 
 
-def test_the_order_of_a_set_is_that_of_a_process_and_no_difference() -> None:
-    """Though nobody has moved anything, and another process may write what the session holds in another order."""
+def test_a_set_in_another_order_is_no_change() -> None:
+    """Although nothing was moved: another process may write the same set in another order."""
     here, there = (
         msgspec.msgpack.encode({"s": msgspec.msgpack.Ext(2, msgspec.msgpack.encode(members)), "n": 1})
         for members in (["a", "b", "c"], ["c", "a", "b"])
@@ -998,7 +1008,7 @@ def test_the_order_of_a_set_is_that_of_a_process_and_no_difference() -> None:
     assert not Msgpack().dumps_again(now, here, True)[1]
 
 
-def test_other_plain_data_differs_for_sure() -> None:
+def test_other_plain_data_certainly_differs() -> None:
     assert differs_for_sure(b'{"n":2}', b'{"n":1}')
 
 

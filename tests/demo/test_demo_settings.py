@@ -36,7 +36,7 @@ def test_empty_settings_are_the_same_as_none() -> None:
     [
         (
             {"DEMO_BACKEND": "redis"},
-            "DEMO_BACKEND is 'redis'; choose one of sqlite, memory, cookie, encrypted, or give a store's URL",
+            "DEMO_BACKEND is 'redis'; choose one of sqlite, memory, cookie, encrypted, or pass a store's URL",
         ),
         ({"DEMO_HTTPS_ONLY": "perhaps"}, "DEMO_HTTPS_ONLY is 'perhaps'; write 1 or 0"),
         ({"DEMO_FRESH_FOR": "soon"}, "DEMO_FRESH_FOR is 'soon'; write a number of seconds"),

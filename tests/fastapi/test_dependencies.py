@@ -1,4 +1,4 @@
-"""The dependencies for FastAPI: who is let in, who is not, and what each of them is told."""
+"""The dependencies for FastAPI: who is let in, who is rejected, and with which response."""
 
 import inspect
 import subprocess
@@ -33,7 +33,9 @@ from starsessions.fastapi import (
     user_id,
 )
 from tests.rows import rows
-from tests.site import KEY, Clock
+from tests.site import KEY, Clock, by_the_clock
+
+TOO_LONG_AGO = "You signed in too long ago for this. Sign in again."
 
 BrowserOf = Callable[..., TestClient]
 
@@ -52,16 +54,16 @@ def sign_in_routes(app: FastAPI) -> FastAPI:
 
 @pytest.fixture
 def app(backend: SessionBackend, clock: Clock) -> FastAPI:
-    """Nothing is loaded here that nobody asks for."""
+    """An endpoint without a dependency on the session loads nothing."""
     app = FastAPI()
-    app.add_middleware(SessionMiddleware, backend=backend, clock=clock)
+    app.add_middleware(SessionMiddleware, **by_the_clock(clock, backend=backend))
     return sign_in_routes(app)
 
 
 @pytest.fixture
 def memory_app(clock: Clock) -> FastAPI:
     app = FastAPI()
-    app.add_middleware(SessionMiddleware, backend=InMemoryBackend(), clock=clock)
+    app.add_middleware(SessionMiddleware, backend=InMemoryBackend(clock=clock))
     return sign_in_routes(app)
 
 
@@ -111,7 +113,7 @@ def test_all_dependencies_of_a_request_have_the_same_session(app: FastAPI, brows
     assert browser_of(app).get("/").json() is True
 
 
-def test_a_second_session_has_dependencies_of_its_own(browser_of: BrowserOf) -> None:
+def test_a_second_session_has_its_own_dependencies(browser_of: BrowserOf) -> None:
     app = FastAPI()
     app.add_middleware(SessionMiddleware, secret_key=KEY)
     app.add_middleware(SessionMiddleware, secret_key=KEY, session_cookie="admin", scope_key="admin")
@@ -125,10 +127,10 @@ def test_a_second_session_has_dependencies_of_its_own(browser_of: BrowserOf) -> 
     assert set(browser_of(app).get("/").cookies) == {"session", "admin"}
 
 
-# Who is signed in
+# Signed-in users
 
 
-def test_who_is_signed_in_is_let_in_and_nobody_else(app: FastAPI, browser_of: BrowserOf) -> None:
+def test_only_signed_in_users_are_let_in(app: FastAPI, browser_of: BrowserOf) -> None:
     @app.get("/session")
     def session_of(session: SignedInSession) -> str | None:
         return users.get_user_id(session)
@@ -150,7 +152,7 @@ def test_who_is_signed_in_is_let_in_and_nobody_else(app: FastAPI, browser_of: Br
     assert browser.get("/session").status_code == browser.get("/user").status_code == 401
 
 
-def test_a_router_lets_in_who_is_signed_in(memory_app: FastAPI, browser_of: BrowserOf) -> None:
+def test_a_router_lets_only_signed_in_users_in(memory_app: FastAPI, browser_of: BrowserOf) -> None:
     router = APIRouter(prefix="/account", dependencies=[Depends(signed_in())])
 
     @router.get("/")
@@ -164,7 +166,7 @@ def test_a_router_lets_in_who_is_signed_in(memory_app: FastAPI, browser_of: Brow
     assert browser.get("/account/").json() == "yours"
 
 
-def test_what_was_changed_before_somebody_is_refused_is_kept(memory_app: FastAPI, browser_of: BrowserOf) -> None:
+def test_changes_made_before_a_401_are_saved(memory_app: FastAPI, browser_of: BrowserOf) -> None:
     def note(session: CurrentSession) -> None:
         session["refused"] = session.get("refused", 0) + 1
 
@@ -182,7 +184,7 @@ def test_what_was_changed_before_somebody_is_refused_is_kept(memory_app: FastAPI
     assert browser.get("/refused").json() == 2
 
 
-def test_an_outage_signs_nobody_out(clock: Clock, browser_of: BrowserOf) -> None:
+def test_an_outage_is_a_503_and_not_a_401(clock: Clock, browser_of: BrowserOf) -> None:
     class Failing(InMemoryBackend):
         fails = False
 
@@ -192,7 +194,7 @@ def test_an_outage_signs_nobody_out(clock: Clock, browser_of: BrowserOf) -> None
             return await super().fetch(token, now)
 
     app = FastAPI()
-    app.add_middleware(SessionMiddleware, backend=Failing(), clock=clock, on_unavailable="anonymous")
+    app.add_middleware(SessionMiddleware, **by_the_clock(clock, backend=Failing(), on_unavailable="anonymous"))
     sign_in_routes(app)
 
     @app.get("/")
@@ -253,26 +255,26 @@ def test_a_browser_that_navigates_is_sent_to_sign_in_and_back(
     browser = browser_of(pages)
     response = browser.request(method, f"http://testserver{path}", headers={"sec-fetch-mode": "navigate"})
     assert (response.status_code, response.headers["location"]) == (303, location)
-    assert browser.request(method, f"http://testserver{path}").status_code == 303  # no browser of today
+    assert browser.request(method, f"http://testserver{path}").status_code == 303  # no Fetch metadata
     browser.post("/sign-in/ann")
     assert browser.request(method, f"http://testserver{path}").status_code == 200
 
 
 @pytest.mark.parametrize("mode", ["cors", "no-cors", "same-origin"])
-def test_a_script_that_fetches_is_told_so_and_sent_nowhere(pages: FastAPI, browser_of: BrowserOf, mode: str) -> None:
+def test_a_script_that_fetches_gets_401_and_no_redirect(pages: FastAPI, browser_of: BrowserOf, mode: str) -> None:
     response = browser_of(pages).get("/orders/", headers={"sec-fetch-mode": mode})
     assert (response.status_code, response.json()) == (401, {"detail": "Not signed in."})
 
 
 @pytest.mark.parametrize("path", ["/base/orders/", "/orders/", "/bases", "/base/"])
-def test_the_way_back_begins_at_the_root_of_the_host(pages: FastAPI, browser_of: BrowserOf, path: str) -> None:
-    """Some servers put the root path in front of the path, others do not."""
+def test_next_is_relative_to_the_root_of_the_host(pages: FastAPI, browser_of: BrowserOf, path: str) -> None:
+    """Some servers prepend the root path to the path, others do not."""
     wanted = {"/orders/": "/base/orders/", "/bases": "/base/bases"}.get(path, path)
     location = browser_of(pages, root_path="/base").get(path).headers["location"]
     assert location.partition("?next=")[2] == wanted
 
 
-def test_the_way_back_to_a_mounted_application_is_the_whole_path(pages: FastAPI, browser_of: BrowserOf) -> None:
+def test_next_of_a_mounted_application_is_the_whole_path(pages: FastAPI, browser_of: BrowserOf) -> None:
     outer = FastAPI()
     outer.mount("/shop", pages)
     outer.add_middleware(SessionMiddleware, secret_key=KEY, session_cookie="outer")
@@ -287,16 +289,16 @@ def table_of_safe_next() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("target", "goes_to"), table_of_safe_next())
-def test_where_to_go_after_a_sign_in(target: str, goes_to: str) -> None:
+def test_safe_next_returns_what_its_table_says(target: str, goes_to: str) -> None:
     assert safe_next(target, default="default") == goes_to
 
 
 @pytest.mark.parametrize("target", [None, "/\n", "/a\\b", "/" + "a" * 2000, " /", "/ x", "/\x7f"])
-def test_what_is_no_path_of_this_site_goes_home(target: str | None) -> None:
+def test_a_target_that_is_not_a_path_of_this_site_gives_the_default(target: str | None) -> None:
     assert safe_next(target) == "/"
 
 
-# Step up
+# Fresh sign-ins
 
 
 @pytest.fixture
@@ -312,7 +314,7 @@ def guarded(app: FastAPI) -> FastAPI:
     return app
 
 
-def test_who_signed_in_lately_is_let_in(guarded: FastAPI, browser_of: BrowserOf, clock: Clock) -> None:
+def test_a_recent_sign_in_is_fresh(guarded: FastAPI, browser_of: BrowserOf, clock: Clock) -> None:
     browser = browser_of(guarded)
     assert browser.post("/email").status_code == 401
     browser.post("/sign-in/ann")
@@ -321,14 +323,12 @@ def test_who_signed_in_lately_is_let_in(guarded: FastAPI, browser_of: BrowserOf,
 
 
 @pytest.mark.requirement("ASVS 7.5.1")
-def test_who_signed_in_too_long_ago_is_told_to_do_it_again(
-    guarded: FastAPI, browser_of: BrowserOf, clock: Clock
-) -> None:
+def test_an_old_sign_in_has_to_be_repeated(guarded: FastAPI, browser_of: BrowserOf, clock: Clock) -> None:
     browser = browser_of(guarded)
     browser.post("/sign-in/ann")
     clock.now += 3600
     refused = browser.post("/email")
-    assert (refused.status_code, refused.json()) == (403, {"detail": "Signed in too long ago for this: sign in again."})
+    assert (refused.status_code, refused.json()) == (403, {"detail": TOO_LONG_AGO})
     sent = browser.get("/email")
     assert (sent.status_code, sent.headers["location"]) == (303, "/login?next=/email")
     browser.post("/sign-in/ann")
@@ -339,7 +339,7 @@ def test_who_signed_in_too_long_ago_is_told_to_do_it_again(
 
 
 @pytest.mark.both_loops
-def test_a_websocket_that_is_not_signed_in_is_refused_before_it_is_accepted(
+def test_an_unauthenticated_websocket_is_rejected_before_it_is_accepted(
     app: FastAPI, browser_of: BrowserOf, clock: Clock
 ) -> None:
     @app.websocket("/session")
@@ -371,7 +371,7 @@ def test_a_websocket_that_is_not_signed_in_is_refused_before_it_is_accepted(
         with browser.websocket_connect(path) as websocket:
             assert websocket.receive_json() == "ann"
     clock.now += 3600
-    assert refusal("/fresh") == (1008, "Signed in too long ago for this: sign in again.")
+    assert refusal("/fresh") == (1008, TOO_LONG_AGO)
 
 
 def test_a_websocket_has_the_session_of_the_page(memory_app: FastAPI, browser_of: BrowserOf) -> None:
@@ -396,7 +396,7 @@ def test_a_websocket_has_the_session_of_the_page(memory_app: FastAPI, browser_of
 
 @rows("dependency", [CurrentSession, SignedInSession, UserId])
 @rows("has_starlettes", [False, True])
-def test_without_our_middleware_the_error_names_the_cure(
+def test_without_the_middleware_the_error_names_the_cure(
     browser_of: BrowserOf, dependency: Any, has_starlettes: bool
 ) -> None:
     app = FastAPI()
@@ -427,12 +427,12 @@ def test_a_document_that_names_another_cookie_is_reported_once(
     browser.get("/")
     [record] = caplog.records
     assert record.getMessage() == (
-        "The OpenAPI document calls the cookie of the session 'session', and it is '__Host-session': "
-        "make the dependencies with SessionCookie('__Host-session')."
+        "The OpenAPI document says that the session cookie is called 'session', but the middleware calls it "
+        "'__Host-session': make the dependencies with SessionCookie('__Host-session')."
     )
 
 
-def test_what_cannot_work_is_refused_at_start() -> None:
+def test_settings_that_cannot_work_are_rejected_at_startup() -> None:
     for make in (signed_in, user_id, lambda redirect_to: fresh(60, redirect_to)):
         with pytest.raises(ImproperlyConfigured, match="redirect_to must be a path"):
             make(redirect_to="login")

@@ -1,4 +1,4 @@
-"""The OpenAPI document says which operations need the cookie, and no others."""
+"""The OpenAPI document marks exactly the operations that need the cookie."""
 
 from typing import Annotated, Any
 
@@ -80,10 +80,10 @@ def test_each_operation_that_uses_the_session_has_the_scheme_and_no_other(app: F
             "type": "apiKey",
             "in": "cookie",
             "name": "session",
-            "description": "The browser sends it by itself.",
+            "description": "The browser sends it automatically.",
         }
     }
-    # What the dependencies take for themselves is no parameter of an operation, and the model no body.
+    # Parameters of the dependencies are not parameters of an operation, and the model is not a body.
     for methods in described["paths"].values():
         assert "parameters" not in methods["get"]
         assert "requestBody" not in methods["get"]
@@ -106,13 +106,11 @@ def test_the_scheme_has_the_name_of_the_cookie(app: FastAPI) -> None:
             "type": "apiKey",
             "in": "cookie",
             "name": "__Host-session",
-            "description": "The browser sends it by itself.",
+            "description": "The browser sends it automatically.",
         },
         "Other": {"type": "apiKey", "in": "cookie", "name": "a!b"},
     }
-    assert (
-        SessionCookie("a!b").scheme_name == "a_b"
-    )  # OpenAPI 3.1, Components Object: these names have fewer characters
+    assert SessionCookie("a!b").scheme_name == "a_b"  # OpenAPI 3.1, Components Object: the names allow fewer characters
 
 
 def test_the_docs_are_shown_without_a_session(app: FastAPI) -> None:

@@ -1,4 +1,4 @@
-"""What the pages about FastAPI show works as they say, in a test client and under uvicorn."""
+"""The examples of docs/fastapi.md work as described, in a test client and under uvicorn."""
 
 import socket
 import threading
@@ -17,7 +17,7 @@ SHOP = story_of("guides/users/protect-routes.md")
 HOST = story_of("reference/fastapi.md")
 
 
-def test_somebody_signs_in_and_goes_where_they_wanted(browser_of: Callable[..., TestClient]) -> None:
+def test_sign_in_redirects_to_the_wanted_page(browser_of: Callable[..., TestClient]) -> None:
     browser = browser_of(tell(SHOP)["app"])
     assert browser.get("/api/me").status_code == 401
     assert browser.get("/admin/report").status_code == 401
@@ -32,7 +32,7 @@ def test_somebody_signs_in_and_goes_where_they_wanted(browser_of: Callable[..., 
     assert browser.get("/api/me").status_code == 401
 
 
-def test_nobody_is_sent_to_another_site(browser_of: Callable[..., TestClient]) -> None:
+def test_sign_in_never_redirects_to_another_site(browser_of: Callable[..., TestClient]) -> None:
     browser = browser_of(tell(SHOP)["app"])
     response = browser.post("/login", params={"next": "//evil.test/"}, data={"name": "ann"})
     assert response.headers["location"] == "/orders"
@@ -47,7 +47,7 @@ def test_the_cookie_with_a_prefix_is_in_the_document(browser_of: Callable[..., T
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """The application of the document, under uvicorn in a thread."""
+    """The document's application, under uvicorn in a thread."""
     app: FastAPI = tell(SHOP)["app"]
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))

@@ -1,4 +1,4 @@
-"""A session seen through a model, as a dependency."""
+"""Typed sessions as a dependency."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -56,16 +56,14 @@ def test_a_nested_change_is_saved_in_async_def_and_def_endpoints(
     assert browser.get("/").json() == {"cart": {"items": ["tea", "milk"]}, "theme": "light"}
 
 
-def test_who_only_looks_gets_no_cookie(backend: SessionBackend, browser_of: BrowserOf) -> None:
+def test_reading_the_session_sets_no_cookie(backend: SessionBackend, browser_of: BrowserOf) -> None:
     browser = browser_of(app_of(backend))
     assert "set-cookie" not in browser.get("/").headers
     browser.post("/def/tea")
     assert "set-cookie" not in browser.get("/").headers
 
 
-def test_dependencies_that_see_the_session_through_one_model_have_the_same_object(
-    backend: SessionBackend, browser_of: BrowserOf
-) -> None:
+def test_dependencies_with_the_same_model_get_the_same_object(backend: SessionBackend, browser_of: BrowserOf) -> None:
     app = app_of(backend)
 
     def paint(shop: Annotated[Shop, Depends(typed(SHOP))]) -> None:
@@ -81,7 +79,7 @@ def test_dependencies_that_see_the_session_through_one_model_have_the_same_objec
 
 
 @pytest.mark.both_loops
-def test_what_an_open_websocket_changes_is_saved_at_its_end(
+def test_changes_of_an_open_websocket_are_saved_at_its_end(
     server_backend: SessionBackend, browser_of: BrowserOf
 ) -> None:
     app = app_of(server_backend)

@@ -1,4 +1,4 @@
-"""What the tests of the historical promises share: a browser on both event loops, and version 1.0.2 itself."""
+"""Fixtures for compatibility tests: a browser on both event loops, and version 1.0.2 itself."""
 
 import os
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def browser_of(anyio_backend: str) -> Callable[..., TestClient]:
 
 @pytest.fixture(scope="session")
 def version_1_0_2() -> Version102:
-    """The published package. It has our import name, so it lives in a directory and a process of its own."""
+    """The published package. It has the same import name, so it needs its own directory and process."""
     directory = Path(os.environ.get("STARSESSIONS_1_0_2") or CACHED)
     if not (directory / "starsessions" / "__init__.py").is_file():
         reason = (

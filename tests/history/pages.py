@@ -1,4 +1,4 @@
-"""Small applications, written for no session library in particular, and the browsers' view of them."""
+"""Small applications for any session library, and what browsers see of them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ BrowserOf = Callable[..., TestClient]
 
 
 async def page(request: Request) -> JSONResponse:
-    """GET shows the session, POST updates it, DELETE clears it; each answers with what it holds then."""
+    """GET shows the session, POST updates it, DELETE clears it; each returns the data afterwards."""
     if request.method == "POST":
         request.session.update(await request.json())
     elif request.method == "DELETE":
@@ -33,7 +33,7 @@ def pages(kind: type, **settings: Any) -> Starlette:
 
 
 class Deployed:
-    """What runs on the server. Assign to `app`, and another version has been deployed."""
+    """The server. Assign to `app` to deploy another version."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -54,6 +54,6 @@ def seen(browser: TestClient) -> Any:
 
 
 def said(set_cookie: str) -> dict[str, str | None]:
-    """A Set-Cookie header taken apart: its value is under the cookie's name, the attributes' names are lowercase."""
+    """A parsed Set-Cookie header: the value under the cookie's name, attributes in lower case."""
     (name, value), *attributes = (part.partition("=")[::2] for part in set_cookie.split("; "))
     return {name: value} | {key.lower(): text or None for key, text in attributes}

@@ -1,10 +1,10 @@
-"""Runs in a process of its own, in which `starsessions` is version 1.0.2: its directory is the first argument.
+"""Runs in a separate process, in which `starsessions` is version 1.0.2: its directory is the first argument.
 
 Reads from standard input a list of jobs, as JSON, and prints the list of their results.
 
     ["seal", secret, max_age, data]     the cookie that CookieBackend makes of the data
     ["open", secret, max_age, cookie]   the data that CookieBackend finds in the cookie
-    ["visit", secret, cookie, update]   what SessionMiddleware does with a request that brings the cookie (or null),
+    ["visit", secret, cookie, update]   what SessionMiddleware does with a request that has the cookie (or null),
                                         and whose handler updates the session (or clears it: null):
                                         [the session before, the Set-Cookie headers]
 """
@@ -45,7 +45,7 @@ async def visit(secret: str, cookie: str | None, update: dict[str, Any] | None) 
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
     async def receive() -> Any:
-        raise AssertionError("nobody asks")
+        raise AssertionError("must not be called")
 
     async def send(message: Any) -> None:
         set_cookies.extend(value.decode() for name, value in message["headers"] if name == b"set-cookie")

@@ -1,4 +1,4 @@
-"""Version 1.0.2, asked through a process in which it is the one that is called `starsessions`."""
+"""Version 1.0.2, running in a process in which it is the package called `starsessions`."""
 
 import json
 import subprocess

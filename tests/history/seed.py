@@ -1,7 +1,7 @@
-"""The examples of the document that the project starts from, as code that runs.
+"""The examples of the original README as code that runs.
 
-`seed-readme.txt` is that document as its page on the package registry was copied: without indentation, and with the
-imports that it takes from Starlette by mistake. Both are put right here by rule; nothing else is touched.
+`seed-readme.txt` is that README as it was copied from the package's page: without indentation, and with the
+imports that it takes from Starlette by mistake. Both are corrected here by rule; nothing else is changed.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ MISTAKEN = {
 
 
 def example(first: str, last: str, after: str) -> str:
-    """The lines from `first` to `last` that follow the line `after`."""
+    """Return the lines from `first` to `last` that follow the line `after`."""
     lines = TEXT.splitlines()
     lines = lines[lines.index(after) :]
     begin = lines.index(first)

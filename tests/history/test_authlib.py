@@ -1,4 +1,4 @@
-"""Authlib's Starlette client keeps its state in `request.session`: it runs unchanged, through a whole sign in."""
+"""Authlib's Starlette client stores its state in `request.session`: a whole sign-in works unchanged."""
 
 import json
 import time
@@ -26,7 +26,7 @@ from starsessions import SessionBackend, SessionMiddleware, users
 from starsessions.core.encoding import to_base64url
 from tests.history.pages import BrowserOf
 
-# The one of httpx and httpx2 that this version of Authlib stands on.
+# Either httpx or httpx2, whichever this version of Authlib uses.
 httpx: Any = import_module(
     next(kind for kind in AsyncOAuth2Client.__mro__ if kind.__name__ == "AsyncClient").__module__.partition(".")[0]
 )
@@ -45,9 +45,9 @@ class Provider:
 
     def __init__(self) -> None:
         self.asked: dict[str, dict[str, str]] = {}
-        """By code: with what the browser came."""
+        """By code: the parameters of the browser's request."""
         self.nonce: str | None = None
-        """The one to put into the next id token, in the place of the right one."""
+        """Replaces the correct nonce in the next id token."""
         self.app = Starlette(
             routes=[
                 Route("/.well-known/openid-configuration", self.metadata),
@@ -95,13 +95,13 @@ class Provider:
 
 
 async def at_once() -> None:
-    """Nothing to wait for."""
+    """Returns at once."""
 
 
 def shop(
     provider: Provider, backend: SessionBackend, in_login: Callable[[], Awaitable[None]] = at_once, **settings: Any
 ) -> Starlette:
-    """An application that signs people in by the provider. `in_login`: what happens while somebody is sent there."""
+    """An application that signs users in at the provider. `in_login` runs while a user is redirected there."""
     oauth = OAuth()
     oauth.register(
         "idp",
@@ -152,7 +152,7 @@ def provider() -> Provider:
 
 
 def through_the_provider(location: str, provider: Provider) -> str:
-    """Where the provider sends the browser that the shop has sent to it."""
+    """The URL to which the provider redirects the browser."""
     assert location.startswith(f"{ISSUER}/authorize?")
     at_the_provider = TestClient(provider.app, base_url=ISSUER, follow_redirects=False)
     return str(at_the_provider.get(location).headers["location"])
@@ -166,7 +166,7 @@ SIGNED_IN = {"user": "ann", "token": "a-token"}
 
 
 @pytest.mark.requirement("NIST 5.1.2")
-def test_a_login_comes_back_as_somebody_who_is_signed_in(
+def test_a_login_at_the_provider_signs_the_user_in(
     provider: Provider, backend: SessionBackend, browser_of: BrowserOf
 ) -> None:
     browser = browser_of(shop(provider, backend))
@@ -177,7 +177,7 @@ def test_a_login_comes_back_as_somebody_who_is_signed_in(
     assert state
     assert browser.get(callback).json() == {"cart": ["tea"], **SIGNED_IN}
     assert dict(browser.cookies) != before
-    assert browser.get(callback).json() == {"error": "mismatching_state"}  # it was good once
+    assert browser.get(callback).json() == {"error": "mismatching_state"}  # a state works only once
     assert browser.get("/").json() == {"cart": ["tea"], **SIGNED_IN}
 
 
@@ -192,7 +192,7 @@ def test_the_second_login_in_a_row_is_the_one_that_counts(
 
 
 @pytest.mark.parametrize("forged", ["another browser", "another state"])
-def test_a_callback_that_this_browser_did_not_ask_for_is_refused(
+def test_a_callback_that_this_browser_did_not_request_is_rejected(
     provider: Provider, backend: SessionBackend, browser_of: BrowserOf, forged: str
 ) -> None:
     app = shop(provider, backend)
@@ -208,7 +208,7 @@ def test_a_callback_that_this_browser_did_not_ask_for_is_refused(
     assert browser.get("/").json()["user"] is None
 
 
-def test_an_id_token_with_the_nonce_of_somebody_else_signs_nobody_in(
+def test_an_id_token_with_a_foreign_nonce_is_rejected(
     provider: Provider, backend: SessionBackend, browser_of: BrowserOf
 ) -> None:
     browser = browser_of(shop(provider, backend))
@@ -220,7 +220,7 @@ def test_an_id_token_with_the_nonce_of_somebody_else_signs_nobody_in(
 
 
 class Tabs:
-    """Two tabs of one browser, whose logins are both under way before either is answered (authlib/authlib#285)."""
+    """Two tabs of one browser whose logins overlap (authlib/authlib#285)."""
 
     def __init__(self, provider: Provider, backend: SessionBackend) -> None:
         self._waiting = 0
@@ -264,10 +264,10 @@ async def test_logins_in_two_tabs_at_once_do_not_clobber_each_other(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("backend", ["signed", "encrypted"], indirect=True)
-async def test_in_a_sealed_cookie_the_login_that_was_answered_last_counts(
+async def test_in_a_signed_or_encrypted_cookie_the_last_response_wins(
     provider: Provider, backend: SessionBackend
 ) -> None:
-    """There is nobody who could merge them: the browser keeps one of the two cookies. The other tab is told."""
+    """Nothing can merge them: the browser keeps one of two cookies. The other tab gets an error."""
     tabs = Tabs(provider, backend)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=tabs.app), base_url="http://testserver") as browser:
         await browser.post("/add")

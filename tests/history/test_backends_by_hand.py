@@ -1,4 +1,4 @@
-"""`read`, `write`, `remove`, `exists` and `generate_id`, called by hand as in 1.0.2: any string is an id here."""
+"""`read`, `write`, `remove`, `exists` and `generate_id`, called directly as in 1.0.2: any string is an id."""
 
 from collections.abc import Callable
 from typing import Any
@@ -42,14 +42,14 @@ def built_in(request: pytest.FixtureRequest) -> SessionBackend:
 
 
 @rows("session_id", IDS.values(), ids=IDS)
-async def test_any_string_may_be_asked_for(built_in: SessionBackend, session_id: str) -> None:
+async def test_any_string_can_be_read(built_in: SessionBackend, session_id: str) -> None:
     assert await built_in.exists(session_id) is False
     assert await built_in.read(session_id) == {}
     await built_in.remove(session_id)
 
 
 @rows("session_id", IDS.values(), ids=IDS)
-async def test_what_is_written_under_any_string_is_read_under_the_id_that_write_returns(
+async def test_a_write_under_any_string_is_read_under_the_returned_id(
     built_in: SessionBackend, session_id: str
 ) -> None:
     new_id = await built_in.write({"key": "value"}, session_id)
@@ -105,14 +105,14 @@ async def test_generate_id_makes_a_new_string_each_time(built_in: SessionBackend
     assert all(isinstance(one, str) and len(one) >= 32 for one in ids)
 
 
-async def test_the_keys_and_durations_of_1_0_2_are_taken() -> None:
+async def test_the_keys_and_durations_of_1_0_2_are_accepted() -> None:
     by_position = CookieBackend("key", 14)
     by_keyword = CookieBackend(secret_key=Secret("key"), max_age=14)
     assert await by_keyword.read(await by_position.write({"key": "value"})) == {"key": "value"}
 
 
 @pytest.mark.parametrize("kind", [CookieBackend, EncryptedCookieBackend])
-async def test_a_cookie_is_over_when_max_age_has_passed(
+async def test_a_cookie_expires_when_max_age_has_passed(
     kind: Callable[..., SessionBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.time", lambda: 1_800_000_000.0)

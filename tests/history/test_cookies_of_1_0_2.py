@@ -1,4 +1,4 @@
-"""Cookies of the published version 1.0.2 are read, and as long as the data is plain JSON, ours are read by it."""
+"""Cookies of version 1.0.2 are read, and it reads the cookies of 3.0 as long as the data is plain JSON."""
 
 from typing import Any
 
@@ -20,13 +20,13 @@ def ours(browser_of: BrowserOf, cookie: str | None = None, **settings: Any) -> A
     return browser
 
 
-def test_what_is_asked_is_version_1_0_2(version_1_0_2: Version102) -> None:
+def test_the_reference_process_runs_version_1_0_2(version_1_0_2: Version102) -> None:
     [metadata] = version_1_0_2.directory.glob("starsessions-*.dist-info")
     assert metadata.name == "starsessions-1.0.2.dist-info"
 
 
 @pytest.mark.anyio
-async def test_its_backend_and_ours_read_each_others_cookies(version_1_0_2: Version102) -> None:
+async def test_the_backends_of_1_0_2_and_3_0_read_each_others_cookies(version_1_0_2: Version102) -> None:
     backend = CookieBackend(KEY, 3600)
     theirs = version_1_0_2.ask(*(["seal", KEY, 3600, data] for data in PLAIN.values()))
     for cookie, data in zip(theirs, PLAIN.values(), strict=True):
@@ -46,9 +46,7 @@ async def test_a_session_by_hand_takes_its_cookie_as_an_id(version_1_0_2: Versio
     assert version_1_0_2.open(KEY, await session.persist()) == DATA | {"count": 1}
 
 
-def test_a_session_lives_through_the_deploy_and_through_going_back(
-    version_1_0_2: Version102, browser_of: BrowserOf
-) -> None:
+def test_a_session_survives_the_upgrade_and_the_rollback(version_1_0_2: Version102, browser_of: BrowserOf) -> None:
     _, [set_cookie] = version_1_0_2.visit(KEY, None, DATA)
     browser = ours(browser_of, said(set_cookie)["session"])
     assert seen(browser) == DATA
@@ -64,13 +62,13 @@ def test_a_session_lives_through_the_deploy_and_through_going_back(
     assert seen(browser) == DATA | {"seen": "by them"}
 
 
-def test_our_cookie_has_the_attributes_that_its_cookie_had(version_1_0_2: Version102, browser_of: BrowserOf) -> None:
+def test_the_cookie_has_the_attributes_of_1_0_2(version_1_0_2: Version102, browser_of: BrowserOf) -> None:
     _, [theirs] = version_1_0_2.visit(KEY, None, DATA)
     cookie = ours(browser_of).post("/", json=DATA).headers["set-cookie"]
     assert said(cookie) | {"session": None} == said(theirs) | {"session": None}
 
 
-def test_its_cleared_cookie_is_no_session(version_1_0_2: Version102, browser_of: BrowserOf) -> None:
+def test_a_cookie_cleared_by_1_0_2_opens_no_session(version_1_0_2: Version102, browser_of: BrowserOf) -> None:
     _, [set_cookie] = version_1_0_2.visit(KEY, None, DATA)
     _, [set_cookie] = version_1_0_2.visit(KEY, said(set_cookie)["session"], None)
     assert seen(ours(browser_of, said(set_cookie)["session"])) == {}
@@ -84,7 +82,7 @@ def test_another_key_reads_nothing(version_1_0_2: Version102, browser_of: Browse
     assert version_1_0_2.open(ANOTHER_KEY, said(response.headers["set-cookie"])["session"] or "") == {}
 
 
-def test_what_needs_more_room_than_its_format_has_is_no_session_there(
+def test_data_beyond_the_format_of_1_0_2_opens_no_session_there(
     version_1_0_2: Version102, browser_of: BrowserOf
 ) -> None:
     response = ours(browser_of, absolute_timeout=3600).post("/", json=DATA)

@@ -1,6 +1,6 @@
-"""Cookies of Starlette's `SessionMiddleware` are read, and as long as the data is plain JSON, ours are read by it.
+"""Cookies of Starlette's `SessionMiddleware` are read, and it reads those of this library if the data is plain JSON.
 
-Deploying this library, or going back, logs nobody out.
+Deploying this library, or rolling it back, signs no user out.
 """
 
 import json
@@ -56,7 +56,7 @@ def base_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.guarantee(27)
 @pytest.mark.parametrize("data", PLAIN.values(), ids=PLAIN)
-def test_a_session_lives_through_the_deploy_and_through_going_back(
+def test_a_session_survives_the_upgrade_and_the_rollback(
     data: dict[str, Any], browser_of: BrowserOf, base_url: str
 ) -> None:
     server = Deployed(theirs())
@@ -77,7 +77,7 @@ def test_a_session_lives_through_the_deploy_and_through_going_back(
 
 @pytest.mark.guarantee(27)
 @rows("data", PLAIN.values(), ids=PLAIN)
-def test_a_session_that_we_begin_is_read_by_starlette(data: dict[str, Any], browser_of: BrowserOf) -> None:
+def test_starlette_reads_a_session_that_begins_here(data: dict[str, Any], browser_of: BrowserOf) -> None:
     server = Deployed(ours())
     browser = browser_of(server)
     browser.post("/", json=data)
@@ -90,7 +90,7 @@ def same(one: Any, other: Any) -> bool:
     return repr(one) == repr(other)
 
 
-def test_reading_their_cookie_sets_none(browser_of: BrowserOf) -> None:
+def test_reading_starlettes_cookie_sets_no_cookie(browser_of: BrowserOf) -> None:
     server = Deployed(theirs())
     browser = browser_of(server)
     browser.post("/", json={"user": "ann"})
@@ -107,7 +107,7 @@ def test_there_is_one_cookie_after_the_deploy_and_not_two(browser_of: BrowserOf,
     assert len(browser.cookies.jar) == 1
 
 
-def test_logged_out_by_us_is_logged_out_for_them_and_the_other_way_round(browser_of: BrowserOf, base_url: str) -> None:
+def test_a_logout_here_is_a_logout_in_starlette_and_vice_versa(browser_of: BrowserOf, base_url: str) -> None:
     server = Deployed(theirs())
     browser = browser_of(server, base_url=base_url)
     browser.post("/", json={"user": "ann"})
@@ -173,7 +173,7 @@ def test_another_key_reads_nothing(browser_of: BrowserOf) -> None:
     assert seen(browser) == {}
 
 
-def test_with_a_list_of_keys_theirs_may_be_any_and_the_first_one_signs(browser_of: BrowserOf) -> None:
+def test_starlettes_key_may_be_any_of_the_list_and_the_first_signs(browser_of: BrowserOf) -> None:
     server = Deployed(theirs())
     browser = browser_of(server)
     browser.post("/", json={"user": "ann"})
@@ -184,7 +184,7 @@ def test_with_a_list_of_keys_theirs_may_be_any_and_the_first_one_signs(browser_o
     assert seen(browser) == {"user": "bob"}
 
 
-def test_an_encrypted_backend_takes_their_sessions_over_if_it_is_told_to(browser_of: BrowserOf) -> None:
+def test_an_encrypted_backend_accepts_starlettes_sessions_if_configured(browser_of: BrowserOf) -> None:
     server = Deployed(theirs())
     browser = browser_of(server)
     browser.post("/", json={"user": "ann"})
@@ -194,11 +194,11 @@ def test_an_encrypted_backend_takes_their_sessions_over_if_it_is_told_to(browser
     assert seen(browser) == {"user": "ann"}
 
 
-# Mounted, or behind a proxy that strips a prefix: Starlette says path=/, and we say the root path unless told otherwise
+# Mounted, or behind a proxy that strips a prefix: both set path=/, so that there is one cookie
 
 
-@pytest.mark.parametrize("settings", [{}, {"path": "/"}], ids=["as it stands", "path=/"])
-def test_an_application_behind_a_root_path_logs_nobody_out_either(
+@pytest.mark.parametrize("settings", [{}, {"path": "/"}], ids=["default path", "path=/"])
+def test_an_application_behind_a_root_path_keeps_users_signed_in(
     settings: dict[str, Any], browser_of: BrowserOf
 ) -> None:
     server = Deployed(Starlette(routes=[Mount("/shop", theirs())]))
@@ -213,7 +213,7 @@ def test_an_application_behind_a_root_path_logs_nobody_out_either(
     assert len(browser.cookies.jar) == 1
 
 
-def test_behind_a_root_path_a_cookie_of_ours_at_the_root_is_left_alone(browser_of: BrowserOf) -> None:
+def test_behind_a_root_path_a_new_cookie_at_the_root_is_left_alone(browser_of: BrowserOf) -> None:
     backends = [CookieBackend(KEY), EncryptedCookieBackend(KEY, accept_signed=KEY)]
     for backend in backends:
         server = Deployed(Starlette(routes=[Mount("/shop", ours(secret_key=None, backend=backend))]))
@@ -222,7 +222,7 @@ def test_behind_a_root_path_a_cookie_of_ours_at_the_root_is_left_alone(browser_o
         assert [len(answer.headers.get_list("set-cookie")) for answer in answers] == [1, 1, 1]
 
 
-def test_a_logout_behind_a_root_path_takes_their_cookie_away_too(browser_of: BrowserOf) -> None:
+def test_a_logout_behind_a_root_path_removes_starlettes_cookie_too(browser_of: BrowserOf) -> None:
     server = Deployed(Starlette(routes=[Mount("/shop", theirs())]))
     browser = browser_of(server)
     browser.post("/shop/", json={"user": "ann"})
@@ -232,7 +232,7 @@ def test_a_logout_behind_a_root_path_takes_their_cookie_away_too(browser_of: Bro
     assert len(browser.cookies.jar) == 0
 
 
-def test_an_encrypted_backend_takes_their_cookie_at_the_root_away_too(browser_of: BrowserOf) -> None:
+def test_an_encrypted_backend_removes_starlettes_cookie_at_the_root_too(browser_of: BrowserOf) -> None:
     server = Deployed(Starlette(routes=[Mount("/shop", theirs())]))
     browser = browser_of(server)
     browser.post("/shop/", json={"user": "ann"})
@@ -248,7 +248,7 @@ def test_an_encrypted_backend_takes_their_cookie_at_the_root_away_too(browser_of
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The wall clock, moved by hand, for both of us."""
+    """The wall clock of both libraries, moved by hand."""
     clock = Clock()
     monkeypatch.setattr("time.time", clock)
     return clock
@@ -260,7 +260,7 @@ def cookie_from(browser: TestClient, data: dict[str, Any]) -> str:
     return value
 
 
-def test_their_cookie_is_over_when_their_timestamp_says_so(browser_of: BrowserOf, at: Clock) -> None:
+def test_starlettes_cookie_expires_by_its_own_timestamp(browser_of: BrowserOf, at: Clock) -> None:
     cookie = cookie_from(browser_of(theirs(max_age=60)), {"user": "ann"})
     for passed, expected in ((59, {"user": "ann"}), (1, {})):
         at.advance(passed)
@@ -269,7 +269,7 @@ def test_their_cookie_is_over_when_their_timestamp_says_so(browser_of: BrowserOf
         assert seen(browser) == expected
 
 
-def test_our_cookie_is_over_for_them_too(browser_of: BrowserOf, at: Clock) -> None:
+def test_the_cookie_expires_in_starlette_too(browser_of: BrowserOf, at: Clock) -> None:
     cookie = cookie_from(browser_of(ours(max_age=60)), {"user": "ann"})
     for passed, expected in ((59, {"user": "ann"}), (2, {})):
         at.advance(passed)
@@ -278,7 +278,7 @@ def test_our_cookie_is_over_for_them_too(browser_of: BrowserOf, at: Clock) -> No
         assert seen(browser) == expected
 
 
-# Anything that JSON can say
+# All JSON values
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -297,18 +297,18 @@ def opened(cookie: str) -> Any:
 
 
 @given(sessions)
-def test_whatever_starlette_writes_we_read(data: dict[str, Any]) -> None:
+def test_every_cookie_of_starlette_is_read(data: dict[str, Any]) -> None:
     cookie = signer.sign(b64encode(json.dumps(data).encode("utf-8"))).decode()
     assert same(opened(cookie), data)
 
 
 @given(sessions)
-def test_whatever_plain_json_we_write_starlette_reads(data: dict[str, Any]) -> None:
+def test_starlette_reads_every_cookie_of_plain_json(data: dict[str, Any]) -> None:
     cookie = backend.seal(Record(backend.serializer.dumps(data), 1_800_000_000, 1_800_000_000))
     assert same(json.loads(b64decode(signer.unsign(cookie.encode()))), data)
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", '"\\ud800"', str(2**70)])
-def test_what_python_writes_beyond_json_is_read(value: str) -> None:
+def test_nan_and_lone_surrogates_of_pythons_json_are_read(value: str) -> None:
     cookie = signer.sign(b64encode(f'{{"value": {value}}}'.encode())).decode()
     assert same(opened(cookie), {"value": json.loads(value)})

@@ -37,7 +37,7 @@ FOURTEEN_DAYS = 14 * 24 * 60 * 60
 
 
 def cookie_of(settings: dict[str, Any], browser_of: BrowserOf, **options: Any) -> dict[str, str | None]:
-    """What is said of the cookie that the first change sets."""
+    """The attributes of the cookie that the first change sets."""
     browser = browser_of(pages(SessionMiddleware, **{"secret_key": KEY, "autoload": True, **settings}), **options)
     return said(browser.post("/", json={"key": "value"}).headers["set-cookie"])
 
@@ -72,14 +72,14 @@ def test_the_keywords_and_their_defaults_are_those_of_1_0_2() -> None:
     assert defaults["max_age"] == FOURTEEN_DAYS
 
 
-def test_what_neither_1_0_2_nor_starlette_had_is_keyword_only() -> None:
+def test_new_arguments_are_keyword_only() -> None:
     parameters = inspect.signature(SessionMiddleware).parameters
     new = [parameter for name, parameter in parameters.items() if name not in {"app", *KEYWORDS}]
     assert new
     assert {parameter.kind for parameter in new} == {inspect.Parameter.KEYWORD_ONLY}
 
 
-def test_every_keyword_of_starlettes_middleware_is_taken() -> None:
+def test_every_keyword_of_starlettes_middleware_is_accepted() -> None:
     theirs = set(inspect.signature(StarletteSessionMiddleware).parameters)
     assert theirs <= set(inspect.signature(SessionMiddleware).parameters)
 
@@ -166,7 +166,7 @@ def test_the_default_cookie_is_that_of_1_0_2(browser_of: BrowserOf) -> None:
     assert cookie == {"path": "/", "max-age": str(FOURTEEN_DAYS), "httponly": None, "samesite": "lax"}
 
 
-def test_max_age_is_spelled_as_it_was(browser_of: BrowserOf) -> None:
+def test_max_age_is_written_as_in_1_0_2(browser_of: BrowserOf) -> None:
     browser = browser_of(pages(SessionMiddleware, secret_key=KEY, autoload=True))
     set_cookie = browser.post("/", json={"some": "data"}).headers["set-cookie"]
     [found] = re.findall(r"; Max-Age=([0-9]+);", set_cookie)
@@ -212,26 +212,27 @@ def test_secure_follows_the_request_unless_it_is_forced(browser_of: BrowserOf) -
     assert "secure" not in cookie_of({"https_only": False}, browser_of, **https)
 
 
-def test_the_path_is_that_of_the_application(browser_of: BrowserOf) -> None:
+def test_the_path_of_a_mounted_application_is_the_root_unless_one_is_set(browser_of: BrowserOf) -> None:
     inner = pages(SessionMiddleware, secret_key=KEY, autoload=True)
     browser = browser_of(Starlette(routes=[Mount("/second_app", inner)]))
     response = browser.post("/second_app/", json={"some": "data"})
-    assert said(response.headers["set-cookie"])["path"] == "/second_app"
+    assert said(response.headers["set-cookie"])["path"] == "/"
     assert browser.get("/second_app/").json() == {"some": "data"}
 
 
-def test_the_path_is_that_behind_a_proxy(browser_of: BrowserOf) -> None:
-    assert cookie_of({}, browser_of, root_path="/behind")["path"] == "/behind"
+def test_the_path_behind_a_proxy_is_the_root_unless_one_is_set(browser_of: BrowserOf) -> None:
+    assert cookie_of({}, browser_of, root_path="/behind")["path"] == "/"
+    assert cookie_of({"path": "/behind"}, browser_of, root_path="/behind")["path"] == "/behind"
 
 
 @pytest.mark.parametrize("secret_key", ["example", Secret("example")], ids=["str", "Secret"])
-def test_the_keys_of_1_0_2_are_taken(secret_key: str | Secret, browser_of: BrowserOf) -> None:
+def test_the_keys_of_1_0_2_are_accepted(secret_key: str | Secret, browser_of: BrowserOf) -> None:
     browser = browser_of(pages(SessionMiddleware, secret_key=secret_key, autoload=True))
     browser.post("/", json={"some": "data"})
     assert seen(browser) == {"some": "data"}
 
 
-def test_a_backend_with_a_max_age_of_its_own_ends_when_it_says(browser_of: BrowserOf) -> None:
+def test_a_backends_own_max_age_limits_the_session(browser_of: BrowserOf) -> None:
     cookie = cookie_of({"secret_key": None, "backend": CookieBackend(secret_key="secret", max_age=3600)}, browser_of)
     assert cookie["max-age"] == "3600"
 
@@ -240,7 +241,7 @@ def test_a_backend_with_a_max_age_of_its_own_ends_when_it_says(browser_of: Brows
 
 
 @pytest.mark.parametrize("kind", [InMemoryBackend, DictBackend])
-def test_an_id_that_the_browser_made_up_is_never_adopted(
+def test_an_invented_id_is_never_adopted(
     kind: type[InMemoryBackend] | type[DictBackend], browser_of: BrowserOf
 ) -> None:
     backend = kind()

@@ -1,4 +1,4 @@
-"""Starlette's own middlewares around and inside of ours."""
+"""Starlette's own middlewares outside and inside of `SessionMiddleware`."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.history.pages import ROUTE, BrowserOf, seen
 
 Around = list[Middleware]
 
-# Starlette 1.0's BaseHTTPMiddleware does so by itself, and trio tells.
+# Starlette 1.0's BaseHTTPMiddleware does this itself, and trio reports it.
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator 'starlette.requests.Request.stream':ResourceWarning")
 
 
@@ -99,7 +99,7 @@ def test_a_base_http_middleware_inside_uses_the_session_before_and_after_the_han
 
 @pytest.mark.parametrize("outside", [True, False], ids=["around", "inside"])
 @pytest.mark.both_loops
-def test_a_base_http_middleware_lets_the_session_pass(
+def test_a_base_http_middleware_passes_the_session_on(
     backend: SessionBackend, browser_of: BrowserOf, outside: bool
 ) -> None:
     passing = Middleware(BaseHTTPMiddleware, dispatch=pass_on)
@@ -119,7 +119,7 @@ async def too_late(request: Request, call_next: RequestResponseEndpoint) -> Resp
     return response
 
 
-def test_a_base_http_middleware_around_is_told_that_it_comes_too_late(
+def test_an_outer_base_http_middleware_that_changes_too_late_gets_an_error(
     backend: SessionBackend, browser_of: BrowserOf
 ) -> None:
     middleware = [Middleware(BaseHTTPMiddleware, dispatch=too_late), sessions(backend)]
@@ -137,7 +137,9 @@ async def long_text(request: Request) -> Response:
 
 
 @pytest.mark.parametrize("outside", [True, False], ids=["around", "inside"])
-def test_compression_and_the_session_do_not_meet(backend: SessionBackend, browser_of: BrowserOf, outside: bool) -> None:
+def test_compression_does_not_interfere_with_the_session(
+    backend: SessionBackend, browser_of: BrowserOf, outside: bool
+) -> None:
     compression = Middleware(GZipMiddleware)
     middleware: Around = [compression, sessions(backend)] if outside else [sessions(backend), compression]
     browser = browser_of(Starlette(routes=[Route("/", long_text)], middleware=middleware))

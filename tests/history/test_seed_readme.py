@@ -1,4 +1,4 @@
-"""The examples of `seed-readme.txt` run as they stand, and do what its text says."""
+"""The examples of `seed-readme.txt` run unchanged, and do what its text says."""
 
 from typing import Any
 
@@ -36,14 +36,14 @@ ROUTES = [Route("/", counting), Route("/forgetful", forgetful)]
 
 @pytest.fixture
 def custom() -> SessionBackend:
-    """The backend that the text writes, made new."""
+    """A new instance of the backend in the text."""
     backend = run(seed.CUSTOM_BACKEND)["InMemoryBackend"]()
     assert isinstance(backend, SessionBackend)
     assert not isinstance(backend, InMemoryBackend)
     return backend
 
 
-def test_the_mistaken_imports_are_all_that_is_put_right() -> None:
+def test_only_the_mistaken_imports_are_corrected() -> None:
     for code in (seed.ENABLE, seed.AUTOLOAD, seed.CHANGE_BACKEND, seed.CUSTOM_BACKEND):
         written = seed.TEXT.splitlines()
         changed = [line for line in code.splitlines() if line.strip() not in written]
@@ -87,7 +87,7 @@ def test_the_third_example_takes_another_backend(browser_of: BrowserOf) -> None:
 
 @pytest.mark.guarantee(26)
 @pytest.mark.anyio
-async def test_the_custom_backend_answers_the_four_calls(custom: SessionBackend) -> None:
+async def test_the_custom_backend_implements_the_four_calls(custom: SessionBackend) -> None:
     session_id = await custom.write({"key": "value"})
     assert isinstance(session_id, str)
     assert await custom.read(session_id) == {"key": "value"}
@@ -116,9 +116,7 @@ def test_the_custom_backend_serves_http_and_websockets(
     assert browser.get("/").json() == 3
 
 
-def test_the_custom_backend_keeps_what_is_put_in_and_forgets_what_is_cleared(
-    custom: Any, browser_of: BrowserOf
-) -> None:
+def test_the_custom_backend_stores_changes_and_removes_cleared_sessions(custom: Any, browser_of: BrowserOf) -> None:
     browser = browser_of(pages(SessionMiddleware, backend=custom, autoload=True))
     assert seen(browser) == {}
     assert custom._storage == {}
@@ -182,7 +180,7 @@ async def test_with_the_custom_backend_absolute_timeouts_are_kept(custom: Sessio
 
 @pytest.mark.guarantee(26)
 @pytest.mark.anyio
-async def test_with_the_custom_backend_a_made_up_or_malformed_id_is_never_adopted(custom: Any) -> None:
+async def test_with_the_custom_backend_an_invented_or_malformed_id_is_never_adopted(custom: Any) -> None:
     shop = site(custom)
     for made_up in ("made-up", "../../etc/passwd", "a b", "%00", "x" * 200):
         shop.browser.cookies["session"] = made_up
@@ -224,7 +222,7 @@ async def test_with_the_custom_backend_regenerate_id_kills_the_old_id(custom: An
 
 
 @pytest.mark.anyio
-async def test_with_the_custom_backend_a_copied_cookie_is_dead_after_delete(custom: Any) -> None:
+async def test_with_the_custom_backend_a_copied_cookie_is_invalid_after_delete(custom: Any) -> None:
     shop = site(custom)
     await shop.visit(lambda session: session.update(key="value"))
     copied = dict(shop.browser.cookies)
@@ -236,7 +234,7 @@ async def test_with_the_custom_backend_a_copied_cookie_is_dead_after_delete(cust
 
 
 @pytest.mark.anyio
-async def test_a_session_that_the_custom_backend_keeps_from_1_0_2_is_read(custom: SessionBackend) -> None:
+async def test_a_session_stored_by_1_0_2_in_the_custom_backend_is_read(custom: SessionBackend) -> None:
     session_id = await custom.write({"key": "value"})
     shop = site(custom)
     shop.browser.cookies["session"] = session_id

@@ -1,4 +1,4 @@
-"""`Session(backend, session_id=None)`, used by hand as in 1.0.2: no middleware, and ids that the application gives."""
+"""`Session(backend, session_id=None)` used directly, as in 1.0.2: without middleware, and with ids of its caller."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -19,7 +19,7 @@ def memory() -> InMemoryBackend:
 
 @pytest.fixture
 def session(memory: InMemoryBackend) -> Session:
-    """As users' tests make one: without a request, and told that it is loaded."""
+    """As in users' tests: without a request, and with `is_loaded` set by hand."""
     session = Session(memory)
     session.is_loaded = True
     return session
@@ -28,7 +28,7 @@ def session(memory: InMemoryBackend) -> Session:
 # load
 
 
-async def test_load_fetches_what_is_stored_under_the_id(memory: InMemoryBackend) -> None:
+async def test_load_fetches_the_data_stored_under_the_id(memory: InMemoryBackend) -> None:
     await memory.write({"key": "value"}, "session_id")
     session = Session(memory, "session_id")
     assert session.is_loaded is False
@@ -54,7 +54,7 @@ async def test_a_session_without_an_id_loads_as_an_empty_one(memory: InMemoryBac
     assert session.is_modified is False
 
 
-async def test_an_id_under_which_nothing_is_stored_loads_as_an_empty_session(memory: InMemoryBackend) -> None:
+async def test_an_unknown_id_loads_as_an_empty_session(memory: InMemoryBackend) -> None:
     session = Session(memory, "session_id")
     await session.load()
     assert session.is_empty is True
@@ -112,7 +112,7 @@ USES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
-def test_before_load_every_use_says_session_not_loaded(memory: InMemoryBackend, use: Any) -> None:
+def test_before_load_every_use_raises_session_not_loaded(memory: InMemoryBackend, use: Any) -> None:
     session = Session(memory, "session_id")
     with pytest.raises(SessionNotLoaded, match=r"await session\.load\(\)") as raised:
         use(session)
@@ -120,7 +120,7 @@ def test_before_load_every_use_says_session_not_loaded(memory: InMemoryBackend, 
     assert session.is_modified is False
 
 
-async def test_persist_before_load_says_session_not_loaded(memory: InMemoryBackend) -> None:
+async def test_persist_before_load_raises_session_not_loaded(memory: InMemoryBackend) -> None:
     with pytest.raises(SessionNotLoaded):
         await Session(memory, "session_id").persist()
 
@@ -163,7 +163,7 @@ async def test_persist_calls_write_even_if_nothing_has_changed() -> None:
     backend.write.assert_awaited_once_with({"key": "value"}, "session_id")
 
 
-async def test_persist_again_and_again_keeps_the_id(memory: InMemoryBackend, session: Session) -> None:
+async def test_repeated_persist_keeps_the_id(memory: InMemoryBackend, session: Session) -> None:
     first = await session.persist()
     session["key"] = "value"
     assert await session.persist() == first
@@ -172,7 +172,7 @@ async def test_persist_again_and_again_keeps_the_id(memory: InMemoryBackend, ses
     assert memory.data == {first: {}}
 
 
-async def test_what_one_session_persists_another_one_loads(backend: SessionBackend) -> None:
+async def test_data_persisted_by_one_session_is_loaded_by_another(backend: SessionBackend) -> None:
     session = Session(backend)
     await session.load()
     session["cart"] = [{"item": "apple", "count": 2}]
@@ -256,7 +256,7 @@ async def test_delete_works_without_load(memory: InMemoryBackend) -> None:
 
 
 @pytest.mark.parametrize("end", [Session.delete, Session.flush])
-async def test_the_end_of_a_session_that_was_only_told_that_it_is_loaded_is_an_end(
+async def test_deleting_a_session_with_is_loaded_set_by_hand_ends_it(
     memory: InMemoryBackend, end: Callable[[Session], Awaitable[object]]
 ) -> None:
     await memory.write({"key": "value"}, "session_id")
@@ -334,7 +334,7 @@ async def test_the_coroutines_work_on_every_backend(backend: SessionBackend) -> 
 # data, and the mapping
 
 
-def test_data_is_the_data(session: Session) -> None:
+def test_data_returns_the_sessions_items(session: Session) -> None:
     session["key"] = "value"
     assert session.data == {"key": "value"}
     session.data["other"] = 1
@@ -349,7 +349,7 @@ async def test_data_can_be_replaced(memory: InMemoryBackend, session: Session) -
     assert memory.data == {session_id: {"other": 1}}
 
 
-def test_a_session_is_empty_until_something_is_put_in(session: Session) -> None:
+def test_a_session_is_empty_until_a_value_is_stored(session: Session) -> None:
     assert session.is_empty is True
     session["key"] = "value"
     assert session.is_empty is False
@@ -371,7 +371,7 @@ CHANGES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-async def test_is_modified_means_that_something_that_changes_was_called(memory: InMemoryBackend, change: Any) -> None:
+async def test_is_modified_is_true_after_any_mutating_call(memory: InMemoryBackend, change: Any) -> None:
     await memory.write({"key": "value"}, "session_id")
     session = Session(memory, "session_id")
     await session.load()
@@ -398,7 +398,7 @@ async def test_reading_does_not_modify(memory: InMemoryBackend) -> None:
     assert session.is_modified is False
 
 
-def test_the_changing_half_of_the_mapping_api_does_what_a_dict_does(session: Session) -> None:
+def test_the_mutating_methods_behave_as_those_of_a_dict(session: Session) -> None:
     session["one"] = 1
     session.update({"two": 2}, three=3)
     session.update([("four", 4)])

@@ -1,6 +1,6 @@
-"""sqladmin's authentication brings Starlette's `SessionMiddleware` along, and installs it inside of the application.
+"""sqladmin's authentication installs Starlette's `SessionMiddleware` inside of the application.
 
-The inner middleware replaces `scope["session"]` in the scope that both of them share. Each keeps its own session, in
+The inner middleware replaces `scope["session"]`, and both share the scope. Each keeps its own session, in
 its own cookie.
 """
 
@@ -42,7 +42,7 @@ class ProductAdmin(ModelView, model=Product):
 
 
 class AdminAuth(AuthenticationBackend):
-    """As sqladmin's documentation writes it."""
+    """As in sqladmin's documentation."""
 
     async def login(self, request: Request) -> bool:
         form = await request.form()
@@ -60,7 +60,7 @@ class AdminAuth(AuthenticationBackend):
 
 
 class OurAdminAuth(AdminAuth):
-    """The same with one import swapped: the inner session is ours, too."""
+    """The same with one import replaced: the inner middleware is this library's, too."""
 
     def __init__(self, secret_key: str, **session_settings: Any) -> None:
         self.middlewares = [Middleware(SessionMiddleware, secret_key=secret_key, autoload=True, **session_settings)]
@@ -78,7 +78,7 @@ def engine() -> Iterator[Engine]:
 
 
 class Visits:
-    """A middleware between the two that uses the outer session on every page, the admin's included."""
+    """A middleware between them that uses the outer session on every page, including the admin's."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -136,7 +136,7 @@ def test_each_session_has_a_cookie_of_its_own(browser_with: Callable[..., TestCl
     assert may_enter(browser)
 
 
-def test_the_end_of_one_is_not_the_end_of_the_other(browser_with: Callable[..., TestClient]) -> None:
+def test_ending_one_session_keeps_the_other(browser_with: Callable[..., TestClient]) -> None:
     browser = browser_with()
     browser.post("/", json={"user": "ann"})
     log_in(browser)
@@ -148,7 +148,7 @@ def test_the_end_of_one_is_not_the_end_of_the_other(browser_with: Callable[..., 
     assert list(browser.cookies) == ["admin"]
 
 
-def test_what_the_inner_one_replaces_in_the_scope_never_reaches_the_outer_cookie(
+def test_an_inner_session_in_the_scope_never_reaches_the_outer_cookie(
     browser_with: Callable[..., TestClient],
 ) -> None:
     browser = browser_with()
@@ -157,7 +157,7 @@ def test_what_the_inner_one_replaces_in_the_scope_never_reaches_the_outer_cookie
     assert seen(browser) == {}
 
 
-def test_both_are_saved_by_one_response(browser_with: Callable[..., TestClient]) -> None:
+def test_one_response_saves_both_sessions(browser_with: Callable[..., TestClient]) -> None:
     browser = browser_with(Middleware(Visits))
     response = browser.post("/admin/login", data={"username": "ann", "password": "open sesame"}, follow_redirects=False)
     assert {cookie.partition("=")[0] for cookie in response.headers.get_list("set-cookie")} == {"session", "admin"}

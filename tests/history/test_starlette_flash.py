@@ -1,4 +1,4 @@
-"""starlette-flash keeps messages for the next page in `request.session`: it runs unchanged."""
+"""starlette-flash stores messages for the next page in `request.session`, and runs unchanged."""
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -57,7 +57,7 @@ def test_a_message_survives_the_redirect_and_is_shown_once(backend: SessionBacke
     assert seen(browser) == []
 
 
-def test_a_template_shows_them_once(backend: SessionBackend, browser_of: BrowserOf) -> None:
+def test_a_template_shows_messages_once(backend: SessionBackend, browser_of: BrowserOf) -> None:
     browser = browser_of(app_with(backend))
     browser.post("/say", follow_redirects=False)
     assert browser.get("/template").json() == [ANN, BOB]
@@ -71,14 +71,16 @@ def test_messages_add_up_until_they_are_shown(backend: SessionBackend, browser_o
     assert seen(browser) == [ANN, BOB, ANN, BOB]
 
 
-def test_looking_at_them_keeps_them(backend: SessionBackend, browser_of: BrowserOf) -> None:
+def test_reading_messages_without_removing_keeps_them(backend: SessionBackend, browser_of: BrowserOf) -> None:
     browser = browser_of(app_with(backend))
     browser.post("/say", follow_redirects=False)
     assert browser.get("/peek").json() == [ANN, BOB]
     assert browser.get("/peek").json() == [ANN, BOB]
 
 
-def test_those_of_one_category_are_taken_and_the_others_stay(backend: SessionBackend, browser_of: BrowserOf) -> None:
+def test_messages_of_one_category_are_removed_and_the_others_stay(
+    backend: SessionBackend, browser_of: BrowserOf
+) -> None:
     browser = browser_of(app_with(backend))
     browser.post("/say", follow_redirects=False)
     assert browser.get("/errors").json() == [BOB]

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from itsdangerous import BadSignature, SignatureExpired, TimestampSigner
 from itsdangerous import Signer as ItsdangerousSigner
 
+from starsessions.core.binding import binding_for
 from starsessions.core.encoding import from_base64url, to_base64url
 from starsessions.core.record import MissReason, Record
 from starsessions.sealing.envelope import pack
 from starsessions.sealing.keys import derive
 from starsessions.sealing.signed import PREFIX, Signer, StarletteSigner
+from tests.rows import rows
 
 KEY, OLD_KEY, OTHER_KEY = b"new key of the application, long enough", b"its old key", b"a stranger's key"
 PRINTABLE = [chr(code) for code in range(0x21, 0x7F)]
@@ -36,7 +38,7 @@ records = st.builds(
 
 
 def signer(*keys: bytes, name: str = "session", compress: bool = False) -> Signer:
-    return Signer(list(keys) or [KEY], name, compress)
+    return Signer(list(keys) or [KEY], binding_for(name), compress)
 
 
 def starlette(*keys: bytes) -> StarletteSigner:
@@ -57,7 +59,11 @@ class FrozenTimestampSigner(TimestampSigner):
 # The form of Starlette
 
 
-@given(st.binary(min_size=1, max_size=200), st.integers(0, 2**40), st.binary(min_size=1, max_size=80))
+objects = st.binary(max_size=200).map(b"{%b".__mod__)
+"""What begins like a JSON object, and may go on with anything."""
+
+
+@given(objects, st.integers(0, 2**40), st.binary(min_size=1, max_size=80))
 def test_itsdangerous_opens_what_we_seal(payload: bytes, now: int, key: bytes) -> None:
     token = StarletteSigner([key]).seal(Record(payload, now, now))
 
@@ -66,18 +72,26 @@ def test_itsdangerous_opens_what_we_seal(payload: bytes, now: int, key: bytes) -
     assert value == b64encode(payload)
 
 
-@given(st.binary(min_size=1, max_size=200), st.integers(0, 2**40), st.binary(min_size=1, max_size=80))
+@given(objects, st.integers(0, 2**40), st.binary(min_size=1, max_size=80))
 def test_we_open_what_itsdangerous_seals(payload: bytes, now: int, key: bytes) -> None:
     token = FrozenTimestampSigner(key, now).sign(b64encode(payload)).decode()
 
     assert StarletteSigner([key]).open(token) == Record(payload, now, now)
 
 
-@given(st.binary(min_size=1, max_size=200), st.integers(0, 2**40))
+@given(objects, st.integers(0, 2**40))
 def test_both_write_the_same_bytes(payload: bytes, now: int) -> None:
     theirs = FrozenTimestampSigner(KEY, now).sign(b64encode(payload)).decode()
 
     assert starlette().seal(Record(payload, now, now)) == theirs
+
+
+@rows("payload", [b"\x81\xa7user_id\x01", b"[1]", b'"text"', b"1", b" {}", b"null"])
+def test_what_another_part_of_the_application_has_signed_is_a_session_only_if_it_is_a_json_object(
+    payload: bytes,
+) -> None:
+    token = FrozenTimestampSigner(KEY, 1).sign(b64encode(payload)).decode()
+    assert starlette().open(token) is MissReason.UNDECODABLE
 
 
 def test_itsdangerous_sees_the_age_of_what_we_seal() -> None:
@@ -89,12 +103,12 @@ def test_itsdangerous_sees_the_age_of_what_we_seal() -> None:
         FrozenTimestampSigner(OTHER_KEY, RECORD.renewed_at).unsign(token)
 
 
-@pytest.mark.parametrize("token", ["", ".", "..", "a", "a.b", ".a.b", "s1.", "s1", "~2~abc", "null"])
+@rows("token", ["", ".", "..", "a", "a.b", ".a.b", "s1.", "s1", "~2~abc", "null"])
 def test_what_has_not_three_parts_is_malformed(token: str) -> None:
     assert starlette().open(token) is MissReason.MALFORMED
 
 
-@pytest.mark.parametrize("value", [b"?", b"a", b"YQ", b"YQ==x", b"Y Q=", b"{}", b"a.b", b"YQ==\n", b"=", b"Y-_="])
+@rows("value", [b"?", b"a", b"YQ", b"YQ==x", b"Y Q=", b"{}", b"a.b", b"YQ==\n", b"=", b"Y-_="])
 def test_a_signed_value_that_is_no_base64_is_undecodable(value: bytes) -> None:
     """It is signed with the application's key, by other code of the application."""
     token = FrozenTimestampSigner(KEY, 1).sign(value).decode()
@@ -155,28 +169,28 @@ def test_the_form_is_that_of_the_docstring() -> None:
     """Computed with nothing of ours but the key derivation, which has a test of its own."""
     raw = from_base64url(signer().seal(OWN_RECORD)[len(PREFIX) :])
 
-    key = derive(KEY, "starsessions/v1/signed-cookie/session")
+    key = derive(KEY, b"starsessions/v1/signed-cookie/7:session/7:session/")
     assert raw[:32] == hmac.digest(key, raw[32:], "sha256")
     assert raw[32:] == pack(OWN_RECORD)
 
 
-@pytest.mark.parametrize("text", ["", "!", "a", "abc=", "é", "a b", to_base64url(bytes(31)), to_base64url(bytes(32))])
+@rows("text", ["", "!", "a", "abc=", "é", "a b", to_base64url(bytes(31)), to_base64url(bytes(32))])
 def test_what_cannot_be_a_token_is_malformed(text: str) -> None:
     assert signer().open(PREFIX + text) is MissReason.MALFORMED
 
 
 @given(st.binary(min_size=1, max_size=60))
 def test_a_sealed_envelope_may_hold_anything_and_is_no_error(raw: bytes) -> None:
-    mac = hmac.digest(derive(KEY, "starsessions/v1/signed-cookie/session"), raw, hashlib.sha256)
+    mac = hmac.digest(derive(KEY, b"starsessions/v1/signed-cookie/7:session/7:session/"), raw, hashlib.sha256)
 
     assert isinstance(signer().open(PREFIX + to_base64url(mac + raw)), Record) or (
         signer().open(PREFIX + to_base64url(mac + raw)) is MissReason.UNDECODABLE
     )
 
 
-@pytest.mark.parametrize("raw", [b"\0", b"\0rubbish", b"\1rubbish", b"\2", b"\0\x90", b"\xff" * 40])
+@rows("raw", [b"\0", b"\0rubbish", b"\1rubbish", b"\2", b"\0\x90", b"\xff" * 40])
 def test_a_verified_envelope_that_holds_no_record_is_undecodable(raw: bytes) -> None:
-    mac = hmac.digest(derive(KEY, "starsessions/v1/signed-cookie/session"), raw, hashlib.sha256)
+    mac = hmac.digest(derive(KEY, b"starsessions/v1/signed-cookie/7:session/7:session/"), raw, hashlib.sha256)
 
     assert signer().open(PREFIX + to_base64url(mac + raw)) is MissReason.UNDECODABLE
 

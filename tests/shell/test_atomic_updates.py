@@ -16,6 +16,9 @@ from starsessions import (
     UnsupportedValue,
     update_atomically,
 )
+from starsessions.backends.server_side import StoreBackend
+from starsessions.core.serializer import Msgpack
+from starsessions.stores.memory import MemoryStore
 from tests.site import Browser, Clock, Site
 
 pytestmark = pytest.mark.anyio
@@ -196,17 +199,21 @@ async def test_a_function_that_changes_nothing_writes_nothing(clock: Clock, site
     from starsessions.stores.memory import MemoryStore
 
     class Counted(MemoryStore):
-        puts = 0
+        writes = 0
 
-        async def put(self, *args: Any) -> Any:
-            self.puts += 1
-            return await super().put(*args)
+        async def create(self, *args: Any, **instants: int) -> Any:
+            self.writes += 1
+            return await super().create(*args, **instants)
+
+        async def replace(self, *args: Any, **instants: int) -> Any:
+            self.writes += 1
+            return await super().replace(*args, **instants)
 
     store = Counted()
     site = site_of(backend=StoreBackend(store, clock=clock))
     await site.visit(lambda session: session.update(n=1))
     await site.visit(lambda session: update_atomically(session, lambda data: data["n"]))
-    assert (site.result, store.puts) == (1, 1)
+    assert (site.result, store.writes) == (1, 1)
 
 
 async def test_one_that_never_gets_through_gives_up_with_an_error(
@@ -270,41 +277,28 @@ async def test_on_conflict_raise_merges_different_keys_and_takes_equal_changes_f
     assert await site.data() == {"n": 2, "other": 1, "mine": 1, "theirs": 1}
 
 
-@pytest.mark.guarantee(15)
-async def test_on_conflict_can_be_a_function_of_base_theirs_and_ours(
-    site_of: Callable[..., Site], server_backend: SessionBackend
-) -> None:
-    seen: list[tuple[Data, Data, Data]] = []
-
-    def add_up(base: Data, theirs: Data, ours: Data) -> Data:
-        seen.append((dict(base), dict(theirs), dict(ours)))
-        return theirs | ours | {"n": theirs["n"] + ours["n"] - base["n"]}
-
-    site = await race(
-        site_of,
-        server_backend,
-        lambda session: session.update(n=session["n"] + 10),
-        lambda session: session.update(n=session["n"] + 100),
-        on_conflict=add_up,
-    )
-    assert await site.data() == {"n": 111, "other": 1}
-    assert seen == [({"n": 1, "other": 1}, {"n": 101, "other": 1}, {"n": 11, "other": 1})]
-
-
-async def test_an_on_conflict_function_decides_about_the_keys_that_both_have_changed_and_no_other(
-    site_of: Callable[..., Site], server_backend: SessionBackend
-) -> None:
-    """It sees the whole data, and may forget what it has no opinion on: nothing of that is lost."""
-    site = await race(
-        site_of,
-        server_backend,
-        lambda session: (session.update(n=2, mine=1, gone=1), session.pop("other")),
-        lambda session: session.update(n=3, theirs=1, gone=2),
-        on_conflict=lambda base, theirs, ours: {"n": theirs["n"] + ours["n"], "other": 9, "theirs": 9},
-    )
-    assert await site.data() == {"n": 5, "mine": 1, "theirs": 1}
-
-
 def test_an_on_conflict_that_is_nothing_of_that_is_refused(site_of: Callable[..., Site]) -> None:
     with pytest.raises(ImproperlyConfigured, match="on_conflict must be"):
         site_of(on_conflict="theirs")
+
+
+async def test_a_session_that_another_release_has_made_unreadable_has_ended(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    class Unreadable(Msgpack):
+        def dumps(self, data: Data, /) -> bytes:
+            return b"\xc1"
+
+    store = MemoryStore()
+    site = site_of(backend=StoreBackend(store, clock=clock))
+    elsewhere = site_of(backend=StoreBackend(store, clock=clock, serializer=Unreadable()))
+    await site.visit(lambda session: session.update(n=1))
+    browser = Browser(dict(site.browser.cookies))
+
+    async def act(session: Session) -> None:
+        await session.load()
+        await elsewhere.visit(lambda other: other.update(n=2), browser)
+        with pytest.raises(SessionGone):
+            await update_atomically(session, count)
+
+    assert (await site.visit(act)).set_cookies == []

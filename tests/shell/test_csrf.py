@@ -372,7 +372,7 @@ def test_a_token_from_before_the_sign_in_is_worth_nothing_after_it(
     victim.post("/sign-in")
     response = victim.post("/post", data={"csrf_token": known})
     assert why(response) == "stale token"
-    assert "Reload it" in response.text
+    assert "Reload the page" in response.text
     assert victim.post("/post", data={"csrf_token": victim.get("/form").text}).status_code == 200
 
 

@@ -44,17 +44,21 @@ class Failing(MemoryStore):
         if self.fails:
             raise BackendUnavailable("The store failed: ConnectionError.")
 
-    async def get(self, *args: Any) -> Any:
+    async def get(self, *args: Any, **instants: int) -> Any:
         self._check_up()
-        return await super().get(*args)
+        return await super().get(*args, **instants)
 
-    async def put(self, *args: Any) -> Any:
+    async def create(self, *args: Any, **instants: int) -> Any:
         self._check_up()
-        return await super().put(*args)
+        return await super().create(*args, **instants)
 
-    async def delete(self, *args: Any) -> Any:
+    async def replace(self, *args: Any, **instants: int) -> Any:
         self._check_up()
-        return await super().delete(*args)
+        return await super().replace(*args, **instants)
+
+    async def delete(self, *args: Any, **instants: int) -> Any:
+        self._check_up()
+        return await super().delete(*args, **instants)
 
 
 @pytest.fixture
@@ -156,7 +160,7 @@ async def test_anonymous_goes_on_without_the_session_and_leaves_its_cookie_alone
     reply = await site.visit(lambda session: (dict(session), get_miss_reason(session)))
     assert reply.result == ({}, MissReason.UNAVAILABLE)
     assert reply.set_cookies == []
-    assert "goes on without its session" in caplog.text
+    assert "continues without its session" in caplog.text
     store.fails = False
     assert await site.data() == {"user": "ann"}
 

@@ -1,6 +1,7 @@
 """Rotation with a grace: requests that were on their way when the id changed see and write the new session."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -173,7 +174,7 @@ async def test_a_request_that_was_on_its_way_during_the_rotation_loses_nothing(
 async def test_rotate_every_gives_a_new_id_in_time_and_keeps_parallel_requests_in(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
-    site = site_of(backend=store_backend, rotate_every=600, rotate_grace=20)
+    site = site_of(backend=store_backend, rotate_every=600)
     await site.visit(put(user="ann"))
     first = dict(site.browser.cookies)
     clock.advance(599)
@@ -185,10 +186,10 @@ async def test_rotate_every_gives_a_new_id_in_time_and_keeps_parallel_requests_i
     # The page's other requests, which the browser sent with the first one.
     reply = await site.visit(lambda session: session["user"], old)
     assert (reply.result, reply.set_cookies) == ("ann", [])
-    clock.advance(20)
+    clock.advance(60)
     assert await site.data(old) == {}
     second = dict(site.browser.cookies)
-    clock.advance(579)
+    clock.advance(539)
     assert (await site.visit(dict)).set_cookies == []
     clock.advance(1)
     await site.visit(dict)
@@ -261,3 +262,48 @@ async def test_a_grace_that_is_none_is_refused(
     site = site_of(backend=store_backend)
     with pytest.raises(ImproperlyConfigured, match="grace must be"):
         await site.visit(lambda session: session.regenerate_id(grace=grace))
+
+
+@pytest.mark.parametrize("again", [put(flash="too late"), Session.persist], ids=["puts something in", "persists"])
+async def test_a_request_whose_session_was_rotated_elsewhere_leaves_the_new_id_in_the_browser(
+    site_of: Callable[..., Site], store_backend: SessionBackend, again: Callable[[Session], Any]
+) -> None:
+    """Its handler was told that the session has ended, and goes on."""
+    site, elsewhere = (site_of(backend=store_backend) for _ in range(2))
+    await site.visit(put(a=1))
+    browser = Browser(dict(site.browser.cookies))
+
+    async def act(session: Session) -> None:
+        session["b"] = 2
+        await elsewhere.visit(sign_in, browser)
+        with pytest.raises(SessionGone):
+            await session.persist()
+        with suppress(SessionGone):
+            outcome = again(session)
+            if isinstance(outcome, Awaitable):
+                await outcome
+
+    assert (await site.visit(act)).set_cookies == []
+    assert await elsewhere.data(browser) == {"a": 1, "user": "ann"}
+
+
+@pytest.mark.parametrize("then", [put(c=3), lambda session: update_atomically(session, lambda data: data.update(c=3))])
+async def test_a_cookie_that_was_to_be_set_is_not_if_the_session_is_rotated_with_a_grace_meanwhile(
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, then: Callable[[Session], Any]
+) -> None:
+    site, elsewhere = (site_of(backend=store_backend, rolling=True, max_age=1000, renew_every=1) for _ in range(2))
+    await site.visit(put(a=1))
+    browser = Browser(dict(site.browser.cookies))
+    clock.advance(2)
+
+    async def act(session: Session) -> None:
+        session["b"] = 2
+        await session.persist()
+        await elsewhere.visit(lambda other: other.regenerate_id(grace=60), browser)
+        outcome = then(session)
+        if isinstance(outcome, Awaitable):
+            await outcome
+
+    assert (await site.visit(act)).set_cookies == []
+    clock.advance(60)
+    assert await elsewhere.data(browser) == {"a": 1, "b": 2, "c": 3}

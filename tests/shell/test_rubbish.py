@@ -129,13 +129,13 @@ async def test_garbage_in_the_store_is_undecodable_and_can_be_replaced(
     backend = InMemoryBackend(clock=clock)
     site = site_of(backend=backend)
     for garbage in (b"", b"\xc1", b"garbage", msgspec.msgpack.encode([b"\x91\x01", int(clock()), int(clock())])):
-        await backend.store.put("garbage", garbage, int(clock()) + 100, None, int(clock()))
+        await backend.store.create("garbage", garbage, expires_at=int(clock()) + 100, now=int(clock()))
         site.browser.cookies["session"] = "garbage"
         assert (await site.visit(why)).result is MissReason.UNDECODABLE
         await site.visit(sign_in)
         assert site.browser.cookies["session"] != "garbage"
         assert await site.data() == {"user": "ann"}
-        await backend.store.delete("garbage", None, int(clock()))
+        await backend.store.delete("garbage", now=int(clock()))
 
 
 @pytest.mark.guarantee(9)
@@ -211,10 +211,10 @@ async def test_what_tools_print_of_local_variables_shows_no_id_and_no_data(
     await site.visit(lambda session: session.update(user="a-private-value"))
     session_id = site.browser.cookies["session"]
     found = await backend.fetch(session_id, int(clock()))
-    entry = await backend.store.get(session_id, int(clock()))
+    entry = await backend.store.get(session_id, now=int(clock()))
     assert isinstance(found, Found)
     listed = IndexedSession("a-handle", session_id, 1, 2)  # in memory, that is where it stands
-    for thing in (found, found.record, entry, listed, backend, site.app.setting):
+    for thing in (found, found.record, entry, listed, backend, site.app.config):
         shown = repr(thing)
         assert "a-private-value" not in shown
         assert session_id not in shown

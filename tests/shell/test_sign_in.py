@@ -123,7 +123,7 @@ async def test_a_user_id_that_is_no_text_is_refused(
 
 
 async def test_after_the_headers_nobody_can_sign_in(site_of: Callable[..., Site], backend: SessionBackend) -> None:
-    with pytest.raises(ResponseStarted, match="sign in before"):
+    with pytest.raises(ResponseStarted, match="sign in, or call"):
         await site_of(backend=backend).visit(after=sign_in())
 
 

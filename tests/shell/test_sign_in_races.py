@@ -58,15 +58,18 @@ class Watched(MemoryStore):
             await checkpoint()
         return result
 
-    async def get(self, key: str, now: int) -> Entry | None:
-        found: Entry | None = await self._call(lambda: super(Watched, self).get(key, now))
+    async def get(self, key: str, *, now: int) -> Entry | None:
+        found: Entry | None = await self._call(lambda: super(Watched, self).get(key, now=now))
         return found
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Any, now: int) -> Any:
-        return await self._call(lambda: super(Watched, self).put(key, value, expires_at, expect, now))
+    async def create(self, key: str, value: bytes, **instants: int) -> Any:
+        return await self._call(lambda: super(Watched, self).create(key, value, **instants))
 
-    async def delete(self, key: str, expect: Any, now: int) -> bool:
-        lived: bool = await self._call(lambda: super(Watched, self).delete(key, expect, now))
+    async def replace(self, key: str, value: bytes, version: Any, **instants: int) -> Any:
+        return await self._call(lambda: super(Watched, self).replace(key, value, version, **instants))
+
+    async def delete(self, key: str, version: Any = None, *, now: int) -> bool:
+        lived: bool = await self._call(lambda: super(Watched, self).delete(key, version, now=now))
         return lived
 
 
@@ -289,11 +292,24 @@ async def test_of_two_who_sign_in_at_once_one_is_too_many(kind: Any, clock: Cloc
 
 @pytest.mark.guarantee(21)
 @rows("act", ACTS.values(), ids=ACTS)
-@rows("how", ["call lost", "answer lost", "cancelled"])
+@rows("how", ["call lost", "answer lost"])
 @rows("ended", [True, False])
 async def test_a_store_that_breaks_anywhere_leaves_nobody_who_cannot_be_ended_or_sign_in(
     kind: Any, clock: Clock, before: Any, act: Any, how: str, ended: bool
 ) -> None:
+    await break_at_each_call(kind, clock, before, act, how, ended)
+
+
+@pytest.mark.both_loops
+@rows("act", ACTS.values(), ids=ACTS)
+@rows("ended", [True, False])
+async def test_a_user_can_be_signed_out_and_in_again_wherever_a_request_is_cancelled(
+    kind: Any, clock: Clock, before: Any, act: Any, ended: bool
+) -> None:
+    await break_at_each_call(kind, clock, before, act, "cancelled", ended)
+
+
+async def break_at_each_call(kind: Any, clock: Clock, before: Any, act: Any, how: str, ended: bool) -> None:
     breaks_at = 0
     while True:
         breaks_at += 1

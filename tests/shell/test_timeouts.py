@@ -12,7 +12,7 @@ from starsessions import (
     get_miss_reason,
     users,
 )
-from starsessions.timeouts import AAL1, AAL2, AAL3, Limits
+from starsessions.timeouts import AAL1, AAL2, AAL3, Timeouts
 from tests.rows import rows
 from tests.shell.people import sign_in, signed_in, user_of, who
 from tests.site import Clock, Site
@@ -58,7 +58,7 @@ async def test_a_sign_in_begins_the_time_that_a_session_may_last(
 async def test_who_asks_to_be_remembered_is_remembered_for_longer(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
-    site = site_of(backend=backend, max_age=100, remember_for=timedelta(days=30))
+    site = site_of(backend=backend, max_age=100)
     assert "Max-Age=2592000" in (await site.visit(sign_in(remember=True))).set_cookie
     clock.advance(30 * 86400 - 1)
     assert await user_of(site, site.browser) == "ann"
@@ -67,32 +67,32 @@ async def test_who_asks_to_be_remembered_is_remembered_for_longer(
 async def test_who_signs_in_again_without_asking_for_it_is_not_remembered(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
-    site = site_of(backend=backend, max_age=100, remember_for=timedelta(days=30))
+    site = site_of(backend=backend, max_age=100)
     await site.visit(sign_in(remember=True))
     assert "Max-Age=100" in (await site.visit(sign_in(remember=False))).set_cookie
 
 
 @pytest.mark.requirement("ASVS 7.1.1", "NIST 5.1(5)", "NIST 5.2")
 @pytest.mark.guarantee(21)
-@rows("limits", [AAL1, AAL2, AAL3, Limits(idle=100, overall=1000)])
+@rows("limits", [AAL1, AAL2, AAL3])
 @rows("remember", [False, True])
 async def test_the_limits_of_the_standards_are_kept(
-    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, limits: Limits, remember: bool
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, limits: Timeouts, remember: bool
 ) -> None:
     """NIST SP 800-63B-4, 2.1.3, 2.2.3 and 2.3.3."""
-    site = site_of(backend=store_backend, limits=limits)
+    site = site_of(backend=store_backend, **limits)
     idle = await signed_in(site, remember=remember)
-    clock.advance(limits.idle)
+    clock.advance(limits["max_age"])
     assert await user_of(site, idle) is None
 
     used = await signed_in(site, remember=remember)
-    step, passed = limits.idle // 2, 0
-    while passed + step < limits.overall:
+    step, passed = limits["max_age"] // 2, 0
+    while passed + step < limits["absolute_timeout"]:
         clock.advance(step)
         passed += step
         reply = await site.visit(who, used)
         assert reply.result == "ann"
-    clock.advance(limits.overall - passed)
+    clock.advance(limits["absolute_timeout"] - passed)
     user, why = (await site.visit(lambda session: (users.get_user_id(session), get_miss_reason(session)), used)).result
     assert user is None
     assert why in (MissReason.OVER_ABSOLUTE, MissReason.UNKNOWN)  # a store may have forgotten it

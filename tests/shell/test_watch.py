@@ -209,11 +209,11 @@ async def test_a_store_that_fails_for_long_ends_what_nobody_can_vouch_for(
     class Failing(MemoryStore):
         fails = 0
 
-        async def get(self, key: str, now: int) -> Any:
+        async def get(self, key: str, *, now: int) -> Any:
             if self.fails:
                 self.fails -= 1
                 raise BackendUnavailable("The store failed: ConnectionError.")
-            return await super().get(key, now)
+            return await super().get(key, now=now)
 
     store, ticks = Failing(), Ticks()
     site = site_of(backend=StoreBackend(store, clock=clock))

@@ -179,7 +179,7 @@ async def test_a_session_that_begins_after_accept_cannot_be_sent_and_says_so(
 
     async def handler(session: Session, send: Any) -> None:
         await send(ACCEPT)
-        with pytest.raises(ResponseStarted, match="before accept"):
+        with pytest.raises(ResponseStarted, match="before it is accepted"):
             session["user"] = "ann"
         await send(CLOSE)
 
@@ -309,7 +309,7 @@ async def test_a_refused_handshake_signs_nobody_in_under_the_id_from_before(
     await connect(site, handler)
 
     assert (await site.visit(users.get_user_id)).result is None
-    assert await site.data() == {"n": 1 if getattr(site.app.setting.backend, "is_client_side", False) else 2}
+    assert await site.data() == {"n": 1 if getattr(site.app.config.backend, "is_client_side", False) else 2}
 
 
 async def test_a_refused_handshake_rotates_nothing(

@@ -5,8 +5,7 @@ from typing import ClassVar
 import pytest
 
 from starsessions import InMemoryBackend
-from starsessions.testing import OpenBackend
-from starsessions.testing.conformance.suite import BackendSuite
+from starsessions.testing import BackendSuite, OpenBackend
 from tests.site import DictBackend
 
 

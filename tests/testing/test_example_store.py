@@ -11,9 +11,8 @@ from hypothesis import settings
 
 from starsessions import SessionBackend
 from starsessions.backends.server_side import StoreBackend
-from starsessions.testing import OpenBackend, OpenStore
+from starsessions.testing import BackendSuite, OpenBackend, OpenStore, StoreSuite
 from starsessions.testing.conformance.model import SETTINGS, check_against_model
-from starsessions.testing.conformance.suite import BackendSuite, StoreSuite
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_store.py"
 spec = importlib.util.spec_from_file_location("custom_store", EXAMPLE)

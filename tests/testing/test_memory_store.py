@@ -6,8 +6,7 @@ from typing import ClassVar
 import pytest
 
 from starsessions.stores.memory import MemoryStore
-from starsessions.testing import OpenStore
-from starsessions.testing.conformance.suite import StoreSuite
+from starsessions.testing import OpenStore, StoreSuite
 
 
 class TestMemoryStore(StoreSuite):

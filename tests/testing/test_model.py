@@ -8,10 +8,11 @@ import pytest
 from hypothesis import Phase, settings
 
 from starsessions import BackendUnavailable, InMemoryBackend, SessionBackend
+from starsessions.testing.conformance import broken_stores as stores
 from starsessions.testing.conformance.app import Site
 from starsessions.testing.conformance.model import GRACE, MAX_AGE, SETTINGS, SessionMachine, check_against_model
 from tests.site import Clock, DictBackend
-from tests.testing import stores, test_wrong_backends
+from tests.testing import test_wrong_backends
 from tests.testing.test_wrong_backends import in_store
 
 # In the same order on every run. To look for something new, take more examples and other ones.

@@ -1,4 +1,4 @@
-"""A session seen through a model: saved as all else is, merged field by field, and never an error after a deploy."""
+"""Typed sessions: saved like any data, merged field by field, and never an error after a deployment."""
 
 import logging
 from collections.abc import Callable
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.anyio
 SiteOf = Callable[..., Site]
 
 
-# Four ways to write the same model
+# The same model, written in four ways
 
 
 class Cart(pydantic.BaseModel):
@@ -97,7 +97,7 @@ def paint(shop: Any) -> None:
 
 
 def stored(**data: Any) -> Callable[[Session], Any]:
-    """A handler that leaves this, as an older release would."""
+    """A handler that stores this data, as an older release would."""
 
     async def act(session: Session) -> None:
         await session.load()
@@ -119,7 +119,7 @@ async def test_a_nested_change_of_a_model_is_saved(
     await site.visit(of_shop(paint, typed))
     assert await site.data() == {"cart": {"items": ["tea", "milk"]}, "theme": "dark"}
     shop = (await site.visit(of_shop(lambda shop: shop, typed))).result
-    assert type(shop).__name__ == typed._name
+    assert type(shop).__name__ == typed._schema.name
     assert (shop.cart.items, shop.theme) == (["tea", "milk"], "dark")
 
 
@@ -134,7 +134,7 @@ async def test_a_change_of_a_typed_dict_is_saved(site_of: SiteOf, backend: Sessi
     assert await site.data() == {"cart": {"items": ["tea", "tea"]}}
 
 
-async def test_a_key_that_is_taken_from_a_typed_dict_is_taken_from_the_session(site_of: SiteOf) -> None:
+async def test_a_key_removed_from_a_typed_dict_is_removed_from_the_session(site_of: SiteOf) -> None:
     class Part(TypedDict, total=False):
         theme: str
 
@@ -149,11 +149,11 @@ async def test_a_key_that_is_taken_from_a_typed_dict_is_taken_from_the_session(s
     await site.visit(act)
     assert await site.data() == {"theme": "dark"}
     reply = await site.visit(act)
-    assert "Max-Age=0" in reply.set_cookie  # nothing is left, and an empty session is never kept
+    assert "Max-Age=0" in reply.set_cookie  # the session is empty, and an empty session is never kept
 
 
 @rows("typed", CLASSES, ids=NAMES)
-async def test_who_changes_nothing_gets_no_session_and_writes_none(
+async def test_reading_a_model_creates_and_writes_no_session(
     site_of: SiteOf, backend: SessionBackend, typed: TypedSession[Any]
 ) -> None:
     def changed_and_back(shop: Any) -> None:
@@ -164,7 +164,7 @@ async def test_who_changes_nothing_gets_no_session_and_writes_none(
     reply = await site.visit(of_shop(changed_and_back, typed))
     assert (reply.set_cookies, reply.all("vary")) == ([], ["Cookie"])
     await site.visit(of_shop(put("tea"), typed))
-    site.app.setting.backend.replace = None  # type: ignore[method-assign,assignment]
+    site.app.config.backend.replace = None  # type: ignore[method-assign,assignment]
     assert (await site.visit(of_shop(lambda shop: shop.cart.items, typed))).set_cookies == []
 
 
@@ -174,7 +174,7 @@ async def test_only_the_fields_that_were_changed_are_stored(site_of: SiteOf) -> 
     assert await site.data() == {"theme": "dark"}
 
 
-async def test_a_default_that_is_never_the_same_twice_is_stored_with_the_first_change(site_of: SiteOf) -> None:
+async def test_a_default_that_varies_is_stored_with_the_first_change(site_of: SiteOf) -> None:
     numbers = count()
 
     class Numbered(pydantic.BaseModel):
@@ -191,7 +191,7 @@ async def test_a_default_that_is_never_the_same_twice_is_stored_with_the_first_c
     assert (await site.visit(of_shop(lambda numbered: numbered.number, typed))).result == number
 
 
-async def test_what_other_code_keeps_in_the_session_is_left_alone(site_of: SiteOf) -> None:
+async def test_data_of_other_code_in_the_session_is_left_alone(site_of: SiteOf) -> None:
     site = site_of()
     await site.visit(stored(user="ann", theme="dark", _state_github={"data": 1}))
     assert (await site.visit(of_shop(lambda shop: shop.theme))).result == "dark"
@@ -226,7 +226,7 @@ async def test_a_prefix_keeps_two_models_apart(site_of: SiteOf) -> None:
     }
 
 
-async def test_keys_that_are_no_text_are_no_fields(site_of: SiteOf) -> None:
+async def test_keys_that_are_not_text_are_not_fields(site_of: SiteOf) -> None:
     async def act(session: Session) -> None:
         await session.load()
         session.update({1: "one"})  # type: ignore[dict-item]
@@ -237,7 +237,7 @@ async def test_keys_that_are_no_text_are_no_fields(site_of: SiteOf) -> None:
     assert await site.data() == {1: "one", "theme": "dark"}
 
 
-async def test_a_model_is_the_same_object_each_time_that_it_is_asked_for(site_of: SiteOf) -> None:
+async def test_each_call_returns_the_same_model_object(site_of: SiteOf) -> None:
     async def act(session: Session) -> bool:
         shop = await SHOP.load(session)
         put("tea")(shop)
@@ -254,7 +254,7 @@ async def test_a_session_that_loads_itself_needs_no_await(site_of: SiteOf) -> No
     assert await site.data() == {"theme": "dark"}
 
 
-async def test_what_code_that_uses_the_dict_has_changed_comes_to_the_model(site_of: SiteOf) -> None:
+async def test_changes_to_the_dict_reach_the_model(site_of: SiteOf) -> None:
     async def act(session: Session) -> Any:
         shop = await SHOP.load(session)
         cart = shop.cart
@@ -268,7 +268,7 @@ async def test_what_code_that_uses_the_dict_has_changed_comes_to_the_model(site_
     assert (await site_of().visit(act)).result == (True, True, True, ["milk"], "light")
 
 
-async def test_what_is_in_the_session_is_not_what_is_in_the_model(site_of: SiteOf) -> None:
+async def test_the_session_and_the_model_share_no_object(site_of: SiteOf) -> None:
     async def act(session: Session) -> Any:
         shop = await SHOP.load(session)
         put("tea")(shop)
@@ -285,7 +285,7 @@ async def test_what_is_in_the_session_is_not_what_is_in_the_model(site_of: SiteO
 # The life of a session
 
 
-async def test_a_new_id_keeps_what_was_changed(site_of: SiteOf, server_backend: SessionBackend) -> None:
+async def test_a_new_id_keeps_the_changes_of_the_model(site_of: SiteOf, server_backend: SessionBackend) -> None:
     async def act(session: Session) -> None:
         shop = await SHOP.load(session)
         put("tea")(shop)
@@ -300,7 +300,7 @@ async def test_a_new_id_keeps_what_was_changed(site_of: SiteOf, server_backend: 
     assert await site.data(before) == {}
 
 
-async def test_a_logout_is_one_whatever_was_changed_in_the_model(site_of: SiteOf, backend: SessionBackend) -> None:
+async def test_a_logout_wins_over_changes_of_the_model(site_of: SiteOf, backend: SessionBackend) -> None:
     async def act(session: Session) -> None:
         shop = await SHOP.load(session)
         put("tea")(shop)
@@ -313,7 +313,7 @@ async def test_a_logout_is_one_whatever_was_changed_in_the_model(site_of: SiteOf
     assert await site.data() == {}
 
 
-async def test_after_the_end_of_a_session_the_next_model_is_a_fresh_one(site_of: SiteOf) -> None:
+async def test_after_a_session_ends_the_next_model_is_fresh(site_of: SiteOf) -> None:
     async def act(session: Session) -> None:
         await SHOP.load(session)
         await session.flush()
@@ -325,7 +325,7 @@ async def test_after_the_end_of_a_session_the_next_model_is_a_fresh_one(site_of:
     assert await site.data() == {"theme": "dark"}
 
 
-async def test_a_session_that_is_loaded_afresh_has_a_model_of_its_own(site_of: SiteOf) -> None:
+async def test_a_session_that_is_loaded_again_has_a_new_model(site_of: SiteOf) -> None:
     async def act(session: Session) -> Any:
         paint(await SHOP.load(session))
         session.is_loaded = False
@@ -334,7 +334,7 @@ async def test_a_session_that_is_loaded_afresh_has_a_model_of_its_own(site_of: S
     assert (await site_of().visit(act)).result == "light"
 
 
-async def test_a_session_that_is_cleared_is_ended_whatever_was_changed_in_the_model(site_of: SiteOf) -> None:
+async def test_clearing_a_session_wins_over_changes_of_the_model(site_of: SiteOf) -> None:
     async def act(session: Session) -> None:
         put("milk")(await SHOP.load(session))
         session.clear()
@@ -344,9 +344,7 @@ async def test_a_session_that_is_cleared_is_ended_whatever_was_changed_in_the_mo
     assert "Max-Age=0" in (await site.visit(act)).set_cookie
 
 
-async def test_who_signs_in_keeps_what_was_put_in_anonymously_or_nothing_of_it(
-    site_of: SiteOf, server_backend: SessionBackend
-) -> None:
+async def test_sign_in_keeps_or_drops_the_anonymous_model(site_of: SiteOf, server_backend: SessionBackend) -> None:
     async def sign_in(session: Session) -> None:
         put("milk")(await SHOP.load(session))
         await users.sign_in(session, "ann")
@@ -365,7 +363,7 @@ async def test_who_signs_in_keeps_what_was_put_in_anonymously_or_nothing_of_it(
         assert (await site.visit(items)).result == kept
 
 
-async def test_a_session_that_is_revalidated_has_the_changes_of_both(
+async def test_a_revalidated_session_has_the_changes_of_both_requests(
     site_of: SiteOf, store_backend: SessionBackend
 ) -> None:
     site, other = site_of(backend=store_backend), site_of(backend=store_backend)
@@ -385,7 +383,7 @@ async def test_a_session_that_is_revalidated_has_the_changes_of_both(
     assert await site.data() == {"cart": {"items": ["tea", "milk"]}, "theme": "dark"}
 
 
-async def test_a_change_after_the_response_is_refused_unless_it_is_saved_by_hand(
+async def test_a_change_after_the_response_raises_unless_it_is_persisted(
     site_of: SiteOf, server_backend: SessionBackend
 ) -> None:
     shops: list[Shop] = []
@@ -412,7 +410,7 @@ async def test_persist_of_a_session_by_hand_saves_the_model(server_backend: Sess
     assert (await SHOP.load(again)).theme == "dark"
 
 
-async def test_an_atomic_update_sees_and_saves_what_was_changed_in_the_model(site_of: SiteOf) -> None:
+async def test_an_atomic_update_sees_and_saves_changes_of_the_model(site_of: SiteOf) -> None:
     def add(data: dict[str, Any]) -> str:
         data["theme"] += "er"
         return str(data["theme"])
@@ -449,7 +447,7 @@ async def test_two_requests_that_change_different_fields_both_survive(
     assert await site.data() == {"cart": {"items": ["tea", "milk"]}, "theme": "dark"}
 
 
-async def test_after_a_merge_the_model_is_asked_for_again_and_has_it(
+async def test_after_a_merge_loading_the_model_again_shows_the_merged_data(
     site_of: SiteOf, store_backend: SessionBackend
 ) -> None:
     site, other = site_of(backend=store_backend), site_of(backend=store_backend)
@@ -467,7 +465,7 @@ async def test_after_a_merge_the_model_is_asked_for_again_and_has_it(
     assert (await site.visit(act)).result == (["tea", "milk"], "dark")
 
 
-async def test_a_request_that_changed_the_same_field_is_a_conflict_if_that_was_asked_for(
+async def test_changing_the_same_field_twice_raises_with_on_conflict_raise(
     site_of: SiteOf, store_backend: SessionBackend
 ) -> None:
     site, other = site_of(backend=store_backend, on_conflict="raise"), site_of(backend=store_backend)
@@ -483,7 +481,7 @@ async def test_a_request_that_changed_the_same_field_is_a_conflict_if_that_was_a
         await site.visit(act)
 
 
-async def test_a_session_that_another_request_ended_is_not_brought_back_by_a_model(
+async def test_a_model_does_not_restore_a_session_that_another_request_ended(
     site_of: SiteOf, store_backend: SessionBackend
 ) -> None:
     site, other = site_of(backend=store_backend), site_of(backend=store_backend)
@@ -502,19 +500,19 @@ async def test_a_session_that_another_request_ended_is_not_brought_back_by_a_mod
     assert await site.data(mine) == {}
 
 
-async def test_a_model_of_a_session_that_could_not_be_loaded_may_be_read_and_not_changed(site_of: SiteOf) -> None:
+async def test_in_an_outage_a_model_can_be_read_but_not_changed(site_of: SiteOf) -> None:
     site = site_of(backend=InMemoryBackend(), on_unavailable="anonymous")
     await site.visit(of_shop(put("tea")))
 
     async def fail(token: str, now: int) -> Any:
         raise BackendUnavailable("The store does not answer.")
 
-    site.app.setting.backend.fetch = fail  # type: ignore[method-assign]
+    site.app.config.backend.fetch = fail  # type: ignore[method-assign]
     assert (await site.visit(of_shop(lambda shop: shop.theme))).result == "light"
     assert (await site.visit(of_shop(paint))).messages[0]["status"] == 503
 
 
-# What does not fit
+# Data that does not fit
 
 
 class Numbers(pydantic.BaseModel):
@@ -535,25 +533,25 @@ NUMBERS = TypedSession(Numbers)
         (TypedSession(Shop, prefix="a."), lambda shop: setattr(shop, "cart", None), 'session["a.cart"] is a NoneType'),
     ],
 )
-async def test_what_could_not_be_read_back_is_an_error_before_a_header_leaves(
+async def test_a_value_that_could_not_be_read_back_raises_before_the_headers(
     site_of: SiteOf, typed: TypedSession[Any], change: Callable[[Any], None], message: str
 ) -> None:
     with pytest.raises(UnsupportedValue) as caught:
         await site_of().visit(of_shop(change, typed))
     assert str(caught.value).startswith(f"{message}, which a session cannot hold. It does not fit Shop")
     assert caught.value.__suppress_context__
-    assert caught.value.__cause__ is None  # it shows the value
+    assert caught.value.__cause__ is None  # it would reveal the value
 
 
-async def test_what_would_not_come_back_as_it_was_is_an_error_that_names_the_field(site_of: SiteOf) -> None:
+async def test_a_value_that_would_change_raises_and_names_the_field(site_of: SiteOf) -> None:
     class Account(pydantic.BaseModel):
         token: pydantic.SecretStr | None = None
 
-    with pytest.raises(UnsupportedValue, match=r'session\["token"\] is a SecretStr.* would not come back from Account'):
+    with pytest.raises(UnsupportedValue, match=r'session\["token"\] is a SecretStr.* Account would not read it back'):
         await site_of().visit(of_shop(lambda a: setattr(a, "token", pydantic.SecretStr("x")), TypedSession(Account)))
 
 
-async def test_what_cannot_be_stored_is_an_error_that_names_the_place(site_of: SiteOf) -> None:
+async def test_a_value_that_cannot_be_stored_raises_and_names_the_path(site_of: SiteOf) -> None:
     @dataclass
     class Loose:
         things: dict[str, Any] = field(default_factory=dict)
@@ -562,7 +560,7 @@ async def test_what_cannot_be_stored_is_an_error_that_names_the_place(site_of: S
         await site_of().visit(of_shop(lambda loose: loose.things.update(a=[object()]), TypedSession(Loose)))
 
 
-async def test_a_model_that_does_not_fit_as_a_whole_is_an_error_too(site_of: SiteOf) -> None:
+async def test_a_model_that_is_invalid_as_a_whole_raises(site_of: SiteOf) -> None:
     class Checked(pydantic.BaseModel):
         low: int = 0
         high: int = 0
@@ -577,7 +575,7 @@ async def test_a_model_that_does_not_fit_as_a_whole_is_an_error_too(site_of: Sit
         await site_of().visit(of_shop(lambda checked: setattr(checked, "low", 1), TypedSession(Checked)))
 
 
-async def test_data_that_does_not_validate_is_a_fresh_model_with_a_line_in_the_log_and_an_event(
+async def test_invalid_data_gives_a_fresh_model_a_warning_and_an_event(
     site_of: SiteOf, caplog: pytest.LogCaptureFixture
 ) -> None:
     events: list[Any] = []
@@ -588,13 +586,11 @@ async def test_data_that_does_not_validate_is_a_fresh_model_with_a_line_in_the_l
     assert events[1:] == [SchemaMismatch(handle, "Numbers", 1, "theme")]
     [record] = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage() == "What a session holds does not fit Numbers any more (theme): a fresh one is used."
-    assert await site.data() == {"theme": "xyzzy", "size": 5, "user": "ann"}  # nothing was changed, nothing is lost
+    assert record.getMessage() == "The data of a session does not fit Numbers (theme), so a fresh one is used."
+    assert await site.data() == {"theme": "xyzzy", "size": 5, "user": "ann"}  # without a change, nothing is lost
 
 
-async def test_data_that_does_not_validate_is_replaced_by_the_first_change(
-    site_of: SiteOf, backend: SessionBackend
-) -> None:
+async def test_invalid_data_is_replaced_by_the_first_change(site_of: SiteOf, backend: SessionBackend) -> None:
     def grow(numbers: Any) -> None:
         numbers.size += 1
 
@@ -606,7 +602,7 @@ async def test_data_that_does_not_validate_is_replaced_by_the_first_change(
     assert await site.data() == {"size": 2, "user": "ann"}
 
 
-async def test_data_that_does_not_fit_in_a_session_without_an_id_is_told_without_a_handle(site_of: SiteOf) -> None:
+async def test_invalid_data_without_an_id_is_reported_without_a_handle(site_of: SiteOf) -> None:
     events: list[Any] = []
 
     async def act(session: Session) -> tuple[int, int]:
@@ -619,7 +615,7 @@ async def test_data_that_does_not_fit_in_a_session_without_an_id_is_told_without
     assert events[0] == SchemaMismatch(None, "Numbers", 1, "theme")
 
 
-# A schema that moved on
+# Versions and migrations
 
 
 def from_basket(version: int, data: dict[str, Any]) -> dict[str, Any]:
@@ -646,14 +642,14 @@ async def test_older_data_is_migrated_and_written_with_the_first_change(
     assert (await site.data())["cart"] == {"items": ["tea", "milk", "water"]}
 
 
-async def test_what_was_migrated_is_written_whichever_field_changes(site_of: SiteOf) -> None:
+async def test_migrated_data_is_written_with_a_change_of_any_field(site_of: SiteOf) -> None:
     site = site_of()
     await site.visit(stored(basket=["tea"]))
     await site.visit(of_shop(paint, MOVED))
     assert await site.data() == {"cart": {"items": ["tea"]}, "theme": "dark", "__version__": 2}
 
 
-async def test_a_migration_that_returns_a_dict_of_its_own_takes_nothing_from_other_code(site_of: SiteOf) -> None:
+async def test_a_migration_that_returns_a_new_dict_keeps_data_of_other_code(site_of: SiteOf) -> None:
     typed = TypedSession(Shop, version=2, migrate=lambda version, data: {"theme": data["color"]})
     site = site_of()
     await site.visit(stored(color="dark", user="ann"))
@@ -667,13 +663,13 @@ async def test_a_migration_that_returns_a_dict_of_its_own_takes_nothing_from_oth
     }
 
 
-async def test_a_new_session_has_the_version_of_today(site_of: SiteOf) -> None:
+async def test_a_new_session_has_the_current_version(site_of: SiteOf) -> None:
     site = site_of()
     await site.visit(of_shop(put("tea"), MOVED))
     assert await site.data() == {"cart": {"items": ["tea"]}, "__version__": 2}
 
 
-async def test_the_model_is_the_same_before_and_after_what_was_migrated_is_written(site_of: SiteOf) -> None:
+async def test_the_model_is_the_same_before_and_after_migrated_data_is_written(site_of: SiteOf) -> None:
     async def act(session: Session) -> bool:
         shop = await MOVED.load(session)
         again = await MOVED.load(session)
@@ -698,7 +694,7 @@ def broken(version: int, data: dict[str, Any]) -> dict[str, Any]:
         (None, "LookupError"),
     ],
 )
-async def test_a_migration_that_fails_is_a_fresh_model(
+async def test_a_migration_that_fails_gives_a_fresh_model(
     site_of: SiteOf, caplog: pytest.LogCaptureFixture, migrate: Any, why: str
 ) -> None:
     typed = TypedSession(Shop, version=2, migrate=migrate)
@@ -711,7 +707,7 @@ async def test_a_migration_that_fails_is_a_fresh_model(
     assert await site.data() == {"user": "ann", "cart": {"items": ["tea"]}, "__version__": 2}
 
 
-async def test_without_a_migration_a_session_with_nothing_of_the_model_is_no_older_one(
+async def test_a_session_without_fields_of_the_model_needs_no_migration(
     site_of: SiteOf, caplog: pytest.LogCaptureFixture
 ) -> None:
     typed = TypedSession(Shop, version=2)
@@ -722,14 +718,14 @@ async def test_without_a_migration_a_session_with_nothing_of_the_model_is_no_old
     assert caplog.records == []
 
 
-async def test_data_of_a_release_to_come_is_used_if_it_fits(site_of: SiteOf) -> None:
+async def test_data_of_a_newer_release_is_used_if_it_fits(site_of: SiteOf) -> None:
     site = site_of()
     await site.visit(of_shop(put("tea"), TypedSession(Shop, version=3)))
     await site.visit(of_shop(put("milk")))
     assert await site.data() == {"cart": {"items": ["tea", "milk"]}, "__version__": 3}
 
 
-async def test_data_of_a_release_to_come_that_does_not_fit_is_kept_until_something_is_changed(site_of: SiteOf) -> None:
+async def test_invalid_data_of_a_newer_release_is_kept_until_a_change(site_of: SiteOf) -> None:
     site = site_of()
     newer = {"theme": ["dark"], "cart": {"items": ["tea"]}, "__version__": 3}
     await site.visit(stored(**newer))
@@ -739,7 +735,7 @@ async def test_data_of_a_release_to_come_that_does_not_fit_is_kept_until_somethi
     assert await site.data() == {"cart": {"items": ["milk"]}}
 
 
-async def test_a_version_that_is_no_number_is_none(site_of: SiteOf) -> None:
+async def test_a_version_that_is_not_a_number_is_ignored(site_of: SiteOf) -> None:
     site = site_of()
     await site.visit(stored(basket=["tea"], __version__="x"))
     assert (await site.visit(of_shop(lambda shop: shop.cart.items, MOVED))).result == ["tea"]
@@ -748,30 +744,30 @@ async def test_a_version_that_is_no_number_is_none(site_of: SiteOf) -> None:
 # Misuse
 
 
-async def test_a_class_whose_fields_lack_defaults_is_refused_with_the_cure() -> None:
+async def test_a_class_whose_fields_lack_defaults_is_rejected_with_the_cure() -> None:
     class Strict(pydantic.BaseModel):
         name: str
 
     with pytest.raises(
-        ImproperlyConfigured, match="A new Strict cannot be made: give each field a default, or pass new"
+        ImproperlyConfigured, match="Cannot make a fresh Strict: give each field a default, or pass new"
     ):
         TypedSession(Strict)
     TypedSession(Strict, new=lambda: Strict(name="Ann"))
 
 
 @pytest.mark.parametrize("version", [0, True, "2"])
-async def test_a_version_is_a_number_from_one(version: Any) -> None:
+async def test_a_version_is_an_int_of_at_least_one(version: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="version must be an int"):
         TypedSession(Shop, version=version)
 
 
-async def test_a_migration_without_a_version_is_refused() -> None:
-    with pytest.raises(ImproperlyConfigured, match="migrate has nothing to do at version=1"):
+async def test_a_migration_without_a_version_is_rejected() -> None:
+    with pytest.raises(ImproperlyConfigured, match="migrate is never called at version=1"):
         TypedSession(Shop, migrate=from_basket)
 
 
-async def test_a_session_of_somebody_else_is_refused_with_the_cure() -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"needs a session of starsessions\.SessionMiddleware"):
+async def test_a_foreign_session_is_rejected_with_the_cure() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"no session of this package: add starsessions\.SessionMiddleware"):
         await SHOP.load({})
-    with pytest.raises(ImproperlyConfigured, match="Starlette's own SessionMiddleware"):
+    with pytest.raises(ImproperlyConfigured, match="remove Starlette's own"):
         SHOP.of({})

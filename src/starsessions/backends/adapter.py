@@ -1,32 +1,38 @@
-"""A `SessionBackend` that knows ids and dicts, lifted to what the session works with.
+"""A `SessionBackend` that knows ids and dicts, adapted to what the session works with.
 
 What four calls without versions allow, and what they do not: deadlines are kept, because the session's times travel in
-the dict; an id that is unknown is never adopted; nobody shares objects with the store. A late write looks again before
-it writes, merges by key what it finds changed, and does not write what it finds gone. But between that look and the
+the dict; an unknown id is never adopted; no objects are shared with the store. A late write looks again before
+it writes, merges by key what it finds changed, and does not write what it finds deleted. But between that look and the
 write there is a gap, and a request that falls into it can still lose an update or undo a logout. A `Store` has no such
 gap (`stores/base.py`).
 """
 
 from contextlib import suppress
-from copy import copy, deepcopy
+from copy import deepcopy
+from hashlib import sha256
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 from msgspec import Struct, ValidationError, convert, to_builtins
 from msgspec.structs import astuple
 
 from starsessions.backends.base import Backend, Conflict, SessionBackend
+from starsessions.backends.server_side import StoreBackend
+from starsessions.core.binding import Binding, Purpose
 from starsessions.core.durations import Clock
+from starsessions.core.encoding import to_base64url
 from starsessions.core.merge import same, same_items
 from starsessions.core.record import Found, Identity, MissReason, Policy, Record, expiry_of, why_expired
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
+from starsessions.stores.base import WHAT_A_STORE_IS, Store, is_store
 
 TIMES = "__starsessions__"
-"""The reserved key under which a lifted backend's dict carries the session's times."""
+"""The reserved key under which an adapted backend's dict carries the session's times."""
 
 
 class _Times(Struct, array_like=True):
-    """The fields of a record, without its payload. Fields are only ever added at the end, with a default."""
+    """The fields of a record without its payload, and whose it is. Fields are only added at the end, with a default."""
 
     began_at: int
     renewed_at: int
@@ -35,9 +41,14 @@ class _Times(Struct, array_like=True):
     browser: bool = False
     rotated_at: int | None = None
     identity: Identity | None = None
+    mark: str = ""
+    """For which cookie of which application it is; empty: for any."""
 
 
-_TIMED = "timed"  # the version of what was found with its times
+class _Found(Struct, frozen=True):
+    """The version of what was found with its times."""
+
+    mark: str
 
 
 class _Copy:
@@ -50,7 +61,7 @@ class _Copy:
 
 
 class _Copying:
-    """The serializer of a lifted backend, whose own business it is which types it can keep."""
+    """The serializer of an adapted backend, whose own business it is which types it can keep."""
 
     def dumps(self, data: dict[str, Any], /) -> _Copy:
         try:
@@ -73,15 +84,17 @@ class AdaptedBackend(Backend):
     def __init__(self, inner: SessionBackend) -> None:
         self.inner = inner
         self._keeps_times = False
-        if isinstance(inner, Backend):
-            self.clock: Clock = inner.clock
+        self._mark = ""
+        self.clock: Clock = inner.clock
 
-    def bind(self, cookie_name: str, policy: Policy) -> Self:
+    def prepare(self, binding: Binding, policy: Policy) -> None:
         # Under a middleware there are deadlines to keep. A Session used by hand writes its data as it is.
-        bound = copy(self)
-        bound._keeps_times = True
-        bound.policy = policy
-        return bound
+        super().prepare(binding, policy)
+        self._keeps_times = True
+        self._mark = to_base64url(sha256(binding.label(Purpose.CUSTOM_RECORD)).digest()[:12])
+
+    def bound_or_default(self) -> Self:
+        return self  # a session that is used by hand is one of the application's own object
 
     async def generate_id(self) -> str:
         return await self.inner.generate_id()
@@ -103,23 +116,26 @@ class AdaptedBackend(Backend):
         if times is None:  # written by hand, or by version 1.x
             return Found(token, Record(_Copy(data), now, now)) if data else MissReason.UNKNOWN
         try:
-            return Found(token, Record(_Copy(data), *astuple(convert(times, _Times))), _TIMED)
+            kept = convert(times, _Times)
         except ValidationError:
             return MissReason.UNDECODABLE
+        if self._mark and kept.mark and kept.mark != self._mark:
+            return MissReason.UNKNOWN  # of another cookie, or another application
+        return Found(token, Record(_Copy(data), *astuple(kept)[:-1]), _Found(kept.mark))
 
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
         token = session_id or await self.generate_id()
-        return await self._write(token, record, self._keeps_times)
+        return await self._write(token, record)
 
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
         await self._look_again(found, now)
-        return await self._write(found.token, record, self._keeps_times or found.version is _TIMED)
+        return await self._write(found.token, record, found)
 
     async def rotate(
         self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
     ) -> Found:
         await self._look_again(found, now)
-        renewed = await self._write(session_id, record, self._keeps_times or found.version is _TIMED)
+        renewed = await self._write(session_id, record, found)
         await self.delete(found, now)
         return renewed
 
@@ -127,7 +143,7 @@ class AdaptedBackend(Backend):
         if if_unchanged:
             await self._look_again(found, now)
         if await self.inner.exists(found.token):
-            with suppress(KeyError):  # `del self.storage[session_id]`, and somebody was faster
+            with suppress(KeyError):  # `del self.storage[session_id]`, and another request was faster
                 await self.inner.remove(found.token)
 
     async def _look_again(self, found: Found, now: int) -> None:
@@ -138,26 +154,48 @@ class AdaptedBackend(Backend):
         if expiry_of(ours) != expiry_of(theirs) or not same(ours.payload.data, theirs.payload.data):
             raise Conflict(current)
 
-    async def _write(self, token: str, record: Record, with_times: bool) -> Found:
+    async def _write(self, token: str, record: Record, before: Found | None = None) -> Found:
         data = deepcopy(record.payload.data)
         if TIMES in data:
             raise ImproperlyConfigured(f"The key {TIMES!r} of a session is reserved.")
-        with_times = with_times or record.identity is not None
-        if with_times:
-            data[TIMES] = to_builtins(_Times(*astuple(record)[1:]))
+        version = None if before is None else before.version
+        if self._keeps_times or record.identity is not None:
+            version = _Found(self._mark or (version.mark if version else ""))
+        if version is not None:
+            times = _Times(*astuple(record)[1:])
+            times.mark = version.mark
+            data[TIMES] = to_builtins(times)
         written = await self.inner.write(data, token)
         if not isinstance(written, str) or not self.inner.is_well_formed(written):
             raise ImproperlyConfigured(
                 f"{type(self.inner).__name__}.write() must return an id that its is_well_formed() accepts "
                 "(by default 1 to 128 of A-Z a-z 0-9 - _): override is_well_formed() if your ids look different."
             )
-        return Found(written, record, _TIMED if with_times else None)
+        return Found(written, record, version)
 
 
-def adapt(backend: SessionBackend) -> Backend:
-    """The backend itself if it is one of ours; lifted if it is a user's, or overrides one of the four calls."""
-    kind = type(backend)
-    calls = ("read", "write", "remove", "exists")
-    if isinstance(backend, Backend) and all(getattr(kind, call) is getattr(Backend, call) for call in calls):
-        return backend
-    return AdaptedBackend(backend)
+_backends: WeakValueDictionary[int, StoreBackend] = WeakValueDictionary()
+"""What was made of stores: all that are given one store share a backend, which knows for whom it was bound."""
+
+
+def adapt(backend: SessionBackend | Store) -> Backend:
+    """Return the backend itself if it is one of ours, and otherwise what makes one of a store or of the user's own.
+
+    Raises:
+        ImproperlyConfigured: it is neither a backend nor a store.
+    """
+    if isinstance(backend, SessionBackend):
+        kind = type(backend)
+        calls = ("read", "write", "remove", "exists")
+        if isinstance(backend, Backend) and all(getattr(kind, call) is getattr(Backend, call) for call in calls):
+            return backend
+        return AdaptedBackend(backend)
+    if not is_store(backend):
+        raise ImproperlyConfigured(
+            f"backend must be an object of a class derived from starsessions.SessionBackend, or a store, and "
+            f"{type(backend).__name__} is neither. {WHAT_A_STORE_IS}"
+        )
+    made = _backends.get(id(backend))
+    if made is None:
+        made = _backends[id(backend)] = StoreBackend(backend)
+    return made

@@ -1,16 +1,16 @@
-"""Backends without a server side: the session travels in the cookie, sealed."""
+"""Backends without a server side: the session travels in the cookie, signed or encrypted."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
-from copy import copy
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
 from starsessions.backends.base import Backend, Conflict, wall_clock
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.user_index import IndexedSession, UserIndex
+from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
 from starsessions.core.chunking import MAX_PARTS
 from starsessions.core.durations import Clock, Duration, seconds
 from starsessions.core.record import Found, MissReason, Policy, Record
@@ -20,7 +20,7 @@ from starsessions.sealing import encrypted, signed
 from starsessions.sealing.encrypted import Encrypter
 from starsessions.sealing.keys import Keys, key_list
 from starsessions.sealing.signed import Signer, StarletteSigner
-from starsessions.stores.base import Store
+from starsessions.stores.base import WHAT_A_STORE_IS, Store, is_store
 
 
 class _SealedCookieBackend(Backend):
@@ -36,31 +36,34 @@ class _SealedCookieBackend(Backend):
         self.max_age: int | None = None if max_age is None else seconds("max_age", max_age)
         self.max_cookies = max_cookies
         self.clock = clock
+        if not (revocations is None or isinstance(revocations, StoreBackend) or is_store(revocations)):
+            raise ImproperlyConfigured(f"revocations must be a store, or a backend on one. {WHAT_A_STORE_IS}")
         self._revocations = revocations
         self.user_index: UserIndex | None = None
-        if isinstance(revocations, StoreBackend):  # which may seal what it stores
-            self.user_index = revocations.user_index
-        elif revocations is not None:
-            self.user_index = UserIndex(revocations)
-        self.policy: Policy = Policy() if self.max_age is None else Policy(self.max_age)
-        self._seal_for("session")
+        self.prepare(DEFAULT_BINDING, Policy() if self.max_age is None else Policy(self.max_age))
 
-    def bind(self, cookie_name: str, policy: Policy) -> Self:
-        bound = copy(self)
-        bound.policy = policy
-        bound._seal_for(cookie_name)
-        return bound
+    def prepare(self, binding: Binding, policy: Policy) -> None:
+        super().prepare(binding, policy)
+        if isinstance(self._revocations, StoreBackend):  # which may encrypt what it stores
+            self.user_index = self._revocations.index_for(binding, Purpose.COOKIE_LIST)
+        elif self._revocations is not None:
+            self.user_index = UserIndex(self._revocations, binding, Purpose.COOKIE_LIST)
+        self._seal_for(binding)
 
     def lifespan(self) -> AbstractAsyncContextManager[Any]:
         return self._revocations.lifespan() if isinstance(self._revocations, StoreBackend) else super().lifespan()
 
     @abstractmethod
-    def _seal_for(self, cookie_name: str) -> None:
-        """Prepare the seals for one cookie name and the policy."""
+    def _seal_for(self, binding: Binding) -> None:
+        """Prepare what signs or encrypts, for this binding and the policy."""
 
     @property
+    def never_waits(self) -> bool:  # type: ignore[override]
+        # A sealed cookie that can be revoked is no longer all that there is to look at.
+        return self.user_index is None
+
     @abstractmethod
-    def seal(self) -> Callable[[Record], str]:
+    def seal(self, record: Record) -> str:
         """Makes the token for a record."""
 
     @abstractmethod
@@ -101,7 +104,7 @@ class _SealedCookieBackend(Backend):
         return Found(self.seal(record), record)
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
-        """Of somebody who is signed in, if there are `revocations`: the cookie is over, and so is every copy of it.
+        """End the session of a signed-in user, if there are `revocations`: the cookie and every copy of it are invalid.
 
         Otherwise the cookie is cleared, but a copy of it stays good until its deadline.
         """
@@ -117,14 +120,24 @@ class _SealedCookieBackend(Backend):
 
 
 class CookieBackend(_SealedCookieBackend):
-    """The session in a signed cookie: the person can read it, and nobody can change it.
+    """The session in a signed cookie: users can read it, and cannot change it.
 
     Data that is plain JSON is written as Starlette's `SessionMiddleware` and versions 1.x of this package write it, and
-    theirs is read, given the same key. Other types, `set_expiry`, `absolute_timeout` and `compress` need more room than
-    that format has: such a session is written in a form of our own.
+    theirs is read, given the same key. Other types, `set_expiry` and a sign-in need more room than that format has:
+    such a session is written in a format of our own, which is bound to the application and the cookie's name.
 
-    `secret_key`: one key, or a list of which the first signs and all verify. `max_age`: like the middleware's; the
-    shorter one holds. `max_cookies`: over how many cookies a large session may be split.
+    Starlette's format is bound to nothing but the key. So it is neither written nor read where a setting asks for more:
+    `absolute_timeout`, `app_name`, `compress`, `revocations` or a `serializer`.
+
+    Args:
+        secret_key: one key, or a list of which the first signs and all verify.
+        max_age: like the middleware's; the shorter one applies.
+        serializer: what turns the data into bytes.
+        compress: compress the data if that makes it shorter.
+        max_cookies: into how many cookies a large session may be split.
+        starlette_format: False never reads or writes Starlette's format.
+        revocations: a store that knows which sign-ins are valid, so that one can be revoked.
+        clock: seconds since 1970, for tests.
 
     >>> from starsessions import SessionMiddleware
     >>> from starlette.applications import Starlette
@@ -140,29 +153,40 @@ class CookieBackend(_SealedCookieBackend):
         serializer: Serializer | None = None,
         compress: bool = False,
         max_cookies: int = 1,
+        starlette_format: bool = True,
         revocations: Store | StoreBackend | None = None,
         clock: Clock = wall_clock,
     ) -> None:
         self.serializer: Serializer = serializer or PlainJson()
+        self._starlette_format = starlette_format
         self._keys = key_list(secret_key)
         self._compress = compress
         self._starlette = StarletteSigner(self._keys)
         super().__init__(max_age, max_cookies, revocations, clock)
 
-    def _seal_for(self, cookie_name: str) -> None:
-        self._signer = Signer(self._keys, cookie_name, self._compress)
-        self._may_be_plain = (
-            isinstance(self.serializer, PlainJson) and not self._compress and self.policy.absolute_timeout is None
+    def _seal_for(self, binding: Binding) -> None:
+        self._signer = Signer(self._keys, binding, self._compress)
+        self._may_be_plain = self._starlette_format and not self._asks_for_more(binding)
+
+    def _asks_for_more(self, binding: Binding) -> bool:
+        """Whether a setting promises what Starlette's format cannot keep, written or read."""
+        return (
+            not isinstance(self.serializer, PlainJson)
+            or self._compress
+            or self.policy.absolute_timeout is not None
+            or self.user_index is not None
+            or binding.app_name != binding.cookie_name
         )
 
     @property
-    def seal(self) -> Callable[[Record], str]:
-        return self._seal_readably if self._may_be_plain else self._signer.seal
+    def starlette_keys(self) -> Collection[bytes]:  # type: ignore[override]
+        return self._starlette.key_digests if self._may_be_plain else ()
 
-    def _seal_readably(self, record: Record) -> str:
-        """As Starlette does, if that has room for what the record says."""
+    def seal(self, record: Record) -> str:
+        # As Starlette does, if that has room for what the record says.
         if (
-            record.payload.startswith(b"{")
+            self._may_be_plain
+            and record.payload.startswith(b"{")
             and record.lifetime is None
             and record.until is None
             and record.identity is None
@@ -171,24 +195,37 @@ class CookieBackend(_SealedCookieBackend):
             return self._starlette.seal(record)
         return self._signer.seal(record)
 
-    def was_written_by_us(self, found: Found) -> bool:
-        # Starlette and version 1.x use Python's own json, which puts spaces where msgspec puts none.
-        payload = found.record.payload
-        return found.token.startswith(signed.PREFIX) or payload == self.serializer.dumps(self.serializer.loads(payload))
-
     def peek(self, token: str, now: int) -> Found | MissReason:
-        opened = self._signer.open(token) if token.startswith(signed.PREFIX) else self._starlette.open(token)
+        if token.startswith(signed.PREFIX):
+            opened = self._signer.open(token)
+        elif self._may_be_plain:
+            opened = self._starlette.open(token)
+        else:
+            return MissReason.MALFORMED
         return Found(token, opened) if isinstance(opened, Record) else opened
 
 
-class EncryptedCookieBackend(_SealedCookieBackend):
-    """The session in an encrypted cookie: nobody but the server can read or change it. Needs `cryptography`.
+class _AcceptedCookies(CookieBackend):
+    """Signed cookies that are still read: a setting that names them asks for those of Starlette, too."""
 
-    `secret_key`: one key, or a list of which the first encrypts; a key id in the cookie says which one opens it.
-    `pad_to`: hide the length up to a multiple of so many bytes. `compress` is off because compressed length tells
-    about content: leave it off if one person can write into what another one must not read.
-    `accept_signed`: for moving over from signed cookies, the key(s) of those that are still read. They are written
-    back encrypted. Without it, a cookie that is merely signed is no session.
+    def _asks_for_more(self, binding: Binding) -> bool:
+        return False
+
+
+class EncryptedCookieBackend(_SealedCookieBackend):
+    """The session in an encrypted cookie: only the server can read or change it. Needs `cryptography`.
+
+    Args:
+        secret_key: one key, or a list of which the first encrypts; a key id in the cookie says which one opens it.
+        max_age: like the middleware's; the shorter one applies.
+        serializer: what turns the data into bytes.
+        compress: compress the data if that makes it shorter. It is off because the compressed length tells about the
+            content: leave it off if one person can write into what another one must not read.
+        max_cookies: into how many cookies a large session may be split.
+        accept_signed: to migrate from signed cookies, the key or keys of those that are still read, in Starlette's
+            format, too. They are written back encrypted. Without it, a cookie that is only signed is no session.
+        revocations: a store that knows which sign-ins are valid, so that one can be revoked.
+        clock: seconds since 1970, for tests.
 
     >>> from starsessions import SessionMiddleware
     >>> from starlette.applications import Starlette
@@ -203,31 +240,30 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         *,
         serializer: Serializer | None = None,
         compress: bool = False,
-        pad_to: int = 0,
         max_cookies: int = 1,
         accept_signed: Keys | None = None,
         revocations: Store | StoreBackend | None = None,
         clock: Clock = wall_clock,
     ) -> None:
-        if not isinstance(pad_to, int) or not 0 <= pad_to <= 1024:
-            raise ImproperlyConfigured("pad_to must be 0 to 1024 bytes.")
         self.serializer: Serializer = serializer or Msgpack()
         self._keys = key_list(secret_key)
         self._compress = compress
-        self._pad_to = pad_to
-        self._cookie_name = ""
-        self._signed = None if accept_signed is None else CookieBackend(accept_signed, serializer=serializer)
+        self._encrypts_for: Binding | None = None
+        self._signed = None if accept_signed is None else _AcceptedCookies(accept_signed, serializer=serializer)
         super().__init__(max_age, max_cookies, revocations, clock)
 
-    def _seal_for(self, cookie_name: str) -> None:
-        if cookie_name != self._cookie_name:  # to derive all keys takes more than a millisecond
-            self._encrypter = Encrypter(self._keys, cookie_name, self._compress, self._pad_to)
-            self._cookie_name = cookie_name
-        self._old = self._signed.bind(cookie_name, self.policy) if self._signed else None
+    def _seal_for(self, binding: Binding) -> None:
+        if binding != self._encrypts_for:  # to derive all keys takes more than a millisecond
+            self._encrypter = Encrypter(self._keys, binding, self._compress)
+            self._encrypts_for = binding
+        self._old = None if self._signed is None else self._signed.bind(binding, self.policy)
 
     @property
-    def seal(self) -> Callable[[Record], str]:
-        return self._encrypter.seal
+    def starlette_keys(self) -> Collection[bytes]:  # type: ignore[override]
+        return self._old.starlette_keys if self._old else ()
+
+    def seal(self, record: Record) -> str:
+        return self._encrypter.seal(record)
 
     def peek(self, token: str, now: int) -> Found | MissReason:
         if token.startswith(encrypted.PREFIX):
@@ -235,6 +271,3 @@ class EncryptedCookieBackend(_SealedCookieBackend):
             return Found(token, opened) if isinstance(opened, Record) else opened
         # No downgrade: what is only signed could have been read and kept by anybody.
         return self._old.peek(token, now) if self._old else MissReason.MALFORMED
-
-    def was_written_by_us(self, found: Found) -> bool:
-        return self._old is None or found.token.startswith(encrypted.PREFIX) or self._old.was_written_by_us(found)

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from starsessions.backends.base import in_one_step, wall_clock
 from starsessions.backends.server_side import Pointer, StoreBackend
+from starsessions.core.binding import Binding
 from starsessions.core.durations import Clock
-from starsessions.core.record import Found, MissReason
+from starsessions.core.record import Found, MissReason, Policy
 from starsessions.core.serializer import Serializer
 from starsessions.stores.memory import MemoryStore
 
@@ -15,7 +16,7 @@ from starsessions.stores.memory import MemoryStore
 class InMemoryBackend(StoreBackend):
     """Sessions in a dict of this process, which forgets them when it ends.
 
-    They expire, nobody else holds the objects in them, and `def` endpoints in threads may use them. With several
+    They expire, share no objects with the application, and `def` endpoints in threads may use them. With several
     worker processes each has sessions of its own: use one process, or another backend.
 
     >>> from starsessions import SessionMiddleware
@@ -28,7 +29,19 @@ class InMemoryBackend(StoreBackend):
 
     def __init__(self, *, serializer: Serializer | None = None, clock: Clock = wall_clock) -> None:
         self.store: MemoryStore
+        self._stores: dict[Binding, MemoryStore | None] = {}  # None: the first one, which is `store`
         super().__init__(MemoryStore(), serializer=serializer, clock=clock)
+
+    def prepare(self, binding: Binding, policy: Policy) -> None:
+        if self.original is not None:  # keys are ids, so each binding has a store of its own
+            own = self._stores.setdefault(binding, MemoryStore() if self._stores else None)
+            self.store = self.store if own is None else own
+        super().prepare(binding, policy)
+
+    def by_hand(self) -> Self:
+        # What is written before there is a middleware belongs to the first one, as its store does.
+        bound = self.bound_once()
+        return self if bound is None else bound
 
     def peek(self, token: str, now: int) -> Found | MissReason:
         read = self._read(token, token, self.store.peek(token, now))
@@ -36,15 +49,16 @@ class InMemoryBackend(StoreBackend):
 
     @property
     def never_waits(self) -> bool:  # type: ignore[override]
-        # A subclass may have a `replace` of its own, and somebody may have put another store in the place of ours.
+        # A subclass may have a `replace` of its own, and the application may have put in another store.
         return type(self.store) is MemoryStore and type(self).replace is StoreBackend.replace
 
     def __len__(self) -> int:
-        return len(self.store)
+        others = () if self.original is not None else self._stores.values()
+        return len(self.store) + sum(len(store) for store in others if store is not None)
 
     @property
     def data(self) -> Mapping[str, dict[str, Any]]:
-        """A copy of all that is held, live or not, by id: for tests. It walks over everything.
+        """A copy of all that is held, live or not, by id, for tests. Its cost grows with their number.
 
         >>> import asyncio
         >>> backend = InMemoryBackend()
@@ -53,9 +67,13 @@ class InMemoryBackend(StoreBackend):
         >>> dict(backend.data)
         {'some-id': {'user': 'ann'}}
         """
+        return MappingProxyType(self.by_hand().copied())
+
+    def copied(self) -> dict[str, dict[str, Any]]:
+        """`data`, of this binding."""
         held = {}
         for key in self.store.all_keys():
             found = self._read(key, key, self.store.peek(key, 0))
             if isinstance(found, Found):
                 held[key] = self.serializer.loads(found.record.payload)
-        return MappingProxyType(held)
+        return held

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class RedisBackend(StoreBackend):
-    """Sessions in Redis (6.2 and newer) or Valkey, which forgets them by itself when they are over.
+    """Sessions in Redis (6.2 and newer) or Valkey, which removes them by itself when they have expired.
 
     Give it a URL, or your own client of `redis.asyncio`: a `Redis`, a `RedisCluster`, or what `master_for()` of a
     `Sentinel` returns. Your client stays yours, with its settings; one that we make from a URL is closed when the

@@ -1,23 +1,26 @@
 """Any `Store` becomes a `Backend`: the browser holds an id, the store holds the record.
 
-The store's key is a hash of the id, so that whoever reads the store can present no id to us, and a record begins with
-the first characters of its key, so that an answer which belongs to somebody else (a connection that lost its place, a
-record copied onto another key) is no session.
+The store's key is a hash of the id, so that reading the store reveals no id. The application and the
+cookie are part of the hash, so that an id is worth nothing in another cookie. A record begins with the first characters
+of its key, so that an answer which belongs to another request (a connection that lost its place, a record copied onto
+another key) is no session.
 
-After a rotation the old key holds a pointer to the new one, for a day at most. Within its
-grace, if there is one, a request that brings the old id sees and writes the new session. After it, or without one, the
-old id is nobody, and we know that it was one: two parties using one id look like that.
+After a rotation the old key holds a pointer to the new one, for a day at most. Within its grace, if there is one, a
+request that brings the old id sees and writes the new session. After it, or without one, the old id opens nothing, and
+we know that it was an id: two parties using one id look like that.
 """
 
-import logging
+from collections.abc import Awaitable
 from hashlib import sha256
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 
+from starsessions import stores
 from starsessions.backends.base import Backend, Conflict, wall_clock
 from starsessions.backends.user_index import IndexedSession, UserIndex
+from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
 from starsessions.core.durations import Clock
 from starsessions.core.encoding import to_base64url
 from starsessions.core.record import Found, MissReason, Policy, Record, why_expired
@@ -25,9 +28,7 @@ from starsessions.core.serializer import Msgpack, Serializer
 from starsessions.exceptions import SessionError
 from starsessions.sealing.cipher import Cipher
 from starsessions.sealing.keys import Keys, key_list
-from starsessions.stores.base import Entry, Refused, Store, Version
-
-_log = logging.getLogger("starsessions")
+from starsessions.stores.base import Entry, Store, Version
 
 MAX_HOPS = 16
 """Pointers that are followed. More rotations than that within one grace is a loop, or an attack."""
@@ -36,10 +37,10 @@ MOMENT = 30
 """Seconds after a rotation in which an old id is no surprise: its requests were on their way."""
 
 KNOWN_FOR = 24 * 60 * 60
-"""Seconds for which an id that was rotated away, and its grace is over, is known as such."""
+"""Seconds for which an id that was rotated away is known as such, when its grace has ended."""
 
 MAX_TRIES = 100
-"""How often a logout looks at what others have made of the session, before it ends whatever stands there."""
+"""How often a logout looks at what other requests have written, before it ends the session unconditionally."""
 
 _OWNER = 8  # characters of the key, 48 bits: enough for accidents; `encrypt_with` is against intent
 
@@ -81,13 +82,17 @@ _decode_record = Decoder(Record).decode
 _decode_pointer = Decoder(Pointer).decode
 
 
-def key_for(token: str) -> str:
-    """The key under which a store keeps the session with this id: 43 characters of base64url.
+def key_for(token: str, binding: Binding = DEFAULT_BINDING) -> str:
+    """Return the key under which a store keeps the session with this id: 43 characters of base64url.
 
     >>> key_for("an-id") != key_for("An-id"), len(key_for("an-id"))
     (True, 43)
     """
-    return to_base64url(sha256(b"starsessions/v1/key/" + token.encode("utf-8", "surrogatepass")).digest())
+    return _hashed(binding.label(Purpose.SESSION_KEY), token)
+
+
+def _hashed(label: bytes, token: str) -> str:
+    return to_base64url(sha256(label + token.encode("utf-8", "surrogatepass")).digest())
 
 
 class StoreBackend(Backend):
@@ -116,38 +121,49 @@ class StoreBackend(Backend):
         self.store = store
         self.serializer: Serializer = serializer or Msgpack()
         self.clock = clock
-        self._cipher = None if encrypt_with is None else Cipher(key_list(encrypt_with), "stored-record")
-        self._cookie_name: str | None = None
-        self.user_index: UserIndex = UserIndex(store, self._cipher)
+        self._keys = None if encrypt_with is None else key_list(encrypt_with)
+        self._ciphers: dict[tuple[Binding, Purpose], Cipher] = {}
+        self.user_index: UserIndex
+        self.prepare(DEFAULT_BINDING, self.policy)
 
-    def bind(self, cookie_name: str, policy: Policy) -> Self:
-        if self._cookie_name not in (None, cookie_name):
-            _log.warning(
-                "One store serves the cookies %s and %s: an id of one is good in the other. Give each a prefix, or a "
-                "table, of its own.",
-                self._cookie_name,
-                cookie_name,
-            )
-        self._cookie_name = cookie_name
-        self.policy = policy  # so that what is done by hand does not end a session early, nor overlook one
-        return self
+    def prepare(self, binding: Binding, policy: Policy) -> None:
+        super().prepare(binding, policy)
+        self._label = binding.label(Purpose.SESSION_KEY)
+        self._cipher = self._cipher_for(binding, Purpose.ENCRYPTED_RECORD)
+        self.user_index = self.index_for(binding, Purpose.SESSION_LIST)
+
+    def index_for(self, binding: Binding, purpose: Purpose) -> UserIndex:
+        """Return lists of users' sessions in this store, encrypted if what it holds is."""
+        return UserIndex(self.store, binding, purpose, self._cipher_for(binding, Purpose.ENCRYPTED_LIST))
+
+    def _cipher_for(self, binding: Binding, purpose: Purpose) -> Cipher | None:
+        if self._keys is None:
+            return None
+        cipher = self._ciphers.get((binding, purpose))
+        if cipher is None:  # to derive all keys takes more than a millisecond
+            cipher = self._ciphers[binding, purpose] = Cipher(self._keys, purpose, binding)
+        return cipher
 
     async def fetch(self, token: str, now: int) -> Found | MissReason:
         key = self._key(token)
-        read = self._read(token, key, await self.store.get(key, now))
+        read = self._read(token, key, await self.store.get(key, now=now))
         return await self._followed(read, token, now) if isinstance(read, Pointer) else read
 
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
         token = session_id or await self.new_id()
         if record.identity is not None:
             record = await self.user_index.keep_indexed(record, self._key(token), ends_at, now)
-        return await self._put(token, self._key(token), record, ends_at, None, now)
+        key = self._key(token)
+        write = self.store.create(key, self._value(key, record), expires_at=ends_at, now=now)
+        return await self._written(write, token, key, record, now)
 
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
         place: Location = found.version
         if record.identity is not None:
             record = await self.user_index.keep_indexed(record, place.key, ends_at, now)
-        return await self._put(found.token, place.key, record, ends_at, place.version, now, found.is_alias)
+        value = self._value(place.key, record)
+        write = self.store.replace(place.key, value, place.version, expires_at=ends_at, now=now)
+        return await self._written(write, found.token, place.key, record, now, found.is_alias)
 
     async def rotate(
         self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
@@ -156,21 +172,23 @@ class StoreBackend(Backend):
         new_key = self._key(session_id)
         old, identity = found.record.identity, record.identity
         stays = old is not None and identity is not None and old.handle == identity.handle
-        if identity is not None:  # whoever signs in has said where the session is going to stand
+        if identity is not None:  # a sign-in has listed the session under its new key
             record = await self.user_index.keep_indexed(record, place.key if stays else new_key, ends_at, now)
-        # The new entry first: nobody knows its id yet, and if we are interrupted the old one is still whole.
+        # The new entry first: no browser knows its id yet, and if we are interrupted the old one is still whole.
         try:
-            renewed = await self._put(session_id, new_key, record, ends_at, None, now)
+            write = self.store.create(new_key, self._value(new_key, record), expires_at=ends_at, now=now)
+            renewed = await self._written(write, session_id, new_key, record, now)
         except Conflict:
             raise SessionError("generate_id() gave an id that is in use.") from None
         try:
             pointer = self._value(place.key, Pointer(new_key, now, usable_until))
             # Longer than anybody is on their way, and not so long that old ids outnumber the sessions.
             known_until = min(ends_at, max(now, usable_until) + KNOWN_FOR)
-            await self.store.put(place.key, pointer, max(known_until, usable_until), place.version, now)
-        except Refused as refused:
-            await self.store.delete(new_key, None, now)
-            raise Conflict(await self._current(found.token, place.key, refused.current, now)) from None
+            expires_at = max(known_until, usable_until)
+            await self.store.replace(place.key, pointer, place.version, expires_at=expires_at, now=now)
+        except stores.Conflict as conflict:
+            await self.store.delete(new_key, now=now)
+            raise Conflict(await self._current(found.token, place.key, conflict.current, now)) from None
         # Afterwards: until then the list leads to the old place, and from there the pointer leads on.
         if old is not None and stays:
             await self.user_index.moved(old, new_key, now)
@@ -183,10 +201,10 @@ class StoreBackend(Backend):
         key, version = place.key, place.version
         for _ in range(MAX_TRIES):
             try:
-                await self.store.delete(key, version, now)
+                await self.store.delete(key, version, now=now)
                 return
-            except Refused as refused:
-                entry = refused.current
+            except stores.Conflict as conflict:
+                entry = conflict.current
                 if if_unchanged:
                     raise Conflict(await self._current(found.token, key, entry, now)) from None
             # Somebody has changed the session that is to end, or rotated it: then its new id ends, grace or not.
@@ -194,13 +212,13 @@ class StoreBackend(Backend):
             if entry is None:
                 return
             version = entry.version
-        await self.store.delete(key, None, now)
+        await self.store.delete(key, now=now)
 
     def key_of(self, session_id: str) -> str:
         return self._key(session_id)
 
     async def look_up(self, listed: IndexedSession, now: int) -> Found | None:
-        key, entry = await self._moved_to(listed.key, await self.store.get(listed.key, now), now)
+        key, entry = await self._moved_to(listed.key, await self.store.get(listed.key, now=now), now)
         read = self._read("", key, entry)
         if not isinstance(read, Found) or why_expired(read.record, self.policy, now):
             return None
@@ -209,7 +227,7 @@ class StoreBackend(Backend):
 
     async def refetch(self, found: Found, now: int) -> Found | MissReason:
         place: Location = found.version
-        key, entry = await self._moved_to(place.key, await self.store.get(place.key, now), now)
+        key, entry = await self._moved_to(place.key, await self.store.get(place.key, now=now), now)
         read = self._read(found.token, key, entry, is_alias=found.is_alias or key != place.key)
         return MissReason.UNDECODABLE if isinstance(read, Pointer) else read
 
@@ -219,10 +237,10 @@ class StoreBackend(Backend):
             await self.delete(found, now)
 
     async def discard(self, token: str, now: int) -> None:
-        await self.store.delete(self._key(token), None, now)
+        await self.store.delete(self._key(token), now=now)
 
     def _key(self, token: str) -> str:
-        return key_for(token) if self.hashes_ids else token
+        return _hashed(self._label, token) if self.hashes_ids else token
 
     def _value(self, key: str, content: Record | Pointer) -> bytes:
         body = _encode(content)
@@ -258,15 +276,15 @@ class StoreBackend(Backend):
             read = self._read("", key, entry)
             if not isinstance(read, Pointer):
                 break
-            key, entry = read.to, await self.store.get(read.to, now)
+            key, entry = read.to, await self.store.get(read.to, now=now)
         return key, entry
 
     async def _followed(self, moved: Pointer, token: str, now: int) -> Found | MissReason:
-        """What a pointer leads to, for somebody who brings the old id."""
+        """What a pointer leads to, for a request that brings the old id."""
         for _ in range(MAX_HOPS):
             if now >= moved.until:
                 return MissReason.ROTATED if now >= moved.at + MOMENT else MissReason.JUST_ROTATED
-            read = self._read(token, moved.to, await self.store.get(moved.to, now), is_alias=True)
+            read = self._read(token, moved.to, await self.store.get(moved.to, now=now), is_alias=True)
             if not isinstance(read, Pointer):
                 return read
             moved = read
@@ -278,13 +296,13 @@ class StoreBackend(Backend):
             read = await self._followed(read, token, now)
         return read if isinstance(read, Found) else None
 
-    async def _put(
-        self, token: str, key: str, record: Record, ends_at: int, expect: Version, now: int, is_alias: bool = False
+    async def _written(
+        self, write: Awaitable[Version], token: str, key: str, record: Record, now: int, is_alias: bool = False
     ) -> Found:
         try:
-            version = await self.store.put(key, self._value(key, record), ends_at, expect, now)
-        except Refused as refused:
-            raise Conflict(await self._current(token, key, refused.current, now)) from None
+            version = await write
+        except stores.Conflict as conflict:
+            raise Conflict(await self._current(token, key, conflict.current, now)) from None
         return Found(token, record, Location(key, version), is_alias)
 
 

@@ -4,9 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-
-from sqlalchemy import URL, MetaData, Table
-from sqlalchemy.ext.asyncio import AsyncEngine
+from typing import TYPE_CHECKING
 
 from starsessions.backends.base import wall_clock
 from starsessions.backends.server_side import StoreBackend
@@ -18,6 +16,10 @@ from starsessions.stores.sqlalchemy.connection import engine_for
 from starsessions.stores.sqlalchemy.store import SQLAlchemyStore
 from starsessions.stores.sqlalchemy.table import session_table
 from starsessions.stores.sweeper import sweep_forever
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, MetaData, Table
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 _logger = logging.getLogger("starsessions")
 
@@ -51,10 +53,10 @@ class SQLAlchemyBackend(StoreBackend):
 
     def __init__(
         self,
-        engine_or_url: AsyncEngine | URL | str,
+        engine_or_url: "AsyncEngine | URL | str",
         table_name: str = "starsessions",
         *,
-        metadata: MetaData | None = None,
+        metadata: "MetaData | None" = None,
         timeout: float = 5.0,
         sweep_every: Duration | None = None,
         encrypt_with: Keys | None = None,
@@ -66,13 +68,13 @@ class SQLAlchemyBackend(StoreBackend):
         self._sweep_every = None if sweep_every is None else seconds("sweep_every", sweep_every)
         self.engine: AsyncEngine
         self.engine, self._is_ours = engine_for(engine_or_url, timeout)
-        self.table: Table = session_table(metadata or MetaData(), table_name)
+        self.table: Table = session_table(metadata, table_name)
         self.store: SQLAlchemyStore
         store = SQLAlchemyStore(self.engine, self.table, timeout=timeout)
         super().__init__(store, encrypt_with=encrypt_with, serializer=serializer, clock=clock)
 
     @property
-    def metadata(self) -> MetaData:
+    def metadata(self) -> "MetaData":
         """Where the table belongs to, for Alembic's `target_metadata`."""
         return self.table.metadata
 
@@ -82,7 +84,7 @@ class SQLAlchemyBackend(StoreBackend):
 
     async def sweep(self, limit: int = 1000) -> int:
         """Remove at most `limit` expired sessions, and say how many: fewer than `limit`, and nothing is left."""
-        return await self.store.sweep(limit, int(self.clock()))
+        return await self.store.sweep(limit, now=int(self.clock()))
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:

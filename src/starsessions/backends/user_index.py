@@ -1,10 +1,10 @@
-"""Whose sessions there are: an index in any `Store`, one entry for each user, that knows where their sessions stand.
+"""Whose sessions there are: an index in any `Store`, one list for each user, that knows where their sessions are.
 
-It needs nothing of a store but its three verbs, so it works on each of them, third-party ones and a Redis Cluster
-included: all that is said of one user stands under one key, and changes by `put` with an expected version.
+It needs nothing of a store but its four verbs, so it works on each of them, third-party ones and a Redis Cluster
+included: all that is known of one user is under one key, and changes by `replace`.
 
-An entry is never larger than what the user has: whoever adds to it looks which of the sessions still live. A session
-that was listed a moment ago may not be stored yet, so it counts as living for `PENDING` seconds.
+A list is never longer than what the user has: a sign-in that adds to it looks which of the sessions still live. A
+session that was listed a moment ago may not be stored yet, so it counts as living for `PENDING` seconds.
 """
 
 from collections.abc import Callable
@@ -16,19 +16,17 @@ from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 from msgspec.structs import replace
 
+from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
 from starsessions.core.encoding import to_base64url
 from starsessions.core.record import Identity, Record
 from starsessions.exceptions import BackendUnavailable
 from starsessions.sealing.cipher import Cipher
-from starsessions.stores.base import Entry, Refused, Store
+from starsessions.stores.base import Conflict, Entry, Store
 
 PENDING = 60
 """Seconds that a sign in may take from being listed to being stored."""
 
 MAX_TRIES = 1000
-
-_MARK = b"u1."
-"""In front of the content: an index is no session, whatever key it is found under."""
 
 
 class IndexedSession(Struct, frozen=True, array_like=True):
@@ -36,14 +34,14 @@ class IndexedSession(Struct, frozen=True, array_like=True):
 
     handle: str
     key: str
-    """Where its record stands; empty if a sealed cookie is the session."""
+    """Where its record is stored; empty if the cookie is the session."""
 
     listed_at: int
     until: int
-    """It is over by then, or has listed itself again."""
+    """By then it has expired, or has listed itself again."""
 
     identity: Identity | None = None
-    """What there is to show of a session that nobody else can look into: a sealed cookie."""
+    """What there is to show of a session that cannot be looked up: a signed or encrypted cookie."""
 
     def __repr__(self) -> str:
         return "<IndexedSession>"  # in memory, the key is the id
@@ -67,12 +65,13 @@ _encode = Encoder().encode
 _decode = Decoder(Index).decode
 
 
-def index_key(user_id: str) -> str:
-    """
+def index_key(user_id: str, binding: Binding = DEFAULT_BINDING, purpose: Purpose = Purpose.SESSION_LIST) -> str:
+    """Return the key under which a store keeps the list of this user.
+
     >>> index_key("ann") != index_key("Ann"), len(index_key("ann"))
     (True, 43)
     """
-    return to_base64url(sha256(b"starsessions/v1/owner/" + user_id.encode("utf-8", "surrogatepass")).digest())
+    return to_base64url(sha256(binding.label(purpose) + user_id.encode("utf-8", "surrogatepass")).digest())
 
 
 def new_handle() -> str:
@@ -85,13 +84,18 @@ def new_handle() -> str:
 
 
 def listing_end(ends_at: int, now: int) -> int:
-    """Until when to list a session that is over at `ends_at`: as long again, so that renewing it rarely has to."""
+    """Until when to list a session that expires at `ends_at`: as long again, so that renewing it rarely has to."""
     return ends_at + (ends_at - now)
 
 
 def indexed_as(identity: Identity, key: str, now: int, is_sealed: bool) -> IndexedSession:
     """How the list has it."""
     return IndexedSession(identity.handle, key, now, identity.listed_until, identity if is_sealed else None)
+
+
+def _mark(key: str) -> bytes:
+    """What is in front of a list: it is no session, and no list of another user, whatever key it is found under."""
+    return b"u1." + key[:8].encode("ascii")
 
 
 def _is(listed: IndexedSession, identity: Identity) -> bool:
@@ -102,10 +106,22 @@ def _is(listed: IndexedSession, identity: Identity) -> bool:
 
 
 class UserIndex:
-    """The index in a store. `cipher` makes what is stored unreadable, if the store's records are."""
+    """The index in a store: the lists of one cookie of one application, and of one kind of backend.
 
-    def __init__(self, store: Store, cipher: Cipher | None = None) -> None:
+    Lists are not shared, because no backend can tell whether another one's sessions still live.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        binding: Binding = DEFAULT_BINDING,
+        purpose: Purpose = Purpose.SESSION_LIST,
+        cipher: Cipher | None = None,
+    ) -> None:
+        """`purpose`: which kind of list. `cipher`: makes what is stored unreadable, if the store's records are."""
         self._store = store
+        self._binding = binding
+        self._purpose = purpose
         self._cipher = cipher
 
     async def of(self, user_id: str, now: int) -> Index:
@@ -114,8 +130,8 @@ class UserIndex:
 
     async def look(self, user_id: str, now: int) -> Snapshot:
         """What is listed, to be changed then."""
-        key = index_key(user_id)
-        entry = await self._store.get(key, now)
+        key = index_key(user_id, self._binding, self._purpose)
+        entry = await self._store.get(key, now=now)
         return Snapshot(self._read(key, entry), entry)
 
     async def change(
@@ -126,12 +142,12 @@ class UserIndex:
         now: int,
         seen: Snapshot | None = None,
     ) -> Index:
-        """What was listed before `change`, which runs again if somebody else was faster. It is kept until then.
+        """What was listed before `change`, which runs again if another request was faster. It is kept until then.
 
         `seen`: what `look` has found, so that it is not read again. Only for a `change` that does something, or raises:
         it is when it writes that it finds out whether it was too late, and what it raises is true of what was seen.
         """
-        key = index_key(user_id)
+        key = index_key(user_id, self._binding, self._purpose)
         entry = (seen or await self.look(user_id, now)).entry
         for _ in range(MAX_TRIES):
             before = self._read(key, entry)
@@ -140,14 +156,17 @@ class UserIndex:
             if after == before and (entry is None or expires_at == entry.expires_at):
                 return before
             try:
-                if entry is not None and not after:
-                    await self._store.delete(key, entry.version, now)
+                if entry is None:
+                    await self._store.create(key, self._written(key, after), expires_at=expires_at, now=now)
+                elif not after:
+                    await self._store.delete(key, entry.version, now=now)
                 else:
-                    value = self._written(key, after)
-                    await self._store.put(key, value, expires_at, None if entry is None else entry.version, now)
+                    await self._store.replace(
+                        key, self._written(key, after), entry.version, expires_at=expires_at, now=now
+                    )
                 return before
-            except Refused as refused:
-                entry = refused.current
+            except Conflict as conflict:
+                entry = conflict.current
         raise BackendUnavailable("The list of a user's sessions was changed by others too often.")
 
     async def keep_indexed(
@@ -183,7 +202,7 @@ class UserIndex:
         )
 
     async def next_generation(self, identity: Identity, now: int) -> Identity | None:
-        """A sealed session whose earlier cookies are all nobody from now on; None if it is not on the list any more."""
+        """The next generation of a cookie: all earlier ones are invalid now. None if it is no longer on the list."""
         turned = replace(identity, generation=identity.generation + 1)
         before = await self.change(
             identity.user_id,
@@ -194,7 +213,7 @@ class UserIndex:
         return turned if any(_is(one, identity) for one in before) else None
 
     async def forget(self, identity: Identity, now: int) -> None:
-        """It is over. (What stands in a store need not be forgotten: whoever looks sees that it is not there.)"""
+        """Take a session that has ended from the list. (One in a store need not be: it is seen that it is missing.)"""
         await self.change(
             identity.user_id, lambda index: tuple(one for one in index if one.handle != identity.handle), now, now
         )
@@ -206,13 +225,14 @@ class UserIndex:
 
     def _written(self, key: str, index: Index) -> bytes:
         raw = _encode(index)
-        return _MARK + (raw if self._cipher is None else self._cipher.seal(raw, key.encode()))
+        return _mark(key) + (raw if self._cipher is None else self._cipher.seal(raw, key.encode()))
 
     def _read(self, key: str, entry: Entry | None) -> Index:
         """What an entry says; nothing, if it is garbage: sessions list themselves again when they are renewed."""
-        if entry is None or not entry.value.startswith(_MARK):
+        mark = _mark(key)
+        if entry is None or not entry.value.startswith(mark):
             return ()
-        raw: bytes | None = entry.value[len(_MARK) :]
+        raw: bytes | None = entry.value[len(mark) :]
         if raw and self._cipher is not None:
             raw = self._cipher.open(raw, key.encode())
         try:

@@ -1,1 +1,1 @@
-"""The pure rooms: no await, no clock, no randomness, no socket. Time and chance come in as arguments."""
+"""The pure part: no await, no clock, no randomness, no socket. Time and random bytes are passed in as arguments."""

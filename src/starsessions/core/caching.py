@@ -1,8 +1,8 @@
-"""The two response headers that keep one person's session out of another person's cache.
+"""Response headers that keep one user's session out of caches that serve other users.
 
-A stored copy of a page that depended on a session must not be served to anybody else (`Vary: Cookie`), and a
-`Set-Cookie` does not by itself keep a response out of shared caches (RFC 9111, 7.3; CVE-2023-30861 and
-CVE-2026-35192 are what happens otherwise). `vary_by_cookie` and `set_no_store` change the list that they are given.
+A stored copy of a page that depended on a session must not be served to another user (`Vary: Cookie`), and a
+`Set-Cookie` header does not by itself keep a response out of shared caches (RFC 9111, 7.3). CVE-2023-30861 and
+CVE-2026-35192 are what happens otherwise. `vary_by_cookie` and `set_no_store` change the list that they are given.
 """
 
 import re
@@ -16,30 +16,30 @@ _VARY, _NO_STORE = (b"vary", b"Cookie"), (b"cache-control", b"no-store")
 
 
 def make_private(headers: Iterable[Iterable[bytes]], cookies: RawHeaders) -> tuple[RawHeaders, bool]:
-    """The headers of a response that depended on a session, and sets these cookies. True as `set_no_store`.
+    """Return the headers of a response that depended on a session, with its cookies, and the result of `set_no_store`.
 
-    A new list: an application may send the same one to everybody.
+    The list is a new one: an application may send the same list object with every response.
     """
-    said: RawHeaders = [*headers]  # type: ignore[list-item]  # ASGI: pairs, and nearly always tuples
-    for name, _ in said:
-        if len(name) in {4, 13}:  # as long as the two that matter: the application may have said something
-            said = [(name, value) for name, value in said]
-            vary_by_cookie(said)
-            invites = bool(cookies) and set_no_store(said)
-            return said + cookies, invites
-    return ([*said, _VARY, _NO_STORE, *cookies] if cookies else [*said, _VARY]), False
+    present: RawHeaders = [*headers]  # type: ignore[list-item]  # ASGI: pairs, and nearly always tuples
+    for name, _ in present:
+        if len(name) in {4, 13}:  # the lengths of Vary and Cache-Control: only then look closer
+            present = [(name, value) for name, value in present]
+            vary_by_cookie(present)
+            invites = bool(cookies) and set_no_store(present)
+            return present + cookies, invites
+    return ([*present, _VARY, _NO_STORE, *cookies] if cookies else [*present, _VARY]), False
 
 
 def vary_by_cookie(headers: RawHeaders) -> None:
-    """Add `Cookie` to `Vary`, unless it is there or everything is."""
-    said = [(name, value) for name, value in headers if len(name) == 4 and name.lower() == b"vary"]
-    if not said:
+    """Add `Cookie` to `Vary`, unless the header lists `Cookie` or `*` already."""
+    present = [(name, value) for name, value in headers if len(name) == 4 and name.lower() == b"vary"]
+    if not present:
         headers.append(_VARY)
         return
-    fields = [field.strip() for _, value in said for field in value.lower().split(b",")]
+    fields = [field.strip() for _, value in present for field in value.lower().split(b",")]
     if b"cookie" in fields or b"*" in fields:
         return
-    for name, value in said:
+    for name, value in present:
         if value.strip():
             headers[headers.index((name, value))] = (name, value + b", Cookie")
             return
@@ -47,15 +47,16 @@ def vary_by_cookie(headers: RawHeaders) -> None:
 
 
 def set_no_store(headers: RawHeaders) -> bool:
-    """Replace `Cache-Control` by `no-store`, unless it says so already.
+    """Replace `Cache-Control` with `no-store`, unless it is set already.
 
-    True if what was replaced invited shared caches (`public`, `s-maxage`): somebody should hear of it.
+    Returns:
+        True if the replaced value allowed shared caching (`public`, `s-maxage`): the caller logs a warning.
     """
-    said = [value for name, value in headers if len(name) == 13 and name.lower() == b"cache-control"]
-    if not said:
+    present = [value for name, value in headers if len(name) == 13 and name.lower() == b"cache-control"]
+    if not present:
         headers.append(_NO_STORE)
         return False
-    plain = _QUOTED.sub(b"", b",".join(said)).lower()
+    plain = _QUOTED.sub(b"", b",".join(present)).lower()
     directives = [directive.strip() for directive in plain.split(b",")]
     invites = any(one == b"public" or one.startswith(b"s-maxage") for one in directives)
     if b"no-store" in directives and not invites:

@@ -1,8 +1,19 @@
-"""A token, as it travels: in one cookie, or (opt-in, a last resort) over several.
+"""Read a token from one cookie, or (opt-in, a last resort) from several, and split it again.
 
-Split, the first cookie keeps the plain name and its value begins with the number of parts, `~3~…`; the others are
-called `name-1`, `name-2` and so on. Parts are put together by number, never in the order in which a browser sends them
-or in which their names sort. Parts of two different values do not fit together: the seal over the whole refuses them.
+Browsers keep 4096 bytes per cookie. A token that is longer can be split: the first cookie keeps the plain name, and its
+value begins with a mark that says how many parts there are; the others are called `name-1`, `name-2` and so on:
+
+    session=~3~first; session-1=second; session-2=third
+
+The rules follow from what browsers do with several cookies:
+
+* They send them in any order, so parts are joined by their number, never by position or in the order of their names.
+* They may send parts of two tokens, when a response was lost or two raced. Such parts never fit together, because the
+  signature or encryption covers the whole token. Nothing here has to detect the mixture.
+* They keep what is not overwritten, so a shorter token removes the parts of a longer one, including those that an
+  older setting of `max_cookies` allowed.
+* One missing part makes the token malformed, and so does a part that arrives twice: with two candidates for each part,
+  the number of combinations to try would be up to the sender.
 """
 
 import re
@@ -15,7 +26,7 @@ from starsessions.core.record import MissReason
 MAX_PARTS = 9
 
 MIN_ROOM = 256
-"""Bytes of a token per cookie below which name, path and domain have left too little."""
+"""The fewest bytes of a token per cookie. Below this, name, path and domain are too long for a split to make sense."""
 
 _MARK = re.compile(r"~([2-9])~")
 _MARK_LENGTH = 3
@@ -27,7 +38,7 @@ def tokens_in(
     max_cookies: int = 1,
     is_well_formed: Callable[[str], bool] | None = None,
 ) -> Values:
-    """The different well-formed tokens that a request presents, at least one; or why there is none.
+    """Return the distinct well-formed tokens of a request, at least one, or the reason why there is none.
 
     >>> tokens_in([(b"cookie", b"session=abc")], CookieSpec("session"))
     ['abc']
@@ -38,7 +49,7 @@ def tokens_in(
 def tokens_of(
     spec: CookieSpec, max_cookies: int, is_well_formed: Callable[[str], bool] | None
 ) -> Callable[[Sequence[tuple[bytes, bytes]]], Values]:
-    """`tokens_in` for all requests to one middleware."""
+    """Return `tokens_in` for one middleware, with everything prepared that does not depend on the request."""
     find = finder(spec.name)
     if max_cookies == 1 and is_well_formed is None:
         return find
@@ -57,7 +68,7 @@ def tokens_of(
 
 
 def _joined(headers: Sequence[tuple[bytes, bytes]], name: str, first: str, max_cookies: int) -> str:
-    """All parts together, if there are several; empty if one is missing, or there twice and well-formed both times."""
+    """Return all parts joined, or "" if a part is missing or has two well-formed values."""
     mark = _MARK.match(first)
     if mark is None:
         return first
@@ -71,7 +82,8 @@ def _joined(headers: Sequence[tuple[bytes, bytes]], name: str, first: str, max_c
 
 
 def part_name(name: str, index: int) -> str:
-    """
+    """Return the name of the cookie for one part.
+
     >>> part_name("session", 0), part_name("session", 2)
     ('session', 'session-2')
     """
@@ -79,7 +91,9 @@ def part_name(name: str, index: int) -> str:
 
 
 def split(token: str, room: int) -> list[str]:
-    """The parts, none longer than `room`. One part, without a mark, if all of it fits; the caller checks how many.
+    """Return the parts, none longer than `room`.
+
+    If the token fits, it is the only part and has no mark. The caller checks how many parts there are.
 
     >>> split("abcdefgh", 8), split("abcdefghij", 8)
     (['abcdefgh'], ['~2~abcde', 'fghij'])
@@ -91,15 +105,15 @@ def split(token: str, room: int) -> list[str]:
     return [marked[at : at + room] for at in range(0, len(marked), room)]
 
 
-def room_for(spec: CookieSpec, max_cookies: int, max_age: int | None, path: str, secure: bool) -> int:
-    """How many bytes of a token go into one cookie.
+def room_for(spec: CookieSpec, max_cookies: int, max_age: int | None, secure: bool) -> int:
+    """Return how many bytes of a token fit into one cookie.
 
-    Browsers count name and value. A split session is near the limits of other parties as well, some of which count
-    the attributes, so there these count, too.
+    Browsers count the name and the value. A split session is near the limits of servers and proxies as well, and some
+    of those count the attributes, so with more than one cookie the attributes are subtracted, too.
     """
     if max_cookies == 1:
         return MAX_COOKIE - len(spec.name)
-    _, bare = spec.set(part_name(spec.name, MAX_PARTS), "", max_age, path, secure)
+    _, bare = spec.set(part_name(spec.name, MAX_PARTS), "", max_age, secure)
     return MAX_COOKIE - len(bare)
 
 
@@ -107,23 +121,20 @@ def cookies_for(
     spec: CookieSpec,
     parts: list[str],
     max_age: int | None,
-    path: str,
     secure: bool,
     max_cookies: int,
     headers: Sequence[tuple[bytes, bytes]],
 ) -> RawHeaders:
-    """The `Set-Cookie` headers for these parts; parts of an older, longer token that the browser still has are removed.
+    """Return the `Set-Cookie` headers for these parts, and those that remove parts of an older, longer token.
 
-    Without parts, and with `max_age=0`, the session's cookies are taken away.
+    Without parts, and with `max_age=0`, the headers remove the session's cookies.
     """
-    cookies = [
-        spec.set(part_name(spec.name, at), part, max_age, path, secure) for at, part in enumerate(parts or ["null"])
-    ]
-    # As many as the browser's first part announces, too: max_cookies may have been lowered since.
+    cookies = [spec.set(part_name(spec.name, at), part, max_age, secure) for at, part in enumerate(parts or ["null"])]
+    # Look as far as the mark of the request's first part, too: max_cookies may have been lowered since it was set.
     values = find(headers, spec.name)
     marks = [_MARK.match(value) for value in values] if isinstance(values, list) else []
     for index in range(max(1, len(parts)), max([max_cookies, *(int(mark[1]) for mark in marks if mark)])):
         stale = part_name(spec.name, index)
         if find(headers, stale) is not MissReason.NO_COOKIE:
-            cookies.append(spec.set(stale, "null", 0, path, secure))
+            cookies.append(spec.set(stale, "null", 0, secure))
     return cookies

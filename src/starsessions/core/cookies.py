@@ -1,7 +1,7 @@
-"""Cookies as they stand in the headers: find ours among the bytes, and the one spelling in which ours are set.
+"""Read the session cookie from a request's headers, and write it in exactly one form.
 
 Reading follows RFC 6265bis, 4.1.1 and 5.6: pairs are separated by `;`, only SP and HTAB are trimmed, names are
-compared byte by byte, and nothing is unquoted or unescaped. Work is bounded by the limits below, whatever comes in.
+compared byte by byte, and nothing is unquoted or unescaped. The limits below bound the work, whatever is sent.
 """
 
 import re
@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
-from urllib.parse import quote
 
 from starsessions.core.record import MissReason
 from starsessions.exceptions import ImproperlyConfigured
@@ -17,13 +16,14 @@ from starsessions.exceptions import ImproperlyConfigured
 SameSite = Literal["lax", "strict", "none"]
 
 MAX_COOKIE = 4096
-"""Bytes of name and value together that browsers keep (RFC 6265bis, 5.6); a larger cookie is ignored by them."""
+"""The bytes of name and value together that browsers keep (RFC 6265bis, 5.6). They ignore a larger cookie."""
 
 MAX_HEADER = 64 * 1024
-"""Bytes of `Cookie` headers that are looked at; servers in front of us rarely let a quarter of it through."""
+"""The bytes of `Cookie` headers that are parsed. Servers in front of the application rarely pass on a quarter of this.
+"""
 
 MAX_SAME_NAME = 4
-"""Cookies of one name that are tried. More is an attack: the same name under other paths or domains."""
+"""The cookies with one name that are tried. More are an attack: the same name set for other paths or domains."""
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _DOMAIN = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
@@ -31,11 +31,11 @@ _PATH = re.compile(r"/[!-:<-~]*")
 
 
 Values = list[str] | Literal[MissReason.NO_COOKIE, MissReason.MALFORMED]
-"""The different values of a cookie, at least one; or why there is none that we could have sent."""
+"""The distinct values of a cookie, at least one; or why there is none that the library could have set."""
 
 
 def find(headers: Iterable[tuple[bytes, bytes]], name: str) -> Values:
-    """The different values of the cookies called `name`, in order.
+    """Return the distinct values of the cookies called `name`, in the order of the request.
 
     >>> find([(b"cookie", b"a=1; session=x"), (b"cookie", b"session=y;xsession=z")], "session")
     ['x', 'y']
@@ -45,8 +45,8 @@ def find(headers: Iterable[tuple[bytes, bytes]], name: str) -> Values:
 
 @cache
 def finder(name: str) -> Callable[[Iterable[tuple[bytes, bytes]]], Values]:
-    """`find` for one name. Names come from settings: they are few."""
-    # In `;` and a header. Each piece ends where the next one begins, so the time grows with the header and no faster.
+    """Return `find` for one name. The cache stays small, since names come from settings."""
+    # Searched in ";" + header. Each piece ends where the next one begins, so the time is linear in the header's length.
     values_in = re.compile(rf";[ \t]*+{re.escape(name)}[ \t]*+=[ \t]*+([^;]*[^; \t]|)").findall
     most = MAX_COOKIE - len(name)
 
@@ -55,7 +55,7 @@ def finder(name: str) -> Callable[[Iterable[tuple[bytes, bytes]]], Values]:
         if len(header) > MAX_HEADER:
             return MissReason.MALFORMED
         values = values_in(f";{str(header, 'latin-1')}")
-        if len(values) == 1:  # nearly always
+        if len(values) == 1:  # the usual case
             value = values[0]
             return values if value.isascii() and 0 < len(value) <= most else MissReason.MALFORMED
         if not values:
@@ -70,15 +70,24 @@ def finder(name: str) -> Callable[[Iterable[tuple[bytes, bytes]]], Values]:
 
 @dataclass(frozen=True, slots=True)
 class CookieSpec:
-    """Everything about our cookie but its value, checked when it is made. `path=None`: the application's root path.
+    """The cookie except its value, checked on construction.
 
-    `https_only`: True and False force the `Secure` attribute, None sets it on requests that came over https.
+    Args:
+        name: the middleware's `session_cookie`.
+        same_site: `"lax"`, `"strict"` or `"none"`; `"none"` needs `https_only=True`.
+        https_only: True and False force the `Secure` attribute. None sets it for requests that came over https.
+        path: the cookie's path; by default the whole host.
+        domain: None restricts the cookie to the host.
+        partitioned: the browser keeps one cookie for each top-level site (CHIPS).
+
+    Raises:
+        ImproperlyConfigured: a value is malformed, or browsers would reject the combination.
     """
 
     name: str = "session"
     same_site: SameSite = "lax"
     https_only: bool | None = None
-    path: str | None = None
+    path: str = "/"
     domain: str | None = None
     partitioned: bool = False
     needs_secure: bool = field(init=False, repr=False)
@@ -87,18 +96,19 @@ class CookieSpec:
 
     def __post_init__(self) -> None:
         _check_text("session_cookie", self.name, _TOKEN, "letters, digits and any of !#$%&'*+-.^_`|~")
-        if self.path is not None:
-            _check_text("path", self.path, _PATH, 'printable ASCII without ";", beginning with "/"')
+        _check_text("path", self.path, _PATH, 'printable ASCII without ";", beginning with "/"')
         if self.domain is not None:
             _check_text("domain", self.domain, _DOMAIN, "a host name such as example.com, without scheme and port")
         if self.same_site not in ("lax", "strict", "none"):
             raise ImproperlyConfigured(f'same_site must be "lax", "strict" or "none", not {self.same_site!r}.')
         if self.https_only is not None and not isinstance(self.https_only, bool):
             raise ImproperlyConfigured(
-                "https_only must be True, False, or None for “when the request came over https”."
+                "https_only must be True, False or None. None sets Secure on requests that came over https."
             )
         if len(self.name) > MAX_COOKIE // 2:
-            raise ImproperlyConfigured("session_cookie is so long that no room is left for a value.")
+            raise ImproperlyConfigured(
+                f"session_cookie leaves no room for a value: use a name of at most {MAX_COOKIE // 2} characters."
+            )
         needs_secure = self.partitioned or self.name.lower().startswith(("__host-", "__secure-", "__http-"))
         object.__setattr__(self, "needs_secure", needs_secure)
         self._check_prefix()
@@ -107,64 +117,58 @@ class CookieSpec:
         object.__setattr__(self, "_flags", (flags + rest, flags + "; secure" + rest))
         if self.same_site == "none" and self.https_only is not True:
             raise ImproperlyConfigured(
-                'Browsers refuse SameSite=None without Secure: add https_only=True to same_site="none".'
+                'Browsers reject SameSite=None without Secure: pass https_only=True with same_site="none".'
             )
 
     def _check_prefix(self) -> None:
-        # Browsers compare prefixes without regard to case (RFC 6265bis, 5.7).
+        # Browsers compare prefixes case-insensitively (RFC 6265bis, 5.7).
         lowered = self.name.lower()
         if lowered.startswith(("__host-", "__host-http-")):
             if self.domain is not None:
                 raise ImproperlyConfigured(
-                    f"A cookie called {self.name} may have no domain: drop domain=…, or use the prefix __Secure-."
+                    f"The cookie {self.name} must not have a domain: remove domain=…, or use the prefix __Secure-."
                 )
-            if self.path not in (None, "/"):
+            if self.path != "/":
                 raise ImproperlyConfigured(
-                    f'A cookie called {self.name} needs path="/": drop path=…, or use __Secure-.'
+                    f'The cookie {self.name} needs path="/": remove path=…, or use the prefix __Secure-.'
                 )
         if self.needs_secure and self.https_only is False:
             raise ImproperlyConfigured(
-                f"Browsers refuse the cookie {self.name} without Secure (a prefix or partitioned=True asks for it): "
-                "drop https_only=False. They accept Secure cookies on http://localhost, too."
+                f"Browsers reject the cookie {self.name} without Secure (its prefix or partitioned=True needs it): "
+                "remove https_only=False. Browsers accept Secure cookies on http://localhost, too."
             )
 
     def is_secure(self, scheme: str) -> bool:
-        """Whether the cookie is `Secure` in the answer to a request that came over `scheme`."""
+        """Return whether the cookie is `Secure` in the response to a request that came over `scheme`."""
         if self.https_only is None:
             return self.needs_secure or scheme in ("https", "wss")
         return self.https_only
 
-    def path_under(self, root_path: str) -> str:
-        """The cookie's path in an application that is mounted at `root_path`."""
-        if self.path is not None:
-            return self.path
-        if not root_path or self.name.lower().startswith("__host-"):
-            return "/"
-        # A proxy's header may have made the root path: what is not fit for an attribute is escaped as in a URL.
-        return quote(root_path, safe="/!$&'()*+,:=@~-._%", errors="replace") if root_path.startswith("/") else "/"
+    def set(self, name: str, value: str, max_age: int | None, secure: bool) -> tuple[bytes, bytes]:
+        """Return the `Set-Cookie` header for the cookie, or for one part of it.
 
-    def set(self, name: str, value: str, max_age: int | None, path: str, secure: bool) -> tuple[bytes, bytes]:
-        """The header that gives the cookie, or one part of it, to the browser; `max_age` in seconds, 0 takes it away.
+        To clear a cookie, name, path, domain and even the flags must be those it was set with (the prefix rules apply
+        to removal, too), so setting and clearing share this form.
 
-        To clear a cookie, name, path, domain and even the flags must be those it was set with (the prefix rules hold
-        for removing, too), so there is one spelling for both.
+        Args:
+            max_age: seconds. 0 removes the cookie; None makes it end with the browser.
         """
-        return b"set-cookie", f"{name}={value}{self._attributes(path, max_age, secure)}".encode("ascii")
+        return b"set-cookie", f"{name}={value}{self._attributes(max_age, secure)}".encode("ascii")
 
-    def attributes(self, root_path: str, scheme: str, max_age: int | None) -> str:
-        """What follows on name and value in the answer to a request that came to `root_path` over `scheme`."""
-        return self._attributes(self.path_under(root_path), max_age, self.is_secure(scheme))
+    def attributes(self, scheme: str, max_age: int | None) -> str:
+        """Return the attributes after name and value, for the response to a request over `scheme`."""
+        return self._attributes(max_age, self.is_secure(scheme))
 
-    def _attributes(self, path: str, max_age: int | None, secure: bool) -> str:
+    def _attributes(self, max_age: int | None, secure: bool) -> str:
         if max_age:
             lasts = f"; Max-Age={max_age}"
         else:
             lasts = "" if max_age is None else "; expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0"
-        return f"; path={path}{lasts}; {self._flags[secure]}"
+        return f"; path={self.path}{lasts}; {self._flags[secure]}"
 
 
 def _check_text(setting: str, value: object, pattern: re.Pattern[str], allowed: str) -> None:
     if not isinstance(value, str):
-        raise ImproperlyConfigured(f"{setting} must be one str, not a {type(value).__name__}.")
+        raise ImproperlyConfigured(f"{setting} must be a str, not {type(value).__name__}.")
     if pattern.fullmatch(value) is None:
-        raise ImproperlyConfigured(f"{setting}={value!r} is not a valid value: it may consist of {allowed}.")
+        raise ImproperlyConfigured(f"{setting}={value!r} is invalid. Allowed: {allowed}.")

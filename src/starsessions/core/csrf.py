@@ -1,40 +1,41 @@
-"""Whether the person in front of the browser meant a request, or another site made the browser send it.
+"""Tell a request that the user intended from one that another site made the browser send.
 
-Two answers. Where it came from, which the browser says (OWASP ASVS 5.0, 3.5.1 and 3.5.3), as Go's
-`http.CrossOriginProtection` asks for it; `kind` is `safe` for GET, HEAD and OPTIONS, which are to change nothing,
-`unsafe` for all other methods, and `handshake` for a WebSocket:
+There are two checks. The first is where the request came from, as the browser reports it (OWASP ASVS 5.0, 3.5.1 and
+3.5.3), with the rules of Go's `http.CrossOriginProtection`. `kind` is `safe` for GET, HEAD and OPTIONS, which must not
+change anything, `unsafe` for all other methods, and `handshake` for a WebSocket:
 
 | kind      | Sec-Fetch-Site | Origin  | answer         | because                                                    |
 |-----------|----------------|---------|----------------|------------------------------------------------------------|
 | safe      |                |         | pass           | links from other sites work                                |
 | unsafe    | same-origin    |         | pass           |                                                            |
-| unsafe    | none           |         | pass           | the person themself: the address bar, a bookmark           |
+| unsafe    | none           |         | pass           | typed into the address bar, or a bookmark                  |
 | unsafe    | other          | trusted | pass           |                                                            |
-| unsafe    | other          | own     | cross-site     | from http to https of one host: also another origin        |
-| unsafe    | other          | foreign | cross-site     | a subdomain is another origin, too, and may not be ours    |
+| unsafe    | other          | own     | cross-site     | http and https of one host are two origins                 |
+| unsafe    | other          | foreign | cross-site     | a subdomain is another origin, maybe another owner's       |
 | unsafe    | other          | missing | cross-site     |                                                            |
-| unsafe    | missing        | missing | pass           | no browser of this decade                                  |
+| unsafe    | missing        | missing | pass           | not a browser of this decade                               |
 | unsafe    | missing        | own     | pass           | an older browser                                           |
 | unsafe    | missing        | trusted | pass           |                                                            |
-| unsafe    | missing        | foreign | foreign origin | `null` is foreign: any page can have it, in a sandbox      |
+| unsafe    | missing        | foreign | foreign origin | `null` is foreign: a sandbox gives it to any page          |
 | handshake |                | trusted | pass           |                                                            |
-| handshake |                | foreign | foreign origin | CWE-1385: a handshake is a GET, and no CORS asks about it  |
+| handshake |                | foreign | foreign origin | CWE-1385: a handshake is a GET that CORS ignores           |
 | handshake | same-origin    | own     | pass           |                                                            |
 | handshake | none           | own     | pass           |                                                            |
-| handshake | missing        | own     | pass           | browsers that say Origin only                              |
+| handshake | missing        | own     | pass           | browsers that send Origin only                             |
 | handshake | other          | own     | cross-site     |                                                            |
 | handshake | same-origin    | missing | pass           |                                                            |
 | handshake | none           | missing | pass           |                                                            |
-| handshake | missing        | missing | pass           | no browser: these say Origin (RFC 6455, 10.2)              |
+| handshake | missing        | missing | pass           | not a browser: browsers send Origin (RFC 6455, 10.2)       |
 | handshake | other          | missing | cross-site     |                                                            |
 
-A blank means: whatever it is. `other` is `same-site`, `cross-site`, and what no browser says. `own`: its host and port
-are those of `Host`; its scheme is not compared, since it is the proxy that knows ours.
+A blank cell matches any value. `other` is `same-site`, `cross-site`, or a value that no browser sends. `own`: host and
+port equal those of `Host`. The scheme is not compared, because only a proxy in front may know the application's scheme.
 
-And what it knows: a token that only a page of this session can hold (NIST SP 800-63B-4, 5.1). A token is a nonce and
-the HMAC of it under a secret that stands in the session's data. It is another one each time that it is shown, so that
-nobody can guess it bit by bit from the lengths of compressed pages (BREACH), and the secret itself is never shown.
-Each secret has a key of its own, because two first pages at the same moment make two of them, and both have forms.
+The second check is what the request knows: a token that only a page of this session can hold (NIST SP 800-63B-4, 5.1).
+A token is a nonce and its HMAC under a secret in the session's data. Each token is different, so that an attacker
+cannot guess one bit by bit from the lengths of compressed pages (BREACH), and the secret itself is never sent. Each
+secret has its own key in the session: two first pages that are rendered at the same moment create two secrets, and the
+forms of both must work.
 """
 
 import hmac
@@ -46,7 +47,7 @@ from typing import Any, Literal
 from starsessions.core.encoding import from_base64url, to_base64url
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that are to change nothing. TRACE is missing, as it is in Go: no browser sends it."""
+"""Methods that must not change anything. TRACE is missing, as in Go: no browser sends it."""
 
 NONCE_BYTES = 16
 SECRET_BYTES = 32
@@ -63,7 +64,7 @@ Kind = Literal["safe", "unsafe", "handshake"]
 
 
 class WhyRefused(StrEnum):
-    """Why a request was refused: for handlers of the error, and for logs.
+    """The reason why a request was rejected: for error handlers and logs.
 
     >>> WhyRefused.NO_TOKEN == "no token"
     True
@@ -75,11 +76,9 @@ class WhyRefused(StrEnum):
     STALE_TOKEN = "stale token"  # noqa: S105 - as above
 
 
-# Where it came from
-
-
+# Check the origin
 def why_foreign(kind: Kind, headers: Iterable[tuple[bytes, bytes]], trusted: Collection[str]) -> WhyRefused | None:
-    """The table above; None: it may pass.
+    """Return why the request is rejected, by the table above; None if it may pass.
 
     >>> why_foreign("unsafe", [(b"sec-fetch-site", b"cross-site")], ())
     <WhyRefused.CROSS_SITE: 'cross-site'>
@@ -99,13 +98,15 @@ def why_foreign(kind: Kind, headers: Iterable[tuple[bytes, bytes]], trusted: Col
 
 
 def header_of(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
-    """What a header says; if it is there twice, both (RFC 9110, 5.3), which for ours is nothing that may pass."""
+    """Return the value of a header. Repeated headers are joined (RFC 9110, 5.3), which no rule of the table accepts."""
     return ", ".join(value.decode("latin-1").strip() for key, value in headers if key.lower() == name)
 
 
 def as_origin(text: str) -> str:
-    """An origin as browsers spell it: in lower case and without the port that goes without saying. ValueError if it is
-    none.
+    """Return an origin in the form that browsers send: in lower case, without the default port.
+
+    Raises:
+        ValueError: the text is not an origin.
 
     >>> as_origin("https://Example.com:443")
     'https://example.com'
@@ -128,24 +129,22 @@ def _without_default_port(scheme: str, host: str) -> str:
     return host.removesuffix(_DEFAULT_PORTS.get(scheme, ""))
 
 
-# What it knows
-
-
+# Check the token
 def secrets_in(data: Mapping[str, Any]) -> list[str]:
-    """The secrets that a session holds, always in the same order."""
+    """Return the secrets in the session's data, always in the same order."""
     values = [data[key] for key in sorted(_keys_of_secrets(data))]
     return [value for value in values if isinstance(value, str) and value]
 
 
 def put_secret(data: MutableMapping[str, Any], salt: str, secret: bytes) -> str:
-    """Keep a secret in the data, beside those that are there; the secret as text."""
+    """Add a secret to the data, beside existing ones, and return it as text."""
     text = to_base64url(secret)
     data[_PREFIX + salt] = text
     return text
 
 
 def renew_secrets(data: MutableMapping[str, Any], salt: str, secret: bytes) -> None:
-    """Put a new secret in the place of those that there are, if there are any: no token from before is good any more.
+    """Replace existing secrets with a new one, so that earlier tokens stop working. Without secrets, do nothing.
 
     >>> data = {"user": "ann"}
     >>> renew_secrets(data, "r4nd0m", bytes(32))
@@ -160,7 +159,7 @@ def renew_secrets(data: MutableMapping[str, Any], salt: str, secret: bytes) -> N
 
 
 def token_for(secret: str, nonce: bytes) -> str:
-    """A token to be shown in one page: 64 characters of base64url, `nonce` (16 bytes) and what only we can say of it.
+    """Return a token for one page: 64 characters of base64url, made of `nonce` (16 bytes) and its HMAC.
 
     >>> token = token_for("secret", bytes(16))
     >>> len(token), is_good(token, ["another secret", "secret"]), is_good(token, ["another secret"])
@@ -170,7 +169,7 @@ def token_for(secret: str, nonce: bytes) -> str:
 
 
 def is_good(token: str, secrets: Iterable[str]) -> bool:
-    """Whether it was made with one of these secrets. How long that takes says nothing about them (ASVS 11.2.4)."""
+    """Return whether one of these secrets made the token, in time that reveals nothing of them (ASVS 11.2.4)."""
     if len(token) != _TOKEN_LENGTH:
         return False
     try:

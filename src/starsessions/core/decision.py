@@ -1,31 +1,36 @@
-"""What a response does to the stored session and to the cookie: one table.
+"""Decide what a response does to the stored session and to the cookie: one table.
 
-Two things need no deciding and happen elsewhere: `delete()` and `flush()` end a session at once and clear the cookie,
-and a session that somebody else has ended meanwhile leaves the cookie alone.
+Two cases need no decision and are handled elsewhere: `delete()` and `flush()` end a session at once and clear the
+cookie, and a session that another request ended in the meantime leaves the cookie alone.
 
-`live`: the request's cookie stands for a session that lives. `ended`: this request ended one (`delete()`, `flush()`).
-`late`: the request brought an id that was rotated a moment ago, and so was on its way when the browser got another.
-`emptied`: it had data when it was loaded and has none now. `due`: with rolling, use alone renews it now.
+`live`: the cookie of the request names a live session. `ended`: this request ended one, by `delete()` or `flush()`.
+`stale`: the id of the request was rotated a moment ago, so the request left the browser before the new id reached it.
+`emptied`: the session had data when it was loaded and has none now. `due`: `rolling` is on, and use alone renews the
+session now.
 
-| live | ended | late | empty | emptied | rotate | changed | due | action  | cookie | because                          |
-|------|-------|------|-------|---------|--------|---------|-----|---------|--------|---------------------------------|
-| no   | no    |      | yes   |         |        |         |     | nothing | leave  | bots get none, and a response to |
-|      |       |      |       |         |        |         |     |         |        | a dead id must not clear a newer |
-|      |       |      |       |         |        |         |     |         |        | cookie                           |
-| no   | yes   |      | yes   |         |        |         |     | nothing | clear  | a logout                         |
-| no   |       | yes  | no    |         | no     |         |     | drop    | leave  | a new session would push the     |
-|      |       |      |       |         |        |         |     |         |        | rotated one out of the browser   |
-| no   |       | yes  | no    |         | yes    |         |     | create  | set    | who asks for an id wants one     |
-| no   |       | no   | no    |         |        |         |     | create  | set    | a new id, never one the browser  |
-|      |       |      |       |         |        |         |     |         |        | brought                          |
-| yes  |       |      | yes   | yes     |        |         |     | delete  | clear  | an empty session is never kept   |
-| yes  |       |      |       | no      | yes    |         |     | rotate  | set    | whether it changed or not        |
-| yes  |       |      |       | no      | no     | yes     |     | replace | moved  | a write renews                   |
-| yes  |       |      |       | no      | no     | no      | yes | touch   | moved  |                                  |
-| yes  |       |      |       | no      | no     | no      | no  | nothing | leave  |                                  |
+| live | ended | stale | empty | emptied | rotate | changed | due | action  | cookie         | because                 |
+|------|-------|-------|-------|---------|--------|---------|-----|---------|----------------|-------------------------|
+| no   | no    |       | yes   |         |        |         |     | nothing | leave          | bots get no session; a  |
+|      |       |       |       |         |        |         |     |         |                | response to a dead id   |
+|      |       |       |       |         |        |         |     |         |                | must not clear a newer  |
+|      |       |       |       |         |        |         |     |         |                | cookie                  |
+| no   | yes   |       | yes   |         |        |         |     | nothing | clear          | sign-out                |
+| no   |       | yes   | no    |         | no     |         |     | discard | leave          | a new session would     |
+|      |       |       |       |         |        |         |     |         |                | replace the rotated one |
+|      |       |       |       |         |        |         |     |         |                | in the browser          |
+| no   |       | yes   | no    |         | yes    |         |     | create  | set            | the handler asked for   |
+|      |       |       |       |         |        |         |     |         |                | an id                   |
+| no   |       | no    | no    |         |        |         |     | create  | set            | a new id, never the one |
+|      |       |       |       |         |        |         |     |         |                | the browser sent        |
+| yes  |       |       | yes   | yes     |        |         |     | delete  | clear          | an empty session is     |
+|      |       |       |       |         |        |         |     |         |                | never kept              |
+| yes  |       |       |       | no      | yes    |         |     | rotate  | set            | changed or not          |
+| yes  |       |       |       | no      | no     | yes     |     | replace | set_if_changed | a write renews          |
+| yes  |       |       |       | no      | no     | no      | yes | touch   | set_if_changed | use renews              |
+| yes  |       |       |       | no      | no     | no      | no  | nothing | leave          |                         |
 
-A blank means: whatever it is. `moved`: set the cookie if what it says, or how long it lasts, is no longer what the
-browser has. `Vary: Cookie` follows access and is no part of this.
+A blank cell matches yes and no. `set_if_changed`: set the cookie if its value or lifetime differs from what the browser
+has. `Vary: Cookie` depends on access to the session and is not decided here.
 """
 
 from enum import Enum, auto
@@ -36,7 +41,7 @@ class Action(Enum):
     """What happens to the stored session."""
 
     NOTHING = auto()
-    DROP = auto()
+    DISCARD = auto()
     CREATE = auto()
     DELETE = auto()
     ROTATE = auto()
@@ -45,16 +50,16 @@ class Action(Enum):
 
 
 class Cookie(Enum):
-    """What the browser is told."""
+    """What the response does to the cookie."""
 
     LEAVE = auto()
     SET = auto()
     CLEAR = auto()
-    MOVED = auto()
+    SET_IF_CHANGED = auto()
 
 
 class Decision(NamedTuple):
-    """What to do: a value, so that it can be tested, logged and traced."""
+    """The outcome, as a value: it can be tested, logged and traced."""
 
     action: Action
     cookie: Cookie
@@ -62,23 +67,23 @@ class Decision(NamedTuple):
 
 LEAVE = Decision(Action.NOTHING, Cookie.LEAVE)
 CLEAR = Decision(Action.NOTHING, Cookie.CLEAR)
-DROP = Decision(Action.DROP, Cookie.LEAVE)
+DISCARD = Decision(Action.DISCARD, Cookie.LEAVE)
 CREATE = Decision(Action.CREATE, Cookie.SET)
 DELETE = Decision(Action.DELETE, Cookie.CLEAR)
 ROTATE = Decision(Action.ROTATE, Cookie.SET)
-REPLACE = Decision(Action.REPLACE, Cookie.MOVED)
-TOUCH = Decision(Action.TOUCH, Cookie.MOVED)
+REPLACE = Decision(Action.REPLACE, Cookie.SET_IF_CHANGED)
+TOUCH = Decision(Action.TOUCH, Cookie.SET_IF_CHANGED)
 
 
-def decide_new(ended: bool, late: bool, empty: bool, rotate: bool) -> Decision:
-    """The rows of requests whose cookie stands for nothing that lives."""
+def decide_new(ended: bool, stale: bool, empty: bool, rotate: bool) -> Decision:
+    """Decide for a request whose cookie names no live session."""
     if empty:
         return CLEAR if ended else LEAVE
-    return DROP if late and not rotate else CREATE
+    return DISCARD if stale and not rotate else CREATE
 
 
 def decide_live(emptied: bool, rotate: bool, changed: bool, due: bool) -> Decision:
-    """The rows of sessions that live."""
+    """Decide for a live session."""
     if emptied:
         return DELETE
     if rotate:

@@ -1,4 +1,4 @@
-"""Durations and ends, as users may write them. Inside of the package they are whole seconds."""
+"""Durations and expiry times in the forms that users may pass. Everywhere else they are whole seconds."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -7,16 +7,23 @@ from starsessions.core.record import Expiry
 from starsessions.exceptions import ImproperlyConfigured
 
 LONGEST = 10**10
-"""Seconds, some 300 years: what is longer is a mistake, and would not fit where instants are stored."""
+"""The longest duration in seconds, about 300 years. A longer one is a mistake, and would overflow stored instants."""
 
 Duration = int | timedelta
 
 Clock = Callable[[], float]
-"""Seconds since 1970."""
+"""Returns seconds since 1970."""
 
 
 def seconds(setting: str, value: Duration) -> int:
-    """At least one whole second, rounded down.
+    """Return a duration in whole seconds, rounded down.
+
+    Args:
+        setting: the argument's name, for the error message.
+        value: seconds (an int) or a `timedelta`.
+
+    Raises:
+        ImproperlyConfigured: the value has another type, is less than one second, or is longer than `LONGEST`.
 
     >>> from datetime import timedelta
     >>> seconds("max_age", timedelta(minutes=1))
@@ -27,12 +34,16 @@ def seconds(setting: str, value: Duration) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ImproperlyConfigured(f"{setting} must be seconds (an int) or a timedelta, not {type(value).__name__}.")
     if not 1 <= value <= LONGEST:
-        raise ImproperlyConfigured(f"{setting} must be at least one second, and no more than {LONGEST}.")
+        raise ImproperlyConfigured(f"{setting} must be between 1 and {LONGEST} seconds.")
     return value
 
 
 def expiry(value: int | timedelta | datetime | None, now: int) -> Expiry:
-    """What `set_expiry(value)` means at `now`. TypeError and ValueError say what is wrong with the value.
+    """Return what `set_expiry(value)` means at `now`.
+
+    Raises:
+        TypeError: the value has another type.
+        ValueError: the value is negative, in the past, too long, or less than a second.
 
     >>> expiry(60, now=1000)
     Expiry(lifetime=60, until=None, browser=False)
@@ -40,20 +51,18 @@ def expiry(value: int | timedelta | datetime | None, now: int) -> Expiry:
     if isinstance(value, datetime):
         until = int(value.timestamp())
         if until <= now:
-            raise ValueError(
-                "set_expiry() was given a moment that has passed: call `await session.delete()` to end it."
-            )
+            raise ValueError("set_expiry() got a time in the past. To end the session, call `await session.delete()`.")
         return Expiry(until=until)
     if isinstance(value, timedelta):
         lifetime = int(value.total_seconds())
         if not lifetime and value:
-            raise ValueError("set_expiry() counts in whole seconds, and was given less than one.")
+            raise ValueError("set_expiry() got a duration of less than a second. Pass at least one second.")
     else:
         lifetime = 0 if value is None else value
     if isinstance(lifetime, bool) or not isinstance(lifetime, int):
         raise TypeError("set_expiry() takes seconds (an int), a timedelta, a datetime or None.")
     if lifetime < 0:
-        raise ValueError("set_expiry() was given a negative duration: call `await session.delete()` to end it.")
+        raise ValueError("set_expiry() got a negative duration. To end the session, call `await session.delete()`.")
     if lifetime > LONGEST:
-        raise ValueError(f"set_expiry() takes no more than {LONGEST} seconds.")
+        raise ValueError(f"set_expiry() got a duration that is too long. Pass at most {LONGEST} seconds.")
     return Expiry(lifetime=lifetime) if lifetime else Expiry(browser=True)

@@ -1,6 +1,6 @@
-"""How ids and binary tokens are spelled: one spelling for each value (RFC 4648, 3.5).
+"""Ids and binary tokens as text, with exactly one spelling for each value (RFC 4648, 3.5).
 
-base64url without padding, which stands in URLs, forms and keys as well; or base64, which takes half the time.
+base64url without padding is also valid in URLs, forms and keys. Standard base64 takes half the time.
 """
 
 import re
@@ -11,15 +11,15 @@ from msgspec import DecodeError
 from msgspec.json import Decoder
 
 TO_URL = bytes.maketrans(b"+/", b"-_")
-FROM_URL = bytes.maketrans(b'-_+/="\\', b"+/!!!!!")  # what only standard base64, or JSON, uses becomes invalid
+FROM_URL = bytes.maketrans(b'-_+/="\\', b"+/!!!!!")  # characters of standard base64 and of JSON only become invalid
 
 decode_quoted: Callable[[bytes | str], bytes] = Decoder(bytes).decode
-"""What base64 with padding holds, as a JSON string: four times as fast as binascii, and as strict, but for JSON's own
-escapes, which begin with a backslash. Raises msgspec's DecodeError, which before 0.20 is no ValueError.
+"""Decodes base64 with padding, given as a JSON string: four times as fast as binascii, and as strict, except that it
+accepts JSON's escapes, which begin with a backslash. Raises msgspec's DecodeError, no ValueError before 0.20.
 """
 
-# What a text can end with that has two or three characters more than a multiple of four: bits to spare are zero in the
-# one spelling.
+# The possible last characters of a text with two or three characters more than a multiple of four: in the one accepted
+# spelling, the unused bits are zero.
 _LAST_OF_TWO, _LAST_OF_THREE = "AQgw", "AEIMQUYcgkosw048"
 
 # By the length modulo four: the last character, if it matters, and the padding that standard base64 adds.
@@ -30,7 +30,8 @@ ID_BYTES = 32
 
 
 def to_base64url(raw: bytes) -> str:
-    """
+    """Return base64url without padding.
+
     >>> to_base64url(bytes(3) + b"?")
     'AAAAPw'
     """
@@ -38,7 +39,7 @@ def to_base64url(raw: bytes) -> str:
 
 
 def to_base64(raw: bytes) -> str:
-    """Standard base64 with padding.
+    """Return standard base64 with padding.
 
     >>> to_base64(bytes(3) + b"?")
     'AAAAPw=='
@@ -47,7 +48,10 @@ def to_base64(raw: bytes) -> str:
 
 
 def from_base64(text: str) -> bytes:
-    """The inverse of `to_base64`; ValueError for anything that it would not have written.
+    """Decode what `to_base64` returned.
+
+    Raises:
+        ValueError: `to_base64` would not have written this text.
 
     >>> from_base64("AAAAPw==")
     b'\\x00\\x00\\x00?'
@@ -59,20 +63,23 @@ def from_base64(text: str) -> bytes:
     except DecodeError:
         raise ValueError("not base64") from None
     if text[-1:] == "=" and text[-2] not in _LAST_OF_THREE and (text[-2] != "=" or text[-3] not in _LAST_OF_TWO):
-        raise ValueError("not the one spelling")
+        raise ValueError("not canonical base64")
     return raw
 
 
 def from_base64url(text: str) -> bytes:
-    """The inverse of `to_base64url`; ValueError for anything that it would not have written.
+    """Decode what `to_base64url` returned.
+
+    Raises:
+        ValueError: `to_base64url` would not have written this text.
 
     >>> from_base64url("AAAAPw")
     b'\\x00\\x00\\x00?'
     """
     last, padding = _ENDS[len(text) % 4]
-    # "AA" and "AB" decode alike: whoever compares or revokes a token by its text must not be fooled by the second.
+    # "AA" and "AB" decode alike: where tokens are compared or revoked by their text, the second must not pass.
     if last is None or (last and text[-1] not in last):
-        raise ValueError("not the one spelling")
+        raise ValueError("not canonical base64")
     try:
         return decode_quoted(b'"%b%b"' % (text.encode("ascii").translate(FROM_URL), padding))
     except DecodeError:
@@ -80,5 +87,5 @@ def from_base64url(text: str) -> bytes:
 
 
 def is_valid_id(text: str) -> bool:
-    """Whether a string from a browser may be shown to a backend as an id: nothing that anybody has to escape."""
+    """Return whether a string from a browser may reach a backend as an id: no character in it ever needs escaping."""
     return _SESSION_ID.fullmatch(text) is not None

@@ -1,29 +1,43 @@
-"""Comparing what a session holds with what it held, key by key, deletions included."""
+"""Compare two versions of a session's data, and merge the changes of two requests.
+
+Two requests of one browser often run at the same time, and both load, change and save the session. Without a merge, the
+second save would overwrite the first: an item that was put into the cart would vanish. So a write names the version
+that it expects, a store rejects it if another request wrote first, and the changes are applied again, to the new data.
+
+The unit of a merge is one key of the session, not a value within it. A key that only one request changed has that
+request's value. If both changed it, the later write wins, or `SessionConflict` is raised with `on_conflict="raise"`. A
+deletion is a change like any other: a key that one request removed does not come back because the other one still has
+it. Three dicts are enough for all of this: `base`, as loaded; `mine`, as this request has it; `theirs`, as stored now.
+`diff(base, mine)` is what this request did, and `apply` does the same to `theirs`.
+
+Everything depends on telling a change from none. `==` is too generous: `True == 1 == 1.0`, and two times in different
+zones are equal. `same` compares types as well, and their text where two equal values still differ.
+"""
 
 from collections.abc import Mapping
 from datetime import datetime, time
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-_TOLD_APART_BY_REPR = (float, Decimal, datetime, time)
+_COMPARED_BY_REPR = (float, Decimal, datetime, time)
 
 
 class Changes(NamedTuple):
-    """What one request did to the data: keys that it set, and keys that it took away."""
+    """The changes of one request: the keys that it set, and the keys that it deleted."""
 
     written: dict[str, Any]
     deleted: frozenset[str]
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal and of the same types all the way down.
+    """Return whether two values are equal and have the same types at every level.
 
-    `==` is not enough: `1 == True == 1.0`, and a session that turned one into the other has changed. Nor is it for
-    `Decimal("1.0")` and `Decimal("1.00")`, or for one moment in two zones.
+    `==` is not enough: `1 == True == 1.0`, and a session that turned one into another has changed. Nor is it for
+    `Decimal("1.0")` and `Decimal("1.00")`, or for one instant in two time zones.
     """
     if type(one) is not type(other):
         return False
-    if isinstance(one, _TOLD_APART_BY_REPR):
+    if isinstance(one, _COMPARED_BY_REPR):
         return repr(one) == repr(other)
     if isinstance(one, dict):
         return same_items(one, other)
@@ -32,28 +46,28 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, (set, frozenset)):
         return set(map(_typed, one)) == set(map(_typed, other))
     compares: object = type(one).__eq__
-    if compares is object.__eq__:  # an object of a custom backend's own, which does not say what equal means
+    if compares is object.__eq__:  # an object that only a custom backend can store, and that defines no equality
         return one is other or _same_parts(one, other)
     return bool(one == other)
 
 
 def _same_parts(one: Any, other: Any) -> bool:
-    """Whether a copy of one object would be made of the same parts as a copy of the other, slots included."""
+    """Return whether copies of the two objects would be made of the same parts, slots included."""
     try:
         return same(one.__reduce_ex__(4), other.__reduce_ex__(4))
-    except TypeError:  # it cannot be taken apart
+    except TypeError:  # it cannot be copied
         return False
 
 
 def _typed(item: Any) -> tuple[type, Any]:
-    """An item of a set with its type, all the way down: `{(0,)} == {(False,)}`."""
+    """Return an item of a set with its type at every level: `{(0,)} == {(False,)}`."""
     if isinstance(item, (tuple, frozenset)):
         return type(item), type(item)(map(_typed, item))
-    return type(item), repr(item) if isinstance(item, _TOLD_APART_BY_REPR) else item
+    return type(item), repr(item) if isinstance(item, _COMPARED_BY_REPR) else item
 
 
 def same_items(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
-    """`same` for two mappings, whatever their own types and whatever the order of their keys."""
+    """Return whether two mappings have the `same` items, in any order and whatever types the mappings have."""
     if len(one) != len(other):
         return False
     spelling = {key: key for key in other}
@@ -61,7 +75,7 @@ def same_items(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
 
 
 def diff(base: Mapping[str, Any], mine: Mapping[str, Any]) -> Changes:
-    """What was done to `base` to arrive at `mine`.
+    """Return the changes that turn `base` into `mine`.
 
     >>> diff({"a": 1, "b": 2}, {"a": 1, "c": 3})
     Changes(written={'c': 3}, deleted=frozenset({'b'}))
@@ -73,7 +87,7 @@ def diff(base: Mapping[str, Any], mine: Mapping[str, Any]) -> Changes:
 
 
 def apply(changes: Changes, theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Do the same to what is stored now: a key that we left alone is theirs, one that we touched is ours.
+    """Apply changes to the data that is stored now. Keys that the changes do not name keep their stored value.
 
     >>> apply(Changes({"c": 3}, frozenset({"b"})), {"a": 9, "b": 2})
     {'a': 9, 'c': 3}
@@ -83,7 +97,7 @@ def apply(changes: Changes, theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def conflicting_keys(ours: Changes, theirs: Changes) -> frozenset[str]:
-    """The keys to which both did something, and not the same.
+    """Return the keys that both sides changed, and not in the same way.
 
     >>> conflicting_keys(Changes({"n": 1}, frozenset()), Changes({"n": 2}, frozenset()))
     frozenset({'n'})
@@ -96,13 +110,3 @@ def conflicting_keys(ours: Changes, theirs: Changes) -> frozenset[str]:
         key for key, value in ours.written.items() if key in theirs.written and not same(value, theirs.written[key])
     }
     return frozenset(both | (ours.written.keys() & theirs.deleted) | (ours.deleted & theirs.written.keys()))
-
-
-def settle(merged: dict[str, Any], keys: frozenset[str], decided: Mapping[str, Any]) -> dict[str, Any]:
-    """What was merged, but for these keys, which are as it was decided: a key that is missing there is deleted.
-
-    >>> settle({"n": 2, "m": 1, "other": 1}, frozenset({"n", "m"}), {"n": 3})
-    {'n': 3, 'other': 1}
-    """
-    kept = {key: value for key, value in merged.items() if key not in keys or key in decided}
-    return kept | {key: decided[key] for key in keys if key in decided}

@@ -1,8 +1,8 @@
-"""Models <-> plain data: pydantic models, dataclasses, msgspec structs and TypedDicts, field by field.
+"""Convert models to plain data and back: pydantic models, dataclasses, msgspec structs and TypedDicts, field by field.
 
-Plain data is what a serializer of ours keeps. A field's value becomes plain by taking models apart into dicts, an Enum
-into its value and, of what only pydantic knows (a URL, a path), the text. `parts` still shows those types, so that
-comparing it before and after says whether a value comes back as it was.
+Plain data is what the built-in serializer stores. A value becomes plain by turning models into dicts, an Enum into its
+value, and types that only pydantic knows (a URL, a path) into text. `parts` keeps those types, so comparing it before
+and after a round trip shows whether a value would come back unchanged.
 """
 
 import dataclasses
@@ -28,42 +28,45 @@ _LEAVES: frozenset[type] = frozenset({str, int, float, bool, type(None), *_NATIV
 _CONTAINERS: frozenset[type] = frozenset({list, tuple, set, frozenset})
 
 _MSGSPEC_PATH = re.compile(r"`\$\.?(?P<path>[^`]*)`$")
-"""Where msgspec says what is wrong. Keys of dicts and items of lists are `[...]` there, so it shows no value."""
+"""Where msgspec reports an error. Keys of dicts and items of lists are `[...]` there, so it reveals no value."""
 
 
 class ModelAdapter(Protocol[M]):
-    """What is known of a model class."""
+    """How models of one class are read and written."""
 
     fields: frozenset[str]
-    """The names under which the values of a model are stored."""
+    """The names under which a model's values are stored."""
 
     def load(self, data: dict[str, Any], /) -> M:
-        """A model of these fields, validated; the others have their defaults. Raises whatever a validation raises."""
+        """Return a validated model with these fields, and defaults for the others. Raises on invalid data."""
 
     def parts(self, model: M, /) -> dict[str, Any]:
-        """The fields in objects of their own, with every type still to be seen."""
+        """Return copies of the fields, with every type still visible."""
 
     def plain(self, model: M, /) -> dict[str, Any]:
-        """The fields in objects of their own, plain as far as this can be done."""
+        """Return copies of the fields, as plain as they can be made."""
 
     def set(self, model: M, name: str, other: M, /) -> None:
-        """Let a field of the model be as in the other one, frozen or not."""
+        """Copy one field from the other model, even if the model is frozen."""
 
 
-class Taken(NamedTuple):
-    """A model that was taken apart."""
+class Unpacked(NamedTuple):
+    """A nested model, as its class and its content."""
 
     kind: type
-    content: dict[str, Any] | list[Any]
+    content: dict[str, Any]
 
 
-def shape_of(model: type[M]) -> ModelAdapter[M]:
-    """How models of this class are read and written; ImproperlyConfigured if it is no class of models.
+def adapter_for(model: type[M]) -> ModelAdapter[M]:
+    """Return the adapter for a model class.
+
+    Raises:
+        ImproperlyConfigured: it is not the class of a model.
 
     >>> from typing import TypedDict
     >>> class Shop(TypedDict, total=False):
     ...     cart: list[str]
-    >>> shape_of(Shop).load({"cart": ["tea"]})
+    >>> adapter_for(Shop).load({"cart": ["tea"]})
     {'cart': ['tea']}
     """
     if hasattr(model, "__pydantic_fields__") and not getattr(model, "__pydantic_root_model__", False):
@@ -71,13 +74,13 @@ def shape_of(model: type[M]) -> ModelAdapter[M]:
     return _Msgspec(model)
 
 
-def copied(value: Any) -> Any:
-    """Plain data in objects of its own."""
-    return _plain(value, _as_it_is)
+def copy_of(value: Any) -> Any:
+    """Return a copy of plain data."""
+    return _plain(value, _unchanged)
 
 
 def field_of(error: Exception) -> str:
-    """The field that did not validate, as far as an error says it, and nothing of its value."""
+    """Return the field that failed validation, as far as the error names it, and nothing of its value."""
     errors: Callable[..., list[dict[str, Any]]] | None = getattr(error, "errors", None)
     if errors is not None:  # pydantic
         location = errors(include_url=False, include_context=False, include_input=False)[0]["loc"]
@@ -87,13 +90,13 @@ def field_of(error: Exception) -> str:
 
 
 class _Msgspec:
-    """Dataclasses, structs and TypedDicts: msgspec knows all three, and we need it anyway."""
+    """Dataclasses, structs and TypedDicts. msgspec supports all three, and is a dependency already."""
 
     def __init__(self, model: type[Any]) -> None:
         info = type_info(model)
         if not isinstance(info, (StructType, DataclassType, TypedDictType)):
             raise ImproperlyConfigured(
-                f"{model!r} is no model: take a pydantic model, a dataclass, a msgspec.Struct or a TypedDict."
+                f"{model!r} is not a model: pass a pydantic model, a dataclass, a msgspec.Struct or a TypedDict."
             )
         self._model = model
         self._names = {field.encode_name: field.name for field in info.fields}
@@ -105,11 +108,11 @@ class _Msgspec:
 
     def parts(self, model: Any, /) -> dict[str, Any]:
         if self._is_dict:
-            return {name: _taken(value) for name, value in model.items()}
-        return {stored: _taken(getattr(model, name)) for stored, name in self._names.items()}
+            return {name: _unpack(value) for name, value in model.items()}
+        return {stored: _unpack(getattr(model, name)) for stored, name in self._names.items()}
 
     def plain(self, model: Any, /) -> dict[str, Any]:
-        return {name: copied(value) for name, value in self.parts(model).items()}
+        return {name: copy_of(value) for name, value in self.parts(model).items()}
 
     def set(self, model: Any, name: str, other: Any, /) -> None:
         if not self._is_dict:
@@ -122,7 +125,7 @@ class _Msgspec:
 
 
 class _Pydantic:
-    """Pydantic's models and dataclasses, by the names of their fields and not by aliases."""
+    """Pydantic models and dataclasses, by the names of their fields and not by aliases."""
 
     def __init__(self, model: type[Any]) -> None:
         from pydantic import TypeAdapter
@@ -131,13 +134,13 @@ class _Pydantic:
         self.fields = frozenset(model.__pydantic_fields__)
 
     def load(self, data: dict[str, Any], /) -> Any:
-        # Not strict: what a model asks of strangers need not be asked of what was stored. An Enum comes as its value.
+        # Not strict: strictness is for input, and stored data was validated before. An Enum is stored as its value.
         return self._adapter.validate_python(data, strict=False, by_alias=False, by_name=True)
 
     def parts(self, model: Any, /) -> dict[str, Any]:
-        # What does not fit its field is found by reading it back: a warning would only come in between.
-        taken: dict[str, Any] = self._adapter.dump_python(model, round_trip=True, by_alias=False, warnings=False)
-        return taken
+        # No warnings: a value that does not fit its field is detected when it is read back.
+        parts: dict[str, Any] = self._adapter.dump_python(model, round_trip=True, by_alias=False, warnings=False)
+        return parts
 
     def plain(self, model: Any, /) -> dict[str, Any]:
         return {name: _plain(value, _as_text) for name, value in self.parts(model).items()}
@@ -146,61 +149,52 @@ class _Pydantic:
         object.__setattr__(model, name, getattr(other, name))
 
 
-def _plain(value: Any, other: Callable[[Any], Any]) -> Any:
-    """Plain data, as far as it goes: `other` is asked for the rest, and a serializer refuses what is left."""
+def _plain(value: Any, convert: Callable[[Any], Any]) -> Any:
+    """Return plain data. `convert` handles values of unknown types; a serializer rejects whatever it leaves."""
     kind = type(value)
     if kind in _LEAVES:
         return value
     if kind is dict:
-        return {_plain(key, other): _plain(item, other) for key, item in value.items()}
+        return {_plain(key, convert): _plain(item, convert) for key, item in value.items()}
     if kind in _CONTAINERS:
-        return kind(_plain(item, other) for item in value)
-    if kind is Taken:
-        return _plain(value.content, other)
+        return kind(_plain(item, convert) for item in value)
+    if kind is Unpacked:
+        return _plain(value.content, convert)
     if isinstance(value, Enum):
-        return _plain(value.value, other)
+        return _plain(value.value, convert)
     if isinstance(value, tuple):  # a NamedTuple
-        return tuple(_plain(item, other) for item in value)
-    return other(value)
+        return tuple(_plain(item, convert) for item in value)
+    return convert(value)
 
 
-def _as_it_is(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 
 def _as_text(value: Any) -> Any:
-    """What pydantic would write into JSON."""
+    """Return what pydantic would write into JSON."""
     from pydantic_core import to_jsonable_python
 
     try:
         return to_jsonable_python(value, by_alias=False, round_trip=True)
-    except ValueError:  # it would not write it either
+    except ValueError:  # pydantic cannot write it either
         return value
 
 
-def _taken(value: Any) -> Any:
-    """The same, in containers of its own, with models taken apart."""
+def _unpack(value: Any) -> Any:
+    """Return a copy with nested models turned into `Unpacked`."""
     kind = type(value)
     if kind is dict:
-        return {_taken(key): _taken(item) for key, item in value.items()}
+        return {_unpack(key): _unpack(item) for key, item in value.items()}
     if kind in _CONTAINERS:
-        return kind(_taken(item) for item in value)
+        return kind(_unpack(item) for item in value)
     if isinstance(value, Struct):
-        return Taken(kind, _taken_struct(value))
+        return Unpacked(kind, dict(_struct_items(value)))
     if dataclasses.is_dataclass(kind):
-        return Taken(kind, {field.name: _taken(getattr(value, field.name)) for field in dataclasses.fields(kind)})
+        return Unpacked(kind, {field.name: _unpack(getattr(value, field.name)) for field in dataclasses.fields(kind)})
     return value
-
-
-def _taken_struct(value: Struct) -> dict[str, Any] | list[Any]:
-    """As msgspec would encode it, with its tag if it has one."""
-    config = value.__struct_config__
-    items = list(_struct_items(value))
-    if config.tag is not None:
-        items.insert(0, (str(config.tag_field), config.tag))
-    return [item for _, item in items] if config.array_like else dict(items)
 
 
 def _struct_items(value: Struct) -> Iterator[tuple[str, Any]]:
     for name, stored in zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True):
-        yield stored, _taken(getattr(value, name))
+        yield stored, _unpack(getattr(value, name))

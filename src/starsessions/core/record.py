@@ -1,7 +1,8 @@
-"""What we know of a session besides who holds it: its data (encoded) and its times.
+"""A session as a value: its encoded data, its times and its user. Everything except who holds its id.
 
 All instants are whole seconds since 1970 and all durations whole seconds, as in a cookie's `Max-Age` and in the
-timestamps of itsdangerous. At the limit is over: a session that may last 60 seconds is dead when 60 have passed.
+timestamps of itsdangerous. A session expires exactly at its limit: one that lasts 60 seconds is expired when 60 seconds
+have passed.
 """
 
 from enum import StrEnum
@@ -11,13 +12,13 @@ from msgspec import Struct
 
 DEFAULT_MAX_AGE = 14 * 24 * 60 * 60
 
-# Two servers never agree on the time to the second. A record from further in the future than this was written by a
-# clock that has since gone back, and believing it would make the session live longer than anybody allowed.
+# The clocks of two servers never agree to the second. A record from further in the future than this was written by a
+# clock that has been set back since, and trusting it would let the session outlive its limits.
 CLOCK_SKEW = 60
 
 
 class MissReason(StrEnum):
-    """Why a request found no session: for logs and tests, never for the person in front of the browser.
+    """Why a request has no session: for logs and tests, never for the user.
 
     >>> MissReason.EXPIRED == "expired"
     True
@@ -36,9 +37,9 @@ class MissReason(StrEnum):
 
 
 class Identity(Struct, frozen=True, array_like=True):
-    """Whose session it is, since when, and how they came. Kept beside the data, where nobody writes by accident.
+    """The signed-in user of a session. It is kept apart from the data, where no handler overwrites it by accident.
 
-    Fields are only ever added at the end, with a default.
+    New fields are added at the end only, with a default.
     """
 
     user_id: str
@@ -46,18 +47,19 @@ class Identity(Struct, frozen=True, array_like=True):
     signed_in_at: int
 
     handle: str
-    """The session's public name, which stays when its id is rotated."""
+    """The session's public name. It stays the same when the id is rotated."""
 
     method: str = ""
-    """How the person signed in, in the application's words."""
+    """How the user signed in, in the application's words."""
 
     agent: str = ""
     address: str = ""
     listed_until: int = 0
-    """How long the user's list of sessions is sure to be there: whoever renews beyond that has to list itself again."""
+    """The instant until which the user's list is certain to exist. A renewal beyond it has to list the session again.
+    """
 
     generation: int = 0
-    """Of a sealed cookie that can be called back: how often its session was rotated. Only the latest turn is good."""
+    """For a cookie that can be revoked: how often the session was rotated. Only the latest generation is valid."""
 
     def __repr__(self) -> str:
         return "<Identity>"
@@ -67,58 +69,59 @@ class Identity(Struct, frozen=True, array_like=True):
 
 
 class Record(Struct, frozen=True, array_like=True):
-    """One session, as it is sealed or stored. Fields are only ever added at the end, with a default."""
+    """One session, as a cookie or a store holds it. New fields are added at the end only, with a default."""
 
     payload: Any
-    """What the serializer made of the data: bytes (a lifted 1.x backend keeps a private copy instead)."""
+    """The data, encoded by the serializer: bytes. (An adapted 1.x backend has a private copy of the data instead.)"""
 
     began_at: int
-    """When the session began. Nothing that happens to the session moves it."""
+    """When the session began, or last signed in. Writes and renewals leave it alone."""
 
     renewed_at: int
-    """When it was last written, or touched."""
+    """When the session was last written or touched."""
 
     lifetime: int | None = None
-    """Seconds from `renewed_at`, in place of the policy's `max_age`: `set_expiry(seconds)`."""
+    """Seconds from `renewed_at`, instead of the policy's `max_age`: set by `set_expiry(seconds)`."""
 
     until: int | None = None
-    """A fixed end that nothing renews: `set_expiry(datetime)`."""
+    """A fixed expiry time that no renewal moves: set by `set_expiry(datetime)`."""
 
     browser: bool = False
-    """The cookie carries no `Max-Age`: `set_expiry(None)`. The server side ends all the same."""
+    """Whether the cookie has no `Max-Age`: set by `set_expiry(None)`. The session still expires on the server."""
 
     rotated_at: int | None = None
-    """When it last got a new id; None: it has the one that it began with."""
+    """When the session last got a new id. None: it still has its first one."""
 
     identity: Identity | None = None
-    """Who is signed in; None: nobody is."""
+    """The signed-in user. None: the session is anonymous."""
 
     def __repr__(self) -> str:
-        return "<Record>"  # tools that print local variables must not print what is in a session
+        return "<Record>"  # tools that print local variables must not reveal the session's data
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return []
 
 
 class Found(Struct, frozen=True):
-    """A live session as a backend holds it. `token` is what the browser holds; `version` is the backend's business."""
+    """A live session from a backend. `token` is what the browser has; only the backend interprets `version`."""
 
     token: str
     record: Record
     version: Any = None
 
     is_alias: bool = False
-    """The token was rotated away and is in its grace: the browser has been given, or is being given, another one."""
+    """Whether the token was rotated and is in its grace period: the browser has got, or is about to get, another one.
+    """
 
     def __repr__(self) -> str:
-        return "<Found>"  # tools that print local variables must not print ids
+        return "<Found>"  # tools that print local variables must not reveal ids
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return []
 
 
 class Expiry(NamedTuple):
-    """What `set_expiry()` asks for: the three fields of a record that say so."""
+    """The argument of `set_expiry()`, as the three fields of a record."""
 
     lifetime: int | None = None
     until: int | None = None
@@ -126,12 +129,12 @@ class Expiry(NamedTuple):
 
 
 def expiry_of(record: Record) -> Expiry:
-    """How this session's end was set, if it was."""
+    """Return the expiry that was set for this session."""
     return Expiry(record.lifetime, record.until, record.browser)
 
 
 class Policy(Struct, frozen=True):
-    """For how long a session lives, and its id. Seconds."""
+    """How long a session lives, and how long its id does. All durations are seconds."""
 
     max_age: int = DEFAULT_MAX_AGE
     absolute_timeout: int | None = None
@@ -140,11 +143,11 @@ class Policy(Struct, frozen=True):
     browser_session: bool = False
     rotate_every: int | None = None
     rotate_grace: int = 0
-    """How long an id that `rotate_every` took away stays usable, for requests that were on their way."""
+    """How long an id that `rotate_every` replaced keeps working, for requests that were already on their way."""
 
 
 def deadline(record: Record, policy: Policy) -> int:
-    """The instant at which the session is over, by today's policy: shortening `max_age` shortens what is out there."""
+    """Return when the session expires by the current policy: shortening `max_age` also shortens existing sessions."""
     end = record.until
     if end is None:
         end = record.renewed_at + (record.lifetime or policy.max_age)
@@ -154,7 +157,7 @@ def deadline(record: Record, policy: Policy) -> int:
 
 
 def why_expired(record: Record, policy: Policy, now: int) -> MissReason | None:
-    """Why this session is over at `now`, or None while it lives."""
+    """Return why the session is expired at `now`; None if it is alive."""
     absolute = policy.absolute_timeout
     if absolute is not None and now >= record.began_at + absolute:
         return MissReason.OVER_ABSOLUTE
@@ -165,10 +168,10 @@ def why_expired(record: Record, policy: Policy, now: int) -> MissReason | None:
 
 
 def touch_due(record: Record, policy: Policy, now: int) -> bool:
-    """With `rolling`, whether use alone should renew the session now.
+    """Return whether use alone should renew the session now (`rolling`).
 
-    At most once per `renew_every` (default: a tenth of the lifetime), so that reading costs no write per request. A
-    session with a shorter life of its own is renewed at half of it, or it could never be renewed at all.
+    At most once per `renew_every` (default: a tenth of the lifetime), so that reads do not cause a write per request. A
+    session with a shorter lifetime of its own is renewed at half of it, since it would otherwise never be renewed.
     """
     if not policy.rolling or record.until is not None:
         return False
@@ -179,13 +182,13 @@ def touch_due(record: Record, policy: Policy, now: int) -> bool:
 
 
 def rotation_due(record: Record, policy: Policy, now: int) -> bool:
-    """Whether the id is so old that the session should get a new one."""
+    """Return whether the id is old enough to be replaced."""
     since = record.began_at if record.rotated_at is None else record.rotated_at
     return policy.rotate_every is not None and now - since >= policy.rotate_every
 
 
 def cookie_max_age(record: Record, policy: Policy, now: int) -> int | None:
-    """`Max-Age` for the cookie: what the server will honour and not a second more; None ends with the browser."""
+    """Return the cookie's `Max-Age`: until the server's deadline and not a second more. None ends with the browser."""
     if record.browser or (policy.browser_session and record.lifetime is None and record.until is None):
         return None
     return max(0, deadline(record, policy) - now)

@@ -1,9 +1,9 @@
-"""The data of a session <-> bytes, so that what goes in comes out: equal, and of its type.
+"""Encode a session's data as bytes, and decode it to equal values of the same types.
 
-MessagePack (msgspec, in C) carries None, bool, int, float, str, bytes, list and dict by itself. It would also take a
-tuple, a set, a datetime or an Enum, and give back something else, in silence. So every value's type is looked at:
-plain data goes straight to C, other types that we know are wrapped in extension types, and all else is refused with
-the path at which it stands. No pickle, and nothing that builds an object of a class named in the data.
+MessagePack (msgspec, in C) supports None, bool, int, float, str, bytes, list and dict. It would also accept a tuple, a
+set, a datetime or an Enum, and silently return something else. So the type of every value is checked: plain data goes
+straight to C, other supported types are wrapped in extension types, and everything else is rejected, with its path.
+There is no pickle, and decoding never builds an object of a class that the data names.
 
     code  type            content
     1     tuple           array
@@ -18,8 +18,16 @@ the path at which it stands. No pickle, and nothing that builds an object of a c
     10    int             big-endian two's complement, beyond 64 bits
     11    str             UTF-8 with surrogates
 
-A payload that starts with `{` is JSON: no MessagePack map does. Starlette's cookies are read that way, and
-`PlainJson` writes them that way for as long as the data is plain JSON.
+A payload that starts with `{` is JSON: no MessagePack map starts with that byte. Starlette's cookies are JSON, and
+`PlainJson` writes JSON as long as the data is plain JSON.
+
+Encoding also tells whether a session changed, and that is where the speed is. Nearly all requests change nothing, or
+assign a plain value or two, so there are three shortcuts, each of which may only err towards more work:
+
+* `matches` encodes without the check first, and compares bytes. Equal bytes of plain data are equal data.
+* `dumps_again` skips the check of types if only plain values were assigned since the data was decoded.
+* `differs_for_sure` says that two payloads differ without decoding them. If it cannot tell, the caller decodes the
+  old one and compares, since the same items in another order are other bytes and no change.
 """
 
 import json
@@ -45,17 +53,17 @@ from starsessions.exceptions import UnsupportedValue
 MAX_DEPTH = 100
 
 _NOT_PLAIN = (TypeError, ValueError, OverflowError, RecursionError)
-"""What the encoders raise for a value that is not theirs (a lone surrogate is a ValueError)."""
+"""What the encoders raise for an unsupported value (a lone surrogate is a ValueError)."""
 
 _FIRST_STEP = re.compile(r"""session\[("(?:[^"\\]|\\.)*"|[^\]]*)\]""")
 _HINT = "Store a dict, list, str, number, bytes, date, time, UUID, Decimal, tuple or set made from it."
 
 
 class Serializer(Protocol):
-    """What turns a session's data into bytes and back. `loads(dumps(data))` must be equal to `data`.
+    """Converts a session's data to bytes and back. `loads(dumps(data))` must be equal to `data`.
 
-    `dumps` raises `UnsupportedValue` (or any TypeError) for what it cannot keep; whatever `loads` raises means that
-    the session is undecodable, which is the same as having none.
+    `dumps` raises `UnsupportedValue` (or any TypeError) for data that it cannot store. If `loads` raises anything, the
+    session cannot be decoded and the request has no session.
 
     >>> import json
     >>> class Json:
@@ -74,9 +82,9 @@ class Serializer(Protocol):
 
 
 def differs_for_sure(payload: bytes, base: bytes) -> bool:
-    """Whether two payloads of ours hold different data, as far as it can be told without decoding them.
+    """Return whether two payloads of built-in serializers hold different data, if that is certain without decoding.
 
-    The same items in another order are the same bytes in another order, and the low half of Adler-32 is their sum.
+    The same items in another order are the same bytes in another order, and the low half of Adler-32 is a sum of bytes.
     """
     if payload.startswith(b"{") != base.startswith(b"{"):
         return False  # one is JSON, the other MessagePack
@@ -86,23 +94,23 @@ def differs_for_sure(payload: bytes, base: bytes) -> bool:
 
 
 def _is_compact(payload: bytes) -> bool:
-    """Whether it is not of Python's own json, which wrote Starlette's cookies, and puts blanks where we put none."""
-    # For one byte find() takes a fourth of its time for several, and `in` takes longer.
+    """Return whether Python's own json did not write the payload. It wrote Starlette's cookies, and adds spaces."""
+    # find() is four times as fast for one byte as for several, and faster than `in`.
     return payload.find(b" ") < 0 or payload.find(b": ") < 0
 
 
-def is_ours(serializer: Serializer) -> bool:
-    """Whether we know its bytes. Those of a subclass nobody knows: it may compress them."""
+def is_builtin(serializer: Serializer) -> bool:
+    """Return whether the serializer is exactly a built-in one. A subclass may write other bytes: it may compress."""
     return type(serializer) in (Msgpack, PlainJson)
 
 
 def _own(serializer: Serializer, name: str) -> Any:
-    """What a serializer can do beyond its contract; not what a subclass of ours has inherited, and does otherwise."""
-    return getattr(serializer, name, None) if is_ours(serializer) or not isinstance(serializer, Msgpack) else None
+    """Return an optional method of the serializer, but not one that a subclass of a built-in serializer inherited."""
+    return getattr(serializer, name, None) if is_builtin(serializer) or not isinstance(serializer, Msgpack) else None
 
 
 def matcher(serializer: Serializer) -> Callable[[Any, dict[str, Any]], bool]:
-    """How to tell cheaply that data has not changed: the serializer's own `matches`, or equal bytes."""
+    """Return a cheap check that data has not changed: the serializer's own `matches`, or a comparison of bytes."""
     own = _own(serializer, "matches")
     if own is not None:
         return cast("Callable[[Any, dict[str, Any]], bool]", own)
@@ -110,8 +118,9 @@ def matcher(serializer: Serializer) -> Callable[[Any, dict[str, Any]], bool]:
 
 
 def dumper_again(serializer: Serializer) -> Callable[[dict[str, Any], Any, bool], tuple[Any, bool]]:
-    """How to encode data once more, if nobody could change what is inside of the lists and dicts that it was loaded
-    with, and all that was put in is plain: the serializer's own `dumps_again`, or `dumps`.
+    """Return a function that encodes data once more: the serializer's own `dumps_again`, or `dumps`.
+
+    Use it only if the lists and dicts that were loaded cannot have changed inside, and every assigned value is plain.
     """
     own = _own(serializer, "dumps_again")
     if own is not None:
@@ -120,35 +129,39 @@ def dumper_again(serializer: Serializer) -> Callable[[dict[str, Any], Any, bool]
 
 
 class Msgpack:
-    """The default. Keeps every type listed in this module, and keys that are str, int, float, bool, None or bytes."""
+    """The default serializer. It keeps every type listed above, and keys of str, int, float, bool, None or bytes."""
 
     def dumps(self, data: dict[str, Any], /) -> bytes:
         try:
             payload = _to_msgpack(data)
         except _NOT_PLAIN:
-            pass  # something that is not plain: the walk below wraps it, or says what and where it is
+            pass  # a value is not plain: the walk below wraps it, or reports its type and path
         else:
             if _is_plain(data, _MSGPACK_SCALARS, _MSGPACK_KEYS):
                 return payload
         return _to_msgpack(_wrap_items(data, "session", 1))
 
     def dumps_again(self, data: dict[str, Any], base: bytes, in_order: bool, /) -> tuple[bytes, bool]:
-        """`dumps`, if `data` is what `base` was decoded to, but for items that are a str, int, bool or None under a
-        str: then no type in it needs a look. And whether other bytes than `base` are, for certain, other data.
+        """Encode `data` again, where safe without checking types; and tell whether other bytes are certainly a change.
 
-        `in_order`: nothing was taken out, which could have come back in another place.
+        `data` must be what `base` was decoded to, except for assigned items of type str, int, bool or None under a str.
+
+        Args:
+            data: the session's data.
+            base: the payload that it was decoded from.
+            in_order: no key was removed, which could have come back in another place.
         """
-        if len(base.translate(None, _EXT)) == len(base):  # no extension type, nor text that looks like one
+        if len(base.translate(None, _EXT)) == len(base):  # no extension type, and no text with such bytes
             try:
                 payload = _to_msgpack(data)
             except _NOT_PLAIN:
                 pass
-            else:  # without a set, whose order is another one in each process
+            else:  # no set is involved, whose order differs between processes
                 return payload, in_order and not base.startswith(b"{")
         return self.dumps(data), False
 
     def matches(self, payload: bytes, data: dict[str, Any], /) -> bool:
-        """Whether `data` certainly is what `payload` holds: plain, and the same bytes."""
+        """Return whether `payload` certainly holds `data`: it is plain, and the bytes are equal."""
         try:
             if payload.startswith(b"{"):
                 return _to_json(data) == payload and _is_plain(data, _JSON_SCALARS, _JSON_KEYS)
@@ -162,13 +175,13 @@ class Msgpack:
         try:
             return _dict_from_json(payload)
         except DecodeError:
-            # Python's own json, which wrote Starlette's cookies, also writes NaN, Infinity and lone surrogates.
+            # Python's own json wrote Starlette's cookies, and also writes NaN, Infinity and lone surrogates.
             data: dict[str, Any] = json.loads(payload)
             return data
 
 
 class PlainJson(Msgpack):
-    """JSON for data that is plain JSON, as in Starlette's own session cookies; MessagePack for all else."""
+    """JSON for data that is plain JSON, as in Starlette's own session cookies; MessagePack for all other data."""
 
     def dumps(self, data: dict[str, Any], /) -> bytes:
         try:
@@ -181,7 +194,7 @@ class PlainJson(Msgpack):
         return super().dumps(data)
 
     def dumps_again(self, data: dict[str, Any], base: bytes, in_order: bool, /) -> tuple[bytes, bool]:
-        # Python's own json may have written numbers that are none.
+        # Python's own json may have written NaN or Infinity, which are not valid JSON.
         if (
             base.startswith(b"{")
             and (base.find(b"N") < 0 or base.find(b"NaN") < 0)
@@ -197,21 +210,21 @@ class PlainJson(Msgpack):
 
 
 def _is_plain(data: Any, scalars: frozenset[type], keys: frozenset[type], depth: int = MAX_DEPTH) -> bool:
-    """Whether all of it is made of exactly these types, dicts and lists, and not nested too deeply to be decoded.
+    """Return whether data has only these types, dicts and lists, and is not nested too deeply to be decoded.
 
-    A subclass (an IntEnum, an OrderedDict) is not plain, though it encodes and compares like its parent: it would come
-    back as something else.
+    A subclass (an IntEnum, an OrderedDict) is not plain, although it encodes and compares like its parent: it would be
+    decoded as another type.
     """
     values: Any = data
     if type(data) is not list:
-        # dict's own methods: `data` may be the session itself, which asks before it is looked at.
+        # dict's own methods: `data` may be the session itself, whose methods call hooks first.
         if not keys.issuperset(map(type, dict.keys(data))):
             return False
         values = dict.values(data)
     if depth == 0:
         return False
     if scalars.issuperset(map(type, values)):
-        return True  # in C: most lists and dicts have no others inside
+        return True  # in C: most lists and dicts contain scalars only
     for value in values:
         kind = type(value)
         if kind in scalars:
@@ -243,7 +256,7 @@ def _first_step(path: str) -> str:
 
 
 def _wrap(value: Any, path: str, depth: int) -> Any:
-    """The same tree with every type that MessagePack lacks wrapped; UnsupportedValue for what cannot be kept."""
+    """Return the same tree with all types wrapped that MessagePack lacks. Raises UnsupportedValue for other types."""
     kind = type(value)
     if depth > MAX_DEPTH:
         raise UnsupportedValue(_first_step(path), kind.__qualname__, "It is too deep, or contains itself.")
@@ -271,7 +284,7 @@ def _wrap_sequence(values: Iterable[Any], path: str, depth: int) -> list[Any]:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether it can be stored as text: half of a surrogate pair is in a str, and in no text."""
+    """Return whether the text can be encoded: a str can hold half of a surrogate pair, and text cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -288,8 +301,8 @@ def _wrap_clock(code: int) -> Callable[[Any], Ext | None]:
         zone = value.tzinfo
         if zone is None and not value.fold:
             return Ext(code, _to_msgpack(value.isoformat()))
-        # A zone that has no name, or whose name stands for other rules elsewhere, is kept as its offset: if that is the
-        # same moment. (Around a change of the clocks Python compares such moments as different.)
+        # A zone without a name, or whose name has other rules on other machines, is stored as its offset, if the result
+        # is the same instant. (Around a clock change Python compares such instants as different.)
         name = _name_of(zone)
         offset = value.utcoffset()
         naive = value.replace(tzinfo=None).isoformat()
@@ -304,10 +317,10 @@ def _wrap_clock(code: int) -> Callable[[Any], Ext | None]:
 
 
 def _name_of(zone: tzinfo | None) -> str | None:
-    """Under which name the zone is found again, if it has one."""
+    """Return the name by which the zone can be loaded again; None if it has none."""
     if zone is None or isinstance(zone, timezone):
         return None
-    from zoneinfo import ZoneInfo  # here, since it takes long to import, and few sessions hold such a zone
+    from zoneinfo import ZoneInfo  # here, because the import is slow and few sessions contain such a zone
 
     return zone.key if isinstance(zone, ZoneInfo) else None
 
@@ -330,7 +343,7 @@ def _unwrap_clock(kind: type[datetime] | type[time]) -> Callable[[memoryview], d
         if name is not None:
             from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # here, as in _name_of
 
-            with suppress(ZoneInfoNotFoundError, ValueError):  # does this machine not know the zone, its offset serves
+            with suppress(ZoneInfoNotFoundError, ValueError):  # this machine lacks the zone: use the offset
                 return value.replace(tzinfo=ZoneInfo(name))
         if microseconds is not None:
             return value.replace(tzinfo=timezone(timedelta(microseconds=microseconds)))
@@ -353,8 +366,8 @@ _JSON_SCALARS: frozenset[type] = frozenset({type(None), bool, int, str})
 _JSON_KEYS: frozenset[type] = frozenset({str})
 _MSGPACK_SCALARS: frozenset[type] = _JSON_SCALARS | {float, bytes}
 _EXT = b"\xc7\xc8\xc9\xd4\xd5\xd6\xd7\xd8"
-"""What an extension type begins with."""
-_MSGPACK_KEYS: frozenset[type] = _MSGPACK_SCALARS - {float}  # a float may be NaN: that is looked at one by one
+"""The first bytes of all extension types."""
+_MSGPACK_KEYS: frozenset[type] = _MSGPACK_SCALARS - {float}  # a float may be NaN, which is checked item by item
 
 _ARRAYS: dict[type, int] = {tuple: 1, set: 2, frozenset: 3}
 _WRAPPERS: dict[type, Callable[[Any], Ext | None]] = {
@@ -363,7 +376,7 @@ _WRAPPERS: dict[type, Callable[[Any], Ext | None]] = {
     time: _wrap_clock(6),
     timedelta: lambda value: Ext(7, _to_msgpack([value.days, value.seconds, value.microseconds])),
     UUID: lambda value: Ext(8, value.bytes),
-    # A signaling NaN raises when it is compared, and comparing is how changes are found.
+    # A signaling NaN raises when it is compared, and changes are detected by comparison.
     Decimal: lambda value: None if value.is_snan() else Ext(9, str(value).encode()),
 }
 _UNWRAPPERS: dict[int, Callable[[memoryview], Any]] = {

@@ -1,12 +1,12 @@
-"""Who visits, in words that a person recognises on a list of devices: nothing here is a control."""
+"""Describe a browser and a network in words that users recognise on their list of devices. None of it is a control."""
 
 import re
 from ipaddress import ip_address, ip_network
 
 MAX_AGENT = 512
-"""Characters of a `User-Agent` header that are looked at."""
+"""The characters of a `User-Agent` header that are examined."""
 
-# The first that is found: most browsers also claim to be those further down.
+# The first match counts: most browsers also claim to be those further down.
 _BROWSERS = (
     ("Edg", "Edge"),
     ("OPR/", "Opera"),
@@ -30,7 +30,7 @@ _PRODUCT = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]{0,39}")
 
 
 def describe(user_agent: str) -> str:
-    """The browser and the system that a `User-Agent` header names; empty if it names none.
+    """Return the browser and the system that a `User-Agent` header names; "" if it names none.
 
     >>> describe("Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0")
     'Firefox on Linux'
@@ -47,7 +47,7 @@ def describe(user_agent: str) -> str:
 
 
 def truncate_ip(address: str) -> str:
-    """The network of an IP address: enough to be recognised by its owner, too little to find a household.
+    """Return the network of an IP address: enough for users to recognise it, too little to locate a household.
 
     >>> truncate_ip("203.0.113.77"), truncate_ip("2001:db8:1:2:3::4"), truncate_ip("testclient")
     ('203.0.113.0/24', '2001:db8:1::/48', '')

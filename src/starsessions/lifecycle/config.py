@@ -1,32 +1,28 @@
-"""What all sessions of one middleware have in common, prepared once, and how one of them is found in the headers."""
+"""What all sessions of one middleware have in common, prepared once."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Self
 
 from msgspec import Struct
 
-from starsessions.backends.base import Backend, Peeking, Sealing, in_one_step
+from starsessions.backends.base import Backend, Sealing, in_one_step
 from starsessions.core.chunking import tokens_of
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Values
-from starsessions.core.decision import Action
 from starsessions.core.durations import Clock
-from starsessions.core.record import Found, MissReason, Policy, Record, deadline, why_expired
-from starsessions.core.serializer import differs_for_sure, dumper_again, is_ours, matcher
+from starsessions.core.record import Found, Policy, deadline
+from starsessions.core.serializer import differs_for_sure, dumper_again, is_builtin, matcher
+from starsessions.core.state import Create, Replace, Rotate, Rules
 from starsessions.events import OnEvent
-
-OnConflict = Literal["merge", "raise"] | Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], dict[str, Any]]
-"""What happens when two requests have changed the same key: see `SessionMiddleware`."""
-
 
 Headers = Sequence[tuple[bytes, bytes]]
 
 
 class UserRules(Struct, frozen=True):
-    """What holds for people who are signed in."""
+    """What holds for signed-in users."""
 
     remember_for: int = 30 * 24 * 60 * 60
-    """Seconds that a session lasts from its last renewal if the person asked to be remembered."""
+    """Seconds that a session lasts from its last renewal if the user asked to be remembered."""
     max_sessions: int | None = None
     evicts: bool = True
     """Whether one session too many ends the oldest one, and is not refused."""
@@ -35,144 +31,94 @@ class UserRules(Struct, frozen=True):
 _USUAL_RULES = UserRules()
 
 
-class Setting(Struct, frozen=True):
-    """What all sessions of one middleware have in common, prepared once."""
+class Config(Rules, frozen=True):
+    """What a middleware was told, and what follows from it."""
 
     backend: Backend
-    policy: Policy
     cookie: CookieSpec
     clock: Clock
-    look: Callable[[Headers], Found | MissReason] | None
-    """Finds the session in the headers, if the first access may do that by itself: `autoload`, and no I/O to do."""
-    keep: Callable[[Found | None, Record, int], Found] | None
-    """Keeps a record in the place of what was found, if that waits for nothing. Raises `Conflict`."""
-    at_once: Sequence[Action]
-    """What `keep` can do."""
-    loads: Callable[[Any], dict[str, Any]]
-    dumps: Callable[[dict[str, Any]], Any]
-    dumps_again: Callable[[dict[str, Any], Any, bool], tuple[Any, bool]]
-    """`dumps`, for data whose lists and dicts are as this payload was decoded: see `Msgpack.dumps_again`."""
     tokens_in: Callable[[Headers], Values]
+    loads_at_once: bool
+    """Whether the first access may load the session: `autoload`, with a backend that waits for nothing."""
+    store_now: Callable[[Any], Found] | None
+    """Carries out those commands that the backend need not wait for."""
+    stored_now: tuple[type[Create | Replace | Rotate], ...]
+    """Which commands these are."""
     max_cookies: int
     room_in_one: int
     """Characters of a token for which one cookie is enough; -1: it is to be counted each time."""
-    attributes: Callable[[str, str, int | None], str]
-    """The cookie's, by root path, scheme and `Max-Age`: see `CookieSpec`."""
-    is_client_side: bool
-    """Whether the token itself is the data, sealed."""
-    matches: Callable[[Any, dict[str, Any]], bool]
-    """Whether data is, for certain and cheaply, what a payload holds."""
-    on_conflict: OnConflict
+    attributes: Callable[[str, int | None], str]
+    """The cookie's, by scheme and `Max-Age`: see `CookieSpec`."""
     on_event: OnEvent | None
     users: UserRules
     anonymous_if_unavailable: bool
     """Whether a request goes on without its session when the store fails."""
-    keeps_going: bool
-    """Whether use alone can renew or rotate a session."""
-    differs_for_sure: Callable[[Any, Any], bool]
-    """Whether other bytes are other data, as far as it can be told without decoding them."""
+
+    @classmethod
+    def build(
+        cls,
+        backend: Backend,
+        policy: Policy,
+        cookie: CookieSpec,
+        clock: Clock,
+        autoload: bool,
+        raises_on_conflict: bool = False,
+        anonymous_if_unavailable: bool = False,
+        on_event: OnEvent | None = None,
+        users: UserRules = _USUAL_RULES,
+    ) -> Self:
+        """Prepare what follows from the backend, its serializer and the cookie."""
+        serializer = backend.serializer
+        # Whether a token may be shown to the backend; None where a seal is all the form that it has.
+        is_well_formed = None if backend.is_client_side else backend.is_well_formed
+        store_now, stored_now = _storing_now(backend, policy)
+        return cls(
+            policy=policy,
+            is_client_side=backend.is_client_side,
+            raises_on_conflict=raises_on_conflict,
+            keeps_going=policy.rolling or policy.rotate_every is not None,
+            loads=serializer.loads,
+            dumps=serializer.dumps,
+            dumps_again=dumper_again(serializer),
+            matches=matcher(serializer),
+            differs_for_sure=differs_for_sure if is_builtin(serializer) else _cannot_tell,
+            backend=backend,
+            cookie=cookie,
+            clock=clock,
+            tokens_in=tokens_of(cookie, backend.max_cookies, is_well_formed),
+            loads_at_once=autoload and backend.never_waits,
+            store_now=store_now,
+            stored_now=stored_now,
+            max_cookies=backend.max_cookies,
+            room_in_one=MAX_COOKIE - len(cookie.name) if backend.max_cookies == 1 else -1,
+            attributes=lru_cache(maxsize=64)(cookie.attributes),  # nearly always the same ones
+            on_event=on_event,
+            users=users,
+            anonymous_if_unavailable=anonymous_if_unavailable,
+        )
 
 
-def setting_for(
-    backend: Backend,
-    policy: Policy,
-    cookie: CookieSpec,
-    clock: Clock,
-    autoload: bool,
-    on_conflict: OnConflict = "merge",
-    anonymous_if_unavailable: bool = False,
-    on_event: OnEvent | None = None,
-    users: UserRules = _USUAL_RULES,
-) -> Setting:
-    serializer = backend.serializer
-    # Whether a token may be shown to the backend; None where a seal is all the form that it has.
-    is_well_formed = None if backend.is_client_side else backend.is_well_formed
-    tokens_in = tokens_of(cookie, backend.max_cookies, is_well_formed)
-    # A sealed cookie that can be revoked is no longer all that there is to look at.
-    waits = backend.is_client_side and backend.user_index is not None
-    peek = backend.peek if autoload and isinstance(backend, Peeking) and not waits else None
-    keep, at_once = (None, ()) if waits else keeping(backend, policy)
-    return Setting(
-        backend=backend,
-        policy=policy,
-        cookie=cookie,
-        clock=clock,
-        tokens_in=tokens_in,
-        max_cookies=backend.max_cookies,
-        room_in_one=MAX_COOKIE - len(cookie.name) if backend.max_cookies == 1 else -1,
-        attributes=lru_cache(maxsize=64)(cookie.attributes),  # nearly always the same ones
-        is_client_side=backend.is_client_side,
-        look=None if peek is None else looking(tokens_in, peek, policy, clock),
-        keep=keep,
-        at_once=at_once,
-        loads=serializer.loads,
-        dumps=serializer.dumps,
-        dumps_again=dumper_again(serializer),
-        matches=matcher(serializer),
-        on_conflict=on_conflict,
-        on_event=on_event,
-        users=users,
-        anonymous_if_unavailable=anonymous_if_unavailable,
-        keeps_going=policy.rolling or policy.rotate_every is not None,
-        differs_for_sure=differs_for_sure if is_ours(serializer) else _who_knows,
-    )
-
-
-def keeping(
+def _storing_now(
     backend: Backend, policy: Policy
-) -> tuple[Callable[[Found | None, Record, int], Found] | None, Sequence[Action]]:
-    """How a session is kept in a backend that has nothing to wait for, and what of it."""
+) -> tuple[Callable[[Any], Found] | None, tuple[type[Create | Replace | Rotate], ...]]:
+    """How the backend carries out a command without waiting for anything, and which commands it does that for."""
+    if not backend.never_waits:
+        return None, ()
     if isinstance(backend, Sealing):
         seal = backend.seal
-        actions = (Action.CREATE, Action.ROTATE, Action.REPLACE, Action.TOUCH)
-        return lambda found, record, now: Found(seal(record), record), actions
-    if backend.never_waits:
 
-        def keep(found: Found | None, record: Record, now: int) -> Found:
-            assert found is not None
-            return in_one_step(backend.replace(found, record, deadline(record, policy), now))
+        def store_sealed(command: Create | Replace | Rotate) -> Found:
+            return Found(seal(command.record), command.record)
 
-        return keep, (Action.REPLACE, Action.TOUCH)
-    return None, ()
+        return store_sealed, (Replace, Create, Rotate)
+
+    def store(command: Replace) -> Found:
+        record = command.record
+        return in_one_step(backend.replace(command.found, record, deadline(record, policy), record.renewed_at))
+
+    # A new id comes from `generate_id()`, which an application may override with one that waits.
+    return store, (Replace,)
 
 
-def _who_knows(payload: Any, base: Any) -> bool:
+def _cannot_tell(payload: Any, base: Any) -> bool:
     return False
-
-
-def looking(
-    tokens_in: Callable[[Headers], Values],
-    peek: Callable[[str, int], Found | MissReason],
-    policy: Policy,
-    clock: Clock,
-) -> Callable[[Headers], Found | MissReason]:
-    """How a session is found in a backend that has nothing to wait for."""
-
-    def look(headers: Headers) -> Found | MissReason:
-        tokens = tokens_in(headers)
-        if not isinstance(tokens, list):
-            return tokens
-        now = int(clock())
-        if len(tokens) == 1:
-            found = peek(tokens[0], now)
-            return (why_expired(found.record, policy, now) or found) if isinstance(found, Found) else found
-        return only_valid([check_deadline(peek(token, now), policy, now) for token in tokens])
-
-    return look
-
-
-def check_deadline(found: Found | MissReason, policy: Policy, now: int) -> Found | MissReason:
-    if isinstance(found, Found):
-        return why_expired(found.record, policy, now) or found
-    return found
-
-
-def only_valid(results: list[Found | MissReason]) -> Found | MissReason:
-    """Of several cookies of our name, from other paths or domains, one counts if it alone is good.
-
-    If two are, one of them was planted, and nobody can say which (RFC 6265bis, 4.2.2 and 8.6).
-    """
-    live = [result for result in results if isinstance(result, Found)]
-    if len(live) == 1:
-        return live[0]
-    return MissReason.MALFORMED if live else results[0]

@@ -1,18 +1,62 @@
-"""What a sign in does beside the session: who it is, and a place on the list of that user's sessions."""
+"""Sign a user in: who they are, a place in the index of their sessions, and a new id."""
 
 import logging
 from collections.abc import Callable, Set
+from os import urandom
+from weakref import WeakSet
 
 from msgspec.structs import replace
 
+from starsessions.backends.base import Backend
 from starsessions.backends.user_index import PENDING, Index, IndexedSession, indexed_as, listing_end, new_handle
-from starsessions.core.record import Identity
+from starsessions.core.csrf import SECRET_BYTES, renew_secrets
+from starsessions.core.encoding import to_base64url
+from starsessions.core.record import Expiry, Identity
 from starsessions.core.user_agent import describe, truncate_ip
 from starsessions.events import Event, Revoked
 from starsessions.exceptions import TooManySessions
-from starsessions.lifecycle.config import Headers, Setting, UserRules
+from starsessions.lifecycle.config import Config, Headers, UserRules
+from starsessions.lifecycle.loading import load
+from starsessions.lifecycle.saving import end
+from starsessions.lifecycle.tracked_dict import TrackedDict
 
 _log = logging.getLogger("starsessions")
+_warned: WeakSet[Backend] = WeakSet()
+
+
+async def sign_in(session: TrackedDict, user_id: str, remember: bool, keep_data: bool, method: str) -> str:
+    """Make this session that of a user, under a new id, which is returned."""
+    await load(session)
+    state = session.__starsessions__
+    state.check_sendable()
+    config, now = state.config, int(state.config.clock())
+    before, stored = state.user, None if state.found is None else state.found.record.identity
+    new_id = await config.backend.new_id()
+    identity = identity_of(user_id, method, state.headers, state.client, now)
+    identity = await register(identity, new_id, config, state.identity, stored, now, state.note)
+    if before is not None and before.user_id != user_id:
+        await end(session)
+    elif not keep_data:
+        session.clear()
+    state.sign_in(identity, new_id, Expiry(lifetime=config.users.remember_for) if remember else None)
+    end_open_forms(session)
+    return new_id
+
+
+async def regenerate_id(session: TrackedDict, grace: int) -> str:
+    """Give the session a new id, which is returned. The old one still works for `grace` seconds."""
+    state = session.__starsessions__
+    if state.identity is not None and state.next_id is not None:
+        return state.next_id  # the sign-in asked for an id, which the index knows, and allows the old one no grace
+    state.rotate(await state.config.backend.new_id(), grace)
+    if not grace:  # with a grace, requests that were on their way shall still arrive, and so shall forms
+        end_open_forms(session)
+    return state.next_id or ""
+
+
+def end_open_forms(session: TrackedDict) -> None:
+    """Make all CSRF tokens invalid that were given out before: see `starsessions.csrf`."""
+    renew_secrets(session, to_base64url(urandom(6)), urandom(SECRET_BYTES))
 
 
 def identity_of(user_id: str, method: str, headers: Headers, client: tuple[str, int] | None, now: int) -> Identity:
@@ -25,7 +69,7 @@ def identity_of(user_id: str, method: str, headers: Headers, client: tuple[str, 
 async def register(
     identity: Identity,
     new_id: str,
-    setting: Setting,
+    config: Config,
     before: Identity | None,
     replaced: Identity | None,
     now: int,
@@ -36,17 +80,17 @@ async def register(
     `before`: who signed in earlier in this request, and never came to be. `replaced`: whose session it is in whose
     place this one comes; it stays on the list until then, and is not one too many. Raises `TooManySessions`.
     """
-    backend, rules, user_id = setting.backend, setting.users, identity.user_id
+    backend, rules, user_id = config.backend, config.users, identity.user_id
     user_index = backend.user_index
     if user_index is None:
-        if backend.is_client_side and not backend.has_said_so:
-            backend.has_said_so = True
+        if backend.is_client_side and backend not in _warned:
+            _warned.add(backend)
             _log.warning(
                 "Somebody signs in with a sealed cookie that cannot be called back: a copy of it outlives the sign "
                 "out. Give the backend revocations=… (a store), or keep sessions in a store."
             )
         return identity
-    longest = max(setting.policy.max_age, rules.remember_for)
+    longest = max(config.policy.max_age, rules.remember_for)
     # A sealed cookie lives while it is listed, and nobody can look whether it came to be: it has to say so.
     until = now + PENDING if backend.is_client_side else listing_end(now + longest, now)
     identity = replace(identity, listed_until=until)

@@ -1,76 +1,78 @@
-"""A dict that asks before it is read and before it is changed.
+"""A dict that calls a hook before every read and every change.
 
 It is a real dict, because code written for Starlette asks `isinstance(session, dict)`. C code may read a dict without
-asking (`json.dumps`, msgspec); `dict(session)` and `**session` do ask, because `__iter__` is overridden.
+calling its methods (`json.dumps`, msgspec); `dict(session)` and `**session` do call them, because `__iter__` is
+overridden.
 """
 
-from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, NoReturn, Self
 from uuid import UUID
 
+from starsessions.core import merge
+from starsessions.lifecycle.request_state import RequestState
+
 # What cannot be changed from within once it was handed out. A tuple can: it may hold a list.
 _UNCHANGEABLE = frozenset({str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, UUID, Decimal})
 
-# What every serializer of ours takes as it is.
+# What the serializers of this package take as it is.
 _PLAIN = frozenset({str, int, bool, type(None)})
 
 _MISSING = object()
 
 
 class TrackedDict(dict[str, Any]):
-    """What a subclass fills in: `_before_read`, which sets `_ready`, and `_before_change`.
+    """The data of a session, and the state that tracks it.
 
-    `_handed_out` says whether somebody else may hold a value that can be changed without asking us. Until then, and
-    until `_before_change` is called, the data is as it was filled in. `_only_plain` says whether all that was put in
-    since is a str, an int, a bool or None under a str, as far as nothing was handed out; `_in_order`, whether nothing
-    was taken out, which could have come back in another place.
+    The state stands under a name that no application uses as a key, because a template asks for attributes before
+    keys: any other name would hide a key of the application.
     """
 
-    _ready: bool
-    _handed_out: bool
-    _only_plain: bool
-    _in_order: bool
+    # No `__dict__`: `session.user = …`, where `session["user"] = …` was meant, is an error and not silently lost.
+    __slots__ = ("__starsessions__", "__weakref__")
 
-    __slots__ = ("_handed_out", "_in_order", "_only_plain", "_ready")
+    __starsessions__: RequestState
 
     def _before_read(self) -> None:
-        """Somebody is about to look at the data."""
+        """Called before the data is read, until the state is `ready`."""
 
     def _before_change(self) -> None:
-        """Somebody is about to change the data."""
+        """Called before each change."""
 
     def __getitem__(self, key: str, /) -> Any:
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         value = dict.__getitem__(self, key)
         if type(value) not in _UNCHANGEABLE:
-            self._handed_out = True
+            self.__starsessions__.exposed = True
         return value
 
     def __contains__(self, key: object, /) -> bool:
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         return dict.__contains__(self, key)
 
     def __iter__(self) -> Iterator[str]:
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         return dict.__iter__(self)
 
     def __reversed__(self) -> Iterator[str]:
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         return dict.__reversed__(self)
 
     def __len__(self) -> int:
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         return dict.__len__(self)
 
     def __eq__(self, other: object, /) -> bool:
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         return dict.__eq__(self, other)
 
@@ -80,35 +82,35 @@ class TrackedDict(dict[str, Any]):
     __hash__ = None  # as every dict
 
     def get(self, key: str, default: Any = None) -> Any:
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         value = dict.get(self, key, default)
         if type(value) not in _UNCHANGEABLE:
-            self._handed_out = True
+            self.__starsessions__.exposed = True
         return value
 
     def keys(self) -> KeysView[str]:  # type: ignore[override]
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
         return dict.keys(self)
 
     def values(self) -> ValuesView[Any]:  # type: ignore[override]
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
-        self._handed_out = True
+        self.__starsessions__.exposed = True
         return dict.values(self)
 
     def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
-        self._handed_out = True
+        self.__starsessions__.exposed = True
         return dict.items(self)
 
     def copy(self) -> dict[str, Any]:
         """The data, as a plain dict."""
-        if not self._ready:
+        if not self.__starsessions__.ready:
             self._before_read()
-        self._handed_out = True
+        self.__starsessions__.exposed = True
         return dict(dict.items(self))
 
     def __or__(self, other: Any, /) -> Any:
@@ -133,43 +135,55 @@ class TrackedDict(dict[str, Any]):
         self._before_change()
         kind = type(value)
         if kind not in _PLAIN or type(key) is not str:
-            self._only_plain = False
+            self.__starsessions__.only_plain = False
             if kind not in _UNCHANGEABLE:
-                self._handed_out = True
+                self.__starsessions__.exposed = True
         dict.__setitem__(self, key, value)
 
     def __delitem__(self, key: str, /) -> None:
         self._before_change()
-        self._in_order = False
+        self.__starsessions__.in_order = False
         dict.__delitem__(self, key)
 
     def __ior__(self, other: Any, /) -> Self:  # type: ignore[override]
         self._before_change()
-        self._handed_out = True
+        self.__starsessions__.exposed = True
         dict.update(self, other)
         return self
 
     def clear(self) -> None:
         self._before_change()
-        self._in_order = False
+        self.__starsessions__.in_order = False
         dict.clear(self)
 
     def pop(self, key: str, default: Any = _MISSING) -> Any:
         self._before_change()
-        self._in_order = False
+        self.__starsessions__.in_order = False
         return dict.pop(self, key) if default is _MISSING else dict.pop(self, key, default)
 
     def popitem(self) -> tuple[str, Any]:
         self._before_change()
-        self._in_order = False
+        self.__starsessions__.in_order = False
         return dict.popitem(self)
 
     def setdefault(self, key: str, default: Any = None) -> Any:
         self._before_change()
-        self._handed_out = True
+        self.__starsessions__.exposed = True
         return dict.setdefault(self, key, default)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         self._before_change()
-        self._handed_out = True
+        self.__starsessions__.exposed = True
         dict.update(self, *args, **kwargs)
+
+
+def replace_items(session: TrackedDict, data: Mapping[str, Any]) -> None:
+    """Hold this data, in the session's own objects where they are equal: the handler may hold them, and change them.
+
+    The hooks are not called: this is how a driver hands over what the backend has.
+    """
+    held = dict(dict.items(session))
+    session.__starsessions__.exposed = True  # nobody has compared what is new in it
+    dict.clear(session)
+    for key, value in data.items():
+        dict.__setitem__(session, key, held[key] if key in held and merge.same(held[key], value) else value)

@@ -1,19 +1,21 @@
-"""What can be wrong with a middleware's settings, and with where it stands: said when it is built, with the cure."""
+"""Check a middleware's settings, and the stack that it is part of, when it is built. Each error names the cure."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
 
 from starsessions.backends.base import Backend
 from starsessions.core.cookies import CookieSpec
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.record import DEFAULT_MAX_AGE, Policy
 from starsessions.exceptions import ImproperlyConfigured
-from starsessions.lifecycle.config import Setting, UserRules
-from starsessions.timeouts import Limits
+from starsessions.lifecycle.config import Config, UserRules
 
 _log = logging.getLogger("starsessions")
+
+P = ParamSpec("P")
 
 _ASGI_KEYS = frozenset(
     {"type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "headers"}
@@ -21,20 +23,84 @@ _ASGI_KEYS = frozenset(
     | {"user", "auth"}
 )
 _MOST_LAYERS = 100
+
+REMEMBER_FOR = 30 * 24 * 60 * 60
+"""Seconds that a session lasts without use if its user asked to be remembered."""
+
+ROTATE_GRACE = 60
+"""Seconds for which an id that `rotate_every` replaced still works, for requests that were on their way."""
 ANOTHER = (
     "Another SessionMiddleware, Starlette's own perhaps, writes the cookie {!r} too: "
     "remove it, or give one of them another session_cookie=…."
 )
 
 
-def check_choices(*, clock: Any, scope_key: Any, on_conflict: Any, on_event: Any, on_unavailable: Any) -> None:
-    """Refuse what is none of the things that a setting can be."""
-    if clock is not None and not callable(clock):
-        raise ImproperlyConfigured("clock must be callable and return seconds since 1970, as time.time does.")
+# What other libraries, and earlier versions of this one, call a setting; and what it is called here.
+_ELSEWHERE = {
+    "clock": "clock=… of the backend",
+    "cookie": "session_cookie",
+    "cookie_domain": "domain",
+    "cookie_https_only": "https_only",
+    "cookie_name": "session_cookie",
+    "cookie_path": "path",
+    "cookie_same_site": "same_site",
+    "cookie_samesite": "same_site",
+    "cookie_secure": "https_only",
+    "expire": "max_age",
+    "expires": "max_age",
+    "key": "secret_key",
+    "key_prefix": "prefix=… of RedisBackend",
+    "lifetime": "max_age",
+    "limits": "**AAL2 of starsessions.timeouts",
+    "max_lifetime": "absolute_timeout",
+    "name": "session_cookie",
+    "prefix": "prefix=… of RedisBackend",
+    "redis_url": "backend=RedisBackend(url)",
+    "remember_for": "remember=True of starsessions.users.sign_in, which is 30 days",
+    "rolling_sessions": "rolling",
+    "rotate_grace": "rotate_every, whose grace is 60 seconds",
+    "samesite": "same_site",
+    "secret": "secret_key",
+    "secure": "https_only",
+    "serializer": "serializer=… of the backend",
+    "session_lifetime": "max_age",
+    "session_name": "session_cookie",
+    "session_store": "backend",
+    "store": "backend",
+    "store_factory": "backend",
+    "timeout": "max_age",
+    "ttl": "max_age",
+}
+
+
+def names_keywords(init: Callable[P, None]) -> Callable[P, None]:
+    """Make a constructor say which keyword is meant, when it is given the one of another library.
+
+    (A `**unknown` in its signature would do as well, but then no type checker knows its keywords.)
+    """
+    code = init.__code__
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+    @wraps(init)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> None:
+        for name in kwargs:
+            if name not in known:
+                ours = _ELSEWHERE.get(name)
+                cure = f"it is {ours} here" if ours else "its documentation lists them"
+                raise TypeError(f"SessionMiddleware has no keyword {name!r}: {cure}.")
+        init(*args, **kwargs)
+
+    return checked
+
+
+def check_choices(*, app_name: Any, scope_key: Any, on_conflict: Any, on_event: Any, on_unavailable: Any) -> None:
+    """Refuse a value that a setting cannot have."""
+    if app_name is not None and (not isinstance(app_name, str) or not app_name):
+        raise ImproperlyConfigured("app_name must be a str that is not empty, or None for the name of the cookie.")
     if not isinstance(scope_key, str) or scope_key in _ASGI_KEYS:
         raise ImproperlyConfigured(f"scope_key={scope_key!r} cannot be used: the scope needs that key itself.")
-    if on_conflict not in ("merge", "raise") and not callable(on_conflict):
-        raise ImproperlyConfigured('on_conflict must be "merge", "raise", or a function of base, theirs and ours.')
+    if on_conflict not in ("merge", "raise"):
+        raise ImproperlyConfigured('on_conflict must be "merge" or "raise".')
     if on_event is not None and not callable(on_event):
         raise ImproperlyConfigured("on_event must be a function, or a coroutine function, of one event.")
     if on_unavailable not in ("error", "anonymous"):
@@ -43,47 +109,43 @@ def check_choices(*, clock: Any, scope_key: Any, on_conflict: Any, on_event: Any
 
 def policy_from(
     backend: Backend,
-    limits: Limits | None,
     max_age: Duration | None,
     absolute_timeout: Duration | None,
     rolling: bool,
     renew_every: Duration | None,
     rotate_every: Duration | None,
-    rotate_grace: Duration,
 ) -> Policy:
-    """For how long sessions live. `limits` stands for three of the settings."""
-    if limits is not None:
-        if (max_age, absolute_timeout, rolling) != (DEFAULT_MAX_AGE, None, False):
-            raise ImproperlyConfigured("limits=… says max_age, absolute_timeout and rolling: leave these out.")
-        max_age, absolute_timeout, rolling = limits.idle, limits.overall, True
+    """Return how long sessions last."""
     if rotate_every is not None and not backend.has_grace:
-        raise ImproperlyConfigured("rotate_every needs a backend that keeps sessions in a store: leave it out.")
+        raise ImproperlyConfigured("rotate_every needs a backend that keeps sessions in a store: remove it.")
     if max_age is None or max_age == 0 or max_age == timedelta(0):
         lifetime, browser_session = backend.max_age or DEFAULT_MAX_AGE, True
     else:
         # Two settings, one deadline: the shorter one, so that the cookie never promises what the backend refuses.
         lifetime, browser_session = seconds("max_age", max_age), False
         lifetime = min(lifetime, backend.max_age or lifetime)
-    interval = None if renew_every is None else seconds("renew_every", renew_every)
+    interval = _optional("renew_every", renew_every)
     if interval is not None and not rolling:
         raise ImproperlyConfigured("renew_every has no effect without rolling=True.")
     if interval is not None and interval >= lifetime:
         raise ImproperlyConfigured("renew_every must be shorter than max_age, or use comes too late to renew.")
     return Policy(
         max_age=lifetime,
-        absolute_timeout=None if absolute_timeout is None else seconds("absolute_timeout", absolute_timeout),
+        absolute_timeout=_optional("absolute_timeout", absolute_timeout),
         rolling=rolling,
         renew_every=interval,
         browser_session=browser_session,
-        rotate_every=None if rotate_every is None else seconds("rotate_every", rotate_every),
-        rotate_grace=seconds("rotate_grace", rotate_grace),
+        rotate_every=_optional("rotate_every", rotate_every),
+        rotate_grace=ROTATE_GRACE,
     )
 
 
-def user_rules(
-    backend: Backend, limits: Limits | None, remember_for: Duration, max_sessions: int | None, on_too_many: str
-) -> UserRules:
-    """What holds for people who are signed in. `limits` hold for those, too, who asked to be remembered."""
+def _optional(setting: str, value: Duration | None) -> int | None:
+    return None if value is None else seconds(setting, value)
+
+
+def user_rules(backend: Backend, policy: Policy, max_sessions: int | None, on_too_many: str) -> UserRules:
+    """Return what holds for signed-in users."""
     if on_too_many not in ("evict", "refuse"):
         raise ImproperlyConfigured('on_too_many must be "evict" or "refuse".')
     if max_sessions is not None:
@@ -91,21 +153,20 @@ def user_rules(
             raise ImproperlyConfigured("max_sessions_per_user must be a number of 1 or more.")
         if backend.user_index is None:
             raise ImproperlyConfigured(
-                "max_sessions_per_user needs to know whose sessions there are: keep them in a store, or give the "
-                "cookie backend revocations=… (a store)."
+                "max_sessions_per_user needs a list of each user's sessions: keep them in a store, or pass "
+                "revocations=<store> to the cookie backend."
             )
-    longest = seconds("remember_for", remember_for)
-    if limits is not None:
-        longest = min(longest, limits.idle)
-    return UserRules(longest, max_sessions, on_too_many == "evict")
+    # Where no session may last longer than that, a remembered one has to be used as often as any other.
+    is_capped = policy.absolute_timeout is not None and policy.absolute_timeout <= REMEMBER_FOR
+    return UserRules(policy.max_age if is_capped else REMEMBER_FOR, max_sessions, on_too_many == "evict")
 
 
 def check_stack(app: object, cookie: CookieSpec, scope_key: str) -> None:
     """Refuse to be built around another middleware that would write the same cookie."""
     for inner in layers(app):
-        setting = getattr(inner, "setting", None)
-        if isinstance(setting, Setting):
-            if setting.cookie.name == cookie.name:
+        config = getattr(inner, "config", None)
+        if isinstance(config, Config):
+            if config.cookie.name == cookie.name:
                 raise ImproperlyConfigured(
                     f"SessionMiddleware is installed twice with the cookie {cookie.name!r}: "
                     "remove one, or give it another session_cookie=… and scope_key=…."
@@ -115,11 +176,25 @@ def check_stack(app: object, cookie: CookieSpec, scope_key: str) -> None:
                     "Two SessionMiddlewares put their sessions into scope[%r]: handlers see that of the cookie %r "
                     "only, and not that of %r. Give one of them another scope_key=….",
                     scope_key,
-                    setting.cookie.name,
+                    config.cookie.name,
                     cookie.name,
                 )
         if writes(inner, cookie.name):
             raise ImproperlyConfigured(ANOTHER.format(cookie.name))
+
+
+def check_starlette_keys(app: object, backend: Backend) -> None:
+    """Warn of another middleware that takes the same cookies in Starlette's format, which is bound to no name."""
+    for inner in layers(app):
+        config = getattr(inner, "config", None)
+        if isinstance(config, Config) and not set(config.backend.starlette_keys).isdisjoint(backend.starlette_keys):
+            _log.warning(
+                "Two SessionMiddlewares share a secret_key, and read Starlette's cookie format, which does not say for "
+                "which cookie it is: the value of the cookie %r is a session in the cookie %r, too. Give each a "
+                "secret_key of its own, or CookieBackend(…, starlette_format=False).",
+                config.backend.binding.cookie_name,
+                backend.binding.cookie_name,
+            )
 
 
 def layers(app: object) -> Iterator[object]:

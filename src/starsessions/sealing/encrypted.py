@@ -1,11 +1,12 @@
-"""Encrypted tokens: nobody but the server can read or change them.
+"""Encrypted tokens: only the server can read or change them.
 
-A token is bound to its purpose and to the name of its cookie, with which its key is derived: one cookie's value is
-refused in another cookie.
+A token is bound to its purpose, the application and the name of its cookie: its key is derived with them, and they are
+its associated data. So one cookie's value is refused in another cookie.
 
     x1.  base64( what `Cipher` makes of the envelope )
 """
 
+from starsessions.core.binding import Binding, Purpose
 from starsessions.core.encoding import from_base64, to_base64
 from starsessions.core.record import MissReason, Record
 from starsessions.sealing.cipher import SHORTEST, Cipher
@@ -16,11 +17,11 @@ _PREFIX_LENGTH = len(PREFIX)
 
 
 class Encrypter:
-    """`x1.` tokens, good for one cookie name only. `pad_to` hides the length up to a multiple of so many bytes."""
+    """`x1.` tokens, valid for one binding only."""
 
-    def __init__(self, keys: list[bytes], cookie_name: str, compress: bool = False, pad_to: int = 0) -> None:
-        self._cipher = Cipher(keys, f"encrypted-cookie/{cookie_name}")
-        self._pack = packer(compress, pad_to)
+    def __init__(self, keys: list[bytes], binding: Binding, compress: bool = False) -> None:
+        self._cipher = Cipher(keys, Purpose.ENCRYPTED_COOKIE, binding)
+        self._pack = packer(compress)
 
     def seal(self, record: Record) -> str:
         return PREFIX + to_base64(self._cipher.seal(self._pack(record)))

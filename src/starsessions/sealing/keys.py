@@ -43,7 +43,7 @@ def _key(key: object) -> bytes:
         )
     if len(raw) < STRONG or len(set(raw)) < STRONG // 4:
         _log.warning(
-            "secret_key is weak (%d bytes, %d different): whoever guesses it can be anybody. "
+            "secret_key is weak (%d bytes, %d different): an attacker who guesses it can sign in as any user. "
             "Make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
             len(raw),
             len(set(raw)),
@@ -67,14 +67,14 @@ def hmac_with(key: bytes, digest: Callable[[bytes], Any]) -> Callable[[bytes], b
     return compute
 
 
-def derive(key: bytes, label: str, length: int = 32) -> bytes:
-    """HKDF-SHA-256 (RFC 5869) without a salt: `label` names the purpose and its version.
+def derive(key: bytes, label: bytes, length: int = 32) -> bytes:
+    """HKDF-SHA-256 (RFC 5869) without a salt: `label` names the purpose, its version and the binding.
 
     A purpose has a key of its own so that what was sealed for one is never opened by another.
     """
     pseudorandom = hmac.digest(bytes(32), key, "sha256")
     block = output = b""
     for counter in range(1, -(-length // 32) + 1):
-        block = hmac.digest(pseudorandom, block + label.encode() + bytes([counter]), "sha256")
+        block = hmac.digest(pseudorandom, block + label + bytes([counter]), "sha256")
         output += block
     return output[:length]

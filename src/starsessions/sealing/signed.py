@@ -1,9 +1,10 @@
-"""Signed tokens: anybody can read them, nobody can change them.
+"""Signed tokens: users can read them, and cannot change them.
 
 Two forms. Starlette's own, which versions 1.x of this package wrote, too: base64 of JSON, a timestamp, an HMAC-SHA-1,
-as `TimestampSigner` of itsdangerous makes them. And, for records that need more room than that (other types, a
-deadline of their own), `s1.` and base64url of an envelope and its HMAC-SHA-256, bound to the cookie's name. The keys
-of the two are unrelated, so neither can be passed off as the other.
+as `TimestampSigner` of itsdangerous makes them. It says nothing about the cookie or the application. And, for records
+that need more room than that (other types, a deadline of their own), `s1.` and base64url of an envelope and its
+HMAC-SHA-256, bound to the application and the cookie's name. The keys of the two are unrelated, so neither can be
+passed off as the other.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from hmac import compare_digest
 
 from msgspec import DecodeError
 
+from starsessions.core.binding import UNBOUND, Binding, Purpose
 from starsessions.core.encoding import FROM_URL, TO_URL, decode_quoted, from_base64url, to_base64url
 from starsessions.core.record import MissReason, Record
 from starsessions.sealing.envelope import packer, unpack
@@ -31,6 +33,10 @@ class StarletteSigner:
         derived = [hashlib.sha1(b"itsdangerous.Signer" + b"signer" + key).digest() for key in keys]  # noqa: S324
         self._macs = [hmac_with(key, hashlib.sha1) for key in derived]
         self._mac = self._macs[0]
+        self.key_digests: frozenset[bytes] = frozenset(
+            derive(key, UNBOUND.label(Purpose.STARLETTE_KEY)) for key in keys
+        )
+        """What is equal for two that read each other's cookies."""
 
     def seal(self, record: Record) -> str:
         signed = b2a_base64(record.payload, newline=False) + _stamp(record.renewed_at)
@@ -51,9 +57,11 @@ class StarletteSigner:
             return MissReason.BAD_SIGNATURE
         try:
             at = int.from_bytes(a2b_base64(stamp.translate(FROM_URL) + b"=="), "big")
-            return Record(decode_quoted(b'"%b"' % payload), at, at)
+            data = decode_quoted(b'"%b"' % payload)
         except (ValueError, DecodeError):
             return MissReason.UNDECODABLE
+        # An application may sign other text with the same key. Only a JSON object can be a session.
+        return Record(data, at, at) if data.startswith(b"{") else MissReason.UNDECODABLE
 
 
 @lru_cache(maxsize=1)  # many are sealed in one second
@@ -63,12 +71,11 @@ def _stamp(at: int) -> bytes:
 
 
 class Signer:
-    """`s1.` tokens, good for one cookie name only."""
+    """`s1.` tokens, valid for one binding only."""
 
-    def __init__(self, keys: list[bytes], cookie_name: str, compress: bool = False) -> None:
-        self._macs = [
-            hmac_with(derive(key, f"starsessions/v1/signed-cookie/{cookie_name}"), hashlib.sha256) for key in keys
-        ]
+    def __init__(self, keys: list[bytes], binding: Binding, compress: bool = False) -> None:
+        label = binding.label(Purpose.SIGNED_COOKIE)
+        self._macs = [hmac_with(derive(key, label), hashlib.sha256) for key in keys]
         self._pack = packer(compress)
 
     def seal(self, record: Record) -> str:

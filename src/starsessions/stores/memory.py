@@ -5,14 +5,16 @@ from itertools import count
 from struct import Struct
 from threading import Lock
 
-from starsessions.stores.base import Entry, Refused, Version
+from starsessions.stores.base import Conflict, Entry, Version
 
 _HEAD = Struct(">QQQ")  # expires_at, version, and where the key stands in `_keys`
 
+_FREE = 0  # the version of what does not exist
+
 
 class MemoryStore:
-    """A dict of bytes. Nothing walks over all of it: each `put` looks at two other entries, in turn, and drops them if
-    they are over, so that dead entries go as fast as new ones come.
+    """A dict of bytes. Nothing walks over all of it: each write looks at two other entries, in turn, and drops those
+    that have expired, so that expired entries go as fast as new ones come.
 
     An entry is one bytes object, its deadline and version in front: no container that the garbage collector would have
     to visit, a million times over. The sweep has the deadlines in a row of their own, since entries lie all over the
@@ -22,7 +24,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._entries: dict[str, bytes] = {}
         self._keys: list[str] = []  # every key of _entries, once: the sweep's way around
-        self._ends = array("Q")  # and when its entry is over
+        self._ends = array("Q")  # and when its entry expires
         self._next = 0
         self._versions = count(1)
         self._lock = Lock()
@@ -33,26 +35,41 @@ class MemoryStore:
     def all_keys(self) -> list[str]:
         return list(self._entries)
 
-    async def get(self, key: str, now: int) -> Entry | None:
+    async def get(self, key: str, *, now: int) -> Entry | None:
         return self.peek(key, now)
 
     def peek(self, key: str, now: int) -> Entry | None:
-        """`get`, at once."""
+        """`get`, without a coroutine."""
         stored = self._entries.get(key)
         if stored is None:
             return None
         expires_at, version, _ = _HEAD.unpack_from(stored)
         return Entry(stored[_HEAD.size :], expires_at, version) if now < expires_at else None
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+    async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Version:
+        return self._put(key, value, _FREE, expires_at, now)
+
+    async def replace(self, key: str, value: bytes, version: Version, *, expires_at: int, now: int) -> Version:
+        return self._put(key, value, version, expires_at, now)
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
+        with self._lock:
+            current = self.peek(key, now)
+            if version is not None and (current is None or current.version != version):
+                raise Conflict(current)
+            self._drop(key)
+            return current is not None
+
+    def _put(self, key: str, value: bytes, expected: Version, expires_at: int, now: int) -> Version:
+        """Write where the entry has the version that is expected."""
         with self._lock:
             stored = self._entries.get(key)
-            current, place = None, len(self._keys)
+            current, place = _FREE, len(self._keys)
             if stored is not None:
                 ends_at, version, place = _HEAD.unpack_from(stored)
-                current = version if now < ends_at else None
-            if current != expect:
-                raise Refused(self.peek(key, now))
+                current = version if now < ends_at else _FREE
+            if current != expected:
+                raise Conflict(self.peek(key, now))
             expires_at, version = max(0, expires_at), next(self._versions)
             self._entries[key] = _HEAD.pack(expires_at, version, place) + value
             if stored is None:
@@ -62,14 +79,6 @@ class MemoryStore:
                 self._ends[place] = expires_at
             self._sweep_two(now)
             return version
-
-    async def delete(self, key: str, expect: Version | None, now: int) -> bool:
-        with self._lock:
-            current = self.peek(key, now)
-            if expect is not None and (current is None or current.version != expect):
-                raise Refused(current)
-            self._drop(key)
-            return current is not None
 
     def _drop(self, key: str) -> None:
         """Forget an entry; the last key takes its place on the sweep's way."""

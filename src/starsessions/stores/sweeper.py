@@ -28,15 +28,15 @@ async def sweep_forever(
     """Until it is cancelled: sweep about `every` so many seconds, in batches, until nothing is left.
 
     Many workers do this at once. So each waits for a time of its own before the first sweep, and between two of them
-    (from half to one and a half of `every`); whoever finds less than a whole batch, because there is no more or because
-    others are at it, waits again. A failure is logged, once until it works again.
+    (from half to one and a half of `every`); one that finds less than a whole batch, because there is no more or
+    because others are at it, waits again. A failure is logged, once until it works again.
     """
     await sleep(every * chance())
     fails = False
     while True:
         removed = 0
         try:
-            removed = await store.sweep(BATCH, int(clock()))
+            removed = await store.sweep(BATCH, now=int(clock()))
             fails = False
         except Exception as error:  # whatever it is, the next time may be better
             if not fails:

@@ -1,22 +1,64 @@
-"""For tests: a clock that is moved by hand, the session of a test client, and the proof that a store or a backend keeps
-what it promises.
+"""For tests: a clock that is moved by hand, the session of a test client, and proof that a store or a backend keeps its
+promises.
 
-| module      | what is there for you                                                                |
-|-------------|--------------------------------------------------------------------------------------|
-| `clock`     | `Clock`                                                                              |
-| `client`    | `session_of`: the session of a test client, to be read and written; `sign_in`        |
-| `suite`     | `StoreSuite` and `BackendSuite`, to be subclassed: every rule as a test of pytest    |
-| `model`     | `check_against_model`: Hypothesis looks for requests after which a browser sees what |
-|             | it must not                                                                          |
-| `rules`     | `STORE`: the contract of a store, as rules                                           |
-| `races`     | `BACKEND`: what users are promised of any backend, as rules                          |
-| `schedules` | `in_every_order`: a few tasks in every order of their steps                          |
-| `site`      | `Site`: an application of one handler, visited without a server                      |
+| name                                         | what it is                                                          |
+|----------------------------------------------|---------------------------------------------------------------------|
+| `Clock`                                      | seconds since 1970, moved by hand                                   |
+| `session_of`, `sign_in`                      | the session of a test client                                        |
+| `StoreSuite`                                 | every rule of a store as a pytest test: subclass it                 |
+| `BackendSuite`, `CookieBackendSuite`         | the same for backends that keep sessions on a server, or in cookies |
+| `check_against_model`                        | Hypothesis looks for requests after which a backend is wrong        |
+| `store_verdicts`                             | the rules of a store without pytest; on the command line:           |
+|                                              | `python -m starsessions.testing package.module:open_store`          |
+| `broken_stores`, `RulesSuite`                | stores that the rules must reject, and a test that they do          |
+
+`pytest` and `hypothesis` are imported only with what needs them: the suites, and `check_against_model`.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from starsessions.testing.client import SessionOf, session_of, sign_in
 from starsessions.testing.clock import Clock
 from starsessions.testing.conformance.contract import Contract
 from starsessions.testing.conformance.fixtures import OpenBackend, OpenStore, StoreFixture
 
-__all__ = ["Clock", "Contract", "OpenBackend", "OpenStore", "SessionOf", "StoreFixture", "session_of", "sign_in"]
+if TYPE_CHECKING:
+    from starsessions.testing.conformance.broken_stores import BrokenStore, broken_stores
+    from starsessions.testing.conformance.model import check_against_model
+    from starsessions.testing.conformance.suite import BackendSuite, CookieBackendSuite, RulesSuite, StoreSuite
+    from starsessions.testing.conformance.verdict import NoVerdict, Verdict, store_verdicts
+
+__all__ = [
+    "BackendSuite",
+    "BrokenStore",
+    "Clock",
+    "Contract",
+    "CookieBackendSuite",
+    "NoVerdict",
+    "OpenBackend",
+    "OpenStore",
+    "RulesSuite",
+    "SessionOf",
+    "StoreFixture",
+    "StoreSuite",
+    "Verdict",
+    "broken_stores",
+    "check_against_model",
+    "session_of",
+    "sign_in",
+    "store_verdicts",
+]
+
+_LATER = {
+    **dict.fromkeys(("BrokenStore", "broken_stores"), "broken_stores"),
+    **dict.fromkeys(("check_against_model",), "model"),
+    **dict.fromkeys(("BackendSuite", "CookieBackendSuite", "RulesSuite", "StoreSuite"), "suite"),
+    **dict.fromkeys(("NoVerdict", "Verdict", "store_verdicts"), "verdict"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.conformance.{_LATER[name]}"), name)

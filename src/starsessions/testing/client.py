@@ -66,11 +66,11 @@ def session_of(client: Client, *, session_cookie: str | None = None, app: ASGIAp
     application: Any = app if app is not None else _app_of(client)
     installed = list(_installed_in(application, _root_path_of(client)))
     if session_cookie is not None:
-        found = [one for one in installed if one.middleware.setting.cookie.name == session_cookie]
+        found = [one for one in installed if one.middleware.config.cookie.name == session_cookie]
     else:  # the application's own come before those of what is mounted in it
         found = [one for one in installed if not one.is_mounted] or installed
     if len(found) != 1:
-        names = ", ".join(repr(one.middleware.setting.cookie.name) for one in installed) or "none"
+        names = ", ".join(repr(one.middleware.config.cookie.name) for one in installed) or "none"
         raise ImproperlyConfigured(
             f"session_of() needs one SessionMiddleware, and there are {len(found)} (all cookies: {names}). Say which "
             "one with session_cookie=…, and pass app=… if the client hides the application."
@@ -136,7 +136,7 @@ def sign_in(
     '42'
     """
     opened = session_of(client, session_cookie=session_cookie, app=app)
-    return opened._do(
+    return opened.run(
         lambda session: users.sign_in(session, user_id, remember=remember, keep_data=keep_data, method=method)
     )
 
@@ -176,7 +176,7 @@ class SessionOf:
     ) -> None:
         await self._open_async.__aexit__(kind, error, traceback)
 
-    def _do(self, act: Callable[[Session], Awaitable[object]]) -> Coroutine[Any, Any, None] | None:
+    def run(self, act: Callable[[Session], Awaitable[object]]) -> Coroutine[Any, Any, None] | None:
         """One act in a block of its own: done now, or to be awaited."""
 
         async def do() -> None:
@@ -204,7 +204,7 @@ class SessionOf:
         middleware, root_path, _ = self._installed
         jar: CookieJar = self._client.cookies.jar
         base = urlsplit(str(self._client.base_url))
-        url = f"{base.scheme}://{base.netloc}{middleware.setting.cookie.path_under(root_path)}"
+        url = f"{base.scheme}://{base.netloc}{middleware.config.cookie.path}"
         request = {
             "scheme": base.scheme,
             "root_path": root_path,

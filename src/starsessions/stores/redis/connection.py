@@ -111,7 +111,7 @@ class _Pooled:
         works = False
         try:
             await taken.connection.send_command(*command)
-            # If this is cancelled it closes the connection, so that nobody reads an answer which is not theirs.
+            # If this is cancelled it closes the connection, so that no other command reads its answer.
             answer = await taken.connection.read_response(disable_decoding=True)
             works = True
             return answer
@@ -146,7 +146,7 @@ class _Pooled:
         return self._current is taken
 
     def _end(self, taken: _Lease) -> None:
-        """The moment is over. If the connection is in use, it is given back after that."""
+        """The moment has passed. If the connection is in use, it is given back after that."""
         if self._current is taken:
             self._current = None
         if self._kept is taken:

@@ -4,17 +4,17 @@ An entry is one string under one key:
 
     0x01 | version, 8 random bytes | expires_at, 8 bytes, big-endian | value
 
-Whatever else stands under our key (another type, something shorter, another first byte) is nothing: `get` does not see
-it, `put` takes its place, `delete` removes it. Reading is one GET. Writing is one script that looks and writes in one
-step; it touches one key, so that a Cluster knows where to run it, and it is sent whole to a server that does not know
-it (any more).
+Anything else under our key (another type, something shorter, another first byte) does not exist for us: `get` does not
+see it, `create` takes its place, `delete` removes it. Reading is one GET. Writing is one script that looks and writes
+in one step; it touches one key, so that a Cluster knows where to run it, and it is sent whole to a server that does not
+know it (any more).
 
 The version is made by the writer and is random. So a script that is sent a second time, because the answer to the
-first was lost, finds its own version and says yes. If somebody else has written between the two, nobody can tell
+first was lost, finds its own version and says yes. If another writer has come between the two, it cannot be told
 whether the first one was carried out, and the write has failed. (A Cluster's client repeats commands by itself, and
 does not tell: there, what is computed from the old value may then be computed twice.)
 
-Redis counts the time to live by its own clock, from now on. What is over is over by the clock of the caller.
+Redis counts the time to live by its own clock, from now on. The caller's clock decides whether an entry has expired.
 """
 
 from asyncio import get_running_loop
@@ -24,20 +24,20 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
-from starsessions.stores.base import Entry, Refused, Version
+from starsessions.stores.base import Conflict, Entry, Version
 from starsessions.stores.redis.connection import Opened, Send, Transport, check_url, client_from, transport_for, within
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
-_LAYOUT = 1
-_HEAD = Struct(">B8sQ")
+LAYOUT = 1
+HEAD = Struct(">B8sQ")
 
 _LONGEST = 10**15
 """Milliseconds, some 30,000 years: Redis adds the time of day, and would refuse what does not fit into 63 bits then."""
 
-_SCRIPT = b"""
-local entry, expect, now, milliseconds = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+SCRIPT = b"""
+local entry, expected, now, milliseconds = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local there = redis.pcall('GET', KEYS[1])
 if type(there) == 'table' then
@@ -47,13 +47,13 @@ elseif there and (#there < 17 or string.byte(there) ~= 1 or struct.unpack('>I8',
     there = false
 end
 
-if expect == '*' then
+if expected == '*' then
     redis.call('DEL', KEYS[1])
     return there and 1
 end
 
 local version = there and string.sub(there, 2, 9) or ''
-if version ~= expect then
+if version ~= expected then
     if there and version == string.sub(entry, 2, 9) then return 1 end
     return there
 end
@@ -64,10 +64,10 @@ else
 end
 return 1
 """
-"""Puts an entry (none: removes) where the version is `expect`; none: where nothing is. With `*` it removes whatever is
-there. The answer is 1 if it was done, also if it was done before, and otherwise what is there: nil if nothing is."""
+"""Puts an entry (none: removes) where the version is `expected`; none: where nothing is. With `*` it removes whatever
+is there. The answer is 1 if it was done, also if it was done before, and otherwise what is there: nil if nothing is."""
 
-_SHA = sha1(_SCRIPT, usedforsecurity=False).hexdigest()
+SHA = sha1(SCRIPT, usedforsecurity=False).hexdigest()
 
 
 class RedisStore:
@@ -99,20 +99,20 @@ class RedisStore:
         else:
             self._given = transport_for(client_or_url, timeout)
 
-    async def get(self, key: str, now: int) -> Entry | None:
+    async def get(self, key: str, *, now: int) -> Entry | None:
         return _entry(await within(self._timeout, self._read(key), self._failures), now)
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
-        version = urandom(8)
-        entry = _HEAD.pack(_LAYOUT, version, max(0, expires_at)) + value
-        await self._swap(key, entry, expect or b"", now, min((expires_at - now) * 1000, _LONGEST))
-        return version
+    async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Version:
+        return await self._put(key, value, b"", expires_at, now)
 
-    async def delete(self, key: str, expect: Version | None, now: int) -> bool:
+    async def replace(self, key: str, value: bytes, version: Version, *, expires_at: int, now: int) -> Version:
+        return await self._put(key, value, version, expires_at, now)
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
         try:
-            await self._swap(key, b"", expect or b"*", now, 0)
-        except Refused:
-            if expect is not None:
+            await self._swap(key, b"", version or b"*", now, 0)
+        except Conflict:
+            if version is not None:
                 raise
             return False
         return True
@@ -136,18 +136,24 @@ class RedisStore:
             return None
         return stored
 
-    async def _swap(self, key: str, entry: bytes, expect: bytes, now: int, milliseconds: int) -> None:
-        """Put `entry` in the place of what has the version `expect`, or raise `Refused`."""
-        work = self._run_script(self._name(key), entry, expect, now, milliseconds)
+    async def _put(self, key: str, value: bytes, expected: Version, expires_at: int, now: int) -> Version:
+        version = urandom(8)
+        entry = HEAD.pack(LAYOUT, version, max(0, expires_at)) + value
+        await self._swap(key, entry, expected, now, min((expires_at - now) * 1000, _LONGEST))
+        return version
+
+    async def _swap(self, key: str, entry: bytes, expected: bytes, now: int, milliseconds: int) -> None:
+        """Put `entry` in the place of the entry with the version `expected`, or raise `Conflict`."""
+        work = self._run_script(self._name(key), entry, expected, now, milliseconds)
         answer, twice = await within(self._timeout, work, self._failures)
         if answer == 1:
             return
         current = _entry(answer, now)
         if twice and current is not None:
-            raise BackendUnavailable("The answer to a write was lost, and somebody else has written since.")
+            raise BackendUnavailable("The answer to a write was lost, and another request has written since.")
         if twice and not entry:
             return  # it was to be removed, and it is
-        raise Refused(current)
+        raise Conflict(current)
 
     async def _run_script(self, *arguments: Any) -> tuple[Any, bool]:
         """The script's answer, and whether it was sent twice."""
@@ -159,9 +165,9 @@ class RedisStore:
 
     async def _run_script_once(self, send: Send, arguments: tuple[Any, ...]) -> Any:
         try:
-            return await send("EVALSHA", _SHA, 1, *arguments)
+            return await send("EVALSHA", SHA, 1, *arguments)
         except self._unknown_script:
-            return await send("EVAL", _SCRIPT, 1, *arguments)
+            return await send("EVAL", SCRIPT, 1, *arguments)
 
     def _name(self, key: str) -> bytes:
         return self._prefix + key.encode()
@@ -177,7 +183,7 @@ class RedisStore:
 
 
 def _entry(stored: bytes | None, now: int) -> Entry | None:
-    if stored is None or len(stored) < _HEAD.size or stored[0] != _LAYOUT:
+    if stored is None or len(stored) < HEAD.size or stored[0] != LAYOUT:
         return None
-    _, version, expires_at = _HEAD.unpack_from(stored)
-    return Entry(stored[_HEAD.size :], expires_at, version) if now < expires_at else None
+    _, version, expires_at = HEAD.unpack_from(stored)
+    return Entry(stored[HEAD.size :], expires_at, version) if now < expires_at else None

@@ -6,9 +6,9 @@ connection in order: drivers take seconds for that when the server does not answ
 statement runs to its end, so that no connection has to be closed in the middle of an answer; who writes waits for that
 end, so that nothing is written later.
 
-A pooled connection may have died since it was last used, and nobody asks it beforehand, which would cost a round trip.
+A pooled connection may have died since it was last used, and it is not asked beforehand, which would cost a round trip.
 So what fails is tried once more: SQLAlchemy empties its pool when it sees a connection that was lost. A write may then
-have been carried out the first time, or not; whoever wrote finds out by the version.
+have been carried out the first time, or not; the writer finds out by the version.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ class Answer(NamedTuple):
     """How many rows; 0 as well if an INSERT found its key taken."""
 
     in_doubt: bool
-    """An earlier attempt has failed, and nobody knows whether it was carried out."""
+    """An earlier attempt has failed, and it is unknown whether it was carried out."""
 
 
 class Database:
@@ -92,7 +92,7 @@ class Database:
         self._timeout = timeout
         self._running: set[asyncio.Task[Any]] = set()
 
-    async def in_time(self, work: Coroutine[Any, Any, T], *, writes: bool = False) -> T:
+    async def with_timeout(self, work: Coroutine[Any, Any, T], *, writes: bool = False) -> T:
         """What the work comes to; `BackendUnavailable` when time is up."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
@@ -109,7 +109,7 @@ class Database:
         def has_ended(task: asyncio.Task[T]) -> None:
             timer.cancel()
             self._running.discard(task)
-            if answer.done():  # nobody waits any more
+            if answer.done():  # the request has gone away
                 task.cancelled() or task.exception()
             elif task.cancelled():  # the event loop is being closed
                 answer.cancel()
@@ -202,7 +202,7 @@ def _as_the_driver_said(error: Exception) -> Exception:
 
 
 def _spoils(error: Exception) -> bool:
-    """Whether the connection must not be used again: nobody knows its state, or it leads to what is a replica now."""
+    """Whether the connection must not be used again: its state is unknown, or it leads to what is a replica now."""
     if isinstance(error, InterfaceError | InternalError) or not isinstance(error, SQLAlchemyError):
         return True
     return isinstance(error, DBAPIError) and _is(error.orig, READ_ONLY)

@@ -7,12 +7,15 @@ from sqlalchemy import Connection, Table, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starsessions.exceptions import BackendUnavailable
-from starsessions.stores.base import Entry, Refused, Version
+from starsessions.stores.base import Conflict, Entry, Version
 from starsessions.stores.sqlalchemy.connection import Database
 from starsessions.stores.sqlalchemy.table import Statements
 
 MAX_ROUNDS = 8
-"""Of a `put` whose key is taken and free in turns."""
+"""Of a `create` whose key is in use and free in turns."""
+
+_FREE: Version = object()
+"""The version of what does not exist."""
 
 
 class SQLAlchemyStore:
@@ -22,35 +25,38 @@ class SQLAlchemyStore:
     for an engine with `isolation_level="AUTOCOMMIT"` and `skip_autocommit_rollback=True`, and on PostgreSQL for any.
     A write that raises `BackendUnavailable`, after `timeout` seconds or earlier, may have been carried out, or not.
 
-    The version is 63 random bits, chosen by whoever writes. So a write whose answer was lost recognises itself.
+    The version is 63 random bits, chosen by the writer. So a write whose answer was lost recognises itself.
     """
 
     def __init__(self, engine: AsyncEngine, table: Table, *, timeout: float = 5.0) -> None:
         self.table = table
         self._database = Database(engine, timeout)
-        self._say = Statements(table)
+        self.statements = Statements(table)
 
-    async def get(self, key: str, now: int) -> Entry | None:
-        return await self._database.in_time(self._get(key, now))
+    async def get(self, key: str, *, now: int) -> Entry | None:
+        return await self._database.with_timeout(self._get(key, now))
 
-    async def put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
-        return await self._database.in_time(self._put(key, value, expires_at, expect, now), writes=True)
+    async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Version:
+        return await self._database.with_timeout(self._put(key, value, _FREE, expires_at, now), writes=True)
 
-    async def delete(self, key: str, expect: Version | None, now: int) -> bool:
-        return await self._database.in_time(self._delete(key, expect, now), writes=True)
+    async def replace(self, key: str, value: bytes, version: Version, *, expires_at: int, now: int) -> Version:
+        return await self._database.with_timeout(self._put(key, value, version, expires_at, now), writes=True)
 
-    async def sweep(self, limit: int, now: int) -> int:
-        return await self._database.in_time(self._sweep(limit, now))
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
+        return await self._database.with_timeout(self._delete(key, version, now), writes=True)
+
+    async def sweep(self, limit: int, *, now: int) -> int:
+        return await self._database.with_timeout(self._sweep(limit, now))
 
     async def has_table(self) -> bool:
-        return (await self._database.in_time(self._database.call(_has_table, self.table)))[0]
+        return (await self._database.with_timeout(self._database.call(_has_table, self.table)))[0]
 
     async def create_table(self) -> None:
         """Create the table and its index, unless it is there."""
         try:
-            await self._database.in_time(self._database.call(_create_table, self.table))
+            await self._database.with_timeout(self._database.call(_create_table, self.table))
         except BackendUnavailable:
-            if not await self.has_table():  # somebody else may have created it at the same time
+            if not await self.has_table():  # another process may have created it at the same time
                 raise
 
     async def finished(self) -> None:
@@ -58,14 +64,14 @@ class SQLAlchemyStore:
         await self._database.finished()
 
     async def _get(self, key: str, now: int) -> Entry | None:
-        rows = (await self._database.execute(self._say.get, {"p_key": key, "p_now": now})).rows
+        rows = (await self._database.execute(self.statements.get, {"p_key": key, "p_now": now})).rows
         return Entry._make(rows[0]) if rows else None
 
-    async def _put(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+    async def _put(self, key: str, value: bytes, expected: Version, expires_at: int, now: int) -> Version:
         version = int.from_bytes(urandom(8)) >> 1
         row = {"p_key": key, "p_value": value, "p_expires_at": expires_at, "p_version": version}
         for _ in range(MAX_ROUNDS):
-            written, in_doubt = await self._write(row, expect, now)
+            written, in_doubt = await self._write(row, expected, now)
             if written:
                 return version
             current = await self._get(key, now)
@@ -74,42 +80,42 @@ class SQLAlchemyStore:
             if current is not None and in_doubt:
                 # If ours was carried out, it is part of what is there now, and must not be done a second time.
                 raise BackendUnavailable("The store failed while it was writing, and what it did is unknown.")
-            if current is not None or expect is not None:
-                raise Refused(current)
+            if current is not None or expected is not _FREE:
+                raise Conflict(current)
         raise BackendUnavailable(f"The store gave contradictory answers {MAX_ROUNDS} times.")
 
-    async def _write(self, row: dict[str, Any], expect: Version | None, now: int) -> tuple[bool, bool]:
+    async def _write(self, row: dict[str, Any], expected: Version, now: int) -> tuple[bool, bool]:
         """Whether the row was written, and whether it may have been although we were told otherwise."""
         execute, in_doubt = self._database.execute, False
-        if expect is None:
-            inserted = await execute(self._say.insert, row)
+        if expected is _FREE:
+            inserted = await execute(self.statements.insert, row)
             if inserted.written:
                 return True, False
-            statement, in_doubt = self._say.take_over, inserted.in_doubt
+            statement, in_doubt = self.statements.take_over, inserted.in_doubt
             parameters = {**row, "p_now": now}
         else:
-            statement, parameters = self._say.replace, {**row, "p_expect": expect, "p_now": now}
+            statement, parameters = self.statements.replace, {**row, "p_expect": expected, "p_now": now}
         written = await execute(statement, parameters)
         return written.written > 0, written.in_doubt or in_doubt
 
-    async def _delete(self, key: str, expect: Version | None, now: int) -> bool:
+    async def _delete(self, key: str, expected: Version | None, now: int) -> bool:
         parameters = {"p_key": key, "p_now": now}
-        if expect is None:
-            return (await self._database.execute(self._say.delete, parameters)).written > 0
-        deleted = await self._database.execute(self._say.delete_expected, {**parameters, "p_expect": expect})
+        if expected is None:
+            return (await self._database.execute(self.statements.delete, parameters)).written > 0
+        deleted = await self._database.execute(self.statements.delete_expected, {**parameters, "p_expect": expected})
         if deleted.written:
             return True
         current = await self._get(key, now)
         if current is None and deleted.in_doubt:
             return True
-        raise Refused(current)
+        raise Conflict(current)
 
     async def _sweep(self, limit: int, now: int) -> int:
         execute, parameters = self._database.execute, {"p_now": now, "p_limit": limit}
         if self._database.name == "postgresql":
-            return (await execute(self._say.sweep, parameters)).written
-        keys = [row.key for row in (await execute(self._say.some_dead, parameters)).rows]
-        return (await execute(self._say.delete_dead, {"p_keys": keys, "p_now": now})).written if keys else 0
+            return (await execute(self.statements.sweep, parameters)).written
+        keys = [row.key for row in (await execute(self.statements.some_dead, parameters)).rows]
+        return (await execute(self.statements.delete_dead, {"p_keys": keys, "p_now": now})).written if keys else 0
 
 
 def _has_table(connection: Connection, table: Table) -> bool:

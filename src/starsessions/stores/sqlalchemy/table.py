@@ -32,7 +32,7 @@ _KEY = (
 _VALUE = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")  # BLOB there ends at 64 KiB
 
 
-def session_table(metadata: MetaData, name: str = "starsessions") -> Table:
+def session_table(metadata: MetaData | None, name: str = "starsessions") -> Table:
     """The table, as part of `metadata`: with it, Alembic finds the table when it compares.
 
     What is there already under this name is returned as it is, so that a module with models and the backend may both
@@ -45,6 +45,7 @@ def session_table(metadata: MetaData, name: str = "starsessions") -> Table:
     >>> session_table(metadata) is metadata.tables["starsessions"]
     True
     """
+    metadata = MetaData() if metadata is None else metadata
     full_name = f"{metadata.schema}.{name}" if metadata.schema else name
     if full_name in metadata.tables:
         return metadata.tables[full_name]
@@ -83,7 +84,7 @@ class Statements:
         # index. There MySQL and MariaDB would lock what expires next as well, in another order than an UPDATE of it.
         still_dead = expires_at + literal_column("0") <= bindparam("p_now")
 
-        # PostgreSQL in one statement. Rows that somebody is at work on (another sweep) are left to them. It is a CTE
+        # PostgreSQL in one statement. Rows that are locked (by another sweep) are left to them. It is a CTE
         # because PostgreSQL may run a subquery with LIMIT more than once, and then removes more than the limit.
         locked = some_dead.with_for_update(skip_locked=True).cte("dead")
         self.sweep: Executable = delete(table).where(key.in_(select(locked.columns["key"])), still_dead)

@@ -43,11 +43,13 @@ class Site:
     """
 
     def __init__(self, backend: SessionBackend, clock: Clock, **settings: Any) -> None:
-        self.app: SessionMiddleware = SessionMiddleware(_handle, backend=backend, clock=clock, **settings)
+        self._cookie_name: str = settings.get("session_cookie", "session")
+        backend.clock = clock
+        self.app: SessionMiddleware = SessionMiddleware(_handle, backend=backend, **settings)
 
     async def visit(self, token: str | None, act: Act) -> Answer:
         """What the request came to."""
-        cookie = [] if token is None else [(b"cookie", f"session={token}".encode())]
+        cookie = [] if token is None else [(b"cookie", f"{self._cookie_name}={token}".encode())]
         messages: list[MutableMapping[str, Any]] = []
         results: list[Any] = []
 
@@ -65,7 +67,7 @@ class Site:
         return Answer(results[0], _token(said))
 
     async def data(self, token: str | None) -> dict[str, Any]:
-        """What somebody sees who brings this token."""
+        """What a request with this token sees."""
         seen: dict[str, Any] = (await self.visit(token, _copied)).result
         return seen
 

@@ -67,7 +67,7 @@ BACKEND: Contract[BackendFixture] = Contract(
 
 
 @BACKEND.rule()
-async def a_session_is_what_was_put_in(place: BackendFixture) -> None:
+async def a_session_keeps_its_data(place: BackendFixture) -> None:
     """The next request of a browser finds what the last one has left, and a stranger finds nothing."""
     token = await place.new_session()
     await place.new_session({"a": "somebody else's"})
@@ -79,7 +79,7 @@ async def a_session_is_what_was_put_in(place: BackendFixture) -> None:
 
 
 @BACKEND.rule()
-async def what_asks_for_nothing_costs_nothing(place: BackendFixture) -> None:
+async def an_unused_session_costs_nothing(place: BackendFixture) -> None:
     """A request that leaves its session alone makes no call, and one that reads makes one. Neither sets a cookie."""
     token, calm = await place.new_session(), Site(place.backend_with_steps, place.clock, max_age=MAX_AGE)
     answer = await calm.visit(token, _do_nothing)
@@ -89,21 +89,21 @@ async def what_asks_for_nothing_costs_nothing(place: BackendFixture) -> None:
 
 
 @BACKEND.rule()
-async def a_session_is_over_at_its_deadline(place: BackendFixture) -> None:
+async def a_session_expires_at_its_deadline(place: BackendFixture) -> None:
     """A session lives for `max_age` after its last change, by the clock of the middleware, and not a second longer."""
     token = await place.new_session()
     await place.site.visit(token, _changing({"a": 2}))
     place.clock.advance(MAX_AGE - 1)
-    assert (await place.site.data(token)).get("a") == 2, "a session was over before its deadline"
+    assert (await place.site.data(token)).get("a") == 2, "a session expired before its deadline"
     place.clock.advance(1)
     assert await place.site.data(token) == {}, "a session was there at its deadline"
     answer = await place.site.visit(token, _changing({"new": 1}))
-    assert await place.living([token, answer.token]) == {answer.token: {"new": 1}}, "a session that is over came back"
-    assert answer.token != token, "the id of a session that is over was used again"
+    assert await place.living([token, answer.token]) == {answer.token: {"new": 1}}, "an expired session came back"
+    assert answer.token != token, "the id of an expired session was used again"
 
 
 @BACKEND.rule()
-async def a_session_that_ends_while_it_is_used_stays_over(place: BackendFixture) -> None:
+async def a_session_that_expires_during_a_request_stays_expired(place: BackendFixture) -> None:
     """A request that has found a session, and changes it after its deadline, does not bring it back."""
     token = await place.new_session()
 
@@ -113,8 +113,8 @@ async def a_session_that_ends_while_it_is_used_stays_over(place: BackendFixture)
         session["new"] = 1
 
     answer = await place.site.visit(token, act)
-    assert answer.token is None, "a cookie was set for a session that was over"
-    assert await place.site.data(token) == {}, "a session that was over was brought back by a change"
+    assert answer.token is None, "a cookie was set for an expired session"
+    assert await place.site.data(token) == {}, "an expired session was brought back by a change"
 
 
 @BACKEND.rule()
@@ -124,11 +124,11 @@ async def use_renews_a_rolling_session(place: BackendFixture) -> None:
     place.clock.advance(MAX_AGE - 10)
     await place.rolling.visit(token, _read)
     place.clock.advance(MAX_AGE - 10)
-    assert await place.site.data(token) == START, "a session that was used is over by its old deadline"
+    assert await place.site.data(token) == START, "a session that was used expired at its old deadline"
 
 
 @BACKEND.rule()
-async def an_id_that_nobody_gave_out_is_not_adopted(place: BackendFixture) -> None:
+async def an_unknown_id_is_not_adopted(place: BackendFixture) -> None:
     """A browser that brings an id of its own, or a dead one, is given another when a session begins."""
     dead = await place.new_session()
     answer = await place.site.visit(dead, _log_out)
@@ -297,7 +297,7 @@ async def a_logout_is_final_against_two_rotations(place: BackendFixture) -> None
 
 
 @BACKEND.rule("atomic")
-async def a_change_during_a_rotation_is_in_the_new_session_or_nobodys(place: BackendFixture) -> None:
+async def a_change_during_a_rotation_is_kept_or_refused(place: BackendFixture) -> None:
     """A change that was confirmed while a session was rotated is in it; one that came too late is nowhere."""
 
     async def scenario(schedule: Schedule) -> None:
@@ -344,7 +344,7 @@ def _writers(count: int) -> None:
                 assert f"new-{n}" in data, "an update is lost: a key that was added"
                 assert f"gone-{n}" not in data, "an update is lost: a key that was deleted"
             assert data["last"] == int(list(answers)[-1]), "of a key that all have changed, the last one has not won"
-            assert data["b"] == START["b"], "a key that nobody has changed is not what it was"
+            assert data["b"] == START["b"], "a key that was not changed is not what it was"
 
         await place.in_every_order(scenario)
 
@@ -380,8 +380,8 @@ async def atomic_updates_all_count(place: BackendFixture) -> None:
 
 
 @BACKEND.rule("grace")
-async def with_a_grace_the_old_id_stands_for_the_new_session(place: BackendFixture) -> None:
-    """With `regenerate_id(grace=…)` a change that comes with the old id is in the new session, until the grace is over.
+async def within_its_grace_the_old_id_opens_the_new_session(place: BackendFixture) -> None:
+    """With `regenerate_id(grace=…)` a change that comes with the old id is in the new session, until the grace ends.
 
     Whatever the order, it is confirmed, and its answer does not bring the old id back.
     """
@@ -404,7 +404,7 @@ async def with_a_grace_the_old_id_stands_for_the_new_session(place: BackendFixtu
             "the old id does not see the new session"
         )
         place.clock.advance(GRACE)
-        assert await place.living([old, new]) == {new: expected}, "the old id is alive when its grace is over"
+        assert await place.living([old, new]) == {new: expected}, "the old id opens a session after its grace"
 
     await place.in_every_order(scenario)
     old = await place.new_session()
@@ -420,7 +420,7 @@ def _add_one(data: dict[str, Any]) -> int:
 
 
 @BACKEND.rule("atomic")
-async def emptying_a_session_ends_nothing_that_somebody_has_put_in(place: BackendFixture) -> None:
+async def emptying_a_session_keeps_a_parallel_change(place: BackendFixture) -> None:
     """A request that takes the last key out ends the session, unless another one has put something in."""
 
     async def scenario(schedule: Schedule) -> None:

@@ -25,7 +25,7 @@ class Contract(Generic[P]):
 
     def __init__(self, capabilities: Mapping[str, str]) -> None:
         self.capabilities = capabilities
-        """Their names, and what somebody can who has them."""
+        """Their names, and what each means."""
         self._rules: dict[Rule[P], str | None] = {}
 
     def rule(self, needs: str | None = None) -> Callable[[Rule[P]], Rule[P]]:

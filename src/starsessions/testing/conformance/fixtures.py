@@ -40,7 +40,7 @@ class StoreFixture:
     >>> async def main():
     ...     async with StoreFixture(lambda name: MemoryStore()) as place:
     ...         store = await place.connect()
-    ...         return await store.get("key", place.now)
+    ...         return await store.get("key", now=place.now)
     >>> anyio.run(main)
     """
 
@@ -49,7 +49,7 @@ class StoreFixture:
     ) -> None:
         self.name: str = f"place_{token_hex(8)}"
         self.largest_value: int | None = largest_value
-        """The bytes that a value may have; None: nobody has stated a limit."""
+        """The bytes that a value may have; None: no limit is stated."""
         self.now: int = int(time.time())
         """The instant at which rules begin. A real one, because a database may also look at a clock of its own."""
         self._open = open_store

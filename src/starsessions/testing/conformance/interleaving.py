@@ -16,6 +16,9 @@ from anyio import Event, create_task_group
 from starsessions.backends.base import SessionBackend
 from starsessions.backends.server_side import StoreBackend
 
+VERBS = ("get", "create", "replace", "delete")
+"""Of a store."""
+
 
 class _Walker:
     """A task, and whether it stands before a step or has arrived at its end."""
@@ -145,7 +148,7 @@ def stepped(backend: SessionBackend) -> tuple[SessionBackend, list[str]]:
 
     twin: Any = copy(backend)
     if isinstance(backend, StoreBackend):
-        twin.store = SimpleNamespace(**{verb: with_step(backend.store, verb) for verb in ("get", "put", "delete")})
+        twin.store = SimpleNamespace(**{verb: with_step(backend.store, verb) for verb in VERBS})
     else:
         for verb in ("read", "write", "remove", "exists"):
             setattr(twin, verb, with_step(backend, verb))

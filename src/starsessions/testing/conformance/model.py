@@ -74,7 +74,7 @@ class _Kept:
         return not self.has_ended and self.went is None and now < self.renewed_at + MAX_AGE
 
     def as_seen(self, now: int) -> "_Kept | None":
-        """The session that somebody meets who brings the id of this one."""
+        """The session that a request with the id of this one finds."""
         if self.went is not None and now < self.went.usable_until:
             return self.went.to.as_seen(now)
         return self if self.lives(now) else None
@@ -312,10 +312,10 @@ class SessionMachine(RuleBasedStateMachine):
             return "" if request.has_ended_one else None
         is_due = self._rolling and now - request.renewed_at >= RENEW_EVERY
         if request.data == request.base and not request.rotates and not is_due:
-            return None  # nobody looks again
+            return None  # it is not looked up again
         there = found.as_seen(now)
         if there is None:
-            return None  # gone means gone
+            return None  # an ended session stays ended
         merged = request.applied_to(there.data)
         if not merged:
             there.end(now)

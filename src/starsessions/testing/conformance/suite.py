@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
-from anyio import fail_after
 
 from starsessions.testing.conformance.backend_rules import BACKEND, BackendFixture
+from starsessions.testing.conformance.broken_stores import BrokenStore, broken_stores
 from starsessions.testing.conformance.contract import Contract, Rule
+from starsessions.testing.conformance.cookie_rules import COOKIE, CookieFixture, cookie_fixture
 from starsessions.testing.conformance.fixtures import OpenBackend, OpenStore, StoreFixture, opened
 from starsessions.testing.conformance.store_rules import STORE
-
-TIME_LIMIT = 120  # seconds for one rule: a store that hangs is a failure, too
+from starsessions.testing.conformance.verdict import ends
 
 
 class _Suite:
@@ -57,8 +57,7 @@ class StoreSuite(_Suite):
             open_store, one_connection_only="several_connections" in self.declines, largest_value=self.largest_value
         )
         async with place:
-            with fail_after(TIME_LIMIT):
-                await rule(place)
+            await ends(rule(place))
 
 
 class BackendSuite(_Suite):
@@ -76,5 +75,44 @@ class BackendSuite(_Suite):
     async def test_the_backend_keeps_the_rule(self, rule: Rule[BackendFixture], open_backend: OpenBackend) -> None:
         """The sentence is the rule's docstring."""
         async with opened(open_backend()) as backend:
-            with fail_after(TIME_LIMIT):
-                await rule(BackendFixture(backend))
+            await ends(rule(BackendFixture(backend)))
+
+
+class CookieBackendSuite(_Suite):
+    """Shows whether a backend whose cookie is the session, signed or encrypted, does what users are promised.
+
+    class TestMyCookies(CookieBackendSuite):
+        @pytest.fixture
+        def open_backend(self):
+            return lambda: MyCookies("a key of 32 random bytes or more")
+
+    The function is called twice in each test: what it makes has one secret, as in two processes of an application.
+    """
+
+    contract = COOKIE
+
+    @pytest.mark.anyio
+    async def test_the_backend_keeps_the_rule(self, rule: Rule[CookieFixture], open_backend: OpenBackend) -> None:
+        """The sentence is the rule's docstring."""
+        async with cookie_fixture(open_backend) as place:
+            await ends(rule(place))
+
+
+class RulesSuite:
+    """Shows that the rules of a store reject broken stores, for those who change the rules, or want to see it:
+
+    class TestTheRules(RulesSuite):
+        pass
+    """
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Makes a test of each broken store."""
+        if "broken_store" in metafunc.fixturenames:
+            metafunc.parametrize("broken_store", broken_stores(), ids=lambda store: store.name)
+            # On this event loop, because trio shuffles what goes at once, and some mistakes show in one order only.
+            metafunc.parametrize("anyio_backend", ["asyncio"], scope="module")
+
+    @pytest.mark.anyio
+    async def test_the_rules_reject_the_broken_store(self, broken_store: BrokenStore) -> None:
+        """Exactly the rules that its mistake breaks."""
+        assert await broken_store.failing_rules() == broken_store.rejected_by

@@ -1,0 +1,835 @@
+"""Stores with a mistake that has been made before, and the rules that must reject each; and some correct ones.
+
+The sets of rules are written by hand, from what a rule says and what a mistake does. A set that is copied from a result
+would prove nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import count
+from typing import Any, ClassVar, cast
+from uuid import uuid4
+
+from anyio import Lock
+from anyio.lowlevel import checkpoint
+
+from starsessions.stores.base import Conflict, Entry, Store, Version
+from starsessions.testing.conformance import store_rules as r
+from starsessions.testing.conformance.contract import Rule
+from starsessions.testing.conformance.fixtures import OpenStore, StoreFixture
+from starsessions.testing.conformance.verdict import verdicts
+
+
+class Entries(dict[str, Entry]):
+    """What a database holds, and what there is once for all connections onto it."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.index: dict[str, int] = {}
+
+
+Kind = Callable[[Entries], Any]
+"""Makes a connection to a database."""
+
+
+class Right:
+    """A store in a dict that several connections share. Versions are uuids."""
+
+    def __init__(self, entries: Entries) -> None:
+        self.entries = entries
+
+    def is_live(self, entry: Entry, now: int) -> bool:
+        return now < entry.expires_at
+
+    def live(self, key: str, now: int) -> Entry | None:
+        entry = self.entries.get(key)
+        return entry if entry is not None and self.is_live(entry, now) else None
+
+    def new_version(self, key: str, value: bytes, now: int) -> Version:
+        return uuid4().hex
+
+    def check(self, key: str, expect: Version | None, now: int) -> None:
+        current = self.live(key, now)
+        if (current.version if current else None) != expect:
+            raise Conflict(current)
+
+    async def get(self, key: str, *, now: int) -> Entry | None:
+        return self.live(key, now)
+
+    async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Version:
+        return await self.write(key, value, expires_at, None, now)
+
+    async def replace(self, key: str, value: bytes, version: Version, *, expires_at: int, now: int) -> Version:
+        return await self.write(key, value, expires_at, version, now)
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        self.check(key, expect, now)
+        version = self.new_version(key, value, now)
+        self.entries[key] = Entry(value, expires_at, version)
+        return version
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> Any:
+        if version is not None:
+            self.check(key, version, now)
+        lived = self.live(key, now) is not None
+        self.entries.pop(key, None)
+        return lived
+
+    def has_expired(self, key: str, now: int) -> bool:
+        return not self.is_live(self.entries[key], now)
+
+    async def sweep(self, limit: int, *, now: int) -> Any:
+        expired = [key for key in self.entries if self.has_expired(key, now)][:limit]
+        for key in expired:
+            del self.entries[key]
+        return len(expired)
+
+
+# Stores that are legal, and different
+
+
+class CountsAll(Right):
+    """Versions are numbers, from 0 on, for all keys and connections together."""
+
+    numbers = count(0)
+
+    def new_version(self, key: str, value: bytes, now: int) -> Version:
+        return next(self.numbers)
+
+
+class HasListsAsVersions(Right):
+    """Versions are opaque: these cannot be hashed."""
+
+    def new_version(self, key: str, value: bytes, now: int) -> Version:
+        return [uuid4(), now]
+
+
+class ForgetsWhenAsked(Right):
+    """A get drops all that has expired."""
+
+    async def get(self, key: str, *, now: int) -> Entry | None:
+        await self.sweep(len(self.entries), now=now)
+        return await super().get(key, now=now)
+
+
+class Waits(Right):
+    """Waits everywhere, and is atomic by a lock."""
+
+    async def _alone(self, work: Callable[..., Any], *args: Any, **instants: Any) -> Any:
+        await checkpoint()
+        async with self.entries.lock:
+            await checkpoint()
+            result = await work(*args, **instants)
+        await checkpoint()
+        return result
+
+    async def get(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().get, *args, **instants)
+
+    async def create(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().create, *args, **instants)
+
+    async def replace(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().replace, *args, **instants)
+
+    async def delete(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().delete, *args, **instants)
+
+    async def sweep(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().sweep, *args, **instants)
+
+
+LEGAL = [Right, CountsAll, HasListsAsVersions, ForgetsWhenAsked, Waits]
+
+
+# Writing what should not be written
+
+
+class Upserts(Right):
+    """`SET key value`: the version is not looked at."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        current = self.live(key, now)
+        return await super().write(key, value, expires_at, current.version if current else None, now)
+
+
+class ReplacesInsteadOfCreating(Right):
+    """`INSERT OR REPLACE` for what is new; only changes look at the version."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        if expect is None:
+            self.entries.pop(key, None)
+        return await super().write(key, value, expires_at, expect, now)
+
+
+class CreatesWhenItShouldChange(Right):
+    """`UPDATE … WHERE version = …`, and if no row was there, `INSERT`."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().write(key, value, expires_at, expect if self.live(key, now) else None, now)
+
+
+class RevivesWhatIsOver(Right):
+    """`UPDATE … WHERE key = … AND version = …`, and the deadline was forgotten in the condition."""
+
+    def check(self, key: str, expect: Version | None, now: int) -> None:
+        entry = self.entries.get(key)
+        if expect is None or entry is None or entry.version != expect:
+            super().check(key, expect, now)
+
+
+class StumblesOverWhatIsOver(Right):
+    """A plain `INSERT`: the expired row is in the way until it is swept."""
+
+    def check(self, key: str, expect: Version | None, now: int) -> None:
+        super().check(key, expect, now)
+        if expect is None and key in self.entries:
+            raise Conflict(None)
+
+
+class ChecksThenWrites(Right):
+    """Reads, compares in Python, and writes: two commands, and others come between."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        self.check(key, expect, now)
+        await checkpoint()
+        version = uuid4().hex
+        self.entries[key] = Entry(value, expires_at, version)
+        return version
+
+
+class ChecksThenDeletes(Right):
+    """The same with `delete`."""
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
+        if version is not None:
+            self.check(key, version, now)
+        lived = self.live(key, now) is not None
+        await checkpoint()
+        self.entries.pop(key, None)
+        return lived
+
+
+class WritesInTwoSteps(Right):
+    """`HSET value`, then `HSET version` and `EXPIREAT`."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        self.check(key, expect, now)
+        if key in self.entries:
+            self.entries[key] = self.entries[key]._replace(value=value)
+            await checkpoint()
+        version = uuid4().hex
+        self.entries[key] = Entry(value, expires_at, version)
+        return version
+
+
+# Versions that repeat
+
+
+class CountsEachEntry(Right):
+    """A column `version`, one more with each update, and 1 for a new row."""
+
+    def new_version(self, key: str, value: bytes, now: int) -> Version:
+        current = self.live(key, now)
+        return current.version + 1 if current else 1
+
+
+class CountsEachConnection(Right):
+    """A counter in the memory of each process, while the entries are shared and stay."""
+
+    def __init__(self, entries: Entries) -> None:
+        super().__init__(entries)
+        self.numbers = count(1)
+
+    def new_version(self, key: str, value: bytes, now: int) -> Version:
+        return next(self.numbers)
+
+
+class HashesValues(Right):
+    """The version is a hash of the value, like many an ETag."""
+
+    def new_version(self, key: str, value: bytes, now: int) -> Version:
+        return hash(value)
+
+
+class VersionsByTheClock(Right):
+    """`updated_at` as version."""
+
+    def new_version(self, key: str, value: bytes, now: int) -> Version:
+        return now
+
+
+# Deadlines
+
+
+class ReadsWhatIsOver(Right):
+    """The database is to forget by itself, and does so when it likes."""
+
+    async def get(self, key: str, *, now: int) -> Entry | None:
+        return self.entries.get(key)
+
+
+class LivesASecondTooLong(Right):
+    """`now <= expires_at`."""
+
+    def is_live(self, entry: Entry, now: int) -> bool:
+        return now <= entry.expires_at
+
+
+class KeepsTheFirstDeadline(Right):
+    """`UPDATE … SET value = …, version = …`, without the deadline."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        current = self.live(key, now)
+        return await super().write(key, value, current.expires_at if current else expires_at, expect, now)
+
+
+class RoundsUpToMinutes(Right):
+    """The database counts the time to live in minutes."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        minutes = -(-(expires_at - now) // 60)
+        return await super().write(key, value, now + minutes * 60, expect, now)
+
+
+class RoundsDownToTens(Right):
+    """The database keeps deadlines in a type that has not enough digits."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        seconds = expires_at - now
+        return await super().write(key, value, now + (seconds if seconds <= 300 else seconds // 10 * 10), expect, now)
+
+
+class LivesThirtyDaysAtMost(Right):
+    """Like memcached, which takes more for something else."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().write(key, value, min(expires_at, now + 30 * 86400), expect, now)
+
+
+class WantsATimeToLive(Right):
+    """`SET … EX 0` is an error."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        if expires_at <= now:
+            raise ValueError("invalid expire time")
+        return await super().write(key, value, expires_at, expect, now)
+
+
+class RenewsWhatIsRead(Right):
+    """`GETEX`, or a cache with a sliding time to live."""
+
+    async def get(self, key: str, *, now: int) -> Entry | None:
+        entry = await super().get(key, now=now)
+        if entry is not None:
+            self.entries[key] = entry._replace(expires_at=max(entry.expires_at, now + r.LIFE))
+        return entry
+
+
+# Deleting, and refusing
+
+
+class DeletesWithoutAVersion(Right):
+    """`DELETE … WHERE key = …`."""
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
+        return cast(bool, await super().delete(key, now=now))
+
+
+class DeletesAndSaysNothing(Right):
+    """The `return` was forgotten."""
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> None:
+        await super().delete(key, version, now=now)
+
+
+class DeletesAndSaysYes(Right):
+    """`return True` at the end."""
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
+        await super().delete(key, version, now=now)
+        return True
+
+
+class CountsRowsThatAreOver(Right):
+    """`return result.rowcount > 0`, and the row is there until it is swept."""
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
+        was_there = key in self.entries
+        await super().delete(key, version, now=now)
+        return was_there
+
+
+class DeletesWhatBeginsAlike(Right):
+    """`DELETE … WHERE key LIKE 'key%'`."""
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> Any:
+        lived = await super().delete(key, version, now=now)
+        for other in [other for other in self.entries if other.startswith(key)]:
+            del self.entries[other]
+        return lived
+
+
+class RefusesAndDoesNotSayWhy(Right):
+    """`if result.rowcount == 0: raise Conflict(None)`."""
+
+    def check(self, key: str, expect: Version | None, now: int) -> None:
+        try:
+            super().check(key, expect, now)
+        except Conflict:
+            raise Conflict(None) from None
+
+
+class RefusesWithAnotherVersion(Right):
+    """What `Conflict` carries comes from a replica that lags: a retry with it is refused for ever."""
+
+    def check(self, key: str, expect: Version | None, now: int) -> None:
+        try:
+            super().check(key, expect, now)
+        except Conflict as conflict:
+            raise Conflict(conflict.current and conflict.current._replace(version="lags")) from None
+
+
+class RefusesWithTheDead(Right):
+    """What `Conflict` carries is read without a look at the deadline."""
+
+    def check(self, key: str, expect: Version | None, now: int) -> None:
+        try:
+            super().check(key, expect, now)
+        except Conflict:
+            raise Conflict(self.entries.get(key)) from None
+
+
+# Keys, values and places
+
+
+class RenamesKeys(Right):
+    """A store that is right, under other keys."""
+
+    key: ClassVar[Any]
+
+    async def get(self, key: str, *, now: int) -> Entry | None:
+        return await super().get(self.key(key), now=now)
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().write(self.key(key), value, expires_at, expect, now)
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> Any:
+        return await super().delete(self.key(key), version, now=now)
+
+
+class LowersKeys(RenamesKeys):
+    """A collation that knows no case, or a file system."""
+
+    key = staticmethod(str.lower)
+
+
+class CutsKeys(RenamesKeys):
+    """`VARCHAR(127)`, which cuts off in silence."""
+
+    key = staticmethod(lambda key: key[:127])
+
+
+class KeepsText(Right):
+    """A `TEXT` column."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().write(key, value.decode(errors="replace").encode(), expires_at, expect, now)
+
+
+class StripsNuls(Right):
+    """`BINARY(n)` pads with NULs, which are stripped when it is read."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().write(key, value.rstrip(b"\0"), expires_at, expect, now)
+
+
+class CutsValues(Right):
+    """`BLOB` of MySQL: 65,535 bytes, and what is longer is cut off."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().write(key, value[:65_535], expires_at, expect, now)
+
+
+class HandsOutItsOwn(Right):
+    """What is read can be changed."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        return await super().write(key, cast(bytes, bytearray(value)), expires_at, expect, now)
+
+
+class KnowsNoPrefix(Right):
+    """All places are one."""
+
+
+class ForgetsWithItsConnection(Right):
+    """`:memory:`, which each connection has for itself."""
+
+    def __init__(self, entries: Entries) -> None:
+        super().__init__(Entries())
+
+
+# Sweeping
+
+
+class SweepsEverything(Right):
+    """`DELETE … LIMIT n`, without a condition."""
+
+    def has_expired(self, key: str, now: int) -> bool:
+        return True
+
+
+class SweepsWithoutLimit(Right):
+    """`DELETE … WHERE expires_at <= now`."""
+
+    async def sweep(self, limit: int, *, now: int) -> Any:
+        return await super().sweep(10**9, now=now)
+
+
+class SweepsASecondLate(Right):
+    """`expires_at < now`."""
+
+    def has_expired(self, key: str, now: int) -> bool:
+        return self.entries[key].expires_at < now
+
+
+class SweepsAndSaysTheLimit(Right):
+    """`return limit`."""
+
+    async def sweep(self, limit: int, *, now: int) -> int:
+        await super().sweep(limit, now=now)
+        return limit
+
+
+class SweepsWhatItSawBefore(Right):
+    """Selects the keys that have expired, and then deletes these keys."""
+
+    async def sweep(self, limit: int, *, now: int) -> int:
+        expired = [key for key in self.entries if self.has_expired(key, now)][:limit]
+        await checkpoint()
+        for key in expired:
+            self.entries.pop(key, None)
+        return len(expired)
+
+
+class HasAnIndex(Right):
+    """Right, and sweeps by an index of deadlines."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        version = await super().write(key, value, expires_at, expect, now)
+        self.entries.index[key] = expires_at
+        return version
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> Any:
+        lived = await super().delete(key, version, now=now)
+        self.entries.index.pop(key, None)
+        return lived
+
+    async def sweep(self, limit: int, *, now: int) -> int:
+        expired = [key for key, expires_at in self.entries.index.items() if expires_at <= now][:limit]
+        for key in expired:
+            del self.entries.index[key]
+            self.entries.pop(key, None)
+        return len(expired)
+
+
+class DeletesAndLeavesTheIndex(HasAnIndex):
+    """`DEL key`, without `ZREM`."""
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> Any:
+        return await Right.delete(self, key, version, now=now)
+
+
+class RenewsAndLeavesTheIndex(HasAnIndex):
+    """`ZADD` when an entry is made, and not when it is renewed."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        version = await Right.write(self, key, value, expires_at, expect, now)
+        if expect is None:
+            self.entries.index[key] = expires_at
+        return version
+
+
+# Sizes
+
+
+class TakesAThousandBytes(Right):
+    """Says so with an error."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        if len(value) > 1000:
+            raise ValueError("too large")
+        return await super().write(key, value, expires_at, expect, now)
+
+
+class RefusesWhatIsTooLarge(Right):
+    """Says so with `Conflict`, after which a session would try again."""
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        if len(value) > 1000:
+            raise Conflict(self.live(key, now))
+        return await super().write(key, value, expires_at, expect, now)
+
+
+class CannotSweep:
+    """Has four verbs."""
+
+    get, create, replace, delete = Right.get, Right.create, Right.replace, Right.delete
+
+
+# What must be rejected, and by which rules
+
+SWEEPS = {
+    r.sweep_removes_expired_entries_only,
+    r.sweep_removes_at_most_its_limit,
+    r.sweep_goes_by_the_latest_deadline,
+    r.sweep_leaves_entries_that_are_created_meanwhile,
+    r.parallel_sweeps_count_each_entry_once,
+}
+
+REFUSALS_THAT_CARRY = {
+    r.a_value_is_immutable_bytes,
+    r.the_key_of_an_expired_entry_is_free,
+    r.create_refuses_a_key_that_is_in_use,
+    r.replace_with_an_older_version_is_refused,
+    r.a_version_that_the_key_never_had_is_refused,
+    r.a_version_from_before_a_delete_does_not_fit_a_later_entry,
+    r.of_parallel_creates_one_wins,
+    r.of_parallel_replaces_one_wins,
+    r.writers_that_retry_lose_no_update,
+    r.one_connection_sees_what_another_writes,
+}
+
+WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
+    Upserts: REFUSALS_THAT_CARRY
+    | {
+        r.the_version_of_an_expired_entry_is_refused,
+        r.replace_never_revives_a_deleted_entry,
+        r.a_delete_is_final_against_a_parallel_replace,
+        r.of_a_parallel_replace_and_delete_one_wins,
+        r.another_storage_is_separate,
+        r.entries_outlive_their_connections,
+    },
+    ReplacesInsteadOfCreating: {
+        r.a_value_is_immutable_bytes,
+        r.create_refuses_a_key_that_is_in_use,
+        r.of_parallel_creates_one_wins,
+    },
+    CreatesWhenItShouldChange: {
+        r.the_version_of_an_expired_entry_is_refused,
+        r.a_version_that_the_key_never_had_is_refused,
+        r.replace_never_revives_a_deleted_entry,
+        r.a_delete_is_final_against_a_parallel_replace,
+        r.of_a_parallel_replace_and_delete_one_wins,
+        r.another_storage_is_separate,
+        r.entries_outlive_their_connections,
+    },
+    RevivesWhatIsOver: {r.the_version_of_an_expired_entry_is_refused},
+    StumblesOverWhatIsOver: {
+        r.a_write_with_a_deadline_that_has_passed_leaves_nothing,
+        r.the_key_of_an_expired_entry_is_free,
+        r.versions_never_repeat,
+        r.sweep_leaves_entries_that_are_created_meanwhile,
+    },
+    ChecksThenWrites: {
+        r.of_parallel_creates_one_wins,
+        r.of_parallel_replaces_one_wins,
+        r.a_delete_is_final_against_a_parallel_replace,
+        r.of_a_parallel_replace_and_delete_one_wins,
+        r.writers_that_retry_lose_no_update,
+    },
+    ChecksThenDeletes: {
+        r.of_parallel_deletes_one_removes,
+        r.of_a_parallel_replace_and_delete_one_wins,
+    },
+    WritesInTwoSteps: {
+        r.of_parallel_replaces_one_wins,
+        r.a_delete_is_final_against_a_parallel_replace,
+        r.of_a_parallel_replace_and_delete_one_wins,
+        r.writers_that_retry_lose_no_update,
+        r.a_cancelled_call_is_done_whole_or_not_at_all,
+    },
+    CountsEachEntry: {
+        r.the_key_of_an_expired_entry_is_free,
+        r.versions_never_repeat,
+        r.a_version_from_before_a_delete_does_not_fit_a_later_entry,
+        r.entries_outlive_their_connections,
+    },
+    CountsEachConnection: {
+        r.writers_that_retry_lose_no_update,
+        r.one_connection_sees_what_another_writes,
+        r.entries_outlive_their_connections,
+    },
+    HashesValues: {r.versions_never_repeat},
+    VersionsByTheClock: {
+        r.replace_with_the_current_version_writes,
+        r.replace_with_an_older_version_is_refused,
+        r.a_version_that_the_key_never_had_is_refused,
+        r.versions_never_repeat,
+        r.a_version_from_before_a_delete_does_not_fit_a_later_entry,
+        r.delete_with_an_older_version_is_refused,
+        r.of_parallel_replaces_one_wins,
+        r.of_a_parallel_replace_and_delete_one_wins,
+        r.writers_that_retry_lose_no_update,
+        r.a_cancelled_call_is_done_whole_or_not_at_all,
+        r.one_connection_sees_what_another_writes,
+        r.entries_outlive_their_connections,
+    },
+    ReadsWhatIsOver: {
+        r.an_entry_expires_exactly_at_its_deadline,
+        r.each_write_sets_the_deadline,
+        r.a_write_with_a_deadline_that_has_passed_leaves_nothing,
+        r.the_version_of_an_expired_entry_is_refused,
+    },
+    LivesASecondTooLong: SWEEPS
+    | {
+        r.an_entry_expires_exactly_at_its_deadline,
+        r.each_write_sets_the_deadline,
+        r.a_write_with_a_deadline_that_has_passed_leaves_nothing,
+        r.the_key_of_an_expired_entry_is_free,
+        r.the_version_of_an_expired_entry_is_refused,
+        r.deleting_an_expired_entry_returns_false,
+        r.versions_never_repeat,
+    },
+    KeepsTheFirstDeadline: {
+        r.each_write_sets_the_deadline,
+        r.a_write_with_a_deadline_that_has_passed_leaves_nothing,
+        r.a_cancelled_call_is_done_whole_or_not_at_all,
+        r.one_connection_sees_what_another_writes,
+        r.sweep_goes_by_the_latest_deadline,
+    },
+    # Whatever compares a deadline, or wants a key to be free at its deadline.
+    RoundsUpToMinutes: SWEEPS
+    | REFUSALS_THAT_CARRY - {r.a_value_is_immutable_bytes, r.writers_that_retry_lose_no_update}
+    | {
+        r.get_returns_what_create_has_stored,
+        r.an_entry_expires_exactly_at_its_deadline,
+        r.a_deadline_is_kept_to_the_second,
+        r.each_write_sets_the_deadline,
+        r.the_version_of_an_expired_entry_is_refused,
+        r.deleting_an_expired_entry_returns_false,
+        r.replace_with_the_current_version_writes,
+        r.versions_never_repeat,
+        r.delete_with_an_older_version_is_refused,
+        r.a_cancelled_call_is_done_whole_or_not_at_all,
+        r.another_storage_is_separate,
+        r.entries_outlive_their_connections,
+    },
+    RoundsDownToTens: {r.a_deadline_is_kept_to_the_second},
+    LivesThirtyDaysAtMost: {r.a_deadline_is_kept_to_the_second},
+    WantsATimeToLive: {r.a_write_with_a_deadline_that_has_passed_leaves_nothing},
+    RenewsWhatIsRead: {
+        r.an_entry_expires_exactly_at_its_deadline,
+        r.a_deadline_is_kept_to_the_second,
+        r.each_write_sets_the_deadline,
+    },
+    DeletesWithoutAVersion: {
+        r.the_version_of_an_expired_entry_is_refused,
+        r.a_version_that_the_key_never_had_is_refused,
+        r.delete_with_an_older_version_is_refused,
+        r.delete_with_the_version_of_a_deleted_entry_is_refused,
+        r.of_parallel_deletes_one_removes,
+        r.of_a_parallel_replace_and_delete_one_wins,
+    },
+    DeletesAndSaysNothing: {
+        r.deleting_an_expired_entry_returns_false,
+        r.delete_removes_the_entry_and_returns_whether_there_was_one,
+        r.delete_with_the_current_version_removes,
+        r.of_parallel_deletes_one_removes,
+        r.one_connection_sees_what_another_writes,
+        r.another_storage_is_separate,
+    },
+    DeletesAndSaysYes: {
+        r.deleting_an_expired_entry_returns_false,
+        r.delete_removes_the_entry_and_returns_whether_there_was_one,
+        r.of_parallel_deletes_one_removes,
+        r.another_storage_is_separate,
+    },
+    CountsRowsThatAreOver: {r.deleting_an_expired_entry_returns_false},
+    DeletesWhatBeginsAlike: {r.delete_removes_no_other_key},
+    RefusesAndDoesNotSayWhy: REFUSALS_THAT_CARRY | {r.delete_with_an_older_version_is_refused},
+    RefusesWithAnotherVersion: REFUSALS_THAT_CARRY - {r.a_value_is_immutable_bytes}
+    | {r.delete_with_an_older_version_is_refused},
+    RefusesWithTheDead: {r.the_version_of_an_expired_entry_is_refused},
+    LowersKeys: {r.keys_that_differ_in_case_are_different, r.keys_of_1_to_128_characters_are_kept_apart},
+    CutsKeys: {r.keys_of_1_to_128_characters_are_kept_apart},
+    KeepsText: {r.every_byte_of_a_value_comes_back},
+    StripsNuls: {r.every_byte_of_a_value_comes_back},
+    CutsValues: {
+        r.every_byte_of_a_value_comes_back,
+        r.the_largest_value_is_kept_and_a_larger_one_is_refused_whole,
+    },
+    HandsOutItsOwn: {r.a_value_is_immutable_bytes},
+    KnowsNoPrefix: {r.another_storage_is_separate},
+    ForgetsWithItsConnection: {
+        r.of_parallel_creates_one_wins,
+        r.of_parallel_replaces_one_wins,
+        r.of_a_parallel_replace_and_delete_one_wins,
+        r.writers_that_retry_lose_no_update,
+        r.one_connection_sees_what_another_writes,
+        r.entries_outlive_their_connections,
+    },
+    SweepsEverything: {
+        r.sweep_removes_expired_entries_only,
+        r.sweep_goes_by_the_latest_deadline,
+        r.sweep_leaves_entries_that_are_created_meanwhile,
+    },
+    SweepsWithoutLimit: {r.sweep_removes_at_most_its_limit},
+    SweepsASecondLate: SWEEPS - {r.sweep_leaves_entries_that_are_created_meanwhile},
+    SweepsAndSaysTheLimit: SWEEPS - {r.sweep_leaves_entries_that_are_created_meanwhile},
+    SweepsWhatItSawBefore: {
+        r.sweep_leaves_entries_that_are_created_meanwhile,
+        r.parallel_sweeps_count_each_entry_once,
+    },
+    DeletesAndLeavesTheIndex: {r.sweep_removes_expired_entries_only},
+    RenewsAndLeavesTheIndex: {r.sweep_goes_by_the_latest_deadline},
+}
+
+
+class BrokenStore:
+    """A store with one mistake, and the ids of the rules that must reject it."""
+
+    def __init__(self, kind: type[Right], rejected_by: set[Rule[StoreFixture]]) -> None:
+        self.name: str = kind.__name__
+        self.mistake: str = (kind.__doc__ or "").splitlines()[0]
+        self.rejected_by: frozenset[str] = frozenset(rule.__name__ for rule in rejected_by)
+        self._kind = kind
+
+    def open_stores(self) -> OpenStore:
+        """Return what opens connections to new and empty storages."""
+        return opener(self._kind)
+
+    async def failing_rules(self) -> frozenset[str]:
+        """Return the ids of the rules that reject it."""
+        return await failing_rules(self._kind)
+
+    def __repr__(self) -> str:
+        return f"<BrokenStore: {self.name}>"
+
+
+def broken_stores() -> list[BrokenStore]:
+    """Return stores that the rules must reject: to see that they do, also when the rules have been changed.
+
+    >>> import anyio
+    >>> [upserts] = [store for store in broken_stores() if store.name == "Upserts"]
+    >>> "create_refuses_a_key_that_is_in_use" in upserts.rejected_by
+    True
+    >>> anyio.run(upserts.failing_rules) == upserts.rejected_by
+    True
+    """
+    return [BrokenStore(kind, rules) for kind, rules in WRONG.items()]
+
+
+def opener(kind: Kind) -> OpenStore:
+    """Return what opens connections of this kind to new and empty storages."""
+    storages: dict[str, Entries] = defaultdict(Entries)
+    return lambda name: cast(Store, kind(storages["" if kind is KnowsNoPrefix else name]))
+
+
+async def failing_rules(kind: Kind, largest_value: int | None = None) -> frozenset[str]:
+    """Return the ids of the rules that stores of this kind do not keep, each with storages of its own."""
+
+    def fixture() -> StoreFixture:
+        return StoreFixture(opener(kind), largest_value=largest_value)
+
+    return frozenset([one.rule async for one in verdicts(r.STORE, fixture, {}) if one.outcome == "broken"])

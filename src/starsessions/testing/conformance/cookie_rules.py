@@ -1,0 +1,213 @@
+"""What users are promised of a backend whose cookie is the session, as rules: in requests, through the middleware."""
+
+import time
+from base64 import urlsafe_b64decode
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from secrets import token_hex
+from typing import Any
+
+from starsessions import users
+from starsessions.backends.base import SessionBackend
+from starsessions.exceptions import SessionTooLarge
+from starsessions.session import Session
+from starsessions.testing.clock import Clock
+from starsessions.testing.conformance.app import Answer, Site
+from starsessions.testing.conformance.contract import Contract
+from starsessions.testing.conformance.fixtures import OpenBackend, opened
+
+MAX_AGE = 200
+DATA: dict[str, Any] = {"user": "ann-of-the-test", "cart": [1, {"c": 2}]}
+RUBBISH = ("", "null", "a", ".", "..", "a.b.c", "=", "s1.", "x1.", "s1.AAAA", "x1.AAAA", "%00", "A" * 4000, "e30.a.b")
+
+
+class CookieFixture:
+    """Backends with one secret, as several processes have them, and a clock that is moved by hand."""
+
+    def __init__(self, backend: SessionBackend, another: SessionBackend) -> None:
+        self.backend: SessionBackend = backend
+        self.clock: Clock = Clock(int(time.time()))
+        self.site: Site = self.site_of(backend)
+        self.another: Site = self.site_of(another)
+        """The same application, in another process."""
+        self.user_id: str = f"user-{token_hex(8)}"
+
+    def site_of(self, backend: SessionBackend, **settings: Any) -> Site:
+        return Site(backend, self.clock, max_age=MAX_AGE, **settings)
+
+    async def new_session(self, site: Site | None = None) -> str:
+        answer = await (site or self.site).visit(None, _begin)
+        assert answer.token, "a new session was begun, and the browser was given no cookie"
+        return answer.token
+
+    async def signed_in(self) -> str:
+        answer = await self.site.visit(None, self._sign_in)
+        assert answer.token, "a user signed in, and the browser was given no cookie"
+        return answer.token
+
+    async def _sign_in(self, session: Session) -> None:
+        await _begin(session)
+        await users.sign_in(session, self.user_id)
+
+
+@asynccontextmanager
+async def cookie_fixture(open_backend: OpenBackend) -> AsyncIterator[CookieFixture]:
+    async with opened(open_backend()) as backend, opened(open_backend()) as another:
+        yield CookieFixture(backend, another)
+
+
+COOKIE: Contract[CookieFixture] = Contract(
+    {
+        "encrypted": "the holder of a cookie cannot read what is in it",
+        "bound": "a cookie is worth nothing under another name, or in another application with the same secret",
+        "revocable": "a user who has signed in can be signed out by the server, with all copies of the cookie",
+    }
+)
+"""What is promised of a backend whose cookie is the session."""
+
+
+@COOKIE.rule()
+async def a_cookie_keeps_its_data(place: CookieFixture) -> None:
+    """The next request of a browser finds what the last one has left, and a request without a cookie finds nothing."""
+    token = await place.new_session()
+    assert await place.site.data(token) == DATA, "the session does not hold its data"
+    assert await place.site.data(None) == {}, "a request without a cookie found a session"
+    token = (await place.site.visit(token, _change)).token or ""
+    assert await place.site.data(token) == {**DATA, "user": "bob"}, "a change is lost"
+
+
+@COOKIE.rule()
+async def another_process_reads_the_cookie(place: CookieFixture) -> None:
+    """A backend with the same secret reads it, so that several workers, and the next release, can."""
+    assert await place.another.data(await place.new_session()) == DATA, "another process does not know the session"
+
+
+@COOKIE.rule()
+async def reading_sets_no_cookie(place: CookieFixture) -> None:
+    """A request that only reads sets no cookie: of two at once, neither undoes what the other one writes."""
+    assert (await place.site.visit(await place.new_session(), _read)).token is None, "a read has set a cookie"
+
+
+@COOKIE.rule()
+async def a_changed_cookie_is_no_session(place: CookieFixture) -> None:
+    """With one character changed, removed or added a cookie opens nothing, and is no error."""
+    token = await place.new_session()
+    changed = {token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :] for at in range(len(token))}
+    changed |= {token[:at] + token[at + 1 :] for at in range(len(token))} - {token}
+    changed |= {token[:at] for at in range(len(token))} | {token + "A", "A" + token, token + token}
+    for text in changed:
+        assert await place.site.data(text) == {}, "a changed cookie opens a session"
+
+
+@COOKIE.rule()
+async def rubbish_is_no_session_and_no_error(place: CookieFixture) -> None:
+    """Whatever a stranger sends opens nothing, and does not fail."""
+    for text in RUBBISH:
+        assert await place.site.data(text) == {}, "a made-up cookie opens a session"
+
+
+@COOKIE.rule()
+async def a_cookie_expires_at_its_deadline(place: CookieFixture) -> None:
+    """A session lasts for `max_age` after its last change, and not a second longer, whatever the browser keeps."""
+    token = await place.new_session()
+    place.clock.advance(MAX_AGE - 1)
+    assert await place.site.data(token) == DATA, "a session has expired before its deadline"
+    place.clock.advance(1)
+    assert await place.site.data(token) == {}, "a session was there at its deadline"
+
+
+@COOKIE.rule()
+async def what_no_cookie_can_hold_is_refused(place: CookieFixture) -> None:
+    """A session that is too large is an error that the application sees, and not a cookie that browsers drop."""
+    answer: Answer | None = None
+    with suppress(SessionTooLarge):
+        answer = await place.site.visit(None, _fill)
+    assert answer is None, "a session that no browser keeps was answered with a cookie"
+
+
+@COOKIE.rule()
+async def a_logout_clears_the_cookie(place: CookieFixture) -> None:
+    """A logout tells the browser to forget its cookie."""
+    answer = await place.site.visit(await place.new_session(), _log_out)
+    assert answer.token == "", "a logout has not told the browser to forget its cookie"
+
+
+@COOKIE.rule("encrypted")
+async def the_data_cannot_be_read(place: CookieFixture) -> None:
+    """What is in the session does not show in the cookie, nor in what base64 makes of it."""
+    token = await place.new_session()
+    shown = {token.encode()}
+    for part in (token, *token.split(".")):
+        for cut in range(4):
+            text = part[cut:].replace("/", "_").replace("+", "-")
+            shown.add(urlsafe_b64decode("".join(filter(_is_base64, text))[: len(text) // 4 * 4] + "===="))
+    assert not any(b"ann-of-the-test" in text for text in shown), "the data can be read by the holder of the cookie"
+
+
+@COOKIE.rule("bound")
+async def a_cookie_is_worth_nothing_elsewhere(place: CookieFixture) -> None:
+    """Under another name, or in another application that has the same secret, a cookie opens nothing."""
+    elsewhere = {
+        "under another name": place.site_of(place.backend, session_cookie="another"),
+        "in another application": place.site_of(place.backend, app_name="another"),
+    }
+    tokens = [await place.new_session(), await place.signed_in()]
+    for where, site in elsewhere.items():
+        for token in tokens:
+            assert await site.data(token) == {}, f"a cookie opens a session {where}"
+
+
+@COOKIE.rule("revocable")
+async def a_sign_out_ends_every_copy(place: CookieFixture) -> None:
+    """After a sign-out a copy of the cookie opens nothing, here and in another process."""
+    copy = await place.signed_in()
+    assert await place.site.data(copy) == DATA, "the session of a user does not hold its data"
+    place.clock.advance(MAX_AGE // 2)
+    await place.site.visit(copy, _log_out)
+    assert await place.site.data(copy) == {}, "a copy of the cookie opens the session after the sign-out"
+    assert await place.another.data(copy) == {}, "a copy opens the session in another process after the sign-out"
+
+
+@COOKIE.rule("revocable")
+async def a_user_can_be_signed_out_everywhere(place: CookieFixture) -> None:
+    """`UserSessions` lists the sessions of a user, and ends them all."""
+    tokens = [await place.signed_in() for _ in range(3)]
+    sessions = users.UserSessions(place.backend, session_cookie="session")
+    listed = len(await sessions.list(place.user_id))
+    assert listed == 3, f"a user has 3 sessions, and {listed} are listed"
+    ended = await sessions.revoke_all(place.user_id)
+    assert ended == 3, f"a user had 3 sessions, and {ended} were ended"
+    for token in tokens:
+        assert await place.site.data(token) == {}, "a session that was ended from elsewhere lives"
+
+
+# What requests do
+
+
+async def _begin(session: Session) -> None:
+    await session.load()
+    session.update(DATA)
+
+
+async def _read(session: Session) -> None:
+    await session.load()
+    assert session["cart"], "the session does not hold its data"  # a list, which could be changed from now on
+
+
+async def _change(session: Session) -> None:
+    await session.load()
+    session["user"] = "bob"
+
+
+async def _fill(session: Session) -> None:
+    await session.load()
+    session["large"] = bytes(range(256)).hex() * 1000
+
+
+async def _log_out(session: Session) -> None:
+    await session.load()
+    await session.flush()
+
+
+def _is_base64(character: str) -> bool:
+    return character.isalnum() or character in "-_"

@@ -1,0 +1,488 @@
+"""What belongs to one application, cookie and purpose is worth nothing elsewhere: every artefact, in every other place.
+
+The artefacts are whatever is found in cookies and in stores after some visits, so that a new one is among them without
+being named here. What a label is derived for is a `Purpose`, and each purpose must be named here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import starsessions
+from starsessions import (
+    CookieBackend,
+    EncryptedCookieBackend,
+    ImproperlyConfigured,
+    InMemoryBackend,
+    Session,
+    SessionBackend,
+    get_miss_reason,
+    users,
+)
+from starsessions.backends.server_side import StoreBackend, key_for
+from starsessions.backends.user_index import index_key
+from starsessions.core.binding import DEFAULT_BINDING, UNBOUND, Binding, Purpose, binding_for
+from starsessions.core.csrf import is_good, put_secret, secrets_in, token_for
+from starsessions.core.encoding import to_base64url
+from starsessions.core.record import MissReason, Record
+from starsessions.sealing.cipher import Cipher
+from starsessions.sealing.encrypted import Encrypter
+from starsessions.sealing.signed import Signer, StarletteSigner
+from starsessions.stores import MemoryStore
+from starsessions.users import UserSessions
+from tests.site import KEY, Browser, Clock, DictBackend, Site
+
+BINDINGS = [
+    ("session", "session"),
+    ("admin", "admin"),
+    ("shop", "session"),
+    ("shop", "admin"),
+    ("shops", "ession"),
+]
+USER = "1"
+"""Of each application another person: it is theirs to say who that is."""
+
+
+@dataclass
+class World:
+    """Everything that can be shared by mistake: a secret, two stores, and the objects themselves."""
+
+    clock: Clock = field(default_factory=Clock)
+    store: MemoryStore = field(default_factory=MemoryStore)
+    encrypted_store: MemoryStore = field(default_factory=MemoryStore)
+
+    def __post_init__(self) -> None:
+        store, encrypted_store, clock = self.store, self.encrypted_store, self.clock
+        encrypting = StoreBackend(encrypted_store, encrypt_with=KEY, clock=clock)
+        self.backends: dict[str, SessionBackend] = {
+            "signed": CookieBackend(KEY, clock=clock),
+            "signed, revocable": CookieBackend(KEY, revocations=store, clock=clock),
+            "encrypted": EncryptedCookieBackend(KEY, clock=clock),
+            "encrypted, revocable": EncryptedCookieBackend(KEY, revocations=encrypting, clock=clock),
+            "in a store": StoreBackend(store, clock=clock),
+            "encrypted in a store": encrypting,
+            "in memory": InMemoryBackend(clock=clock),
+            "of one's own": DictBackend(),
+        }
+
+    def place(self, kind: str, app_name: str, cookie_name: str) -> "Place":
+        backend = self.backends[kind]
+        site = Site(backend=backend, app_name=app_name, session_cookie=cookie_name, clock=self.clock, autoload=False)
+        lists = None
+        if kind not in ("signed", "encrypted", "of one's own"):
+            lists = UserSessions(backend, app_name=app_name, session_cookie=cookie_name)
+        return Place(f"{kind}, {cookie_name} of {app_name}", cookie_name, site, lists)
+
+    def places(self) -> "list[Place]":
+        return [self.place(kind, *binding) for kind in self.backends for binding in BINDINGS]
+
+
+@dataclass
+class Place:
+    """One middleware, what it has given away, and the list of its user."""
+
+    name: str
+    cookie_name: str
+    site: Site
+    lists: UserSessions | None
+    tokens: list[str] = field(default_factory=list)
+    csrf_token: str = ""
+    handle: str = ""
+
+    def could_be(self, other: "Place") -> bool:
+        """Whether the other one is the same cookie of the same application, signed or encrypted alike."""
+        kinds = (self.name.partition(", ")[0], other.name.partition(", ")[0])
+        return kinds[0] == kinds[1] and self.site.app.config.backend.binding == other.site.app.config.backend.binding
+
+    @property
+    def token(self) -> str:
+        return self.site.browser.cookies[self.cookie_name]
+
+    async def fill(self) -> None:
+        """A session that is anonymous, then signed in, then rotated with a grace where there can be one."""
+
+        async def begin(session: Session) -> None:
+            await session.load()
+            session["whose"] = self.name
+
+        async def sign_in(session: Session) -> None:
+            await session.load()
+            await users.sign_in(session, USER)
+            self.handle = users.get_handle(session) or ""
+
+        async def rotate(session: Session) -> None:
+            await session.load()
+            await session.regenerate_id(grace=60 if self.site.app.config.backend.has_grace else None)
+            self.csrf_token = token_for(put_secret(session, "salt", self.name.encode()), bytes(16))
+
+        for act in (begin, sign_in, rotate):
+            await self.site.visit(act)
+            self.tokens.append(self.token)
+
+    async def open(self, token: str) -> tuple[dict[str, Any], MissReason | None, str | None]:
+        """What a browser with this cookie finds."""
+
+        async def look(session: Session) -> tuple[dict[str, Any], MissReason | None, str | None]:
+            await session.load()
+            return dict(session), get_miss_reason(session), users.get_user_id(session)
+
+        browser = Browser({self.cookie_name: token})
+        found: tuple[dict[str, Any], MissReason | None, str | None] = (await self.site.visit(look, browser)).result
+        return found
+
+
+@pytest.fixture
+async def places() -> list[Place]:
+    world = World()
+    places = world.places()
+    for place in places:
+        await place.fill()
+    return places
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.anyio
+async def test_each_place_opens_its_own(places: list[Place]) -> None:
+    for place in places:
+        data, why, user_id = await place.open(place.token)
+        assert (data["whose"], why, user_id) == (place.name, None, USER), place.name
+
+
+@pytest.mark.anyio
+async def test_what_one_place_gives_a_browser_opens_nothing_in_another(places: list[Place]) -> None:
+    for one in places:
+        shown = {*one.tokens, one.csrf_token, one.handle, put_secret({}, "", one.name.encode())}
+        for other in places:
+            for text in shown - set(one.tokens) if one.could_be(other) else shown:
+                data, why, user_id = await other.open(text)
+                if text == one.tokens[0] and why is None:
+                    # Before the sign-in: Starlette's format, which is bound to the key only.
+                    assert one.site.app.config.backend.starlette_keys, (one.name, other.name)
+                    assert other.site.app.config.backend.starlette_keys, (one.name, other.name)
+                    continue
+                assert (data, user_id) == ({}, None), (one.name, other.name)
+                assert why is not None, (one.name, other.name)
+
+
+@pytest.mark.anyio
+async def test_a_csrf_token_is_good_in_its_own_session_only(places: list[Place]) -> None:
+    for one in places:
+        for other in places:
+            secrets = secrets_in((await other.open(other.token))[0])
+            assert is_good(one.csrf_token, secrets) == (one is other), (one.name, other.name)
+
+
+@pytest.mark.anyio
+async def test_a_list_holds_the_sessions_of_its_place_and_a_handle_ends_no_other(places: list[Place]) -> None:
+    listing = [(place, place.lists) for place in places if place.lists is not None]
+    for place, lists in listing:
+        assert [one.handle for one in await lists.list(USER)] == [place.handle], place.name
+    for place, lists in listing:
+        for other in places:
+            if other is not place:
+                assert await lists.revoke(USER, other.handle) is False, (place.name, other.name)
+    for place, lists in listing:
+        assert await lists.revoke_all(USER) == 1, place.name
+        assert (await place.open(place.token))[0] == {}, place.name
+    for place in places:
+        if place.lists is None:
+            assert (await place.open(place.token))[0]["whose"] == place.name
+
+
+@pytest.mark.anyio
+async def test_what_a_store_holds_means_nothing_under_another_key() -> None:
+    for kinds, name in ((("in a store", "signed, revocable"), "store"), (("encrypted in a store",), "encrypted_store")):
+        world = World()
+        store: MemoryStore = getattr(world, name)
+        places = [world.place(kind, *binding) for kind in kinds for binding in BINDINGS]
+        for place in places:
+            await place.fill()
+        now = int(world.clock())
+        held = {key: store.peek(key, now) for key in store.all_keys()}
+        assert len(held) > len(places)
+        for key in held:
+            for place in places:
+                assert (await place.open(key))[0] == {}, "a key of a store opens a session"
+        for source, copied in held.items():
+            for target, own in held.items():
+                if source == target:
+                    continue
+                assert own is not None
+                assert copied is not None
+                here = store.peek(target, now)
+                assert here is not None
+                changed = await store.replace(target, copied.value, here.version, expires_at=own.expires_at, now=now)
+                for place in places:
+                    for token in place.tokens:
+                        data, _, _ = await place.open(token)
+                        assert data.get("whose", place.name) == place.name, "a record was taken for another one"
+                    if place.lists is not None:
+                        handles = [one.handle for one in await place.lists.list(USER)]
+                        assert handles in ([], [place.handle]), "a list was taken for another one"
+                await store.replace(target, own.value, changed, expires_at=own.expires_at, now=now)
+
+
+# The labels
+
+names = st.text(max_size=8) | st.sampled_from(["session", "admin", "1:a", "7:session/", "a/1:b", "/", "1:/"])
+bindings = st.builds(Binding, names, names)
+
+
+@given(bindings, bindings, st.sampled_from(list(Purpose)), st.sampled_from(list(Purpose)))
+def test_no_label_is_the_beginning_of_another(one: Binding, other: Binding, here: Purpose, there: Purpose) -> None:
+    is_same = (one, here) == (other, there)
+    assert other.label(there).startswith(one.label(here)) == is_same
+
+
+def test_the_label_is_that_of_the_docstring_and_says_purpose_application_and_cookie() -> None:
+    assert Binding("é", "a").label(Purpose.COOKIE_LIST) == b"starsessions/v1/cookie-list/2:\xc3\xa9/1:a/"
+    assert all("/" not in purpose and ":" not in purpose for purpose in Purpose)
+    assert binding_for("a") == Binding("a", "a")
+    assert binding_for("a", "b") == Binding("b", "a")
+
+
+def test_labels_are_made_in_one_place() -> None:
+    [package] = starsessions.__path__
+    sources = {path.name for path in Path(package).rglob("*.py") if "starsessions/v1" in path.read_text("utf-8")}
+    # A session's own secret is the key of what csrf.py does, and what events.py makes is for logs, and opens nothing.
+    assert sources == {"binding.py", "csrf.py", "events.py"}
+
+
+RECORD = Record(b"{}", 1, 1)
+KEYS = [KEY.encode()]
+
+
+def outputs(binding: Binding) -> dict[Purpose, Callable[[], Any]]:
+    """What is made for each purpose, in a way that makes the same again."""
+    return {
+        Purpose.SIGNED_COOKIE: lambda: Signer(KEYS, binding).seal(RECORD),
+        Purpose.SESSION_KEY: lambda: key_for("id", binding),
+        Purpose.SESSION_LIST: lambda: index_key("id", binding, Purpose.SESSION_LIST),
+        Purpose.COOKIE_LIST: lambda: index_key("id", binding, Purpose.COOKIE_LIST),
+        Purpose.KEY_ID: lambda: Cipher(KEYS, Purpose.ENCRYPTED_LIST, binding).seal(b"")[:4],
+        Purpose.CUSTOM_RECORD: lambda: to_base64url(binding.label(Purpose.CUSTOM_RECORD)),
+    }
+
+
+ENCRYPTED = (Purpose.ENCRYPTED_COOKIE, Purpose.ENCRYPTED_RECORD, Purpose.ENCRYPTED_LIST)
+OF_NO_COOKIE = {Purpose.STARLETTE_KEY}
+
+
+def test_each_purpose_is_looked_at() -> None:
+    assert {*outputs(DEFAULT_BINDING), *ENCRYPTED, *OF_NO_COOKIE} == set(Purpose)
+
+
+def test_what_is_derived_for_one_purpose_and_binding_is_derived_for_no_other() -> None:
+    made = [make() for binding in BINDINGS for make in outputs(Binding(*binding)).values()]
+    again = [make() for binding in BINDINGS for make in outputs(Binding(*binding)).values()]
+    assert made == again
+    assert len(set(made)) == len(made)
+
+
+def test_what_is_encrypted_for_one_purpose_and_binding_opens_for_no_other() -> None:
+    ciphers = {(*one, purpose): Cipher(KEYS, purpose, Binding(*one)) for one in BINDINGS for purpose in ENCRYPTED}
+    for one, cipher in ciphers.items():
+        sealed = cipher.seal(b"plain", b"where")
+        assert [other for other in ciphers if ciphers[other].open(sealed, b"where")] == [one]
+        assert cipher.open(sealed, b"elsewhere") is None
+        assert cipher.open(sealed) is None
+    token = Encrypter(KEYS, DEFAULT_BINDING).seal(RECORD)
+    assert Encrypter(KEYS, UNBOUND).open(token) is MissReason.BAD_SIGNATURE
+
+
+@pytest.mark.anyio
+async def test_a_store_encrypts_with_the_keys_of_its_binding(clock: Clock) -> None:
+    store = MemoryStore()
+    site = Site(backend=StoreBackend(store, encrypt_with=KEY, clock=clock), session_cookie="sid", app_name="shop")
+    await site.visit(lambda session: users.sign_in(session, USER))
+    binding, now = Binding("shop", "sid"), int(clock())
+    keys = {
+        key_for(site.browser.cookies["sid"], binding): (Purpose.ENCRYPTED_RECORD, b""),
+        index_key(USER, binding): (Purpose.ENCRYPTED_LIST, b"u1."),
+    }
+    assert set(store.all_keys()) == set(keys)
+    for key, (purpose, mark) in keys.items():
+        entry = store.peek(key, now)
+        assert entry is not None
+        mark += key[:8].encode()
+        assert entry.value.startswith(mark)
+        assert Cipher(KEYS, purpose, binding).open(entry.value[len(mark) :], key.encode()) is not None
+
+
+def test_keys_of_starlettes_format_are_told_apart_and_not_shown() -> None:
+    one, other = StarletteSigner([b"one", b"both"]), StarletteSigner([b"both", b"other"])
+    assert len(one.key_digests & other.key_digests) == 1
+    assert all(b"both" not in digest for digest in one.key_digests)
+
+
+# One store for both kinds of backend (the order in which they are used does not matter)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("order", [("stored", "sealed"), ("sealed", "stored")])
+async def test_one_store_may_hold_sessions_and_revocations(order: tuple[str, str], clock: Clock) -> None:
+    store = MemoryStore()
+    backends: dict[str, SessionBackend] = {
+        "stored": StoreBackend(store, clock=clock),
+        "sealed": EncryptedCookieBackend(KEY, revocations=store, clock=clock),
+    }
+    sites = {name: Site(backend=backends[name], clock=clock, autoload=True) for name in order}
+    for name in order:
+        await sites[name].visit(lambda session: users.sign_in(session, USER))
+        clock.advance(61)  # from now on, what a list cannot see is taken for dead
+    for name in order:
+        lists = UserSessions(backends[name])
+        assert await sites[name].visit(users.get_user_id) is not None
+        assert len(await lists.list(USER)) == 1
+        assert await lists.revoke_all(USER) == 1
+        assert (await sites[name].visit(users.get_user_id)).result is None
+
+
+# Whose a call by hand is
+
+
+@pytest.fixture(params=["memory", "stored", "signed", "encrypted"])
+def backend(request: pytest.FixtureRequest, clock: Clock) -> Any:
+    return {
+        "memory": lambda: InMemoryBackend(clock=clock),
+        "stored": lambda: StoreBackend(MemoryStore(), clock=clock),
+        "signed": lambda: CookieBackend(KEY, clock=clock, starlette_format=False),
+        "encrypted": lambda: EncryptedCookieBackend(KEY, clock=clock),
+    }[request.param]()
+
+
+@pytest.mark.anyio
+async def test_by_hand_the_sessions_are_those_of_the_only_middleware(backend: Any, clock: Clock) -> None:
+    site = Site(backend=backend, session_cookie="sid", app_name="shop", clock=clock, autoload=True)
+    await site.visit(lambda session: session.update(a=1))
+    token = site.browser.cookies["sid"]
+    assert await backend.read(token) == {"a": 1}
+    assert await backend.exists(token) is True
+    session = Session(backend, token)
+    await session.load()
+    assert session == {"a": 1}
+    new = await backend.write({"b": 2}, token)
+    assert await site.data(Browser({"sid": new})) == {"b": 2}
+    if not backend.is_client_side:
+        await backend.remove(token)
+        assert await site.data() == {}
+
+
+@pytest.mark.anyio
+async def test_what_is_written_by_hand_before_there_is_a_middleware_is_for_the_default_cookie(
+    backend: Any, clock: Clock
+) -> None:
+    token = await backend.write({"a": 1})
+    site = Site(backend=backend, clock=clock, autoload=True)
+    assert await site.data(Browser({"session": token})) == {"a": 1}
+    assert await backend.read(token) == {"a": 1}
+
+
+@pytest.mark.anyio
+async def test_what_is_written_into_memory_before_there_is_a_middleware_is_for_the_first_one(clock: Clock) -> None:
+    backend = InMemoryBackend(clock=clock)
+    await backend.write({"a": 1}, "an-id")
+    site = Site(backend=backend, session_cookie="sid", clock=clock, autoload=True)
+    other = Site(backend=backend, session_cookie="admin", clock=clock, autoload=True)
+    assert await site.data(Browser({"sid": "an-id"})) == {"a": 1}
+    assert await other.data(Browser({"admin": "an-id"})) == {}
+
+
+@pytest.mark.anyio
+async def test_a_session_by_hand_is_listed_where_there_is_no_middleware(backend: Any) -> None:
+    session = Session(backend)
+    await session.load()
+    await users.sign_in(session, USER)
+    await session.persist()
+    if backend.user_index is not None:
+        assert len(await UserSessions(backend).list(USER)) == 1
+
+
+@pytest.mark.anyio
+async def test_a_call_by_hand_for_several_cookies_has_to_say_which(backend: Any, clock: Clock) -> None:
+    one = Site(backend=backend, clock=clock, autoload=True)
+    other = Site(backend=backend, session_cookie="admin", clock=clock, autoload=True)
+    await one.visit(lambda session: session.update(a=1))
+    await other.visit(lambda session: session.update(b=2))
+    for call in (lambda: backend.read("id"), lambda: backend.write({}), lambda: backend.remove("id")):
+        with pytest.raises(ImproperlyConfigured, match=r"\('session', 'admin'\).*backend\.bound_for"):
+            await call()
+    with pytest.raises(ImproperlyConfigured, match="bound_for"):
+        Session(backend)
+    token = other.browser.cookies["admin"]
+    assert await backend.bound_for("admin").read(token) == {"b": 2}
+    assert await backend.bound_for("session").read(token) == {}
+    assert await backend.bound_for("admin", "shop").read(token) == {}
+
+
+def test_a_middleware_changes_nothing_of_what_it_is_given(backend: Any, clock: Clock) -> None:
+    policy, index = backend.policy, backend.user_index
+    one = Site(backend=backend, max_age=60, clock=clock)
+    other = Site(backend=backend, max_age=90, session_cookie="admin", clock=clock)
+    assert (backend.policy, backend.user_index, backend.original) == (policy, index, None)
+    assert one.app.config.backend.policy.max_age == 60
+    assert other.app.config.backend.policy.max_age == 90
+
+
+def test_a_copy_that_works_for_one_cookie_works_for_no_other(backend: Any) -> None:
+    admin = backend.bound_for("admin")
+    assert Site(backend=admin, session_cookie="admin").app.config.backend.original is backend
+    assert admin.bound_for("admin").original is backend
+    with pytest.raises(ImproperlyConfigured, match="works for the cookie 'admin' of 'admin'"):
+        Site(backend=admin)
+
+
+@pytest.mark.anyio
+async def test_memory_counts_what_all_its_cookies_hold_and_shows_those_of_one(clock: Clock) -> None:
+    backend = InMemoryBackend(clock=clock)
+    await backend.bound_for("session").write({"a": 1}, "id")
+    assert (len(backend), dict(backend.data)) == (1, {"id": {"a": 1}})
+    await backend.bound_for("admin").write({"b": 2}, "id")
+    await backend.bound_for("admin").write({"b": 3}, "other")
+    assert (len(backend), len(backend.bound_for("session")), len(backend.bound_for("admin"))) == (3, 1, 2)
+    assert backend.bound_for("session").data == {"id": {"a": 1}}
+    with pytest.raises(ImproperlyConfigured, match="bound_for"):
+        assert backend.data
+
+
+# A store as it is
+
+
+@pytest.mark.anyio
+async def test_a_store_is_a_backend_wherever_one_is_asked_for() -> None:
+    store = MemoryStore()
+    lists = UserSessions(store)
+    with pytest.raises(ImproperlyConfigured, match="build the application first"):
+        await lists.list(USER)
+    site = Site(backend=store, session_cookie="sid", autoload=True)
+    await site.visit(lambda session: users.sign_in(session, USER))
+    assert len(await lists.list(USER)) == 1
+    session = Session(store, site.browser.cookies["sid"])
+    await session.load()
+    assert users.get_user_id(session) == USER
+    assert await UserSessions(store, app_name="shop", session_cookie="sid").list(USER) == []
+    assert await UserSessions(store, app_name="shop").list(USER) == []
+
+
+@pytest.mark.parametrize("wrong", [{}, "redis://localhost", object(), DictBackend, StarletteSigner], ids=repr)
+def test_what_is_neither_a_backend_nor_a_store_is_refused_with_the_cure(wrong: Any) -> None:
+    for make in (lambda: Site(backend=wrong), lambda: Session(wrong), lambda: UserSessions(wrong)):
+        with pytest.raises(ImproperlyConfigured, match="get, create, replace and delete"):
+            make()
+    with pytest.raises(ImproperlyConfigured, match=r"revocations must be a store.*get, create, replace and delete"):
+        CookieBackend(KEY, revocations=wrong)
+
+
+@pytest.mark.parametrize("wrong", ["", 5, b"shop"])
+def test_an_application_has_a_name_or_none(wrong: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match="app_name"):
+        Site(secret_key=KEY, app_name=wrong)

@@ -1,0 +1,557 @@
+"""Requests of one browser, in every order, on a dict of versions: pure functions, no event loop, no thread.
+
+A request is a generator. It stands still before each of its calls to the store, and one request at a time goes on.
+Between two calls it shares nothing with the others, so these orders are all that can happen.
+
+The machines decide. What they should have decided is known here without them: each change that a handler makes is
+noted when it is made, and applied to the `Truth` when its write is carried out. If that is not what is stored then, a
+promise is broken, and `Broken` says which one.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
+from itertools import permutations
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+from starsessions.core.decision import Cookie
+from starsessions.core.record import Expiry, Found, Identity, MissReason, Policy, Record, deadline, why_expired
+from starsessions.core.state import NOTHING, Create, Delete, Discard, Nothing, Replace, Rotate, Rules, SessionState
+from starsessions.exceptions import SessionConflict
+from tests.core.machines import MSGPACK, NOW, rules
+
+MAX_AGE, GRACE, MOMENT = 200, 20, 30
+MOST_TRIES = 10
+
+CALM = rules(Policy(max_age=MAX_AGE))
+ROLLING = rules(Policy(max_age=MAX_AGE, rolling=True, renew_every=1))
+ROTATING = rules(Policy(max_age=MAX_AGE, rotate_every=1, rotate_grace=GRACE))
+RAISING = rules(Policy(max_age=MAX_AGE), raises_on_conflict=True)
+
+START: dict[str, Any] = {"a": 1, "b": [1], "c": 1, "count": 0}
+
+# The promises
+
+NO_UPDATE_IS_LOST = "what is stored is what all writes have made of it, one after the other"
+ITS_USER = "who is signed in, since when and for how long is what the last sign-in has said"
+A_LOGOUT_IS_FINAL = "nothing of a session that was ended is ever stored again"
+EXPIRED_STAYS = "a session that has expired is not brought back"
+ROTATED_AWAY = "an id that was rotated away opens nothing, or the new session for as long as its grace lasts"
+NO_OTHER = "a request that found a session begins another one only if it has ended that one, or asks for a new id"
+THE_LOST_ARE_SILENT = "a request that has lost its session leaves the cookie alone"
+TOLD = "a response sets the token of the session that the request has stored, if the browser has another one"
+IN_ORDER = "if responses arrive in the order in which they were made, the browser can open the session that lives"
+"""Or one that a request has asked for by a new id, which came too late for the other one."""
+LATE = "in any other order its cookie is dead only if the session was rotated or ended after that response was made"
+CONFIRMED = "a change that persist() has confirmed is stored"
+COUNTED = "atomic updates all count"
+REPORTED = "where conflicts raise, no change of another request is overwritten"
+IT_ENDS = "a request that was refused succeeds, or learns that its session has ended"
+NEW_IDS = "an id is given to one session, once"
+
+PROMISES = frozenset(
+    {NO_UPDATE_IS_LOST, ITS_USER, A_LOGOUT_IS_FINAL, EXPIRED_STAYS, ROTATED_AWAY, NO_OTHER, THE_LOST_ARE_SILENT, TOLD}
+    | {IN_ORDER, LATE, CONFIRMED, COUNTED, REPORTED, IT_ENDS, NEW_IDS}
+)
+
+
+class Broken(AssertionError):
+    """A promise that was not kept, and that nothing can go on from."""
+
+    def __init__(self, promise: str) -> None:
+        super().__init__(promise)
+        self.promise = promise
+
+
+# The store
+
+
+class Refused(Exception):
+    """The store has something else than the command names."""
+
+    def __init__(self, current: Found | None) -> None:
+        self.current = current
+
+
+class Pointer(NamedTuple):
+    """Where a session is that was rotated."""
+
+    to: str
+    at: int
+    usable_until: int
+
+
+class Truth(Struct):
+    """What must be stored of a session: each successful write was applied to it."""
+
+    data: dict[str, Any]
+    user: str | None = None
+    expiry: Expiry = Expiry()
+    began_at: int = NOW
+    has_ended: bool = False
+
+
+class Place:
+    """The store: a dict of versions. What has expired is refused, and shown to whoever was refused."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, tuple[Record | Pointer, int]] = {}
+        self.now = NOW
+        self.versions = self.ids = 0
+        self.truths: dict[str, Truth] = {}
+        """By token. A rotation shares it between the old token and the new one."""
+        self.ended_by: dict[str, int] = {}
+        """The write that rotated a token away, or deleted its session."""
+        self.dead: set[str] = set()
+        """Ids that a handler has replaced without a grace."""
+        self.answered: list[Request] = []
+        """In the order in which their responses were made."""
+        self.broken: set[str] = set()
+
+    def promise(self, promise: str, kept: bool) -> None:
+        if not kept:
+            self.broken.add(promise)
+
+    def new_id(self) -> str:
+        self.ids += 1
+        return f"id-{self.ids}"
+
+    def _put(self, token: str, content: Record | Pointer) -> int:
+        self.versions += 1
+        self.entries[token] = content, self.versions
+        return self.versions
+
+    def fetch(self, token: str, *, grace: bool = True) -> Found | MissReason:
+        """What a token stands for. `grace`: whether an old id that may not be used any more leads nowhere."""
+        key = token
+        while True:
+            if key not in self.entries:
+                return MissReason.UNKNOWN
+            content, version = self.entries[key]
+            if isinstance(content, Record):
+                return Found(token, content, (key, version), is_alias=key != token)
+            if grace and self.now >= content.usable_until:
+                return MissReason.JUST_ROTATED if self.now < content.at + MOMENT else MissReason.ROTATED
+            key = content.to
+
+    def _check(self, found: Found) -> str:
+        key, version = found.version
+        current = self.fetch(found.token)
+        if key not in self.entries or self.entries[key][1] != version or not self.is_alive(current):
+            raise Refused(current if isinstance(current, Found) else None)
+        return str(key)
+
+    def _remove(self, key: str) -> None:
+        del self.entries[key]
+        self.versions += 1
+        self.ended_by.setdefault(key, self.versions)
+
+    def is_alive(self, found: Found | MissReason) -> bool:
+        return isinstance(found, Found) and why_expired(found.record, CALM.policy, self.now) is None
+
+    def create(self, command: Create) -> Found:
+        token = command.session_id or self.new_id()
+        if token in self.entries:
+            raise Broken(NEW_IDS)
+        return Found(token, command.record, (token, self._put(token, command.record)))
+
+    def replace(self, command: Replace) -> Found:
+        key = self._check(command.found)
+        return Found(command.found.token, command.record, (key, self._put(key, command.record)), command.found.is_alias)
+
+    def rotate(self, command: Rotate) -> Found:
+        key, token = self._check(command.found), command.session_id or self.new_id()
+        if token in self.entries:
+            raise Broken(NEW_IDS)
+        version = self._put(token, command.record)
+        self.ended_by.setdefault(key, self._put(key, Pointer(token, self.now, command.usable_until)))
+        return Found(token, command.record, (token, version))
+
+    def delete(self, found: Found, *, if_unchanged: bool) -> None:
+        if if_unchanged:
+            self._remove(self._check(found))
+            return
+        current = self.fetch(found.token, grace=False)
+        if isinstance(current, Found):
+            self._remove(current.version[0])
+
+    def check_the_dead(self) -> None:
+        for token in self.dead:
+            self.promise(ROTATED_AWAY, not self.opens(token))
+
+    def opens(self, token: str | None) -> bool:
+        """Whether a browser with this cookie has a session."""
+        return token is not None and self.is_alive(self.fetch(token))
+
+
+# Requests
+
+MISSING = object()
+Machine = Callable[[Rules], SessionState]
+Steps = Iterator[None]
+
+
+class SessionGone(Exception):
+    """What `persist()` and `update_atomically()` raise."""
+
+
+class Wishes:
+    """What a handler has done and asked for, and what is not stored yet."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, Any] = {}
+        """Key by key; `MISSING`: it took the key out."""
+        self.identity: Identity | None = None
+        self.expiry: Expiry | None = None
+        self.grace: int | None = None
+        """The seconds that the old id shall still work; None: no new id was asked for."""
+
+    def apply(self, truth: Truth, at: int) -> Truth:
+        data = {key: value for key, value in (truth.data | self.data).items() if value is not MISSING}
+        expiry = truth.expiry if self.expiry is None else self.expiry
+        if self.identity is None:
+            return Truth(data, truth.user, expiry, truth.began_at)
+        return Truth(data, self.identity.user_id, expiry, at)
+
+
+class Request:
+    """One request: a machine, its data, and what its handler has wished for."""
+
+    def __init__(self, place: Place, machine: Machine, config: Rules, token: str) -> None:
+        self.place = place
+        self.token = token
+        self.state = machine(config)
+        self.data: dict[str, Any] = {}
+        self.wishes = Wishes()
+        self.session: Truth | None = None
+        """The session that it knows of, until it ends it."""
+        self.stored: list[Found] = []
+        self.tells = False
+        """Whether the browser has to be told of what was stored."""
+        self.has_ended = self.is_lost = self.has_raised = self.asked_for_id = False
+        self.returned: Any = None
+        self.last_write = 0
+        self.answer: tuple[Cookie, str | None] = Cookie.LEAVE, None
+
+    def run(self, actions: Iterable[Callable[["Request"], Steps | None]]) -> Steps:
+        """The handler, and then the response."""
+        yield from self.load()
+        try:
+            for action in actions:
+                yield from action(self) or ()
+        except SessionGone:
+            pass  # the application answers with an error page
+        try:
+            yield from self.save()
+        except SessionConflict:
+            self.has_raised = True
+        else:
+            self._answer()
+        self.place.answered.append(self)
+
+    # What handlers do
+
+    def load(self) -> Steps:
+        yield
+        found = self.place.fetch(self.token)
+        if isinstance(found, Found):
+            found = why_expired(found.record, self.state.config.policy, self.place.now) or found
+        if isinstance(found, Found):
+            self.session = self.place.truths[found.token]
+        self.data = self.state.loaded(found)
+
+    def change(self, change: Callable[[dict[str, Any]], Any]) -> Any:
+        """Change the data, and note what was changed. Everything was handed out, so that it is compared."""
+        before = deepcopy(self.data)
+        result = change(self.data)
+        self.state.modified = self.state.exposed = True
+        for key in before.keys() | self.data.keys():
+            after = self.data.get(key, MISSING)
+            if before.get(key, MISSING) != after:
+                self.wishes.data[key] = after if after is MISSING else deepcopy(after)
+        return result
+
+    def rotate(self, grace: int = 0) -> None:
+        if self.state.identity is None or self.state.next_id is None:  # or a sign-in has asked for an id
+            self.wishes.grace, self.asked_for_id = grace, True
+            self.state.rotate(self.place.new_id(), grace)
+
+    def sign_in(self, user: str, expiry: Expiry | None = None) -> Steps:
+        before, new_id = self.state.user, self.place.new_id()
+        if before is not None and before.user_id != user:
+            yield from self.end()
+        identity = Identity(user, self.place.now, f"handle-{user}")
+        wishes = self.wishes
+        wishes.grace, wishes.identity, wishes.expiry = 0, identity, expiry or wishes.expiry or Expiry()
+        self.asked_for_id = True
+        self.state.sign_in(identity, new_id, expiry)
+
+    def expire(self, expiry: Expiry) -> None:
+        self.state.modified, self.state.expiry, self.wishes.expiry = True, expiry, expiry
+
+    def end(self) -> Steps:
+        found = self.state.found
+        self.wishes = Wishes()
+        if found is None:
+            self.state.forget(self.data)
+            return
+        yield
+        self.place.delete(found, if_unchanged=False)
+        self._has_ended(found)
+
+    def persist(self) -> Steps:
+        yield from self.save(by_hand=True)
+        if self.state.is_lost or self.state.found is None:
+            raise SessionGone
+        stored = self.place.fetch(self.state.found.token)
+        self.place.promise(CONFIRMED, isinstance(stored, Found) and MSGPACK.loads(stored.record.payload) == self.data)
+
+    def update_atomically(self, change: Callable[[dict[str, Any]], Any]) -> Steps:
+        """As in `lifecycle/saving.py`: on what is stored now, and again until no other request was faster."""
+        state = self.state
+        for _ in range(MOST_TRIES):
+            self.data.clear()
+            self.data |= state.stored()
+            result = self.change(change)
+            try:
+                yield from self.carry_out()
+            except Refused as refused:
+                self._look_at(refused.current)
+                if state.overtaken(refused.current, self.data, self.place.now):
+                    continue
+            if state.is_lost:
+                raise SessionGone
+            self.returned = result
+            return
+        raise Broken(IT_ENDS)
+
+    # The driver
+
+    def save(self, by_hand: bool = False) -> Steps:
+        for _ in range(MOST_TRIES):
+            try:
+                yield from self.carry_out(by_hand)
+                return
+            except Refused as refused:
+                self._look_at(refused.current)
+                merged = self.state.conflict(refused.current, self.data, self.place.now)
+                if merged is None:
+                    return
+                self.data.clear()
+                self.data |= merged
+                self.state.exposed = True
+        raise Broken(IT_ENDS)
+
+    def carry_out(self, by_hand: bool = False) -> Steps:
+        state, place = self.state, self.place
+        command = state.command(self.data, place.now, by_hand)
+        if isinstance(command, Nothing):
+            if command is not NOTHING:
+                state.cookie = command.cookie
+            return
+        if isinstance(command, Discard):
+            self._is_lost()
+            state.lost(self.data)
+            return
+        yield
+        if isinstance(command, Delete):
+            place.delete(command.found, if_unchanged=True)
+            self.place.promise(
+                NO_UPDATE_IS_LOST, not self.wishes.apply(place.truths[command.found.token], place.now).data
+            )
+            self._has_ended(command.found)
+            return
+        kept = self._carried_out(command)
+        self._compare(kept, command.record.renewed_at)
+        state.saved(command, kept, command.record.renewed_at)
+
+    def _carried_out(self, command: Create | Replace | Rotate) -> Found:
+        place = self.place
+        if isinstance(command, Create):
+            kept = place.create(command)
+            if self.session is not None and not (self.is_lost and self.wishes.grace is not None):
+                self.place.promise(EXPIRED_STAYS, place.now < NOW + MAX_AGE)
+                self.place.promise(A_LOGOUT_IS_FINAL, not self.session.has_ended)
+                self.place.promise(NO_OTHER, False)
+            place.truths[kept.token] = Truth({}, began_at=command.record.renewed_at)
+            self.is_lost, self.tells = False, True
+            return kept
+        kept = place.replace(command) if isinstance(command, Replace) else place.rotate(command)
+        place.truths[kept.token] = place.truths[command.found.token]
+        lasts = deadline(command.found.record, CALM.policy), deadline(kept.record, CALM.policy)
+        self.tells = not kept.is_alias and (self.tells or kept.token != command.found.token or lasts[0] != lasts[1])
+        return kept
+
+    def _compare(self, kept: Found, at: int) -> None:
+        """Look whether what is stored now is what should have come of it."""
+        place, record, old = self.place, kept.record, self.state.found
+        truth = place.truths[kept.token]
+        expected = self.wishes.apply(truth, at)
+        self.place.promise(NO_UPDATE_IS_LOST, MSGPACK.loads(record.payload) == expected.data)
+        user = None if record.identity is None else record.identity.user_id
+        expiry = Expiry(record.lifetime, record.until, record.browser)
+        self.place.promise(
+            ITS_USER, (user, expiry, record.began_at) == (expected.user, expected.expiry, expected.began_at)
+        )
+        truth.data, truth.user, truth.expiry, truth.began_at = expected.data, user, expiry, record.began_at
+        if old is not None and self.wishes.grace == 0:
+            place.dead |= {old.token, old.version[0]}
+        place.check_the_dead()
+        self.wishes, self.session = Wishes(), truth
+        self.stored.append(kept)
+        self.last_write = place.versions
+
+    def _has_ended(self, found: Found) -> None:
+        self.place.truths[found.token].has_ended = True
+        self.session, self.wishes = None, Wishes()
+        self.has_ended, self.tells = True, False
+        self.stored.clear()
+        self.last_write = self.place.versions
+        self.state.deleted(self.data)
+
+    def _look_at(self, current: Found | None) -> None:
+        if current is None or not self.place.is_alive(current):
+            self._is_lost()
+            return
+        stored = MSGPACK.loads(current.record.payload)
+        for key in [key for key, value in self.wishes.data.items() if stored.get(key, MISSING) == value]:
+            del self.wishes.data[key]  # another request has done the same, and so this one need not
+        if current.is_alias:
+            self.tells = False  # the browser is being given another id
+
+    def _is_lost(self) -> None:
+        self.is_lost, self.tells, self.wishes = True, False, Wishes()
+
+    def _answer(self) -> None:
+        cookie, found = self.state.cookie, self.state.found
+        self.answer = cookie, found.token if found is not None and cookie is Cookie.SET else None
+        if self.is_lost:
+            self.place.promise(THE_LOST_ARE_SILENT, cookie is Cookie.LEAVE)
+            return
+        if self.session is not None:  # what is not stored must be there already, because another request did the same
+            self.place.promise(NO_UPDATE_IS_LOST, self.wishes.apply(self.session, 0).data == self.session.data)
+        if self.tells:
+            self.place.promise(TOLD, self.answer == (Cookie.SET, self.stored[-1].token))
+        else:
+            self.place.promise(TOLD, cookie is (Cookie.CLEAR if self.has_ended and not self.stored else Cookie.LEAVE))
+
+
+# Every order
+
+Action = Callable[[Request], Steps | None]
+
+
+class Race(NamedTuple):
+    """Requests that begin with the same cookie, and what must come of them."""
+
+    handlers: Sequence[Sequence[Action]]
+    config: Rules = CALM
+    user: str | None = None
+    """Who is signed in when they begin."""
+    time_passes: bool = False
+    """Whether the session expires meanwhile: one more step, which can be anywhere."""
+    again: Sequence[Action] | None = None
+    """What the browser of the first request does when it has its response."""
+    check: Callable[[Place], None] = lambda place: None
+
+    def orders(self, machine: Machine = SessionState) -> Iterator[Place]:
+        """Run it in every order."""
+        choices: list[int] = []
+        while True:
+            place = _start(self.user)
+            taken: list[tuple[int, int]] = []
+            try:
+                self._run(place, machine, choices, taken)
+            except Broken as broken:
+                place.broken.add(broken.promise)
+                yield place
+                return  # or a machine that tries for ever would have orders without end
+            _check(place)
+            self.check(place)
+            yield place
+            while taken and taken[-1][0] + 1 == taken[-1][1]:
+                taken.pop()
+            if not taken:
+                return
+            choices = [choice for choice, _ in taken]
+            choices[-1] += 1
+
+    def _run(self, place: Place, machine: Machine, choices: list[int], taken: list[tuple[int, int]]) -> None:
+        """Take the first steps as `choices` says, and note what was chosen of how many."""
+        going = [
+            self._visit(Request(place, machine, self.config, "start"), actions, self.again if n == 0 else None)
+            for n, actions in enumerate(self.handlers)
+        ]
+        if self.time_passes:
+            going.append(_time_passes(place))
+        for steps in going:
+            next(steps)
+        while going:
+            choice = choices[len(taken)] if len(taken) < len(choices) else 0
+            taken.append((choice, len(going)))
+            if next(going[choice], MISSING) is MISSING:
+                del going[choice]
+
+    def _visit(self, request: Request, actions: Sequence[Action], again: Sequence[Action] | None) -> Steps:
+        yield from request.run(actions)
+        token, _ = _browser_after([request])
+        if again is not None and token is not None:
+            yield from Request(request.place, type(request.state), self.config, token).run(again)
+
+
+def run(races: Iterable[Race], machine: Machine = SessionState) -> tuple[int, set[str]]:
+    """How many orders there were in all, and which promises were not kept in them."""
+    count, broken = 0, set[str]()
+    for race in races:
+        for place in race.orders(machine):
+            count += 1
+            broken |= place.broken
+    return count, broken
+
+
+def _start(user: str | None) -> Place:
+    place = Place()
+    identity = None if user is None else Identity(user, NOW, f"handle-{user}")
+    place.create(Create(Record(MSGPACK.dumps(START), NOW, NOW, identity=identity), "start"))
+    place.truths["start"] = Truth(deepcopy(START), user)
+    place.now += 2  # with ROLLING it is time to renew the session, with ROTATING to rotate it
+    return place
+
+
+def _time_passes(place: Place) -> Steps:
+    yield
+    place.now += MAX_AGE
+
+
+def _check(place: Place) -> None:
+    """What must hold after any race: who can open what, and what the browser can open."""
+    has_expired = place.now >= NOW + MAX_AGE
+    for token, truth in place.truths.items():
+        place.promise(A_LOGOUT_IS_FINAL, not (truth.has_ended and place.opens(token)))
+    place.now += GRACE
+    for order in permutations(place.answered):
+        token, told_by = _browser_after(order)
+        if token is not None and told_by is not None and not place.opens(token):
+            place.promise(LATE, place.ended_by.get(token, 0) > told_by.last_write or has_expired)
+    for token in place.truths:
+        content, _ = place.entries.get(token, (None, 0))
+        place.promise(ROTATED_AWAY, not (isinstance(content, Pointer) and place.opens(token)))
+    original = place.truths["start"]
+    lives = any(place.opens(token) for token, one in place.truths.items() if one is original)
+    if lives and not has_expired:
+        token, told_by = _browser_after(place.answered)
+        place.promise(IN_ORDER, place.opens(token))
+        asked = told_by is not None and told_by.asked_for_id  # so that it has begun one of its own, if it came too late
+        place.promise(IN_ORDER, asked or (token is not None and place.truths[token] is original))
+
+
+def _browser_after(answered: Iterable[Request]) -> tuple[str | None, Request | None]:
+    """The cookie after these responses have arrived, and the request that it is of; None: the first one still."""
+    token: str | None = "start"
+    told_by = None
+    for request in answered:
+        cookie, said = request.answer
+        if cookie is not Cookie.LEAVE:
+            token, told_by = said, request
+    return token, told_by

@@ -1,0 +1,919 @@
+"""One request's session, without a loop: every fact, request and command of `core/state.py`.
+
+Each rule of the essay in that module has a test here. What several machines do to each other is in
+`test_state_races.py`.
+"""
+
+import json
+from collections import OrderedDict
+from copy import copy, deepcopy
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import asdict, replace
+
+from starsessions.core.decision import Cookie
+from starsessions.core.merge import same_items
+from starsessions.core.record import Expiry, Found, Identity, MissReason, Policy
+from starsessions.core.serializer import PlainJson
+from starsessions.core.state import (
+    DISCARD,
+    NOTHING,
+    Create,
+    Delete,
+    Nothing,
+    Phase,
+    Replace,
+    Rotate,
+    SessionState,
+)
+from starsessions.exceptions import BackendUnavailable, ResponseStarted, SessionConflict
+from tests.core.machines import FOREVER, MSGPACK, NOW, RULES, found_with, machine, record_of, rules
+
+ANN = Identity("ann", NOW, "ann's-handle")
+BOB = Identity("bob", NOW, "bob's-handle")
+LATER = NOW + 100
+DAY = 24 * 60 * 60
+
+ROLLING = rules(Policy(max_age=1000, rolling=True))
+ROTATING = rules(Policy(max_age=10_000, rotate_every=100, rotate_grace=30))
+
+
+# Facts: loaded
+
+
+def test_what_was_found_is_the_data() -> None:
+    found = found_with({"a": [1]})
+    state = SessionState(RULES)
+
+    assert state.loaded(found) == {"a": [1]}
+    assert (state.is_loaded, state.found, state.miss_reason) == (True, found, None)
+
+
+@pytest.mark.parametrize("why", MissReason)
+def test_where_nothing_was_found_the_session_is_empty_and_knows_why(why: MissReason) -> None:
+    state = SessionState(RULES)
+
+    assert state.loaded(why) == {}
+    assert (state.is_loaded, state.found, state.miss_reason) == (True, None, why)
+
+
+class Whatever:
+    """A serializer of the application, whose `loads` does anything."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+    def loads(self, payload: Any) -> Any:
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+    def dumps(self, data: dict[str, Any]) -> Any:
+        return b""
+
+
+UNREADABLE = [ZeroDivisionError(), None, [1], "text", OrderedDict(a=1)]
+
+
+@pytest.mark.parametrize("result", UNREADABLE, ids=repr)
+def test_a_record_that_cannot_be_read_is_no_session(result: Any) -> None:
+    state = SessionState(rules(serializer=Whatever(result)))
+
+    assert state.loaded(found_with(b"")) == {}
+    assert (state.found, state.miss_reason) == (None, MissReason.UNDECODABLE)
+
+
+# Facts: saved
+
+RENEWED = found_with({"a": 2}, version=2, renewed_at=LATER, began_at=NOW)
+SAVES: list[tuple[str, Found, type, Found, Cookie]] = [
+    # what, what was found, the command, what is kept, the cookie
+    ("at the same second", found_with({"a": 1}), Replace, found_with({"a": 2}, version=2), Cookie.LEAVE),
+    ("later, so that it lasts for longer", found_with({"a": 1}), Replace, RENEWED, Cookie.SET),
+    ("later, with an end that stays", found_with({}, until=LATER + 9), Replace,
+     found_with({"a": 2}, until=LATER + 9, renewed_at=LATER, began_at=NOW), Cookie.LEAVE),
+    ("later, for a browser session", found_with({}, browser=True), Replace,
+     found_with({"a": 2}, browser=True, renewed_at=LATER, began_at=NOW), Cookie.LEAVE),
+    ("with another expiry", found_with({"a": 1}), Replace, found_with({"a": 1}, lifetime=60), Cookie.SET),
+    ("with a new token", found_with({"a": 1}), Replace, found_with({"a": 2}, "sealed-anew"), Cookie.SET),
+    ("later, by an id that is in its grace", found_with({"a": 1}, is_alias=True), Replace,
+     replace(RENEWED, is_alias=True), Cookie.LEAVE),
+    ("under a new id", found_with({"a": 1}), Rotate, found_with({"a": 1}, "new"), Cookie.SET),
+    ("under a new id, by one that is in its grace", found_with({"a": 1}, is_alias=True), Rotate,
+     found_with({"a": 1}, "new"), Cookie.SET),
+    ("under the same id, anew", found_with({"a": 1}), Rotate, found_with({"a": 1}), Cookie.SET),
+]  # fmt: skip
+
+
+def carried_out(kind: type, found: Found, kept: Found) -> Replace | Rotate:
+    return Replace(found, kept.record) if kind is Replace else Rotate(found, kept.record, kept.token, 0)
+
+
+@pytest.mark.parametrize(("_what", "found", "kind", "kept", "cookie"), SAVES, ids=[row[0] for row in SAVES])
+def test_a_save_sets_the_cookie_only_if_the_browser_has_another_one(
+    _what: str, found: Found, kind: type, kept: Found, cookie: Cookie
+) -> None:
+    state, _ = machine(found)
+
+    state.saved(carried_out(kind, found, kept), kept, LATER)
+
+    assert state.cookie is cookie
+    assert (state.found, state.previous) == (kept, found)
+
+
+def test_a_new_session_sets_the_cookie() -> None:
+    state, _ = machine()
+    kept = found_with({"a": 1})
+
+    state.saved(Create(kept.record, None), kept, NOW)
+
+    assert (state.cookie, state.found, state.previous) == (Cookie.SET, kept, None)
+
+
+def test_a_cookie_that_is_due_stays_due_when_the_next_save_needs_none() -> None:
+    state, _ = machine()
+    first, second = found_with({"a": 1}), found_with({"a": 2}, version=2)
+
+    state.saved(Create(first.record, None), first, NOW)
+    state.saved(Replace(first, second.record), second, NOW)
+
+    assert (state.cookie, state.found, state.previous) == (Cookie.SET, second, first)
+
+
+@pytest.mark.parametrize("note", [{"next_id": "new"}, {"expiry": Expiry(60)}, {"identity": ANN}], ids=str)
+def test_what_was_asked_for_is_forgotten_when_it_is_saved(note: dict[str, Any]) -> None:
+    state, data = machine({"a": 1}, **note)
+    kept = found_with({"a": 1}, "new", lifetime=60, identity=ANN)
+
+    state.saved(Rotate(found_with({"a": 1}), kept.record, "new", 0), kept, NOW)
+
+    assert (state.next_id, state.expiry, state.identity) == (None, None, None)
+    assert state.command(data, NOW) == NOTHING
+
+
+# Facts: deleted, lost
+
+
+def with_notes(**fields: Any) -> tuple[SessionState, dict[str, Any]]:
+    """A machine of which everything has been asked for, and the data."""
+    notes = {"explicit_id": "by-hand", "next_id": "new", "expiry": Expiry(60), "identity": ANN, "models": [print]}
+    return machine({"a": 1}, **notes, cookie=Cookie.SET, **fields)
+
+
+def test_a_request_that_lost_its_session_begins_another_one_only_if_it_asks_for_an_id() -> None:
+    """The browser has been told of the other request's id, and a new session would push that one out."""
+    state, data = machine({"a": 1}, modified=True)
+    state.lost(data)
+    data["flash"] = "too late"
+    assert state.command(data, NOW) == state.command(data, NOW, True) == DISCARD
+
+    state.sign_in(ANN, "new", None)
+    command = state.command(data, NOW)
+    assert isinstance(command, Create)
+    kept = Found("new", command.record)
+    state.saved(command, kept, NOW)
+
+    assert (state.found, state.is_lost, state.cookie) == (kept, False, Cookie.SET)
+
+
+ENDS = {"deleted": SessionState.deleted, "lost": SessionState.lost, "forget": SessionState.forget}
+
+
+@pytest.mark.parametrize("ends", ENDS)
+def test_nothing_that_was_known_or_asked_for_holds_for_the_session_that_follows(ends: str) -> None:
+    state, data = with_notes()
+
+    ENDS[ends](state, data)
+
+    assert data == {}
+    assert (state.found, state.explicit_id, state.next_id, state.expiry, state.identity) == (None,) * 5
+    assert (state.session_id, state.user, state.stored(), list(state.models)) == (None, None, {}, [])
+    assert state.previous == found_with({"a": 1})
+    data["b"] = 2
+    state.is_lost = False  # or what follows would be dropped
+    assert state.command(data, LATER) == Create(record_of({"b": 2}, LATER), None)
+
+
+@pytest.mark.parametrize("ends", ENDS)
+def test_what_was_there_before_is_remembered_if_the_session_ends_twice(ends: str) -> None:
+    state, data = with_notes()
+
+    state.deleted(data)
+    ENDS[ends](state, data)
+
+    assert state.previous == found_with({"a": 1})
+
+
+def test_a_session_that_this_request_ended_clears_the_cookie() -> None:
+    state, data = with_notes()
+
+    state.deleted(data)
+
+    assert (state.cookie, state.has_ended, state.is_lost, state.modified) == (Cookie.CLEAR, True, False, True)
+    assert state.command(data, NOW) == Nothing(Cookie.CLEAR)
+
+
+def test_a_session_that_was_ended_elsewhere_leaves_the_cookie_alone() -> None:
+    state, data = with_notes()
+
+    state.lost(data)
+
+    assert (state.cookie, state.has_ended, state.is_lost) == (Cookie.LEAVE, False, True)
+    assert state.command(data, NOW) == NOTHING
+
+
+def test_forgetting_alone_says_nothing_to_the_browser() -> None:
+    state, data = with_notes()
+
+    state.forget(data)
+
+    assert (state.cookie, state.has_ended, state.is_lost) == (Cookie.SET, False, False)
+
+
+# Facts: conflict
+
+NOT_ALIVE = {
+    "nothing is stored": None,
+    "it has expired": found_with({"a": 2}, at=NOW - FOREVER.max_age),
+    "it is from the future": found_with({"a": 2}, at=NOW + DAY),
+    "it cannot be read": found_with(b"\xc1"),
+    "it is no dict": found_with(b"\x93\x01\x02\x03"),
+}
+
+
+@pytest.mark.parametrize("what", NOT_ALIVE)
+def test_a_conflict_with_nothing_that_lives_is_a_lost_session(what: str) -> None:
+    state, data = machine({"a": 1}, cookie=Cookie.SET, identity=ANN, next_id="new")
+    data["b"] = 1
+
+    assert state.conflict(NOT_ALIVE[what], data, NOW) is None
+    assert (state.is_lost, state.found, state.cookie, data) == (True, None, Cookie.LEAVE, {})
+    assert (state.identity, state.next_id) == (None, None)
+
+
+MERGES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], bool]] = [
+    # what we did to {"a": 1, "b": [1]}, ours, theirs, what comes of it, whether both have changed a key
+    ("set another key", {"a": 1, "b": [1], "c": 3}, {"a": 2, "b": [1]}, {"a": 2, "b": [1], "c": 3}, False),
+    ("delete another key", {"b": [1]}, {"a": 1, "b": [2]}, {"b": [2]}, False),
+    ("changed inside", {"a": 1, "b": [1, 2]}, {"a": 2, "b": [1]}, {"a": 2, "b": [1, 2]}, False),
+    ("changed the type", {"a": True, "b": [1]}, {"a": 1, "b": [2]}, {"a": True, "b": [2]}, False),
+    ("nothing", {"a": 1, "b": [1]}, {"c": 1}, {"c": 1}, False),
+    ("the same", {"a": 2, "b": [1]}, {"a": 2, "b": [1]}, {"a": 2, "b": [1]}, False),
+    ("set the same key", {"a": 2, "b": [1]}, {"a": 3, "b": [1]}, {"a": 2, "b": [1]}, True),
+    ("set what they deleted", {"a": 2, "b": [1]}, {"b": [1]}, {"a": 2, "b": [1]}, True),
+    ("deleted what they set", {"b": [1]}, {"a": 2, "b": [1]}, {"b": [1]}, True),
+    ("cleared", {}, {"a": 1, "b": [1], "c": 1}, {"c": 1}, False),
+]
+
+
+@pytest.mark.parametrize(("_what", "ours", "theirs", "merged", "both"), MERGES, ids=[row[0] for row in MERGES])
+@pytest.mark.parametrize("raises", [False, True], ids=["merge", "raise"])
+def test_a_conflict_applies_what_was_set_and_deleted_to_what_is_stored_now(
+    raises: bool, _what: str, ours: dict[str, Any], theirs: dict[str, Any], merged: dict[str, Any], both: bool
+) -> None:
+    before, current = found_with({"a": 1, "b": [1]}), found_with(theirs, version=2, identity=BOB)
+    state, _ = machine(before, rules(raises_on_conflict=raises), cookie=Cookie.SET, expiry=Expiry(60))
+
+    if raises and both:
+        with pytest.raises(SessionConflict):
+            state.conflict(current, ours, NOW)
+        assert state.found == before
+        return
+    assert state.conflict(current, ours, NOW) == merged
+    assert (state.found, state.is_lost, state.cookie, state.expiry) == (current, False, Cookie.SET, Expiry(60))
+
+
+@pytest.mark.parametrize("is_alias", [False, True])
+@pytest.mark.parametrize("said", [Cookie.SET, Cookie.LEAVE])
+def test_a_request_that_was_overtaken_by_a_rotation_does_not_bring_the_old_id_back(
+    is_alias: bool, said: Cookie
+) -> None:
+    current = found_with({"a": 1}, version=2, is_alias=is_alias)
+    merging, ours = machine({"a": 1}, cookie=said)
+    updating, data = machine({"a": 1}, cookie=said)
+
+    merging.conflict(current, ours, NOW)
+    assert updating.overtaken(current, data, NOW)
+
+    for state in (merging, updating):
+        assert (state.found, state.cookie) == (current, Cookie.LEAVE if is_alias else said)
+
+
+@pytest.mark.parametrize("what", NOT_ALIVE)
+def test_a_change_that_is_to_be_made_anew_is_lost_where_nothing_lives(what: str) -> None:
+    state, data = machine({"a": 1}, cookie=Cookie.SET, identity=ANN, next_id="new")
+
+    assert not state.overtaken(NOT_ALIVE[what], data, NOW)
+    assert (state.is_lost, state.found, state.cookie, state.identity, data) == (True, None, Cookie.LEAVE, None, {})
+
+
+def test_a_change_that_is_to_be_made_anew_keeps_what_was_asked_for() -> None:
+    state, data = machine({"a": 1}, expiry=Expiry(60))
+
+    assert state.overtaken(found_with({"b": 2}, version=2), data, NOW)
+    assert (state.stored(), state.expiry, data) == ({"b": 2}, Expiry(60), {"a": 1})
+
+
+def test_after_a_conflict_the_decision_is_made_on_what_is_stored_now() -> None:
+    state, data = machine({"flash": 1}, modified=True)
+    del data["flash"]
+    assert state.command(data, NOW) == Delete(found_with({"flash": 1}))
+    current = found_with({"flash": 1, "b": 1}, version=2, identity=BOB, began_at=NOW - 5)
+
+    merged = state.conflict(current, data, NOW)
+
+    assert merged == {"b": 1}
+    assert state.command(merged, LATER) == Replace(current, replace(current.record, payload=MSGPACK.dumps({"b": 1}),
+                                                                    renewed_at=LATER))  # fmt: skip
+
+
+def test_an_id_that_the_application_chose_and_that_was_filled_meanwhile_is_merged_with() -> None:
+    state, data = machine(MissReason.UNKNOWN, explicit_id="by-hand")
+    data["a"] = 1
+    assert state.command(data, NOW) == Create(record_of({"a": 1}), "by-hand")
+
+    assert state.conflict(found_with({"b": 2}, "by-hand"), data, NOW) == {"a": 1, "b": 2}
+
+
+# Commands: where nothing lives
+
+BEGINNINGS: list[tuple[str, MissReason, dict[str, Any], dict[str, Any], Any]] = [
+    # what, why nothing lives, the machine's fields, the data, the command
+    ("a visitor who leaves no data", MissReason.NO_COOKIE, {}, {}, NOTHING),
+    ("a visitor with data", MissReason.NO_COOKIE, {}, {"a": 1}, Create(record_of({"a": 1}), None)),
+    ("an id and no data", MissReason.NO_COOKIE, {"next_id": "new"}, {}, NOTHING),
+    ("an expiry and no data", MissReason.EXPIRED, {"expiry": Expiry(60)}, {}, NOTHING),
+    ("by hand", MissReason.NO_COOKIE, {"by_hand": True}, {}, Create(record_of({}), None)),
+    ("a user", MissReason.NO_COOKIE, {"identity": ANN, "next_id": "new"}, {},
+     Create(record_of({}, identity=ANN), "new")),
+    ("an expiry", MissReason.UNKNOWN, {"expiry": Expiry(None, LATER)}, {"a": 1},
+     Create(record_of({"a": 1}, until=LATER), None)),
+    ("a browser session", MissReason.UNKNOWN, {"expiry": Expiry(browser=True)}, {"a": 1},
+     Create(record_of({"a": 1}, browser=True), None)),
+    ("an id of the application's", MissReason.UNKNOWN, {"explicit_id": "mine"}, {"a": 1},
+     Create(record_of({"a": 1}), "mine")),
+    ("a new id in its place", MissReason.UNKNOWN, {"explicit_id": "mine", "next_id": "new"}, {"a": 1},
+     Create(record_of({"a": 1}), "new")),
+    ("a logout", MissReason.UNKNOWN, {"has_ended": True}, {}, Nothing(Cookie.CLEAR)),
+    ("a logout and a message", MissReason.UNKNOWN, {"has_ended": True}, {"a": 1}, Create(record_of({"a": 1}), None)),
+    ("an id that was just rotated", MissReason.JUST_ROTATED, {}, {}, NOTHING),
+    ("an id that was just rotated, and data", MissReason.JUST_ROTATED, {}, {"a": 1}, DISCARD),
+    ("an id that was just rotated, by hand", MissReason.JUST_ROTATED, {"by_hand": True}, {}, DISCARD),
+    ("an id that was just rotated, and a new one", MissReason.JUST_ROTATED, {"next_id": "new"}, {"a": 1},
+     Create(record_of({"a": 1}), "new")),
+    ("a session that was lost", MissReason.UNKNOWN, {"is_lost": True}, {}, NOTHING),
+    ("a session that was lost, and data", MissReason.UNKNOWN, {"is_lost": True}, {"a": 1}, DISCARD),
+    ("a session that was lost, by hand", MissReason.UNKNOWN, {"is_lost": True, "by_hand": True}, {}, DISCARD),
+    ("a session that was lost, and a new id", MissReason.UNKNOWN, {"is_lost": True, "next_id": "new"}, {"a": 1},
+     Create(record_of({"a": 1}), "new")),
+    ("an id that was rotated long ago", MissReason.ROTATED, {}, {"a": 1}, Create(record_of({"a": 1}), None)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("_what", "why", "fields", "put_in", "expected"), BEGINNINGS, ids=[b[0] for b in BEGINNINGS])
+def test_a_session_begins_when_there_is_something_to_keep(
+    _what: str, why: MissReason, fields: dict[str, Any], put_in: dict[str, Any], expected: Any
+) -> None:
+    by_hand = fields.get("by_hand", False)
+    state, data = machine(why, **{name: value for name, value in fields.items() if name != "by_hand"})
+    data |= put_in
+
+    command = state.command(data, NOW, by_hand)
+
+    assert command == expected
+    # Only the empty command is recognized by being the same object: see lifecycle/saving.py.
+    assert (command is NOTHING) == (expected is NOTHING)
+
+
+# Commands: where a session lives
+
+
+def test_a_session_that_was_only_read_is_left_alone() -> None:
+    state, data = machine({"a": [1]}, exposed=True)
+
+    assert state.command(data, LATER) is NOTHING
+
+
+@pytest.mark.parametrize(
+    "seen", [{"modified": True}, {"exposed": True}, {"modified": True, "only_plain": False}], ids=str
+)
+def test_a_change_is_a_replacement_that_renews(seen: dict[str, Any]) -> None:
+    found = found_with({"a": [1]}, identity=ANN, lifetime=DAY, rotated_at=NOW)
+    state, data = machine(found, **seen)
+    data["b"] = 1
+
+    expected = record_of({"a": [1], "b": 1}, began_at=NOW, renewed_at=LATER, identity=ANN, lifetime=DAY, rotated_at=NOW)
+    assert state.command(data, LATER) == Replace(found, expected)
+
+
+@pytest.mark.parametrize("seen", [{"modified": True, "in_order": False}, {"exposed": True}], ids=str)
+def test_the_same_data_in_another_order_is_no_change(seen: dict[str, Any]) -> None:
+    state, data = machine({"a": 1, "b": 2}, **seen)
+    data["a"] = data.pop("a")
+    assert list(data) == ["b", "a"]
+
+    assert state.command(data, LATER) is NOTHING
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, True), (1, 1.0), ((1,), [1]), (Decimal("1.0"), Decimal("1.00"))])
+def test_an_equal_value_of_another_type_is_a_change(before: Any, after: Any) -> None:
+    state, data = machine({"a": before}, modified=True, exposed=True)
+    data["a"] = after
+
+    assert isinstance(state.command(data, NOW), Replace)
+
+
+def test_what_was_handed_out_is_compared_only_then() -> None:
+    state, data = machine({"a": [1]})
+    data["a"].append(2)
+    assert state.command(data, NOW) is NOTHING  # it was not handed out, so that it cannot have changed
+
+    state.exposed = True
+
+    assert isinstance(state.command(data, NOW), Replace)
+
+
+def test_an_anonymous_session_that_was_emptied_ends() -> None:
+    found = found_with({"a": 1})
+    state, data = machine(found, modified=True, next_id="new", expiry=Expiry(60))
+    data.clear()
+
+    assert state.command(data, LATER) == Delete(found)
+
+
+@pytest.mark.parametrize("who", ["was signed in before", "signs in now"])
+def test_a_session_of_a_user_that_was_emptied_stays(who: str) -> None:
+    if who == "signs in now":
+        state, data = machine({"a": 1}, modified=True)
+        state.sign_in(ANN, "new", None)
+    else:
+        state, data = machine(found_with({"a": 1}, identity=ANN), modified=True)
+    data.clear()
+
+    command = state.command(data, NOW)
+
+    assert isinstance(command, Replace | Rotate)
+    assert (command.record.payload, command.record.identity) == (MSGPACK.dumps({}), ANN)
+
+
+def test_an_empty_session_that_is_stored_stays_if_nothing_changed() -> None:
+    state, data = machine({}, modified=True)
+
+    assert state.command(data, LATER) is NOTHING
+
+
+def test_by_hand_everything_is_saved_whether_or_not_it_changed() -> None:
+    for before, after in [({"a": 1}, {"a": 1}), ({"a": 1}, {}), ({}, {})]:
+        found = found_with(before)
+        state, data = machine(found)
+        data.clear()
+        data |= after
+
+        assert state.command(data, LATER, True) == Replace(found, record_of(after, began_at=NOW, renewed_at=LATER))
+
+
+def test_by_hand_a_rotation_that_was_asked_for_is_one() -> None:
+    state, data = machine({"a": 1}, next_id="new")
+
+    assert isinstance(state.command(data, NOW, True), Rotate)
+
+
+@pytest.mark.parametrize(
+    ("expiry", "changes"),
+    [
+        (Expiry(60), False),
+        (Expiry(), True),
+        (Expiry(61), True),
+        (Expiry(None, LATER), True),
+        (Expiry(browser=True), True),
+    ],
+)
+def test_an_expiry_that_was_asked_for_is_written_if_it_is_another(expiry: Expiry, changes: bool) -> None:
+    found = found_with({"a": 1}, lifetime=60)
+    state, data = machine(found, modified=True, expiry=expiry)
+
+    expected = Replace(found, record_of({"a": 1}, **expiry._asdict())) if changes else NOTHING
+    assert state.command(data, NOW) == expected
+
+
+def test_a_renewal_that_is_due_is_a_replacement_by_the_same_data() -> None:
+    found = found_with({"a": 1})
+    state, data = machine(found, ROLLING)
+
+    assert state.command(data, NOW + 99) is NOTHING
+    assert state.command(data, NOW + 100) == Replace(found, replace(found.record, renewed_at=NOW + 100))
+
+
+def test_use_alone_renews_nothing_where_sessions_do_not_roll() -> None:
+    state, data = machine({"a": 1}, rules(Policy(max_age=1000)))
+
+    assert state.command(data, NOW + 999) is NOTHING
+
+
+# Commands: rotation
+
+
+def test_a_rotation_that_was_asked_for_keeps_the_data() -> None:
+    found = found_with({"a": 1}, identity=ANN, lifetime=60)
+    state, data = machine(found)
+
+    state.rotate("new")
+
+    record = record_of({"a": 1}, began_at=NOW, renewed_at=LATER, rotated_at=LATER, identity=ANN, lifetime=60)
+    assert (state.session_id, state.modified) == ("new", True)
+    assert state.command(data, LATER) == Rotate(found, record, "new", 0)
+
+
+def test_a_rotation_carries_what_was_changed_before_it() -> None:
+    state, data = machine({"a": 1}, modified=True)
+    data["a"] = 2
+    state.rotate("new")
+
+    command = state.command(data, NOW)
+
+    assert isinstance(command, Rotate)
+    assert command.record.payload == MSGPACK.dumps({"a": 2})
+
+
+def test_the_last_rotation_that_was_asked_for_counts() -> None:
+    state, data = machine({"a": 1}, ROTATING)
+
+    state.rotate("one", grace=10)
+    command = state.command(data, NOW)
+    assert isinstance(command, Rotate)
+    assert (command.session_id, command.usable_until) == ("one", NOW + 10)
+
+    state.rotate("other")
+    command = state.command(data, NOW + 100)
+    assert isinstance(command, Rotate)
+    assert (command.session_id, command.usable_until) == ("other", 0), "the grace of another rotation, or the policy's"
+
+
+DUE: list[tuple[str, dict[str, Any], Phase, int, bool]] = [
+    # what, fields of what was found, the phase, seconds later, whether it is rotated
+    ("the id is young", {}, Phase.OPEN, 99, False),
+    ("the id is old", {}, Phase.OPEN, 100, True),
+    ("the id is old, while saving", {}, Phase.SAVING, 100, True),
+    ("it was rotated since it began", {"began_at": NOW - 100}, Phase.OPEN, 100, True),
+    ("it was rotated a moment ago", {"began_at": NOW - 100, "rotated_at": NOW}, Phase.OPEN, 99, False),
+    ("the request brought the id before it", {"is_alias": True}, Phase.OPEN, 100, False),
+    ("the headers have been sent", {}, Phase.CLOSED, 100, False),
+    ("the headers have been sent, by hand", {}, Phase.BY_HAND, 100, False),
+    ("saving has failed", {}, Phase.FAILED, 100, False),
+]
+
+
+@pytest.mark.parametrize(("_what", "fields", "phase", "after", "rotates"), DUE, ids=[row[0] for row in DUE])
+def test_an_old_id_is_rotated_while_the_browser_can_be_told(
+    _what: str, fields: dict[str, Any], phase: Phase, after: int, rotates: bool
+) -> None:
+    found = found_with({"a": 1}, **fields)
+    state, data = machine(found, ROTATING, phase=phase)
+    now = NOW + after
+
+    if rotates:
+        record = replace(found.record, renewed_at=now, rotated_at=now)
+        assert state.command(data, now) == Rotate(found, record, None, now + 30)
+    else:
+        assert state.command(data, now) is NOTHING
+
+
+def test_without_a_grace_in_the_policy_an_old_id_ends_at_once() -> None:
+    state, data = machine({"a": 1}, rules(Policy(rotate_every=100)))
+
+    command = state.command(data, LATER)
+
+    assert isinstance(command, Rotate)
+    assert command.usable_until == 0
+
+
+# Requests: sign in
+
+SIGN_INS: list[tuple[str, Expiry, Expiry | None, Expiry | None, Expiry]] = [
+    # what, how it expires, what the handler has asked for, what the sign-in asks for, how it expires then
+    ("what was promised at the last sign-in ends", Expiry(DAY), None, None, Expiry()),
+    ("the sign-in asks to be remembered", Expiry(), None, Expiry(DAY), Expiry(DAY)),
+    ("what the handler asked for stays", Expiry(), Expiry(60), None, Expiry(60)),
+    ("the sign-in has the last word", Expiry(), Expiry(60), Expiry(DAY), Expiry(DAY)),
+]
+
+
+@pytest.mark.parametrize(("_what", "before", "asked", "wanted", "then"), SIGN_INS, ids=[row[0] for row in SIGN_INS])
+def test_a_sign_in_is_a_rotation_that_starts_the_lifetime_anew(
+    _what: str, before: Expiry, asked: Expiry | None, wanted: Expiry | None, then: Expiry
+) -> None:
+    found = found_with({"a": 1}, identity=BOB, **before._asdict())
+    state, data = machine(found, expiry=asked, grace=60)
+
+    state.sign_in(ANN, "new", wanted)
+
+    record = record_of({"a": 1}, LATER, rotated_at=LATER, identity=ANN, **then._asdict())
+    assert (state.user, state.session_id, state.is_settled) == (ANN, "new", False)
+    assert state.command(data, LATER) == Rotate(found, record, "new", 0)
+
+
+def test_only_a_sign_in_starts_the_lifetime_anew() -> None:
+    state, data = machine(found_with({"a": 1}, identity=ANN), modified=True, expiry=Expiry(60), next_id="new")
+    data["a"] = 2
+
+    command = state.command(data, LATER)
+
+    assert isinstance(command, Rotate)
+    assert (command.record.began_at, command.record.identity) == (NOW, ANN)
+
+
+# Settled
+
+
+UNSETTLED: list[dict[str, Any]] = [
+    {"modified": True},
+    {"exposed": True},
+    {"next_id": "new"},
+    {"expiry": Expiry()},
+    {"config": ROLLING},
+    {"config": ROTATING},
+]
+
+
+def test_a_session_that_was_not_touched_is_settled() -> None:
+    state, _ = machine({"a": [1]}, rules(Policy(absolute_timeout=DAY)), accessed=True)
+
+    assert state.is_settled
+
+
+@pytest.mark.parametrize("fields", UNSETTLED, ids=lambda fields: next(iter(fields)))
+def test_a_session_that_may_need_a_write_is_not_settled(fields: dict[str, Any]) -> None:
+    state, _ = machine({"a": 1}, **{"config": RULES, **fields})
+
+    assert not state.is_settled
+
+
+def test_where_nothing_lives_nothing_is_settled() -> None:
+    state, _ = machine()
+
+    assert not state.is_settled
+
+
+# Unsaved
+
+
+def test_unsaved_is_what_differs_from_the_last_save() -> None:
+    rows: list[tuple[dict[str, Any] | None, dict[str, Any], Expiry | None, bool]] = [
+        (None, {}, None, False),
+        (None, {}, Expiry(60), False),
+        (None, {"a": 1}, None, True),
+        ({"a": 1}, {"a": 1}, None, False),
+        ({"a": 1}, {"a": 1}, Expiry(), False),
+        ({"a": 1}, {"a": 1}, Expiry(60), True),
+        ({"a": 1}, {"a": 2}, None, True),
+        ({"a": 1}, {"a": True}, None, True),
+        ({"a": 1}, {}, None, True),
+        ({"a": [1], "b": 2}, {"b": 2, "a": [1]}, None, False),
+        ({"a": {1, 2}}, {"a": {2, 1}}, None, False),
+    ]
+    for before, after, expiry, unsaved in rows:
+        state, data = machine(before, expiry=expiry)
+        data.clear()
+        data |= after
+        assert state.has_unsaved(data) is unsaved, (before, after, expiry)
+
+
+# What may be done now
+
+LIVES, SEALED, NEW = "lives in a store", "lives in the cookie", "is new"
+REACHABLE: dict[str, bool] = {LIVES: True, SEALED: False, NEW: False}
+
+
+def a_machine_that(what: str, **fields: Any) -> SessionState:
+    state, _ = machine(None if what == NEW else {"a": 1}, rules(is_client_side=what == SEALED), **fields)
+    return state
+
+
+@pytest.mark.parametrize("what", REACHABLE)
+def test_a_session_in_a_store_can_be_saved_without_a_new_cookie(what: str) -> None:
+    state = a_machine_that(what)
+
+    assert state.is_reachable is REACHABLE[what]
+    if REACHABLE[what]:
+        state.check_reachable()
+    else:
+        with pytest.raises(ResponseStarted, match="needs a new cookie"):
+            state.check_reachable()
+
+
+@pytest.mark.parametrize("what", REACHABLE)
+@pytest.mark.parametrize("phase", Phase)
+def test_a_change_is_refused_when_it_could_not_be_saved(phase: Phase, what: str) -> None:
+    state = a_machine_that(what, phase=phase)
+    if phase is Phase.OPEN:
+        error = None
+    elif not REACHABLE[what]:
+        error = "needs a new cookie"
+    else:
+        error = None if phase is Phase.BY_HAND else "save by hand"
+
+    if error is None:
+        state.check_change()
+    else:
+        with pytest.raises(ResponseStarted, match=error):
+            state.check_change()
+
+    # What is changed by hand is compared again when the application has returned.
+    assert state.exposed is (phase is Phase.BY_HAND and REACHABLE[what])
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_new_id_is_refused_once_the_headers_are_on_their_way(phase: Phase) -> None:
+    state = a_machine_that(LIVES, phase=phase)
+
+    if phase is Phase.OPEN:
+        state.check_sendable()
+    else:
+        with pytest.raises(ResponseStarted, match="can no longer reach the browser"):
+            state.check_sendable()
+
+
+CHECKS = {
+    "known": SessionState.check_known,
+    "change": SessionState.check_change,
+    "sendable": SessionState.check_sendable,
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("why", MissReason)
+def test_a_session_that_may_well_exist_is_not_changed(why: MissReason, phase: Phase, check: str) -> None:
+    state, _ = machine(why, phase=phase)
+
+    if why is MissReason.UNAVAILABLE:
+        with pytest.raises(BackendUnavailable):
+            CHECKS[check](state)
+    elif phase is Phase.OPEN:
+        CHECKS[check](state)
+
+
+# What is known
+
+
+def test_the_id_is_the_one_that_was_asked_for_or_that_it_has_or_that_the_application_chose() -> None:
+    assert machine()[0].session_id is None
+    assert machine(explicit_id="mine")[0].session_id == "mine"
+    assert machine({}, explicit_id="mine")[0].session_id == "id"
+    assert machine({}, explicit_id="mine", next_id="new")[0].session_id == "new"
+
+
+def test_the_user_is_the_one_who_signs_in_or_who_is_signed_in() -> None:
+    assert machine()[0].user is None
+    assert machine({})[0].user is None
+    assert machine(found_with({}, identity=BOB))[0].user is BOB
+    assert machine(found_with({}, identity=BOB), identity=ANN)[0].user is ANN
+    assert machine(identity=ANN)[0].user is ANN
+
+
+def test_what_is_stored_is_a_copy() -> None:
+    state, data = machine({"a": [1]})
+
+    state.stored()["a"].append(2)
+
+    assert state.stored() == data == {"a": [1]}
+    assert machine()[0].stored() == {}
+
+
+def test_a_session_is_alive_until_its_deadline() -> None:
+    state, _ = machine(config=rules(Policy(max_age=100, absolute_timeout=150)))
+
+    assert state.is_alive(found_with({}), NOW + 99)
+    assert not state.is_alive(found_with({}), NOW + 100)
+    assert not state.is_alive(found_with({}, began_at=NOW, renewed_at=NOW + 100), NOW + 150)
+
+
+# Properties
+
+plain = st.sampled_from([None, False, True, 0, 1, 2, "", "1", "\xc7"])
+others = st.sampled_from([1.0, b"1", Decimal(1), (1,), {1, 2}, [], [1], {"a": 1}, {"b": [{}]}])
+sessions = st.dictionaries(st.sampled_from("abcd"), plain | others, max_size=4)
+json_sessions = st.dictionaries(
+    st.sampled_from("abcd"), plain | st.sampled_from([1.5, [], [1], {"a": 1}, "NaN"]), max_size=4
+)
+SERIALIZERS = [MSGPACK, PlainJson()]
+
+
+@st.composite
+def stored_payloads(draw: st.DrawFn) -> bytes:
+    """Bytes as we, or Starlette, have written them."""
+    how = draw(st.sampled_from(["ours", "ours as JSON", "Starlette's"]))
+    if how == "ours":
+        return MSGPACK.dumps(draw(sessions))
+    data = draw(json_sessions)
+    return PlainJson().dumps(data) if how == "ours as JSON" else json.dumps(data).encode()
+
+
+@st.composite
+def changed_machines(draw: st.DrawFn) -> tuple[SessionState, dict[str, Any]]:
+    """A machine that has loaded a session, and what a handler has made of the data, tracked as TrackedDict does."""
+    identity = draw(st.none() | st.just(ANN))
+    found = found_with(draw(stored_payloads()), identity=identity)
+    state, data = machine(found, rules(serializer=draw(st.sampled_from(SERIALIZERS))))
+    for _ in range(draw(st.integers(0, 4))):
+        key = draw(st.sampled_from("abcd"))
+        match draw(st.sampled_from(["set", "set another type", "delete", "put back", "change inside"])):
+            case "set":
+                state.modified = True
+                data[key] = draw(plain)
+            case "set another type":
+                state.modified, state.only_plain, state.exposed = True, False, True
+                data[key] = deepcopy(draw(others))
+            case "delete":
+                state.modified, state.in_order = True, False
+                data.pop(key, None)
+            case "put back" if key in data:
+                state.modified, state.in_order = True, False
+                value = data.pop(key)
+                state.only_plain = state.only_plain and type(value) in (str, int, bool, type(None))
+                state.exposed = state.exposed or type(value) in (tuple, list, dict, set)
+                data[key] = value
+            case "change inside" if type(data.get(key)) is list:
+                state.exposed = True
+                data[key].append(1)
+            case _:
+                pass
+    return state, data
+
+
+@given(changed_machines())
+def test_the_quick_comparisons_decide_as_the_plain_one_does(changed: tuple[SessionState, dict[str, Any]]) -> None:
+    state, data = changed
+    slow = copy(state)
+    slow.modified = slow.exposed = True
+    slow.only_plain = slow.in_order = False
+    slow.config = replace(state.config, differs_for_sure=lambda payload, base: False)
+
+    command = state.command(data, LATER)
+
+    assert command == slow.command(data, LATER)
+    assert state.found is not None
+    if same_items(state.stored(), data):
+        assert command is NOTHING
+    elif not data and state.found.record.identity is None:
+        assert command == Delete(state.found)
+    else:
+        assert isinstance(command, Replace)
+        assert same_items(state.config.loads(command.record.payload), data)
+    assert state.has_unsaved(data) is (command is not NOTHING)
+
+
+@st.composite
+def any_machines(draw: st.DrawFn) -> tuple[SessionState, dict[str, Any]]:
+    """A machine in any condition."""
+    policy = Policy(
+        max_age=draw(st.sampled_from([100, 1000])),
+        rolling=draw(st.booleans()),
+        rotate_every=draw(st.none() | st.just(50)),
+        rotate_grace=draw(st.sampled_from([0, 10])),
+    )
+    config = rules(policy, is_client_side=draw(st.booleans()), raises_on_conflict=draw(st.booleans()))
+    loads: Found | MissReason = draw(
+        st.sampled_from(MissReason)
+        | st.builds(
+            found_with,
+            sessions,
+            is_alias=st.booleans(),
+            identity=st.none() | st.just(BOB),
+            lifetime=st.none() | st.just(60),
+        )
+    )
+    flags = ["modified", "exposed", "only_plain", "in_order", "has_ended", "is_lost"]
+    fields = {flag: draw(st.booleans()) for flag in flags}
+    fields["only_plain"] = fields["in_order"] = False
+    state, _ = machine(loads, config, **fields)
+    state.phase = draw(st.sampled_from(Phase))
+    state.explicit_id, state.next_id = draw(st.none() | st.just("mine")), draw(st.none() | st.just("new"))
+    state.grace = draw(st.sampled_from([0, 10]))
+    state.expiry = draw(st.none() | st.just(Expiry()) | st.just(Expiry(60)))
+    state.identity = draw(st.none() | st.just(ANN))
+    return state, draw(sessions)
+
+
+@given(any_machines(), st.integers(0, 120), st.booleans())
+def test_a_command_comes_of_the_state_and_the_data_and_the_time_and_changes_none_of_them(
+    any_machine: tuple[SessionState, dict[str, Any]], seconds: int, by_hand: bool
+) -> None:
+    state, data = any_machine
+    before, twin = asdict(state), SessionState(**asdict(state))
+    now, data_before = NOW + seconds, deepcopy(data)
+
+    command = state.command(data, now, by_hand)
+
+    assert asdict(state) == before
+    assert same_items(data, data_before)
+    assert state.command(data, now, by_hand) == command
+    assert twin.command(data_before, now, by_hand) == command
+    if isinstance(command, Create | Replace | Rotate):
+        assert command.record.renewed_at == now
+    if isinstance(command, Replace | Rotate | Delete):
+        assert command.found is state.found
