@@ -1,4 +1,4 @@
-"""A store of your own: four verbs on a database, here a file of SQLite by the standard library, and nothing is lost.
+"""A custom store: four methods on a database, here SQLite from the standard library. No update is lost.
 
     python -m uvicorn custom_store:app --app-dir examples
 

@@ -50,7 +50,7 @@ def prose(path: Path) -> str:
     if path.suffix != ".md":
         return text
     text = re.sub(
-        r"^(```|<!-- made).*?^(```|<!-- end -->)$",
+        r"^```.*?^```$",
         lambda code: "\n" * code[0].count("\n"),
         text,
         flags=re.MULTILINE | re.DOTALL,

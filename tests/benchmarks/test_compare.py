@@ -95,7 +95,7 @@ def test_the_data_has_about_the_size_that_it_is_called_by(size: int) -> None:
 
 def test_the_page_shows_the_reference_results(tmp_path: Path) -> None:
     results = json.loads((ROOT / "benchmarks" / "results" / "reference.json").read_text(encoding="utf-8"))
-    page = ROOT / "docs" / "performance.md"
+    page = ROOT / "docs" / "explanation" / "performance.md"
     copy = tmp_path / page.name
     copy.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
     publish(results, copy)

@@ -1,4 +1,4 @@
-"""What the pages about FastAPI show works as they say, in a test client and under uvicorn."""
+"""The examples of docs/fastapi.md work as described, in a test client and under uvicorn."""
 
 import socket
 import threading
