@@ -160,7 +160,13 @@ def test_what_was_asked_for_is_forgotten_when_it_is_saved(note: dict[str, Any]) 
 
 def with_notes(**fields: Any) -> tuple[SessionState, dict[str, Any]]:
     """A machine of which everything has been asked for, and the data."""
-    notes = {"explicit_id": "by-hand", "next_id": "new", "expiry": Expiry(60), "identity": ANN, "models": [print]}
+    notes: dict[str, Any] = {
+        "explicit_id": "by-hand",
+        "next_id": "new",
+        "expiry": Expiry(60),
+        "identity": ANN,
+        "models": [print],
+    }
     return machine({"a": 1}, **notes, cookie=Cookie.SET, **fields)
 
 
@@ -206,6 +212,9 @@ def test_what_was_there_before_is_remembered_if_the_session_ends_twice(ends: str
     ENDS[ends](state, data)
 
     assert state.previous == found_with({"a": 1})
+    kept = found_with({"b": 1}, "new")
+    state.saved(Create(kept.record, None), kept, NOW)
+    assert (state.found, state.previous) == (kept, found_with({"a": 1}))
 
 
 def test_a_session_that_this_request_ended_clears_the_cookie() -> None:

@@ -216,7 +216,7 @@ COUNTERS: dict[str, tuple[Race, int]] = {
     ),
     "atomic updates and a rotation": (Race([ATOMIC, ATOMIC, (rotates,)], check=all_count), 154),
     "atomic updates and a logout": (Race([ATOMIC, ATOMIC, (logs_out,)], ROLLING), 114),
-    "an atomic update and a user's write": (
+    "an atomic update after persist(), and a rotation with a grace": (
         Race([(saves, counts_atomically), HANDLERS["rotates with a grace"]], ROLLING),
         12,
     ),
