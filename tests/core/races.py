@@ -93,7 +93,7 @@ class Truth(Struct):
 
 
 class Place:
-    """The store: a dict of versions. What has expired is refused, and shown to whoever was refused."""
+    """The store: a dict of versions. What has expired is refused, and shown with the refusal."""
 
     def __init__(self) -> None:
         self.entries: dict[str, tuple[Record | Pointer, int]] = {}
