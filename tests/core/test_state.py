@@ -9,6 +9,7 @@ from collections import OrderedDict
 from copy import copy, deepcopy
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -436,6 +437,17 @@ def test_an_equal_value_of_another_type_is_a_change(before: Any, after: Any) -> 
     assert isinstance(state.command(data, NOW), Replace)
 
 
+@pytest.mark.parametrize("value", [Decimal("1.5"), 2.5, b"1", UUID(int=1)], ids=repr)
+def test_a_value_of_a_type_that_is_not_plain_is_kept_as_it_is(value: Any) -> None:
+    state, data = machine({"a": 1}, modified=True, only_plain=False)
+    data["a"] = value
+
+    command = state.command(data, NOW)
+
+    assert isinstance(command, Replace)
+    assert same_items(MSGPACK.loads(command.record.payload), {"a": value})
+
+
 def test_what_was_handed_out_is_compared_only_then() -> None:
     state, data = machine({"a": [1]})
     data["a"].append(2)
@@ -835,8 +847,9 @@ def changed_machines(draw: st.DrawFn) -> tuple[SessionState, dict[str, Any]]:
                 state.modified = True
                 data[key] = draw(plain)
             case "set another type":
-                state.modified, state.only_plain, state.exposed = True, False, True
+                state.modified, state.only_plain = True, False
                 data[key] = deepcopy(draw(others))
+                state.exposed = state.exposed or type(data[key]) in (tuple, list, dict, set)
             case "delete":
                 state.modified, state.in_order = True, False
                 data.pop(key, None)
