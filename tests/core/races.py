@@ -93,7 +93,7 @@ class Truth(Struct):
 
 
 class Place:
-    """The store: a dict of versions. What has expired is refused, and shown to whoever was refused."""
+    """The store: a dict of versions. What has expired is refused, and shown with the refusal."""
 
     def __init__(self) -> None:
         self.entries: dict[str, tuple[Record | Pointer, int]] = {}
@@ -531,19 +531,19 @@ def _check(place: Place) -> None:
         place.promise(A_LOGOUT_IS_FINAL, not (truth.has_ended and place.opens(token)))
     place.now += GRACE
     for order in permutations(place.answered):
-        token, told_by = _browser_after(order)
-        if token is not None and told_by is not None and not place.opens(token):
-            place.promise(LATE, place.ended_by.get(token, 0) > told_by.last_write or has_expired)
+        cookie, told_by = _browser_after(order)
+        if cookie is not None and told_by is not None and not place.opens(cookie):
+            place.promise(LATE, place.ended_by.get(cookie, 0) > told_by.last_write or has_expired)
     for token in place.truths:
         content, _ = place.entries.get(token, (None, 0))
         place.promise(ROTATED_AWAY, not (isinstance(content, Pointer) and place.opens(token)))
     original = place.truths["start"]
     lives = any(place.opens(token) for token, one in place.truths.items() if one is original)
     if lives and not has_expired:
-        token, told_by = _browser_after(place.answered)
-        place.promise(IN_ORDER, place.opens(token))
+        cookie, told_by = _browser_after(place.answered)
+        place.promise(IN_ORDER, place.opens(cookie))
         asked = told_by is not None and told_by.asked_for_id  # so that it has begun one of its own, if it came too late
-        place.promise(IN_ORDER, asked or (token is not None and place.truths[token] is original))
+        place.promise(IN_ORDER, asked or (cookie is not None and place.truths[cookie] is original))
 
 
 def _browser_after(answered: Iterable[Request]) -> tuple[str | None, Request | None]:

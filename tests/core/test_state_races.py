@@ -160,7 +160,7 @@ FEW = [
     "signs in",
 ]
 
-# How many orders there are at least: whoever adds a handler has more, and an enumeration that shrinks is noticed.
+# How many orders there are at least: a new handler makes more, and an enumeration that shrinks is noticed.
 EVERY_ORDER: dict[str, tuple[list[Race], int]] = {
     "two requests": (races(HANDLERS, 2), 1841),
     "two requests of a user": (races(HANDLERS, 2, user="bob"), 2667),
@@ -216,7 +216,7 @@ COUNTERS: dict[str, tuple[Race, int]] = {
     ),
     "atomic updates and a rotation": (Race([ATOMIC, ATOMIC, (rotates,)], check=all_count), 154),
     "atomic updates and a logout": (Race([ATOMIC, ATOMIC, (logs_out,)], ROLLING), 114),
-    "an atomic update and a user's write": (
+    "an atomic update after persist(), and a rotation with a grace": (
         Race([(saves, counts_atomically), HANDLERS["rotates with a grace"]], ROLLING),
         12,
     ),
@@ -248,9 +248,8 @@ class OverwritesOnConflict(SessionState, eq=False):
     """Takes what it has for what is stored."""
 
     def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
-        merged = super().conflict(current, data, now) if current is None else None
         if current is None:
-            return merged
+            return super().conflict(current, data, now)
         self.found = current
         return dict(data)
 
@@ -413,7 +412,7 @@ class SetsTheCookieOfAnAlias(SessionState, eq=False):
         self.cookie = Cookie.SET
 
 
-class TellsNobody(SessionState, eq=False):
+class TellsNoBrowser(SessionState, eq=False):
     def saved(self, command: Create | Replace | Rotate, kept: Found, now: int) -> None:
         super().saved(command, kept, now)
         self.cookie = Cookie.LEAVE
@@ -508,7 +507,7 @@ WRONG: dict[Machine, set[str]] = {
     BeginsForTheLate: {COUNTED, IN_ORDER},
     BringsTheOldIdBack: {IN_ORDER, LATE, TOLD},
     SetsTheCookieOfAnAlias: {IN_ORDER, LATE, TOLD},
-    TellsNobody: {IN_ORDER, TOLD},
+    TellsNoBrowser: {IN_ORDER, TOLD},
     LogsOutOnTheServerOnly: {TOLD},
     KeepsTheOldId: {ROTATED_AWAY},
     RotatesByCopying: {A_LOGOUT_IS_FINAL, EXPIRED_STAYS, IN_ORDER, ITS_USER, NO_OTHER, NO_UPDATE_IS_LOST, ROTATED_AWAY},
