@@ -22,6 +22,7 @@ from starsessions import (
 )
 from starsessions.backends.user_index import IndexedSession
 from starsessions.core.record import Found
+from starsessions.core.state import Create, Rotate
 from tests.rows import rows
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
@@ -214,7 +215,9 @@ async def test_what_tools_print_of_local_variables_shows_no_id_and_no_data(
     entry = await backend.store.get(session_id, now=int(clock()))
     assert isinstance(found, Found)
     listed = IndexedSession("a-handle", session_id, 1, 2)  # in memory, that is where it stands
-    for thing in (found, found.record, entry, listed, backend, site.app.config):
+    state = Session(backend, session_id).__starsessions__
+    commands = (Create(found.record, session_id), Rotate(found, found.record, session_id, 0))
+    for thing in (found, found.record, entry, listed, backend, site.app.config, state, *commands):
         shown = repr(thing)
         assert "a-private-value" not in shown
         assert session_id not in shown

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from starsessions.backends.base import wall_clock
@@ -37,7 +38,7 @@ class RedisBackend(StoreBackend):
         client_or_url: "Redis | RedisCluster | str",
         prefix: str = "starsessions:",
         *,
-        timeout: float = 5,
+        timeout: float | timedelta = 5,
         encrypt_with: Keys | None = None,
         serializer: Serializer | None = None,
         clock: Clock = wall_clock,

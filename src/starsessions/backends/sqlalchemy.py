@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from starsessions.backends.base import wall_clock
 from starsessions.backends.server_side import StoreBackend
-from starsessions.core.durations import Clock, Duration, seconds
+from starsessions.core.durations import Clock, Duration, seconds, time_limit
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.sealing.keys import Keys
@@ -59,20 +60,19 @@ class SQLAlchemyBackend(StoreBackend):
         table_name: str = "starsessions",
         *,
         metadata: "MetaData | None" = None,
-        timeout: float = 5.0,
+        timeout: float | timedelta = 5.0,
         sweep_every: Duration | None = None,
         encrypt_with: Keys | None = None,
         serializer: Serializer | None = None,
         clock: Clock = wall_clock,
     ) -> None:
-        if timeout <= 0:
-            raise ImproperlyConfigured("timeout must be more than 0 seconds.")
+        limit = time_limit("timeout", timeout)
         self._sweep_every = None if sweep_every is None else seconds("sweep_every", sweep_every)
         self.engine: AsyncEngine
-        self.engine, self._is_ours = engine_for(engine_or_url, timeout)
+        self.engine, self._is_ours = engine_for(engine_or_url, limit)
         self.table: Table = session_table(metadata, table_name)
         self.store: SQLAlchemyStore
-        store = SQLAlchemyStore(self.engine, self.table, timeout=timeout)
+        store = SQLAlchemyStore(self.engine, self.table, timeout=limit)
         super().__init__(store, encrypt_with=encrypt_with, serializer=serializer, clock=clock)
 
     @property

@@ -38,6 +38,19 @@ def seconds(setting: str, value: Duration) -> int:
     return value
 
 
+def time_limit(setting: str, value: float | timedelta) -> float:
+    """Return the seconds after which a store gives up. Fractions count.
+
+    >>> time_limit("timeout", timedelta(milliseconds=500))
+    0.5
+    """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= LONGEST:
+        raise ImproperlyConfigured(f"{setting} must be more than 0 seconds: a number, or a timedelta.")
+    return value
+
+
 def expiry(value: int | timedelta | datetime | None, now: int) -> Expiry:
     """Return what `set_expiry(value)` means at `now`.
 

@@ -70,6 +70,7 @@ from starsessions.core.record import (
     Found,
     Identity,
     MissReason,
+    Opaque,
     Policy,
     Record,
     cookie_max_age,
@@ -109,7 +110,7 @@ class Discard(Struct, frozen=True):
     """Drop what the handler put in: a new session could push the one that was rotated out of the browser."""
 
 
-class Create(Struct, frozen=True):
+class Create(Opaque, Struct, frozen=True):
     """Store a new session."""
 
     record: Record
@@ -124,7 +125,7 @@ class Replace(Struct, frozen=True):
     record: Record
 
 
-class Rotate(Struct, frozen=True):
+class Rotate(Opaque, Struct, frozen=True):
     """Store `record` under a new id, and end the id of `found`."""
 
     found: Found
@@ -166,7 +167,7 @@ class Rules(Struct, frozen=True):
     """Whether other bytes are other data, as far as that can be told without decoding them."""
 
 
-class SessionState(Struct, eq=False):
+class SessionState(Opaque, Struct, eq=False):
     """One request's session. `data` is the session itself, as a dict, in every method that takes it.
 
     It is a struct because each request makes one: its fields are filled in C, all of them in the time of four lines of

@@ -18,11 +18,13 @@ Redis counts the time to live by its own clock, from now on. The caller's clock 
 """
 
 from asyncio import get_running_loop
+from datetime import timedelta
 from hashlib import sha1
 from os import urandom
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
+from starsessions.core.durations import time_limit
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.stores.base import Conflict, Entry, Version
 from starsessions.stores.redis.connection import Opened, Send, Transport, check_url, client_from, transport_for, within
@@ -76,17 +78,15 @@ class RedisStore:
     From a URL it makes a client of its own in each event loop; `aclose` closes it. A client that was given stays open.
     """
 
-    def __init__(self, client_or_url: "Redis | RedisCluster | str", prefix: str, *, timeout: float) -> None:
+    def __init__(self, client_or_url: "Redis | RedisCluster | str", prefix: str, *, timeout: float | timedelta) -> None:
         try:
             from redis import exceptions
         except ImportError as missing:
             raise ImproperlyConfigured(
                 "Sessions in Redis need the package redis: install the extra starsessions[redis]."
             ) from missing
-        if not timeout > 0:
-            raise ImproperlyConfigured("timeout must be more than 0 seconds.")
         self._prefix = prefix.encode()
-        self._timeout = timeout
+        self._timeout = time_limit("timeout", timeout)
         self._failures = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
         self._refusal, self._unknown_script = exceptions.ResponseError, exceptions.NoScriptError
         # After these a command is sent a second time. Who is read-only was the primary before, and another one is now.
@@ -97,7 +97,7 @@ class RedisStore:
             self._url = client_or_url
             check_url(client_or_url)
         else:
-            self._given = transport_for(client_or_url, timeout)
+            self._given = transport_for(client_or_url, self._timeout)
 
     async def get(self, key: str, *, now: int) -> Entry | None:
         return _entry(await within(self._timeout, self._read(key), self._failures), now)
