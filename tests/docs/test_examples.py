@@ -15,23 +15,15 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from starsessions import BackendUnavailable, CookieBackend, users
+from starsessions.stores import StoreBackend
 from tests.docs.pages import README, Story, name_of, pages, stories, story_of, tell
-from tests.docs.pending import pending
 from tests.site import KEY
 
 STORIES = [story for document in [README, *pages()] for story in stories(document)]
 
 
-def told(story: Story) -> dict[str, Any]:
-    """Run a story, or skip the test if the code has not got what it shows."""
-    why = pending("".join(block.code for block in story))
-    if why:
-        pytest.skip(why)
-    return tell(story)
-
-
 def app_of(page: str, number: int = 0) -> Any:
-    return told(story_of(page, number))["app"]
+    return tell(story_of(page, number))["app"]
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +38,7 @@ def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: f"{name_of(story[0].document)}:{story[0].line}")
 def test_the_example_runs(story: Story) -> None:
-    for name, value in told(story).items():
+    for name, value in tell(story).items():
         if name.startswith("test_") and inspect.isfunction(value) and not inspect.signature(value).parameters:
             value()
 
@@ -111,7 +103,7 @@ def test_an_email_is_changed_after_a_recent_login_only() -> None:
 
 
 def test_staff_see_what_a_customer_sees_and_stay_who_they_are() -> None:
-    namespace = told(story_of("guides/users/impersonation.md"))
+    namespace = tell(story_of("guides/users/impersonation.md"))
     app, sign_in = namespace["app"], namespace["sign_in"]
 
     async def login(request: Request, name: str) -> None:
@@ -153,7 +145,7 @@ def test_a_script_sends_the_token_in_the_header() -> None:
 
 
 def test_an_iframe_gets_a_partitioned_cookie() -> None:
-    widget = told(story_of("guides/front-ends/subdomains-and-iframes.md", 1))["widget"]
+    widget = tell(story_of("guides/front-ends/subdomains-and-iframes.md", 1))["widget"]
 
     def visit(request: Request) -> None:
         request.session["visited"] = True
@@ -166,7 +158,7 @@ def test_an_iframe_gets_a_partitioned_cookie() -> None:
 
 
 def test_an_api_takes_a_session_or_a_token() -> None:
-    namespace = told(story_of("guides/front-ends/mobile-and-api-clients.md"))
+    namespace = tell(story_of("guides/front-ends/mobile-and-api-clients.md"))
 
     def who(user: str) -> str:
         return user
@@ -186,7 +178,7 @@ def test_the_message_is_shown_on_the_next_page() -> None:
     assert browser.get("/").text == "nothing new"
 
 
-def test_the_websocket_saves_what_it_was_told() -> None:
+def test_the_websocket_saves_what_it_was_tell() -> None:
     app = app_of("guides/front-ends/websockets.md")
     browser = TestClient(app)
     assert browser.get("/export").text == "a line\n"
@@ -216,7 +208,7 @@ def test_the_atomic_update_counts_down() -> None:
 
 
 def test_a_privacy_middleware_leaves_browser_and_network_out() -> None:
-    namespace = told(story_of("explanation/privacy.md"))
+    namespace = tell(story_of("explanation/privacy.md"))
     app = namespace["app"]
     backend = app.user_middleware[-1].kwargs["backend"]
 
@@ -236,7 +228,7 @@ def test_a_privacy_middleware_leaves_browser_and_network_out() -> None:
 
 
 def test_the_cron_job_ends() -> None:
-    asyncio.run(told(story_of("guides/production/cleanup.md", 1))["purge"]())
+    asyncio.run(tell(story_of("guides/production/cleanup.md", 1))["purge"]())
 
 
 def test_the_page_answers_when_the_store_fails() -> None:
@@ -251,7 +243,7 @@ def test_the_page_answers_when_the_store_fails() -> None:
 
 
 def test_the_rotations_of_the_page_do_what_it_says() -> None:
-    namespace = told(story_of("explanation/concurrent-requests.md", 1))
+    namespace = tell(story_of("explanation/concurrent-requests.md", 1))
     app, reports, clock = namespace["app"], namespace["reports"], namespace["clock"]
     browser, old = TestClient(app), TestClient(app)
     browser.get("/promote")
@@ -301,15 +293,22 @@ def test_a_cookie_of_2_x_is_read() -> None:
     assert session == {"user": "ann"}
 
 
-def classes_of(story: Callable[[], Story]) -> dict[str, Any]:
-    """Return what a story defines; nothing if it cannot run yet."""
-    blocks = story()
-    return {} if pending("".join(block.code for block in blocks)) else tell(blocks)
+_written = tell(story_of("guides/extend/write-a-store.md"))
+_suites = {**tell(story_of("guides/extend/test-a-store.md", 0)), **tell(story_of("guides/extend/test-a-store.md", 1))}
 
 
-for _name, _value in {
-    **classes_of(lambda: story_of("guides/extend/test-a-store.md", 0)),
-    **classes_of(lambda: story_of("guides/extend/test-a-store.md", 1)),
-}.items():
-    if _name.startswith("Test"):  # the suites that the page shows, with the stores that it shows
-        globals()[_name] = _value
+class TestTheStoreOfThePage(_suites["TestMemoryStore"]):  # type: ignore[misc]
+    """The suite that the page shows, with the store of the page on how to write one."""
+
+    @pytest.fixture
+    def open_store(self) -> Callable[[str], Any]:
+        stores: dict[str, Any] = {}
+        return lambda name: stores.setdefault(name, _written["DictStore"]())
+
+
+class TestTheBackendOfThePage(_suites["TestMemoryBackend"]):  # type: ignore[misc]
+    """The same for a backend that keeps its sessions in that store."""
+
+    @pytest.fixture
+    def open_backend(self) -> Callable[[], Any]:
+        return lambda: StoreBackend(_written["DictStore"]())

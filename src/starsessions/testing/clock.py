@@ -2,7 +2,7 @@
 
 
 class Clock:
-    """A clock that stands still until it is moved: for the `clock=` of a backend and of the middleware.
+    """A clock that is moved by hand: for the `clock=` of a backend.
 
     >>> clock = Clock(1_000)
     >>> clock.advance(60)
