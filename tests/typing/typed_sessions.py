@@ -73,5 +73,5 @@ async def by_hand(request: Request) -> None:
 
 
 def mistakes(shop: Shop) -> None:
-    shop.cart.items.append(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    shop.kart  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnusedExpression]  # noqa: B018
+    shop.cart.items.append(5)  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]  # pyright: ignore[reportArgumentType]
+    shop.kart  # type: ignore[attr-defined]  # ty: ignore[missing-attribute]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnusedExpression]  # noqa: B018
