@@ -12,9 +12,8 @@ we know that it was an id: two parties using one id look like that.
 
 from collections.abc import Awaitable
 from hashlib import sha256
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 
 from starsessions import stores
@@ -23,7 +22,7 @@ from starsessions.backends.user_index import IndexedSession, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
 from starsessions.core.durations import Clock
 from starsessions.core.encoding import to_base64url
-from starsessions.core.record import Found, MissReason, Policy, Record, why_expired
+from starsessions.core.record import Found, MissReason, Opaque, Policy, Record, why_expired
 from starsessions.core.serializer import Msgpack, Serializer
 from starsessions.exceptions import SessionError
 from starsessions.sealing.cipher import Cipher
@@ -45,7 +44,7 @@ MAX_TRIES = 100
 _OWNER = 8  # characters of the key, 48 bits: enough for accidents; `encrypt_with` is against intent
 
 
-class Pointer(Struct, frozen=True):
+class Pointer(Opaque, frozen=True):
     """What stands under a key whose session was rotated: the key of its successor.
 
     A map in MessagePack, while a record is an array: the first byte tells them apart.
@@ -57,24 +56,12 @@ class Pointer(Struct, frozen=True):
     until: int
     """The instant until which the old id may be used; 0: it may not."""
 
-    def __repr__(self) -> str:
-        return "<Pointer>"  # in memory, a key is an id
 
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return []
-
-
-class Location(Struct, frozen=True):
+class Location(Opaque, frozen=True):
     """The `version` of what was found in a store: where it stands, and the store's own version."""
 
     key: str
     version: Version
-
-    def __repr__(self) -> str:
-        return "<Location>"  # in memory, a key is an id
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return []
 
 
 _encode = Encoder().encode

@@ -12,13 +12,12 @@ from hashlib import sha256
 from os import urandom
 from typing import NamedTuple
 
-from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 from msgspec.structs import replace
 
 from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
 from starsessions.core.encoding import to_base64url
-from starsessions.core.record import Identity, Record
+from starsessions.core.record import Identity, Opaque, Record
 from starsessions.exceptions import BackendUnavailable
 from starsessions.sealing.cipher import Cipher
 from starsessions.stores.base import Conflict, Entry, Store
@@ -29,7 +28,7 @@ PENDING = 60
 MAX_TRIES = 1000
 
 
-class IndexedSession(Struct, frozen=True, array_like=True):
+class IndexedSession(Opaque, frozen=True, array_like=True):
     """One session in the index."""
 
     handle: str
@@ -42,12 +41,6 @@ class IndexedSession(Struct, frozen=True, array_like=True):
 
     identity: Identity | None = None
     """What there is to show of a session that cannot be looked up: a signed or encrypted cookie."""
-
-    def __repr__(self) -> str:
-        return "<IndexedSession>"  # in memory, the key is the id
-
-    def __rich_repr__(self) -> list[tuple[str, str]]:
-        return []
 
 
 Index = tuple[IndexedSession, ...]

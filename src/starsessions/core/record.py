@@ -36,7 +36,17 @@ class MissReason(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
-class Identity(Struct, frozen=True, array_like=True):
+class Opaque(Struct, frozen=True):
+    """A value that does not show what is in it: tools that print local variables must reveal no ids, keys or data."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
+
+class Identity(Opaque, frozen=True, array_like=True):
     """The signed-in user of a session. It is kept apart from the data, where no handler overwrites it by accident.
 
     New fields are added at the end only, with a default.
@@ -61,14 +71,8 @@ class Identity(Struct, frozen=True, array_like=True):
     generation: int = 0
     """For a cookie that can be revoked: how often the session was rotated. Only the latest generation is valid."""
 
-    def __repr__(self) -> str:
-        return "<Identity>"
 
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return []
-
-
-class Record(Struct, frozen=True, array_like=True):
+class Record(Opaque, frozen=True, array_like=True):
     """One session, as a cookie or a store holds it. New fields are added at the end only, with a default."""
 
     payload: Any
@@ -95,14 +99,8 @@ class Record(Struct, frozen=True, array_like=True):
     identity: Identity | None = None
     """The signed-in user. None: the session is anonymous."""
 
-    def __repr__(self) -> str:
-        return "<Record>"  # tools that print local variables must not reveal the session's data
 
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return []
-
-
-class Found(Struct, frozen=True):
+class Found(Opaque, frozen=True):
     """A live session from a backend. `token` is what the browser has; only the backend interprets `version`."""
 
     token: str
@@ -112,12 +110,6 @@ class Found(Struct, frozen=True):
     is_alias: bool = False
     """Whether the token was rotated and is in its grace period: the browser has got, or is about to get, another one.
     """
-
-    def __repr__(self) -> str:
-        return "<Found>"  # tools that print local variables must not reveal ids
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return []
 
 
 class Expiry(NamedTuple):
