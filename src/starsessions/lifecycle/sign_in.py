@@ -1,7 +1,7 @@
 """Sign a user in: who they are, a place in the index of their sessions, and a new id."""
 
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Set
 from os import urandom
 from weakref import WeakSet
 
@@ -13,10 +13,11 @@ from starsessions.core.csrf import SECRET_BYTES, renew_secrets
 from starsessions.core.encoding import to_base64url
 from starsessions.core.record import Expiry, Identity
 from starsessions.core.user_agent import describe, truncate_ip
-from starsessions.events import Event, Revoked
+from starsessions.events import Revoked
 from starsessions.exceptions import TooManySessions
-from starsessions.lifecycle.config import Config, Headers, UserRules
+from starsessions.lifecycle.config import UserRules
 from starsessions.lifecycle.loading import load
+from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.saving import end
 from starsessions.lifecycle.tracked_dict import TrackedDict
 
@@ -29,11 +30,9 @@ async def sign_in(session: TrackedDict, user_id: str, remember: bool, keep_data:
     await load(session)
     state = session.__starsessions__
     state.check_sendable()
-    config, now = state.config, int(state.config.clock())
-    before, stored = state.user, None if state.found is None else state.found.record.identity
+    config, before, now = state.config, state.user, int(state.config.clock())
     new_id = await config.backend.new_id()
-    identity = identity_of(user_id, method, state.headers, state.client, now)
-    identity = await register(identity, new_id, config, state.identity, stored, now, state.note)
+    identity = await register(identity_of(user_id, method, state, now), new_id, state, now)
     if before is not None and before.user_id != user_id:
         await end(session)
     elif not keep_data:
@@ -59,27 +58,19 @@ def end_open_forms(session: TrackedDict) -> None:
     renew_secrets(session, to_base64url(urandom(6)), urandom(SECRET_BYTES))
 
 
-def identity_of(user_id: str, method: str, headers: Headers, client: tuple[str, int] | None, now: int) -> Identity:
+def identity_of(user_id: str, method: str, state: RequestState, now: int) -> Identity:
     """Who signs in with this request, how, and with what: in words, for the list of devices."""
-    agent = next((value for name, value in headers if name == b"user-agent"), b"")
-    address = truncate_ip(client[0]) if client else ""
+    agent = next((value for name, value in state.headers if name == b"user-agent"), b"")
+    address = truncate_ip(state.client[0]) if state.client else ""
     return Identity(user_id, now, new_handle(), method, describe(agent.decode("latin-1")), address)
 
 
-async def register(
-    identity: Identity,
-    new_id: str,
-    config: Config,
-    before: Identity | None,
-    replaced: Identity | None,
-    now: int,
-    note: Callable[[Event], None],
-) -> Identity:
+async def register(identity: Identity, new_id: str, state: RequestState, now: int) -> Identity:
     """Put the session that is about to be on its user's list, and end those that are too many.
 
-    `before`: who signed in earlier in this request, and never came to be. `replaced`: whose session it is in whose
-    place this one comes; it stays on the list until then, and is not one too many. Raises `TooManySessions`.
+    The session in whose place it comes stays on the list until then, and is not one too many. Raises `TooManySessions`.
     """
+    config, replaced = state.config, None if state.found is None else state.found.record.identity
     backend, rules, user_id = config.backend, config.users, identity.user_id
     user_index = backend.user_index
     if user_index is None:
@@ -97,8 +88,8 @@ async def register(
     listed = indexed_as(identity, backend.key_of(new_id), now, is_sealed=backend.is_client_side)
     seen = await user_index.look(user_id, now)
     gone = await backend.dead_handles(seen.listed, now)
-    if before is not None:
-        gone |= {before.handle}
+    if state.identity is not None:  # who signed in earlier in this request, and never came to be
+        gone |= {state.identity.handle}
     evicted: Index = ()
 
     def add(index: Index) -> Index:
@@ -109,7 +100,7 @@ async def register(
     await user_index.change(user_id, add, until, now, seen)
     for one in evicted:
         await backend.revoke(one, now)
-        note(Revoked(one.handle, user_id))
+        state.note(Revoked(one.handle, user_id))
     return identity
 
 
