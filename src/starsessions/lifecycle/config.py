@@ -44,7 +44,6 @@ class Config(Rules, frozen=True):
     """Carries out those commands that the backend need not wait for."""
     stored_now: tuple[type[Create | Replace | Rotate], ...]
     """Which commands these are."""
-    max_cookies: int
     room_in_one: int
     """Characters of a token for which one cookie is enough; -1: it is to be counted each time."""
     attributes: Callable[[str, int | None], str]
@@ -89,7 +88,6 @@ class Config(Rules, frozen=True):
             loads_at_once=autoload and backend.never_waits,
             store_now=store_now,
             stored_now=stored_now,
-            max_cookies=backend.max_cookies,
             room_in_one=MAX_COOKIE - len(cookie.name) if backend.max_cookies == 1 else -1,
             attributes=lru_cache(maxsize=64)(cookie.attributes),  # nearly always the same ones
             on_event=on_event,
