@@ -140,7 +140,7 @@ class SessionMiddleware:
             raises_on_conflict=on_conflict == "raise",
             anonymous_if_unavailable=on_unavailable == "anonymous",
             on_event=on_event,
-            users=user_rules(adapted, policy, max_sessions_per_user, on_too_many),
+            users=user_rules(adapted, max_sessions_per_user, on_too_many),
         )
         check_stack(app, self.config, scope_key)
         self._loads_first = autoload and not self.config.loads_at_once

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from msgspec import Struct
 
-from starsessions.backends.base import Backend, Sealing, in_one_step
+from starsessions.backends.base import Backend, in_one_step
 from starsessions.core.chunking import tokens_of
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Values
 from starsessions.core.durations import Clock
@@ -21,14 +21,9 @@ Headers = Sequence[tuple[bytes, bytes]]
 class UserRules(Struct, frozen=True):
     """What holds for signed-in users."""
 
-    remember_for: int = 30 * 24 * 60 * 60
-    """Seconds that a session lasts from its last renewal if the user asked to be remembered."""
     max_sessions: int | None = None
     evicts: bool = True
     """Whether one session too many ends the oldest one, and is not refused."""
-
-
-_USUAL_RULES = UserRules()
 
 
 class Config(Rules, frozen=True):
@@ -64,7 +59,7 @@ class Config(Rules, frozen=True):
         raises_on_conflict: bool = False,
         anonymous_if_unavailable: bool = False,
         on_event: OnEvent | None = None,
-        users: UserRules = _USUAL_RULES,
+        users: UserRules = UserRules(),  # noqa: B008 - it is frozen
     ) -> Self:
         """Prepare what follows from the backend, its serializer and the cookie."""
         serializer = backend.serializer
@@ -102,7 +97,7 @@ def _storing_now(
     """How the backend carries out a command without waiting for anything, and which commands it does that for."""
     if not backend.never_waits:
         return None, ()
-    if isinstance(backend, Sealing):
+    if backend.is_client_side:
         seal = backend.seal
 
         def store_sealed(command: Create | Replace | Rotate) -> Found:

@@ -11,7 +11,7 @@ from starsessions.backends.base import Backend
 from starsessions.backends.user_index import PENDING, Index, IndexedSession, indexed_as, listing_end, new_handle
 from starsessions.core.csrf import SECRET_BYTES, renew_secrets
 from starsessions.core.encoding import to_base64url
-from starsessions.core.record import Expiry, Identity
+from starsessions.core.record import Expiry, Identity, Policy
 from starsessions.core.user_agent import describe, truncate_ip
 from starsessions.events import Revoked
 from starsessions.exceptions import TooManySessions
@@ -22,6 +22,7 @@ from starsessions.lifecycle.saving import end
 from starsessions.lifecycle.tracked_dict import TrackedDict
 
 _log = logging.getLogger("starsessions")
+REMEMBER_FOR = 30 * 24 * 60 * 60
 _warned: WeakSet[Backend] = WeakSet()
 
 
@@ -37,7 +38,7 @@ async def sign_in(session: TrackedDict, user_id: str, remember: bool, keep_data:
         await end(session)
     elif not keep_data:
         session.clear()
-    state.sign_in(identity, new_id, Expiry(lifetime=config.users.remember_for) if remember else None)
+    state.sign_in(identity, new_id, Expiry(lifetime=remember_for(config.policy)) if remember else None)
     end_open_forms(session)
     return new_id
 
@@ -51,6 +52,13 @@ async def regenerate_id(session: TrackedDict, grace: int) -> str:
     if not grace:  # with a grace, requests that were on their way shall still arrive, and so shall forms
         end_open_forms(session)
     return state.next_id or ""
+
+
+def remember_for(policy: Policy) -> int:
+    """Return how many seconds a session lasts from its last renewal if the user asked to be remembered."""
+    # Where no session may last longer than that, a remembered one has to be used as often as any other.
+    is_capped = policy.absolute_timeout is not None and policy.absolute_timeout <= REMEMBER_FOR
+    return policy.max_age if is_capped else REMEMBER_FOR
 
 
 def end_open_forms(session: TrackedDict) -> None:
@@ -81,7 +89,7 @@ async def register(identity: Identity, new_id: str, state: RequestState, now: in
                 "out. Give the backend revocations=… (a store), or keep sessions in a store."
             )
         return identity
-    longest = max(config.policy.max_age, rules.remember_for)
+    longest = max(config.policy.max_age, remember_for(config.policy))
     # A sealed cookie lives while it is listed, and nobody can look whether it came to be: it has to say so.
     until = now + PENDING if backend.is_client_side else listing_end(now + longest, now)
     identity = replace(identity, listed_until=until)

@@ -23,9 +23,6 @@ _ASGI_KEYS = frozenset(
 )
 _MOST_LAYERS = 100
 
-REMEMBER_FOR = 30 * 24 * 60 * 60
-"""Seconds that a session lasts without use if its user asked to be remembered."""
-
 ROTATE_GRACE = 60
 """Seconds for which an id that `rotate_every` replaced still works, for requests that were on their way."""
 ANOTHER = (
@@ -143,7 +140,7 @@ def _optional(setting: str, value: Duration | None) -> int | None:
     return None if value is None else seconds(setting, value)
 
 
-def user_rules(backend: Backend, policy: Policy, max_sessions: int | None, on_too_many: str) -> UserRules:
+def user_rules(backend: Backend, max_sessions: int | None, on_too_many: str) -> UserRules:
     """Return what holds for signed-in users."""
     if on_too_many not in ("evict", "refuse"):
         raise ImproperlyConfigured('on_too_many must be "evict" or "refuse".')
@@ -155,9 +152,7 @@ def user_rules(backend: Backend, policy: Policy, max_sessions: int | None, on_to
                 "max_sessions_per_user needs a list of each user's sessions: keep them in a store, or pass "
                 "revocations=<store> to the cookie backend."
             )
-    # Where no session may last longer than that, a remembered one has to be used as often as any other.
-    is_capped = policy.absolute_timeout is not None and policy.absolute_timeout <= REMEMBER_FOR
-    return UserRules(policy.max_age if is_capped else REMEMBER_FOR, max_sessions, on_too_many == "evict")
+    return UserRules(max_sessions, on_too_many == "evict")
 
 
 def check_stack(app: object, config: Config, scope_key: str) -> None:
