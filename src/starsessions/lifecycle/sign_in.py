@@ -8,7 +8,7 @@ from weakref import WeakSet
 from msgspec.structs import replace
 
 from starsessions.backends.base import Backend
-from starsessions.backends.user_index import PENDING, Index, IndexedSession, indexed_as, listing_end, new_handle
+from starsessions.backends.user_index import PENDING, Index, IndexedSession, listing_end, new_handle
 from starsessions.core.csrf import SECRET_BYTES, renew_secrets
 from starsessions.core.encoding import to_base64url
 from starsessions.core.record import Expiry, Identity, Policy
@@ -93,7 +93,7 @@ async def register(identity: Identity, new_id: str, state: RequestState, now: in
     # A sealed cookie lives while it is listed, and nobody can look whether it came to be: it has to say so.
     until = now + PENDING if backend.is_client_side else listing_end(now + longest, now)
     identity = replace(identity, listed_until=until)
-    listed = indexed_as(identity, backend.key_of(new_id), now, is_sealed=backend.is_client_side)
+    listed = user_index.listing(identity, backend.key_of(new_id), now)
     seen = await user_index.look(user_id, now)
     gone = await backend.dead_handles(seen.listed, now)
     if state.identity is not None:  # who signed in earlier in this request, and never came to be
