@@ -9,7 +9,6 @@ gap (`stores/base.py`).
 
 from contextlib import suppress
 from copy import deepcopy
-from hashlib import sha256
 from typing import Any, Self
 from weakref import WeakValueDictionary
 
@@ -20,7 +19,7 @@ from starsessions.backends.base import Backend, Conflict, SessionBackend
 from starsessions.backends.server_side import StoreBackend
 from starsessions.core.binding import Binding, Purpose
 from starsessions.core.durations import Clock
-from starsessions.core.encoding import to_base64url
+from starsessions.core.encoding import key_under
 from starsessions.core.merge import same, same_items
 from starsessions.core.record import Found, MissReason, Policy, Record, expiry_of, why_expired
 from starsessions.core.serializer import Serializer
@@ -73,7 +72,7 @@ class AdaptedBackend(Backend):
     def prepare(self, binding: Binding, policy: Policy) -> None:
         # Under a middleware there are deadlines to keep. A Session used by hand writes its data as it is.
         super().prepare(binding, policy)
-        self._mark = to_base64url(sha256(binding.label(Purpose.CUSTOM_RECORD)).digest()[:12])
+        self._mark = key_under(binding.label(Purpose.CUSTOM_RECORD), "")[:16]
 
     def bound_or_default(self) -> Self:
         return self  # a session that is used by hand is one of the application's own object

@@ -40,7 +40,7 @@ def to_base64url(raw: bytes) -> str:
 
 
 def key_under(label: bytes, text: str) -> str:
-    """Return the hash of a label and a text, under which a store keeps something.
+    """Return the hash of a label and a text, by which something is known that must not show the text.
 
     >>> key_under(b"label/", "text") != key_under(b"label/", "Text"), len(key_under(b"label/", "text"))
     (True, 43)
