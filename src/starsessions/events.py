@@ -10,12 +10,11 @@ session: `Expired`, `UnknownId`, `RotatedIdReused`, `InvalidCookie`.
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from hashlib import sha256
 from inspect import isawaitable
 
 from msgspec import Struct
 
-from starsessions.core.encoding import to_base64url
+from starsessions.core.encoding import key_under
 from starsessions.core.record import Found, Identity, MissReason
 
 __all__ = [
@@ -37,8 +36,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger("starsessions")
-
-_HANDLE_BYTES = 12
 
 
 class Created(Struct, frozen=True):
@@ -179,8 +176,7 @@ def handle_for(token: str) -> str:
     >>> len(handle_for("an-id")), handle_for("an-id") == handle_for("an-id")
     (16, True)
     """
-    digest = sha256(b"starsessions/v1/handle/" + token.encode("utf-8", "surrogatepass")).digest()
-    return to_base64url(digest[:_HANDLE_BYTES])
+    return key_under(b"starsessions/v1/handle/", token)[:16]
 
 
 def handle_of(found: Found) -> str:

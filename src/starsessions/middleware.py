@@ -30,7 +30,6 @@ from starsessions.lifecycle.validation import (
     ANOTHER,
     check_choices,
     check_stack,
-    check_starlette_keys,
     layers,
     names_keywords,
     policy_from,
@@ -130,7 +129,6 @@ class SessionMiddleware:
         )
         adapted = adapt(backend)
         policy = policy_from(adapted, max_age, absolute_timeout, rolling, renew_every, rotate_every)
-        check_stack(app, cookie, scope_key)
 
         self.app = app
         self.config: Config = Config.build(
@@ -142,9 +140,9 @@ class SessionMiddleware:
             raises_on_conflict=on_conflict == "raise",
             anonymous_if_unavailable=on_unavailable == "anonymous",
             on_event=on_event,
-            users=user_rules(adapted, policy, max_sessions_per_user, on_too_many),
+            users=user_rules(adapted, max_sessions_per_user, on_too_many),
         )
-        check_starlette_keys(app, self.config.backend)
+        check_stack(app, self.config, scope_key)
         self._loads_first = autoload and not self.config.loads_at_once
         self.scope_key = scope_key
 

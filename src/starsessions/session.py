@@ -278,7 +278,7 @@ def set_expiry(source: SessionSource, value: int | timedelta | datetime | None) 
     wanted = expiry(value, int(state.config.clock()))
     bool(session)  # loads it, or says that it is not loaded
     state.check_change()
-    state.modified, state.expiry = True, wanted
+    state.expire(wanted)
 
 
 async def update_atomically(source: SessionSource, change: Callable[[dict[str, Any]], T]) -> T:

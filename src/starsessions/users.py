@@ -1,13 +1,14 @@
 """Sign users in and out, list a user's sessions, and revoke them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from starsessions.backends.adapter import adapt
 from starsessions.backends.base import Backend, SessionBackend
-from starsessions.backends.user_index import Index, IndexedSession, UserIndex
+from starsessions.backends.user_index import IndexedSession, UserIndex
 from starsessions.core.durations import Duration, seconds
-from starsessions.core.record import Identity
+from starsessions.core.record import Identity, Record
 from starsessions.core.serializer import is_unicode
 from starsessions.events import OnEvent, Revoked, dispatch
 from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
@@ -181,23 +182,16 @@ class UserSessions:
                 "the cookie backend."
             )
 
-    @property
-    def _backend(self) -> Backend:
-        if self._names is not None:
-            return self._given.bound_for(*self._names)
-        bound = self._given.bound_once()
+    def _opened(self) -> tuple[Backend, UserIndex, int]:
+        """The backend that was bound for the middleware, its lists, and what time it is."""
+        bound = self._given.bound_once() if self._names is None else self._given.bound_for(*self._names)
         if bound is None:
             raise ImproperlyConfigured(
                 "No SessionMiddleware has been built with this backend yet, so it is unknown whose sessions are meant: "
                 "build the application first, or say UserSessions(backend, session_cookie=…)."
             )
-        return bound
-
-    @property
-    def _user_index(self) -> UserIndex:
-        index = self._backend.user_index
-        assert index is not None
-        return index
+        assert bound.user_index is not None
+        return bound, bound.user_index, int(bound.clock())
 
     async def list(self, user_id: str, current: SessionSource | None = None) -> list[UserSession]:
         """Return the user's live sessions, the newest sign-in first.
@@ -206,16 +200,15 @@ class UserSessions:
             user_id: the user's id.
             current: the request or session to mark with `is_current`.
         """
-        now = int(self._backend.clock())
-        index = await self._user_index.of(user_id, now)
+        backend, user_index, now = self._opened()
         handle = None if current is None else get_handle(current)
-        shown = [await self._shown(one, handle, now) for one in reversed(index)]
-        return [one for one in shown if one is not None]
+        index = await user_index.of(user_id, now)
+        found = [await backend.look_up(one, now) for one in reversed(index)]
+        return [_shown(one.record, one.record.identity, handle) for one in found if one and one.record.identity]
 
     async def revoke(self, user_id: str, handle: str) -> bool:
         """End one of the user's sessions. Return False if the user has none with this handle."""
-        index = await self._user_index.of(user_id, int(self._backend.clock()))
-        return await self._end(user_id, tuple(one for one in index if one.handle == handle)) > 0
+        return await self._end(user_id, lambda one: one.handle == handle) > 0
 
     async def revoke_all(self, user_id: str) -> int:
         """End all sessions of the user, and return how many ended.
@@ -223,7 +216,7 @@ class UserSessions:
         Call it when a password was changed, or an account is closed (ASVS 7.4.2, 7.4.3). Sessions that are being signed
         in at that moment end, too.
         """
-        return await self._end(user_id, await self._user_index.of(user_id, int(self._backend.clock())))
+        return await self._end(user_id, lambda _: True)
 
     async def revoke_others(self, current: SessionSource) -> int:
         """End all sessions of the signed-in user except this one, which gets a new id. Return how many ended.
@@ -234,44 +227,41 @@ class UserSessions:
         user_id, handle = get_user_id(session), get_handle(session)
         if user_id is None:
             return 0
-        index = await self._user_index.of(user_id, int(self._backend.clock()))
-        ended = await self._end(user_id, tuple(one for one in index if one.handle != handle))
+        ended = await self._end(user_id, lambda one: one.handle != handle)
         await session.regenerate_id()
         return ended
 
-    async def _end(self, user_id: str, which: Index) -> int:
-        now = int(self._backend.clock())
+    async def _end(self, user_id: str, is_meant: Callable[[IndexedSession], bool]) -> int:
+        backend, user_index, now = self._opened()
+        which = [one for one in await user_index.of(user_id, now) if is_meant(one)]
         handles = frozenset(one.handle for one in which)
         # Before they are removed from the list: after an interruption, the rest can still be revoked.
-        ended = [await self._backend.look_up(one, now) is not None for one in which]
+        ended = [await backend.look_up(one, now) is not None for one in which]
         for one in which:
-            await self._backend.revoke(one, now)
-        await self._user_index.change(
+            await backend.revoke(one, now)
+        await user_index.change(
             user_id, lambda index: tuple(one for one in index if one.handle not in handles), now + 1, now
         )
         # And once more afterwards: a session that was saved in between had found itself on the list.
         for one in which:
-            await self._backend.revoke(one, now)
+            await backend.revoke(one, now)
         if self._on_event is not None:
             revoked = [Revoked(one.handle, user_id) for one, lived in zip(which, ended, strict=True) if lived]
             await dispatch(revoked, self._on_event)
         return sum(ended)
 
-    async def _shown(self, listed: IndexedSession, current: str | None, now: int) -> UserSession | None:
-        found = await self._backend.look_up(listed, now)
-        if found is None or found.record.identity is None:
-            return None
-        record, identity = found.record, found.record.identity
-        return UserSession(
-            handle=identity.handle,
-            began_at=_moment(record.began_at),
-            signed_in_at=_moment(identity.signed_in_at),
-            last_used_at=_moment(record.renewed_at),
-            method=identity.method,
-            agent=identity.agent,
-            address=identity.address,
-            is_current=identity.handle == current,
-        )
+
+def _shown(record: Record, identity: Identity, current: str | None) -> UserSession:
+    return UserSession(
+        handle=identity.handle,
+        began_at=_moment(record.began_at),
+        signed_in_at=_moment(identity.signed_in_at),
+        last_used_at=_moment(record.renewed_at),
+        method=identity.method,
+        agent=identity.agent,
+        address=identity.address,
+        is_current=identity.handle == current,
+    )
 
 
 def _moment(instant: int) -> datetime:

@@ -66,7 +66,7 @@ class Sealed(DictBackend):
 
     async def read(self, session_id: str) -> dict[str, Any]:
         user, _, n = session_id.partition(".")
-        return {"user": user, "n": int(n), "__starsessions__": [1_800_000_000] * 2 + [None, None, False]}
+        return {"user": user, "n": int(n), "__starsessions__": ["", 1_800_000_000, 1_800_000_000]}
 
     async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
         return f"{data['user']}.{data['n']}"

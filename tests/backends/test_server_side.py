@@ -332,3 +332,12 @@ async def test_memory_that_waits_is_a_mistake() -> None:
 
     with pytest.raises(RuntimeError, match="waits"):
         in_one_step(waits())
+
+
+def test_a_backend_that_waits_for_its_store_answers_nothing_at_once(backend: StoreBackend) -> None:
+    waits = StoreBackend(backend.store)
+    assert not waits.never_waits
+    with pytest.raises(NotImplementedError):
+        waits.peek("id", NOW)
+    with pytest.raises(NotImplementedError):
+        waits.seal(record())

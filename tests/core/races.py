@@ -288,7 +288,8 @@ class Request:
         self.state.sign_in(identity, new_id, expiry)
 
     def expire(self, expiry: Expiry) -> None:
-        self.state.modified, self.state.expiry, self.wishes.expiry = True, expiry, expiry
+        self.state.expire(expiry)
+        self.wishes.expiry = expiry
 
     def end(self) -> Steps:
         found = self.state.found

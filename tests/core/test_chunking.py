@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starsessions.core.chunking import MAX_PARTS, cookies_for, part_name, room_for, split, tokens_in
+from starsessions.core.chunking import MAX_PARTS, cookies_for, part_name, room_for, split, tokens_of
 from starsessions.core.cookies import MAX_COOKIE, MAX_HEADER, CookieSpec
 from starsessions.core.record import MissReason
 from tests.rows import rows
@@ -16,6 +16,10 @@ SPEC = CookieSpec()
 CHARACTERS = "ABCabc019-_."
 
 Headers = list[tuple[bytes, bytes]]
+
+
+def tokens_in(headers: Headers, spec: CookieSpec, *settings: Any, **more: Any) -> Any:
+    return tokens_of(spec, *settings, **more)(headers)
 
 
 def cookie(*headers: bytes) -> Headers:

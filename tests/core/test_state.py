@@ -776,9 +776,9 @@ def test_what_is_stored_is_a_copy() -> None:
 def test_a_session_is_alive_until_its_deadline() -> None:
     state, _ = machine(config=rules(Policy(max_age=100, absolute_timeout=150)))
 
-    assert state.is_alive(found_with({}), NOW + 99)
-    assert not state.is_alive(found_with({}), NOW + 100)
-    assert not state.is_alive(found_with({}, began_at=NOW, renewed_at=NOW + 100), NOW + 150)
+    assert state.overtaken(found_with({}), {}, NOW + 99)
+    assert not state.overtaken(found_with({}), {}, NOW + 100)
+    assert not state.overtaken(found_with({}, began_at=NOW, renewed_at=NOW + 100), {}, NOW + 150)
 
 
 # Properties

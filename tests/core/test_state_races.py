@@ -279,8 +279,8 @@ class RevivesTheLost(SessionState, eq=False):
 
 
 class BelievesTheExpired(SessionState, eq=False):
-    def is_alive(self, found: Found, now: int) -> bool:
-        return True
+    def _read_alive(self, current: Found | None, now: int) -> dict[str, Any] | None:
+        return None if current is None else self._read(current)
 
 
 class KeepsTheOldRecord(SessionState, eq=False):

@@ -9,46 +9,29 @@ gap (`stores/base.py`).
 
 from contextlib import suppress
 from copy import deepcopy
-from hashlib import sha256
 from typing import Any, Self
 from weakref import WeakValueDictionary
 
-from msgspec import Struct, ValidationError, convert, to_builtins
-from msgspec.structs import astuple
+from msgspec import ValidationError, convert, to_builtins
+from msgspec.structs import replace
 
 from starsessions.backends.base import Backend, Conflict, SessionBackend
 from starsessions.backends.server_side import StoreBackend
 from starsessions.core.binding import Binding, Purpose
 from starsessions.core.durations import Clock
-from starsessions.core.encoding import to_base64url
+from starsessions.core.encoding import key_under
 from starsessions.core.merge import same, same_items
-from starsessions.core.record import Found, Identity, MissReason, Policy, Record, expiry_of, why_expired
+from starsessions.core.record import Found, MissReason, Policy, Record, expiry_of, why_expired
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
 from starsessions.stores.base import WHAT_A_STORE_IS, Store, is_store
 
 TIMES = "__starsessions__"
-"""The reserved key under which an adapted backend's dict carries the session's times."""
+"""The reserved key under which an adapted backend's dict carries the session's times.
 
-
-class _Times(Struct, array_like=True):
-    """The fields of a record without its payload, and whose it is. Fields are only added at the end, with a default."""
-
-    began_at: int
-    renewed_at: int
-    lifetime: int | None = None
-    until: int | None = None
-    browser: bool = False
-    rotated_at: int | None = None
-    identity: Identity | None = None
-    mark: str = ""
-    """For which cookie of which application it is; empty: for any."""
-
-
-class _Found(Struct, frozen=True):
-    """The version of what was found with its times."""
-
-    mark: str
+They are a record in which the data is replaced by a mark: for which cookie of which application the session is, and
+empty for any. The mark is also the `version` of what was found.
+"""
 
 
 class _Copy:
@@ -83,15 +66,13 @@ class AdaptedBackend(Backend):
 
     def __init__(self, inner: SessionBackend) -> None:
         self.inner = inner
-        self._keeps_times = False
         self._mark = ""
         self.clock: Clock = inner.clock
 
     def prepare(self, binding: Binding, policy: Policy) -> None:
         # Under a middleware there are deadlines to keep. A Session used by hand writes its data as it is.
         super().prepare(binding, policy)
-        self._keeps_times = True
-        self._mark = to_base64url(sha256(binding.label(Purpose.CUSTOM_RECORD)).digest()[:12])
+        self._mark = key_under(binding.label(Purpose.CUSTOM_RECORD), "")[:16]
 
     def bound_or_default(self) -> Self:
         return self  # a session that is used by hand is one of the application's own object
@@ -116,12 +97,15 @@ class AdaptedBackend(Backend):
         if times is None:  # written by hand, or by version 1.x
             return Found(token, Record(_Copy(data), now, now)) if data else MissReason.UNKNOWN
         try:
-            kept = convert(times, _Times)
+            kept = convert(times, Record)
         except ValidationError:
             return MissReason.UNDECODABLE
-        if self._mark and kept.mark and kept.mark != self._mark:
+        mark = kept.payload
+        if not isinstance(mark, str):
+            return MissReason.UNDECODABLE
+        if self._mark and mark and mark != self._mark:
             return MissReason.UNKNOWN  # of another cookie, or another application
-        return Found(token, Record(_Copy(data), *astuple(kept)[:-1]), _Found(kept.mark))
+        return Found(token, replace(kept, payload=_Copy(data)), mark)
 
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
         token = session_id or await self.generate_id()
@@ -158,20 +142,18 @@ class AdaptedBackend(Backend):
         data = deepcopy(record.payload.data)
         if TIMES in data:
             raise ImproperlyConfigured(f"The key {TIMES!r} of a session is reserved.")
-        version = None if before is None else before.version
-        if self._keeps_times or record.identity is not None:
-            version = _Found(self._mark or (version.mark if version else ""))
-        if version is not None:
-            times = _Times(*astuple(record)[1:])
-            times.mark = version.mark
-            data[TIMES] = to_builtins(times)
+        mark = None if before is None else before.version
+        if self._mark or record.identity is not None:
+            mark = self._mark or mark or ""
+        if mark is not None:
+            data[TIMES] = to_builtins(replace(record, payload=mark))
         written = await self.inner.write(data, token)
         if not isinstance(written, str) or not self.inner.is_well_formed(written):
             raise ImproperlyConfigured(
                 f"{type(self.inner).__name__}.write() must return an id that its is_well_formed() accepts "
                 "(by default 1 to 128 of A-Z a-z 0-9 - _): override is_well_formed() if your ids look different."
             )
-        return Found(written, record, version)
+        return Found(written, record, mark)
 
 
 _backends: WeakValueDictionary[int, StoreBackend] = WeakValueDictionary()

@@ -11,7 +11,7 @@ from collections.abc import Collection, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
 from copy import copy
 from os import urandom
-from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Self, TypeVar
 
 from msgspec.structs import replace
 
@@ -234,6 +234,10 @@ class Backend(SessionBackend):
         """Return what `fetch` returns, at once. For backends that never wait."""
         raise NotImplementedError
 
+    def seal(self, record: Record) -> str:
+        """Return the token for a record. For backends on the client's side: their writes do nothing else."""
+        raise NotImplementedError
+
     @abstractmethod
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
         """Keep a new session, under this id (given by the application) or a new one.
@@ -350,15 +354,6 @@ async def _live(backend: Backend, session_id: str) -> Found | None:
     if not isinstance(found, Found) or (backend.is_client_side and why_expired(found.record, backend.policy, now)):
         return None
     return found
-
-
-@runtime_checkable
-class Sealing(Protocol):
-    """A backend whose tokens are the sessions: to keep one is to sign or encrypt it, so there are no conflicts."""
-
-    def seal(self, record: Record) -> str:
-        """Return the token for a record. `create`, `replace` and `rotate` do nothing else."""
-        ...
 
 
 def in_one_step(work: Coroutine[Any, Any, T]) -> T:

@@ -100,7 +100,7 @@ class _SealedCookieBackend(Backend):
 
     async def _sealed(self, record: Record, ends_at: int, now: int) -> Found:
         if self.user_index is not None:
-            record = await self.user_index.keep_indexed(record, "", ends_at, now, is_sealed=True)
+            record = await self.user_index.keep_indexed(record, "", ends_at, now)
         return Found(self.seal(record), record)
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:

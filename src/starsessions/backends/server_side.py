@@ -11,7 +11,6 @@ we know that it was an id: two parties using one id look like that.
 """
 
 from collections.abc import Awaitable
-from hashlib import sha256
 from typing import ClassVar
 
 from msgspec import Struct
@@ -22,7 +21,7 @@ from starsessions.backends.base import Backend, Conflict, wall_clock
 from starsessions.backends.user_index import IndexedSession, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
 from starsessions.core.durations import Clock
-from starsessions.core.encoding import to_base64url
+from starsessions.core.encoding import key_under
 from starsessions.core.record import Found, MissReason, Opaque, Policy, Record, why_expired
 from starsessions.core.serializer import Msgpack, Serializer
 from starsessions.exceptions import SessionError
@@ -76,11 +75,7 @@ def key_for(token: str, binding: Binding = DEFAULT_BINDING) -> str:
     >>> key_for("an-id") != key_for("An-id"), len(key_for("an-id"))
     (True, 43)
     """
-    return _hashed(binding.label(Purpose.SESSION_KEY), token)
-
-
-def _hashed(label: bytes, token: str) -> str:
-    return to_base64url(sha256(label + token.encode("utf-8", "surrogatepass")).digest())
+    return key_under(binding.label(Purpose.SESSION_KEY), token)
 
 
 class StoreBackend(Backend):
@@ -228,7 +223,7 @@ class StoreBackend(Backend):
         await self.store.delete(self._key(token), now=now)
 
     def _key(self, token: str) -> str:
-        return _hashed(self._label, token) if self.hashes_ids else token
+        return key_under(self._label, token) if self.hashes_ids else token
 
     def _value(self, key: str, content: Record | Pointer) -> bytes:
         body = _encode(content)

@@ -8,7 +8,6 @@ session that was listed a moment ago may not be stored yet, so it counts as livi
 """
 
 from collections.abc import Callable
-from hashlib import sha256
 from os import urandom
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from msgspec.msgpack import Decoder, Encoder
 from msgspec.structs import replace
 
 from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
-from starsessions.core.encoding import to_base64url
+from starsessions.core.encoding import key_under, to_base64url
 from starsessions.core.record import Identity, Opaque, Record
 from starsessions.exceptions import BackendUnavailable
 from starsessions.sealing.cipher import Cipher
@@ -65,7 +64,7 @@ def index_key(user_id: str, binding: Binding = DEFAULT_BINDING, purpose: Purpose
     >>> index_key("ann") != index_key("Ann"), len(index_key("ann"))
     (True, 43)
     """
-    return to_base64url(sha256(binding.label(purpose) + user_id.encode("utf-8", "surrogatepass")).digest())
+    return key_under(binding.label(purpose), user_id)
 
 
 def new_handle() -> str:
@@ -80,11 +79,6 @@ def new_handle() -> str:
 def listing_end(ends_at: int, now: int) -> int:
     """Until when to list a session that expires at `ends_at`: as long again, so that renewing it rarely has to."""
     return ends_at + (ends_at - now)
-
-
-def indexed_as(identity: Identity, key: str, now: int, is_sealed: bool) -> IndexedSession:
-    """How the list has it."""
-    return IndexedSession(identity.handle, key, now, identity.listed_until, identity if is_sealed else None)
 
 
 def _mark(key: str) -> bytes:
@@ -114,9 +108,14 @@ class UserIndex:
     ) -> None:
         """`purpose`: which kind of list. `cipher`: makes what is stored unreadable, if the store's records are."""
         self._store = store
-        self._binding = binding
-        self._purpose = purpose
+        self._label = binding.label(purpose)
+        self._is_sealed = purpose is Purpose.COOKIE_LIST
         self._cipher = cipher
+
+    def listing(self, identity: Identity, key: str, now: int) -> IndexedSession:
+        """How the list has a session: a cookie cannot be looked up, so there is all that can be shown of it."""
+        shown = identity if self._is_sealed else None
+        return IndexedSession(identity.handle, key, now, identity.listed_until, shown)
 
     async def of(self, user_id: str, now: int) -> Index:
         """What is listed, whether or not it still lives."""
@@ -124,7 +123,7 @@ class UserIndex:
 
     async def look(self, user_id: str, now: int) -> Snapshot:
         """What is listed, to be changed then."""
-        key = index_key(user_id, self._binding, self._purpose)
+        key = key_under(self._label, user_id)
         entry = await self._store.get(key, now=now)
         return Snapshot(self._read(key, entry), entry)
 
@@ -141,7 +140,7 @@ class UserIndex:
         `seen`: what `look` has found, so that it is not read again. Only for a `change` that does something, or raises:
         it is when it writes that it finds out whether it was too late, and what it raises is true of what was seen.
         """
-        key = index_key(user_id, self._binding, self._purpose)
+        key = key_under(self._label, user_id)
         entry = (seen or await self.look(user_id, now)).entry
         for _ in range(MAX_TRIES):
             before = self._read(key, entry)
@@ -163,9 +162,7 @@ class UserIndex:
                 entry = conflict.current
         raise BackendUnavailable("The list of a user's sessions was changed by others too often.")
 
-    async def keep_indexed(
-        self, record: Record, key: str, ends_at: int, now: int, *, is_sealed: bool = False
-    ) -> Record:
+    async def keep_indexed(self, record: Record, key: str, ends_at: int, now: int) -> Record:
         """See to it that the list knows where the session stands for as long as it may last, and note that down.
 
         Most renewals need not ask: the list was told of twice the time.
@@ -174,14 +171,14 @@ class UserIndex:
         if identity is None or ends_at <= identity.listed_until:
             return record
         identity = replace(identity, listed_until=max(identity.listed_until, listing_end(ends_at, now)))
-        listed = indexed_as(identity, key, now, is_sealed)
+        listed = self.listing(identity, key, now)
 
         def renewed(index: Index) -> Index:
             # In its place: the list is in the order of the sign ins.
             if any(_is(one, identity) for one in index):
                 return tuple(listed if _is(one, identity) else one for one in index)
             # Who is on the list decides whether a sealed cookie lives: what was ended meanwhile must not come back.
-            return index if is_sealed else (*index, listed)
+            return index if self._is_sealed else (*index, listed)
 
         await self.change(identity.user_id, renewed, listed.until, now)
         return replace(record, identity=identity)

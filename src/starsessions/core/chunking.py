@@ -32,24 +32,14 @@ _MARK = re.compile(r"~([2-9])~")
 _MARK_LENGTH = 3
 
 
-def tokens_in(
-    headers: Sequence[tuple[bytes, bytes]],
-    spec: CookieSpec,
-    max_cookies: int = 1,
-    is_well_formed: Callable[[str], bool] | None = None,
-) -> Values:
-    """Return the distinct well-formed tokens of a request, at least one, or the reason why there is none.
+def tokens_of(
+    spec: CookieSpec, max_cookies: int = 1, is_well_formed: Callable[[str], bool] | None = None
+) -> Callable[[Sequence[tuple[bytes, bytes]]], Values]:
+    """Return a function of a request's headers: its distinct well-formed tokens, at least one, or why there is none.
 
-    >>> tokens_in([(b"cookie", b"session=abc")], CookieSpec("session"))
+    >>> tokens_of(CookieSpec("session"))([(b"cookie", b"session=abc")])
     ['abc']
     """
-    return tokens_of(spec, max_cookies, is_well_formed)(headers)
-
-
-def tokens_of(
-    spec: CookieSpec, max_cookies: int, is_well_formed: Callable[[str], bool] | None
-) -> Callable[[Sequence[tuple[bytes, bytes]]], Values]:
-    """Return `tokens_in` for one middleware, with everything prepared that does not depend on the request."""
     find = finder(spec.name)
     if max_cookies == 1 and is_well_formed is None:
         return find

@@ -6,6 +6,7 @@ base64url without padding is also valid in URLs, forms and keys. Standard base64
 import re
 from binascii import b2a_base64
 from collections.abc import Callable
+from hashlib import sha256
 
 from msgspec import DecodeError
 from msgspec.json import Decoder
@@ -36,6 +37,15 @@ def to_base64url(raw: bytes) -> str:
     'AAAAPw'
     """
     return b2a_base64(raw, newline=False).translate(TO_URL).rstrip(b"=").decode("ascii")
+
+
+def key_under(label: bytes, text: str) -> str:
+    """Return the hash of a label and a text, by which something is known that must not show the text.
+
+    >>> key_under(b"label/", "text") != key_under(b"label/", "Text"), len(key_under(b"label/", "text"))
+    (True, 43)
+    """
+    return to_base64url(sha256(label + text.encode("utf-8", "surrogatepass")).digest())
 
 
 def to_base64(raw: bytes) -> str:

@@ -295,14 +295,16 @@ class SessionState(Opaque, Struct, eq=False):
         """Give the session a new id. The old one still works for `grace` seconds."""
         self.next_id, self.grace, self.modified = new_id, grace, True
 
+    def expire(self, expiry: Expiry) -> None:
+        """Give the session an expiry of its own."""
+        self.expiry, self.modified = expiry, True
+
     def sign_in(self, identity: Identity, new_id: str, expiry: Expiry | None) -> None:
         """Make the session that of a user, under a new id."""
         self.identity = identity
         self.rotate(new_id)
-        if expiry is not None:
-            self.expiry = expiry
-        elif self.expiry is None:
-            self.expiry = Expiry()  # what was promised at the last sign-in is not promised now
+        # What was promised at the last sign-in is not promised now.
+        self.expiry = expiry or self.expiry or Expiry()
 
     # The decision
 
@@ -324,7 +326,7 @@ class SessionState(Opaque, Struct, eq=False):
             return self._begin(data, now, by_hand)
         record = found.record
         payload, emptied, changed, due = None, False, by_hand, False
-        if self.modified or by_hand or (self.exposed and not config.matches(record.payload, data)):
+        if self.modified or (self.exposed and not config.matches(record.payload, data)):
             payload, differs = self._encode(data, record.payload)
             if differs:
                 changed = True
@@ -464,12 +466,10 @@ class SessionState(Opaque, Struct, eq=False):
         """The data as it was last read or written, in objects of its own."""
         return {} if self.found is None else self.config.loads(self.found.record.payload)
 
-    def is_alive(self, found: Found, now: int) -> bool:
-        """Whether a session has not expired."""
-        return why_expired(found.record, self.config.policy, now) is None
-
     def _read_alive(self, current: Found | None, now: int) -> dict[str, Any] | None:
-        return None if current is None or not self.is_alive(current, now) else self._read(current)
+        if current is None or why_expired(current.record, self.config.policy, now):
+            return None
+        return self._read(current)
 
     def _read(self, found: Found) -> dict[str, Any] | None:
         """The data of a record; None if it cannot be read, whatever another release of the application has stored."""

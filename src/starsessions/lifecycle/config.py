@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from msgspec import Struct
 
-from starsessions.backends.base import Backend, Sealing, in_one_step
+from starsessions.backends.base import Backend, in_one_step
 from starsessions.core.chunking import tokens_of
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Values
 from starsessions.core.durations import Clock
@@ -21,14 +21,9 @@ Headers = Sequence[tuple[bytes, bytes]]
 class UserRules(Struct, frozen=True):
     """What holds for signed-in users."""
 
-    remember_for: int = 30 * 24 * 60 * 60
-    """Seconds that a session lasts from its last renewal if the user asked to be remembered."""
     max_sessions: int | None = None
     evicts: bool = True
     """Whether one session too many ends the oldest one, and is not refused."""
-
-
-_USUAL_RULES = UserRules()
 
 
 class Config(Rules, frozen=True):
@@ -44,7 +39,6 @@ class Config(Rules, frozen=True):
     """Carries out those commands that the backend need not wait for."""
     stored_now: tuple[type[Create | Replace | Rotate], ...]
     """Which commands these are."""
-    max_cookies: int
     room_in_one: int
     """Characters of a token for which one cookie is enough; -1: it is to be counted each time."""
     attributes: Callable[[str, int | None], str]
@@ -65,7 +59,7 @@ class Config(Rules, frozen=True):
         raises_on_conflict: bool = False,
         anonymous_if_unavailable: bool = False,
         on_event: OnEvent | None = None,
-        users: UserRules = _USUAL_RULES,
+        users: UserRules = UserRules(),  # noqa: B008 - it is frozen
     ) -> Self:
         """Prepare what follows from the backend, its serializer and the cookie."""
         serializer = backend.serializer
@@ -89,7 +83,6 @@ class Config(Rules, frozen=True):
             loads_at_once=autoload and backend.never_waits,
             store_now=store_now,
             stored_now=stored_now,
-            max_cookies=backend.max_cookies,
             room_in_one=MAX_COOKIE - len(cookie.name) if backend.max_cookies == 1 else -1,
             attributes=lru_cache(maxsize=64)(cookie.attributes),  # nearly always the same ones
             on_event=on_event,
@@ -104,7 +97,7 @@ def _storing_now(
     """How the backend carries out a command without waiting for anything, and which commands it does that for."""
     if not backend.never_waits:
         return None, ()
-    if isinstance(backend, Sealing):
+    if backend.is_client_side:
         seal = backend.seal
 
         def store_sealed(command: Create | Replace | Rotate) -> Found:

@@ -72,13 +72,13 @@ def set_cookies(session: TrackedDict, scheme: str) -> RawHeaders:
 
 def _spelled(parts: list[str], max_age: int | None, state: RequestState, scheme: str) -> RawHeaders:
     config, spec = state.config, state.config.cookie
-    return cookies_for(spec, parts, max_age, spec.is_secure(scheme), config.max_cookies, state.headers)
+    return cookies_for(spec, parts, max_age, spec.is_secure(scheme), config.backend.max_cookies, state.headers)
 
 
 def _parts(session: TrackedDict, token: str, max_age: int | None, scheme: str) -> list[str]:
     """The token, over as many cookies as it takes; SessionTooLarge if those are too many."""
     state = session.__starsessions__
-    spec, most = state.config.cookie, state.config.max_cookies
+    spec, most = state.config.cookie, state.config.backend.max_cookies
     room = room_for(spec, most, max_age, spec.is_secure(scheme))
     parts = split(token, max(room, 1))
     if len(parts) > most or room < MIN_ROOM:

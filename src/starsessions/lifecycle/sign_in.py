@@ -1,26 +1,28 @@
 """Sign a user in: who they are, a place in the index of their sessions, and a new id."""
 
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Set
 from os import urandom
 from weakref import WeakSet
 
 from msgspec.structs import replace
 
 from starsessions.backends.base import Backend
-from starsessions.backends.user_index import PENDING, Index, IndexedSession, indexed_as, listing_end, new_handle
+from starsessions.backends.user_index import PENDING, Index, IndexedSession, listing_end, new_handle
 from starsessions.core.csrf import SECRET_BYTES, renew_secrets
 from starsessions.core.encoding import to_base64url
-from starsessions.core.record import Expiry, Identity
+from starsessions.core.record import Expiry, Identity, Policy
 from starsessions.core.user_agent import describe, truncate_ip
-from starsessions.events import Event, Revoked
+from starsessions.events import Revoked
 from starsessions.exceptions import TooManySessions
-from starsessions.lifecycle.config import Config, Headers, UserRules
+from starsessions.lifecycle.config import UserRules
 from starsessions.lifecycle.loading import load
+from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.saving import end
 from starsessions.lifecycle.tracked_dict import TrackedDict
 
 _log = logging.getLogger("starsessions")
+REMEMBER_FOR = 30 * 24 * 60 * 60
 _warned: WeakSet[Backend] = WeakSet()
 
 
@@ -29,16 +31,14 @@ async def sign_in(session: TrackedDict, user_id: str, remember: bool, keep_data:
     await load(session)
     state = session.__starsessions__
     state.check_sendable()
-    config, now = state.config, int(state.config.clock())
-    before, stored = state.user, None if state.found is None else state.found.record.identity
+    config, before, now = state.config, state.user, int(state.config.clock())
     new_id = await config.backend.new_id()
-    identity = identity_of(user_id, method, state.headers, state.client, now)
-    identity = await register(identity, new_id, config, state.identity, stored, now, state.note)
+    identity = await register(identity_of(user_id, method, state, now), new_id, state, now)
     if before is not None and before.user_id != user_id:
         await end(session)
     elif not keep_data:
         session.clear()
-    state.sign_in(identity, new_id, Expiry(lifetime=config.users.remember_for) if remember else None)
+    state.sign_in(identity, new_id, Expiry(lifetime=remember_for(config.policy)) if remember else None)
     end_open_forms(session)
     return new_id
 
@@ -54,32 +54,31 @@ async def regenerate_id(session: TrackedDict, grace: int) -> str:
     return state.next_id or ""
 
 
+def remember_for(policy: Policy) -> int:
+    """Return how many seconds a session lasts from its last renewal if the user asked to be remembered."""
+    # Where no session may last longer than that, a remembered one has to be used as often as any other.
+    is_capped = policy.absolute_timeout is not None and policy.absolute_timeout <= REMEMBER_FOR
+    return policy.max_age if is_capped else REMEMBER_FOR
+
+
 def end_open_forms(session: TrackedDict) -> None:
     """Make all CSRF tokens invalid that were given out before: see `starsessions.csrf`."""
     renew_secrets(session, to_base64url(urandom(6)), urandom(SECRET_BYTES))
 
 
-def identity_of(user_id: str, method: str, headers: Headers, client: tuple[str, int] | None, now: int) -> Identity:
+def identity_of(user_id: str, method: str, state: RequestState, now: int) -> Identity:
     """Who signs in with this request, how, and with what: in words, for the list of devices."""
-    agent = next((value for name, value in headers if name == b"user-agent"), b"")
-    address = truncate_ip(client[0]) if client else ""
+    agent = next((value for name, value in state.headers if name == b"user-agent"), b"")
+    address = truncate_ip(state.client[0]) if state.client else ""
     return Identity(user_id, now, new_handle(), method, describe(agent.decode("latin-1")), address)
 
 
-async def register(
-    identity: Identity,
-    new_id: str,
-    config: Config,
-    before: Identity | None,
-    replaced: Identity | None,
-    now: int,
-    note: Callable[[Event], None],
-) -> Identity:
+async def register(identity: Identity, new_id: str, state: RequestState, now: int) -> Identity:
     """Put the session that is about to be on its user's list, and end those that are too many.
 
-    `before`: who signed in earlier in this request, and never came to be. `replaced`: whose session it is in whose
-    place this one comes; it stays on the list until then, and is not one too many. Raises `TooManySessions`.
+    The session in whose place it comes stays on the list until then, and is not one too many. Raises `TooManySessions`.
     """
+    config, replaced = state.config, None if state.found is None else state.found.record.identity
     backend, rules, user_id = config.backend, config.users, identity.user_id
     user_index = backend.user_index
     if user_index is None:
@@ -90,15 +89,15 @@ async def register(
                 "out. Give the backend revocations=… (a store), or keep sessions in a store."
             )
         return identity
-    longest = max(config.policy.max_age, rules.remember_for)
+    longest = max(config.policy.max_age, remember_for(config.policy))
     # A sealed cookie lives while it is listed, and nobody can look whether it came to be: it has to say so.
     until = now + PENDING if backend.is_client_side else listing_end(now + longest, now)
     identity = replace(identity, listed_until=until)
-    listed = indexed_as(identity, backend.key_of(new_id), now, is_sealed=backend.is_client_side)
+    listed = user_index.listing(identity, backend.key_of(new_id), now)
     seen = await user_index.look(user_id, now)
     gone = await backend.dead_handles(seen.listed, now)
-    if before is not None:
-        gone |= {before.handle}
+    if state.identity is not None:  # who signed in earlier in this request, and never came to be
+        gone |= {state.identity.handle}
     evicted: Index = ()
 
     def add(index: Index) -> Index:
@@ -109,7 +108,7 @@ async def register(
     await user_index.change(user_id, add, until, now, seen)
     for one in evicted:
         await backend.revoke(one, now)
-        note(Revoked(one.handle, user_id))
+        state.note(Revoked(one.handle, user_id))
     return identity
 
 

@@ -108,10 +108,7 @@ class TrackedDict(dict[str, Any]):
 
     def copy(self) -> dict[str, Any]:
         """The data, as a plain dict."""
-        if not self.__starsessions__.ready:
-            self._before_read()
-        self.__starsessions__.exposed = True
-        return dict(dict.items(self))
+        return dict(self.items())
 
     def __or__(self, other: Any, /) -> Any:
         return self.copy() | other
@@ -146,9 +143,7 @@ class TrackedDict(dict[str, Any]):
         dict.__delitem__(self, key)
 
     def __ior__(self, other: Any, /) -> Self:  # type: ignore[override]
-        self._before_change()
-        self.__starsessions__.exposed = True
-        dict.update(self, other)
+        self.update(other)
         return self
 
     def clear(self) -> None:

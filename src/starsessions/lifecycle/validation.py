@@ -7,7 +7,6 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 from starsessions.backends.base import Backend
-from starsessions.core.cookies import CookieSpec
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.record import DEFAULT_MAX_AGE, Policy
 from starsessions.exceptions import ImproperlyConfigured
@@ -23,9 +22,6 @@ _ASGI_KEYS = frozenset(
     | {"user", "auth"}
 )
 _MOST_LAYERS = 100
-
-REMEMBER_FOR = 30 * 24 * 60 * 60
-"""Seconds that a session lasts without use if its user asked to be remembered."""
 
 ROTATE_GRACE = 60
 """Seconds for which an id that `rotate_every` replaced still works, for requests that were on their way."""
@@ -144,7 +140,7 @@ def _optional(setting: str, value: Duration | None) -> int | None:
     return None if value is None else seconds(setting, value)
 
 
-def user_rules(backend: Backend, policy: Policy, max_sessions: int | None, on_too_many: str) -> UserRules:
+def user_rules(backend: Backend, max_sessions: int | None, on_too_many: str) -> UserRules:
     """Return what holds for signed-in users."""
     if on_too_many not in ("evict", "refuse"):
         raise ImproperlyConfigured('on_too_many must be "evict" or "refuse".')
@@ -156,45 +152,38 @@ def user_rules(backend: Backend, policy: Policy, max_sessions: int | None, on_to
                 "max_sessions_per_user needs a list of each user's sessions: keep them in a store, or pass "
                 "revocations=<store> to the cookie backend."
             )
-    # Where no session may last longer than that, a remembered one has to be used as often as any other.
-    is_capped = policy.absolute_timeout is not None and policy.absolute_timeout <= REMEMBER_FOR
-    return UserRules(policy.max_age if is_capped else REMEMBER_FOR, max_sessions, on_too_many == "evict")
+    return UserRules(max_sessions, on_too_many == "evict")
 
 
-def check_stack(app: object, cookie: CookieSpec, scope_key: str) -> None:
+def check_stack(app: object, config: Config, scope_key: str) -> None:
     """Refuse to be built around another middleware that would write the same cookie."""
-    for inner in layers(app):
-        config = getattr(inner, "config", None)
-        if isinstance(config, Config):
-            if config.cookie.name == cookie.name:
+    name = config.cookie.name
+    for layer in layers(app):
+        inner = getattr(layer, "config", None)
+        if isinstance(inner, Config):
+            if inner.cookie.name == name:
                 raise ImproperlyConfigured(
-                    f"SessionMiddleware is installed twice with the cookie {cookie.name!r}: "
+                    f"SessionMiddleware is installed twice with the cookie {name!r}: "
                     "remove one, or give it another session_cookie=… and scope_key=…."
                 )
-            if getattr(inner, "scope_key", None) == scope_key:
+            if getattr(layer, "scope_key", None) == scope_key:
                 _log.warning(
                     "Two SessionMiddlewares put their sessions into scope[%r]: handlers see that of the cookie %r "
                     "only, and not that of %r. Give one of them another scope_key=….",
                     scope_key,
-                    config.cookie.name,
-                    cookie.name,
+                    inner.cookie.name,
+                    name,
                 )
-        if writes(inner, cookie.name):
-            raise ImproperlyConfigured(ANOTHER.format(cookie.name))
-
-
-def check_starlette_keys(app: object, backend: Backend) -> None:
-    """Warn of another middleware that takes the same cookies in Starlette's format, which is bound to no name."""
-    for inner in layers(app):
-        config = getattr(inner, "config", None)
-        if isinstance(config, Config) and not set(config.backend.starlette_keys).isdisjoint(backend.starlette_keys):
-            _log.warning(
-                "Two SessionMiddlewares share a secret_key, and read Starlette's cookie format, which does not say for "
-                "which cookie it is: the value of the cookie %r is a session in the cookie %r, too. Give each a "
-                "secret_key of its own, or CookieBackend(…, starlette_format=False).",
-                config.backend.binding.cookie_name,
-                backend.binding.cookie_name,
-            )
+            if not set(inner.backend.starlette_keys).isdisjoint(config.backend.starlette_keys):
+                _log.warning(
+                    "Two SessionMiddlewares share a secret_key, and read Starlette's cookie format, which does not say "
+                    "for which cookie it is: the value of the cookie %r is a session in the cookie %r, too. Give each "
+                    "a secret_key of its own, or CookieBackend(…, starlette_format=False).",
+                    inner.cookie.name,
+                    name,
+                )
+        if writes(layer, name):
+            raise ImproperlyConfigured(ANOTHER.format(name))
 
 
 def layers(app: object) -> Iterator[object]:
