@@ -33,13 +33,12 @@ SOURCE = ROOT / "src"
 
 MACHINE = ["tests/core/test_state.py"]
 RACES = ["tests/core/test_state_races.py"]
-ROUND_TRIPS = [
-    f"tests/shell/test_{name}.py"
-    for name in (
-        ["commit", "every_change_is_kept", "atomic_updates", "sign_in", "users", "ids", "cookies", "rotation", "deadlines"]
-        + ["outage", "events", "websocket", "several", "caches", "watch", "flash", "timeouts", "nothing_for_nothing", "csrf"]
-    )
-]
+_SHELL = """
+    commit every_change_is_kept atomic_updates sign_in users ids cookies rotation deadlines outage events websocket
+    several caches watch flash timeouts nothing_for_nothing csrf
+"""
+ROUND_TRIPS = [f"tests/shell/test_{name}.py" for name in _SHELL.split()]
+ROUND_TRIPS += ["tests/history/test_session_by_hand.py", "tests/backends/test_races.py"]
 OTHERS = ["tests/shell", "tests/typed", "tests/fastapi", "tests/backends/test_races.py"]
 BACKENDS = [f"tests/backends/test_{name}.py" for name in ("server_side", "custom", "binding", "memory", "races")]
 KIT = ["tests/testing/test_memory_store.py", "tests/testing/test_backends.py", "tests/testing/test_cookie_backends.py"]
@@ -54,7 +53,11 @@ TESTS = {
     "stores/sqlalchemy": [["tests/backends/test_sqlalchemy.py", "tests/backends/test_sqlalchemy_contract.py"]],
     "stores": [["tests/backends/test_memory.py"], KIT, ["tests/testing", "tests/shell"]],
     "backends": [BACKENDS, ROUND_TRIPS, ["tests/testing", *OTHERS, *HISTORY]],
-    "backends/cookie": [["tests/sealing", "tests/backends/test_cookie.py"], ROUND_TRIPS, [*BACKENDS, *OTHERS, *HISTORY]],
+    "backends/cookie": [
+        ["tests/sealing", "tests/backends/test_cookie.py"],
+        ROUND_TRIPS,
+        [*BACKENDS, *OTHERS, *HISTORY],
+    ],
     "testing": [["tests/testing"]],
     "fastapi": [["tests/fastapi"]],
     "typed": [["tests/typed", "tests/fastapi"], ["tests/shell"]],
@@ -67,6 +70,7 @@ TESTS = {
 WARM = ("pytest", "hypothesis", "anyio.pytest_plugin", "trio", "starlette.testclient", "fastapi", "pydantic", "jinja2")
 
 OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=1"]
+OPTIONS += ["-o", "faulthandler_timeout=30", "-o", "faulthandler_exit_on_timeout=true"]  # a mutant that waits forever
 OPTIONS += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
 
 
