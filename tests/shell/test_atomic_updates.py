@@ -231,7 +231,6 @@ async def test_one_that_never_gets_through_gives_up_with_an_error(
     site = Site(backend=Contended(), autoload=True)
     await site.visit(lambda session: session.update(n=1))
 
-
     async def act(session: Session) -> None:
         with pytest.raises(SessionError, match="so often"):
             await update_atomically(session, count)
