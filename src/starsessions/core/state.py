@@ -258,8 +258,7 @@ class SessionState(Struct, eq=False):
         The keys that this request set or deleted are applied to what is stored now. Where both have changed a key, this
         request wins, because it is later; with `on_conflict="raise"` that is a `SessionConflict`.
         """
-        theirs = self._read_alive(current, now)
-        if current is None or theirs is None:
+        if current is None or (theirs := self._read_alive(current, now)) is None:
             self.lost(data)
             return None
         base = self.stored()
@@ -467,8 +466,8 @@ class SessionState(Struct, eq=False):
         """Whether a session has not expired."""
         return why_expired(found.record, self.config.policy, now) is None
 
-    def _read_alive(self, current: Found | None, now: int) -> dict[str, Any] | None:
-        return None if current is None or not self.is_alive(current, now) else self._read(current)
+    def _read_alive(self, found: Found, now: int) -> dict[str, Any] | None:
+        return self._read(found) if self.is_alive(found, now) else None
 
     def _read(self, found: Found) -> dict[str, Any] | None:
         """The data of a record; None if it cannot be read, whatever another release of the application has stored."""
