@@ -33,6 +33,8 @@ SOURCE = ROOT / "src"
 
 MACHINE = ["tests/core/test_state.py"]
 RACES = ["tests/core/test_state_races.py"]
+FIRST = ["tests/shell/test_commit.py", "tests/backends/test_races.py"]
+LOOKS = ["tests/shell/test_cookies.py", "tests/shell/test_caches.py", "tests/shell/test_users.py"]
 _SHELL = """
     commit every_change_is_kept atomic_updates sign_in users ids cookies rotation deadlines outage events websocket
     several caches watch flash timeouts nothing_for_nothing csrf
@@ -63,7 +65,9 @@ TESTS = {
     "typed": [["tests/typed", "tests/fastapi"], ["tests/shell"]],
     "lifecycle/sign_in": [ROUND_TRIPS, ["tests/shell/test_sign_in_races.py"], [*OTHERS, *HISTORY]],
     "users": [ROUND_TRIPS, ["tests/shell/test_sign_in_races.py"], [*OTHERS, *HISTORY]],
-    "": [ROUND_TRIPS, [*OTHERS, *HISTORY]],
+    "lifecycle": [FIRST, ROUND_TRIPS, [*OTHERS, *HISTORY]],
+    "lifecycle/response": [LOOKS, ROUND_TRIPS, [*OTHERS, *HISTORY]],
+    "": [FIRST, ROUND_TRIPS, [*OTHERS, *HISTORY]],
 }
 """The tests of a part of the library, the quick ones first: the longest row that matches counts."""
 
@@ -198,20 +202,24 @@ def code_of(tree: ast.AST) -> Iterator[ast.AST]:
 # --- running ---------------------------------------------------------------------------------------------------------
 
 
-def tests_for(file: Path, quick: bool = False) -> list[list[str]]:
+def tests_for(file: Path, quick: bool) -> list[list[str]]:
     """First those that are named like the module, then those of its part of the library, none of them twice."""
     place = file.relative_to(SOURCE / "starsessions").with_suffix("").as_posix()
     named = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob(f"*/test_{file.stem}.py"))
     part = max((part for part in TESTS if f"{place}/".startswith(f"{part}/" if part else "")), key=len)
     groups = [named, *([path for path in group if (ROOT / path).exists()] for group in TESTS[part])]
     groups = groups[:-1] if quick else groups
-    return [left for at, group in enumerate(groups) if (left := without(sum(groups[:at], []), group))]
+    return [left for at, group in enumerate(groups) if (left := without(groups[:at], group))]
 
 
-def without(earlier: list[str], group: list[str]) -> list[str]:
-    """A group of tests, without those that have run."""
+def without(groups: list[list[str]], group: list[str]) -> list[str]:
+    """A group of tests, without those that run in the groups before it."""
+    earlier = {path for other in groups for path in other}
     left = [path for path in group if path not in earlier]
-    return [*left, *(f"--ignore={path}" for path in earlier if any(path.startswith(f"{folder}/") for folder in left))]
+    return [
+        *left,
+        *(f"--ignore={path}" for path in sorted(earlier) if any(path.startswith(f"{folder}/") for folder in left)),
+    ]
 
 
 class InPlace(MetaPathFinder, Loader):
