@@ -31,30 +31,50 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 
+MACHINE = ["tests/core/test_state.py"]
+RACES = ["tests/core/test_state_races.py"]
+FIRST = ["tests/shell/test_commit.py", "tests/backends/test_races.py"]
+LOOKS = ["tests/shell/test_cookies.py", "tests/shell/test_caches.py", "tests/shell/test_users.py"]
+_SHELL = """
+    commit every_change_is_kept atomic_updates sign_in users ids cookies rotation deadlines outage events websocket
+    several caches watch flash timeouts nothing_for_nothing csrf
+"""
+ROUND_TRIPS = [f"tests/shell/test_{name}.py" for name in _SHELL.split()]
+ROUND_TRIPS += ["tests/history/test_session_by_hand.py", "tests/backends/test_races.py"]
+OTHERS = ["tests/shell", "tests/typed", "tests/fastapi", "tests/backends/test_races.py"]
+BACKENDS = [f"tests/backends/test_{name}.py" for name in ("server_side", "custom", "binding", "memory", "races")]
+KIT = ["tests/testing/test_memory_store.py", "tests/testing/test_backends.py", "tests/testing/test_cookie_backends.py"]
+HISTORY = ["tests/history"]
+
 TESTS = {
-    "core": ["tests/core", "tests/sealing", "tests/shell", "tests/typed"],
-    "sealing": ["tests/sealing", "tests/shell", "tests/history"],
-    "stores/redis": ["tests/backends/test_redis.py", "tests/backends/test_redis_contract.py"],
-    "stores/sqlalchemy": ["tests/backends/test_sqlalchemy.py", "tests/backends/test_sqlalchemy_contract.py"],
-    "stores": ["tests/backends/test_memory.py", "tests/testing", "tests/shell"],
-    "backends": [
-        "tests/backends/test_server_side.py",
-        "tests/backends/test_custom.py",
-        "tests/backends/test_races.py",
-        "tests/testing",
-        "tests/shell",
-        "tests/history",
+    "core": [["tests/core"], ["tests/sealing", *OTHERS]],
+    "core/binding": [["tests/backends/test_binding.py"], ["tests/sealing", "tests/shell"], ["tests/core"]],
+    "core/state": [MACHINE, RACES, ROUND_TRIPS, ["tests/core", *OTHERS]],
+    "sealing": [["tests/sealing"], ["tests/shell", *HISTORY]],
+    "stores/redis": [["tests/backends/test_redis.py", "tests/backends/test_redis_contract.py"]],
+    "stores/sqlalchemy": [["tests/backends/test_sqlalchemy.py", "tests/backends/test_sqlalchemy_contract.py"]],
+    "stores": [["tests/backends/test_memory.py"], KIT, ["tests/testing", "tests/shell"]],
+    "backends": [BACKENDS, ROUND_TRIPS, ["tests/testing", *OTHERS, *HISTORY]],
+    "backends/cookie": [
+        ["tests/sealing", "tests/backends/test_cookie.py"],
+        ROUND_TRIPS,
+        [*BACKENDS, *OTHERS, *HISTORY],
     ],
-    "testing": ["tests/testing"],
-    "fastapi": ["tests/fastapi"],
-    "typed": ["tests/typed", "tests/fastapi"],
-    "": ["tests/shell", "tests/typed", "tests/fastapi", "tests/history", "tests/backends/test_races.py"],
+    "testing": [["tests/testing"]],
+    "fastapi": [["tests/fastapi"]],
+    "typed": [["tests/typed", "tests/fastapi"], ["tests/shell"]],
+    "lifecycle/sign_in": [ROUND_TRIPS, ["tests/shell/test_sign_in_races.py"], [*OTHERS, *HISTORY]],
+    "users": [ROUND_TRIPS, ["tests/shell/test_sign_in_races.py"], [*OTHERS, *HISTORY]],
+    "lifecycle": [FIRST, ROUND_TRIPS, [*OTHERS, *HISTORY]],
+    "lifecycle/response": [LOOKS, ROUND_TRIPS, [*OTHERS, *HISTORY]],
+    "": [FIRST, ROUND_TRIPS, [*OTHERS, *HISTORY]],
 }
-"""The tests of a part of the library: the longest row that matches counts."""
+"""The tests of a part of the library, the quick ones first: the longest row that matches counts."""
 
 WARM = ("pytest", "hypothesis", "anyio.pytest_plugin", "trio", "starlette.testclient", "fastapi", "pydantic", "jinja2")
 
 OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=1"]
+OPTIONS += ["-o", "faulthandler_timeout=30", "-o", "faulthandler_exit_on_timeout=true"]  # a mutant that waits forever
 OPTIONS += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
 
 
@@ -182,13 +202,24 @@ def code_of(tree: ast.AST) -> Iterator[ast.AST]:
 # --- running ---------------------------------------------------------------------------------------------------------
 
 
-def tests_for(file: Path) -> list[list[str]]:
-    """First those that are named like the module, then those of its part of the library."""
+def tests_for(file: Path, quick: bool) -> list[list[str]]:
+    """First those that are named like the module, then those of its part of the library, none of them twice."""
     place = file.relative_to(SOURCE / "starsessions").with_suffix("").as_posix()
     named = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob(f"*/test_{file.stem}.py"))
     part = max((part for part in TESTS if f"{place}/".startswith(f"{part}/" if part else "")), key=len)
-    rest = [path for path in TESTS[part] if (ROOT / path).exists()]
-    return [each for each in (named, rest) if each]
+    groups = [named, *([path for path in group if (ROOT / path).exists()] for group in TESTS[part])]
+    groups = groups[:-1] if quick else groups
+    return [left for at, group in enumerate(groups) if (left := without(groups[:at], group))]
+
+
+def without(groups: list[list[str]], group: list[str]) -> list[str]:
+    """A group of tests, without those that run in the groups before it."""
+    earlier = {path for other in groups for path in other}
+    left = [path for path in group if path not in earlier]
+    return [
+        *left,
+        *(f"--ignore={path}" for path in sorted(earlier) if any(path.startswith(f"{folder}/") for folder in left)),
+    ]
 
 
 class InPlace(MetaPathFinder, Loader):
@@ -259,10 +290,10 @@ def in_child(tests: Sequence[str], mutant: Mutant | None) -> int:
             return 1
 
 
-def limits(files: Sequence[Path]) -> dict[str, float]:
+def limits(files: Sequence[Path], quick: bool) -> dict[str, float]:
     """How long each set of tests takes without a mistake, with time to spare: what hangs is ended, not what is slow."""
     found: dict[str, float] = {}
-    for tests in (tests for file in files for tests in tests_for(file)):
+    for tests in (tests for file in files for tests in tests_for(file, quick)):
         if repr(tests) not in found:
             began = time.monotonic()
             child = Child(tests, None, 600)
@@ -270,18 +301,18 @@ def limits(files: Sequence[Path]) -> dict[str, float]:
                 time.sleep(0.01)
             if answer != "survived":
                 sys.exit(f"These fail without any mistake: {' '.join(tests)}")
-            found[repr(tests)] = 60 + 10 * (time.monotonic() - began)
+            found[repr(tests)] = 30 + 5 * (time.monotonic() - began)
     return found
 
 
-def fates(sample: Sequence[Mutant], limit: dict[str, float], workers: int) -> Iterator[tuple[Mutant, str]]:
+def fates(sample: Sequence[Mutant], limit: dict[str, float], workers: int, quick: bool) -> Iterator[tuple[Mutant, str]]:
     """What becomes of each, as it becomes known."""
     waiting = list(reversed(sample))
     running: list[tuple[Mutant, list[list[str]], Child]] = []
     while waiting or running:
         while waiting and len(running) < workers:
             mutant = waiting.pop()
-            first, *others = tests_for(mutant.file)
+            first, *others = tests_for(mutant.file, quick)
             running.append((mutant, others, Child(first, mutant, limit[repr(first)])))
         time.sleep(0.01)
         for one in list(running):
@@ -309,6 +340,7 @@ def main(arguments: Sequence[str] | None = None, say: Callable[..., object] = pr
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--deselect", action="append", default=[], help="for pytest: a test that fails anyway")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--quick", action="store_true", help="leave out the last group of a module's tests")
     asked = parser.parse_args(arguments)
 
     OPTIONS.extend(f"--deselect={test}" for test in asked.deselect)
@@ -322,12 +354,14 @@ def main(arguments: Sequence[str] | None = None, say: Callable[..., object] = pr
     files = files_in(asked.paths)
     every = [mutant for file in files for mutant in mutants_of(file)]
     sample = random.Random(asked.seed).sample(every, min(asked.count, len(every)))
-    limit = limits(sorted({mutant.file for mutant in sample}))
-    say(f"{len(sample)} of {len(every)} mutants of {len(files)} files, seed {asked.seed}")
+    limit = limits(sorted({mutant.file for mutant in sample}), asked.quick)
+    say(f"{len(sample)} of {len(every)} mutants of {len(files)} files, seed {asked.seed}", flush=True)
 
     counted = {"noticed": 0, "hung": 0, "survived": 0}
-    for mutant, answer in fates(sample, limit, asked.workers):
+    for mutant, answer in fates(sample, limit, asked.workers, asked.quick):
         counted[answer] += 1
+        if sum(counted.values()) % 20 == 0:
+            say(f"... {sum(counted.values())}", flush=True)
         if answer == "survived":
             say(f"\n{mutant.file.relative_to(ROOT)}:{mutant.line} survived\n{mutant.diff}", flush=True)
     say(", ".join(f"{number} {what}" for what, number in counted.items()))

@@ -8,7 +8,7 @@ import json
 from collections import OrderedDict
 from copy import copy, deepcopy
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -22,6 +22,7 @@ from starsessions.core.serializer import PlainJson
 from starsessions.core.state import (
     DISCARD,
     NOTHING,
+    Command,
     Create,
     Delete,
     Nothing,
@@ -326,6 +327,27 @@ def test_an_id_that_the_application_chose_and_that_was_filled_meanwhile_is_merge
     assert state.command(data, NOW) == Create(record_of({"a": 1}), "by-hand")
 
     assert state.conflict(found_with({"b": 2}, "by-hand"), data, NOW) == {"a": 1, "b": 2}
+
+
+# Commands: values
+
+COMMANDS = [
+    NOTHING,
+    DISCARD,
+    Create(record_of({}), None),
+    Replace(found_with({}), record_of({})),
+    Rotate(found_with({}), record_of({}), None, 0),
+    Delete(found_with({})),
+]
+
+
+def test_commands_and_rules_are_values_that_cannot_be_changed() -> None:
+    """All requests share some of them: one that could be changed would change what another request does."""
+    assert {type(command) for command in COMMANDS} == set(get_args(Command))
+    for value in [*COMMANDS, RULES]:
+        for field in [*value.__struct_fields__, "another"]:
+            with pytest.raises(AttributeError):
+                setattr(value, field, None)
 
 
 # Commands: where nothing lives

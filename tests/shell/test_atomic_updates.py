@@ -230,8 +230,39 @@ async def test_one_that_never_gets_through_gives_up_with_an_error(
     monkeypatch.setattr(saving, "MAX_ATTEMPTS", 3)
     site = Site(backend=Contended(), autoload=True)
     await site.visit(lambda session: session.update(n=1))
-    with pytest.raises(SessionError, match="so often"):
-        await site.visit(lambda session: update_atomically(session, count))
+
+    async def act(session: Session) -> None:
+        with pytest.raises(SessionError, match="so often"):
+            await update_atomically(session, count)
+        assert session == {"n": 1}, "nothing of it is left to be saved with the response"
+
+    await site.visit(act)
+
+
+@pytest.mark.guarantee(15)
+async def test_a_change_that_fails_at_the_second_attempt_leaves_what_the_other_request_wrote(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    """A handler that catches the error must not save what the first attempt had made of older data."""
+    site, elsewhere = site_of(backend=server_backend), site_of(backend=server_backend)
+    await site.visit(lambda session: session.update(stock=1))
+    browser = Browser(dict(site.browser.cookies))
+
+    def take_one(data: Data) -> None:
+        if data["stock"] == 0:
+            raise LookupError("sold out")
+        data.update(stock=data["stock"] - 1, bought=True)
+
+    async def act(session: Session) -> None:
+        await session.load()
+        session["mine"] = 1
+        await elsewhere.visit(lambda other: other.update(stock=0, theirs=1), browser)
+        with pytest.raises(LookupError):
+            await update_atomically(session, take_one)
+        assert session == {"stock": 0, "theirs": 1, "mine": 1}
+
+    await site.visit(act)
+    assert await site.data() == {"stock": 0, "theirs": 1, "mine": 1}
 
 
 # The same key, changed by two

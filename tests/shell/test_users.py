@@ -428,6 +428,27 @@ async def test_a_list_that_others_change_without_end_is_an_error_and_not_a_loop(
     assert store.tries == MAX_TRIES
 
 
+async def test_a_new_sign_in_is_two_writes_however_long_it_lasts(site_of: Callable[..., Site], clock: Clock) -> None:
+    """One for the list and one for the session: the list is told at once of the longest time that it may last."""
+
+    class Counted(MemoryStore):
+        writes = 0
+
+        async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Any:
+            self.writes += 1
+            return await super().create(key, value, expires_at=expires_at, now=now)
+
+        async def replace(self, key: str, value: bytes, version: Any, *, expires_at: int, now: int) -> Any:
+            self.writes += 1
+            return await super().replace(key, value, version, expires_at=expires_at, now=now)
+
+    for max_age, remember in ((60, False), (60, True), (100 * 24 * 60 * 60, False), (100 * 24 * 60 * 60, True)):
+        store = Counted()
+        site = site_of(backend=StoreBackend(store, clock=clock), max_age=max_age)
+        await signed_in(site, remember=remember)
+        assert store.writes == 2, (max_age, remember)
+
+
 # How many
 
 

@@ -259,8 +259,7 @@ class SessionState(Opaque, Struct, eq=False):
         The keys that this request set or deleted are applied to what is stored now. Where both have changed a key, this
         request wins, because it is later; with `on_conflict="raise"` that is a `SessionConflict`.
         """
-        theirs = self._read_alive(current, now)
-        if current is None or theirs is None:
+        if current is None or (theirs := self._read_alive(current, now)) is None:
             self.lost(data)
             return None
         base = self.stored()
@@ -466,10 +465,10 @@ class SessionState(Opaque, Struct, eq=False):
         """The data as it was last read or written, in objects of its own."""
         return {} if self.found is None else self.config.loads(self.found.record.payload)
 
-    def _read_alive(self, current: Found | None, now: int) -> dict[str, Any] | None:
-        if current is None or why_expired(current.record, self.config.policy, now):
+    def _read_alive(self, found: Found, now: int) -> dict[str, Any] | None:
+        if why_expired(found.record, self.config.policy, now) is not None:
             return None
-        return self._read(current)
+        return self._read(found)
 
     def _read(self, found: Found) -> dict[str, Any] | None:
         """The data of a record; None if it cannot be read, whatever another release of the application has stored."""

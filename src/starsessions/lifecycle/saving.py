@@ -186,7 +186,7 @@ async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -
     before = dict(dict.items(session))
     pending = merge.diff(state.stored(), before)  # what this request changed before is saved with it
     for _ in range(MAX_ATTEMPTS):
-        data = _copied(merge.apply(pending, state.stored()), state)
+        data = _copied(before, state)
         result = change(data)
         if iscoroutine(result):
             result.close()
@@ -197,6 +197,9 @@ async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -
             await carry_out(decide(session), session)
         except Conflict as conflict:
             if state.overtaken(conflict.current, session, int(state.config.clock())):
+                # What was made of older data must not be what the handler goes on with, if the next attempt fails.
+                before = merge.apply(pending, state.stored())
+                replace_items(session, before)
                 _note_merge(state)
                 continue
         except BaseException:
