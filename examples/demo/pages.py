@@ -83,7 +83,8 @@ templates.env.trim_blocks = templates.env.lstrip_blocks = True
 
 
 def show(request: Request, template: str, status_code: int = 200, **context: Any) -> Response:
-    context["session"] = get_session(request)
+    session = get_session(request)
+    context |= {"session": session, "user": users.get_user_id(session), "signed_in_at": users.get_signed_in_at(session)}
     return templates.TemplateResponse(request, template, context, status_code=status_code, headers=HEADERS)
 
 
