@@ -84,12 +84,7 @@ templates.env.trim_blocks = templates.env.lstrip_blocks = True
 
 def show(request: Request, template: str, status_code: int = 200, **context: Any) -> Response:
     session = get_session(request)
-    # An attribute of the session would hide a key of the application, so a page gets what is not data by other names.
-    context |= {
-        "session": session,
-        "user_id": users.get_user_id(session),
-        "signed_in_at": users.get_signed_in_at(session),
-    }
+    context |= {"session": session, "user": users.get_user_id(session), "signed_in_at": users.get_signed_in_at(session)}
     return templates.TemplateResponse(request, template, context, status_code=status_code, headers=HEADERS)
 
 

@@ -1,14 +1,14 @@
 """All exceptions of this package.
 
     SessionError                        the root: `except SessionError` catches all of them
-    ├── ImproperlyConfigured            at startup: the message names the cure
+    ├── ImproperlyConfigured            at startup: the message says how to fix it
     ├── SessionNotLoaded                `await session.load()` is missing, or `autoload=True`
     ├── UnsupportedValue  (TypeError)   a value in the session that would not load again unchanged
-    ├── SessionTooLarge   (ValueError)  the cookie would be larger than browsers keep
+    ├── SessionTooLarge   (ValueError)  the cookie would be larger than a browser accepts
     ├── ResponseStarted   (RuntimeError)  too late: the headers have been sent
-    ├── SessionGone                     `persist()` of a session that has ended in the meantime
+    ├── SessionGone                     `persist()` of a session that another request has ended
     ├── SessionConflict                 two requests changed one key, with `on_conflict="raise"`
-    ├── TooManySessions                 `sign_in()` of a user with the maximum number of sessions
+    ├── TooManySessions                 `sign_in()` of a user who has the maximum number of sessions
     ├── BackendUnavailable              the store fails or times out: a 503
     └── CsrfFailed  (HTTPException)     in `starsessions.csrf`: a forged request, or an outdated form; a 403
 
@@ -27,7 +27,7 @@ class SessionError(Exception):
 
 
 class ImproperlyConfigured(SessionError):
-    """A setting is missing or malformed, or contradicts another one. The message names the cure.
+    """A setting is missing or malformed, or contradicts another one. The message says how to fix it.
 
     >>> from starsessions import SessionMiddleware
     >>> SessionMiddleware(app=None)
@@ -61,29 +61,30 @@ class UnsupportedValue(SessionError, TypeError):
     """
 
     def __init__(self, path: str, kind: str, hint: str = "") -> None:
-        super().__init__(f"{path} is a {kind}, which a session cannot hold.{' ' + hint if hint else ''}")
+        article = "an" if kind[:1] in "AEIOUaeiou" else "a"
+        super().__init__(f"{path} is {article} {kind}, which a session cannot hold.{' ' + hint if hint else ''}")
         self.path = path
         self.kind = kind
 
 
 class SessionTooLarge(SessionError, ValueError):
-    """The cookie would be larger than browsers keep (4096 bytes), so it is not sent.
+    """The cookie would be larger than browsers accept (4096 bytes), so it is not sent.
 
     Args:
-        size: the bytes of the cookie.
-        limit: the bytes that a browser keeps.
-        largest: the largest keys of the session, with their bytes.
+        size: the size of the cookie, in bytes.
+        limit: how much a browser accepts, in bytes.
+        largest: the largest keys of the session, each with its size in bytes.
 
     >>> raise SessionTooLarge(5000, 4096, [("cart", 4100)])
     Traceback (most recent call last):
-    starsessions.exceptions.SessionTooLarge: The session cookie would take 5000 bytes; browsers keep 4096. \
+    starsessions.exceptions.SessionTooLarge: The session cookie would take 5000 bytes; browsers accept 4096. \
 Largest keys: 'cart' (4100 bytes). Store less, or use a backend that keeps the data on the server.
     """
 
     def __init__(self, size: int, limit: int, largest: list[tuple[str, int]]) -> None:
         heavy = ", ".join(f"{key!r} ({weight} bytes)" for key, weight in largest)
         super().__init__(
-            f"The session cookie would take {size} bytes; browsers keep {limit}. Largest keys: {heavy}. "
+            f"The session cookie would take {size} bytes; browsers accept {limit}. Largest keys: {heavy}. "
             "Store less, or use a backend that keeps the data on the server."
         )
         self.size = size
@@ -92,7 +93,7 @@ Largest keys: 'cart' (4100 bytes). Store less, or use a backend that keeps the d
 
 
 class ResponseStarted(SessionError, RuntimeError):
-    """The headers have been sent, so the change can no longer reach the store or the browser by itself.
+    """The headers have been sent, so the change is not saved automatically any more, or cannot reach the browser.
 
     >>> issubclass(ResponseStarted, RuntimeError)
     True
@@ -100,7 +101,7 @@ class ResponseStarted(SessionError, RuntimeError):
 
 
 class SessionGone(SessionError):
-    """`persist()` found that the session has ended since it was loaded. Nothing was written.
+    """Another request ended the session after this one loaded it, and `persist()` cannot save. Nothing was written.
 
     >>> issubclass(SessionGone, SessionError)
     True
@@ -126,7 +127,7 @@ class TooManySessions(SessionError):
 
 
 class BackendUnavailable(SessionError):
-    """The store fails or times out. The middleware responds 503 if no headers have been sent.
+    """The store failed, or did not answer in time. The middleware responds 503 if no headers have been sent.
 
     The message names the kind of failure, and no id, key or value. The driver's own error is its `__cause__`.
 

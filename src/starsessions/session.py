@@ -231,13 +231,14 @@ def get_session(source: SessionSource, scope_key: str = "session") -> Session:
     >>> get_session(HTTPConnection({"type": "http", "session": {}}))
     Traceback (most recent call last):
     starsessions.exceptions.ImproperlyConfigured: This request has no session of this package: add \
-starsessions.SessionMiddleware to the application, and remove Starlette's own.
+starsessions.SessionMiddleware to the application, in place of Starlette's own, and outside of other middleware that \
+reads the session.
     """
     session = source.scope.get(scope_key) if isinstance(source, HTTPConnection) else source
     if not isinstance(session, Session):
         raise ImproperlyConfigured(
             "This request has no session of this package: add starsessions.SessionMiddleware to the application, "
-            "and remove Starlette's own."
+            "in place of Starlette's own, and outside of other middleware that reads the session."
         )
     return session
 

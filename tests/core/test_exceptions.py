@@ -45,7 +45,7 @@ def test_an_unsupported_value_names_its_path_and_type() -> None:
 
 
 def test_a_hint_may_be_missing() -> None:
-    assert str(UnsupportedValue("session[1]", "object")) == "session[1] is a object, which a session cannot hold."
+    assert str(UnsupportedValue("session[1]", "object")) == "session[1] is an object, which a session cannot hold."
 
 
 def test_a_session_that_is_too_large_names_its_size_and_largest_keys() -> None:

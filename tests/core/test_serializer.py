@@ -369,9 +369,8 @@ def test_any_other_type_is_rejected_with_its_path_and_type(serializer: Msgpack, 
 
     assert caught.value.path == 'session["cart"][2]["price"]'
     assert caught.value.kind == kind
-    assert str(caught.value).startswith(
-        f'session["cart"][2]["price"] is a {kind}, which a session cannot hold. Store a'
-    )
+    assert str(caught.value).startswith('session["cart"][2]["price"] is a')
+    assert f" {kind}, which a session cannot hold. Store a" in str(caught.value)
 
 
 @both

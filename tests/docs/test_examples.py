@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from fastapi import Depends
 from itsdangerous import TimestampSigner
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from starsessions import BackendUnavailable, CookieBackend, users
+from starsessions import BackendUnavailable, CookieBackend, SessionMiddleware, users
 from starsessions.stores import StoreBackend
+from starsessions.testing import session_of, sign_in
 from tests.docs.pages import README, Story, name_of, pages, stories, story_of, tell
 from tests.site import KEY
 
@@ -185,6 +187,38 @@ def test_the_websocket_saves_what_it_was_tell() -> None:
     with browser.websocket_connect("/talk") as talk:
         talk.send_text("hello")
         assert talk.receive_text() == "hello"
+
+
+def test_the_session_says_who_the_user_is_where_the_middleware_are_in_the_order_of_the_page() -> None:
+    app = app_of("reference/middleware.md", 1)
+
+    def who(request: Request) -> str | None:
+        return request.user.display_name if request.user.is_authenticated else None
+
+    app.add_api_route("/who", who)
+    browser = TestClient(app)
+    assert browser.get("/who").json() is None
+    sign_in(browser, "ann")
+    response = browser.get("/who", headers={"Origin": "https://app.example.com"})
+    assert response.json() == "ann"
+    assert response.headers["access-control-allow-origin"] == "https://app.example.com"
+
+
+def test_a_uuid_comes_back_from_the_session_as_one() -> None:
+    browser = TestClient(app_of("guides/data/serializer.md"))
+    assert browser.get("/order").json() is None
+    assert browser.post("/order").json() == browser.get("/order").json()
+
+
+def test_the_value_of_a_cookie_is_decoded_in_a_shell() -> None:
+    namespace = told(story_of("troubleshooting.md", 1))
+    app = Starlette()
+    app.add_middleware(SessionMiddleware, backend=namespace["backend"])
+    browser = TestClient(app)
+    with session_of(browser) as session:
+        session["cart"] = ["tea"]
+    assert asyncio.run(namespace["inspect"](browser.cookies["session"])) == ({"cart": ["tea"]}, None)
+    assert asyncio.run(namespace["inspect"]("anything")) == ({}, "malformed")
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["FastAPI", "Starlette"])

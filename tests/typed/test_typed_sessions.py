@@ -526,9 +526,9 @@ NUMBERS = TypedSession(Numbers)
 @pytest.mark.parametrize(
     ("typed", "change", "message"),
     [
-        (SHOP, lambda shop: setattr(shop, "theme", 5), 'session["theme"] is a int'),
+        (SHOP, lambda shop: setattr(shop, "theme", 5), 'session["theme"] is an int'),
         (SHOP, lambda shop: shop.cart.items.append(object()), 'session["cart"] is a dict'),
-        (CLASSES[1], lambda shop: setattr(shop, "theme", 5), 'session["theme"] is a int'),
+        (CLASSES[1], lambda shop: setattr(shop, "theme", 5), 'session["theme"] is an int'),
         (CLASSES[2], lambda shop: shop.cart.items.append(5), 'session["cart"] is a dict'),
         (TypedSession(Shop, prefix="a."), lambda shop: setattr(shop, "cart", None), 'session["a.cart"] is a NoneType'),
     ],
@@ -556,7 +556,7 @@ async def test_a_value_that_cannot_be_stored_raises_and_names_the_path(site_of: 
     class Loose:
         things: dict[str, Any] = field(default_factory=dict)
 
-    with pytest.raises(UnsupportedValue, match=r'session\["things"\]\["a"\]\[0\] is a object'):
+    with pytest.raises(UnsupportedValue, match=r'session\["things"\]\["a"\]\[0\] is an object'):
         await site_of().visit(of_shop(lambda loose: loose.things.update(a=[object()]), TypedSession(Loose)))
 
 
@@ -769,5 +769,5 @@ async def test_a_migration_without_a_version_is_rejected() -> None:
 async def test_a_foreign_session_is_rejected_with_the_cure() -> None:
     with pytest.raises(ImproperlyConfigured, match=r"no session of this package: add starsessions\.SessionMiddleware"):
         await SHOP.load({})
-    with pytest.raises(ImproperlyConfigured, match="remove Starlette's own"):
+    with pytest.raises(ImproperlyConfigured, match="in place of Starlette's own"):
         SHOP.of({})
