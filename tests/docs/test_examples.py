@@ -211,7 +211,7 @@ def test_a_uuid_comes_back_from_the_session_as_one() -> None:
 
 
 def test_the_value_of_a_cookie_is_decoded_in_a_shell() -> None:
-    namespace = told(story_of("troubleshooting.md", 1))
+    namespace = tell(story_of("troubleshooting.md", 1))
     app = Starlette()
     app.add_middleware(SessionMiddleware, backend=namespace["backend"])
     browser = TestClient(app)
