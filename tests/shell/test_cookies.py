@@ -147,9 +147,7 @@ async def test_a_cookie_over_4096_bytes_is_an_error_that_names_the_size_and_the_
     def act(session: Session) -> None:
         session.update(small=1, big=noise(3000), bigger=noise(3500))
 
-    with pytest.raises(
-        SessionTooLarge, match=r"would take \d{4,5} bytes; browsers accept 4096. Largest keys: 'bigger'"
-    ):
+    with pytest.raises(SessionTooLarge, match=r"\d{4,5} bytes; browsers accept 4096. Largest keys: 'bigger'"):
         await site.visit(act)
     assert site.browser.cookies == {}
 

@@ -63,7 +63,7 @@ ROUTES = [Route("/", show), Route("/count", count), Route("/leave", leave)]
 
 
 def app_with(backend: SessionBackend | None = None, **settings: Any) -> Starlette:
-    settings = {"backend": backend or InMemoryBackend(), "autoload": True, **settings}
+    settings = {"backend": InMemoryBackend() if backend is None else backend, "autoload": True, **settings}
     return Starlette(routes=ROUTES, middleware=[Middleware(SessionMiddleware, **settings)])
 
 
