@@ -31,6 +31,7 @@ from starsessions.core.state import (
     SessionState,
 )
 from starsessions.exceptions import BackendUnavailable, ResponseStarted, SessionConflict
+from starsessions.lifecycle.request_state import RequestState
 from tests.core.machines import FOREVER, MSGPACK, NOW, RULES, found_with, machine, record_of, rules
 
 ANN = Identity("ann", NOW, "ann's-handle")
@@ -43,6 +44,16 @@ ROTATING = rules(Policy(max_age=10_000, rotate_every=100, rotate_grace=30))
 
 
 # Facts: loaded
+
+
+@pytest.mark.parametrize("kind", [SessionState, RequestState])
+def test_no_id_and_no_cookie_is_in_what_a_tool_prints_of_local_variables(kind: type[SessionState]) -> None:
+    state = kind(RULES, explicit_id="by-hand", next_id="secret", found=found_with({"a": 1}, "secret"))  # type: ignore[arg-type]
+    if isinstance(state, RequestState):
+        state.headers = [(b"cookie", b"session=secret")]
+    create, rotate = Create(record_of({}), "secret"), Rotate(found_with({}), record_of({}), "secret", 0)
+    assert repr([state, create, rotate]) == f"[<{kind.__name__}>, <Create>, <Rotate>]"
+    assert state.__rich_repr__() == create.__rich_repr__() == rotate.__rich_repr__() == []
 
 
 def test_what_was_found_is_the_data() -> None:

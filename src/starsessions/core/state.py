@@ -116,6 +116,12 @@ class Create(Struct, frozen=True):
     session_id: str | None
     """The id that was asked for; None: a new one from the backend."""
 
+    def __repr__(self) -> str:
+        return "<Create>"  # tools that print local variables must not reveal ids
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
 
 class Replace(Struct, frozen=True):
     """Store `record` in the place of `found`. A renewal without a change is one, too: the record says when it was."""
@@ -133,6 +139,12 @@ class Rotate(Struct, frozen=True):
     """The new id; None: a new one from the backend, because the old one is due."""
     usable_until: int
     """The instant until which the old id still works; 0: it does not."""
+
+    def __repr__(self) -> str:
+        return "<Rotate>"  # tools that print local variables must not reveal ids
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
 
 
 class Delete(Struct, frozen=True):
@@ -209,6 +221,12 @@ class SessionState(Struct, eq=False):
     """What the response has to tell the browser."""
     models: Sequence[Callable[[], None]] = ()
     """The models of `starsessions.typed`: each writes its changes into the data when it is called."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"  # tools that print local variables must not reveal ids and cookies
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
 
     # Facts
 
