@@ -29,7 +29,7 @@ from starsessions.core.state import (
     Rotate,
 )
 from starsessions.events import ConflictResolved, SignedOut, events_for_save, handle_of
-from starsessions.exceptions import SessionError, SessionGone
+from starsessions.exceptions import ResponseStarted, SessionError, SessionGone
 from starsessions.lifecycle.loading import find, load
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
@@ -152,15 +152,11 @@ def _note_merge(state: RequestState) -> None:
 async def save_for_headers(session: TrackedDict, command: Command | None = None) -> None:
     """Save, after a task of this request that is saving, and before those that come while we do."""
     state = session.__starsessions__
-    try:
-        if state.lock is None:
-            await save(session, command)
-        else:
-            async with state.lock:
-                await save(session)
-    finally:
-        if state.headers_saved is not None:
-            state.headers_saved.set()
+    if state.lock is None:
+        await save(session, command)
+    else:
+        async with state.lock:
+            await save(session)
 
 
 async def persist(session: TrackedDict) -> str:
@@ -217,9 +213,13 @@ def _copied(data: dict[str, Any], state: RequestState) -> dict[str, Any]:
 async def _by_hand(state: RequestState) -> AsyncIterator[None]:
     """The turn of one task of this request to save, also after the headers were sent."""
     state.check_known()
-    if state.phase is SAVING:
+    if state.is_saving:
         state.headers_saved = state.headers_saved or anyio.Event()
         await state.headers_saved.wait()
+    if state.phase is SAVING:
+        raise ResponseStarted(
+            "Saving the session failed when the response started, so it cannot be saved by hand in this request either."
+        )
     if state.phase is not OPEN:
         state.check_reachable()
         state.phase = BY_HAND
