@@ -166,6 +166,24 @@ def test_what_was_asked_for_is_forgotten_when_it_is_saved(note: dict[str, Any]) 
     assert state.command(data, NOW) == NOTHING
 
 
+def test_what_another_task_asked_for_since_the_decision_is_still_to_be_done() -> None:
+    found = found_with({"a": 1})
+    state, data = machine(found)
+    data["a"] = 2
+    state.modified = True
+    decided = state.command(data, NOW)
+    assert isinstance(decided, Replace)
+
+    state.sign_in(ANN, "new", Expiry(60))  # while the store is waited for
+    state.saved(decided, Found("id", decided.record, 2), NOW)
+
+    rotation = state.command(data, NOW)
+    assert isinstance(rotation, Rotate)
+    assert (rotation.session_id, rotation.record.identity, rotation.record.lifetime) == ("new", ANN, 60)
+    state.saved(rotation, Found("new", rotation.record, 3), NOW)
+    assert state.command(data, NOW) == NOTHING
+
+
 # Facts: deleted, lost
 
 
