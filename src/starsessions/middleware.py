@@ -196,10 +196,15 @@ class SessionMiddleware:
         self, command: Command | None, session: Session, scope: Scope, message: Message, send: Send
     ) -> None:
         """Save first: if that fails, nothing has been sent and the error is a clean one."""
-        if command is None:
-            await self._adopt(session, scope)
-        await save_for_headers(session, command)
-        session.__starsessions__.phase = CLOSED
+        state = session.__starsessions__
+        state.is_saving = True
+        try:
+            if command is None:
+                await self._adopt(session, scope)
+            await save_for_headers(session, command)
+            state.phase = CLOSED
+        finally:
+            state.saving_is_over()
         await send(with_session(message, session, scope.get("scheme", "http")))
 
     def _check_saved(self, session: Session, scope: Scope) -> None:
@@ -254,10 +259,8 @@ class SessionMiddleware:
         async def send_with_session(message: Message) -> None:
             kind = message["type"]
             if state.phase is OPEN and kind in ("websocket.accept", "websocket.http.response.start"):
-                state.phase = SAVING
                 if state.accessed or self._is_replaced(session, scope):
-                    await self._adopt(session, scope)
-                    await save_for_headers(session)
+                    await self._save_for_handshake(session, scope)
                     message = with_session_cookie(message, session, scope.get("scheme", "ws"))
                 state.phase = BY_HAND
             elif kind == "websocket.close":
@@ -280,6 +283,15 @@ class SessionMiddleware:
             finally:
                 if state.events:
                     await dispatch(state.events, self.config.on_event)
+
+    async def _save_for_handshake(self, session: Session, scope: Scope) -> None:
+        state = session.__starsessions__
+        state.phase, state.is_saving = SAVING, True
+        try:
+            await self._adopt(session, scope)
+            await save_for_headers(session)
+        finally:
+            state.saving_is_over()
 
     async def _save_late(self, session: Session, scope: Scope) -> None:
         """Save what was changed since the handshake, or before a handshake that is refused: no cookie can be sent."""

@@ -32,6 +32,7 @@ from starsessions.core.state import (
     SessionState,
 )
 from starsessions.exceptions import BackendUnavailable, ResponseStarted, SessionConflict
+from starsessions.lifecycle.request_state import RequestState
 from tests.core.machines import FOREVER, MSGPACK, NOW, RULES, found_with, machine, record_of, rules
 
 ANN = Identity("ann", NOW, "ann's-handle")
@@ -44,6 +45,16 @@ ROTATING = rules(Policy(max_age=10_000, rotate_every=100, rotate_grace=30))
 
 
 # Facts: loaded
+
+
+@pytest.mark.parametrize("kind", [SessionState, RequestState])
+def test_no_id_and_no_cookie_is_in_what_a_tool_prints_of_local_variables(kind: type[SessionState]) -> None:
+    state = kind(RULES, explicit_id="by-hand", next_id="secret", found=found_with({"a": 1}, "secret"))  # type: ignore[arg-type]
+    if isinstance(state, RequestState):
+        state.headers = [(b"cookie", b"session=secret")]
+    create, rotate = Create(record_of({}), "secret"), Rotate(found_with({}), record_of({}), "secret", 0)
+    assert repr([state, create, rotate]) == f"[<{kind.__name__}>, <Create>, <Rotate>]"
+    assert state.__rich_repr__() == create.__rich_repr__() == rotate.__rich_repr__() == []
 
 
 def test_what_was_found_is_the_data() -> None:
@@ -153,6 +164,24 @@ def test_what_was_asked_for_is_forgotten_when_it_is_saved(note: dict[str, Any]) 
     state.saved(Rotate(found_with({"a": 1}), kept.record, "new", 0), kept, NOW)
 
     assert (state.next_id, state.expiry, state.identity) == (None, None, None)
+    assert state.command(data, NOW) == NOTHING
+
+
+def test_what_another_task_asked_for_since_the_decision_is_still_to_be_done() -> None:
+    found = found_with({"a": 1})
+    state, data = machine(found)
+    data["a"] = 2
+    state.modified = True
+    decided = state.command(data, NOW)
+    assert isinstance(decided, Replace)
+
+    state.sign_in(ANN, "new", Expiry(60))  # while the store is waited for
+    state.saved(decided, Found("id", decided.record, 2), NOW)
+
+    rotation = state.command(data, NOW)
+    assert isinstance(rotation, Rotate)
+    assert (rotation.session_id, rotation.record.identity, rotation.record.lifetime) == ("new", ANN, 60)
+    state.saved(rotation, Found("new", rotation.record, 3), NOW)
     assert state.command(data, NOW) == NOTHING
 
 

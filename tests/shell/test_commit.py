@@ -23,6 +23,7 @@ from starsessions import (
     SessionMiddleware,
     SessionNotLoaded,
     set_expiry,
+    update_atomically,
 )
 from tests.rows import rows
 from tests.site import KEY, Browser, DictBackend, Site, call
@@ -148,6 +149,33 @@ async def test_an_application_that_catches_the_error_can_still_answer(site_of: C
     reply = await site.visit()
     assert [message["status"] for message in reply.messages] == [503]
     assert reply.headers == []
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize(
+    "save", [Session.persist, lambda session: update_atomically(session, len)], ids=["persist", ""]
+)
+async def test_saving_by_hand_after_the_save_failed_is_an_error_and_does_not_wait_for_ever(
+    site_of: Callable[..., Site], save: Callable[[Session], Any], kind: str
+) -> None:
+    begins = {"http": "http.response.start", "websocket": "websocket.accept"}[kind]
+    backend = Broken("write")
+    values: list[Any] = [object(), "the backend fails"]  # before anything is waited for, and while it is
+    for value in values if kind == "http" else values[1:]:
+        site = site_of(backend=InMemoryBackend() if value is values[0] else backend)
+        backend.broken = False
+        await site.visit(sign_in)
+        backend.broken = True
+
+        async def app(scope: Any, receive: Any, send: Any, value: Any = value) -> None:
+            scope["session"]["value"] = value
+            with pytest.raises((TypeError, ConnectionError)):
+                await send({"type": begins, "status": 200, "headers": []})
+            with anyio.fail_after(2), pytest.raises(ResponseStarted, match="failed"):
+                await save(scope["session"])
+
+        site.app.app = app
+        await call(site.app, {"type": kind, "headers": site.browser.header()})
 
 
 async def test_a_handler_that_fails_saves_nothing(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:

@@ -32,9 +32,11 @@ Three rules hold everything together.
    set or deleted are applied to what is stored now, and `command` is asked again. If nothing is stored any more, the
    session was ended or rotated elsewhere. Then it is `lost`, and nothing that this request did can bring it back: that
    is why a logout is final. Nor does the request begin another session, unless it asks for a new id, as a sign-in does.
-2. **What was asked for is forgotten when it is done.** `saved` clears the notes (`next_id`, `expiry`, `identity`), and
-   so do `deleted` and `lost`. A note that outlived its session would be done to the next one: a user who signs in and
-   out again within one request would be signed in by the data that the handler stores afterwards.
+2. **What was asked for is forgotten when it is done.** `saved` clears the notes (`next_id`, `expiry`, `identity`) that
+   its command carried out: another task of this request may have asked for something since the decision, and that is
+   still to be done. `deleted` and `lost` clear all of them. A note that outlived its session would be done to the next
+   one: a user who signs in and out again within one request would be signed in by the data that the handler stores
+   afterwards.
 3. **The browser is told the truth or nothing.** `cookie` says what the response has to say. Only this request's own
    success sets or clears it. A session that was ended or rotated by another request leaves the cookie alone, because
    that request's response has told the browser what holds now, and ours may arrive later. That is also so where the old
@@ -117,6 +119,12 @@ class Create(Opaque, Struct, frozen=True):
     session_id: str | None
     """The id that was asked for; None: a new one from the backend."""
 
+    def __repr__(self) -> str:
+        return "<Create>"  # tools that print local variables must not reveal ids
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
 
 class Replace(Struct, frozen=True):
     """Store `record` in the place of `found`. A renewal without a change is one, too: the record says when it was."""
@@ -134,6 +142,12 @@ class Rotate(Opaque, Struct, frozen=True):
     """The new id; None: a new one from the backend, because the old one is due."""
     usable_until: int
     """The instant until which the old id still works; 0: it does not."""
+
+    def __repr__(self) -> str:
+        return "<Rotate>"  # tools that print local variables must not reveal ids
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
 
 
 class Delete(Struct, frozen=True):
@@ -211,6 +225,12 @@ class SessionState(Opaque, Struct, eq=False):
     models: Sequence[Callable[[], None]] = ()
     """The models of `starsessions.typed`: each writes its changes into the data when it is called."""
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"  # tools that print local variables must not reveal ids and cookies
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
     # Facts
 
     def loaded(self, result: Found | MissReason) -> dict[str, Any]:
@@ -239,7 +259,16 @@ class SessionState(Opaque, Struct, eq=False):
         self.found = kept
         self.is_lost = False
         if self.next_id is not None or self.expiry is not None or self.identity is not None:
-            self.next_id = self.expiry = self.identity = None
+            self._forget_notes_in(command)
+
+    def _forget_notes_in(self, command: Create | Replace | Rotate) -> None:
+        # What another task of this request has asked for since the decision is still to be done.
+        if not isinstance(command, Replace) and command.session_id == self.next_id:
+            self.next_id = None
+        if self.expiry == expiry_of(command.record):
+            self.expiry = None
+        if self.identity is command.record.identity:
+            self.identity = None
 
     def deleted(self, data: dict[str, Any]) -> None:
         """The session was ended by this request."""

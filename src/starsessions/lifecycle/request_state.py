@@ -31,6 +31,8 @@ class RequestState(SessionState, eq=False):
     """Whether the last `persist()` was cancelled: whoever did that need not be told that nothing was saved."""
     lock: anyio.Lock | None = None
     """Lets one task of this request at a time save, from the first `persist()` on."""
+    is_saving: bool = False
+    """Whether the headers wait for the session to be saved. (The phase stays `SAVING` if that fails.)"""
     headers_saved: anyio.Event | None = None
     """Set when what the headers wait for is saved; made by the first task that waits for that, too."""
 
@@ -48,6 +50,12 @@ class RequestState(SessionState, eq=False):
         """Have everything in the dict that belongs there."""
         for model in self.models:
             model()
+
+    def saving_is_over(self) -> None:
+        """Let the tasks go on that wait for what the headers wait for, whether or not it was saved."""
+        self.is_saving = False
+        if self.headers_saved is not None:
+            self.headers_saved.set()
 
     def save_lock(self) -> anyio.Lock:
         """Lets one task of this request at a time save: two at once would store a new session twice."""

@@ -14,7 +14,7 @@ import anyio
 from starsessions.backends.base import Conflict
 from starsessions.backends.user_index import PENDING
 from starsessions.core import merge
-from starsessions.core.record import Found, deadline
+from starsessions.core.record import Found, Identity, deadline
 from starsessions.core.state import (
     BY_HAND,
     NOTHING,
@@ -29,7 +29,7 @@ from starsessions.core.state import (
     Rotate,
 )
 from starsessions.events import ConflictResolved, SignedOut, events_for_save, handle_of
-from starsessions.exceptions import SessionError, SessionGone
+from starsessions.exceptions import ResponseStarted, SessionError, SessionGone
 from starsessions.lifecycle.loading import find, load
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
@@ -81,7 +81,7 @@ def save_now(session: TrackedDict, command: Command) -> bool:
     except Conflict:
         return False  # `save` is told the same once more, and merges
     if config.on_event is not None:
-        _note_save(command, kept, state)
+        _note_save(command, kept, state, state.identity)
     state.saved(command, kept, command.record.renewed_at)
     return True
 
@@ -103,6 +103,7 @@ async def carry_out(command: Command, session: TrackedDict) -> None:
             state.deleted(session)
             return
     now = command.record.renewed_at  # the instant of the decision
+    signed_in = state.identity if state.identity is command.record.identity else None
     ends_at = deadline(command.record, state.config.policy)
     if isinstance(command, Replace):
         kept = await backend.replace(command.found, command.record, ends_at, now)
@@ -111,9 +112,9 @@ async def carry_out(command: Command, session: TrackedDict) -> None:
     else:
         new_id = command.session_id or await backend.new_id()
         kept = await backend.rotate(command.found, command.record, new_id, ends_at, now, command.usable_until)
-    if not await _is_revoked(kept, state, now):
+    if signed_in is None or not await _is_revoked(kept, signed_in, state, now):
         if state.config.on_event is not None:
-            _note_save(command, kept, state)
+            _note_save(command, kept, state, signed_in)
         state.saved(command, kept, now)
         return
     # All sessions of this user were ended while this one was being signed in.
@@ -130,15 +131,15 @@ async def _create(command: Create, state: RequestState, ends_at: int, now: int) 
         raise  # an id that the application chose, and that was filled by another task meanwhile
 
 
-async def _is_revoked(kept: Found, state: RequestState, now: int) -> bool:
-    identity, index = state.identity, state.config.backend.user_index
-    if identity is None or index is None:
-        return False
-    return not await index.is_indexed(kept.record.identity or identity, now)
+async def _is_revoked(kept: Found, signed_in: Identity, state: RequestState, now: int) -> bool:
+    index = state.config.backend.user_index
+    return index is not None and not await index.is_indexed(kept.record.identity or signed_in, now)
 
 
-def _note_save(command: Create | Replace | Rotate, kept: Found, state: RequestState) -> None:
-    state.note(*events_for_save(state.found, kept, type(command) is Rotate, state.identity))
+def _note_save(
+    command: Create | Replace | Rotate, kept: Found, state: RequestState, signed_in: Identity | None
+) -> None:
+    state.note(*events_for_save(state.found, kept, type(command) is Rotate, signed_in))
 
 
 def _note_merge(state: RequestState) -> None:
@@ -152,15 +153,11 @@ def _note_merge(state: RequestState) -> None:
 async def save_for_headers(session: TrackedDict, command: Command | None = None) -> None:
     """Save, after a task of this request that is saving, and before those that come while we do."""
     state = session.__starsessions__
-    try:
-        if state.lock is None:
-            await save(session, command)
-        else:
-            async with state.lock:
-                await save(session)
-    finally:
-        if state.headers_saved is not None:
-            state.headers_saved.set()
+    if state.lock is None:
+        await save(session, command)
+    else:
+        async with state.lock:
+            await save(session)
 
 
 async def persist(session: TrackedDict) -> str:
@@ -220,9 +217,13 @@ def _copied(data: dict[str, Any], state: RequestState) -> dict[str, Any]:
 async def _by_hand(state: RequestState) -> AsyncIterator[None]:
     """The turn of one task of this request to save, also after the headers were sent."""
     state.check_known()
-    if state.phase is SAVING:
+    if state.is_saving:
         state.headers_saved = state.headers_saved or anyio.Event()
         await state.headers_saved.wait()
+    if state.phase is SAVING:
+        raise ResponseStarted(
+            "Saving the session failed when the response started, so it cannot be saved by hand in this request either."
+        )
     if state.phase is not OPEN:
         state.check_reachable()
         state.phase = BY_HAND
