@@ -322,7 +322,7 @@ class SessionState(Struct, eq=False):
             return self._begin(data, now, by_hand)
         record = found.record
         payload, emptied, changed, due = None, False, by_hand, False
-        if self.modified or by_hand or (self.exposed and not config.matches(record.payload, data)):
+        if self.modified or (self.exposed and not config.matches(record.payload, data)):
             payload, differs = self._encode(data, record.payload)
             if differs:
                 changed = True

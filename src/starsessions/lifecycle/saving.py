@@ -111,7 +111,7 @@ async def carry_out(command: Command, session: TrackedDict) -> None:
     else:
         new_id = command.session_id or await backend.new_id()
         kept = await backend.rotate(command.found, command.record, new_id, ends_at, now, command.usable_until)
-    if not await _is_revoked(kept, state, now):
+    if not await _is_revoked(state, now):
         if state.config.on_event is not None:
             _note_save(command, kept, state)
         state.saved(command, kept, now)
@@ -130,11 +130,11 @@ async def _create(command: Create, state: RequestState, ends_at: int, now: int) 
         raise  # an id that the application chose, and that was filled by another task meanwhile
 
 
-async def _is_revoked(kept: Found, state: RequestState, now: int) -> bool:
+async def _is_revoked(state: RequestState, now: int) -> bool:
     identity, index = state.identity, state.config.backend.user_index
     if identity is None or index is None:
         return False
-    return not await index.is_indexed(kept.record.identity or identity, now)
+    return not await index.is_indexed(identity, now)
 
 
 def _note_save(command: Create | Replace | Rotate, kept: Found, state: RequestState) -> None:
