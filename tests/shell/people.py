@@ -24,6 +24,30 @@ LISTING: dict[str, Callable[[Clock], SessionBackend]] = {
 }
 
 
+class Recorded(MemoryStore):
+    """A store that says which verbs were called: each is a round trip, where the store is a server."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    async def get(self, key: str, *, now: int) -> Any:
+        self.calls.append("get")
+        return await super().get(key, now=now)
+
+    async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Any:
+        self.calls.append("create")
+        return await super().create(key, value, expires_at=expires_at, now=now)
+
+    async def replace(self, key: str, value: bytes, version: Any, *, expires_at: int, now: int) -> Any:
+        self.calls.append("replace")
+        return await super().replace(key, value, version, expires_at=expires_at, now=now)
+
+    async def delete(self, key: str, version: Any = None, *, now: int) -> bool:
+        self.calls.append("delete")
+        return await super().delete(key, version, now=now)
+
+
 def sign_in(user: str = "ann", **how: Any) -> Callable[[Session], Any]:
     async def act(session: Session) -> None:
         await users.sign_in(session, user, **how)

@@ -145,10 +145,13 @@ async def test_a_cookie_over_4096_bytes_is_an_error_that_names_the_size_and_the_
     site = site_of(backend=make(KEY))
 
     def act(session: Session) -> None:
-        session.update(small=1, big=noise(3000), bigger=noise(3500))
+        session.update(small=1, less=noise(20), big=noise(3000), bigger=noise(3500))
 
-    with pytest.raises(SessionTooLarge, match=r"\d{4,5} bytes; browsers accept 4096. Largest keys: 'bigger'"):
+    with pytest.raises(
+        SessionTooLarge, match=r"would take \d{4,5} bytes; browsers keep 4096. Largest keys: 'bigger'"
+    ) as error:
         await site.visit(act)
+    assert [key for key, _ in error.value.largest] == ["bigger", "big", "less"]
     assert site.browser.cookies == {}
 
 
@@ -177,8 +180,9 @@ async def test_an_id_of_a_custom_backend_that_is_too_long_is_an_error(site_of: C
         def is_well_formed(self, session_id: str) -> bool:
             return True
 
-    with pytest.raises(SessionTooLarge):
+    with pytest.raises(SessionTooLarge) as error:
         await site_of(backend=Tokens()).visit(sign_in)
+    assert (error.value.size, error.value.limit) == (len("session") + 5000, 4096)
 
 
 @pytest.mark.guarantee(7)
@@ -235,8 +239,9 @@ async def test_a_split_session_of_which_a_part_is_missing_or_foreign_is_no_sessi
 @pytest.mark.guarantee(7)
 async def test_more_than_the_allowed_parts_are_an_error(site_of: Callable[..., Site]) -> None:
     site = site_of(backend=CookieBackend(KEY, max_cookies=2))
-    with pytest.raises(SessionTooLarge):
+    with pytest.raises(SessionTooLarge) as error:
         await site.visit(lambda session: session.update(x=noise(10_000)))
+    assert error.value.limit == 2 * 4096
 
 
 async def test_a_number_that_is_too_long_to_print_is_weighed_too(site_of: Callable[..., Site]) -> None:

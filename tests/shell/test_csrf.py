@@ -17,7 +17,7 @@ from starlette.templating import Jinja2Templates
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from starsessions import ImproperlyConfigured, InMemoryBackend, Session, SessionBackend, SessionMiddleware
+from starsessions import ImproperlyConfigured, InMemoryBackend, Session, SessionBackend, SessionMiddleware, users
 from starsessions.csrf import CsrfFailed, CsrfMiddleware, WhyRefused, context_processor, csrf_input, csrf_token, verify
 from starsessions.session import get_session
 from tests.rows import rows
@@ -272,6 +272,11 @@ async def plain(request: Request) -> Response:
     return PlainTextResponse("no form here")
 
 
+async def sign_in_a_user(request: Request) -> Response:
+    await users.sign_in(request, "ann")
+    return Response()
+
+
 async def sign_in(request: Request) -> Response:
     session = get_session(request)
     await session.regenerate_id()
@@ -291,6 +296,7 @@ def shop(backend: SessionBackend, **settings: Any) -> Starlette:
             Route("/post", post, methods=["POST", "PUT"]),
             Route("/plain", plain),
             Route("/sign-in", sign_in, methods=["POST"]),
+            Route("/sign-in-a-user", sign_in_a_user, methods=["POST"]),
             Route("/sign-out", sign_out, methods=["POST"]),
         ],
         middleware=[Middleware(SessionMiddleware, backend=backend, autoload=True, **settings)],
@@ -360,8 +366,9 @@ def test_the_token_of_another_session_is_worth_nothing(browser_of: BrowserOf, ba
 
 @pytest.mark.requirement("NIST 5.1")
 @pytest.mark.guarantee(22)
+@rows("way", ["/sign-in", "/sign-in-a-user"])
 def test_a_token_from_before_the_sign_in_is_worth_nothing_after_it(
-    browser_of: BrowserOf, backend: SessionBackend
+    browser_of: BrowserOf, backend: SessionBackend, way: str
 ) -> None:
     """Session fixation (CWE-384, RFC 6265bis 8.6): the attacker has planted a session, and knows a token of it."""
     app = shop(backend)
@@ -369,7 +376,7 @@ def test_a_token_from_before_the_sign_in_is_worth_nothing_after_it(
     known = attacker.get("/form").text
     victim.cookies.set("session", attacker.cookies["session"], domain="testserver.local", path="/")
     assert victim.post("/post", data={"csrf_token": known}).status_code == 200
-    victim.post("/sign-in")
+    victim.post(way)
     response = victim.post("/post", data={"csrf_token": known})
     assert why(response) == "stale token"
     assert "Reload the page" in response.text

@@ -25,7 +25,7 @@ from starsessions.stores.base import Conflict
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSession, UserSessions
 from tests.rows import rows
-from tests.shell.people import sign_in, signed_in, user_of
+from tests.shell.people import Recorded, sign_in, signed_in, user_of
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
@@ -430,23 +430,25 @@ async def test_a_list_that_others_change_without_end_is_an_error_and_not_a_loop(
 
 async def test_a_new_sign_in_is_two_writes_however_long_it_lasts(site_of: Callable[..., Site], clock: Clock) -> None:
     """One for the list and one for the session: the list is told at once of the longest time that it may last."""
-
-    class Counted(MemoryStore):
-        writes = 0
-
-        async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Any:
-            self.writes += 1
-            return await super().create(key, value, expires_at=expires_at, now=now)
-
-        async def replace(self, key: str, value: bytes, version: Any, *, expires_at: int, now: int) -> Any:
-            self.writes += 1
-            return await super().replace(key, value, version, expires_at=expires_at, now=now)
-
     for max_age, remember in ((60, False), (60, True), (100 * 24 * 60 * 60, False), (100 * 24 * 60 * 60, True)):
-        store = Counted()
+        store = Recorded()
         site = site_of(backend=StoreBackend(store, clock=clock), max_age=max_age)
         await signed_in(site, remember=remember)
-        assert store.writes == 2, (max_age, remember)
+        assert [call for call in store.calls if call != "get"] == ["create", "create"], (max_age, remember)
+
+
+async def test_signing_out_touches_the_list_only_while_the_session_would_count_as_pending(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    """Later, whoever reads the list sees that the session is missing, so that two more round trips gain nothing."""
+    store = Recorded()
+    site = site_of(backend=StoreBackend(store, clock=clock))
+    for after, calls in ((PENDING - 1, ["get", "delete", "get", "delete"]), (PENDING, ["get", "delete"])):
+        await site.visit(sign_in())
+        clock.advance(after)
+        store.calls.clear()
+        await site.visit(users.sign_out)
+        assert store.calls == calls, after
 
 
 # How many

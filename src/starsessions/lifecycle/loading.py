@@ -65,7 +65,6 @@ async def revalidate(session: TrackedDict) -> bool:
 
     It has also ended if another user has signed in since it was loaded, or the same one again.
     """
-    await load(session)
     state = session.__starsessions__
     state.check_known()
     found, config = state.found, state.config

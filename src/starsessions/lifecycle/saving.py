@@ -30,7 +30,7 @@ from starsessions.core.state import (
 )
 from starsessions.events import ConflictResolved, SignedOut, events_for_save, handle_of
 from starsessions.exceptions import ResponseStarted, SessionError, SessionGone
-from starsessions.lifecycle.loading import find, load
+from starsessions.lifecycle.loading import find
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
 
@@ -147,7 +147,7 @@ def _note_merge(state: RequestState) -> None:
         state.note(ConflictResolved(handle_of(state.found)))
 
 
-# What a handler asks for that saves at once
+# What a handler asks for that saves at once. The session has been loaded.
 
 
 async def save_for_headers(session: TrackedDict, command: Command | None = None) -> None:
@@ -165,14 +165,13 @@ async def persist(session: TrackedDict) -> str:
     state = session.__starsessions__
     async with _by_hand(state):
         await save(session, by_hand=True)
-    if state.is_lost or state.found is None:
+    if state.found is None:
         raise SessionGone("The session was ended since it was loaded, so nothing was saved.")
     return state.found.token
 
 
 async def update_atomically(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -> T:
     """Run `change` on what is stored now, and again until no other request was faster; then it is saved."""
-    await load(session)
     async with _by_hand(session.__starsessions__):
         return await _update(session, change)
 
@@ -238,7 +237,6 @@ async def _by_hand(state: RequestState) -> AsyncIterator[None]:
 
 async def end(session: TrackedDict) -> None:
     """End the session for good, now: a logout must not depend on a response that may fail."""
-    await load(session)
     state = session.__starsessions__
     state.check_known()
     config = state.config

@@ -16,7 +16,6 @@ from starsessions.core.user_agent import describe, truncate_ip
 from starsessions.events import Revoked
 from starsessions.exceptions import TooManySessions
 from starsessions.lifecycle.config import UserRules
-from starsessions.lifecycle.loading import load
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.saving import end
 from starsessions.lifecycle.tracked_dict import TrackedDict
@@ -27,8 +26,7 @@ _warned: WeakSet[Backend] = WeakSet()
 
 
 async def sign_in(session: TrackedDict, user_id: str, remember: bool, keep_data: bool, method: str) -> str:
-    """Make this session that of a user, under a new id, which is returned."""
-    await load(session)
+    """Make this session, which has been loaded, that of a user, under a new id, which is returned."""
     state = session.__starsessions__
     state.check_sendable()
     config, before, now = state.config, state.user, int(state.config.clock())
