@@ -133,9 +133,7 @@ class SessionMiddleware:
         self.app = app
         self.config: Config = Config.build(
             backend=adapted.bind(binding_for(cookie.name, app_name), policy),
-            policy=policy,
             cookie=cookie,
-            clock=adapted.clock,
             autoload=autoload,
             raises_on_conflict=on_conflict == "raise",
             anonymous_if_unavailable=on_unavailable == "anonymous",

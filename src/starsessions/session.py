@@ -49,7 +49,7 @@ class Session(TrackedDict):
         """Make a session to use by hand. The id is trusted: do not pass one that a browser sent."""
         super().__init__()
         adapted = adapt(backend).bound_or_default()
-        config = Config.build(adapted, adapted.policy, CookieSpec(), adapted.clock, autoload=False)
+        config = Config.build(adapted, CookieSpec(), autoload=False)
         self.__starsessions__ = RequestState(config, explicit_id=session_id)
 
     # The hooks of TrackedDict
@@ -123,8 +123,7 @@ class Session(TrackedDict):
             SessionGone: the session was ended since it was loaded.
             ResponseStarted: a cookie would be needed that can no longer be sent.
         """
-        if not self.__starsessions__.ready:
-            self._before_read()
+        self._before_read()
         return await saving.persist(self)
 
     async def delete(self) -> None:
@@ -191,8 +190,7 @@ class Session(TrackedDict):
     @property
     def data(self) -> dict[str, Any]:
         """The data: the session itself."""
-        if not self.__starsessions__.ready:
-            self._before_read()
+        self._before_read()
         return self
 
     @data.setter

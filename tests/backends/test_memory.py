@@ -358,3 +358,10 @@ async def test_a_session_whose_end_comes_before_the_response_is_over_and_no_erro
     site = site_of(backend=InMemoryBackend(clock=clock))
     await site.visit(act)
     assert await site.data() == {}
+
+
+def test_an_empty_backend_is_not_replaced_by_the_default_of_an_or() -> None:
+    backend, store = InMemoryBackend(), MemoryStore()
+    assert (len(backend), len(store)) == (0, 0)
+    assert (backend or None) is backend
+    assert (store or None) is store

@@ -193,7 +193,7 @@ class TestGarbage:
 async def test_an_entry_that_holds_no_record_is_no_session_and_can_be_removed(server: RedisServer) -> None:
     backend = RedisBackend(server.url, secrets.token_hex(4))
     async with backend.lifespan():
-        await backend.store.create(backend._key("an-id"), b"garbage", expires_at=NOW * 2, now=NOW)
+        await backend.store.create(backend.key_of("an-id"), b"garbage", expires_at=NOW * 2, now=NOW)
         assert await backend.fetch("an-id", NOW) is MissReason.UNDECODABLE
         await backend.remove("an-id")
         await backend.write({"a": 1}, "an-id")

@@ -56,6 +56,9 @@ class InMemoryBackend(StoreBackend):
         others = () if self.original is not None else self._stores.values()
         return len(self.store) + sum(len(store) for store in others if store is not None)
 
+    def __bool__(self) -> bool:
+        return True  # `backend or …` must not replace an empty one
+
     @property
     def data(self) -> Mapping[str, dict[str, Any]]:
         """A copy of all that is held, live or not, by id, for tests. Its cost grows with their number.

@@ -128,15 +128,15 @@ class StoreBackend(Backend):
         return cipher
 
     async def fetch(self, token: str, now: int) -> Found | MissReason:
-        key = self._key(token)
+        key = self.key_of(token)
         read = self._read(token, key, await self.store.get(key, now=now))
         return await self._followed(read, token, now) if isinstance(read, Pointer) else read
 
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
         token = session_id or await self.new_id()
         if record.identity is not None:
-            record = await self.user_index.keep_indexed(record, self._key(token), ends_at, now)
-        key = self._key(token)
+            record = await self.user_index.keep_indexed(record, self.key_of(token), ends_at, now)
+        key = self.key_of(token)
         write = self.store.create(key, self._value(key, record), expires_at=ends_at, now=now)
         return await self._written(write, token, key, record, now)
 
@@ -152,7 +152,7 @@ class StoreBackend(Backend):
         self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
     ) -> Found:
         place: Location = found.version
-        new_key = self._key(session_id)
+        new_key = self.key_of(session_id)
         old, identity = found.record.identity, record.identity
         stays = old is not None and identity is not None and old.handle == identity.handle
         if identity is not None:  # a sign-in has listed the session under its new key
@@ -197,9 +197,6 @@ class StoreBackend(Backend):
             version = entry.version
         await self.store.delete(key, now=now)
 
-    def key_of(self, session_id: str) -> str:
-        return self._key(session_id)
-
     async def look_up(self, listed: IndexedSession, now: int) -> Found | None:
         key, entry = await self._moved_to(listed.key, await self.store.get(listed.key, now=now), now)
         read = self._read("", key, entry)
@@ -220,10 +217,10 @@ class StoreBackend(Backend):
             await self.delete(found, now)
 
     async def discard(self, token: str, now: int) -> None:
-        await self.store.delete(self._key(token), now=now)
+        await self.store.delete(self.key_of(token), now=now)
 
-    def _key(self, token: str) -> str:
-        return key_under(self._label, token) if self.hashes_ids else token
+    def key_of(self, session_id: str) -> str:
+        return key_under(self._label, session_id) if self.hashes_ids else session_id
 
     def _value(self, key: str, content: Record | Pointer) -> bytes:
         body = _encode(content)

@@ -37,7 +37,7 @@ from contextlib import suppress
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from math import isfinite
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 from zlib import adler32
 
@@ -49,6 +49,8 @@ from msgspec.msgpack import Encoder as MsgpackEncoder
 from msgspec.msgpack import Ext
 
 from starsessions.exceptions import UnsupportedValue
+
+T = TypeVar("T")
 
 MAX_DEPTH = 100
 
@@ -104,17 +106,17 @@ def is_builtin(serializer: Serializer) -> bool:
     return type(serializer) in (Msgpack, PlainJson)
 
 
-def _own(serializer: Serializer, name: str) -> Any:
+def _own(serializer: Serializer, name: str, otherwise: T) -> T:
     """Return an optional method of the serializer, but not one that a subclass of a built-in serializer inherited."""
-    return getattr(serializer, name, None) if is_builtin(serializer) or not isinstance(serializer, Msgpack) else None
+    if isinstance(serializer, Msgpack) and not is_builtin(serializer):
+        return otherwise
+    own: T = getattr(serializer, name, otherwise)
+    return own
 
 
 def matcher(serializer: Serializer) -> Callable[[Any, dict[str, Any]], bool]:
     """Return a cheap check that data has not changed: the serializer's own `matches`, or a comparison of bytes."""
-    own = _own(serializer, "matches")
-    if own is not None:
-        return cast("Callable[[Any, dict[str, Any]], bool]", own)
-    return lambda payload, data: bool(serializer.dumps(data) == payload)
+    return _own(serializer, "matches", lambda payload, data: bool(serializer.dumps(data) == payload))
 
 
 def dumper_again(serializer: Serializer) -> Callable[[dict[str, Any], Any, bool], tuple[Any, bool]]:
@@ -122,10 +124,7 @@ def dumper_again(serializer: Serializer) -> Callable[[dict[str, Any], Any, bool]
 
     Use it only if the lists and dicts that were loaded cannot have changed inside, and every assigned value is plain.
     """
-    own = _own(serializer, "dumps_again")
-    if own is not None:
-        return cast("Callable[[dict[str, Any], Any, bool], tuple[Any, bool]]", own)
-    return lambda data, base, in_order: (serializer.dumps(data), False)
+    return _own(serializer, "dumps_again", lambda data, base, in_order: (serializer.dumps(data), False))
 
 
 class Msgpack:

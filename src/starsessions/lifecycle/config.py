@@ -10,7 +10,7 @@ from starsessions.backends.base import Backend, in_one_step
 from starsessions.core.chunking import tokens_of
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Values
 from starsessions.core.durations import Clock
-from starsessions.core.record import Found, Policy, deadline
+from starsessions.core.record import Found, deadline
 from starsessions.core.serializer import differs_for_sure, dumper_again, is_builtin, matcher
 from starsessions.core.state import Create, Replace, Rotate, Rules
 from starsessions.events import OnEvent
@@ -52,9 +52,7 @@ class Config(Rules, frozen=True):
     def build(
         cls,
         backend: Backend,
-        policy: Policy,
         cookie: CookieSpec,
-        clock: Clock,
         autoload: bool,
         raises_on_conflict: bool = False,
         anonymous_if_unavailable: bool = False,
@@ -62,10 +60,10 @@ class Config(Rules, frozen=True):
         users: UserRules = UserRules(),  # noqa: B008 - it is frozen
     ) -> Self:
         """Prepare what follows from the backend, its serializer and the cookie."""
-        serializer = backend.serializer
+        serializer, policy = backend.serializer, backend.policy
         # Whether a token may be shown to the backend; None where a seal is all the form that it has.
         is_well_formed = None if backend.is_client_side else backend.is_well_formed
-        store_now, stored_now = _storing_now(backend, policy)
+        store_now, stored_now = _storing_now(backend)
         return cls(
             policy=policy,
             is_client_side=backend.is_client_side,
@@ -75,10 +73,10 @@ class Config(Rules, frozen=True):
             dumps=serializer.dumps,
             dumps_again=dumper_again(serializer),
             matches=matcher(serializer),
-            differs_for_sure=differs_for_sure if is_builtin(serializer) else _cannot_tell,
+            differs_for_sure=differs_for_sure if is_builtin(serializer) else lambda payload, base: False,
             backend=backend,
             cookie=cookie,
-            clock=clock,
+            clock=backend.clock,
             tokens_in=tokens_of(cookie, backend.max_cookies, is_well_formed),
             loads_at_once=autoload and backend.never_waits,
             store_now=store_now,
@@ -92,7 +90,7 @@ class Config(Rules, frozen=True):
 
 
 def _storing_now(
-    backend: Backend, policy: Policy
+    backend: Backend,
 ) -> tuple[Callable[[Any], Found] | None, tuple[type[Create | Replace | Rotate], ...]]:
     """How the backend carries out a command without waiting for anything, and which commands it does that for."""
     if not backend.never_waits:
@@ -105,13 +103,11 @@ def _storing_now(
 
         return store_sealed, (Replace, Create, Rotate)
 
+    policy = backend.policy
+
     def store(command: Replace) -> Found:
         record = command.record
         return in_one_step(backend.replace(command.found, record, deadline(record, policy), record.renewed_at))
 
     # A new id comes from `generate_id()`, which an application may override with one that waits.
     return store, (Replace,)
-
-
-def _cannot_tell(payload: Any, base: Any) -> bool:
-    return False

@@ -177,12 +177,12 @@ async def update_atomically(session: TrackedDict, change: Callable[[dict[str, An
 
 
 async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -> T:
-    state = session.__starsessions__
+    state, config = session.__starsessions__, session.__starsessions__.config
     state.sync_models()
     before = dict(dict.items(session))
     pending = merge.diff(state.stored(), before)  # what this request changed before is saved with it
     for _ in range(MAX_ATTEMPTS):
-        data = _copied(before, state)
+        data = config.loads(config.dumps(before))  # in objects of its own
         result = change(data)
         if iscoroutine(result):
             result.close()
@@ -192,7 +192,7 @@ async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -
         try:
             await carry_out(decide(session), session)
         except Conflict as conflict:
-            if state.overtaken(conflict.current, session, int(state.config.clock())):
+            if state.overtaken(conflict.current, session, int(config.clock())):
                 # What was made of older data must not be what the handler goes on with, if the next attempt fails.
                 before = merge.apply(pending, state.stored())
                 replace_items(session, before)
@@ -205,11 +205,6 @@ async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -
             raise SessionGone("The session was ended since it was loaded, so nothing was saved.")
         return result
     raise SessionError(_CONTENDED)
-
-
-def _copied(data: dict[str, Any], state: RequestState) -> dict[str, Any]:
-    """The same data, in objects of its own."""
-    return state.config.loads(state.config.dumps(data))
 
 
 @asynccontextmanager

@@ -32,6 +32,9 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __bool__(self) -> bool:
+        return True  # `backend or …` must not replace an empty one
+
     def all_keys(self) -> list[str]:
         return list(self._entries)
 
