@@ -148,7 +148,7 @@ async def test_a_cookie_over_4096_bytes_is_an_error_that_names_the_size_and_the_
         session.update(small=1, less=noise(20), big=noise(3000), bigger=noise(3500))
 
     with pytest.raises(
-        SessionTooLarge, match=r"would take \d{4,5} bytes; browsers keep 4096. Largest keys: 'bigger'"
+        SessionTooLarge, match=r"would take \d{4,5} bytes; browsers accept 4096. Largest keys: 'bigger'"
     ) as error:
         await site.visit(act)
     assert [key for key, _ in error.value.largest] == ["bigger", "big", "less"]
