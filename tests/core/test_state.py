@@ -185,6 +185,16 @@ def test_what_another_task_asked_for_since_the_decision_is_still_to_be_done() ->
     assert state.command(data, NOW) == NOTHING
 
 
+def test_a_session_that_is_found_at_a_second_look_is_neither_missing_nor_lost() -> None:
+    state, data = machine(MissReason.UNAVAILABLE)
+    state.lost(data)
+
+    data = state.loaded(found_with({"a": 1}))
+
+    assert (data, state.miss_reason, state.is_lost) == ({"a": 1}, None, False)
+    state.check_known()
+
+
 # Facts: deleted, lost
 
 

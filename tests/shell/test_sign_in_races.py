@@ -344,3 +344,20 @@ async def test_a_session_that_got_a_new_id_stays_on_the_list_for_as_long_as_it_i
         assert len(await story.users.list("ann")) == 1
     assert await story.user(browser) == "ann"
     await story.end_all()
+
+
+async def test_a_logout_that_could_not_change_the_list_has_ended_the_session_and_clears_its_cookie(
+    clock: Clock,
+) -> None:
+    store = Watched()
+    site = Site(backend=StoreBackend(store, clock=clock), autoload=False)
+    await site.visit(sign_in("ann"))
+
+    async def sign_out(session: Session) -> None:
+        await session.load()
+        store.breaks_at, store.how = store.calls + 2, "call lost"  # the first one deletes the session
+        with pytest.raises(BackendUnavailable):
+            await users.sign_out(session)
+        assert (len(session), users.get_user_id(session)) == (0, None)
+
+    assert "Max-Age=0" in (await site.visit(sign_out)).set_cookie

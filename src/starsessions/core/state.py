@@ -239,7 +239,7 @@ class SessionState(Opaque, Struct, eq=False):
         if isinstance(result, Found):
             data = self._read(result)
             if data is not None:
-                self.found = result
+                self.found, self.miss_reason, self.is_lost = result, None, False
                 return data
             result = MissReason.UNDECODABLE
         self.miss_reason = result

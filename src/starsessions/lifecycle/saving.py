@@ -241,14 +241,13 @@ async def end(session: TrackedDict) -> None:
     if found is None and state.explicit_id is not None:  # told that it is loaded, and never looked for
         looked = await find(state)
         found = looked if isinstance(looked, Found) else None
-    if found is not None:
-        await config.backend.delete(found, now)
-        if found.record.identity is not None:
-            state.note(SignedOut(handle_of(found), found.record.identity.user_id))
-    index = config.backend.user_index
-    if index is not None and user is not None and now < user.signed_in_at + PENDING:
-        await index.forget(user, now)  # or it would count as one that is about to be stored
     if found is None:
         state.forget(session)
     else:
-        state.deleted(session)
+        await config.backend.delete(found, now)
+        if found.record.identity is not None:
+            state.note(SignedOut(handle_of(found), found.record.identity.user_id))
+        state.deleted(session)  # whatever happens to the list
+    index = config.backend.user_index
+    if index is not None and user is not None and now < user.signed_in_at + PENDING:
+        await index.forget(user, now)  # or it would count as one that is about to be stored
