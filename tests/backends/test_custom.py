@@ -186,6 +186,25 @@ async def test_a_subclass_of_ours_that_overrides_a_call_is_asked(site_of: Callab
     assert await site.data() == {"user": "ann"}
 
 
+async def test_a_backend_is_given_an_id_for_every_session_that_begins() -> None:
+    """It need not make one itself: `write` with an id is all that it has to know."""
+    given: list[str | None] = []
+
+    class Numbered(DictBackend):
+        async def generate_id(self) -> str:
+            return f"number-{len(given)}"
+
+        async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
+            given.append(session_id)
+            return await super().write(data, session_id)
+
+    site = Site(backend=Numbered(), autoload=True)
+    await site.visit(lambda session: session.update(n=1))
+    await site.visit(Session.regenerate_id)
+
+    assert given == ["number-0", "number-1"]
+
+
 async def test_two_ids_from_generate_id_that_collide_are_an_error_and_overwrite_nothing() -> None:
     from starsessions import SessionError
 

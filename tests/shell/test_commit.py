@@ -139,7 +139,7 @@ async def test_an_application_that_catches_the_error_can_still_answer(site_of: C
     site = site_of(backend=backend)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        scope["session"]["user"] = "ann"
+        scope["session"]["cart"] = ["tea"]  # a value that is compared again at the end of the request
         try:
             await send({"type": "http.response.start", "status": 200, "headers": []})
         except ConnectionError:
@@ -176,6 +176,17 @@ async def test_saving_by_hand_after_the_save_failed_is_an_error_and_does_not_wai
 
         site.app.app = app
         await call(site.app, {"type": kind, "headers": site.browser.header()})
+
+
+async def test_a_handler_that_never_answers_has_changed_nothing_too_late(site_of: Callable[..., Site]) -> None:
+    """The client has gone away, say: there is no response that the change could have missed."""
+    site = site_of(backend=DictBackend())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["session"]["cart"] = ["tea"]
+
+    site.app.app = app
+    assert (await site.visit()).messages == []
 
 
 async def test_a_handler_that_fails_saves_nothing(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:

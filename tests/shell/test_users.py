@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec import msgpack
 
 from starsessions import (
     BackendUnavailable,
@@ -20,7 +21,8 @@ from starsessions import (
 )
 from starsessions.backends.adapter import adapt
 from starsessions.backends.server_side import StoreBackend
-from starsessions.backends.user_index import MAX_TRIES, PENDING, Index, IndexedSession, index_key
+from starsessions.backends.user_index import MAX_TRIES, PENDING, Index, IndexedSession, UserIndex, index_key
+from starsessions.core.record import Identity
 from starsessions.stores.base import Conflict
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSession, UserSessions
@@ -283,6 +285,22 @@ async def test_garbage_where_the_list_should_be_ends_no_session_and_is_replaced(
         await site.visit(sign_in())
         assert await user_of(site, site.browser) == "ann"
         assert len(await UserSessions(backend).list("ann")) == 1
+
+
+async def test_a_list_is_stored_as_arrays_in_which_each_field_keeps_its_place(clock: Clock) -> None:
+    """What one release has stored, the next one reads: fields are only added at the end."""
+    store, key, now = MemoryStore(), index_key("ann"), int(clock())
+    identity = Identity("ann", now, "a-handle", "password", "Firefox", "192.0.2.0", now + 60, 3)
+    listed = IndexedSession("a-handle", "a-key", now, now + 60, identity)
+
+    await UserIndex(store).change("ann", lambda before: (*before, listed), now + 60, now)
+
+    fields = ["a-handle", "a-key", now, now + 60]
+    of_user = ["ann", now, "a-handle", "password", "Firefox", "192.0.2.0", now + 60, 3]
+    entry = await store.get(key, now=now)
+    assert entry is not None
+    assert entry.value == b"u1." + key[:8].encode() + msgpack.encode([[*fields, of_user]])
+    assert await UserIndex(store).of("ann", now) == (listed,)
 
 
 async def test_a_list_is_no_session_whatever_id_is_made_up(

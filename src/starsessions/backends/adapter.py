@@ -77,9 +77,6 @@ class AdaptedBackend(Backend):
     def bound_or_default(self) -> Self:
         return self  # a session that is used by hand is one of the application's own object
 
-    async def generate_id(self) -> str:
-        return await self.inner.generate_id()
-
     async def new_id(self) -> str:
         return await self.inner.generate_id()  # what counts is the id that write() returns: see _write
 
@@ -108,7 +105,7 @@ class AdaptedBackend(Backend):
         return Found(token, replace(kept, payload=_Copy(data)), mark)
 
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
-        token = session_id or await self.generate_id()
+        token = session_id or await self.new_id()
         return await self._write(token, record)
 
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
