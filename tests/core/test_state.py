@@ -49,7 +49,7 @@ ROTATING = rules(Policy(max_age=10_000, rotate_every=100, rotate_grace=30))
 
 @pytest.mark.parametrize("kind", [SessionState, RequestState])
 def test_no_id_and_no_cookie_is_in_what_a_tool_prints_of_local_variables(kind: type[SessionState]) -> None:
-    state = kind(RULES, explicit_id="by-hand", next_id="secret", found=found_with({"a": 1}, "secret"))  # type: ignore[arg-type]
+    state = kind(RULES, explicit_id="by-hand", next_id="secret", found=found_with({"a": 1}, "secret"))
     if isinstance(state, RequestState):
         state.headers = [(b"cookie", b"session=secret")]
     create, rotate = Create(record_of({}), "secret"), Rotate(found_with({}), record_of({}), "secret", 0)

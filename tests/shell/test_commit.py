@@ -189,6 +189,29 @@ async def test_a_handler_that_never_answers_has_changed_nothing_too_late(site_of
     assert (await site.visit()).messages == []
 
 
+async def test_an_id_that_could_not_be_sent_is_not_taken_from_the_browser_by_a_late_save(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site = site_of(backend=server_backend)
+    await site.visit(sign_in)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        session = scope["session"]
+        await session.regenerate_id()
+        session["value"] = (value for value in "abc")  # no backend keeps that
+        with pytest.raises(TypeError):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        dict.pop(session, "value")
+        with pytest.raises(ResponseStarted, match="failed"):
+            await session.persist()
+
+    site.app.app, handle = app, site.app.app
+    await site.visit()
+    site.app.app = handle
+    assert await site.data() == {"user": "ann"}
+
+
 async def test_a_handler_that_fails_saves_nothing(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:
     site = site_of(backend=server_backend)
     await site.visit(sign_in)

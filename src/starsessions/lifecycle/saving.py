@@ -25,6 +25,7 @@ from starsessions.core.state import (
     Delete,
     Discard,
     Nothing,
+    Phase,
     Replace,
     Rotate,
 )
@@ -38,6 +39,8 @@ MAX_ATTEMPTS = 1000
 """Writes that may lose against other requests before the save fails. Each loss is another request's success."""
 
 _CONTENDED = "The session was changed by other requests so often that it could not be saved."
+
+_FAILED = (SAVING, Phase.FAILED)
 
 T = TypeVar("T")
 
@@ -214,7 +217,7 @@ async def _by_hand(state: RequestState) -> AsyncIterator[None]:
     if state.is_saving:
         state.headers_saved = state.headers_saved or anyio.Event()
         await state.headers_saved.wait()
-    if state.phase is SAVING:
+    if state.phase in _FAILED:  # a new id that was asked for would be stored, and the browser never told of it
         raise ResponseStarted(
             "Saving the session failed when the response started, so it cannot be saved by hand in this request either."
         )
