@@ -400,6 +400,21 @@ async def test_a_sign_in_that_is_under_way_is_ended_with_all_the_others(
     assert await user_of(site, browser) is None
 
 
+async def test_a_sign_in_that_was_ended_before_it_was_stored_leaves_nothing_in_the_store(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    store = MemoryStore()
+    backend = StoreBackend(store, clock=clock)
+
+    async def act(session: Session) -> None:
+        session["private"] = 1
+        await users.sign_in(session, "ann")
+        await UserSessions(backend).revoke_all("ann")
+
+    await site_of(backend=backend).visit(act)
+    assert store.all_keys() == []
+
+
 async def test_whoever_is_stored_between_the_two_looks_is_ended_too(clock: Clock, site_of: Callable[..., Site]) -> None:
     """The list is read, nothing is stored yet; then it is stored and still listed; then the list is changed."""
     inside: list[Any] = []
