@@ -497,6 +497,15 @@ async def test_one_session_too_many_ends_the_oldest(site_of: Callable[..., Site]
     assert len(await UserSessions(listing).list("ann")) == 2
 
 
+async def test_who_was_signed_in_as_another_user_is_one_more_session_of_this_one(
+    site_of: Callable[..., Site], listing: SessionBackend
+) -> None:
+    site = site_of(backend=listing, max_sessions_per_user=1)
+    first, other = await signed_in(site), await signed_in(site, "bob")
+    await site.visit(sign_in("ann"), other)
+    assert [await user_of(site, browser) for browser in (first, other)] == [None, "ann"]
+
+
 @pytest.mark.requirement("ASVS 7.1.2")
 async def test_one_session_too_many_is_refused_if_that_is_asked_for(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
