@@ -409,6 +409,20 @@ async def test_a_logout_after_the_response_started_still_ends_the_session(
     assert await site.data() == {}
 
 
+async def test_a_logout_after_the_response_started_of_a_visitor_without_a_session_is_no_error(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    async def twice(session: Session) -> None:
+        await session.delete()
+        await session.delete()
+
+    site = site_of(backend=server_backend)
+    await site.visit(after=Session.delete)
+    await site.visit(sign_in)
+    await site.visit(after=twice)
+    assert await site.data() == {}
+
+
 async def test_persist_before_the_response_saves_at_once_and_the_cookie_follows(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:

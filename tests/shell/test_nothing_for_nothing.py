@@ -142,6 +142,22 @@ async def test_asking_whether_the_user_is_known_begins_no_session(
     assert reply.all("vary") == ["Cookie"]
 
 
+async def test_the_flags_of_starlettes_own_session_say_what_was_done_and_can_be_set(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    def flags(session: Session) -> list[tuple[bool, bool]]:
+        seen = [(session.accessed, session.modified)]
+        session.get("a")
+        seen.append((session.accessed, session.modified))
+        session["a"] = 1
+        seen.append((session.accessed, session.modified))
+        session.accessed = session.modified = False
+        return [*seen, (session.accessed, session.modified)]
+
+    reply = await site_of(backend=backend).visit(flags)
+    assert reply.result == [(False, False), (True, False), (True, True), (False, False)]
+
+
 async def test_lifespan_passes_through(site_of: Callable[..., Site]) -> None:
     seen: list[str] = []
 

@@ -29,6 +29,7 @@ from starsessions import (
 )
 from starsessions.backends.server_side import StoreBackend
 from starsessions.stores.memory import MemoryStore
+from starsessions.watch import revalidate
 from tests.shell.test_websocket import connect
 from tests.site import Clock, Reply, Site, call
 
@@ -163,6 +164,22 @@ async def test_anonymous_goes_on_without_the_session_and_leaves_its_cookie_alone
     assert "continues without its session" in caplog.text
     store.fails = False
     assert await site.data() == {"user": "ann"}
+
+
+async def test_a_session_that_could_not_be_loaded_is_not_taken_for_one_that_has_ended(
+    site_of: Callable[..., Site], backend: StoreBackend, store: Failing
+) -> None:
+    """A WebSocket that asks would be closed as signed out, because of an outage that may last a moment."""
+    site = site_of(backend=backend, on_unavailable="anonymous")
+    await site.visit(sign_in)
+
+    async def act(session: Session) -> None:
+        await session.load()
+        with pytest.raises(BackendUnavailable):
+            await revalidate(session)
+
+    store.fails = True
+    await site.visit(act)
 
 
 CHANGES: dict[str, Callable[[Session], Any]] = {

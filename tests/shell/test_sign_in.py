@@ -249,6 +249,15 @@ async def test_signing_out_can_tell_the_browser_to_forget_the_site(
     assert reply.all("clear-site-data") == ['"cache", "cookies", "storage"']
 
 
+async def test_no_other_response_tells_the_browser_to_forget_the_site(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    site = site_of(backend=backend)
+    for act in (lambda session: session.update(n=1), sign_in(), Session.regenerate_id, Session.delete):
+        reply = await site.visit(act)
+        assert (len(reply.set_cookies), reply.all("clear-site-data")) == (1, [])
+
+
 async def test_who_was_not_signed_in_keeps_the_site(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     """Such an answer may be stored by a cache, and says nothing about anybody."""
     reply = await site_of(backend=backend).visit(lambda session: users.sign_out(session, clear_site_data=True))

@@ -400,6 +400,21 @@ async def test_a_sign_in_that_is_under_way_is_ended_with_all_the_others(
     assert await user_of(site, browser) is None
 
 
+async def test_a_sign_in_that_was_ended_before_it_was_stored_leaves_nothing_in_the_store(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    store = MemoryStore()
+    backend = StoreBackend(store, clock=clock)
+
+    async def act(session: Session) -> None:
+        session["private"] = 1
+        await users.sign_in(session, "ann")
+        await UserSessions(backend).revoke_all("ann")
+
+    await site_of(backend=backend).visit(act)
+    assert store.all_keys() == []
+
+
 async def test_whoever_is_stored_between_the_two_looks_is_ended_too(clock: Clock, site_of: Callable[..., Site]) -> None:
     """The list is read, nothing is stored yet; then it is stored and still listed; then the list is changed."""
     inside: list[Any] = []
@@ -480,6 +495,15 @@ async def test_one_session_too_many_ends_the_oldest(site_of: Callable[..., Site]
     await signed_in(site, "bob")
     assert [await user_of(site, browser) for browser in browsers] == [None, None, "ann", "ann"]
     assert len(await UserSessions(listing).list("ann")) == 2
+
+
+async def test_who_was_signed_in_as_another_user_is_one_more_session_of_this_one(
+    site_of: Callable[..., Site], listing: SessionBackend
+) -> None:
+    site = site_of(backend=listing, max_sessions_per_user=1)
+    first, other = await signed_in(site), await signed_in(site, "bob")
+    await site.visit(sign_in("ann"), other)
+    assert [await user_of(site, browser) for browser in (first, other)] == [None, "ann"]
 
 
 @pytest.mark.requirement("ASVS 7.1.2")
