@@ -68,7 +68,7 @@ class _SealedCookieBackend(Backend):
 
     @abstractmethod
     def peek(self, token: str, now: int) -> Found | MissReason:
-        """Return the session in a token, or why there is none. It never raises, since an attacker can send any token."""
+        """Return the session in a token, or why there is none. Never raises, since an attacker can send any token."""
 
     async def fetch(self, token: str, now: int) -> Found | MissReason:
         found = self.peek(token, now)

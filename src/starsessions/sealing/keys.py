@@ -28,7 +28,7 @@ def key_list(keys: Keys) -> list[bytes]:
     """
     several = [keys] if isinstance(keys, (str, bytes, Secret)) else keys
     if not isinstance(several, Sequence) or not several:
-        raise ImproperlyConfigured("secret_key must be a str or bytes, or a list of them: the first one is the newest.")
+        raise ImproperlyConfigured("secret_key must be a str or bytes, or a list of them: new cookies use the first.")
     return [_key(key) for key in several]
 
 

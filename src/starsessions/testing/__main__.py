@@ -25,10 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m starsessions.testing", description=__doc__.partition("\n\n")[2])
     parser.add_argument("open_store", nargs="?", metavar="package.module:open_store")
     parser.add_argument("--decline", action="append", default=[], metavar="NAME=REASON", help=capabilities)
-    parser.add_argument("--largest-value", type=int, metavar="BYTES", help="the largest value that the store accepts, if
-    there is a limit") parser.add_argument("--event-loop", choices=["asyncio", "trio"], default="asyncio")
-    parser.add_argument("--self-test", action="store_true", help="check that the rules reject broken stores") options =
-    parser.parse_args(arguments) if options.self_test:
+    parser.add_argument("--largest-value", type=int, metavar="BYTES", help="the size limit of values, if there is one")
+    parser.add_argument("--event-loop", choices=["asyncio", "trio"], default="asyncio")
+    parser.add_argument("--self-test", action="store_true", help="check that the rules reject broken stores")
+    options = parser.parse_args(arguments)
+    if options.self_test:
         return anyio.run(_self_test, backend=options.event_loop)
     if not options.open_store or ":" not in options.open_store:
         parser.error("name the function that opens your store: package.module:open_store")

@@ -238,7 +238,7 @@ class SessionOf:
 
 
 class _Visit:
-    """A request to the installed middleware, in place of the application: its handler waits while the session is open."""
+    """A request to the installed middleware, whose handler waits while the session is open."""
 
     def __init__(self, middleware: SessionMiddleware, request: dict[str, Any]) -> None:
         self.headers: list[tuple[bytes, bytes]] = []

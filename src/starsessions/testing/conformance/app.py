@@ -27,7 +27,7 @@ class Answer:
 
 
 class Site:
-    """An application: `await site.visit(token, act)` sends a request with this cookie, whose handler runs `act(session)`.
+    """An application. `await site.visit(token, act)` sends a request with this cookie; its handler runs `act(session)`.
 
     >>> import anyio
     >>> from starsessions import InMemoryBackend

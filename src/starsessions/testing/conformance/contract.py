@@ -49,7 +49,7 @@ class Contract(Generic[P]):
         """
         for capability, reason in declines.items():
             if capability not in self.capabilities:
-                raise ValueError(f"There is no capability {capability!r}: decline one of {', '.join(self.capabilities)}.")
+                raise ValueError(f"Unknown capability {capability!r}: decline one of {', '.join(self.capabilities)}.")
             if not reason or not isinstance(reason, str):
                 raise ValueError(f"Decline {capability!r} with a reason, as a sentence for the test report.")
         return declines.get(self._rules[rule] or "")

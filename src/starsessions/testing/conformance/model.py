@@ -1,4 +1,4 @@
-"""A simple model of sessions, and a Hypothesis state machine that searches for requests where a backend differs from it.
+"""A simple model of sessions, and a Hypothesis search for requests where a backend differs from it.
 
 Requests overlap: each begins, loads, changes, rotates, logs out and ends on command, while others do the same and the
 clock advances. The model predicts the session of every token that was ever issued.

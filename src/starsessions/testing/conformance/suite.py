@@ -18,7 +18,7 @@ class _Suite:
     contract: ClassVar[Contract[Any]]
 
     declines: ClassVar[Mapping[str, str]] = {}
-    """The capabilities that your implementation lacks, and why. Their rules are skipped, and pytest shows the reason."""
+    """The capabilities that yours lacks, and the reasons. Their rules are skipped, and pytest shows the reason."""
 
     event_loops: ClassVar[Sequence[str]] = ("asyncio",)
     """The event loops that your implementation supports: "asyncio", "trio"."""

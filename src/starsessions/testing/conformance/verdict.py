@@ -13,7 +13,7 @@ from starsessions.testing.conformance.store_rules import STORE
 P = TypeVar("P")
 
 HANG_AFTER = 900
-"""Seconds after which a rule is abandoned, so that a test run ends. Rules take less than a second, or a few on servers."""
+"""Seconds after which a rule is abandoned, so that a test run ends. Rules take less than a second, on servers a few."""
 
 
 class NoVerdict(Exception):
