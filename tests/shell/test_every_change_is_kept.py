@@ -275,7 +275,7 @@ class Colour(IntEnum):
 
 @pytest.mark.guarantee(3)
 @pytest.mark.parametrize("make", [InMemoryBackend, lambda: EncryptedCookieBackend(KEY)])
-async def test_a_value_that_would_change_its_type_is_refused_before_any_header_leaves(
+async def test_a_value_that_would_change_its_type_raises_before_any_header_is_sent(
     site_of: Callable[..., Site], make: Callable[[], SessionBackend]
 ) -> None:
     site = site_of(backend=make())
@@ -312,7 +312,7 @@ async def test_another_serializer_takes_over(site_of: Callable[..., Site]) -> No
 
 @rows("value", [1.5, float("inf"), b"a", 2**70, "\ud800", (1,), {1}, date(2024, 5, 6), UUID(int=1), {"a": (1,)}])
 @rows("before", [{"a": 1}, {"a": [1.5]}, {"a": [float("nan")]}, {"a": (1,)}])
-async def test_what_is_put_under_one_key_is_kept_whatever_its_type(
+async def test_a_value_of_any_type_under_one_key_is_kept(
     site_of: Callable[..., Site], backend: SessionBackend, before: dict[str, Any], value: Any
 ) -> None:
     site = site_of(backend=backend)

@@ -46,7 +46,9 @@ def starlette_cookie(payload: bytes, key: str = KEY, clock: Clock | None = None)
     return Signer(key).sign(payload).decode()
 
 
-async def test_no_cookie_is_said_to_be_none(site_of: Callable[..., Site], backend: SessionBackend) -> None:
+async def test_a_request_without_a_cookie_has_the_reason_no_cookie(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
     assert (await site_of(backend=backend).visit(why)).result is MissReason.NO_COOKIE
 
 
@@ -59,7 +61,7 @@ async def test_a_live_session_is_not_new(site_of: Callable[..., Site], backend: 
 @pytest.mark.requirement("ASVS 7.2.1")
 @pytest.mark.guarantee(9)
 @pytest.mark.parametrize("name", ["signed", "our signed", "encrypted", "memory", "custom"])
-async def test_a_cookie_with_one_character_changed_cut_or_added_is_no_session(
+async def test_a_cookie_with_one_character_changed_cut_or_added_is_ignored(
     site_of: Callable[..., Site], name: str
 ) -> None:
     make: dict[str, Callable[[], SessionBackend]] = {
@@ -99,7 +101,7 @@ async def test_a_cookie_with_one_character_changed_cut_or_added_is_no_session(
     ],
     ids=lambda value: str(value)[:20],
 )
-async def test_something_correctly_signed_that_is_no_session_is_undecodable(
+async def test_correctly_signed_data_that_is_no_session_is_undecodable(
     site_of: Callable[..., Site], clock: Clock, payload: bytes, expected: MissReason | None
 ) -> None:
     site = site_of()
@@ -203,9 +205,7 @@ def test_an_unloaded_session_shows_nothing(clock: Clock) -> None:
     assert repr(Session(InMemoryBackend(), "the-id")) == "<Session: not loaded>"
 
 
-async def test_what_tools_print_of_local_variables_shows_no_id_and_no_data(
-    site_of: Callable[..., Site], clock: Clock
-) -> None:
+async def test_tools_that_print_local_variables_show_no_id_or_data(site_of: Callable[..., Site], clock: Clock) -> None:
     backend = InMemoryBackend(clock=clock)
     site = site_of(backend=backend)
     await site.visit(lambda session: session.update(user="a-private-value"))
@@ -221,7 +221,7 @@ async def test_what_tools_print_of_local_variables_shows_no_id_and_no_data(
     assert found.__rich_repr__() == found.record.__rich_repr__() == listed.__rich_repr__() == []
 
 
-async def test_a_serializer_that_makes_something_else_of_the_payload_has_no_session(
+async def test_a_payload_that_the_serializer_reads_as_no_dict_is_ignored(
     site_of: Callable[..., Site],
 ) -> None:
     class Lists:

@@ -199,7 +199,7 @@ async def test_a_wrong_backend_fails_exactly_the_rules_that_its_mistake_breaks(
     assert await broken_by(make) == WRONG[make]
 
 
-def test_each_rule_catches_something() -> None:
+def test_each_rule_catches_a_mistake() -> None:
     assert set().union(*WRONG.values()) == {rule.__name__ for rule in COOKIE}
     assert [rule.__name__ for rule in COOKIE if not (rule.__doc__ or "").strip().endswith(".")] == []
 

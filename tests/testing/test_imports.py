@@ -26,7 +26,7 @@ def said_by(code: str) -> str:
         ("starsessions.testing.conformance.suite", ["hypothesis"]),
     ],
 )
-def test_an_import_brings_nothing_else_with_it(imported: str, unwanted: list[str]) -> None:
+def test_each_import_loads_only_what_it_needs(imported: str, unwanted: list[str]) -> None:
     assert said_by(f"import sys, {imported}; print([name for name in {unwanted} if name in sys.modules])") == "[]"
 
 

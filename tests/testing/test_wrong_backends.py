@@ -223,16 +223,16 @@ async def test_a_wrong_backend_fails_exactly_the_rules_that_its_mistake_breaks(n
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("store", [*stores.LEGAL, stores.HasAnIndex], ids=lambda store: store.__name__)
 @pytest.mark.anyio
-async def test_a_backend_over_a_store_that_is_legal_and_different_keeps_all_rules(
+async def test_a_backend_over_an_unusual_but_correct_store_follows_all_rules(
     store: Callable[[stores.Entries], Any],
 ) -> None:
     assert await broken_by(in_store(store)) == set()
 
 
-def test_each_rule_catches_something() -> None:
+def test_each_rule_catches_a_mistake() -> None:
     caught = set().union(*(expected for _, expected in WRONG.values()))
     assert caught == {rule.__name__ for rule in BACKEND}
 
 
-def test_each_rule_has_a_sentence() -> None:
+def test_each_rule_has_a_docstring() -> None:
     assert [rule.__name__ for rule in BACKEND if not (rule.__doc__ or "").strip().endswith(".")] == []

@@ -27,14 +27,14 @@ from starsessions.testing.conformance.broken_stores import (
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("store", [*LEGAL, HasAnIndex], ids=lambda store: store.__name__)
 @pytest.mark.anyio
-async def test_a_store_that_is_legal_and_different_keeps_all_rules(store: Kind) -> None:
+async def test_an_unusual_but_correct_store_follows_all_rules(store: Kind) -> None:
     assert await failing_rules(store) == frozenset()
 
 
 class TestTheRules(RulesSuite):
     """A wrong store fails exactly the rules that its mistake breaks."""
 
-    def test_each_rule_catches_something(self) -> None:
+    def test_each_rule_catches_a_mistake(self) -> None:
         caught = set().union(*WRONG.values())
         assert [rule.__name__ for rule in r.STORE if rule not in caught] == []
 
@@ -82,5 +82,5 @@ def test_a_capability_is_declined_with_a_reason_and_its_rules_only() -> None:
             r.STORE.why_declined(r.a_value_is_immutable_bytes, cast(Any, wrong))
 
 
-def test_each_rule_has_a_sentence() -> None:
+def test_each_rule_has_a_docstring() -> None:
     assert [rule.__name__ for rule in r.STORE if not (rule.__doc__ or "").strip().endswith(".")] == []
