@@ -61,7 +61,7 @@ async def test_the_reserved_key_is_refused_in_the_data(site_of: Callable[..., Si
         await site_of(backend=DictBackend()).visit(lambda session: session.update({"__starsessions__": 1}))
 
 
-class Sealed(DictBackend):
+class Encoded(DictBackend):
     """Its id *is* the data, as in the cookie backend of version 1."""
 
     async def read(self, session_id: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Sealed(DictBackend):
         raise AssertionError("there is nothing to remove")
 
 
-class WellFormedSealed(Sealed):
+class WellFormedSealed(Encoded):
     def is_well_formed(self, session_id: str) -> bool:
         return "." in session_id
 

@@ -214,7 +214,7 @@ def test_threads_that_write_at_once_lose_nothing() -> None:
 
 @pytest.mark.guarantee(13)
 def test_a_million_sessions_take_at_most_three_times_their_payload_and_key() -> None:
-    """Measured on 20,000: the memory grows with them in a straight line, but for the doubling of the dict."""
+    """Measured on 20,000: the memory grows with them linearly, except for the doubling of the dict."""
     import tracemalloc
 
     store = MemoryStore()
@@ -241,7 +241,7 @@ async def test_a_session_in_memory_can_be_used_by_hand_with_chosen_ids() -> None
 
 
 async def test_two_writers_of_one_id_by_hand_both_succeed() -> None:
-    """Between the look and the write somebody else writes; the second write starts from what is there then."""
+    """Another request writes between the read and the write; the second write merges with its result."""
 
     class Interrupted(InMemoryBackend):
         interrupted = 0

@@ -1,6 +1,6 @@
 """Two requests of one browser, one paused in the middle of its handler: schedules, not sleeps.
 
-`pause` is where the first request stands still while the second runs from beginning to end.
+`pause` is where the first request waits while the second runs from beginning to end.
 """
 
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""The backend for Redis, on real servers: what stands there, what is sent, and whose client it is."""
+"""The backend for Redis, on real servers: the stored entries, the commands, and the clients."""
 
 import asyncio
 import math
@@ -80,7 +80,7 @@ async def refused(work: Awaitable[Any]) -> Entry | None:
     return caught.value.current
 
 
-# What stands there
+# Stored entries
 
 
 async def test_an_entry_is_a_string_of_layout_version_deadline_and_value(open_store: Open, ask: Any) -> None:
@@ -108,7 +108,7 @@ async def test_stores_with_different_prefixes_are_separate(open_store: Open) -> 
     assert await ours.get("key", now=NOW) is not None
 
 
-# How long it stands there
+# Expiry
 
 
 @pytest.mark.guarantee(19)
@@ -144,16 +144,16 @@ async def test_an_entry_that_has_expired_when_written_is_not_kept(open_store: Op
 async def test_redis_removes_expired_entries_itself(open_store: Open, server: RedisServer) -> None:
     store = open_store(prefix="short:")
     await store.create("key", b"value", expires_at=NOW + 1, now=NOW)
-    server.wait_until(lambda: not server.ask("EXISTS", "short:key"), "has not forgotten what is over")
+    server.wait_until(lambda: not server.ask("EXISTS", "short:key"), "has not removed an expired entry")
 
 
-# What is under our key and not ours
+# Foreign values under a key of the store
 
 GARBAGE = {
     "nothing": ("SET", ""),
     "a few characters": ("SET", "value"),
     "sixteen characters": ("SET", "\x01" + "x" * 15),
-    "a longer text": ("SET", "a value of somebody else"),
+    "a longer text": ("SET", "a value of another program"),
     "another layout": ("SET", b"\x02" + b"x" * 30),
     "a hash": ("HSET", "field", "value"),
     "a list": ("RPUSH", "value"),
@@ -190,7 +190,7 @@ class TestGarbage:
         assert [entry and entry.value for entry in found] == [b"value", None, b"value", None, None]
 
 
-async def test_an_entry_that_holds_no_record_is_no_session_and_can_be_removed(server: RedisServer) -> None:
+async def test_an_entry_without_a_record_is_ignored_and_can_be_removed(server: RedisServer) -> None:
     backend = RedisBackend(server.url, secrets.token_hex(4))
     async with backend.lifespan():
         await backend.store.create(backend._key("an-id"), b"garbage", expires_at=NOW * 2, now=NOW)
@@ -315,7 +315,7 @@ Client = Redis | RedisCluster
 
 
 class Watched(Redis):
-    """Somebody's subclass that wants to see each command."""
+    """An application's subclass that sees each command."""
 
     seen: list[str]
 

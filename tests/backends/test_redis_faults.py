@@ -1,6 +1,6 @@
-"""Redis dies, sleeps, forgets, refuses, and loses what it says, while somebody has a session.
+"""Redis dies, sleeps, forgets, refuses, and loses what it says, while a user has a session.
 
-Nothing may hang, no confirmed change may be missing, nobody may get what is somebody else's, and what comes after the
+Nothing may hang, no confirmed change may be missing, no user may get the data of another, and what comes after the
 recovery must work.
 """
 
@@ -232,7 +232,7 @@ class TestALostAnswer:
     async def test_and_another_write_since_is_unavailable(
         self, store: RedisStore, between: Proxy, server: RedisServer, open_store: Open
     ) -> None:
-        """Nobody can say whether the first one was carried out, so nobody may say that it was not."""
+        """It is unknown whether the first one was carried out, so it must not be reported as failed or done."""
         version = await store.create("key", b"1", expires_at=NOW + LIFE, now=NOW)
         between.flows.clear()
         between.lose_replies = 1

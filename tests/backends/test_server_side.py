@@ -1,4 +1,4 @@
-"""What stands in a store: hashes of ids, records that say whose they are, and pointers where sessions were rotated."""
+"""The contents of a store: hashes of ids, records marked with their keys, and pointers left by rotations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -146,7 +146,7 @@ async def test_a_logout_ends_a_session_that_was_changed_meanwhile(backend: Store
 
 
 async def test_a_logout_that_always_conflicts_deletes_unconditionally(backend: StoreBackend) -> None:
-    """Somebody writes between each look and each delete, without end."""
+    """Another request writes between each read and each delete, endlessly."""
 
     class Contended(MemoryStore):
         refused = 0
@@ -237,12 +237,12 @@ async def test_a_session_that_was_rotated_meanwhile_is_still_that_of_the_old_id(
     assert not direct.is_alias
 
 
-# Sealed at rest
+# Encryption at rest
 
 KEY, NEW_KEY = "0123456789abcdefghijklmnopqrstuv", "a new key that is as long as a key must be"
 
 
-def sealed(store: MemoryStore, clock: Clock, *keys: str) -> StoreBackend:
+def encrypted(store: MemoryStore, clock: Clock, *keys: str) -> StoreBackend:
     return StoreBackend(store, encrypt_with=list(keys), clock=clock)
 
 
@@ -251,19 +251,19 @@ async def test_an_encrypted_record_reveals_nothing_in_the_store_and_is_read_back
     site_of: Callable[..., Site], clock: Clock
 ) -> None:
     store = MemoryStore()
-    site = site_of(backend=sealed(store, clock, KEY))
-    await site.visit(lambda session: session.update(user="somebody with a name"))
+    site = site_of(backend=encrypted(store, clock, KEY))
+    await site.visit(lambda session: session.update(user="a user with a name"))
     await site.visit(lambda session: session.regenerate_id(grace=30))
-    assert await site.data() == {"user": "somebody with a name"}
-    assert b"somebody" not in b"".join(store._entries.values())
-    # The pointer of the rotation is sealed, too.
+    assert await site.data() == {"user": "a user with a name"}
+    assert b"with a name" not in b"".join(store._entries.values())
+    # The pointer of the rotation is encrypted, too.
     assert not any(key.encode() in value for key in store.all_keys() for value in store._entries.values())
 
 
 @pytest.mark.guarantee(17)
 async def test_an_encrypted_record_is_rejected_under_another_key_even_with_a_forged_owner(clock: Clock) -> None:
     store = MemoryStore()
-    backend = sealed(store, clock, KEY)
+    backend = encrypted(store, clock, KEY)
     await begin(backend, "ann")
     entry = await store.get(key_for("ann"), now=NOW)
     assert entry is not None
@@ -276,7 +276,7 @@ async def test_an_encrypted_record_is_rejected_under_another_key_even_with_a_for
 @pytest.mark.parametrize("cut", [0, 8, 20, 39, -1])
 async def test_a_record_that_is_cut_or_not_encrypted_with_the_key_is_rejected(clock: Clock, cut: int) -> None:
     store = MemoryStore()
-    backend = sealed(store, clock, KEY)
+    backend = encrypted(store, clock, KEY)
     found = await begin(backend, "ann")
     entry = await store.get(key_for("ann"), now=NOW)
     assert entry is not None
@@ -285,7 +285,7 @@ async def test_a_record_that_is_cut_or_not_encrypted_with_the_key_is_rejected(cl
 
     await begin(StoreBackend(store, clock=clock), "plain")
     assert await backend.fetch("plain", NOW) is MissReason.BAD_SIGNATURE
-    await begin(sealed(store, clock, NEW_KEY), "other")
+    await begin(encrypted(store, clock, NEW_KEY), "other")
     assert await backend.fetch("other", NOW) is MissReason.BAD_SIGNATURE
 
 
@@ -294,13 +294,13 @@ async def test_a_record_moves_to_the_first_key_when_it_is_next_written(
     site_of: Callable[..., Site], clock: Clock
 ) -> None:
     store = MemoryStore()
-    site = site_of(backend=sealed(store, clock, KEY))
+    site = site_of(backend=encrypted(store, clock, KEY))
     await site.visit(lambda session: session.update(n=1))
-    both = site_of(backend=sealed(store, clock, NEW_KEY, KEY))
+    both = site_of(backend=encrypted(store, clock, NEW_KEY, KEY))
     both.browser = site.browser
     assert await both.data() == {"n": 1}
     await both.visit(lambda session: session.update(n=2))
-    new = site_of(backend=sealed(store, clock, NEW_KEY))
+    new = site_of(backend=encrypted(store, clock, NEW_KEY))
     assert await new.data(site.browser) == {"n": 2}
 
 

@@ -127,14 +127,14 @@ async def test_one_of_32_concurrent_creates_replaces_or_deletes_succeeds(store: 
     [version] = await winners(
         *(store.replace("key", b"%d" % n, version, expires_at=NOW + 9, now=NOW) for n in range(32))
     )
-    # what is over has one successor as well
+    # an expired entry has only one successor as well
     [version] = await winners(*(store.create("key", b"%d" % n, expires_at=NOW + 99, now=NOW + 9) for n in range(32)))
     [version] = await winners(*(store.delete("key", version, now=NOW + 9) for n in range(32)))
     assert version is True
 
 
 async def test_a_key_that_is_alternately_used_and_free_raises_in_the_end(store: SQLAlchemyStore) -> None:
-    """As if somebody deleted the entry whenever we look, and wrote it whenever we write."""
+    """As if another process deleted the entry before each read, and created it before each write."""
 
     async def nothing(key: str, now: int) -> None:
         return None
@@ -199,7 +199,7 @@ async def test_rows_contain_no_session_id(backend: SQLAlchemyBackend) -> None:
     assert await backend.read(row.key) == {}
 
 
-async def test_garbage_under_a_key_is_no_session(backend: SQLAlchemyBackend) -> None:
+async def test_garbage_under_a_key_is_ignored(backend: SQLAlchemyBackend) -> None:
     session_id = await backend.write({"user": "ann"})
     for garbage in (b"", b"\xc1", b"12345678", secrets.token_bytes(100)):
         async with backend.engine.begin() as connection:
@@ -264,7 +264,7 @@ async def postgres_meter(address: Address) -> AsyncIterator[Meter]:
 
 @contextlib.asynccontextmanager
 async def mariadb_meter(address: Address) -> AsyncIterator[Meter]:
-    """`Questions` counts COMMIT and ROLLBACK, too, and the one that asks for it."""
+    """`Questions` counts COMMIT and ROLLBACK, too, and the query itself."""
     engine = create_async_engine(address.over("asyncmy"), isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True)
     asked = 0
     async with engine.connect() as connection:
@@ -281,7 +281,7 @@ async def mariadb_meter(address: Address) -> AsyncIterator[Meter]:
 
 @contextlib.asynccontextmanager
 async def metered(name: str, folder: Path) -> AsyncIterator[tuple[str, Callable[[AsyncEngine], Meter]]]:
-    """A server of our own, so that nobody else asks it anything."""
+    """A separate server, so that no other test sends statements."""
     settings = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_utility": "on"}
     driver = DATABASES[name][1]
     if name.startswith("postgres"):
@@ -610,7 +610,7 @@ async def test_a_sweep_on_postgres_skips_rows_that_are_locked(postgres_server: A
 
 
 async def test_other_requests_can_write_during_a_sweep_on_mariadb(mariadb_server: Address) -> None:
-    """A DELETE that is not yet committed stands for a slow one: sessions that live are read, written and begun."""
+    """A DELETE that is not yet committed simulates a slow one: sessions that live are read, written and begun."""
     async with opened(mariadb_server.over("asyncmy"), timeout=5) as backend:
         store = backend.store
         version = await store.create("alive", b"", expires_at=NOW + 9, now=NOW)
@@ -636,7 +636,7 @@ async def test_other_requests_can_write_during_a_sweep_on_mariadb(mariadb_server
 
 
 class Sleeps:
-    """Stands for sleeping: the sweeper waits until a test lets it go on."""
+    """Replaces sleeping: the sweeper waits until a test lets it go on."""
 
     def __init__(self) -> None:
         self.asked: asyncio.Queue[float] = asyncio.Queue()
@@ -647,7 +647,7 @@ class Sleeps:
         await self._go_on.acquire()
 
     async def next(self) -> float:
-        """How long the sweeper wants to sleep; the previous sleep is over."""
+        """How long the sweeper wants to sleep; the previous sleep has ended."""
         self._go_on.release()
         return await self.asked.get()
 

@@ -75,7 +75,7 @@ def own(request: pytest.FixtureRequest) -> Iterator[Own]:
 
 @contextlib.asynccontextmanager
 async def lock(backend: SQLAlchemyBackend, url: str, key: str) -> AsyncIterator[None]:
-    """Somebody else is at work on a row, and has not committed yet."""
+    """Another transaction has changed a row and not committed yet."""
     other = create_async_engine(url)
     async with other.connect() as connection:
         where = backend.table.c.key == key
@@ -110,7 +110,7 @@ async def fails(work: Awaitable[Any]) -> BackendUnavailable:
 
 @pytest.mark.guarantee(20)
 async def test_a_restarted_server_is_found_again_by_the_first_request(own: Own) -> None:
-    """All connections in the pool are dead, and nobody has asked them before. Reads and writes get through."""
+    """All connections in the pool are dead, and have not been checked. Reads and writes get through."""
     async with opened(own.url) as backend:
         store = backend.store
         version = await store.create("key", b"1", expires_at=NOW + 9, now=NOW)
@@ -281,7 +281,7 @@ class Proxy:
 async def behind_proxy(shared: Database) -> AsyncIterator[tuple[SQLAlchemyBackend, SQLAlchemyStore, Proxy]]:
     """The backend speaks to the server through the proxy; the second store directly."""
     found = re.search(r"@127\.0\.0\.1:(\d+)/", shared.url)
-    assert found, "the server is somebody else's"
+    assert found, "the server belongs to another program"
     proxy = Proxy(int(found[1]))
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -308,7 +308,7 @@ async def test_a_write_whose_reply_was_lost_is_recognised(shared: Database) -> N
                 version = await store.replace("key", b"%d" % n, version, expires_at=NOW + 9, now=NOW)
             assert await direct.get("key", now=NOW) == (b"%d" % n, NOW + 9, version)
         proxy.is_armed = True
-        version = await store.create("key", b"again", expires_at=NOW + 99, now=NOW + 9)  # in the place of what is over
+        version = await store.create("key", b"again", expires_at=NOW + 99, now=NOW + 9)  # in place of an expired entry
         assert await direct.get("key", now=NOW + 9) == (b"again", NOW + 99, version)
         proxy.is_armed = True
         assert await store.delete("key", version, now=NOW + 9) is True
@@ -325,22 +325,22 @@ async def test_a_read_whose_answer_was_lost_is_repeated(shared: Database) -> Non
 
 
 async def test_a_lost_reply_with_an_unknown_result_raises(shared: Database) -> None:
-    """Our write was carried out, and somebody has built on it since: to repeat it would count it twice."""
+    """The write was carried out, and another request built on it: repeating it would count it twice."""
     async with behind_proxy(shared) as (backend, direct, proxy):
 
         async def build_on_it() -> None:
             entry = await direct.get("key", now=NOW)
             assert entry is not None
-            assert entry.value == b"ours"
-            await direct.replace("key", entry.value + b" and theirs", entry.version, expires_at=NOW + 9, now=NOW)
+            assert entry.value == b"first"
+            await direct.replace("key", entry.value + b" and second", entry.version, expires_at=NOW + 9, now=NOW)
 
         version = await direct.create("key", b"1", expires_at=NOW + 9, now=NOW)
         proxy.is_armed, proxy.on_cut = True, build_on_it
         with pytest.raises(BackendUnavailable, match="unknown"):
-            await backend.store.replace("key", b"ours", version, expires_at=NOW + 9, now=NOW)
+            await backend.store.replace("key", b"first", version, expires_at=NOW + 9, now=NOW)
         entry = await direct.get("key", now=NOW)
         assert entry is not None
-        assert entry.value == b"ours and theirs"
+        assert entry.value == b"first and second"
 
 
 async def test_a_lost_reply_does_not_bring_back_a_deleted_entry(shared: Database) -> None:
@@ -348,7 +348,7 @@ async def test_a_lost_reply_does_not_bring_back_a_deleted_entry(shared: Database
         version = await direct.create("key", b"1", expires_at=NOW + 9, now=NOW)
         proxy.is_armed, proxy.on_cut = True, lambda: direct.delete("key", now=NOW)
         with pytest.raises(Conflict) as refused:
-            await backend.store.replace("key", b"ours", version, expires_at=NOW + 9, now=NOW)
+            await backend.store.replace("key", b"first", version, expires_at=NOW + 9, now=NOW)
         assert refused.value.current is None
         assert await direct.get("key", now=NOW) is None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.common.by import By
 
-from tests.demo.visitors import Visitor, somebody
+from tests.demo.visitors import Visitor, new_name
 
 pytestmark = pytest.mark.once
 
@@ -122,7 +122,7 @@ def test_a_device_signed_out_elsewhere_is_notified_and_anonymous_on_its_next_req
 ) -> None:
     settings = {"DEMO_BACKEND": f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}" if backend == "sqlite" else backend}
     here, there = visit(**settings), visit("another_chromium", **settings)
-    user = somebody()
+    user = new_name()
     for device in (here, there):
         device.sign_in(user, remember=True)
         device.waits_until_live()
@@ -144,7 +144,7 @@ def test_a_device_signed_out_elsewhere_is_notified_and_anonymous_on_its_next_req
 
 def test_a_form_of_a_device_that_was_signed_out_gets_a_clear_answer(visit: Callable[..., Visitor]) -> None:
     here, there = visit(), visit("another_chromium")
-    user = somebody()
+    user = new_name()
     for device in (here, there):
         device.sign_in(user)
     here.click("to-devices")
@@ -163,11 +163,13 @@ def test_other_tabs_of_the_device_that_signed_out_all_others_stay_live(
     visit: Callable[..., Visitor], backend: str
 ) -> None:
     here, there = visit(DEMO_BACKEND=backend), visit("another_chromium", DEMO_BACKEND=backend)
-    user = somebody()
+    user = new_name()
     for device in (here, there):
         device.sign_in(user)
         device.waits_until_live()
-    with in_another_tab(here):  # which gives the session a new id: a WebSocket with a sealed cookie must connect again
+    with in_another_tab(
+        here
+    ):  # which gives the session a new id: a WebSocket with a signed or encrypted cookie must connect again
         here.click("to-devices")
         here.click("end-others")
         assert there.hears_that_it_was_signed_out()

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.demo.conftest import EXAMPLES
-from tests.demo.visitors import HANG, Browser, messages_on, sign_in, somebody, text_of
+from tests.demo.visitors import HANG, Browser, messages_on, new_name, sign_in, text_of
 from tests.servers.process import Address
 
 DAY = 24 * 60 * 60
@@ -322,7 +322,7 @@ def test_a_message_survives_the_redirect_and_is_shown_once(browser: Browser) -> 
     assert messages_on(browser.get("/")) == []
 
 
-# --- forms that nobody meant -----------------------------------------------------------------------------------------
+# --- forged forms -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def handles_on(page: httpx2.Response) -> list[str]:
 
 
 def test_the_devices_of_a_user_are_listed_and_this_one_is_marked(browser: Browser, phone: Browser) -> None:
-    user = somebody()
+    user = new_name()
     for each in (phone, browser):
         sign_in(each, user)
     listed = text_of(phone.get("/devices"), "devices") or ""
@@ -406,7 +406,7 @@ def test_signing_in_never_redirects_to_another_site(browser: Browser) -> None:
 
 
 def test_one_device_is_ended_by_its_handle(browser: Browser, phone: Browser) -> None:
-    user = somebody()
+    user = new_name()
     sign_in(phone, user)
     sign_in(browser, user)
     (handle,) = handles_on(browser.get("/devices"))
@@ -417,18 +417,18 @@ def test_one_device_is_ended_by_its_handle(browser: Browser, phone: Browser) -> 
 
 
 def test_a_user_cannot_end_the_devices_of_another_user(port: int, browser: Browser, phone: Browser) -> None:
-    victim = somebody()
+    victim = new_name()
     sign_in(phone, victim)
     with Browser(port) as second:
         sign_in(second, victim)
         (handle,) = handles_on(second.get("/devices"))
-    sign_in(browser, somebody())
+    sign_in(browser, new_name())
     assert messages_on(browser.post("/devices/end", {"handle": handle})) == ["That device was signed out already."]
     assert text_of(phone.get("/"), "name") == victim
 
 
 def test_all_other_devices_are_ended_and_this_one_stays_with_its_cart(browser: Browser, phone: Browser) -> None:
-    user = somebody()
+    user = new_name()
     sign_in(phone, user)
     sign_in(browser, user)
     browser.post("/cart", {"sku": "tea"})
@@ -444,7 +444,7 @@ def test_all_other_devices_are_ended_and_this_one_stays_with_its_cart(browser: B
 
 
 def test_an_account_is_closed_everywhere(browser: Browser, phone: Browser) -> None:
-    user = somebody()
+    user = new_name()
     sign_in(phone, user)
     sign_in(browser, user)
     page = browser.post("/close-account")
@@ -519,7 +519,7 @@ def close_code(socket: ClientConnection) -> int:
 
 
 def test_the_live_websocket_ends_after_its_session(port: int, browser: Browser, phone: Browser) -> None:
-    user = somebody()
+    user = new_name()
     sign_in(phone, user)
     sign_in(browser, user)
     with live(port, browser) as socket:

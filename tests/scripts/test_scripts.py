@@ -1,7 +1,8 @@
 """The commands of the README, run in a copy of the checkout, in a folder with a space, and with nothing but bash.
 
-The Python that they find is ours, but for pip: that only notes what it was asked for, so nothing is fetched, and what
-was "installed" is what the tests run on. What `scripts/test` checks is not run here: it would be these tests again.
+The Python that they find is this one, except for pip: that only notes what it was asked for, so nothing is fetched, and
+what was "installed" is what the tests run on. What `scripts/test` checks is not run here: it would be these tests
+again.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Encrypted tokens: opened by whoever has the key and the cookie's name, and readable for nobody else."""
+"""Encrypted tokens: readable only with the key and the cookie's name."""
 
 import sys
 
@@ -80,7 +80,7 @@ def test_the_token_reveals_nothing_of_the_session() -> None:
 
 
 def test_the_format_matches_the_docstring() -> None:
-    """Opened here with nothing of ours: what this test pins is out there, in cookies."""
+    """Decrypted without the library's code, because this format is in users' cookies and must stay."""
     raw = from_base64(encrypter().seal(RECORD)[len(PREFIX) :])
 
     assert raw[:4] == hkdf(KEY, KEY_ID, 4)
@@ -216,7 +216,7 @@ def test_the_key_id_selects_the_only_key_that_is_tried() -> None:
 
 
 def test_a_list_with_the_same_key_twice_is_refused() -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"holds the same key twice"):
+    with pytest.raises(ImproperlyConfigured, match=r"contains the same key twice"):
         encrypter(KEY, OLD_KEY, KEY)
 
 

@@ -51,7 +51,7 @@ def test_the_flag_cannot_be_taken_for_the_beginning_of_a_record() -> None:
         assert msgspec.msgpack.encode(list(fields))[0] > COMPRESSED
 
 
-# Whoever holds a key may be an older release, or an attacker who has guessed it: a bomb must not take the memory.
+# The writer may be an older release, or an attacker who has guessed a key: a bomb must not take the memory.
 
 
 @pytest.mark.parametrize("size", [MAX_UNPACKED + 1, MAX_UNPACKED + 200, MAX_UNPACKED + 10_000, 50 * MAX_UNPACKED])

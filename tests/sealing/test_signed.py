@@ -1,4 +1,4 @@
-"""Signed tokens: opened by whoever has the key and the cookie's name, and by nobody if one bit is another one."""
+"""Signed tokens: valid only with the key and the cookie's name, and invalid if one bit changes."""
 
 import hashlib
 import hmac
@@ -46,7 +46,7 @@ def starlette(*keys: bytes) -> StarletteSigner:
 
 
 class FrozenTimestampSigner(TimestampSigner):
-    """itsdangerous, with a clock that stands still."""
+    """itsdangerous, with a clock that only the test advances."""
 
     def __init__(self, key: bytes, now: int) -> None:
         super().__init__(key)
@@ -166,7 +166,7 @@ def test_compression_makes_it_shorter_and_needs_no_setting_to_be_read() -> None:
 
 
 def test_the_format_matches_the_docstring() -> None:
-    """Computed with nothing of ours but the key derivation, which has a test of its own."""
+    """Computed without the library's code, except for the key derivation, which has its own test."""
     raw = from_base64url(signer().seal(OWN_RECORD)[len(PREFIX) :])
 
     key = derive(KEY, b"starsessions/v1/signed-cookie/7:session/7:session/")
@@ -299,7 +299,7 @@ def test_one_format_cannot_be_passed_off_as_the_other() -> None:
 
 
 def test_a_token_in_starlettes_format_is_never_read_as_s1() -> None:
-    """Whoever may have something signed by the application's own `TimestampSigner` must not forge a session of ours."""
+    """Text signed by the application's own `TimestampSigner` must not be accepted as a session."""
     for value in (PREFIX + "AAAA", signer(OTHER_KEY).seal(OWN_RECORD)):
         token = TimestampSigner(KEY).sign(value).decode()
 

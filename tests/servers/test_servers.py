@@ -198,11 +198,11 @@ class TestAMissingProgram:
 
 
 def test_a_variable_points_the_shared_fixture_at_another_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STARSESSIONS_POSTGRES_URL", "postgresql://somebody:password@example.org/sessions")
+    monkeypatch.setenv("STARSESSIONS_POSTGRES_URL", "postgresql://someone:password@example.org/sessions")
 
     (address,) = fixtures.shared("STARSESSIONS_POSTGRES_URL", postgres.server)
 
-    assert address.over("asyncpg") == "postgresql+asyncpg://somebody:password@example.org/sessions"
+    assert address.over("asyncpg") == "postgresql+asyncpg://someone:password@example.org/sessions"
     assert "password" not in repr(address)
 
 

@@ -228,7 +228,7 @@ async def test_an_update_that_always_conflicts_gives_up_with_an_error(
     monkeypatch.setattr(saving, "MAX_ATTEMPTS", 3)
     site = Site(backend=Contended(), autoload=True)
     await site.visit(lambda session: session.update(n=1))
-    with pytest.raises(SessionError, match="so often"):
+    with pytest.raises(SessionError, match="on every attempt"):
         await site.visit(lambda session: update_atomically(session, count))
 
 

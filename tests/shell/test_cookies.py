@@ -290,7 +290,7 @@ async def test_old_parts_are_removed_after_max_cookies_was_lowered(
     later.browser = before.browser
     await before.visit(lambda session: session.update(x=noise(10_000)), root_path=root_path)
     assert len(before.browser.cookies) == 4
-    before.browser.cookies["session-9"] = "somebody else's"
+    before.browser.cookies["session-9"] = "another application's"
     await later.visit(lambda session: session.update(x="small"), root_path=root_path)
     assert set(later.browser.cookies) == {"session", "session-9"}
     assert await later.data() == {"x": "small"}

@@ -482,7 +482,7 @@ def posted(session: Session, token: str) -> Request:
 async def test_an_id_that_changes_with_a_grace_leaves_open_forms_alone(
     site_of: SiteOf, store_backend: SessionBackend, clock: Clock
 ) -> None:
-    """Nobody's rights have changed; laravel/framework#9531 is what people say otherwise."""
+    """No rights have changed; laravel/framework#9531 shows what happens otherwise."""
     site = site_of(backend=store_backend, rotate_every=60)
 
     def token(session: Session) -> str:

@@ -99,7 +99,7 @@ async def test_reuse_of_a_rotated_id_is_logged_without_on_event(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     thief = await reuse_a_rotated_id(site_of(backend=store_backend), clock)
-    assert "had been rotated away" in caplog.text
+    assert "was replaced by a newer one" in caplog.text
     assert thief.cookies["session"] not in caplog.text
 
 
@@ -256,7 +256,7 @@ async def test_an_invalid_cookie_is_reported_with_its_reason(site_of: Callable[.
     made_up = "made-up"
     assert await bring(stored, made_up) == UnknownId(handle_for(made_up))
     assert await bring(stored, "no/id") == InvalidCookie(None, MissReason.MALFORMED)
-    site = site_of(backend=CookieBackend(KEY[::-1], clock=clock))  # of somebody who has another key
+    site = site_of(backend=CookieBackend(KEY[::-1], clock=clock))  # with another key
     await site.visit(lambda session: session.update(n=1))
     cookie = cookie_of(site)
     assert await bring(CookieBackend(KEY, clock=clock), cookie) == InvalidCookie(

@@ -180,7 +180,7 @@ def cleared_and_put_back_in_another_order(session: Session) -> None:
 async def test_plain_data_in_another_order_is_not_written(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, change: Callable[[Session], None]
 ) -> None:
-    """Nobody but the session has held anything of it, so its own calls must tell that the order may be another."""
+    """No value was handed out, so the session must detect by its own methods that the order may have changed."""
     site = site_of(backend=backend)
     await site.visit(lambda session: session.update(a=1, b="x", c=True))
     clock.advance(5)

@@ -74,7 +74,7 @@ async def test_a_page_without_messages_is_no_change_and_makes_no_session(
 async def test_a_background_fetch_and_a_prefetch_do_not_eat_messages(
     site_of: SiteOf, backend: SessionBackend, headers: Headers
 ) -> None:
-    """fisharebest/webtrees#3186, Tatoeba/tatoeba2#1949: a request that nobody sees took the message away."""
+    """fisharebest/webtrees#3186, Tatoeba/tatoeba2#1949: a background request consumed the message."""
     site = site_of(backend=backend)
     await site.visit(lambda session: flash.add_flash(session, "Saved"))
     assert await shown(site, headers) == []

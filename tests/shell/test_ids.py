@@ -1,4 +1,4 @@
-"""Guarantee 5: ids are ours alone, and an old one is nobody."""
+"""Guarantee 5: only the library creates ids, and an old id is invalid."""
 
 import re
 from collections.abc import Callable

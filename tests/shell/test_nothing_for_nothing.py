@@ -1,4 +1,4 @@
-"""Guarantee 1: a request that does not touch its session costs nothing, and nobody gets a session by reading."""
+"""Guarantee 1: a request that does not touch its session costs nothing, and reading begins no session."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Unreadable(list[tuple[bytes, bytes]]):
-    """Headers of which nobody may look at one."""
+    """Headers that must not be read."""
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         raise AssertionError("the headers were parsed")

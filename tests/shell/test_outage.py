@@ -98,7 +98,7 @@ async def test_a_request_that_needs_its_session_is_answered_with_one_clean_503(
     assert reply.set_cookies == []
     assert reply.all("cache-control") == ["no-store"]
     assert reply.all("retry-after") == ["5"]
-    assert "Refused a request" in caplog.text
+    assert "Rejected a request" in caplog.text
     store.fails = False
     assert await site.data() == {"user": "ann"}
 
@@ -160,7 +160,7 @@ async def test_anonymous_continues_without_the_session_and_leaves_its_cookie_alo
     reply = await site.visit(lambda session: (dict(session), get_miss_reason(session)))
     assert reply.result == ({}, MissReason.UNAVAILABLE)
     assert reply.set_cookies == []
-    assert "continues without its session" in caplog.text
+    assert "continues with an empty session" in caplog.text
     store.fails = False
     assert await site.data() == {"user": "ann"}
 
@@ -301,7 +301,7 @@ async def test_a_websocket_that_needs_its_session_is_refused(
 
     reply = await connect(site, handler)
     assert reply.messages == [{"type": "websocket.close", "code": 1013}]
-    assert "Refused a request" in caplog.text
+    assert "Rejected a request" in caplog.text
 
 
 async def test_a_websocket_is_refused_with_a_503_where_the_server_can_say_so(

@@ -90,7 +90,7 @@ async def sign_in(session: Session) -> None:
 async def test_a_request_just_after_a_rotation_does_not_sign_the_user_out(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
-    """The page sent it with the id from before the sign in. What it puts in belongs to nobody."""
+    """The page sent it with the id that it had before the sign-in. Its data belongs to no user."""
     site = site_of(backend=store_backend)
     await site.visit(put(seen=1))
     late = Browser(dict(site.browser.cookies))
@@ -247,7 +247,7 @@ async def test_a_backend_without_grace_raises_for_a_grace(
     site_of: Callable[..., Site], clock: Clock, kind: str
 ) -> None:
     backend = BACKENDS[kind](clock)
-    with pytest.raises(ImproperlyConfigured, match="rotate_every needs a backend that keeps sessions in a store"):
+    with pytest.raises(ImproperlyConfigured, match="rotate_every needs a backend with a store"):
         site_of(backend=backend, rotate_every=600)
     site = site_of(backend=backend)
     await site.visit(put(user="ann"))

@@ -131,7 +131,7 @@ async def test_sign_in_raises_after_the_headers_are_sent(site_of: Callable[..., 
 async def test_after_a_sign_in_a_rotation_has_nothing_left_to_do_and_gives_no_grace(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
-    """The id from before the sign in is nobody, whatever is asked for: somebody may have planted it."""
+    """The id before the sign-in becomes invalid in every case: an attacker may have planted it."""
     site, sessions = site_of(backend=store_backend), UserSessions(store_backend)
     await site.visit(lambda session: session.update(n=1))
     planted = Browser(dict(site.browser.cookies))
@@ -151,7 +151,7 @@ async def test_after_a_sign_in_a_rotation_has_nothing_left_to_do_and_gives_no_gr
 async def test_a_sign_in_in_a_rejected_websocket_has_no_effect(
     site_of: Callable[..., Site], server_backend: SessionBackend, more: dict[str, int]
 ) -> None:
-    """Nobody gets to know the new id, and the old one must not become that of somebody who is signed in."""
+    """The browser does not learn the new id, and the old one must not become that of a signed-in user."""
     site = site_of(backend=server_backend)
     await site.visit(lambda session: session.update(n=1))
 

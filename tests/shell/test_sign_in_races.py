@@ -1,6 +1,6 @@
 """Who was ended is ended: signing in, rotating and ending at once, and with a store that fails anywhere.
 
-After each story somebody ends all sessions of the user. Nobody who holds any cookie that was ever given out may be in.
+After each story all sessions of the user are revoked. No cookie that was ever issued may be signed in then.
 """
 
 from collections.abc import Awaitable, Callable
@@ -145,7 +145,7 @@ class Story:
         return (await self.site().visit(users.get_user_id, Browser(dict(browser.cookies)))).result
 
     async def alive(self) -> list[Browser]:
-        """Those with whose cookies somebody is signed in."""
+        """The cookies that are signed in."""
         browsers = [Browser(dict(cookies)) for cookies in {tuple(one.items()) for one in self.cookies}]
         return [browser for browser in browsers if await self.user(browser) is not None]
 
@@ -275,7 +275,7 @@ async def test_when_all_are_ended_none_that_was_busy_is_left_off_the_list(
 @pytest.mark.requirement("ASVS 7.1.2")
 @pytest.mark.guarantee(21)
 @pytest.mark.parametrize("too_many", ["evict", "refuse"])
-async def test_of_two_concurrent_sign_ins_one_is_over_the_limit(kind: Any, clock: Clock, too_many: str) -> None:
+async def test_of_two_concurrent_sign_ins_one_exceeds_the_limit(kind: Any, clock: Clock, too_many: str) -> None:
     async def try_to(session: Session) -> None:
         with suppress(TooManySessions):
             await users.sign_in(session, "ann")

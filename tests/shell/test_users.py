@@ -132,7 +132,7 @@ async def test_all_other_sessions_are_revoked_and_the_current_one_gets_a_new_id(
 async def test_a_session_that_was_ended_stays_ended_whatever_a_slow_request_does(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock, late: str
 ) -> None:
-    """The list says who lives of sealed cookies: a late request must not put itself back on it."""
+    """A signed or encrypted cookie is valid while it is listed: a late request must not put itself back on it."""
     site = site_of(backend=listing, max_age=1000, absolute_timeout=29 * 86400)
     browser = await signed_in(site)
     old = Browser(dict(browser.cookies))
@@ -151,7 +151,7 @@ async def test_a_session_that_was_ended_stays_ended_whatever_a_slow_request_does
 
     await site.visit(act, browser)
     if late == "signs in" and await user_of(site, browser) == "ann":
-        assert len(await UserSessions(listing).list("ann")) == 1  # somebody who knows the password is in again
+        assert len(await UserSessions(listing).list("ann")) == 1  # a new sign-in with the password
     else:
         assert await user_of(site, browser) is None
         assert await UserSessions(listing).list("ann") == []
@@ -421,7 +421,7 @@ async def test_a_list_that_others_change_without_end_is_an_error_and_not_a_loop(
     store = Contended()
     session = Session(StoreBackend(store, clock=clock))
     await session.load()
-    with pytest.raises(BackendUnavailable, match="too often"):
+    with pytest.raises(BackendUnavailable, match="on every attempt"):
         await users.sign_in(session, "ann")
     assert store.tries == MAX_TRIES
 
@@ -527,5 +527,5 @@ def test_an_invalid_limit_is_rejected(site_of: Callable[..., Site], settings: di
 
 def test_a_limit_without_a_list_is_refused(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     if getattr(backend, "user_index", None) is None:
-        with pytest.raises(ImproperlyConfigured, match="a list of each user"):
+        with pytest.raises(ImproperlyConfigured, match="lists each user"):
             site_of(backend=backend, max_sessions_per_user=2)

@@ -227,7 +227,7 @@ async def test_a_refused_handshake_that_began_a_session_is_logged(
     with caplog.at_level(logging.WARNING, "starsessions"):
         reply = await connect(site, handler)
     assert reply.messages == [CLOSE]
-    assert "refused" in caplog.text
+    assert "rejected" in caplog.text
 
 
 async def test_a_denial_response_carries_the_cookie(site_of: Callable[..., Site], backend: SessionBackend) -> None:

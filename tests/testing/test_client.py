@@ -329,7 +329,7 @@ def test_of_several_sessions_the_test_names_one(browser_of: BrowserOf) -> None:
     with session_of(client, session_cookie="inner") as session:
         session["user"] = "ann"
     assert list(client.cookies) == ["inner"]
-    with pytest.raises(ImproperlyConfigured, match="there are 0"):
+    with pytest.raises(ImproperlyConfigured, match="found 0"):
         session_of(client, session_cookie="other")
 
 
@@ -344,12 +344,12 @@ def test_a_session_of_a_mounted_application_can_be_named(browser_of: BrowserOf) 
 def test_two_mounted_applications_are_told_apart_by_the_test(browser_of: BrowserOf) -> None:
     one, other = app_with(session_cookie="one"), app_with(session_cookie="other")
     client = browser_of(Starlette(routes=[Mount("/a", one), Mount("/longer", other), Host("other.example", other)]))
-    with pytest.raises(ImproperlyConfigured, match="there are 3"):
+    with pytest.raises(ImproperlyConfigured, match="found 3"):
         session_of(client)
 
 
 def test_an_application_without_the_middleware_raises(browser_of: BrowserOf) -> None:
-    with pytest.raises(ImproperlyConfigured, match="there are 0"):
+    with pytest.raises(ImproperlyConfigured, match="found 0"):
         session_of(browser_of(Starlette(routes=ROUTES)))
 
 

@@ -18,7 +18,7 @@ from starsessions.testing.conformance.cookie_rules import COOKIE, CookieFixture,
 from starsessions.testing.conformance.verdict import verdicts
 from tests.site import KEY
 
-NOT_ENCRYPTED = {"encrypted": "it is signed: whoever holds the cookie can read it"}
+NOT_ENCRYPTED = {"encrypted": "it is signed: users can read it"}
 NOT_REVOCABLE = {"revocable": "no store knows which cookies are valid"}
 NOT_BOUND = {"bound": "Starlette's format says nothing about a name"}
 

@@ -100,7 +100,7 @@ async def test_tasks_that_are_not_deterministic_are_detected() -> None:
 
     with pytest.raises(ExceptionGroup) as failed:
         await in_every_order(scenario)
-    assert failed.group_contains(RuntimeError, match="there is chance in what the tasks do")
+    assert failed.group_contains(RuntimeError, match="make the tasks deterministic")
 
 
 async def test_a_step_outside_of_a_schedule_does_not_wait() -> None:

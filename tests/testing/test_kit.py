@@ -165,7 +165,7 @@ def test_the_rules_show_on_the_command_line_that_they_reject_what_is_broken(
     upserts, counts = [store for store in broken_stores() if store.name in ("Upserts", "CountsEachEntry")]
     monkeypatch.setattr("starsessions.testing.__main__.broken_stores", lambda: [upserts])
     assert main(["--self-test"]) == 0
-    assert capsys.readouterr().out == "rejected Upserts: `SET key value`: the version is not looked at.\n"
+    assert capsys.readouterr().out == "rejected Upserts: `SET key value`: the version is not checked.\n"
     upserts.rejected_by = counts.rejected_by  # as if rules had been lost
     assert main(["--self-test"]) == 1
     assert capsys.readouterr().out.startswith("MISSED Upserts")

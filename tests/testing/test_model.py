@@ -27,7 +27,7 @@ def test_the_backend_in_memory_agrees_with_the_model(rolling: bool, event_loop: 
 
 @pytest.mark.parametrize("rolling", [False, True], ids=["", "rolling"])
 def test_a_backend_of_four_methods_agrees_with_the_model(rolling: bool) -> None:
-    """As long as nobody comes between the calls of one response: the model's requests answer one after the other."""
+    """As long as no request comes between the calls of one response: the model's requests respond in turn."""
     check_against_model(DictBackend, rolling=rolling, settings=HERE)
 
 
@@ -48,7 +48,7 @@ class Fails(DictBackend):
     ("error", "comes_out"),
     [
         (ValueError("broken"), pytest.raises(ValueError, match="broken")),
-        (BackendUnavailable("away"), pytest.raises(AssertionError, match="answered with 503")),
+        (BackendUnavailable("away"), pytest.raises(AssertionError, match="response to a request was 503")),
     ],
     ids=["broken", "unavailable"],
 )
@@ -62,7 +62,7 @@ def test_the_error_of_a_backend_comes_out_and_leaves_nothing_running(
 @pytest.mark.anyio
 async def test_a_request_that_is_answered_with_an_error_is_a_failure() -> None:
     site = Site(Fails(BackendUnavailable("away")), Clock())
-    with pytest.raises(AssertionError, match="answered with 503, because the backend has failed"):
+    with pytest.raises(AssertionError, match="response to a request was 503, because the backend failed"):
         await site.data("A" * 43)
 
 

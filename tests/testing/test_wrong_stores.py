@@ -78,7 +78,9 @@ def test_a_capability_is_declined_with_a_reason_and_its_rules_only() -> None:
     declines = {"sweeps": "it forgets by itself"}
     assert {rule for rule in r.STORE if r.STORE.why_declined(rule, declines) == "it forgets by itself"} == SWEEPS
     for wrong in ({"sweeps": ""}, {"sweeps": True}, {"expiry": "it is slow"}):
-        with pytest.raises(ValueError, match=r"Decline 'sweeps' with|no 'expiry' to decline, only several"):
+        with pytest.raises(
+            ValueError, match=r"Decline 'sweeps' with|Unknown capability 'expiry': decline one of several"
+        ):
             r.STORE.why_declined(r.a_value_is_immutable_bytes, cast(Any, wrong))
 
 

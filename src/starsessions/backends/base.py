@@ -340,7 +340,7 @@ class Backend(SessionBackend):
         return await self.fetch(found.token, now)
 
     async def discard(self, token: str, now: int) -> None:
-        """Delete an entry that is no session: garbage, or the pointer that a rotation has left."""
+        """Delete an entry that holds no session: garbage, or the pointer that a rotation has left."""
 
     def lifespan(self) -> AbstractAsyncContextManager[Any]:
         """Return a context manager that is entered at the application's startup and exited at its shutdown."""

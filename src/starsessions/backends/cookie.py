@@ -79,10 +79,10 @@ class _SealedCookieBackend(Backend):
         return found
 
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
-        return await self._sealed(record, ends_at, now)
+        return await self._stored(record, ends_at, now)
 
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
-        return await self._sealed(record, ends_at, now)
+        return await self._stored(record, ends_at, now)
 
     async def rotate(
         self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
@@ -96,9 +96,9 @@ class _SealedCookieBackend(Backend):
                 record = replace(record, identity=new)
             else:  # another sign-in, which has its own handle
                 await self.user_index.forget(old, now)
-        return await self._sealed(record, ends_at, now)
+        return await self._stored(record, ends_at, now)
 
-    async def _sealed(self, record: Record, ends_at: int, now: int) -> Found:
+    async def _stored(self, record: Record, ends_at: int, now: int) -> Found:
         if self.user_index is not None:
             record = await self.user_index.keep_indexed(record, "", ends_at, now, is_sealed=True)
         return Found(self.seal(record), record)

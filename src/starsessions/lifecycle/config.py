@@ -107,10 +107,10 @@ def _storing_now(
     if isinstance(backend, Sealing):
         seal = backend.seal
 
-        def store_sealed(command: Create | Replace | Rotate) -> Found:
+        def store_in_token(command: Create | Replace | Rotate) -> Found:
             return Found(seal(command.record), command.record)
 
-        return store_sealed, (Replace, Create, Rotate)
+        return store_in_token, (Replace, Create, Rotate)
 
     def store(command: Replace) -> Found:
         record = command.record

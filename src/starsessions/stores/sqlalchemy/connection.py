@@ -265,7 +265,7 @@ def _wrong_driver() -> ImproperlyConfigured:
 
 
 def _prepare_sqlite(timeout: float, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-    """Let readers and one writer work in parallel (WAL). Other writers wait, but for less than the store's timeout."""
+    """Let readers and one writer work in parallel (WAL). Other writers wait for half the timeout of the store."""
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {int(timeout * 500)}")
     cursor.execute("PRAGMA journal_mode = WAL")
