@@ -435,7 +435,7 @@ def test_a_copy_bound_to_one_cookie_is_rejected_for_another(backend: Any) -> Non
     admin = backend.bound_for("admin")
     assert Site(backend=admin, session_cookie="admin").app.config.backend.original is backend
     assert admin.bound_for("admin").original is backend
-    with pytest.raises(ImproperlyConfigured, match="works for the cookie 'admin' of 'admin'"):
+    with pytest.raises(ImproperlyConfigured, match="bound to the cookie 'admin' of 'admin'"):
         Site(backend=admin)
 
 

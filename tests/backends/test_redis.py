@@ -515,19 +515,19 @@ def reading_replicas(**options: Any) -> RedisCluster:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "a blocking client": (blocking.Redis, r"or a Redis or RedisCluster of redis\.asyncio; this is a redis"),
-    "a pipeline": (lambda: Redis().pipeline(), r"this is a redis\.asyncio\.client\.Pipeline"),
-    "a pool": (ConnectionPool, r"this is a redis\.asyncio\.connection\.ConnectionPool"),
-    "nothing": (lambda: None, r"this is a builtins\.NoneType"),
+    "a blocking client": (blocking.Redis, r"or a Redis or RedisCluster of redis\.asyncio; not a redis"),
+    "a pipeline": (lambda: Redis().pipeline(), r"not a redis\.asyncio\.client\.Pipeline"),
+    "a pool": (ConnectionPool, r"not a redis\.asyncio\.connection\.ConnectionPool"),
+    "nothing": (lambda: None, r"not a builtins\.NoneType"),
     "replicas of a Sentinel": (lambda: Sentinel([("localhost", 1)]).slave_for("sessions"), "master_for"),
     "a Cluster that balances": (
         lambda: reading_replicas(load_balancing_strategy=LoadBalancingStrategy.ROUND_ROBIN),
         "must not read from replicas",
     ),
-    "an URL of something else": (lambda: "postgresql://ann:hunter2@localhost/db", "give redis://"),
-    "a name": (lambda: "localhost", r"\(ValueError\): give redis://"),
-    "an unknown option": (lambda: "redis://ann:hunter2@localhost/0?colour=hunter2", r"\(TypeError\): give redis://"),
-    "a port that is none": (lambda: "redis://localhost:hunter2", r"\(ValueError\): give redis://"),
+    "an URL of something else": (lambda: "postgresql://ann:hunter2@localhost/db", "pass redis://"),
+    "a name": (lambda: "localhost", r"\(ValueError\): pass redis://"),
+    "an unknown option": (lambda: "redis://ann:hunter2@localhost/0?colour=hunter2", r"\(TypeError\): pass redis://"),
+    "a port that is none": (lambda: "redis://localhost:hunter2", r"\(ValueError\): pass redis://"),
 }
 
 

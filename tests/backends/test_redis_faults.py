@@ -480,7 +480,7 @@ async def test_a_server_that_forbids_the_command_is_unavailable(server: RedisSer
     await unavailable(store.delete("key", now=NOW))
 
 
-async def test_the_documented_acl_is_sufficient_and_minimal(server: RedisServer, open_store: Open) -> None:
+async def test_the_documented_permissions_are_sufficient(server: RedisServer, open_store: Open) -> None:
     server.ask(
         "ACL", "SETUSER", "ours", "on", "nopass", "~faults:*", "+get", "+mget", "+set", "+del", "+evalsha", "+eval"
     )

@@ -390,13 +390,13 @@ async def test_an_engine_made_from_a_url_is_closed_and_can_be_used_again(db: Dat
 REFUSED = {
     "a sync engine": (lambda: create_engine("sqlite://"), "AsyncEngine, from create_async_engine"),
     "nothing": (lambda: None, "not a NoneType"),
-    "a sync driver": (lambda: "sqlite:///sessions.db", r"not one for asyncio.*sqlite\+aiosqlite"),
-    "a sync driver that is missing": (lambda: "postgresql+pg8000://host/db", r"not one for asyncio.*asyncpg"),
-    "no URL": (lambda: "hunter2", "not a URL"),
-    "an unknown database": (lambda: "paper+pencil://user:hunter2@host/db", "not a URL"),
+    "a sync driver": (lambda: "sqlite:///sessions.db", r"does not support asyncio.*sqlite\+aiosqlite"),
+    "a sync driver that is missing": (lambda: "postgresql+pg8000://host/db", r"does not support asyncio.*asyncpg"),
+    "no URL": (lambda: "hunter2", "cannot read this URL"),
+    "an unknown database": (lambda: "paper+pencil://user:hunter2@host/db", "cannot read this URL"),
     "one connection for all": (
         lambda: create_async_engine("sqlite+aiosqlite://", poolclass=StaticPool),
-        "Pass the URL",
+        "Pass a URL",
     ),
 }
 
