@@ -199,7 +199,7 @@ async def test_two_ids_from_generate_id_that_collide_are_an_error_and_overwrite_
     assert backend.data == {"always-the-same": {"user": "ann"}}
 
 
-async def test_a_reserved_key_with_invalid_times_gives_a_miss_reason(
+async def test_an_expired_session_of_a_custom_backend_has_the_reason_expired(
     site_of: Callable[..., Site], clock: Clock
 ) -> None:
     site = site_of(backend=DictBackend(), max_age=100)

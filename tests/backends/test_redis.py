@@ -515,7 +515,7 @@ def reading_replicas(**options: Any) -> RedisCluster:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "a blocking client": (blocking.Redis, r"or a Redis or RedisCluster of redis\.asyncio; not a redis"),
+    "a blocking client": (blocking.Redis, r"or a Redis or RedisCluster client from redis\.asyncio, not a redis"),
     "a pipeline": (lambda: Redis().pipeline(), r"not a redis\.asyncio\.client\.Pipeline"),
     "a pool": (ConnectionPool, r"not a redis\.asyncio\.connection\.ConnectionPool"),
     "nothing": (lambda: None, r"not a builtins\.NoneType"),

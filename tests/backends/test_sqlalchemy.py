@@ -388,7 +388,7 @@ async def test_an_engine_made_from_a_url_is_closed_and_can_be_used_again(db: Dat
 
 
 REFUSED = {
-    "a sync engine": (lambda: create_engine("sqlite://"), "AsyncEngine, from create_async_engine"),
+    "a sync engine": (lambda: create_engine("sqlite://"), "AsyncEngine from create_async_engine"),
     "nothing": (lambda: None, "not a NoneType"),
     "a sync driver": (lambda: "sqlite:///sessions.db", r"does not support asyncio.*sqlite\+aiosqlite"),
     "a sync driver that is missing": (lambda: "postgresql+pg8000://host/db", r"does not support asyncio.*asyncpg"),
