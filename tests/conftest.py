@@ -1,4 +1,4 @@
-"""What all tests share: a clock that stands still, the event loops, and each kind of backend."""
+"""What all tests share: a clock that only the test advances, the event loops, and each kind of backend."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class FailuresAtOnce:
-    """Whoever watches a long run need not wait for its end to read why a test failed."""
+    """Print a failure at once, so that a long run can be watched."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config

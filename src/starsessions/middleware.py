@@ -1,6 +1,6 @@
-"""The ASGI shell: gives each request its session, and brings it home when the response starts."""
+"""The ASGI middleware: creates the session of each request, and saves it when the response starts."""
 
-# A function inside of a function is made once per request: its annotations are not to be worked out each time.
+# Nested functions are created once per request, and their annotations must not be evaluated each time.
 from __future__ import annotations
 
 import logging
@@ -52,34 +52,39 @@ class SessionMiddleware:
 
     Args:
         app: the ASGI application.
-        secret_key: signs the session into a cookie. A list: the first key signs, all verify.
-        backend: keeps sessions elsewhere instead: a backend, or a store as it is.
-        autoload: load the session at its first use; no `await request.session.load()` is needed.
+        secret_key: the key that signs the session cookie. A list: the first key signs, all keys verify.
+        backend: a backend or a store that keeps the sessions. None: sessions are kept in signed cookies.
+        autoload: load the session on first access, so that `await request.session.load()` is not needed.
         session_cookie: the name of the cookie.
-        max_age: how long a session lasts without use, in seconds or as a `timedelta`. None or 0: the cookie ends with
-            the browser, and the session on the server after 14 days.
-        same_site: the `SameSite` attribute.
-        https_only: the `Secure` attribute. None: set it on responses to requests that came over https.
+        max_age: how long a session lasts without use, in seconds or as a `timedelta`. None or 0: the cookie lasts until
+            the browser is closed, and the session on the server for 14 days.
+        same_site: the `SameSite` attribute of the cookie.
+        https_only: the `Secure` attribute. None: set it on responses to requests that arrived over https.
         path: the `Path` attribute.
-        domain: the `Domain` attribute. None: the cookie is for this host only.
-        partitioned: the `Partitioned` attribute, for pages in an iframe of another site.
-        absolute_timeout: how long any session lasts, whatever happens; seconds or a `timedelta`.
-        rolling: use renews a session, and not only a write.
-        renew_every: with `rolling`, renew at most once in this time; a tenth of `max_age` by default.
-        rotate_every: give a session a new id when its id is this old. The old one works for 60 seconds more.
-        on_conflict: when two requests at once have changed the same key: "merge", so that the later one wins, or
-            "raise" `SessionConflict`. All other keys are merged in any case.
-        on_unavailable: when the store fails: "error", a 503 unless the application handles `BackendUnavailable`; or
-            "anonymous": the request continues with an empty session, and a 503 follows only if it is changed.
-        on_event: called after the response with what happened: see `starsessions.events`.
-        max_sessions_per_user: how many sessions a user may have.
-        on_too_many: one more ends the oldest ("evict"), or raises `TooManySessions` ("refuse").
-        scope_key: the key of the session in the ASGI scope, for a second middleware.
-        app_name: the application that the sessions belong to. What one application, cookie and purpose has written is
-            worth nothing elsewhere. None: the name of the cookie.
+        domain: the `Domain` attribute. None: the browser sends the cookie to this host only.
+        partitioned: the `Partitioned` attribute, for pages that another site embeds in an iframe.
+        absolute_timeout: the longest that any session lasts, in seconds or as a `timedelta`. None: no such limit.
+        rolling: renew a session whenever it is used. Otherwise only a change renews it.
+        renew_every: with `rolling`, renew at most once in this time (seconds or a `timedelta`). None: a tenth of
+            `max_age`.
+        rotate_every: replace a session id that is this old (seconds or a `timedelta`) with a new one. The old id works
+            for 60 more seconds. None: never.
+        on_conflict: what happens if two concurrent requests change the same key: "merge" keeps the later change,
+            "raise" raises `SessionConflict`. Changes to different keys are always merged.
+        on_unavailable: what happens if the store fails: "error" responds 503 unless the application handles
+            `BackendUnavailable`; "anonymous" continues with an empty session, and responds 503 only if it is changed.
+        on_event: a function or coroutine function, called after the response with each event: see
+            `starsessions.events`.
+        max_sessions_per_user: how many sessions a user may have. None: any number.
+        on_too_many: what happens at one sign-in more: "evict" ends the oldest session, "refuse" raises
+            `TooManySessions`.
+        scope_key: the key of the session in the ASGI scope. A second middleware needs another one.
+        app_name: the application that the sessions belong to. A cookie or record of one application, cookie name or
+            purpose is invalid for any other. None: the name of the cookie.
 
     Raises:
-        ImproperlyConfigured: a setting is missing, malformed or contradicts another one. The message names the cure.
+        ImproperlyConfigured: a setting is missing, malformed or contradicts another one. The message says how to fix
+            it.
 
     >>> from starlette.applications import Starlette
     >>> from starlette.middleware import Middleware
@@ -156,7 +161,7 @@ class SessionMiddleware:
         session.__starsessions__ = state
 
         def send_with_session(message: Message) -> Awaitable[None]:
-            # No coroutine of its own: messages that are not ours to change cost next to nothing.
+            # Not a coroutine function, so that messages which stay unchanged cost next to nothing.
             if message["type"] == "http.response.start" and state.phase in _NOT_SENT:
                 replaced = scope.get(key) is not session and self._is_replaced(session, scope)
                 if replaced or state.accessed:
@@ -178,9 +183,9 @@ class SessionMiddleware:
             self._check_saved(session, scope)
 
     def _start(self, session: Session, replaced: bool, scope: Scope, message: Message, send: Send) -> Awaitable[None]:
-        """Let the headers leave, with what they have to say about the session."""
+        """Save the session and send the start of the response."""
         state = session.__starsessions__
-        if state.phase is SAVING:  # saving failed, and the application says so
+        if state.phase is SAVING:  # saving failed, and this is the application's error response
             state.phase = Phase.FAILED
             return send(message)
         state.phase = SAVING
@@ -193,7 +198,7 @@ class SessionMiddleware:
     async def _start_saving(
         self, command: Command | None, session: Session, scope: Scope, message: Message, send: Send
     ) -> None:
-        """Save first: if that fails, nothing has been sent and the error is a clean one."""
+        """Save before sending: if saving fails, nothing has been sent, and the error response is complete."""
         state = session.__starsessions__
         state.is_saving = True
         try:
@@ -206,7 +211,7 @@ class SessionMiddleware:
         await send(with_session(message, session, scope.get("scheme", "http")))
 
     def _check_saved(self, session: Session, scope: Scope) -> None:
-        """Raise for a change that came too late to be saved with the response: to lose it silently is worse."""
+        """Raise if a change came too late to be saved with the response: losing it silently would be worse."""
         state = session.__starsessions__
         if (state.exposed and not state.save_was_cancelled and _has_unsaved(session)) or (
             scope.get(self.scope_key) is not session and self._is_replaced(session, scope)
@@ -217,17 +222,17 @@ class SessionMiddleware:
             )
 
     async def _refuse(self, session: Session, error: BackendUnavailable, scope: Scope, send: Send) -> None:
-        """Answer that the store failed, if nothing has been sent: a clean response in the place of half of one."""
+        """Respond 503 because the store failed; re-raise if part of a response has already been sent."""
         state = session.__starsessions__
         if state.phase not in _NOT_SENT:
             raise error
-        _log.error("Refused a request because the store of the sessions failed.", exc_info=error)
+        _log.error("Rejected a request because the session store failed.", exc_info=error)
         state.note(StoreFailed(str(error)))
         for message in unavailable(scope["type"], "websocket.http.response" in scope.get("extensions", ())):
             await send(message)
 
     async def _adopt(self, session: Session, scope: Scope) -> None:
-        """If the application has put a plain dict in the session's place, its content is the session."""
+        """Take over the content of a plain dict that the application has put in the session's place."""
         if self._is_replaced(session, scope):
             content = scope[self.scope_key]
             await session.load()
@@ -239,7 +244,7 @@ class SessionMiddleware:
             scope[self.scope_key] = session
 
     def _is_replaced(self, session: Session, scope: Scope) -> bool:
-        """Whether the application has put a dict in the session's place that is not another middleware's session."""
+        """Return whether the application has replaced the session with a dict that is no other middleware's session."""
         current = scope.get(self.scope_key)
         return current is not session and isinstance(current, dict) and not hasattr(current, "mark_accessed")
 
@@ -272,8 +277,8 @@ class SessionMiddleware:
         except BackendUnavailable as error:
             await self._refuse(session, error, scope, send)
         finally:
-            # However the connection ended: the peer left, the handler failed, or the server shuts down and cancels us.
-            # What was changed on an open connection is not lost with it.
+            # Changes are saved however the connection ended: the peer disconnected, the handler failed, or the server
+            # is shutting down and cancelled this task.
             try:
                 if state.phase is BY_HAND:
                     with anyio.CancelScope(shield=True):
@@ -292,26 +297,26 @@ class SessionMiddleware:
             state.saving_is_over()
 
     async def _save_late(self, session: Session, scope: Scope) -> None:
-        """Save what was changed since the handshake, or before a handshake that is refused: no cookie can be sent."""
+        """Save changes made after the handshake, or before a rejected one. No cookie can be sent."""
         await self._adopt(session, scope)
         state = session.__starsessions__
         if state.phase is OPEN:
-            # The browser would not get to know the new id, and nobody is signed in under the old one.
+            # The browser would not learn the new id, and the sign-in must not apply to the old one (session fixation).
             state.next_id = state.identity = None
         if not state.is_loaded or not _has_unsaved(session):
             return
         if state.phase is OPEN and not state.is_reachable:
-            _log.warning("The WebSocket was refused, so what its handler put into the session is not saved.")
+            _log.warning("The WebSocket was rejected, so the changes that its handler made to the session are lost.")
             return
         state.check_reachable()
         async with state.save_lock():
             await save(session)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The life of the backend, within that of the application.
+        """Start and stop the backend with the application.
 
-        It begins when the application has started, which may just have created a table, and ends when the application
-        has ended, before the server is told: servers may stop everything then.
+        The backend starts after the application, which may just have created the table, and stops after the
+        application has, but before the server is told: servers may stop the process then.
         """
         answered = False
         async with AsyncExitStack() as stack:
@@ -319,9 +324,9 @@ class SessionMiddleware:
             async def send_in_time(message: Message) -> None:
                 nonlocal answered
                 if message["type"] == "lifespan.startup.complete":
-                    # If this raises, Starlette ends what it has started, and says that it failed.
+                    # If this raises, Starlette shuts down what it has started, and reports the failure.
                     await stack.enter_async_context(self.config.backend.lifespan())
-                else:  # it has ended, or could not start
+                else:  # the application has shut down, or could not start
                     await stack.aclose()
                 answered = True
                 await send(message)
@@ -329,7 +334,7 @@ class SessionMiddleware:
             try:
                 await self.app(scope, receive, send_in_time)
             except ImproperlyConfigured as error:
-                if not answered:  # a server that hears nothing takes it for an application without a lifespan
+                if not answered:  # without an answer, a server assumes that the application has no lifespan
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
                 raise
 
@@ -338,8 +343,8 @@ class SessionMiddleware:
         if isinstance(outer, Session):
             if outer.__starsessions__.config.cookie.name == name:
                 raise ImproperlyConfigured(
-                    f"Two SessionMiddlewares, one inside of the other, use the cookie {name!r}: "
-                    "give one of them another session_cookie=…, or leave it out."
+                    f"Two nested SessionMiddlewares use the cookie {name!r}: "
+                    "remove one of them, or give it another session_cookie=…."
                 )
         elif any(writes(layer, name) for layer in layers(getattr(scope.get("app"), "middleware_stack", None))):
             raise ImproperlyConfigured(ANOTHER.format(name))

@@ -1,4 +1,4 @@
-"""The session: what handlers see of it, and how a request leads to it."""
+"""`Session`, and the functions that find and use the session of a request."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -24,11 +24,16 @@ T = TypeVar("T")
 
 
 class Session(TrackedDict):
-    """`request.session`: use it as a dict. Every change is kept, nested ones too.
+    """The session of a request, `request.session`: a dict that saves every change, nested changes included.
 
-    Its attributes are those of version 1.0.2 and of Starlette's own session, and no others, so that a template which
-    asks for `request.session.user_id` gets the application's key. Everything else is a function of the request or
-    the session: `load_session`, `set_expiry`, `users.sign_in`, `flash.add_flash` and so on.
+    Its attributes are those of version 1.0.2 and of Starlette's own session, and no others, so that
+    `request.session.user_id` in a template finds the application's key. Everything else is a function that takes the
+    request or the session: `load_session`, `set_expiry`, `users.sign_in`, `flash.add_flash` and so on.
+
+    Args:
+        backend: a backend or a store, for a session that is used by hand, without the middleware.
+        session_id: the id of an existing session, or the id that a new one gets. It is trusted: never pass an id that
+            a browser sent (session fixation). None: a new session with a new id.
 
     >>> import asyncio
     >>> from starsessions import InMemoryBackend
@@ -46,7 +51,7 @@ class Session(TrackedDict):
     __slots__ = ()
 
     def __init__(self, backend: SessionBackend | Store, session_id: str | None = None) -> None:
-        """Make a session to use by hand. The id is trusted: do not pass one that a browser sent."""
+        """Create a session to use by hand."""
         super().__init__()
         adapted = adapt(backend).bound_or_default()
         config = Config.build(adapted, CookieSpec(), autoload=False)
@@ -70,9 +75,9 @@ class Session(TrackedDict):
 
     def clear(self) -> None:
         super().clear()
-        self.__starsessions__.models = ()  # or a model that was changed before would put itself in again
+        self.__starsessions__.models = ()  # otherwise a model that was changed earlier would write itself back
 
-    # Starlette's own session has these
+    # Part of Starlette's own session
 
     @property
     def accessed(self) -> bool:
@@ -85,7 +90,7 @@ class Session(TrackedDict):
 
     @property
     def modified(self) -> bool:
-        """Whether a method that changes was called. What is written is decided by comparing, not by this."""
+        """Whether a method that changes the data was called. Saving compares the data and does not rely on this."""
         return self.__starsessions__.modified
 
     @modified.setter
@@ -93,7 +98,7 @@ class Session(TrackedDict):
         self.__starsessions__.modified = value
 
     def mark_accessed(self) -> None:
-        """Called by Starlette when a handler reads `request.session`."""
+        """Record an access. Starlette calls this when a handler reads `request.session`."""
         state = self.__starsessions__
         if not state.ready and (state.is_loaded or state.config.loads_at_once):
             self._before_read()
@@ -101,38 +106,49 @@ class Session(TrackedDict):
             state.accessed = True
 
     def mark_modified(self) -> None:
-        """For code written for Starlette. Changes are found without it."""
+        """Record a change, for code written for Starlette. Changes are detected without it."""
         self.mark_accessed()
         self.__starsessions__.modified = True
 
-    # Version 1.0.2 has these
+    # Part of version 1.0.2
 
     async def load(self) -> None:
-        """Fetch the data, once. Without it (or `autoload=True`) the session raises `SessionNotLoaded`."""
+        """Load the data from the backend, once. Without this or `autoload=True`, access raises `SessionNotLoaded`.
+
+        Raises:
+            BackendUnavailable: the store failed or did not answer in time.
+        """
         await loading.load(self)
         if not self.__starsessions__.ready:
             self._before_read()
 
     async def persist(self) -> str:
-        """Save now, whatever has changed, and return the id.
+        """Save the session now, changed or not, and return its id.
 
-        This is how to save after the response has started: from the first call on, the session may be changed again,
-        and each call saves.
+        Use this to save after the response has started. After the first call the session can be changed again, and
+        each further call saves.
 
         Raises:
-            SessionGone: the session was ended since it was loaded.
-            ResponseStarted: a cookie would be needed that can no longer be sent.
+            SessionGone: the session was ended by another request after it was loaded.
+            ResponseStarted: saving needs a new cookie, and the headers have been sent.
+            BackendUnavailable: the store failed or did not answer in time.
         """
         self._before_read()
         return await saving.persist(self)
 
     async def delete(self) -> None:
-        """End the session for good: its data, its id, and the cookie. What is put in afterwards is a new session."""
+        """End the session now: delete its data and its id, and clear the cookie. Later changes begin a new session.
+
+        The session is ended at once and not with the response, so a sign-out holds even if the response fails.
+
+        Raises:
+            BackendUnavailable: the store failed or did not answer in time.
+        """
         await self.load()
         await saving.end(self)
 
     async def flush(self) -> str:
-        """End the session as `delete()` does, and return the id of the session that begins if anything is put in."""
+        """End the session as `delete()` does, and return the id of the new session that the next change begins."""
         await self.delete()
         state = self.__starsessions__
         new_id = await state.config.backend.new_id()
@@ -140,11 +156,13 @@ class Session(TrackedDict):
         return new_id
 
     async def regenerate_id(self, grace: Duration | None = None) -> str:
-        """Keep the data under a new id, which is returned. The old id stops working: call it whenever rights change.
+        """Move the data to a new id, and return that id. The old id stops working.
+
+        Call it whenever the user's rights change, to prevent session fixation. (`users.sign_in` does it for you.)
 
         Args:
-            grace: for so long (seconds or a `timedelta`) the old id still works, for requests that are on their way.
-                They see and write the new session, and their responses do not bring the old id back.
+            grace: how long the old id keeps working, in seconds or as a `timedelta`, for requests already in flight.
+                They read and write the new session, and their responses do not restore the old id. None: not at all.
 
         Raises:
             ResponseStarted: the headers have been sent.
@@ -159,7 +177,7 @@ class Session(TrackedDict):
 
     @property
     def session_id(self) -> str | None:
-        """The id, once it is known to be valid; None without one. It is a secret: do not show or log it."""
+        """The id of a loaded or new session; None if there is none. It is a secret: do not display or log it."""
         return self.__starsessions__.session_id
 
     @property
@@ -171,7 +189,7 @@ class Session(TrackedDict):
     def is_loaded(self, value: bool) -> None:
         state = self.__starsessions__
         state.is_loaded = value
-        if not value:  # the next load() starts afresh
+        if not value:  # the next load() starts over
             dict.clear(self)
             state.ready = False
             state.found = None
@@ -189,7 +207,7 @@ class Session(TrackedDict):
 
     @property
     def data(self) -> dict[str, Any]:
-        """The data: the session itself."""
+        """The session itself, as a dict. Assigning a dict replaces all data."""
         self._before_read()
         return self
 
@@ -207,24 +225,24 @@ class Session(TrackedDict):
         return f"<Session: {dict.__len__(self)} keys{', modified' if state.modified else ''}>"
 
 
-# How a request or a WebSocket leads to its session, and what there is to do besides using it as a dict.
+# Operations on a session that a dict does not have.
 #
-# These are functions, and not methods, because a template asks for attributes before keys: with a method or property
-# of that name on the session, `{{ request.session.user_id }}` would no longer show what the application has stored.
+# They are functions and not methods, because a template looks up attributes before keys: if the session had a method or
+# property called `user_id`, `{{ request.session.user_id }}` would no longer show the application's own value.
 
 SessionSource = HTTPConnection | dict[str, Any]
 """A request, a WebSocket, or the session itself (`request.session`)."""
 
 
 def get_session(source: SessionSource, scope_key: str = "session") -> Session:
-    """Return the session of a request or a WebSocket, typed. It is not loaded by this: see `load_session`.
+    """Return the session of a request or a WebSocket, with its type. This does not load it: see `load_session`.
 
     Args:
-        source: a `Request`, a `WebSocket`, or a session, which is returned as it is.
+        source: a `Request`, a `WebSocket`, or a session, which is returned unchanged.
         scope_key: the `scope_key` of the middleware, for a second session in one application.
 
     Raises:
-        ImproperlyConfigured: there is no session of this package.
+        ImproperlyConfigured: the request has no session of this package.
 
     >>> get_session(HTTPConnection({"type": "http", "session": {}}))
     Traceback (most recent call last):
@@ -242,10 +260,14 @@ reads the session.
 
 
 async def load_session(source: SessionSource, scope_key: str = "session") -> Session:
-    """Return the session of a request or a WebSocket, loaded. Loading twice costs nothing.
+    """Load the session of a request or a WebSocket, and return it. Loading it again costs nothing.
+
+    Args:
+        source: a `Request`, a `WebSocket`, or a session.
+        scope_key: the `scope_key` of the middleware, for a second session in one application.
 
     Raises:
-        ImproperlyConfigured: there is no session of this package.
+        ImproperlyConfigured: the request has no session of this package.
         BackendUnavailable: the store failed or did not answer in time.
 
     >>> import asyncio
@@ -260,44 +282,52 @@ async def load_session(source: SessionSource, scope_key: str = "session") -> Ses
 
 
 def set_expiry(source: SessionSource, value: int | timedelta | datetime | None) -> None:
-    """Set how long this one session lasts, in place of the middleware's `max_age`.
+    """Set how long this session lasts, overriding the middleware's `max_age`.
+
+    `absolute_timeout` still applies.
 
     Args:
-        source: a request, a WebSocket, or a loaded session.
-        value: seconds or a `timedelta`, counted from the last renewal; a `datetime` (naive: local time), a fixed end;
-            None or 0: until the browser is closed, and no longer than `max_age` on the server.
-
-    `absolute_timeout` holds in any case.
+        source: a request, a WebSocket, or a session; it must be loaded.
+        value: seconds or a `timedelta`, counted from the last renewal; or a `datetime` (naive: local time), at which
+            the session expires. None or 0: until the browser is closed, but no longer than `max_age` on the server.
 
     Raises:
-        TypeError, ValueError: the value has another type, or is negative, too long, or in the past.
+        TypeError: the value has another type.
+        ValueError: the value is negative, too long, or in the past.
+        SessionNotLoaded: the session is not loaded.
+        ResponseStarted: the headers have been sent, and the change could not be saved.
     """
     session = get_session(source)
     state = session.__starsessions__
     wanted = expiry(value, int(state.config.clock()))
-    bool(session)  # loads it, or says that it is not loaded
+    bool(session)  # loads it, or raises SessionNotLoaded
     state.check_change()
     state.expire(wanted)
 
 
 async def update_atomically(source: SessionSource, change: Callable[[dict[str, Any]], T]) -> T:
-    """Read, change and write as one step, also against other requests. Return what `change` returns.
+    """Read, change and write the session in one atomic step, even across processes. Return what `change` returns.
 
-    `change` gets the data as a plain dict and changes it in place. It runs on what is stored now, and runs again if
-    another request wrote first, so it must have no side effects. The result is saved immediately, together with what
-    this request has changed before.
+    The result is saved immediately, together with the earlier changes of this request.
+
+    Args:
+        source: a request, a WebSocket, or a session. It is loaded if necessary.
+        change: a plain function that gets the stored data as a dict and changes it in place. It runs again if another
+            request writes first, so it must have no side effects.
 
     Raises:
-        SessionGone: the session was ended since it was loaded.
-        ResponseStarted: a cookie would be needed that can no longer be sent.
+        SessionGone: the session was ended by another request after it was loaded.
+        ResponseStarted: saving needs a new cookie, and the headers have been sent.
+        BackendUnavailable: the store failed or did not answer in time.
+        TypeError: `change` is a coroutine function.
     """
     session = await load_session(source)
     return await saving.update_atomically(session, change)
 
 
 def get_miss_reason(source: SessionSource) -> MissReason | None:
-    """Return why the request has no live session; None if it has one, or if nothing has been loaded yet.
+    """Return why the request has no valid session; None if it has one, or if it is not loaded yet.
 
-    It is for logs and tests. Do not show it to the user.
+    Use it in logs and tests. Do not show it to the user: it helps an attacker who is guessing cookies.
     """
     return get_session(source).__starsessions__.miss_reason

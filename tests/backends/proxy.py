@@ -16,7 +16,7 @@ class Proxy:
         self.lose_replies = 0
         """So many replies are lost, together with their connections, after the server has sent them."""
         self.lose_requests = 0
-        """So many requests are lost, together with their connections, before the server has seen them."""
+        """This number of requests is lost, with their connections, before the server has seen them."""
         self.flows = asyncio.Event()
         """Whether replies are passed on; they are late, otherwise."""
         self.flows.set()

@@ -151,14 +151,14 @@ def anyio_backend() -> str:
 
 
 @pytest.mark.anyio
-async def test_each_place_opens_its_own(places: list[Place]) -> None:
+async def test_each_binding_accepts_its_own_tokens(places: list[Place]) -> None:
     for place in places:
         data, why, user_id = await place.open(place.token)
         assert (data["whose"], why, user_id) == (place.name, None, USER), place.name
 
 
 @pytest.mark.anyio
-async def test_what_one_place_gives_a_browser_opens_nothing_in_another(places: list[Place]) -> None:
+async def test_a_token_of_one_binding_is_invalid_in_another(places: list[Place]) -> None:
     for one in places:
         shown = {*one.tokens, one.csrf_token, one.handle, put_secret({}, "", one.name.encode())}
         for other in places:
@@ -174,7 +174,7 @@ async def test_what_one_place_gives_a_browser_opens_nothing_in_another(places: l
 
 
 @pytest.mark.anyio
-async def test_a_csrf_token_is_good_in_its_own_session_only(places: list[Place]) -> None:
+async def test_a_csrf_token_is_valid_in_its_own_session_only(places: list[Place]) -> None:
     for one in places:
         for other in places:
             secrets = secrets_in((await other.open(other.token))[0])
@@ -182,7 +182,7 @@ async def test_a_csrf_token_is_good_in_its_own_session_only(places: list[Place])
 
 
 @pytest.mark.anyio
-async def test_a_list_holds_the_sessions_of_its_place_and_a_handle_ends_no_other(places: list[Place]) -> None:
+async def test_a_list_holds_the_sessions_of_its_binding_and_a_handle_revokes_no_other(places: list[Place]) -> None:
     listing = [(place, place.lists) for place in places if place.lists is not None]
     for place, lists in listing:
         assert [one.handle for one in await lists.list(USER)] == [place.handle], place.name
@@ -199,7 +199,7 @@ async def test_a_list_holds_the_sessions_of_its_place_and_a_handle_ends_no_other
 
 
 @pytest.mark.anyio
-async def test_what_a_store_holds_means_nothing_under_another_key() -> None:
+async def test_a_stored_value_is_invalid_under_another_key() -> None:
     for kinds, name in ((("in a store", "signed, revocable"), "store"), (("encrypted in a store",), "encrypted_store")):
         world = World()
         store: MemoryStore = getattr(world, name)
@@ -238,19 +238,19 @@ bindings = st.builds(Binding, names, names)
 
 
 @given(bindings, bindings, st.sampled_from(list(Purpose)), st.sampled_from(list(Purpose)))
-def test_no_label_is_the_beginning_of_another(one: Binding, other: Binding, here: Purpose, there: Purpose) -> None:
+def test_no_label_is_a_prefix_of_another(one: Binding, other: Binding, here: Purpose, there: Purpose) -> None:
     is_same = (one, here) == (other, there)
     assert other.label(there).startswith(one.label(here)) == is_same
 
 
-def test_the_label_is_that_of_the_docstring_and_says_purpose_application_and_cookie() -> None:
+def test_the_label_matches_the_docstring_and_names_purpose_application_and_cookie() -> None:
     assert Binding("é", "a").label(Purpose.COOKIE_LIST) == b"starsessions/v1/cookie-list/2:\xc3\xa9/1:a/"
     assert all("/" not in purpose and ":" not in purpose for purpose in Purpose)
     assert binding_for("a") == Binding("a", "a")
     assert binding_for("a", "b") == Binding("b", "a")
 
 
-def test_labels_are_made_in_one_place() -> None:
+def test_labels_are_built_in_one_module_only() -> None:
     [package] = starsessions.__path__
     sources = {path.name for path in Path(package).rglob("*.py") if "starsessions/v1" in path.read_text("utf-8")}
     # A session's own secret is the key of what csrf.py does, and what events.py makes is for logs, and opens nothing.
@@ -277,18 +277,18 @@ ENCRYPTED = (Purpose.ENCRYPTED_COOKIE, Purpose.ENCRYPTED_RECORD, Purpose.ENCRYPT
 OF_NO_COOKIE = {Purpose.STARLETTE_KEY}
 
 
-def test_each_purpose_is_looked_at() -> None:
+def test_each_purpose_is_tested() -> None:
     assert {*outputs(DEFAULT_BINDING), *ENCRYPTED, *OF_NO_COOKIE} == set(Purpose)
 
 
-def test_what_is_derived_for_one_purpose_and_binding_is_derived_for_no_other() -> None:
+def test_each_purpose_and_binding_derives_a_different_key() -> None:
     made = [make() for binding in BINDINGS for make in outputs(Binding(*binding)).values()]
     again = [make() for binding in BINDINGS for make in outputs(Binding(*binding)).values()]
     assert made == again
     assert len(set(made)) == len(made)
 
 
-def test_what_is_encrypted_for_one_purpose_and_binding_opens_for_no_other() -> None:
+def test_bytes_encrypted_for_one_purpose_and_binding_decrypt_for_no_other() -> None:
     ciphers = {(*one, purpose): Cipher(KEYS, purpose, Binding(*one)) for one in BINDINGS for purpose in ENCRYPTED}
     for one, cipher in ciphers.items():
         sealed = cipher.seal(b"plain", b"where")
@@ -318,7 +318,7 @@ async def test_a_store_encrypts_with_the_keys_of_its_binding(clock: Clock) -> No
         assert Cipher(KEYS, purpose, binding).open(entry.value[len(mark) :], key.encode()) is not None
 
 
-def test_keys_of_starlettes_format_are_told_apart_and_not_shown() -> None:
+def test_keys_of_starlettes_format_are_distinguished_but_not_shown() -> None:
     one, other = StarletteSigner([b"one", b"both"]), StarletteSigner([b"both", b"other"])
     assert len(one.key_digests & other.key_digests) == 1
     assert all(b"both" not in digest for digest in one.key_digests)
@@ -361,7 +361,7 @@ def backend(request: pytest.FixtureRequest, clock: Clock) -> Any:
 
 
 @pytest.mark.anyio
-async def test_by_hand_the_sessions_are_those_of_the_only_middleware(backend: Any, clock: Clock) -> None:
+async def test_calls_by_hand_use_the_sessions_of_the_only_middleware(backend: Any, clock: Clock) -> None:
     site = Site(backend=backend, session_cookie="sid", app_name="shop", clock=clock, autoload=True)
     await site.visit(lambda session: session.update(a=1))
     token = site.browser.cookies["sid"]
@@ -378,9 +378,7 @@ async def test_by_hand_the_sessions_are_those_of_the_only_middleware(backend: An
 
 
 @pytest.mark.anyio
-async def test_what_is_written_by_hand_before_there_is_a_middleware_is_for_the_default_cookie(
-    backend: Any, clock: Clock
-) -> None:
+async def test_a_write_by_hand_before_any_middleware_is_for_the_default_cookie(backend: Any, clock: Clock) -> None:
     token = await backend.write({"a": 1})
     site = Site(backend=backend, clock=clock, autoload=True)
     assert await site.data(Browser({"session": token})) == {"a": 1}
@@ -388,7 +386,7 @@ async def test_what_is_written_by_hand_before_there_is_a_middleware_is_for_the_d
 
 
 @pytest.mark.anyio
-async def test_what_is_written_into_memory_before_there_is_a_middleware_is_for_the_first_one(clock: Clock) -> None:
+async def test_a_write_into_memory_before_any_middleware_is_for_the_first_one(clock: Clock) -> None:
     backend = InMemoryBackend(clock=clock)
     await backend.write({"a": 1}, "an-id")
     site = Site(backend=backend, session_cookie="sid", clock=clock, autoload=True)
@@ -398,7 +396,7 @@ async def test_what_is_written_into_memory_before_there_is_a_middleware_is_for_t
 
 
 @pytest.mark.anyio
-async def test_a_session_by_hand_is_listed_where_there_is_no_middleware(backend: Any) -> None:
+async def test_a_session_by_hand_is_listed_without_a_middleware(backend: Any) -> None:
     session = Session(backend)
     await session.load()
     await users.sign_in(session, USER)
@@ -408,7 +406,7 @@ async def test_a_session_by_hand_is_listed_where_there_is_no_middleware(backend:
 
 
 @pytest.mark.anyio
-async def test_a_call_by_hand_for_several_cookies_has_to_say_which(backend: Any, clock: Clock) -> None:
+async def test_a_call_by_hand_must_name_one_of_several_cookies(backend: Any, clock: Clock) -> None:
     one = Site(backend=backend, clock=clock, autoload=True)
     other = Site(backend=backend, session_cookie="admin", clock=clock, autoload=True)
     await one.visit(lambda session: session.update(a=1))
@@ -424,7 +422,7 @@ async def test_a_call_by_hand_for_several_cookies_has_to_say_which(backend: Any,
     assert await backend.bound_for("admin", "shop").read(token) == {}
 
 
-def test_a_middleware_changes_nothing_of_what_it_is_given(backend: Any, clock: Clock) -> None:
+def test_a_middleware_does_not_change_the_backend_passed_to_it(backend: Any, clock: Clock) -> None:
     policy, index = backend.policy, backend.user_index
     one = Site(backend=backend, max_age=60, clock=clock)
     other = Site(backend=backend, max_age=90, session_cookie="admin", clock=clock)
@@ -433,16 +431,16 @@ def test_a_middleware_changes_nothing_of_what_it_is_given(backend: Any, clock: C
     assert other.app.config.backend.policy.max_age == 90
 
 
-def test_a_copy_that_works_for_one_cookie_works_for_no_other(backend: Any) -> None:
+def test_a_copy_bound_to_one_cookie_is_rejected_for_another(backend: Any) -> None:
     admin = backend.bound_for("admin")
     assert Site(backend=admin, session_cookie="admin").app.config.backend.original is backend
     assert admin.bound_for("admin").original is backend
-    with pytest.raises(ImproperlyConfigured, match="works for the cookie 'admin' of 'admin'"):
+    with pytest.raises(ImproperlyConfigured, match="bound to the cookie 'admin' of 'admin'"):
         Site(backend=admin)
 
 
 @pytest.mark.anyio
-async def test_memory_counts_what_all_its_cookies_hold_and_shows_those_of_one(clock: Clock) -> None:
+async def test_memory_counts_the_sessions_of_all_cookies_and_shows_those_of_one(clock: Clock) -> None:
     backend = InMemoryBackend(clock=clock)
     await backend.bound_for("session").write({"a": 1}, "id")
     assert (len(backend), dict(backend.data)) == (1, {"id": {"a": 1}})
@@ -458,7 +456,7 @@ async def test_memory_counts_what_all_its_cookies_hold_and_shows_those_of_one(cl
 
 
 @pytest.mark.anyio
-async def test_a_store_is_a_backend_wherever_one_is_asked_for() -> None:
+async def test_a_store_is_accepted_wherever_a_backend_is() -> None:
     store = MemoryStore()
     lists = UserSessions(store)
     with pytest.raises(ImproperlyConfigured, match="build the application first"):
@@ -474,7 +472,7 @@ async def test_a_store_is_a_backend_wherever_one_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{}, "redis://localhost", object(), DictBackend, StarletteSigner], ids=repr)
-def test_what_is_neither_a_backend_nor_a_store_is_refused_with_the_cure(wrong: Any) -> None:
+def test_an_object_that_is_no_backend_or_store_is_rejected_with_the_cure(wrong: Any) -> None:
     for make in (lambda: Site(backend=wrong), lambda: Session(wrong), lambda: UserSessions(wrong)):
         with pytest.raises(ImproperlyConfigured, match="get, create, replace and delete"):
             make()
@@ -483,6 +481,6 @@ def test_what_is_neither_a_backend_nor_a_store_is_refused_with_the_cure(wrong: A
 
 
 @pytest.mark.parametrize("wrong", ["", 5, b"shop"])
-def test_an_application_has_a_name_or_none(wrong: Any) -> None:
+def test_app_name_is_a_name_or_none(wrong: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="app_name"):
         Site(secret_key=KEY, app_name=wrong)

@@ -1,4 +1,4 @@
-"""The sealed backends, by the verbs that the session works with."""
+"""The cookie backends, called directly."""
 
 import pytest
 
@@ -12,8 +12,10 @@ NOW, LATER = 1000, 2000
 
 
 @pytest.mark.parametrize("backend", [CookieBackend(KEY), EncryptedCookieBackend(KEY)])
-async def test_keeping_is_sealing(backend: CookieBackend | EncryptedCookieBackend) -> None:
-    """The session seals by itself; whoever calls the verbs of every backend gets the same."""
+async def test_storing_a_session_in_a_cookie_is_signing_or_encrypting_it(
+    backend: CookieBackend | EncryptedCookieBackend,
+) -> None:
+    """The methods of `Backend` give the same tokens as `seal`, which the session calls directly."""
     old = Found("token", Record(b"{}", NOW, NOW))
     record = Record(b'{"a":1}', NOW, NOW)
 

@@ -29,7 +29,7 @@ async def test_the_backend_and_the_handler_share_no_objects(site_of: Callable[..
     assert await site.data() == {"cart": [1, 9]}
 
 
-async def test_values_of_any_type_are_the_backends_own_business(site_of: Callable[..., Site]) -> None:
+async def test_a_custom_backend_may_store_values_of_any_type(site_of: Callable[..., Site]) -> None:
     site = site_of(backend=DictBackend())
     await site.visit(lambda session: session.update(value=complex(1, 2)))
     assert await site.data() == {"value": complex(1, 2)}
@@ -46,7 +46,7 @@ async def test_data_written_by_version_1_is_read(site_of: Callable[..., Site], c
     assert await site.data() == {}
 
 
-async def test_a_session_by_hand_writes_the_data_as_it_is() -> None:
+async def test_a_session_by_hand_writes_only_its_data() -> None:
     backend = DictBackend()
     session = Session(backend)
     await session.load()
@@ -61,7 +61,7 @@ async def test_the_reserved_key_is_refused_in_the_data(site_of: Callable[..., Si
         await site_of(backend=DictBackend()).visit(lambda session: session.update({"__starsessions__": 1}))
 
 
-class Sealed(DictBackend):
+class Encoded(DictBackend):
     """Its id *is* the data, as in the cookie backend of version 1."""
 
     async def read(self, session_id: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Sealed(DictBackend):
         raise AssertionError("there is nothing to remove")
 
 
-class WellFormedSealed(Sealed):
+class WellFormedSealed(Encoded):
     def is_well_formed(self, session_id: str) -> bool:
         return "." in session_id
 
@@ -96,9 +96,7 @@ async def test_a_backend_whose_id_is_the_data_works(site_of: Callable[..., Site]
 
 
 @pytest.mark.parametrize("returned", [None, 5, "a.b", "with space"])
-async def test_an_id_that_would_be_refused_when_it_comes_back_fails_when_it_is_written(
-    site_of: Callable[..., Site], returned: Any
-) -> None:
+async def test_an_id_that_is_well_formed_rejects_fails_on_writing(site_of: Callable[..., Site], returned: Any) -> None:
     class Odd(DictBackend):
         async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
             return returned  # type: ignore[no-any-return]
@@ -108,7 +106,7 @@ async def test_an_id_that_would_be_refused_when_it_comes_back_fails_when_it_is_w
 
 
 @pytest.mark.guarantee(26)
-async def test_a_late_write_merges_by_key_what_it_finds_changed(site_of: Callable[..., Site]) -> None:
+async def test_a_late_write_merges_by_key_with_a_changed_session(site_of: Callable[..., Site]) -> None:
     backend = DictBackend()
     site, elsewhere = site_of(backend=backend), site_of(backend=backend)
     await site.visit(lambda session: session.update(a=1, b=1, gone=1))
@@ -123,7 +121,7 @@ async def test_a_late_write_merges_by_key_what_it_finds_changed(site_of: Callabl
 
 
 @pytest.mark.guarantee(26)
-async def test_a_late_write_of_a_session_that_is_gone_is_not_made(site_of: Callable[..., Site]) -> None:
+async def test_a_late_write_to_a_deleted_session_is_dropped(site_of: Callable[..., Site]) -> None:
     backend = DictBackend()
     site, elsewhere = site_of(backend=backend), site_of(backend=backend)
     for late in (sign_in, Session.regenerate_id, lambda session: session.update(n=1)):
@@ -142,7 +140,7 @@ async def test_a_late_write_of_a_session_that_is_gone_is_not_made(site_of: Calla
         assert backend._storage == {}
 
 
-async def test_rolling_finds_that_the_session_is_gone(site_of: Callable[..., Site], clock: Clock) -> None:
+async def test_rolling_does_not_renew_a_deleted_session(site_of: Callable[..., Site], clock: Clock) -> None:
     backend = DictBackend()
     site, elsewhere = site_of(backend=backend, rolling=True, max_age=100), site_of(backend=backend)
     await site.visit(sign_in)
@@ -158,7 +156,7 @@ async def test_rolling_finds_that_the_session_is_gone(site_of: Callable[..., Sit
     assert backend._storage == {}
 
 
-async def test_a_removal_that_somebody_else_was_faster_with_is_no_error(site_of: Callable[..., Site]) -> None:
+async def test_removing_a_session_that_another_request_removed_is_no_error(site_of: Callable[..., Site]) -> None:
     class Raced(DictBackend):
         async def exists(self, session_id: str) -> bool:
             self._storage.clear()
@@ -170,7 +168,7 @@ async def test_a_removal_that_somebody_else_was_faster_with_is_no_error(site_of:
     assert site.browser.cookies == {}
 
 
-async def test_a_subclass_of_ours_that_overrides_a_call_is_asked(site_of: Callable[..., Site]) -> None:
+async def test_a_subclass_of_a_built_in_backend_may_override_its_methods(site_of: Callable[..., Site]) -> None:
     class Audited(InMemoryBackend):
         written: list[dict[str, Any]]
 
@@ -220,7 +218,9 @@ async def test_two_ids_from_generate_id_that_collide_are_an_error_and_overwrite_
     assert backend.data == {"always-the-same": {"user": "ann"}}
 
 
-async def test_a_key_of_an_old_session_says_why_it_is_new(site_of: Callable[..., Site], clock: Clock) -> None:
+async def test_an_expired_session_of_a_custom_backend_has_the_reason_expired(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
     site = site_of(backend=DictBackend(), max_age=100)
     await site.visit(sign_in)
     clock.advance(100)
@@ -249,7 +249,7 @@ class Slotted:
 
 
 @pytest.mark.parametrize("kind", [Plain, Slotted])
-async def test_objects_that_do_not_say_what_equal_means_are_compared_by_what_they_hold(
+async def test_objects_without_an_eq_method_are_compared_by_their_contents(
     site_of: Callable[..., Site], kind: type[Plain | Slotted]
 ) -> None:
     site = site_of(backend=DictBackend())
@@ -268,7 +268,7 @@ async def test_a_value_that_cannot_be_copied_is_refused(site_of: Callable[..., S
 
 
 @pytest.mark.parametrize("bad", ["a\r\nSet-Cookie: evil=1", "", "user:1", "ä"])
-async def test_an_id_of_ones_own_that_could_not_come_back_fails_when_it_is_made(
+async def test_a_malformed_id_from_generate_id_fails_when_it_is_generated(
     site_of: Callable[..., Site], bad: str
 ) -> None:
     class Odd(InMemoryBackend):
@@ -280,7 +280,7 @@ async def test_an_id_of_ones_own_that_could_not_come_back_fails_when_it_is_made(
 
 
 @pytest.mark.parametrize("bad", ["a\r\nSet-Cookie: evil=1", "a;b", "ä", 'a"b'])
-async def test_an_id_that_cannot_stand_in_a_cookie_is_never_sent(site_of: Callable[..., Site], bad: str) -> None:
+async def test_an_id_that_cannot_be_a_cookie_value_is_never_sent(site_of: Callable[..., Site], bad: str) -> None:
     class Trusting(DictBackend):
         async def generate_id(self) -> str:
             return bad
@@ -292,7 +292,7 @@ async def test_an_id_that_cannot_stand_in_a_cookie_is_never_sent(site_of: Callab
         await site_of(backend=Trusting()).visit(sign_in)
 
 
-async def test_a_max_age_that_a_custom_backend_has_for_itself_means_nothing_to_us(site_of: Callable[..., Site]) -> None:
+async def test_a_max_age_attribute_of_a_custom_backend_is_ignored(site_of: Callable[..., Site]) -> None:
     class Own(DictBackend):
         max_age = "whatever"
 

@@ -20,9 +20,7 @@ NOW = 1000
 
 
 @pytest.mark.guarantee(13)
-async def test_the_handlers_own_objects_are_neither_kept_nor_handed_out(
-    site_of: Callable[..., Site], clock: Clock
-) -> None:
+async def test_the_backend_shares_no_objects_with_the_handler(site_of: Callable[..., Site], clock: Clock) -> None:
     backend = InMemoryBackend(clock=clock)
     site = site_of(backend=backend)
     cart = [1]
@@ -49,7 +47,7 @@ async def test_expired_sessions_are_dropped_by_the_writes_that_follow(clock: Clo
 
 
 @pytest.mark.guarantee(13)
-async def test_a_write_looks_at_two_other_entries_however_many_there_are(clock: Clock) -> None:
+async def test_a_write_checks_two_other_entries_whatever_the_total(clock: Clock) -> None:
     class Counted(array):  # type: ignore[type-arg]
         looked = 0
 
@@ -69,7 +67,7 @@ async def test_a_write_looks_at_two_other_entries_however_many_there_are(clock: 
     assert costs == [200, 200]
 
 
-async def test_sessions_that_are_written_and_ended_in_turns_leave_nothing_behind() -> None:
+async def test_sessions_written_and_ended_alternately_leave_no_entries() -> None:
     store = MemoryStore()
     for n in range(10_000):
         key = f"key-{n % 3}"
@@ -78,7 +76,7 @@ async def test_sessions_that_are_written_and_ended_in_turns_leave_nothing_behind
     assert store.all_keys() == store._keys == []
 
 
-async def test_the_sweep_knows_each_entry_once_whatever_happens() -> None:
+async def test_the_sweep_keeps_each_key_exactly_once() -> None:
     import random
 
     chance, store, now = random.Random(1), MemoryStore(), NOW
@@ -106,7 +104,7 @@ async def test_the_sweep_knows_each_entry_once_whatever_happens() -> None:
             assert held is None or held.value == one.encode()
 
 
-async def test_an_entry_is_over_at_its_deadline_and_its_key_is_free() -> None:
+async def test_an_entry_expires_at_its_deadline_and_frees_its_key() -> None:
     store = MemoryStore()
     await store.create("key", b"old", expires_at=NOW + 1, now=NOW)
     assert await store.get("key", now=NOW) is not None
@@ -135,7 +133,7 @@ class Slow(MemoryStore):
         return await super().replace(*args, **instants)
 
 
-async def test_a_replace_of_ones_own_is_called(site_of: Callable[..., Site], clock: Clock) -> None:
+async def test_an_overridden_replace_is_called(site_of: Callable[..., Site], clock: Clock) -> None:
     backend = Audited(clock)
     site = site_of(backend=backend)
     await site.visit(lambda session: session.update(a=1))
@@ -145,7 +143,7 @@ async def test_a_replace_of_ones_own_is_called(site_of: Callable[..., Site], clo
 
 
 @pytest.mark.both_loops
-async def test_what_waits_or_may_wait_is_not_done_in_one_step(site_of: Callable[..., Site], clock: Clock) -> None:
+async def test_work_that_may_wait_is_not_done_in_one_step(site_of: Callable[..., Site], clock: Clock) -> None:
     backend = InMemoryBackend(clock=clock)
     assert backend.never_waits
     assert not Audited(clock).never_waits
@@ -157,7 +155,7 @@ async def test_what_waits_or_may_wait_is_not_done_in_one_step(site_of: Callable[
     assert await site.data() == {"a": 2}
 
 
-async def test_a_write_refuses_what_it_does_not_expect_and_says_what_is_there() -> None:
+async def test_a_conflicting_write_raises_conflict_with_the_current_entry() -> None:
     store = MemoryStore()
     first = await store.create("key", b"1", expires_at=NOW + 9, now=NOW)
     with pytest.raises(Conflict) as taken:
@@ -216,7 +214,7 @@ def test_threads_that_write_at_once_lose_nothing() -> None:
 
 @pytest.mark.guarantee(13)
 def test_a_million_sessions_take_at_most_three_times_their_payload_and_key() -> None:
-    """Measured on 20,000: the memory grows with them in a straight line, but for the doubling of the dict."""
+    """Measured on 20,000: the memory grows with them linearly, except for the doubling of the dict."""
     import tracemalloc
 
     store = MemoryStore()
@@ -233,7 +231,7 @@ def test_a_million_sessions_take_at_most_three_times_their_payload_and_key() -> 
     assert taken <= 3 * (len(key) + len(value))
 
 
-async def test_a_session_in_memory_is_used_by_hand_with_ids_of_ones_own() -> None:
+async def test_a_session_in_memory_can_be_used_by_hand_with_chosen_ids() -> None:
     backend = InMemoryBackend()
     session = Session(backend, "my-id")
     await session.load()
@@ -242,8 +240,8 @@ async def test_a_session_in_memory_is_used_by_hand_with_ids_of_ones_own() -> Non
     assert backend.data == {"my-id": {"user": "ann"}}
 
 
-async def test_two_writers_of_one_id_by_hand_both_get_through() -> None:
-    """Between the look and the write somebody else writes; the second write starts from what is there then."""
+async def test_two_writers_of_one_id_by_hand_both_succeed() -> None:
+    """Another request writes between the read and the write; the second write merges with its result."""
 
     class Interrupted(InMemoryBackend):
         interrupted = 0
@@ -270,9 +268,7 @@ async def test_two_sessions_by_hand_that_begin_under_one_id_are_merged() -> None
     assert backend.data == {"one-id": {"a": 1, "b": 2}}
 
 
-async def test_a_touch_that_somebody_elses_write_was_faster_than_leaves_their_write(
-    site_of: Callable[..., Site], clock: Clock
-) -> None:
+async def test_a_renewal_does_not_overwrite_a_concurrent_write(site_of: Callable[..., Site], clock: Clock) -> None:
     backend = InMemoryBackend(clock=clock)
     site, elsewhere = (site_of(backend=backend, rolling=True, max_age=100) for _ in range(2))
     elsewhere.browser = site.browser
@@ -302,13 +298,13 @@ async def test_a_rotation_to_an_id_that_is_taken_is_an_error_and_changes_nothing
     assert backend.data == {"always-the-same": {"n": 1}}
 
 
-async def test_garbage_under_a_key_is_left_out_of_the_data(clock: Clock) -> None:
+async def test_data_leaves_out_garbage(clock: Clock) -> None:
     backend = InMemoryBackend(clock=clock)
     await backend.store.create("garbage", b"\xc1", expires_at=int(clock()) + 9, now=int(clock()))
     assert backend.data == {}
 
 
-async def test_writers_that_never_get_through_give_up_with_an_error(
+async def test_writers_that_always_conflict_give_up_with_an_error(
     site_of: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from starsessions import SessionError
@@ -322,7 +318,7 @@ async def test_writers_that_never_get_through_give_up_with_an_error(
     monkeypatch.setattr(saving, "MAX_ATTEMPTS", 3)
     site = Site(backend=Contended(), autoload=True)
     await site.visit(lambda session: session.update(n=1))
-    with pytest.raises(SessionError, match="so often"):
+    with pytest.raises(SessionError, match="on every attempt"):
         await site.visit(lambda session: session.update(n=2))
 
 
@@ -335,16 +331,16 @@ async def test_the_sweep_drops_a_dead_entry_that_is_the_last_one() -> None:
     assert store.all_keys() == store._keys == ["first"]
 
 
-async def test_writing_by_hand_over_garbage_is_an_error_and_not_an_endless_try(clock: Clock) -> None:
+async def test_writing_by_hand_over_garbage_raises_and_does_not_loop(clock: Clock) -> None:
     from starsessions import SessionError
 
     backend = InMemoryBackend(clock=clock)
     await backend.store.create("garbage", b"\xc1", expires_at=int(clock()) + 9, now=int(clock()))
-    with pytest.raises(SessionError, match="no session"):
+    with pytest.raises(SessionError, match="not a session"):
         await backend.write({"a": 1}, "garbage")
 
 
-async def test_a_session_whose_end_comes_before_the_response_is_over_and_no_error(
+async def test_a_session_that_expires_before_the_response_causes_no_error(
     site_of: Callable[..., Site], clock: Clock
 ) -> None:
     """The only entry, and dead when it is written: the sweep that follows has nothing left to look at."""

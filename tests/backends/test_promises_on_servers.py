@@ -28,13 +28,13 @@ Open = Callable[[Clock], AbstractAsyncContextManager[Any]]
 
 SCENARIOS = [
     test_users.test_one_session_is_ended_by_its_handle_and_no_other,
-    test_users.test_all_others_are_ended_and_the_one_that_asks_gets_a_new_id,
+    test_users.test_all_other_sessions_are_revoked_and_the_current_one_gets_a_new_id,
     test_users.test_a_session_stays_on_the_list_wherever_it_is_rotated_to,
-    test_users.test_a_sign_in_that_is_under_way_is_ended_with_all_the_others,
+    test_users.test_a_sign_in_in_progress_is_revoked_with_all_others,
     test_users.test_one_session_too_many_ends_the_oldest,
     test_users.test_parallel_sign_ins_are_never_more_than_allowed,
     test_users.test_the_list_is_of_one_user_only,
-    test_users.test_who_is_not_signed_in_is_on_no_list,
+    test_users.test_anonymous_sessions_are_not_listed,
 ]
 
 
@@ -80,7 +80,7 @@ async def test_a_hundred_increments_at_once_make_a_hundred(
         assert await site.data() == {"n": 100}
 
 
-async def test_sealed_cookies_are_called_back_through_a_store_on_a_server(
+async def test_cookies_are_revoked_through_a_store_on_a_server(
     open_backend: Open, site_of: Callable[..., Site], clock: Clock
 ) -> None:
     async with open_backend(clock) as store:

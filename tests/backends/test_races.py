@@ -1,6 +1,6 @@
 """Two requests of one browser, one paused in the middle of its handler: schedules, not sleeps.
 
-`pause` is where the first request stands still while the second runs from beginning to end.
+`pause` is where the first request waits while the second runs from beginning to end.
 """
 
 from collections.abc import Awaitable, Callable
@@ -79,7 +79,7 @@ async def test_a_rotation_is_final_whatever_a_slow_request_does(
 @pytest.mark.parametrize(
     "slow", ["writes", "deletes a key", "rotates", "clears", "sets an expiry"], ids=lambda slow: slow.replace(" ", "_")
 )
-async def test_a_session_that_is_over_when_a_slow_request_answers_is_not_brought_back(
+async def test_a_slow_request_does_not_bring_back_an_expired_session(
     site_of: Callable[..., Site], server_backend: SessionBackend, clock: Clock, slow: str
 ) -> None:
     site = site_of(backend=server_backend, max_age=100)
@@ -123,7 +123,9 @@ async def test_a_change_made_during_a_rotation_is_in_the_new_session(
 
 
 @pytest.mark.guarantee(15)
-async def test_of_one_key_the_later_commit_wins(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:
+async def test_the_later_commit_wins_if_both_change_one_key(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
     site, browser, _ = await run_inside(
         site_of,
         server_backend,
@@ -155,7 +157,7 @@ async def test_thirty_two_requests_that_all_loaded_before_any_wrote_lose_no_key(
     assert await sites[0].data() == {"start": True} | {f"key-{n}": n for n in range(1, 33)}
 
 
-async def test_a_request_that_only_reads_while_rolling_loses_nobodys_write(
+async def test_a_rolling_read_does_not_lose_a_concurrent_write(
     site_of: Callable[..., Site], server_backend: SessionBackend, clock: Clock
 ) -> None:
     site, elsewhere = (site_of(backend=server_backend, rolling=True, max_age=100) for _ in range(2))
@@ -172,7 +174,7 @@ async def test_a_request_that_only_reads_while_rolling_loses_nobodys_write(
 
 
 @pytest.mark.guarantee(14)
-async def test_emptying_a_session_ends_nothing_that_somebody_else_has_put_in(
+async def test_emptying_a_session_keeps_what_another_request_has_added(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
     site, browser, said = await run_inside(
@@ -200,7 +202,7 @@ async def test_emptying_a_session_leaves_the_cookie_of_a_parallel_sign_in_alone(
     assert await site.data(browser) == {"flash": "hello", "user": "ann"}
 
 
-async def test_what_a_handler_holds_stays_in_the_session_when_somebody_else_was_faster(
+async def test_objects_that_a_handler_holds_stay_in_the_session_after_a_merge(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
     async def slow(session: Session) -> None:
@@ -281,7 +283,7 @@ async def test_two_tasks_of_a_request_that_persist_at_once_store_one_session(sit
 
 
 @pytest.mark.both_loops
-async def test_a_task_that_persists_while_the_headers_leave_stores_the_session_that_the_browser_gets(
+async def test_a_persist_while_the_headers_are_sent_stores_the_session_in_the_cookie(
     site_of: Callable[..., Site],
 ) -> None:
     backend = Waits()
@@ -305,9 +307,7 @@ async def test_a_task_that_persists_while_the_headers_leave_stores_the_session_t
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("fails", [False, True])
-async def test_a_task_that_persists_in_the_middle_of_the_saving_waits_for_its_end(
-    site_of: Callable[..., Site], fails: bool
-) -> None:
+async def test_a_persist_during_a_save_waits_for_its_end(site_of: Callable[..., Site], fails: bool) -> None:
     class Full(Exception):
         pass
 
@@ -352,7 +352,7 @@ async def test_a_task_that_persists_in_the_middle_of_the_saving_waits_for_its_en
 
 
 @pytest.mark.both_loops
-async def test_a_task_that_persists_while_a_websocket_is_accepted_stores_the_session_that_the_browser_gets(
+async def test_a_persist_while_a_websocket_is_accepted_stores_the_session_in_the_cookie(
     site_of: Callable[..., Site],
 ) -> None:
     backend = Waits()

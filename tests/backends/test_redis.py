@@ -1,4 +1,4 @@
-"""The backend for Redis, on real servers: what stands there, what is sent, and whose client it is."""
+"""The backend for Redis, on real servers: the stored entries, the commands, and the clients."""
 
 import asyncio
 import math
@@ -80,7 +80,7 @@ async def refused(work: Awaitable[Any]) -> Entry | None:
     return caught.value.current
 
 
-# What stands there
+# Stored entries
 
 
 async def test_an_entry_is_a_string_of_layout_version_deadline_and_value(open_store: Open, ask: Any) -> None:
@@ -100,7 +100,7 @@ async def test_a_key_is_the_prefix_and_a_hash_of_the_id(server: RedisServer, ask
     assert b"an-id" not in key + await ask("GET", key)
 
 
-async def test_stores_of_two_prefixes_do_not_see_each_other(open_store: Open) -> None:
+async def test_stores_with_different_prefixes_are_separate(open_store: Open) -> None:
     ours, theirs = open_store(prefix="ours:"), open_store(prefix="theirs:")
     await ours.create("key", b"value", expires_at=NOW + LIFE, now=NOW)
     assert await theirs.get("key", now=NOW) is None
@@ -108,12 +108,12 @@ async def test_stores_of_two_prefixes_do_not_see_each_other(open_store: Open) ->
     assert await ours.get("key", now=NOW) is not None
 
 
-# How long it stands there
+# Expiry
 
 
 @pytest.mark.guarantee(19)
 @pytest.mark.parametrize("now", [1, NOW, NOW * 2])
-async def test_redis_forgets_by_its_own_clock_whatever_ours_shows(open_store: Open, ask: Any, now: int) -> None:
+async def test_redis_expires_entries_by_its_own_clock(open_store: Open, ask: Any, now: int) -> None:
     store = open_store(prefix=f"ttl-{now}:")
     version = await store.create("key", b"value", expires_at=now + LIFE, now=now)
     assert LIFE * 1000 - 30_000 < await ask("PTTL", f"ttl-{now}:key") <= LIFE * 1000
@@ -132,7 +132,7 @@ async def test_a_far_deadline_does_not_overflow(open_store: Open, ask: Any, ahea
 
 
 @pytest.mark.parametrize("late", [0, 1, 2 * NOW])
-async def test_what_is_over_when_it_is_put_is_not_kept(open_store: Open, ask: Any, late: int) -> None:
+async def test_an_entry_that_has_expired_when_written_is_not_kept(open_store: Open, ask: Any, late: int) -> None:
     store = open_store(prefix=f"late-{late}:")
     version = await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW)
     await store.replace("key", b"value", version, expires_at=NOW - late, now=NOW)
@@ -141,19 +141,19 @@ async def test_what_is_over_when_it_is_put_is_not_kept(open_store: Open, ask: An
 
 
 @pytest.mark.guarantee(19)
-async def test_entries_go_without_help_when_their_time_has_come(open_store: Open, server: RedisServer) -> None:
+async def test_redis_removes_expired_entries_itself(open_store: Open, server: RedisServer) -> None:
     store = open_store(prefix="short:")
     await store.create("key", b"value", expires_at=NOW + 1, now=NOW)
-    server.wait_until(lambda: not server.ask("EXISTS", "short:key"), "has not forgotten what is over")
+    server.wait_until(lambda: not server.ask("EXISTS", "short:key"), "has not removed an expired entry")
 
 
-# What is under our key and not ours
+# Foreign values under a key of the store
 
 GARBAGE = {
     "nothing": ("SET", ""),
     "a few characters": ("SET", "value"),
     "sixteen characters": ("SET", "\x01" + "x" * 15),
-    "a longer text": ("SET", "a value of somebody else"),
+    "a longer text": ("SET", "a value of another program"),
     "another layout": ("SET", b"\x02" + b"x" * 30),
     "a hash": ("HSET", "field", "value"),
     "a list": ("RPUSH", "value"),
@@ -190,7 +190,7 @@ class TestGarbage:
         assert [entry and entry.value for entry in found] == [b"value", None, b"value", None, None]
 
 
-async def test_an_entry_that_holds_no_record_is_no_session_and_can_be_removed(server: RedisServer) -> None:
+async def test_an_entry_without_a_record_is_ignored_and_can_be_removed(server: RedisServer) -> None:
     backend = RedisBackend(server.url, secrets.token_hex(4))
     async with backend.lifespan():
         await backend.store.create(backend.key_of("an-id"), b"garbage", expires_at=NOW * 2, now=NOW)
@@ -243,7 +243,7 @@ class TestRoundTrips:
         await Site(backend=self.backend).visit(lambda session: None, site.browser)
         assert sent() == {}
 
-    async def test_none_to_look_into_a_session_that_a_stranger_does_not_have(self, site: Site, sent: Any) -> None:
+    async def test_none_to_read_a_session_without_a_cookie(self, site: Site, sent: Any) -> None:
         await site.visit(lambda session: session.get("a"), Browser())
         assert sent() == {}
 
@@ -315,7 +315,7 @@ Client = Redis | RedisCluster
 
 
 class Watched(Redis):
-    """Somebody's subclass that wants to see each command."""
+    """An application's subclass that sees each command."""
 
     seen: list[str]
 
@@ -338,7 +338,7 @@ CLIENTS: dict[str, Callable[[str], Client]] = {
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-async def test_a_client_of_any_kind_will_do(kind: str, server: RedisServer, open_store: Open) -> None:
+async def test_clients_of_any_kind_work(kind: str, server: RedisServer, open_store: Open) -> None:
     async with CLIENTS[kind](server.url) as client:
         await check_store(open_store(client))
         if isinstance(client, Watched):
@@ -432,7 +432,7 @@ class TestTheConnectionThatIsKept:
         assert await store.delete("key", version, now=NOW) is True
         assert (pool.taken, pool.out) == (1, 1)
 
-    async def test_is_one_however_many_were_used_at_once(self, store: RedisStore, pool: Noting) -> None:
+    async def test_is_one_even_after_many_were_used_at_once(self, store: RedisStore, pool: Noting) -> None:
         await asyncio.gather(*(store.create(f"{n}", b"value", expires_at=NOW + LIFE, now=NOW) for n in range(10)))
         assert (pool.taken, pool.out) == (10, 1)
 
@@ -441,7 +441,7 @@ class TestTheConnectionThatIsKept:
         await end_the_moment()
         assert (pool.taken, pool.out) == (1, 0)
 
-    async def test_is_given_back_by_whom_uses_it_when_the_moment_ends(
+    async def test_is_returned_by_its_user_if_the_moment_ends_meanwhile(
         self, store: RedisStore, pool: Noting, between: Proxy, end_the_moment: Any
     ) -> None:
         await store.get("key", now=NOW)
@@ -454,7 +454,7 @@ class TestTheConnectionThatIsKept:
         await request
         assert (pool.taken, pool.out) == (1, 0)
 
-    async def test_is_none_that_has_failed(self, store: RedisStore, pool: Noting, ask: Any) -> None:
+    async def test_is_never_one_that_has_failed(self, store: RedisStore, pool: Noting, ask: Any) -> None:
         await ask("LPUSH", store._name("list"), "a")
         assert await store.get("list", now=NOW) is None
         assert (pool.taken, pool.out) == (1, 0)
@@ -515,24 +515,24 @@ def reading_replicas(**options: Any) -> RedisCluster:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "a blocking client": (blocking.Redis, r"or a Redis or RedisCluster of redis\.asyncio; this is a redis"),
-    "a pipeline": (lambda: Redis().pipeline(), r"this is a redis\.asyncio\.client\.Pipeline"),
-    "a pool": (ConnectionPool, r"this is a redis\.asyncio\.connection\.ConnectionPool"),
-    "nothing": (lambda: None, r"this is a builtins\.NoneType"),
+    "a blocking client": (blocking.Redis, r"or a Redis or RedisCluster client from redis\.asyncio, not a redis"),
+    "a pipeline": (lambda: Redis().pipeline(), r"not a redis\.asyncio\.client\.Pipeline"),
+    "a pool": (ConnectionPool, r"not a redis\.asyncio\.connection\.ConnectionPool"),
+    "nothing": (lambda: None, r"not a builtins\.NoneType"),
     "replicas of a Sentinel": (lambda: Sentinel([("localhost", 1)]).slave_for("sessions"), "master_for"),
     "a Cluster that balances": (
         lambda: reading_replicas(load_balancing_strategy=LoadBalancingStrategy.ROUND_ROBIN),
         "must not read from replicas",
     ),
-    "an URL of something else": (lambda: "postgresql://ann:hunter2@localhost/db", "give redis://"),
-    "a name": (lambda: "localhost", r"\(ValueError\): give redis://"),
-    "an unknown option": (lambda: "redis://ann:hunter2@localhost/0?colour=hunter2", r"\(TypeError\): give redis://"),
-    "a port that is none": (lambda: "redis://localhost:hunter2", r"\(ValueError\): give redis://"),
+    "an URL of something else": (lambda: "postgresql://ann:hunter2@localhost/db", "pass redis://"),
+    "a name": (lambda: "localhost", r"\(ValueError\): pass redis://"),
+    "an unknown option": (lambda: "redis://ann:hunter2@localhost/0?colour=hunter2", r"\(TypeError\): pass redis://"),
+    "a port that is none": (lambda: "redis://localhost:hunter2", r"\(ValueError\): pass redis://"),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
-async def test_what_is_no_client_of_a_primary_is_refused(what: str) -> None:
+async def test_an_object_that_is_no_client_of_a_primary_is_rejected(what: str) -> None:
     make, says = REFUSED[what]
     with pytest.raises(ImproperlyConfigured, match=says) as refusal:
         RedisBackend(make())
@@ -547,7 +547,7 @@ async def test_a_cluster_that_reads_from_replicas_is_refused() -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, -1, math.nan])
-def test_a_timeout_must_be_more_than_nothing(timeout: float) -> None:
+def test_a_timeout_must_be_positive(timeout: float) -> None:
     with pytest.raises(ImproperlyConfigured, match="timeout must be more than 0 seconds"):
         RedisBackend("redis://localhost", timeout=timeout)
 
@@ -561,7 +561,7 @@ def test_without_redis_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch
 # What is waited for, and how a failure is called
 
 
-async def test_a_store_that_fails_is_named_and_nothing_of_the_session_is() -> None:
+async def test_an_error_of_the_store_names_it_but_no_session_data() -> None:
     async def fails() -> None:
         raise OSError("reset by 10.0.0.1 while sending SECRET")
 
@@ -569,7 +569,7 @@ async def test_a_store_that_fails_is_named_and_nothing_of_the_session_is() -> No
         await within(1, fails(), (OSError,))
 
 
-async def test_what_no_store_should_raise_passes_through() -> None:
+async def test_unexpected_errors_pass_through() -> None:
     async def fails() -> None:
         raise LookupError("a mistake of the store's author")
 
@@ -577,7 +577,7 @@ async def test_what_no_store_should_raise_passes_through() -> None:
         await within(1, fails(), (OSError,))
 
 
-async def test_a_store_that_does_not_answer_is_not_waited_for() -> None:
+async def test_a_store_that_does_not_answer_times_out() -> None:
     with pytest.raises(BackendUnavailable, match=r"^The store did not answer within 0\.001 seconds\.$"):
         await within(0.001, asyncio.sleep(60), (OSError,))
 
@@ -637,7 +637,9 @@ async def test_a_client_that_was_given_stays_open(server: RedisServer, closing: 
     assert connection.is_connected
 
 
-async def test_a_server_that_lets_us_in_nowhere_is_unavailable(server: RedisServer, closing: AsyncExitStack) -> None:
+async def test_a_server_that_refuses_all_connections_is_unavailable(
+    server: RedisServer, closing: AsyncExitStack
+) -> None:
     backend = RedisBackend(f"redis://ann:hunter2@127.0.0.1:{server.port}")
     await closing.enter_async_context(backend.lifespan())
     with pytest.raises(BackendUnavailable) as error:

@@ -20,7 +20,7 @@ Connect = Callable[[], AbstractAsyncContextManager[Any]]
 
 @asynccontextmanager
 async def cleaning(client: Redis | RedisCluster, prefix: str) -> AsyncIterator[None]:
-    """The server may be somebody's own."""
+    """The server may be shared with other programs."""
     yield
     async for name in client.scan_iter(match=f"{prefix}*"):
         await client.delete(name)

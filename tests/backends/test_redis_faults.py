@@ -1,6 +1,6 @@
-"""Redis dies, sleeps, forgets, refuses, and loses what it says, while somebody has a session.
+"""Redis dies, sleeps, forgets, refuses, and loses what it says, while a user has a session.
 
-Nothing may hang, no confirmed change may be missing, nobody may get what is somebody else's, and what comes after the
+Nothing may hang, no confirmed change may be missing, no user may get the data of another, and what comes after the
 recovery must work.
 """
 
@@ -100,7 +100,7 @@ async def check(store: RedisStore) -> None:
 # Not there
 
 
-async def test_where_no_server_is_the_store_is_unavailable(open_store: Open) -> None:
+async def test_without_a_server_the_store_is_unavailable(open_store: Open) -> None:
     store = open_store(f"redis://127.0.0.1:{free_port()}")
     for work in (
         store.get("key", now=NOW),
@@ -112,7 +112,7 @@ async def test_where_no_server_is_the_store_is_unavailable(open_store: Open) -> 
         assert str(error) == "The store failed: ConnectionError."
 
 
-async def test_loads_that_share_a_command_all_hear_that_it_failed(open_store: Open) -> None:
+async def test_loads_that_share_a_command_all_fail_with_it(open_store: Open) -> None:
     store = open_store(f"redis://127.0.0.1:{free_port()}")
     found = await asyncio.gather(*(store.get(f"key-{n}", now=NOW) for n in range(10)), return_exceptions=True)
     assert [type(error) for error in found] == [BackendUnavailable] * 10
@@ -134,7 +134,7 @@ async def test_after_a_restart_the_next_request_works(server: RedisServer, open_
     await check(store)
 
 
-async def test_a_restart_that_nobody_noticed_is_no_failure(server: RedisServer, open_store: Open) -> None:
+async def test_a_restart_while_idle_is_no_failure(server: RedisServer, open_store: Open) -> None:
     store = open_store(server.url)
     await check(store)
     server.restart()
@@ -160,7 +160,9 @@ async def test_a_restart_between_two_commands_is_no_failure(
 
 
 @pytest.mark.guarantee(20)
-async def test_who_does_not_answer_is_unavailable_when_time_is_up(server: RedisServer, open_store: Open) -> None:
+async def test_a_server_that_does_not_answer_is_unavailable_after_the_timeout(
+    server: RedisServer, open_store: Open
+) -> None:
     store = open_store(server.url, 0.3)
     version = await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW)
     with server.paused():
@@ -196,7 +198,7 @@ class TestALostAnswer:
     def store(self, between: Proxy, open_store: Open) -> RedisStore:
         return open_store(between.url)
 
-    async def test_to_a_read_is_asked_for_again(self, store: RedisStore, between: Proxy) -> None:
+    async def test_to_a_read_is_requested_again(self, store: RedisStore, between: Proxy) -> None:
         await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW)
         between.lose_replies = 1
         found = await store.get("key", now=NOW)
@@ -230,7 +232,7 @@ class TestALostAnswer:
     async def test_and_another_write_since_is_unavailable(
         self, store: RedisStore, between: Proxy, server: RedisServer, open_store: Open
     ) -> None:
-        """Nobody can say whether the first one was carried out, so nobody may say that it was not."""
+        """It is unknown whether the first one was carried out, so it must not be reported as failed or done."""
         version = await store.create("key", b"1", expires_at=NOW + LIFE, now=NOW)
         between.flows.clear()
         between.lose_replies = 1
@@ -348,7 +350,7 @@ class TestCancelled:
             between.flows.set()
             await self.answers_are_right(store)
 
-    async def test_one_of_those_who_share_a_command_takes_nothing_from_the_others(
+    async def test_of_one_request_does_not_affect_others_sharing_its_command(
         self, store: RedisStore, between: Proxy
     ) -> None:
         between.flows.clear()
@@ -367,7 +369,7 @@ class TestCancelled:
                 assert outcome.value == f"{n}".encode()
 
 
-async def test_nobody_waits_for_ever_for_a_shared_command_that_was_cancelled(between: Proxy, open_store: Open) -> None:
+async def test_no_request_waits_forever_for_a_cancelled_shared_command(between: Proxy, open_store: Open) -> None:
     """As `asyncio.run()` does with all tasks at its end; but who asks may be another loop's guest, and go on."""
     store = open_store(between.url, 0.3)
     await store.get("key", now=NOW)
@@ -385,7 +387,9 @@ async def test_nobody_waits_for_ever_for_a_shared_command_that_was_cancelled(bet
 
 
 @pytest.mark.guarantee(20)
-async def test_a_full_server_takes_no_session_and_ends_those_it_has(server: RedisServer, open_store: Open) -> None:
+async def test_a_full_server_accepts_no_session_but_can_end_existing_ones(
+    server: RedisServer, open_store: Open
+) -> None:
     store = open_store(server.url)
     version = await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW)
     await store.create("other", b"value", expires_at=NOW + LIFE, now=NOW)
@@ -431,7 +435,7 @@ async def test_a_replica_is_unavailable_for_writes_until_it_is_promoted(server: 
     await check(store)
 
 
-async def test_a_name_that_leads_to_another_primary_is_followed(
+async def test_a_name_that_resolves_to_another_primary_is_followed(
     server: RedisServer, between: Proxy, open_store: Open
 ) -> None:
     """The old primary lives on as a replica, and our connections to it do."""
@@ -476,7 +480,7 @@ async def test_a_server_that_forbids_the_command_is_unavailable(server: RedisSer
     await unavailable(store.delete("key", now=NOW))
 
 
-async def test_what_our_user_must_be_allowed(server: RedisServer, open_store: Open) -> None:
+async def test_the_documented_permissions_are_sufficient(server: RedisServer, open_store: Open) -> None:
     server.ask(
         "ACL", "SETUSER", "ours", "on", "nopass", "~faults:*", "+get", "+mget", "+set", "+del", "+evalsha", "+eval"
     )
@@ -590,7 +594,7 @@ class Load:
 
 
 @pytest.mark.guarantee(20)
-async def test_what_was_confirmed_survives_kills_under_load(server: RedisServer, open_store: Open) -> None:
+async def test_confirmed_writes_survive_kills_under_load(server: RedisServer, open_store: Open) -> None:
     store = open_store(server.url)
     load = Load(store)
     await load.start()
@@ -605,7 +609,7 @@ async def test_what_was_confirmed_survives_kills_under_load(server: RedisServer,
     await check(store)
 
 
-async def test_what_was_confirmed_survives_cut_connections(between: Proxy, open_store: Open) -> None:
+async def test_confirmed_writes_survive_cut_connections(between: Proxy, open_store: Open) -> None:
     store = open_store(between.url)
     load = Load(store)
     await load.start()
@@ -619,7 +623,7 @@ async def test_what_was_confirmed_survives_cut_connections(between: Proxy, open_
     await check(store)
 
 
-async def test_a_pause_under_load_confirms_nothing_that_is_not_so(server: RedisServer, open_store: Open) -> None:
+async def test_a_pause_under_load_confirms_no_lost_write(server: RedisServer, open_store: Open) -> None:
     store = open_store(server.url, 0.2)
     load = Load(store)
     await load.start()

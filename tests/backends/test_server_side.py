@@ -1,4 +1,4 @@
-"""What stands in a store: hashes of ids, records that say whose they are, and pointers where sessions were rotated."""
+"""The contents of a store: hashes of ids, records marked with their keys, and pointers left by rotations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +39,7 @@ async def begin(backend: StoreBackend, session_id: str = "first", payload: bytes
 
 @pytest.mark.requirement("NIST 5.1.1(7)")
 @pytest.mark.guarantee(17)
-async def test_a_dump_of_the_store_lets_nobody_in(site_of: Callable[..., Site], backend: StoreBackend) -> None:
+async def test_a_dump_of_the_store_reveals_no_session_id(site_of: Callable[..., Site], backend: StoreBackend) -> None:
     site = site_of(backend=backend)
     await site.visit(lambda session: session.update(user="ann"))
     session_id = site.browser.cookies["session"]
@@ -62,7 +62,7 @@ async def test_garbage_under_a_key_is_undecodable_and_can_be_removed(backend: St
 
 
 @pytest.mark.guarantee(17)
-async def test_a_record_that_was_copied_onto_another_key_is_no_session(backend: StoreBackend) -> None:
+async def test_a_record_copied_to_another_key_is_rejected(backend: StoreBackend) -> None:
     await begin(backend, "ann", b"\x81\xa1a\x01")
     entry = await backend.store.get(key_for("ann"), now=NOW)
     assert entry is not None
@@ -71,7 +71,7 @@ async def test_a_record_that_was_copied_onto_another_key_is_no_session(backend: 
     assert isinstance(await backend.fetch("ann", NOW), Found)
 
 
-async def test_an_old_id_is_known_as_rotated_for_as_long_as_it_would_have_lived(backend: StoreBackend) -> None:
+async def test_an_old_id_is_known_as_rotated_while_its_session_would_have_lasted(backend: StoreBackend) -> None:
     found = await begin(backend)
     await backend.rotate(found, record(), "second", END, NOW)
     assert await backend.fetch("first", NOW + MOMENT - 1) is MissReason.JUST_ROTATED
@@ -80,7 +80,7 @@ async def test_an_old_id_is_known_as_rotated_for_as_long_as_it_would_have_lived(
     assert await backend.fetch("first", END) is MissReason.UNKNOWN
 
 
-async def test_within_its_grace_an_old_id_leads_to_the_new_session_and_not_a_second_longer(
+async def test_an_old_id_finds_the_new_session_exactly_until_its_grace_ends(
     backend: StoreBackend,
 ) -> None:
     found = await begin(backend)
@@ -104,7 +104,7 @@ async def test_a_write_through_an_old_id_reaches_the_new_session(backend: StoreB
     assert not renewed.is_alias
 
 
-async def test_a_late_write_with_the_old_id_is_told_what_there_is_now(backend: StoreBackend) -> None:
+async def test_a_late_write_with_the_old_id_gets_the_current_session(backend: StoreBackend) -> None:
     found = await begin(backend)
     await backend.rotate(found, record(), "second", END, NOW, NOW + 10)
     with pytest.raises(Conflict) as conflict:
@@ -116,7 +116,7 @@ async def test_a_late_write_with_the_old_id_is_told_what_there_is_now(backend: S
     assert gone.value.current is None
 
 
-async def test_a_rotation_that_another_one_was_faster_than_leaves_nothing_behind(backend: StoreBackend) -> None:
+async def test_a_rotation_that_loses_a_race_leaves_no_entry(backend: StoreBackend) -> None:
     found = await begin(backend)
     await backend.rotate(found, record(), "second", END, NOW)
     with pytest.raises(Conflict) as gone:
@@ -128,9 +128,7 @@ async def test_a_rotation_that_another_one_was_faster_than_leaves_nothing_behind
 
 @pytest.mark.guarantee(14)
 @pytest.mark.parametrize("grace", [0, 10])
-async def test_a_logout_that_was_under_way_ends_what_the_session_was_rotated_to(
-    backend: StoreBackend, grace: int
-) -> None:
+async def test_a_logout_during_a_rotation_ends_the_new_session(backend: StoreBackend, grace: int) -> None:
     found = await begin(backend)
     second = await backend.rotate(found, record(), "second", END, NOW, NOW + grace if grace else 0)
     await backend.rotate(second, record(), "third", END, NOW)
@@ -140,15 +138,15 @@ async def test_a_logout_that_was_under_way_ends_what_the_session_was_rotated_to(
 
 
 @pytest.mark.guarantee(14)
-async def test_a_logout_ends_what_somebody_has_written_meanwhile(backend: StoreBackend) -> None:
+async def test_a_logout_ends_a_session_that_was_changed_meanwhile(backend: StoreBackend) -> None:
     found = await begin(backend)
     await backend.replace(found, record(b"\x81\xa1a\x01"), END, NOW)
     await backend.delete(found, NOW)
     assert await backend.fetch("first", NOW) is MissReason.UNKNOWN
 
 
-async def test_a_logout_that_never_gets_through_ends_whatever_stands_there(backend: StoreBackend) -> None:
-    """Somebody writes between each look and each delete, without end."""
+async def test_a_logout_that_always_conflicts_deletes_unconditionally(backend: StoreBackend) -> None:
+    """Another request writes between each read and each delete, endlessly."""
 
     class Contended(MemoryStore):
         refused = 0
@@ -165,7 +163,7 @@ async def test_a_logout_that_never_gets_through_ends_whatever_stands_there(backe
     assert (store.refused, len(store)) == (100, 0)
 
 
-async def test_a_conditional_delete_is_told_what_there_is_now(backend: StoreBackend) -> None:
+async def test_a_conditional_delete_gets_the_current_session(backend: StoreBackend) -> None:
     found = await begin(backend)
     await backend.replace(found, record(b"\x81\xa1a\x01"), END, NOW)
     with pytest.raises(Conflict) as conflict:
@@ -174,7 +172,7 @@ async def test_a_conditional_delete_is_told_what_there_is_now(backend: StoreBack
     assert conflict.value.current.record.payload == b"\x81\xa1a\x01"
 
 
-async def test_a_circle_of_pointers_comes_to_an_end(backend: StoreBackend) -> None:
+async def test_a_cycle_of_pointers_is_followed_only_so_far(backend: StoreBackend) -> None:
     for here, there in (("one", "two"), ("two", "one")):
         pointer = key_for(here)[:8].encode() + msgspec.msgpack.encode(Pointer(key_for(there), NOW, END))
         await backend.store.create(key_for(here), pointer, expires_at=END, now=NOW)
@@ -183,7 +181,7 @@ async def test_a_circle_of_pointers_comes_to_an_end(backend: StoreBackend) -> No
     await backend.delete(Found("one", record(), Location(key_for("one"), "another version")), NOW)
 
 
-async def test_what_is_left_of_a_rotated_session_is_removed_by_hand(backend: StoreBackend) -> None:
+async def test_the_pointer_of_a_rotated_session_can_be_removed_by_hand(backend: StoreBackend) -> None:
     found = await begin(backend)
     await backend.rotate(found, record(), "second", END, NOW)
     await backend.remove("first")
@@ -191,7 +189,7 @@ async def test_what_is_left_of_a_rotated_session_is_removed_by_hand(backend: Sto
     assert await backend.exists("second")
 
 
-async def test_by_hand_an_id_in_its_grace_is_the_new_session_and_ends_it(backend: StoreBackend) -> None:
+async def test_an_old_id_in_its_grace_reads_and_ends_the_new_session_by_hand(backend: StoreBackend) -> None:
     found = await begin(backend)
     await backend.rotate(found, record(b"\x81\xa1a\x01"), "second", END, NOW, NOW + 10)
     assert await backend.read("first") == {"a": 1}
@@ -201,7 +199,7 @@ async def test_by_hand_an_id_in_its_grace_is_the_new_session_and_ends_it(backend
     assert not await backend.exists("second")
 
 
-async def test_any_text_can_be_an_id_by_hand(backend: StoreBackend) -> None:
+async def test_any_text_can_be_an_id_when_used_by_hand(backend: StoreBackend) -> None:
     for session_id in ("", "é", "\udc80", "a" * 10_000, "../x y"):
         if session_id:
             await backend.write({"id": 1}, session_id)
@@ -239,33 +237,33 @@ async def test_a_session_that_was_rotated_meanwhile_is_still_that_of_the_old_id(
     assert not direct.is_alias
 
 
-# Sealed at rest
+# Encryption at rest
 
 KEY, NEW_KEY = "0123456789abcdefghijklmnopqrstuv", "a new key that is as long as a key must be"
 
 
-def sealed(store: MemoryStore, clock: Clock, *keys: str) -> StoreBackend:
+def encrypted(store: MemoryStore, clock: Clock, *keys: str) -> StoreBackend:
     return StoreBackend(store, encrypt_with=list(keys), clock=clock)
 
 
 @pytest.mark.guarantee(17)
-async def test_what_is_sealed_shows_nothing_in_the_store_and_is_read_back(
+async def test_an_encrypted_record_reveals_nothing_in_the_store_and_is_read_back(
     site_of: Callable[..., Site], clock: Clock
 ) -> None:
     store = MemoryStore()
-    site = site_of(backend=sealed(store, clock, KEY))
-    await site.visit(lambda session: session.update(user="somebody with a name"))
+    site = site_of(backend=encrypted(store, clock, KEY))
+    await site.visit(lambda session: session.update(user="a user with a name"))
     await site.visit(lambda session: session.regenerate_id(grace=30))
-    assert await site.data() == {"user": "somebody with a name"}
-    assert b"somebody" not in b"".join(store._entries.values())
-    # The pointer of the rotation is sealed, too.
+    assert await site.data() == {"user": "a user with a name"}
+    assert b"with a name" not in b"".join(store._entries.values())
+    # The pointer of the rotation is encrypted, too.
     assert not any(key.encode() in value for key in store.all_keys() for value in store._entries.values())
 
 
 @pytest.mark.guarantee(17)
-async def test_a_sealed_record_is_refused_under_another_key_though_its_owner_is_forged(clock: Clock) -> None:
+async def test_an_encrypted_record_is_rejected_under_another_key_even_with_a_forged_owner(clock: Clock) -> None:
     store = MemoryStore()
-    backend = sealed(store, clock, KEY)
+    backend = encrypted(store, clock, KEY)
     await begin(backend, "ann")
     entry = await store.get(key_for("ann"), now=NOW)
     assert entry is not None
@@ -276,9 +274,9 @@ async def test_a_sealed_record_is_refused_under_another_key_though_its_owner_is_
 
 @pytest.mark.guarantee(17)
 @pytest.mark.parametrize("cut", [0, 8, 20, 39, -1])
-async def test_what_is_cut_or_not_sealed_or_sealed_with_another_key_is_no_session(clock: Clock, cut: int) -> None:
+async def test_a_record_that_is_cut_or_not_encrypted_with_the_key_is_rejected(clock: Clock, cut: int) -> None:
     store = MemoryStore()
-    backend = sealed(store, clock, KEY)
+    backend = encrypted(store, clock, KEY)
     found = await begin(backend, "ann")
     entry = await store.get(key_for("ann"), now=NOW)
     assert entry is not None
@@ -287,7 +285,7 @@ async def test_what_is_cut_or_not_sealed_or_sealed_with_another_key_is_no_sessio
 
     await begin(StoreBackend(store, clock=clock), "plain")
     assert await backend.fetch("plain", NOW) is MissReason.BAD_SIGNATURE
-    await begin(sealed(store, clock, NEW_KEY), "other")
+    await begin(encrypted(store, clock, NEW_KEY), "other")
     assert await backend.fetch("other", NOW) is MissReason.BAD_SIGNATURE
 
 
@@ -296,17 +294,17 @@ async def test_a_record_moves_to_the_first_key_when_it_is_next_written(
     site_of: Callable[..., Site], clock: Clock
 ) -> None:
     store = MemoryStore()
-    site = site_of(backend=sealed(store, clock, KEY))
+    site = site_of(backend=encrypted(store, clock, KEY))
     await site.visit(lambda session: session.update(n=1))
-    both = site_of(backend=sealed(store, clock, NEW_KEY, KEY))
+    both = site_of(backend=encrypted(store, clock, NEW_KEY, KEY))
     both.browser = site.browser
     assert await both.data() == {"n": 1}
     await both.visit(lambda session: session.update(n=2))
-    new = site_of(backend=sealed(store, clock, NEW_KEY))
+    new = site_of(backend=encrypted(store, clock, NEW_KEY))
     assert await new.data(site.browser) == {"n": 2}
 
 
-def test_where_a_session_stands_is_in_no_repr() -> None:
+def test_no_repr_shows_the_key_of_a_session() -> None:
     """In memory, that is its id, and tools print local variables."""
     for one in (Location("an-id", 1), Pointer("an-id", 1, 2)):
         assert repr(one) == f"<{type(one).__name__}>"
@@ -322,7 +320,7 @@ async def test_the_rules_hold_for_a_session_by_hand_too(backend: StoreBackend) -
 
 
 @pytest.mark.both_loops
-async def test_memory_that_waits_is_a_mistake() -> None:
+async def test_peek_on_a_store_that_waits_raises() -> None:
     import anyio
 
     from starsessions.backends.base import in_one_step
@@ -330,7 +328,7 @@ async def test_memory_that_waits_is_a_mistake() -> None:
     async def waits() -> Any:
         await anyio.lowlevel.checkpoint()
 
-    with pytest.raises(RuntimeError, match="waits"):
+    with pytest.raises(RuntimeError, match="suspended"):
         in_one_step(waits())
 
 

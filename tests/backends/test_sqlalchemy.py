@@ -58,7 +58,7 @@ def store(backend: SQLAlchemyBackend) -> SQLAlchemyStore:
 # The contract, as far as SQL makes it hard
 
 
-async def test_what_is_put_is_read_changed_and_deleted_by_its_version(store: SQLAlchemyStore) -> None:
+async def test_an_entry_is_read_changed_and_deleted_by_its_version(store: SQLAlchemyStore) -> None:
     first = await store.create("key", b"\x00\xff'\\", expires_at=NOW + 9, now=NOW)
     entry = await store.get("key", now=NOW)
     assert entry is not None
@@ -85,7 +85,7 @@ async def test_what_is_put_is_read_changed_and_deleted_by_its_version(store: SQL
 
 
 @pytest.mark.guarantee(19)
-async def test_what_is_over_makes_room_and_what_lives_does_not(store: SQLAlchemyStore) -> None:
+async def test_expired_entries_free_their_keys_and_live_ones_do_not(store: SQLAlchemyStore) -> None:
     old = await store.create("key", b"old", expires_at=NOW + 9, now=NOW)
     with pytest.raises(Conflict) as refused:
         await store.create("key", b"new", expires_at=NOW + 99, now=NOW + 8)
@@ -114,7 +114,7 @@ async def test_a_value_may_be_larger_than_64_kib(store: SQLAlchemyStore) -> None
     assert entry.value == value
 
 
-async def test_of_32_that_create_replace_or_end_at_once_one_wins(store: SQLAlchemyStore) -> None:
+async def test_one_of_32_concurrent_creates_replaces_or_deletes_succeeds(store: SQLAlchemyStore) -> None:
     async def winners(*verbs: Awaitable[Any]) -> list[Any]:
         outcomes = await asyncio.gather(*verbs, return_exceptions=True)
         won = [outcome for outcome in outcomes if not isinstance(outcome, Conflict)]
@@ -127,14 +127,14 @@ async def test_of_32_that_create_replace_or_end_at_once_one_wins(store: SQLAlche
     [version] = await winners(
         *(store.replace("key", b"%d" % n, version, expires_at=NOW + 9, now=NOW) for n in range(32))
     )
-    # what is over has one successor as well
+    # an expired entry has only one successor as well
     [version] = await winners(*(store.create("key", b"%d" % n, expires_at=NOW + 99, now=NOW + 9) for n in range(32)))
     [version] = await winners(*(store.delete("key", version, now=NOW + 9) for n in range(32)))
     assert version is True
 
 
-async def test_a_key_that_is_taken_and_free_in_turns_is_an_error_in_the_end(store: SQLAlchemyStore) -> None:
-    """As if somebody deleted the entry whenever we look, and wrote it whenever we write."""
+async def test_a_key_that_is_alternately_used_and_free_raises_in_the_end(store: SQLAlchemyStore) -> None:
+    """As if another process deleted the entry before each read, and created it before each write."""
 
     async def nothing(key: str, now: int) -> None:
         return None
@@ -145,7 +145,7 @@ async def test_a_key_that_is_taken_and_free_in_turns_is_an_error_in_the_end(stor
         await store.create("key", b"ours", expires_at=NOW + 9, now=NOW)
 
 
-def test_the_store_has_the_power_to_sweep(tmp_path: Path) -> None:
+def test_the_store_can_sweep(tmp_path: Path) -> None:
     backend = SQLAlchemyBackend(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}")
     store: Store = backend.store
     assert isinstance(store, Sweeping)
@@ -175,7 +175,7 @@ async def test_32_writers_of_one_session_on_32_keys_lose_none(
 
 
 @pytest.mark.guarantee(14)
-async def test_a_logout_is_final_whatever_was_in_flight(
+async def test_a_logout_is_final_against_requests_in_flight(
     backend: SQLAlchemyBackend, clock: Clock, site_of: Callable[..., Site]
 ) -> None:
     for _ in range(10):
@@ -191,7 +191,7 @@ async def test_a_logout_is_final_whatever_was_in_flight(
 
 
 @pytest.mark.guarantee(17)
-async def test_rows_hold_no_id_of_a_session(backend: SQLAlchemyBackend) -> None:
+async def test_rows_contain_no_session_id(backend: SQLAlchemyBackend) -> None:
     session_id = await backend.write({"user": "ann"})
     async with backend.engine.connect() as connection:
         [row] = (await connection.execute(select(backend.table))).all()
@@ -199,7 +199,7 @@ async def test_rows_hold_no_id_of_a_session(backend: SQLAlchemyBackend) -> None:
     assert await backend.read(row.key) == {}
 
 
-async def test_garbage_under_a_key_is_no_session(backend: SQLAlchemyBackend) -> None:
+async def test_garbage_under_a_key_is_ignored(backend: SQLAlchemyBackend) -> None:
     session_id = await backend.write({"user": "ann"})
     for garbage in (b"", b"\xc1", b"12345678", secrets.token_bytes(100)):
         async with backend.engine.begin() as connection:
@@ -210,7 +210,7 @@ async def test_garbage_under_a_key_is_no_session(backend: SQLAlchemyBackend) -> 
         assert (await connection.execute(select(backend.table))).all() == []
 
 
-async def test_sqlite_keeps_sessions_while_nobody_runs(tmp_path: Path) -> None:
+async def test_sqlite_keeps_sessions_while_no_process_runs(tmp_path: Path) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}"
     async with contextlib.AsyncExitStack() as stack:
         first = SQLAlchemyBackend(url)
@@ -222,7 +222,7 @@ async def test_sqlite_keeps_sessions_while_nobody_runs(tmp_path: Path) -> None:
         assert await second.read(session_id) == {"user": "ann"}
 
 
-async def test_sqlite_from_a_url_lets_readers_go_on_beside_a_writer(tmp_path: Path) -> None:
+async def test_sqlite_from_a_url_lets_readers_work_during_a_write(tmp_path: Path) -> None:
     path = tmp_path / "sessions.db"
     async with opened(f"sqlite+aiosqlite:///{path}") as backend:
         session_id = await backend.write({"user": "ann"})
@@ -264,7 +264,7 @@ async def postgres_meter(address: Address) -> AsyncIterator[Meter]:
 
 @contextlib.asynccontextmanager
 async def mariadb_meter(address: Address) -> AsyncIterator[Meter]:
-    """`Questions` counts COMMIT and ROLLBACK, too, and the one that asks for it."""
+    """`Questions` counts COMMIT and ROLLBACK, too, and the query itself."""
     engine = create_async_engine(address.over("asyncmy"), isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True)
     asked = 0
     async with engine.connect() as connection:
@@ -281,7 +281,7 @@ async def mariadb_meter(address: Address) -> AsyncIterator[Meter]:
 
 @contextlib.asynccontextmanager
 async def metered(name: str, folder: Path) -> AsyncIterator[tuple[str, Callable[[AsyncEngine], Meter]]]:
-    """A server of our own, so that nobody else asks it anything."""
+    """A separate server, so that no other test sends statements."""
     settings = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_utility": "on"}
     driver = DATABASES[name][1]
     if name.startswith("postgres"):
@@ -312,7 +312,7 @@ def sqlite_meter(engine: AsyncEngine) -> Meter:
 
 @pytest.mark.guarantee(18)
 @pytest.mark.parametrize("name", list(DATABASES))
-async def test_a_request_asks_the_database_no_more_than_it_must(name: str, tmp_path: Path, clock: Clock) -> None:
+async def test_a_request_needs_the_minimum_of_statements(name: str, tmp_path: Path, clock: Clock) -> None:
     async with metered(name, tmp_path) as (url, meter_of), opened(url, clock=clock) as backend:
         asked = meter_of(backend.engine)
         await check_round_trips(backend, clock, asked)
@@ -320,7 +320,7 @@ async def test_a_request_asks_the_database_no_more_than_it_must(name: str, tmp_p
 
 @pytest.mark.guarantee(18)
 @pytest.mark.parametrize("name", ["postgres-asyncpg", "postgres-psycopg"])
-async def test_an_engine_of_the_users_for_postgres_needs_no_transactions_either(
+async def test_the_applications_own_postgres_engine_needs_no_transactions_either(
     name: str, tmp_path: Path, clock: Clock
 ) -> None:
     async with metered(name, tmp_path) as (url, meter_of), opened(create_async_engine(url), clock=clock) as backend:
@@ -358,7 +358,7 @@ async def check_round_trips(backend: SQLAlchemyBackend, clock: Clock, asked: Met
 # Engines
 
 
-async def test_an_engine_of_the_users_is_used_as_it_is_and_stays_open(db: Database, clock: Clock) -> None:
+async def test_the_applications_own_engine_is_not_changed_and_stays_open(db: Database, clock: Clock) -> None:
     """Whatever its isolation is: on MariaDB and SQLite it commits each statement, which the next connection sees."""
     engine = create_async_engine(db.url)
     async with opened(engine, clock=clock) as backend:
@@ -378,7 +378,7 @@ async def test_an_engine_of_the_users_is_used_as_it_is_and_stays_open(db: Databa
         assert await backend.read(session_id) == {"n": 2}
 
 
-async def test_an_engine_of_ours_is_closed_at_the_end_and_can_be_used_again(db: Database) -> None:
+async def test_an_engine_made_from_a_url_is_closed_and_can_be_used_again(db: Database) -> None:
     async with opened(db.url) as backend:
         for n in range(2):
             async with backend.lifespan():
@@ -388,21 +388,21 @@ async def test_an_engine_of_ours_is_closed_at_the_end_and_can_be_used_again(db: 
 
 
 REFUSED = {
-    "a sync engine": (lambda: create_engine("sqlite://"), "AsyncEngine, from create_async_engine"),
+    "a sync engine": (lambda: create_engine("sqlite://"), "AsyncEngine from create_async_engine"),
     "nothing": (lambda: None, "not a NoneType"),
-    "a sync driver": (lambda: "sqlite:///sessions.db", r"not one for asyncio.*sqlite\+aiosqlite"),
-    "a sync driver that is missing": (lambda: "postgresql+pg8000://host/db", r"not one for asyncio.*asyncpg"),
-    "no URL": (lambda: "hunter2", "not a URL"),
-    "an unknown database": (lambda: "paper+pencil://user:hunter2@host/db", "not a URL"),
+    "a sync driver": (lambda: "sqlite:///sessions.db", r"does not support asyncio.*sqlite\+aiosqlite"),
+    "a sync driver that is missing": (lambda: "postgresql+pg8000://host/db", r"does not support asyncio.*asyncpg"),
+    "no URL": (lambda: "hunter2", "cannot read this URL"),
+    "an unknown database": (lambda: "paper+pencil://user:hunter2@host/db", "cannot read this URL"),
     "one connection for all": (
         lambda: create_async_engine("sqlite+aiosqlite://", poolclass=StaticPool),
-        "Pass the URL",
+        "Pass a URL",
     ),
 }
 
 
 @pytest.mark.parametrize("what", list(REFUSED))
-def test_what_cannot_be_an_engine_is_refused_with_the_cure(what: str) -> None:
+def test_an_invalid_engine_is_rejected_with_the_cure(what: str) -> None:
     make, cure = REFUSED[what]
     with pytest.raises(ImproperlyConfigured, match=cure) as refused:
         SQLAlchemyBackend(make())  # type: ignore[no-untyped-call]
@@ -420,7 +420,7 @@ def test_an_asyncio_driver_that_is_missing_is_named(monkeypatch: pytest.MonkeyPa
     ("settings", "message"),
     [({"timeout": 0}, "timeout"), ({"sweep_every": 0}, "sweep_every"), ({"sweep_every": "1h"}, "sweep_every")],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=message):
         SQLAlchemyBackend("sqlite+aiosqlite://", **settings)
 
@@ -597,9 +597,7 @@ async def explained(engine: AsyncEngine, statement: Any, parameters: dict[str, A
     return "\n".join(" ".join(map(str, row.values())) for row in rows)
 
 
-async def test_a_sweep_does_not_wait_for_somebody_at_work_on_a_row_on_postgres(
-    postgres_server: Address, clock: Clock
-) -> None:
+async def test_a_sweep_on_postgres_skips_rows_that_are_locked(postgres_server: Address, clock: Clock) -> None:
     async with opened(postgres_server.over("asyncpg"), clock=clock, timeout=60) as backend:
         for n in range(3):
             await backend.store.create(f"key-{n}", b"", expires_at=NOW + 1, now=NOW)
@@ -611,8 +609,8 @@ async def test_a_sweep_does_not_wait_for_somebody_at_work_on_a_row_on_postgres(
         assert await backend.store.sweep(10, now=NOW + 9) == 1
 
 
-async def test_others_write_while_a_sweep_is_at_work_on_mariadb(mariadb_server: Address) -> None:
-    """A DELETE that is not yet committed stands for a slow one: sessions that live are read, written and begun."""
+async def test_other_requests_can_write_during_a_sweep_on_mariadb(mariadb_server: Address) -> None:
+    """A DELETE that is not yet committed simulates a slow one: sessions that live are read, written and begun."""
     async with opened(mariadb_server.over("asyncmy"), timeout=5) as backend:
         store = backend.store
         version = await store.create("alive", b"", expires_at=NOW + 9, now=NOW)
@@ -638,7 +636,7 @@ async def test_others_write_while_a_sweep_is_at_work_on_mariadb(mariadb_server: 
 
 
 class Sleeps:
-    """Stands for sleeping: the sweeper waits until a test lets it go on."""
+    """Replaces sleeping: the sweeper waits until a test lets it go on."""
 
     def __init__(self) -> None:
         self.asked: asyncio.Queue[float] = asyncio.Queue()
@@ -649,7 +647,7 @@ class Sleeps:
         await self._go_on.acquire()
 
     async def next(self) -> float:
-        """How long the sweeper wants to sleep; the previous sleep is over."""
+        """How long the sweeper wants to sleep; the previous sleep has ended."""
         self._go_on.release()
         return await self.asked.get()
 

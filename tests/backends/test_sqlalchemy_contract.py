@@ -45,7 +45,7 @@ class TestBackend(BackendSuite):
 
 
 class TestBackendWithAnEngineThatCommitsEachStatement(BackendSuite):
-    """As it comes out of `create_async_engine(url)`, but for PostgreSQL."""
+    """As it comes out of `create_async_engine(url)`, except for PostgreSQL."""
 
     @pytest.fixture
     def open_backend(self, mariadb_server: Address) -> OpenBackend:

@@ -75,7 +75,7 @@ def own(request: pytest.FixtureRequest) -> Iterator[Own]:
 
 @contextlib.asynccontextmanager
 async def lock(backend: SQLAlchemyBackend, url: str, key: str) -> AsyncIterator[None]:
-    """Somebody else is at work on a row, and has not committed yet."""
+    """Another transaction has changed a row and not committed yet."""
     other = create_async_engine(url)
     async with other.connect() as connection:
         where = backend.table.c.key == key
@@ -110,7 +110,7 @@ async def fails(work: Awaitable[Any]) -> BackendUnavailable:
 
 @pytest.mark.guarantee(20)
 async def test_a_restarted_server_is_found_again_by_the_first_request(own: Own) -> None:
-    """All connections in the pool are dead, and nobody has asked them before. Reads and writes get through."""
+    """All connections in the pool are dead, and have not been checked. Reads and writes get through."""
     async with opened(own.url) as backend:
         store = backend.store
         version = await store.create("key", b"1", expires_at=NOW + 9, now=NOW)
@@ -128,7 +128,7 @@ async def test_a_restarted_server_is_found_again_by_the_first_request(own: Own) 
         await next_request(lambda: asyncio.gather(*(works(store) for _ in range(10))))
 
 
-async def test_while_the_server_is_away_requests_fail_at_once_and_work_when_it_is_back(own: Own) -> None:
+async def test_requests_fail_at_once_while_the_server_is_down_and_work_when_it_is_up(own: Own) -> None:
     async with opened(own.url) as backend:
         await works(backend.store)
         own.server.stop()
@@ -281,7 +281,7 @@ class Proxy:
 async def behind_proxy(shared: Database) -> AsyncIterator[tuple[SQLAlchemyBackend, SQLAlchemyStore, Proxy]]:
     """The backend speaks to the server through the proxy; the second store directly."""
     found = re.search(r"@127\.0\.0\.1:(\d+)/", shared.url)
-    assert found, "the server is somebody else's"
+    assert found, "the server belongs to another program"
     proxy = Proxy(int(found[1]))
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -297,7 +297,7 @@ async def behind_proxy(shared: Database) -> AsyncIterator[tuple[SQLAlchemyBacken
 
 
 @pytest.mark.guarantee(20)
-async def test_a_write_whose_answer_was_lost_recognises_itself(shared: Database) -> None:
+async def test_a_write_whose_reply_was_lost_is_recognised(shared: Database) -> None:
     async with behind_proxy(shared) as (backend, direct, proxy):
         store, version = backend.store, None
         for n in range(3):
@@ -308,7 +308,7 @@ async def test_a_write_whose_answer_was_lost_recognises_itself(shared: Database)
                 version = await store.replace("key", b"%d" % n, version, expires_at=NOW + 9, now=NOW)
             assert await direct.get("key", now=NOW) == (b"%d" % n, NOW + 9, version)
         proxy.is_armed = True
-        version = await store.create("key", b"again", expires_at=NOW + 99, now=NOW + 9)  # in the place of what is over
+        version = await store.create("key", b"again", expires_at=NOW + 99, now=NOW + 9)  # in place of an expired entry
         assert await direct.get("key", now=NOW + 9) == (b"again", NOW + 99, version)
         proxy.is_armed = True
         assert await store.delete("key", version, now=NOW + 9) is True
@@ -324,31 +324,31 @@ async def test_a_read_whose_answer_was_lost_is_repeated(shared: Database) -> Non
         assert proxy.cuts == 1
 
 
-async def test_a_lost_answer_that_nobody_can_reconstruct_is_said_to_be_unknown(shared: Database) -> None:
-    """Our write was carried out, and somebody has built on it since: to repeat it would count it twice."""
+async def test_a_lost_reply_with_an_unknown_result_raises(shared: Database) -> None:
+    """The write was carried out, and another request built on it: repeating it would count it twice."""
     async with behind_proxy(shared) as (backend, direct, proxy):
 
         async def build_on_it() -> None:
             entry = await direct.get("key", now=NOW)
             assert entry is not None
-            assert entry.value == b"ours"
-            await direct.replace("key", entry.value + b" and theirs", entry.version, expires_at=NOW + 9, now=NOW)
+            assert entry.value == b"first"
+            await direct.replace("key", entry.value + b" and second", entry.version, expires_at=NOW + 9, now=NOW)
 
         version = await direct.create("key", b"1", expires_at=NOW + 9, now=NOW)
         proxy.is_armed, proxy.on_cut = True, build_on_it
         with pytest.raises(BackendUnavailable, match="unknown"):
-            await backend.store.replace("key", b"ours", version, expires_at=NOW + 9, now=NOW)
+            await backend.store.replace("key", b"first", version, expires_at=NOW + 9, now=NOW)
         entry = await direct.get("key", now=NOW)
         assert entry is not None
-        assert entry.value == b"ours and theirs"
+        assert entry.value == b"first and second"
 
 
-async def test_a_lost_answer_does_not_bring_back_what_was_ended_since(shared: Database) -> None:
+async def test_a_lost_reply_does_not_bring_back_a_deleted_entry(shared: Database) -> None:
     async with behind_proxy(shared) as (backend, direct, proxy):
         version = await direct.create("key", b"1", expires_at=NOW + 9, now=NOW)
         proxy.is_armed, proxy.on_cut = True, lambda: direct.delete("key", now=NOW)
         with pytest.raises(Conflict) as refused:
-            await backend.store.replace("key", b"ours", version, expires_at=NOW + 9, now=NOW)
+            await backend.store.replace("key", b"first", version, expires_at=NOW + 9, now=NOW)
         assert refused.value.current is None
         assert await direct.get("key", now=NOW) is None
 
@@ -382,7 +382,7 @@ async def test_cancelled_requests_leak_and_poison_no_connection(db: Database) ->
                 assert (await connection.execute(mine, {"table": f"%{backend.table.name}%"})).scalar_one() <= 3
 
 
-async def test_a_write_that_is_cancelled_has_ended_before_its_request_goes_on(shared: Database) -> None:
+async def test_a_cancelled_write_ends_before_its_request_continues(shared: Database) -> None:
     async with opened(shared.url, timeout=30) as backend:
         store = backend.store
         version = await store.create("key", b"1", expires_at=NOW + 9, now=NOW)
@@ -461,7 +461,7 @@ async def test_serialization_failures_are_tried_again(postgres_server: Address) 
             assert sum(isinstance(outcome, Conflict) for outcome in outcomes) == 3
 
 
-async def test_a_lock_that_is_waited_for_too_long_is_tried_for_again_but_not_forever(mariadb_server: Address) -> None:
+async def test_a_lock_timeout_is_retried_a_limited_number_of_times(mariadb_server: Address) -> None:
     engine = create_async_engine(mariadb_server.over("asyncmy"), isolation_level="AUTOCOMMIT")
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -497,7 +497,7 @@ async def test_sqlite_waits_for_another_writer_and_fails_in_time(tmp_path: Path)
         await works(backend.store)
 
 
-async def test_deadlocks_are_tried_again_a_bounded_number_of_times(tmp_path: Path) -> None:
+async def test_deadlocks_are_retried_a_limited_number_of_times(tmp_path: Path) -> None:
     """SQLite at its most impatient says that it is busy, each time at once."""
     path = tmp_path / "sessions.db"
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": 0})
@@ -560,7 +560,7 @@ async def test_a_file_that_may_only_be_read_serves_reads(tmp_path: Path) -> None
 
 
 @pytest.mark.guarantee(20)
-async def test_a_full_disk_writes_nothing_by_halves(tmp_path: Path) -> None:
+async def test_a_full_disk_leaves_no_partial_write(tmp_path: Path) -> None:
     async with opened(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}") as backend:
         store = backend.store
         version = await store.create("key", b"1", expires_at=NOW + 9, now=NOW)
@@ -583,7 +583,7 @@ async def test_a_full_disk_writes_nothing_by_halves(tmp_path: Path) -> None:
         event.remove(backend.engine.sync_engine, "checkout", fill)
 
 
-async def test_a_table_that_vanishes_is_a_failure_and_no_empty_session(db: Database) -> None:
+async def test_a_dropped_table_is_a_failure_and_not_an_empty_session(db: Database) -> None:
     async with opened(db.url) as backend:
         session_id = await backend.write({"user": "ann"})
         async with backend.engine.begin() as connection:
@@ -618,7 +618,7 @@ async def test_a_pool_without_a_free_connection_fails_in_time(db: Database) -> N
         await works(backend.store)
 
 
-async def test_a_pool_that_is_less_patient_than_we_are_is_a_failure_too(tmp_path: Path) -> None:
+async def test_a_pool_timeout_shorter_than_the_stores_is_a_failure_too(tmp_path: Path) -> None:
     engine = create_async_engine(
         f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}", pool_size=1, max_overflow=0, pool_timeout=0.05
     )
@@ -629,9 +629,7 @@ async def test_a_pool_that_is_less_patient_than_we_are_is_a_failure_too(tmp_path
 
 
 @pytest.mark.parametrize("error", [OSError("network"), ValueError("a bug of a driver")])
-async def test_a_connection_on_which_anything_unknown_happened_is_not_used_again(
-    error: Exception, tmp_path: Path
-) -> None:
+async def test_a_connection_in_an_unknown_state_is_not_reused(error: Exception, tmp_path: Path) -> None:
     async with opened(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}") as backend:
         fresh = []
         event.listen(backend.engine.sync_engine, "connect", lambda *args: fresh.append(1))

@@ -1,6 +1,6 @@
 """Requests of one browser, in every order, on a dict of versions: pure functions, no event loop, no thread.
 
-A request is a generator. It stands still before each of its calls to the store, and one request at a time goes on.
+A request is a generator. It waits before each of its calls to the store, and one request at a time goes on.
 Between two calls it shares nothing with the others, so these orders are all that can happen.
 
 The machines decide. What they should have decided is known here without them: each change that a handler makes is
@@ -123,7 +123,7 @@ class Place:
         return self.versions
 
     def fetch(self, token: str, *, grace: bool = True) -> Found | MissReason:
-        """What a token stands for. `grace`: whether an old id that may not be used any more leads nowhere."""
+        """The session of a token. `grace`: whether an old id that may not be used any more leads nowhere."""
         key = token
         while True:
             if key not in self.entries:

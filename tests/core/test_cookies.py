@@ -189,7 +189,7 @@ def test_the_maximum_number_of_bytes_is_accepted_and_one_more_is_not() -> None:
 # Hostile input: the work is bounded
 
 
-class Sealed(bytes):
+class Untouchable(bytes):
     """A header that fails the test if anything except its length is read."""
 
     def look(self, *args: object) -> NoReturn:
@@ -200,15 +200,15 @@ class Sealed(bytes):
 
 
 def test_a_megabyte_of_cookies_is_not_searched() -> None:
-    assert read(Sealed(b"session=" + b"x" * 2**20)) is None
+    assert read(Untouchable(b"session=" + b"x" * 2**20)) is None
 
 
 def test_after_too_many_bytes_no_further_header_is_searched() -> None:
-    assert read(*[b"x" * 1000] * 65, *[Sealed(b"x" * 1000)] * 10_000) is None
+    assert read(*[b"x" * 1000] * 65, *[Untouchable(b"x" * 1000)] * 10_000) is None
 
 
 HOSTILE: dict[str, Callable[[int], bytes]] = {
-    "cookies that are not ours": lambda size: b"; ".join(b"c%d=%d" % (at, at) for at in range(size // 10)),
+    "cookies of other names": lambda size: b"; ".join(b"c%d=%d" % (at, at) for at in range(size // 10)),
     "one value again and again": lambda size: b"session=x;" * (size // 10),
     "empty values": lambda size: b"session=;" * (size // 9),
     "values that differ": lambda size: b";".join(b"session=%d" % at for at in range(size // 12)),

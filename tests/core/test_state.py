@@ -92,7 +92,7 @@ UNREADABLE = [ZeroDivisionError(), None, [1], "text", OrderedDict(a=1)]
 
 
 @pytest.mark.parametrize("result", UNREADABLE, ids=repr)
-def test_a_record_that_cannot_be_read_is_no_session(result: Any) -> None:
+def test_a_record_that_cannot_be_read_is_ignored(result: Any) -> None:
     state = SessionState(rules(serializer=Whatever(result)))
 
     assert state.loaded(found_with(b"")) == {}
@@ -285,7 +285,7 @@ def test_a_conflict_with_nothing_that_lives_is_a_lost_session(what: str) -> None
 
 
 MERGES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], bool]] = [
-    # what we did to {"a": 1, "b": [1]}, ours, theirs, what comes of it, whether both have changed a key
+    # what was done to {"a": 1, "b": [1]}, its data, the stored data, the result, whether both have changed a key
     ("set another key", {"a": 1, "b": [1], "c": 3}, {"a": 2, "b": [1]}, {"a": 2, "b": [1], "c": 3}, False),
     ("delete another key", {"b": [1]}, {"a": 1, "b": [2]}, {"b": [2]}, False),
     ("changed inside", {"a": 1, "b": [1, 2]}, {"a": 2, "b": [1]}, {"a": 2, "b": [1, 2]}, False),
@@ -856,11 +856,11 @@ SERIALIZERS = [MSGPACK, PlainJson()]
 @st.composite
 def stored_payloads(draw: st.DrawFn) -> bytes:
     """Bytes as we, or Starlette, have written them."""
-    how = draw(st.sampled_from(["ours", "ours as JSON", "Starlette's"]))
+    how = draw(st.sampled_from(["ours", "the library's as JSON", "Starlette's"]))
     if how == "ours":
         return MSGPACK.dumps(draw(sessions))
     data = draw(json_sessions)
-    return PlainJson().dumps(data) if how == "ours as JSON" else json.dumps(data).encode()
+    return PlainJson().dumps(data) if how == "the library's as JSON" else json.dumps(data).encode()
 
 
 @st.composite

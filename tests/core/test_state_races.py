@@ -144,7 +144,7 @@ HANDLERS: dict[str, tuple[Action, ...]] = {
 
 
 def races(names: Iterable[str], count: int, **settings: Any) -> list[Race]:
-    """So many requests at once: each of these handlers with itself and with the others."""
+    """Pairs of concurrent requests: each of these handlers with itself and with the others."""
     chosen = combinations_with_replacement([HANDLERS[name] for name in names], count)
     return [Race(handlers, **settings) for handlers in chosen]
 

@@ -65,7 +65,7 @@ BACKENDS = {
 
 
 class Watch:
-    """Around everything: says when a request is over, sessions and all."""
+    """Around everything: reports when a request has ended, including its session."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -78,7 +78,7 @@ behind_a_gate = pytest.mark.parametrize("client", ["custom"], indirect=True)
 
 @pytest.mark.guarantee(11)
 @everywhere
-def test_what_went_out_with_the_headers_is_whole_though_the_stream_was_cut(client: Client) -> None:
+def test_a_session_saved_with_the_headers_is_complete_if_the_stream_is_cut(client: Client) -> None:
     client.leave_in_the_middle_of("/stream", read_until=b"crumbs")
     client.wait_for("over")
     assert client.session == {"cart": [TEA, BREAD], "steps": []}
@@ -98,7 +98,7 @@ def test_of_a_stream_that_saves_its_steps_each_step_is_saved_whole_or_not_at_all
 
 @pytest.mark.guarantee(11)
 @behind_a_gate
-def test_who_leaves_while_the_session_is_saved_for_the_headers_has_the_old_session(client: Client) -> None:
+def test_a_client_that_leaves_during_the_save_for_the_headers_has_a_valid_session(client: Client) -> None:
     with socket.create_connection(("127.0.0.1", client.port), timeout=HANG) as peer:
         cookie = client.http.cookies["session"]
         path = f"/stream-after-a-gate/{client.run}"
@@ -113,7 +113,7 @@ def test_who_leaves_while_the_session_is_saved_for_the_headers_has_the_old_sessi
 
 
 @behind_a_gate
-def test_who_leaves_while_persist_saves_has_the_old_session_and_nobody_is_blamed(client: Client) -> None:
+def test_a_client_that_leaves_during_persist_has_a_valid_session_and_no_error_is_logged(client: Client) -> None:
     with socket.create_connection(("127.0.0.1", client.port), timeout=HANG) as peer:
         cookie = client.http.cookies["session"]
         path = f"/save-behind-a-gate/{client.run}"
@@ -127,7 +127,7 @@ def test_who_leaves_while_persist_saves_has_the_old_session_and_nobody_is_blamed
 
 @pytest.mark.guarantee(11)
 @on_the_server
-def test_what_a_websocket_changed_is_saved_though_its_client_left_without_a_word(client: Client) -> None:
+def test_changes_of_a_websocket_are_saved_if_its_client_disconnects(client: Client) -> None:
     headers = {"cookie": f"session={client.http.cookies['session']}"}
     url = f"ws://127.0.0.1:{client.port}/socket/{client.run}"
     with connect(url, additional_headers=headers, proxy=None) as peer:
@@ -143,7 +143,7 @@ def test_what_a_websocket_changed_is_saved_though_its_client_left_without_a_word
 
 
 @behind_a_gate
-def test_what_a_websocket_was_saving_when_its_client_left_is_saved(client: Client) -> None:
+def test_a_save_of_a_websocket_completes_if_its_client_leaves(client: Client) -> None:
     headers = {"cookie": f"session={client.http.cookies['session']}"}
     url = f"ws://127.0.0.1:{client.port}/socket-that-persists/{client.run}"
     with connect(url, additional_headers=headers, proxy=None) as peer:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.common.by import By
 
-from tests.demo.visitors import Visitor, somebody
+from tests.demo.visitors import Visitor, new_name
 
 pytestmark = pytest.mark.once
 
@@ -81,7 +81,7 @@ def in_another_tab(visitor: Visitor) -> Iterator[None]:
     visitor.browser.switch_to.window(first)
 
 
-def test_a_form_from_before_the_sign_in_gets_a_clear_answer(visit: Callable[..., Visitor]) -> None:
+def test_a_form_opened_before_sign_in_gets_a_clear_error(visit: Callable[..., Visitor]) -> None:
     visitor = visit()
     with in_another_tab(visitor):
         visitor.sign_in("Ada")
@@ -93,7 +93,7 @@ def test_a_form_from_before_the_sign_in_gets_a_clear_answer(visit: Callable[...,
     assert visitor.sees("pieces") == "1"
 
 
-def test_a_form_from_before_the_sign_out_gets_a_clear_answer(visit: Callable[..., Visitor]) -> None:
+def test_a_form_opened_before_sign_out_gets_a_clear_error(visit: Callable[..., Visitor]) -> None:
     visitor = visit()
     visitor.sign_in("Ada")
     with in_another_tab(visitor):
@@ -117,12 +117,12 @@ def test_two_tabs_of_a_visitor_both_fill_the_cart(visit: Callable[..., Visitor])
 
 
 @pytest.mark.parametrize("backend", ["memory", "sqlite", "cookie", "encrypted"])
-def test_a_device_that_is_signed_out_elsewhere_hears_of_it_and_is_anonymous_at_its_next_click(
+def test_a_device_signed_out_elsewhere_is_notified_and_anonymous_on_its_next_request(
     visit: Callable[..., Visitor], backend: str, tmp_path: Path
 ) -> None:
     settings = {"DEMO_BACKEND": f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}" if backend == "sqlite" else backend}
     here, there = visit(**settings), visit("another_chromium", **settings)
-    user = somebody()
+    user = new_name()
     for device in (here, there):
         device.sign_in(user, remember=True)
         device.waits_until_live()
@@ -144,7 +144,7 @@ def test_a_device_that_is_signed_out_elsewhere_hears_of_it_and_is_anonymous_at_i
 
 def test_a_form_of_a_device_that_was_signed_out_gets_a_clear_answer(visit: Callable[..., Visitor]) -> None:
     here, there = visit(), visit("another_chromium")
-    user = somebody()
+    user = new_name()
     for device in (here, there):
         device.sign_in(user)
     here.click("to-devices")
@@ -163,11 +163,13 @@ def test_other_tabs_of_the_device_that_signed_out_all_others_stay_live(
     visit: Callable[..., Visitor], backend: str
 ) -> None:
     here, there = visit(DEMO_BACKEND=backend), visit("another_chromium", DEMO_BACKEND=backend)
-    user = somebody()
+    user = new_name()
     for device in (here, there):
         device.sign_in(user)
         device.waits_until_live()
-    with in_another_tab(here):  # which gives the session a new id: a WebSocket with a sealed cookie must connect again
+    with in_another_tab(
+        here
+    ):  # which gives the session a new id: a WebSocket with a signed or encrypted cookie must connect again
         here.click("to-devices")
         here.click("end-others")
         assert there.hears_that_it_was_signed_out()
@@ -204,7 +206,7 @@ def test_remember_me_outlives_the_browser_and_anything_else_does_not(visit: Call
 @pytest.mark.guarantee(6)
 @pytest.mark.parametrize("backend", ["memory", "cookie", "encrypted"])
 @pytest.mark.parametrize("name", ["__Host-session", "__Secure-session"])
-def test_a_cookie_with_a_prefix_is_accepted_and_gone_after_signing_out(
+def test_a_cookie_with_a_prefix_is_accepted_and_deleted_on_sign_out(
     visit: Callable[..., Visitor], name: str, backend: str
 ) -> None:
     visitor = visit(DEMO_COOKIE=name, DEMO_BACKEND=backend)
@@ -220,7 +222,7 @@ def test_a_cookie_with_a_prefix_is_accepted_and_gone_after_signing_out(
 
 @pytest.mark.guarantee(6)
 @pytest.mark.parametrize("remember", [True, False], ids=["remembered", "until the browser closes"])
-def test_a_partitioned_cookie_is_accepted_and_gone_after_signing_out(
+def test_a_partitioned_cookie_is_accepted_and_deleted_on_sign_out(
     visit: Callable[..., Visitor], remember: bool
 ) -> None:
     visitor = visit(DEMO_PARTITIONED="1")

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.demo.conftest import EXAMPLES
-from tests.demo.visitors import HANG, Browser, messages_on, sign_in, somebody, text_of
+from tests.demo.visitors import HANG, Browser, messages_on, new_name, sign_in, text_of
 from tests.servers.process import Address
 
 DAY = 24 * 60 * 60
@@ -101,7 +101,7 @@ def test_two_people_at_once_do_not_see_each_other(port: int, browser: Browser) -
     assert text_of(browser.get("/"), "name") == "Ada"
 
 
-def test_a_cookie_that_was_tampered_with_is_nobody(port: int, browser: Browser) -> None:
+def test_a_tampered_cookie_is_invalid(port: int, browser: Browser) -> None:
     sign_in(browser)
     good = browser.cookies["session"]
     for bad in (good[:-1], good[1:], good[:8] + ("A" if good[8] != "A" else "B") + good[9:], "rubbish", '"', "=;="):
@@ -116,7 +116,7 @@ def test_the_page_never_shows_what_the_cookie_holds(browser: Browser) -> None:
     assert text_of(page, "cookie") == "session"
 
 
-def test_somebody_else_who_signs_in_after_me_does_not_get_my_cart(browser: Browser) -> None:
+def test_another_user_who_signs_in_later_does_not_get_the_cart(browser: Browser) -> None:
     sign_in(browser, "Ada")
     browser.post("/cart", data={"sku": "tea"})
     page = sign_in(browser, "Grace")
@@ -141,7 +141,7 @@ def test_signing_in_changes_the_id_and_keeps_the_cart(memory: int) -> None:
         assert text_of(owner.get("/"), "name") == "Ada"
 
 
-def test_the_cookie_from_before_signing_out_is_nobody_afterwards(memory: int) -> None:
+def test_the_old_cookie_is_invalid_after_sign_out(memory: int) -> None:
     with Browser(memory) as browser:
         sign_in(browser)
         stolen = browser.cookies["session"]
@@ -322,7 +322,7 @@ def test_a_message_survives_the_redirect_and_is_shown_once(browser: Browser) -> 
     assert messages_on(browser.get("/")) == []
 
 
-# --- forms that nobody meant -----------------------------------------------------------------------------------------
+# --- forged forms -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_a_message_survives_the_redirect_and_is_shown_once(browser: Browser) -> 
         ("/close-account", {}),
     ],
 )
-def test_who_is_signed_in_sends_no_form_without_a_token(browser: Browser, path: str, form: dict[str, str]) -> None:
+def test_a_signed_in_user_cannot_send_a_form_without_a_token(browser: Browser, path: str, form: dict[str, str]) -> None:
     sign_in(browser, "Ada")
     browser.token = {}
     answer = browser.post(path, data=form)
@@ -348,7 +348,7 @@ def test_who_is_signed_in_sends_no_form_without_a_token(browser: Browser, path: 
     assert (text_of(page, "name"), text_of(page, "pieces")) == ("Ada", "0")
 
 
-def test_a_form_from_before_the_sign_out_is_answered_by_a_page_that_says_so(browser: Browser) -> None:
+def test_a_form_opened_before_sign_out_gets_an_error_page_that_explains_it(browser: Browser) -> None:
     stale = sign_in(browser) and browser.token
     browser.post("/sign-out")
     browser.token = stale
@@ -358,7 +358,7 @@ def test_a_form_from_before_the_sign_out_is_answered_by_a_page_that_says_so(brow
     assert "set-cookie" not in answer.headers
 
 
-def test_a_form_on_another_site_is_answered_by_a_page_that_says_so(browser: Browser) -> None:
+def test_a_form_on_another_site_gets_an_error_page_that_explains_it(browser: Browser) -> None:
     answer = browser.post("/sign-in", data={"name": "Eve"}, headers={"sec-fetch-site": "cross-site"})
     assert answer.status_code == 403
     assert "That did not come from here" in answer.text
@@ -382,7 +382,7 @@ def handles_on(page: httpx2.Response) -> list[str]:
 
 
 def test_the_devices_of_a_user_are_listed_and_this_one_is_marked(browser: Browser, phone: Browser) -> None:
-    user = somebody()
+    user = new_name()
     for each in (phone, browser):
         sign_in(each, user)
     listed = text_of(phone.get("/devices"), "devices") or ""
@@ -401,12 +401,12 @@ def test_the_page_of_devices_shows_a_visitor_where_to_sign_in(browser: Browser) 
     assert sign_in(browser, next=wanted).url.path == "/devices"
 
 
-def test_nobody_is_led_to_another_site_by_signing_in(browser: Browser) -> None:
+def test_signing_in_never_redirects_to_another_site(browser: Browser) -> None:
     assert sign_in(browser, next="//evil.test/").url.path == "/"
 
 
 def test_one_device_is_ended_by_its_handle(browser: Browser, phone: Browser) -> None:
-    user = somebody()
+    user = new_name()
     sign_in(phone, user)
     sign_in(browser, user)
     (handle,) = handles_on(browser.get("/devices"))
@@ -416,19 +416,19 @@ def test_one_device_is_ended_by_its_handle(browser: Browser, phone: Browser) -> 
     assert text_of(browser.get("/"), "name") == user
 
 
-def test_nobody_ends_the_devices_of_somebody_else(port: int, browser: Browser, phone: Browser) -> None:
-    victim = somebody()
+def test_a_user_cannot_end_the_devices_of_another_user(port: int, browser: Browser, phone: Browser) -> None:
+    victim = new_name()
     sign_in(phone, victim)
     with Browser(port) as second:
         sign_in(second, victim)
         (handle,) = handles_on(second.get("/devices"))
-    sign_in(browser, somebody())
+    sign_in(browser, new_name())
     assert messages_on(browser.post("/devices/end", {"handle": handle})) == ["That device was signed out already."]
     assert text_of(phone.get("/"), "name") == victim
 
 
 def test_all_other_devices_are_ended_and_this_one_stays_with_its_cart(browser: Browser, phone: Browser) -> None:
-    user = somebody()
+    user = new_name()
     sign_in(phone, user)
     sign_in(browser, user)
     browser.post("/cart", {"sku": "tea"})
@@ -444,7 +444,7 @@ def test_all_other_devices_are_ended_and_this_one_stays_with_its_cart(browser: B
 
 
 def test_an_account_is_closed_everywhere(browser: Browser, phone: Browser) -> None:
-    user = somebody()
+    user = new_name()
     sign_in(phone, user)
     sign_in(browser, user)
     page = browser.post("/close-account")
@@ -500,7 +500,7 @@ def test_the_websocket_knows_who_is_signed_in(port: int, browser: Browser) -> No
     ]
 
 
-def test_the_websocket_of_a_stranger_knows_nobody_and_sets_no_cookie(port: int) -> None:
+def test_the_websocket_of_a_visitor_is_anonymous_and_sets_no_cookie(port: int) -> None:
     answers, cookies = say(port, None, "hello")
     assert answers == [{"name": None, "sockets": 0, "messages": 1, "text": "hello"}]
     assert cookies == []
@@ -519,7 +519,7 @@ def close_code(socket: ClientConnection) -> int:
 
 
 def test_the_live_websocket_ends_after_its_session(port: int, browser: Browser, phone: Browser) -> None:
-    user = somebody()
+    user = new_name()
     sign_in(phone, user)
     sign_in(browser, user)
     with live(port, browser) as socket:
@@ -534,7 +534,7 @@ def test_the_live_websocket_of_a_stranger_is_closed_with_the_same_code(port: int
         assert close_code(socket) == 1008
 
 
-def test_what_the_websocket_changes_before_it_accepts_is_kept(port: int, browser: Browser) -> None:
+def test_changes_before_the_websocket_is_accepted_are_kept(port: int, browser: Browser) -> None:
     sign_in(browser, "Ada")
     cookie = browser.cookies["session"]
     for number in (1, 2):
@@ -546,7 +546,7 @@ def test_what_the_websocket_changes_before_it_accepts_is_kept(port: int, browser
         assert "sockets" in (text_of(later.get("/"), "keys") or "")
 
 
-def test_the_websocket_after_signing_out_knows_nobody(memory: int) -> None:
+def test_the_websocket_is_anonymous_after_sign_out(memory: int) -> None:
     with Browser(memory) as browser:
         sign_in(browser, "Ada")
         cookie = browser.cookies["session"]

@@ -1,4 +1,4 @@
-"""Who visits the demo in the tests: a client that sends forms as a browser does, and somebody in front of Chromium."""
+"""Who visits the demo in the tests: a client that sends forms as a browser does, and a visitor in Chromium."""
 
 import re
 import shutil
@@ -59,8 +59,8 @@ def text_of(page: httpx2.Response, element_id: str) -> str | None:
     return unescape(re.sub(r"<[^>]*>", "", found[2])).strip() if found else None
 
 
-def somebody() -> str:
-    """A name that nobody has signed in under before: the servers are shared, and so would the devices be."""
+def new_name() -> str:
+    """Return a new user name: the servers are shared, and so would the devices be."""
     return f"Ada {token_hex(4)}"
 
 
@@ -104,7 +104,7 @@ def start_chromium(profile: Path) -> webdriver.Chrome:
 
 
 class Visitor:
-    """Somebody in front of the browser, on the demo's page."""
+    """A visitor on the demo's page in Chromium."""
 
     def __init__(self, browser: webdriver.Chrome, port: int) -> None:
         self.browser = browser
@@ -132,7 +132,7 @@ class Visitor:
         self.click("sign-in")
 
     def sees(self, element_id: str) -> str | None:
-        """What can be read in this place; None if there is no such place, or nobody can see it."""
+        """What can be read in this place; None if there is no such place, or it is invisible."""
         found = self.browser.find_elements(By.ID, element_id)
         return found[0].text if found and found[0].is_displayed() else None
 

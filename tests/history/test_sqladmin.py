@@ -90,7 +90,7 @@ class Visits:
         await self.app(scope, receive, send)
 
 
-@pytest.fixture(params=[AdminAuth, OurAdminAuth], ids=["inner one of Starlette", "inner one of ours"])
+@pytest.fixture(params=[AdminAuth, OurAdminAuth], ids=["inner one of Starlette", "inner one of the library"])
 def browser_with(
     request: pytest.FixtureRequest, engine: Engine, backend: SessionBackend, browser_of: BrowserOf
 ) -> Callable[..., TestClient]:

@@ -1,7 +1,8 @@
 """The commands of the README, run in a copy of the checkout, in a folder with a space, and with nothing but bash.
 
-The Python that they find is ours, but for pip: that only notes what it was asked for, so nothing is fetched, and what
-was "installed" is what the tests run on. What `scripts/test` checks is not run here: it would be these tests again.
+The Python that they find is this one, except for pip: that only notes what it was asked for, so nothing is fetched, and
+what was "installed" is what the tests run on. What `scripts/test` checks is not run here: it would be these tests
+again.
 """
 
 import os
@@ -95,7 +96,7 @@ def served(checkout: Checkout, *command: str | Path, **environment: str) -> str:
     return page
 
 
-def test_the_demo_sets_up_what_it_needs_once_and_serves_the_page(checkout: Checkout) -> None:
+def test_the_demo_installs_its_dependencies_once_and_serves_the_page(checkout: Checkout) -> None:
     assert 'id="sign-in-title"' in served(checkout, "scripts/demo", "--port", "0")
     first = checkout.installed
     assert any("--group' 'demo" in line and "--editable" in line for line in first), first
@@ -103,7 +104,7 @@ def test_the_demo_sets_up_what_it_needs_once_and_serves_the_page(checkout: Check
     assert checkout.installed == first, "the second time there is nothing to set up"
 
 
-def test_the_demo_sets_up_anew_what_was_interrupted_or_made_from_other_pins(checkout: Checkout) -> None:
+def test_the_demo_reinstalls_after_an_interruption_or_a_change_of_pins(checkout: Checkout) -> None:
     served(checkout, "scripts/demo", "--port=0")
     once = len(checkout.installed)
     (checkout.root / ".venv" / "demo" / "stamp").unlink()
@@ -124,9 +125,7 @@ def test_the_demo_can_be_started_from_any_directory_and_by_any_path(checkout: Ch
 
 
 @pytest.mark.parametrize("options", [["--help"], ["--port"], ["--port", "http"], ["--port="], ["8000"]])
-def test_an_option_that_the_demo_does_not_know_is_answered_by_those_that_it_knows(
-    checkout: Checkout, options: list[str]
-) -> None:
+def test_an_unknown_option_of_the_demo_prints_the_known_ones(checkout: Checkout, options: list[str]) -> None:
     code, out, err = checkout.run("scripts/demo", *options)
     assert (code, out, checkout.installed) == (2, "", [])
     assert "--port N" in err
@@ -138,7 +137,7 @@ def test_a_port_in_the_environment_is_checked_like_an_option(checkout: Checkout)
     assert "--port N" in err
 
 
-def test_a_port_that_is_taken_or_none_is_said_to_be(checkout: Checkout) -> None:
+def test_an_invalid_or_used_port_is_reported(checkout: Checkout) -> None:
     code, _, err = checkout.run("scripts/demo", "--port", "70000")
     assert code == 1
     assert "Port 70000 of 127.0.0.1 is not free." in err
@@ -162,7 +161,7 @@ def test_the_benchmark_has_an_environment_for_each_list_and_makes_each_once(chec
 @pytest.mark.parametrize(
     "script", ["scripts/demo", "scripts/docs", "scripts/screenshots", "scripts/test", "benchmarks/run"]
 )
-def test_a_machine_without_a_python_that_is_new_enough_is_told_so(checkout: Checkout, script: str) -> None:
+def test_a_missing_or_old_python_is_reported(checkout: Checkout, script: str) -> None:
     for python in checkout.bin.glob("python*"):
         python.unlink()
     code, _, err = checkout.run(script)
@@ -171,24 +170,20 @@ def test_a_machine_without_a_python_that_is_new_enough_is_told_so(checkout: Chec
 
 
 @pytest.mark.parametrize("options", [["--help"], ["--slow"], ["-k", "rotate"]])
-def test_an_option_that_the_checks_do_not_know_is_answered_by_those_that_they_know(
-    checkout: Checkout, options: list[str]
-) -> None:
+def test_an_unknown_option_of_the_checks_prints_the_known_ones(checkout: Checkout, options: list[str]) -> None:
     code, out, err = checkout.run("scripts/test", *options, CDPATH=".")
     assert (code, out, checkout.installed) == (2, "", [])
     assert "--fast" in err
 
 
 @pytest.mark.parametrize("options", [["--help"], ["--port"], ["--port", "http"], ["--port="], ["build"]])
-def test_an_option_that_the_documentation_does_not_know_is_answered_by_those_that_it_knows(
-    checkout: Checkout, options: list[str]
-) -> None:
+def test_an_unknown_option_of_the_docs_script_prints_the_known_ones(checkout: Checkout, options: list[str]) -> None:
     code, out, err = checkout.run("scripts/docs", *options)
     assert (code, out, checkout.installed) == (2, "", [])
     assert "--build" in err
 
 
-def test_the_documentation_sets_up_what_it_needs_once_and_is_not_built_from_pages_that_are_out_of_date(
+def test_the_docs_script_installs_once_and_refuses_outdated_pages(
     checkout: Checkout,
 ) -> None:
     for name in ("docs", "tests"):
@@ -213,6 +208,6 @@ def test_the_pictures_take_no_options(checkout: Checkout) -> None:
     assert "docs/images" in err
 
 
-def test_the_scripts_can_be_executed_as_they_are_checked_out() -> None:
+def test_the_scripts_are_executable() -> None:
     for script in ("scripts/demo", "scripts/docs", "scripts/screenshots", "scripts/test", "benchmarks/run", ".ci/run"):
         assert os.access(ROOT / script, os.X_OK), script

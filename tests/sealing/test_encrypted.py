@@ -1,4 +1,4 @@
-"""Encrypted tokens: opened by whoever has the key and the cookie's name, and readable for nobody else."""
+"""Encrypted tokens: readable only with the key and the cookie's name."""
 
 import sys
 
@@ -50,7 +50,7 @@ def refused(result: object) -> bool:
 
 
 @given(records, st.booleans())
-def test_what_is_sealed_opens(record: Record, compress: bool) -> None:
+def test_a_token_can_be_read_back(record: Record, compress: bool) -> None:
     token = encrypter(compress=compress).seal(record)
 
     assert encrypter().open(token) == record
@@ -64,7 +64,7 @@ def test_a_token_needs_no_quoting_and_has_one_spelling(record: Record) -> None:
     assert to_base64(from_base64(token[len(PREFIX) :])) == token[len(PREFIX) :]
 
 
-def test_the_same_session_is_never_sealed_the_same_way_twice() -> None:
+def test_encrypting_the_same_session_never_gives_the_same_token() -> None:
     tokens = [from_base64(encrypter().seal(RECORD)[len(PREFIX) :]) for _ in range(100)]
 
     assert len({raw[4:17] for raw in tokens}) == 100
@@ -73,14 +73,14 @@ def test_the_same_session_is_never_sealed_the_same_way_twice() -> None:
     assert {raw[:4] for raw in tokens} == {hkdf(KEY, KEY_ID, 4)}
 
 
-def test_nothing_of_the_session_shows() -> None:
+def test_the_token_reveals_nothing_of_the_session() -> None:
     raw = from_base64(encrypter().seal(Record(b"a very private payload", 1, 2))[len(PREFIX) :])
 
     assert not any(part in raw for part in (b"very", b"private", b"payload"))
 
 
-def test_the_form_is_that_of_the_docstring() -> None:
-    """Opened here with nothing of ours: what this test pins is out there, in cookies."""
+def test_the_format_matches_the_docstring() -> None:
+    """Decrypted without the library's code, because this format is in users' cookies and must stay."""
     raw = from_base64(encrypter().seal(RECORD)[len(PREFIX) :])
 
     assert raw[:4] == hkdf(KEY, KEY_ID, 4)
@@ -122,7 +122,7 @@ def test_compression_makes_it_shorter_and_needs_no_setting_to_be_read() -> None:
 
 
 @rows("text", ["", "!", "a", "abc=", "é", "a b", to_base64(bytes(32)), to_base64(bytes(33))])
-def test_what_cannot_be_a_token_is_malformed(text: str) -> None:
+def test_text_that_cannot_be_a_token_is_malformed(text: str) -> None:
     assert encrypter().open(PREFIX + text) is MissReason.MALFORMED
 
 
@@ -172,14 +172,14 @@ def test_two_tokens_cannot_be_made_into_a_third() -> None:
 
 
 @given(st.binary(max_size=80))
-def test_rubbish_under_our_key_id_is_refused(raw: bytes) -> None:
+def test_garbage_with_a_valid_key_id_is_rejected(raw: bytes) -> None:
     key_id = hkdf(KEY, KEY_ID, 4)
 
     assert refused(encrypter().open(PREFIX + to_base64(key_id + raw)))
 
 
 @given(st.binary(min_size=1, max_size=60))
-def test_a_sealed_envelope_may_hold_anything_and_is_no_error(plain: bytes) -> None:
+def test_a_valid_envelope_with_any_content_causes_no_error(plain: bytes) -> None:
     sealed = cipher_of(0).encrypt(bytes(12), plain, LABEL)
     token = PREFIX + to_base64(hkdf(KEY, KEY_ID, 4) + bytes(13) + sealed)
 
@@ -191,7 +191,7 @@ def test_a_sealed_envelope_may_hold_anything_and_is_no_error(plain: bytes) -> No
 # Keys and purposes
 
 
-def test_the_first_key_seals_and_all_open() -> None:
+def test_the_first_key_writes_and_all_keys_read() -> None:
     both = encrypter(KEY, OLD_KEY)
 
     assert encrypter(KEY).open(both.seal(RECORD)) == RECORD
@@ -200,7 +200,7 @@ def test_the_first_key_seals_and_all_open() -> None:
     assert both.open(encrypter(OLD_KEY).seal(RECORD)) == RECORD
 
 
-def test_a_key_that_is_not_in_the_list_opens_nothing() -> None:
+def test_a_token_of_a_key_that_is_not_listed_is_invalid() -> None:
     assert encrypter(KEY, OLD_KEY).open(encrypter(OTHER_KEY).seal(RECORD)) is MissReason.BAD_SIGNATURE
 
 
@@ -216,18 +216,18 @@ def test_the_key_id_selects_the_only_key_that_is_tried() -> None:
 
 
 def test_a_list_with_the_same_key_twice_is_refused() -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"holds the same key twice"):
+    with pytest.raises(ImproperlyConfigured, match=r"contains the same key twice"):
         encrypter(KEY, OLD_KEY, KEY)
 
 
-def test_a_token_is_good_for_one_cookie_name_only() -> None:
+def test_a_token_is_valid_for_one_cookie_name_only() -> None:
     token = encrypter(name="admin").seal(RECORD)
 
     assert encrypter(name="session").open(token) is MissReason.BAD_SIGNATURE
     assert encrypter(name="admin").open(token) == RECORD
 
 
-def test_what_is_only_signed_never_opens_as_encrypted() -> None:
+def test_a_signed_token_is_never_accepted_as_encrypted() -> None:
     own = Signer([KEY], DEFAULT_BINDING).seal(RECORD)
     starlette = StarletteSigner([KEY]).seal(RECORD)
 
@@ -235,7 +235,7 @@ def test_what_is_only_signed_never_opens_as_encrypted() -> None:
         assert refused(encrypter().open(token))
 
 
-def test_what_is_encrypted_never_opens_as_signed() -> None:
+def test_an_encrypted_token_is_never_accepted_as_signed() -> None:
     token = encrypter().seal(RECORD)
 
     for forged in (token, signed.PREFIX + token[len(PREFIX) :]):

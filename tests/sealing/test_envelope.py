@@ -28,7 +28,7 @@ records = st.builds(
 
 
 @given(records, st.booleans())
-def test_a_record_comes_out_as_it_went_in(record: Record, compress: bool) -> None:
+def test_a_record_is_unpacked_as_it_was_packed(record: Record, compress: bool) -> None:
     assert unpack(packer(compress)(record)) == record
 
 
@@ -51,11 +51,11 @@ def test_the_flag_cannot_be_taken_for_the_beginning_of_a_record() -> None:
         assert msgspec.msgpack.encode(list(fields))[0] > COMPRESSED
 
 
-# Whoever holds a key may be an older release, or an attacker who has guessed it: a bomb must not take the memory.
+# The writer may be an older release, or an attacker who has guessed a key: a bomb must not take the memory.
 
 
 @pytest.mark.parametrize("size", [MAX_UNPACKED + 1, MAX_UNPACKED + 200, MAX_UNPACKED + 10_000, 50 * MAX_UNPACKED])
-def test_a_bomb_does_not_go_off(size: int) -> None:
+def test_a_decompression_bomb_is_rejected(size: int) -> None:
     bomb = bytes((COMPRESSED,)) + zlib.compress(msgspec.msgpack.encode(Record(bytes(size), 1, 1)), 9)
 
     tracemalloc.start()
@@ -69,7 +69,7 @@ def test_a_bomb_does_not_go_off(size: int) -> None:
     assert peak < 4 * MAX_UNPACKED
 
 
-def test_what_follows_a_record_that_fills_the_limit_is_not_cut_off() -> None:
+def test_data_after_a_record_of_the_largest_size_is_not_cut_off() -> None:
     overhead = len(msgspec.msgpack.encode(Record(bytes(MAX_UNPACKED), 1, 1))) - MAX_UNPACKED
     body = msgspec.msgpack.encode(Record(bytes(MAX_UNPACKED - overhead), 1, 1))
     assert len(body) == MAX_UNPACKED
@@ -80,7 +80,7 @@ def test_what_follows_a_record_that_fills_the_limit_is_not_cut_off() -> None:
 
 
 @rows("over", [-100, -1, 0, 1, 2, 100, 200, 258, 300, 1000, MAX_UNPACKED])
-def test_whatever_is_packed_can_be_unpacked_or_is_refused_when_it_is_packed(over: int) -> None:
+def test_every_packed_record_can_be_unpacked(over: int) -> None:
     """A session over the bomb limit may compress to two kilobytes: it must not be lost in silence."""
     overhead = len(msgspec.msgpack.encode(Record(bytes(MAX_UNPACKED), 1, 1))) - MAX_UNPACKED
     record = Record(bytes(MAX_UNPACKED - overhead + over), 1, 1)
@@ -93,7 +93,7 @@ def test_whatever_is_packed_can_be_unpacked_or_is_refused_when_it_is_packed(over
 
 
 @given(st.binary(max_size=60))
-def test_rubbish_is_an_exception_or_a_record(raw: bytes) -> None:
+def test_garbage_raises_or_is_a_record(raw: bytes) -> None:
     try:
         record = unpack(raw)
     except Exception:
@@ -106,14 +106,14 @@ def test_rubbish_is_an_exception_or_a_record(raw: bytes) -> None:
     [None, [], {}, [b"x"], [b"x", 1], [b"x", "1", 1], [b"x", 1, 1.5], [b"x", 1, 1, "x"], [b"x", 1, 1, None, None, 1]],
 )
 @rows("flags", [0, COMPRESSED])
-def test_what_is_no_record_is_refused(content: object, flags: int) -> None:
+def test_bytes_that_are_no_record_are_rejected(content: object, flags: int) -> None:
     body = msgspec.msgpack.encode(content)
 
     with pytest.raises(REFUSALS):
         unpack(bytes((flags,)) + zlib.compress(body) if flags else body)
 
 
-def test_the_bytes_are_those_of_the_docstring() -> None:
+def test_the_bytes_match_the_docstring() -> None:
     """They are out there, in cookies: what this test pins may be added to, and not changed."""
     record = Record(b"data", 1, 2, 3, 4, True, 5)
     body = msgspec.msgpack.encode([b"data", 1, 2, 3, 4, True, 5, None])

@@ -41,9 +41,9 @@ def test_one_key_or_a_list_of_them_in_their_order(keys: Any, wanted: list[bytes]
 
 
 @rows("keys", [None, [], (), 5, {STRONG_KEY}, {"key": STRONG_KEY}, iter([STRONG_KEY]), object()])
-def test_what_is_no_key_and_no_list_is_refused(keys: Any) -> None:
+def test_a_value_that_is_no_key_or_list_is_rejected(keys: Any) -> None:
     with pytest.raises(
-        ImproperlyConfigured, match=r"^secret_key must be a str or bytes, or a list of them: the first seals"
+        ImproperlyConfigured, match=r"^secret_key must be a str or bytes, or a list of them: new cookies use the first"
     ):
         key_list(keys)
 
@@ -52,7 +52,7 @@ def test_what_is_no_key_and_no_list_is_refused(keys: Any) -> None:
     ("keys", "kind"),
     [([None], "NoneType"), ([STRONG_KEY, 5], "int"), ([[STRONG_KEY]], "list"), (bytearray(b"key"), "int")],
 )
-def test_what_is_no_key_in_a_list_is_refused(keys: Any, kind: str) -> None:
+def test_a_list_item_that_is_no_key_is_rejected(keys: Any, kind: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=f"^secret_key must be .* a flat list of them, not {kind}"):
         key_list(keys)
 
@@ -60,7 +60,9 @@ def test_what_is_no_key_in_a_list_is_refused(keys: Any, kind: str) -> None:
 @rows("keys", ["", b"", Secret(""), [""], [STRONG_KEY, b""]])
 def test_an_empty_key_is_refused_with_the_command_that_makes_one(keys: Any) -> None:
     """The classic: an environment variable that is not set."""
-    with pytest.raises(ImproperlyConfigured, match=r"^secret_key is empty\. Make one: python -c .*token_urlsafe\(32\)"):
+    with pytest.raises(
+        ImproperlyConfigured, match=r"^secret_key is empty\. Generate one: python -c .*token_urlsafe\(32\)"
+    ):
         key_list(keys)
 
 

@@ -1,4 +1,4 @@
-"""Signed tokens: opened by whoever has the key and the cookie's name, and by nobody if one bit is another one."""
+"""Signed tokens: valid only with the key and the cookie's name, and invalid if one bit changes."""
 
 import hashlib
 import hmac
@@ -46,7 +46,7 @@ def starlette(*keys: bytes) -> StarletteSigner:
 
 
 class FrozenTimestampSigner(TimestampSigner):
-    """itsdangerous, with a clock that stands still."""
+    """itsdangerous, with a clock that only the test advances."""
 
     def __init__(self, key: bytes, now: int) -> None:
         super().__init__(key)
@@ -64,7 +64,7 @@ objects = st.binary(max_size=200).map(b"{%b".__mod__)
 
 
 @given(objects, st.integers(0, 2**40), st.binary(min_size=1, max_size=80))
-def test_itsdangerous_opens_what_we_seal(payload: bytes, now: int, key: bytes) -> None:
+def test_itsdangerous_verifies_the_librarys_tokens(payload: bytes, now: int, key: bytes) -> None:
     token = StarletteSigner([key]).seal(Record(payload, now, now))
 
     value = FrozenTimestampSigner(key, now).unsign(token, max_age=0)
@@ -73,7 +73,7 @@ def test_itsdangerous_opens_what_we_seal(payload: bytes, now: int, key: bytes) -
 
 
 @given(objects, st.integers(0, 2**40), st.binary(min_size=1, max_size=80))
-def test_we_open_what_itsdangerous_seals(payload: bytes, now: int, key: bytes) -> None:
+def test_the_library_verifies_tokens_of_itsdangerous(payload: bytes, now: int, key: bytes) -> None:
     token = FrozenTimestampSigner(key, now).sign(b64encode(payload)).decode()
 
     assert StarletteSigner([key]).open(token) == Record(payload, now, now)
@@ -87,14 +87,14 @@ def test_both_write_the_same_bytes(payload: bytes, now: int) -> None:
 
 
 @rows("payload", [b"\x81\xa7user_id\x01", b"[1]", b'"text"', b"1", b" {}", b"null"])
-def test_what_another_part_of_the_application_has_signed_is_a_session_only_if_it_is_a_json_object(
+def test_other_text_signed_with_the_key_is_a_session_only_if_it_is_a_json_object(
     payload: bytes,
 ) -> None:
     token = FrozenTimestampSigner(KEY, 1).sign(b64encode(payload)).decode()
     assert starlette().open(token) is MissReason.UNDECODABLE
 
 
-def test_itsdangerous_sees_the_age_of_what_we_seal() -> None:
+def test_itsdangerous_reads_the_age_of_the_librarys_tokens() -> None:
     token = starlette().seal(RECORD)
 
     with pytest.raises(SignatureExpired):
@@ -104,7 +104,7 @@ def test_itsdangerous_sees_the_age_of_what_we_seal() -> None:
 
 
 @rows("token", ["", ".", "..", "a", "a.b", ".a.b", "s1.", "s1", "~2~abc", "null"])
-def test_what_has_not_three_parts_is_malformed(token: str) -> None:
+def test_a_token_without_three_parts_is_malformed(token: str) -> None:
     assert starlette().open(token) is MissReason.MALFORMED
 
 
@@ -118,7 +118,7 @@ def test_a_signed_value_that_is_no_base64_is_undecodable(value: bytes) -> None:
 
 @pytest.mark.guarantee(9)
 @given(st.text(st.sampled_from("aA0-_=.~"), min_size=1, max_size=12))
-def test_whatever_is_signed_with_our_key_is_no_error(text: str) -> None:
+def test_any_text_signed_with_the_key_causes_no_error(text: str) -> None:
     token = ItsdangerousSigner(KEY, salt="itsdangerous.Signer").sign(text).decode()
 
     assert isinstance(starlette().open(token), (Record, MissReason))
@@ -130,7 +130,7 @@ def test_a_signature_with_another_salt_is_refused() -> None:
     assert starlette().open(token) is MissReason.BAD_SIGNATURE
 
 
-def test_what_is_not_ascii_is_no_session_and_no_error() -> None:
+def test_non_ascii_text_is_ignored_without_an_error() -> None:
     """No cookie gets this far; `await backend.read(…)` with whatever an application was given does."""
     for open_token in (starlette().open, signer().open):
         assert open_token("s1.é") is MissReason.MALFORMED
@@ -141,7 +141,7 @@ def test_what_is_not_ascii_is_no_session_and_no_error() -> None:
 
 
 @given(records, st.booleans())
-def test_what_is_sealed_opens(record: Record, compress: bool) -> None:
+def test_a_token_can_be_read_back(record: Record, compress: bool) -> None:
     sealing = signer(compress=compress)
 
     assert sealing.open(sealing.seal(record)) == record
@@ -165,8 +165,8 @@ def test_compression_makes_it_shorter_and_needs_no_setting_to_be_read() -> None:
     assert signer().open(token) == record
 
 
-def test_the_form_is_that_of_the_docstring() -> None:
-    """Computed with nothing of ours but the key derivation, which has a test of its own."""
+def test_the_format_matches_the_docstring() -> None:
+    """Computed without the library's code, except for the key derivation, which has its own test."""
     raw = from_base64url(signer().seal(OWN_RECORD)[len(PREFIX) :])
 
     key = derive(KEY, b"starsessions/v1/signed-cookie/7:session/7:session/")
@@ -175,12 +175,12 @@ def test_the_form_is_that_of_the_docstring() -> None:
 
 
 @rows("text", ["", "!", "a", "abc=", "é", "a b", to_base64url(bytes(31)), to_base64url(bytes(32))])
-def test_what_cannot_be_a_token_is_malformed(text: str) -> None:
+def test_text_that_cannot_be_a_token_is_malformed(text: str) -> None:
     assert signer().open(PREFIX + text) is MissReason.MALFORMED
 
 
 @given(st.binary(min_size=1, max_size=60))
-def test_a_sealed_envelope_may_hold_anything_and_is_no_error(raw: bytes) -> None:
+def test_a_valid_envelope_with_any_content_causes_no_error(raw: bytes) -> None:
     mac = hmac.digest(derive(KEY, b"starsessions/v1/signed-cookie/7:session/7:session/"), raw, hashlib.sha256)
 
     assert isinstance(signer().open(PREFIX + to_base64url(mac + raw)), Record) or (
@@ -265,7 +265,7 @@ def test_two_tokens_cannot_be_made_into_a_third(form: str) -> None:
 
 
 @forms
-def test_the_first_key_seals_and_all_open(form: str) -> None:
+def test_the_first_key_writes_and_all_keys_read(form: str) -> None:
     make, record, _ = FORMS[form]
 
     assert make(KEY, OLD_KEY).seal(record) == make(KEY).seal(record)
@@ -275,21 +275,21 @@ def test_the_first_key_seals_and_all_open(form: str) -> None:
 
 
 @forms
-def test_a_key_that_is_not_in_the_list_opens_nothing(form: str) -> None:
+def test_a_token_of_a_key_that_is_not_listed_is_invalid(form: str) -> None:
     make, record, _ = FORMS[form]
 
     assert make(KEY, OLD_KEY).open(make(OTHER_KEY).seal(record)) is MissReason.BAD_SIGNATURE
     assert make(KEY).open(make(OLD_KEY).seal(record)) is MissReason.BAD_SIGNATURE
 
 
-def test_a_token_is_good_for_one_cookie_name_only() -> None:
+def test_a_token_is_valid_for_one_cookie_name_only() -> None:
     token = signer(name="admin").seal(OWN_RECORD)
 
     assert signer(name="session").open(token) is MissReason.BAD_SIGNATURE
     assert signer(name="admin").open(token) == OWN_RECORD
 
 
-def test_one_form_cannot_be_passed_off_as_the_other() -> None:
+def test_one_format_cannot_be_passed_off_as_the_other() -> None:
     own, theirs = signer().seal(OWN_RECORD), starlette().seal(RECORD)
 
     assert refused(starlette().open(own))
@@ -298,8 +298,8 @@ def test_one_form_cannot_be_passed_off_as_the_other() -> None:
     assert refused(starlette().open(own[len(PREFIX) :]))
 
 
-def test_a_value_signed_in_the_form_of_starlette_is_never_read_as_one_of_ours() -> None:
-    """Whoever may have something signed by the application's own `TimestampSigner` must not forge a session of ours."""
+def test_a_token_in_starlettes_format_is_never_read_as_s1() -> None:
+    """Text signed by the application's own `TimestampSigner` must not be accepted as a session."""
     for value in (PREFIX + "AAAA", signer(OTHER_KEY).seal(OWN_RECORD)):
         token = TimestampSigner(KEY).sign(value).decode()
 

@@ -1,8 +1,8 @@
 """The servers that all tests share: each starts when a test first asks for it, and ends with the last test.
 
-A fixture gives the address only, so that no test can kill a server that others use; whoever wants to do that starts one
+A fixture gives the address only, so that no test can kill a server that others use; a test that needs that starts one
 of their own (``with redis.standalone() as server:``). With a variable of the environment, the address is that of
-somebody's own server. Tests must therefore use names of their own in it, and leave nothing behind.
+a developer's own server. Tests must therefore use names of their own in it, and leave nothing behind.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Processes with their descendants, and the guard that ends them when the tests cannot do it any more.
 
-The tests end their servers themselves. When pytest is killed, nobody would: a server has a session of its own, so that
+The tests end their servers themselves. When pytest is killed, nothing would: a server has a session of its own, so that
 Ctrl-C in the terminal does not reach it while the tests still use it. So pytest tells a small process of its own which
 servers and folders there are, over a pipe. When the pipe ends, for whatever reason, the guard removes what is left.
 (Linux could kill a child together with its parent, but means the *thread* which started it.)
@@ -56,7 +56,7 @@ def send(pid: int, what: signal.Signals) -> None:
 
 
 def stop_family(pid: int) -> list[int]:
-    """SIGSTOP to all, the parent first: one that stands still starts no further child."""
+    """SIGSTOP to all, the parent first: a stopped one starts no further child."""
     stopped: list[int] = []
     while fresh := [member for member in family(pid) if member not in stopped]:
         for member in fresh:

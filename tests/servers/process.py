@@ -43,7 +43,7 @@ class ServerError(Exception):
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens. The URL may contain somebody's password, so it is not shown."""
+    """Where a server listens. The URL may contain a password, so it is not shown."""
 
     url: str = field(repr=False)
 
@@ -149,15 +149,15 @@ class Server:
         self.start()
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open, and nobody answers. Returns when all its processes stand still."""
+        """SIGSTOP: connections stay open, without answers. Returns when all its processes have stopped."""
         assert self._process is not None
         self._paused = guard.stop_family(self._process.pid)
 
-        def stands_still() -> bool:
+        def has_stopped() -> bool:
             seen = guard.processes()
             return all(seen[pid].state in "TtZ" for pid in self._paused if pid in seen)
 
-        self.wait_until(stands_still, "did not pause")
+        self.wait_until(has_stopped, "did not pause")
 
     def resume(self) -> None:
         """SIGCONT. Does nothing if it is not paused."""
@@ -276,7 +276,7 @@ def copy_folder(source: Path, target: Path, user: str | None) -> None:
 
 
 def free_port(*offsets: int) -> int:
-    """A port that was not given before, on which nobody listens, and nobody on the ports so far above it."""
+    """A port that was not given before, on which no process listens, nor on the ports so far above it."""
     for port in _random.sample([port for port in PORTS if port not in _given], 100):
         with contextlib.ExitStack() as sockets:
             try:
@@ -296,7 +296,7 @@ def free_port(*offsets: int) -> int:
 
 @functools.cache
 def _guard(pid: int) -> int:
-    """Our end of the pipe; nobody closes it, so that the guard sees its end when this process has ended."""
+    """Our end of the pipe; it stays open, so that the guard sees its end when this process has ended."""
     theirs, ours = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", guard.__file__], stdin=theirs, start_new_session=True, cwd="/"

@@ -78,7 +78,7 @@ class RedisServer(Server):
             with self.client() as client:
                 client.shutdown(save=True)  # SIGTERM would not save
         except redis.RedisError:
-            super().ask_to_stop()  # it lets nobody in, for instance because it has too many clients
+            super().ask_to_stop()  # it refuses connections, for instance because it has too many clients
 
     def serves_cluster(self) -> bool:
         return "cluster_state:ok" in str(self.ask("CLUSTER", "INFO"))

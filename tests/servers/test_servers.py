@@ -83,7 +83,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return ENGINES[request.param]
 
 
-def test_a_durable_server_comes_back_after_a_kill_with_what_it_confirmed(engine: Engine) -> None:
+def test_a_durable_server_keeps_confirmed_writes_after_a_kill(engine: Engine) -> None:
     with engine.start(durable=True) as server:
         engine.write(server.address)
 
@@ -94,7 +94,7 @@ def test_a_durable_server_comes_back_after_a_kill_with_what_it_confirmed(engine:
         assert engine.read(server.address) == engine.kept
 
 
-def test_any_server_comes_back_after_an_orderly_stop_with_its_data(engine: Engine) -> None:
+def test_any_server_keeps_its_data_after_an_orderly_stop(engine: Engine) -> None:
     with engine.start() as server:
         engine.write(server.address)
 
@@ -143,7 +143,7 @@ def test_the_sentinels_replace_a_dead_primary() -> None:
         assert heir.ask("GET", "test") == "kept"
 
 
-def test_all_nodes_of_a_cluster_come_back_after_a_kill_with_what_they_confirmed() -> None:
+def test_all_nodes_of_a_cluster_keep_confirmed_writes_after_a_kill() -> None:
     with redis.cluster(durable=True) as cluster:
         cluster.primary_of("test").ask("SET", "test", "kept")
 
@@ -184,7 +184,7 @@ class TestAMissingProgram:
     def nothing_is_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("tests.servers.process.shutil.which", lambda name, path=None: None)
 
-    def test_is_a_skip_that_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_a_skip_with_the_package_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("STARSESSIONS_REQUIRE_ALL", raising=False)
 
         with pytest.raises(pytest.skip.Exception, match=r"redis-server is not installed .*install redis-server"):
@@ -198,11 +198,11 @@ class TestAMissingProgram:
 
 
 def test_a_variable_points_the_shared_fixture_at_another_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STARSESSIONS_POSTGRES_URL", "postgresql://somebody:password@example.org/sessions")
+    monkeypatch.setenv("STARSESSIONS_POSTGRES_URL", "postgresql://someone:password@example.org/sessions")
 
     (address,) = fixtures.shared("STARSESSIONS_POSTGRES_URL", postgres.server)
 
-    assert address.over("asyncpg") == "postgresql+asyncpg://somebody:password@example.org/sessions"
+    assert address.over("asyncpg") == "postgresql+asyncpg://someone:password@example.org/sessions"
     assert "password" not in repr(address)
 
 

@@ -18,7 +18,7 @@ from tests.site import KEY, Browser, Clock, Site
 LISTING: dict[str, Callable[[Clock], SessionBackend]] = {
     "memory": lambda clock: InMemoryBackend(clock=clock),
     "stored": lambda clock: StoreBackend(MemoryStore(), clock=clock),
-    "sealed store": lambda clock: StoreBackend(MemoryStore(), encrypt_with=KEY, clock=clock),
+    "encrypted store": lambda clock: StoreBackend(MemoryStore(), encrypt_with=KEY, clock=clock),
     "signed": lambda clock: CookieBackend(KEY, revocations=MemoryStore(), clock=clock),
     "encrypted": lambda clock: EncryptedCookieBackend(KEY, revocations=InMemoryBackend(clock=clock), clock=clock),
 }

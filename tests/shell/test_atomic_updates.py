@@ -80,7 +80,7 @@ async def test_a_session_that_was_updated_counts_as_modified(
     assert (await site_of(backend=backend).visit(act)).result == (False, True)
 
 
-async def test_what_the_request_changed_before_is_saved_with_it(
+async def test_earlier_changes_of_the_request_are_saved_with_it(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
     site, elsewhere = site_of(backend=server_backend), site_of(backend=server_backend)
@@ -122,7 +122,7 @@ async def test_each_run_starts_from_what_is_stored_and_not_from_the_last_try(
     assert seen == [[], ["fast"]]
 
 
-async def test_what_the_function_puts_in_reads_back_of_its_type_or_is_refused(
+async def test_values_set_by_the_function_keep_their_types_or_are_rejected(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
     """Encoding takes a tuple for a list where it need not look: here it has to look."""
@@ -138,9 +138,7 @@ async def test_what_the_function_puts_in_reads_back_of_its_type_or_is_refused(
     assert await site.data() == {"n": 1, "nested": [(1, {2})]}
 
 
-async def test_if_the_function_raises_nothing_has_happened(
-    site_of: Callable[..., Site], backend: SessionBackend
-) -> None:
+async def test_nothing_is_changed_if_the_function_raises(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
     await site.visit(lambda session: session.update(n=1))
 
@@ -166,7 +164,7 @@ async def test_a_function_that_waits_is_refused(site_of: Callable[..., Site], ba
         await site.visit(lambda session: update_atomically(session, waits))
 
 
-async def test_a_session_that_was_ended_meanwhile_is_gone(
+async def test_a_session_ended_meanwhile_raises_session_gone(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
     site, elsewhere = site_of(backend=server_backend), site_of(backend=server_backend)
@@ -216,7 +214,7 @@ async def test_a_function_that_changes_nothing_writes_nothing(clock: Clock, site
     assert (site.result, store.writes) == (1, 1)
 
 
-async def test_one_that_never_gets_through_gives_up_with_an_error(
+async def test_an_update_that_always_conflicts_gives_up_with_an_error(
     site_of: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from starsessions import InMemoryBackend
@@ -232,7 +230,7 @@ async def test_one_that_never_gets_through_gives_up_with_an_error(
     await site.visit(lambda session: session.update(n=1))
 
     async def act(session: Session) -> None:
-        with pytest.raises(SessionError, match="so often"):
+        with pytest.raises(SessionError, match="on every attempt"):
             await update_atomically(session, count)
         assert session == {"n": 1}, "nothing of it is left to be saved with the response"
 
@@ -308,7 +306,7 @@ async def test_on_conflict_raise_merges_different_keys_and_takes_equal_changes_f
     assert await site.data() == {"n": 2, "other": 1, "mine": 1, "theirs": 1}
 
 
-def test_an_on_conflict_that_is_nothing_of_that_is_refused(site_of: Callable[..., Site]) -> None:
+def test_an_unknown_on_conflict_is_rejected(site_of: Callable[..., Site]) -> None:
     with pytest.raises(ImproperlyConfigured, match="on_conflict must be"):
         site_of(on_conflict="theirs")
 

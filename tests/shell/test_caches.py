@@ -66,7 +66,7 @@ async def test_every_way_to_look_at_a_session_makes_the_response_vary(
     ],
     ids=str,
 )
-async def test_vary_is_merged_into_what_is_there(
+async def test_vary_is_merged_with_an_existing_header(
     site_of: Callable[..., Site], before: Headers, after: list[str]
 ) -> None:
     site = site_of()
@@ -126,7 +126,7 @@ async def test_a_cookie_that_rolling_renews_makes_the_response_unstorable_too(
     assert reply.all("vary") == ["Cookie"]
 
 
-async def test_a_response_that_the_application_sends_to_everybody_is_not_changed(
+async def test_a_response_object_shared_by_all_requests_is_not_changed(
     site_of: Callable[..., Site],
 ) -> None:
     site = site_of()

@@ -313,7 +313,7 @@ async def test_persist_saves_after_the_response_started(
 
 
 @pytest.mark.guarantee(11)
-async def test_a_late_change_that_nobody_saves_is_an_error(
+async def test_a_late_change_that_is_never_saved_raises(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
     site = site_of(backend=server_backend)
@@ -331,7 +331,7 @@ async def test_a_late_change_that_nobody_saves_is_an_error(
     assert await site.data() == {"cart": [1]}
 
 
-async def test_who_cancels_persist_is_not_told_that_nothing_was_saved(
+async def test_a_cancelled_persist_raises_no_error_for_the_unsaved_change(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
     """As Starlette does when the client leaves a stream: it cancels, and then returns as if all were well."""
@@ -367,7 +367,7 @@ async def test_reading_after_the_response_started_is_no_error(
     assert reply.headers == [(b"content-type", b"text/plain")]
 
 
-async def test_what_would_need_a_cookie_is_refused_once_the_headers_have_left(
+async def test_a_change_that_needs_a_cookie_raises_after_the_headers_are_sent(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
     site = site_of(backend=backend)
@@ -387,7 +387,7 @@ async def load(session: Session) -> None:
     await session.load()
 
 
-async def test_a_sealed_cookie_cannot_be_changed_or_ended_after_the_headers(site_of: Callable[..., Site]) -> None:
+async def test_a_cookie_session_cannot_be_changed_or_ended_after_the_headers(site_of: Callable[..., Site]) -> None:
     site = site_of()
     await site.visit(sign_in)
 

@@ -81,7 +81,7 @@ async def test_set_and_clear_differ_in_value_and_lifetime_only(
 
 
 @pytest.mark.guarantee(6)
-async def test_of_several_cookies_of_our_name_the_one_that_verifies_counts(
+async def test_the_only_valid_one_of_several_cookies_is_used(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
     site = site_of(backend=backend)
@@ -95,7 +95,7 @@ async def test_of_several_cookies_of_our_name_the_one_that_verifies_counts(
 
 
 @pytest.mark.guarantee(6)
-async def test_two_good_cookies_of_our_name_are_no_session(
+async def test_two_valid_cookies_of_the_same_name_are_both_ignored(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
     site = site_of(backend=backend)
@@ -128,7 +128,7 @@ async def test_two_good_cookies_of_our_name_are_no_session(
     ],
     ids=lambda header: str(header[:12]),
 )
-async def test_a_hostile_cookie_header_is_no_session(
+async def test_a_hostile_cookie_header_is_ignored(
     site_of: Callable[..., Site], backend: SessionBackend, header: bytes
 ) -> None:
     site = site_of(backend=backend)
@@ -223,7 +223,7 @@ async def test_a_large_session_is_split_when_that_is_asked_for(
     assert site.browser.cookies == {}
 
 
-async def test_a_split_session_of_which_a_part_is_missing_or_foreign_is_no_session(
+async def test_a_split_session_with_a_missing_or_foreign_part_is_ignored(
     site_of: Callable[..., Site],
 ) -> None:
     site = site_of(backend=CookieBackend(KEY, max_cookies=3))
@@ -288,14 +288,14 @@ WITHOUT_SPLITTING: dict[str, Callable[[], SessionBackend]] = {
 @pytest.mark.guarantee(7)
 @rows("after", WITHOUT_SPLITTING)
 @rows("root_path", ["", "/app"])
-async def test_parts_from_before_max_cookies_was_lowered_are_removed(
+async def test_old_parts_are_removed_after_max_cookies_was_lowered(
     site_of: Callable[..., Site], after: str, root_path: str
 ) -> None:
     before, later = (site_of(backend=CookieBackend(KEY, max_cookies=5)), site_of(backend=WITHOUT_SPLITTING[after]()))
     later.browser = before.browser
     await before.visit(lambda session: session.update(x=noise(10_000)), root_path=root_path)
     assert len(before.browser.cookies) == 4
-    before.browser.cookies["session-9"] = "somebody else's"
+    before.browser.cookies["session-9"] = "another application's"
     await later.visit(lambda session: session.update(x="small"), root_path=root_path)
     assert set(later.browser.cookies) == {"session", "session-9"}
     assert await later.data() == {"x": "small"}

@@ -86,7 +86,7 @@ def test_a_form_on_another_site_transfers_no_money(browser_of: BrowserOf, method
 
 
 @pytest.mark.guarantee(22)
-def test_a_form_on_a_subdomain_of_somebody_else_transfers_no_money(browser_of: BrowserOf) -> None:
+def test_a_form_on_a_foreign_subdomain_transfers_no_money(browser_of: BrowserOf) -> None:
     """`SameSite` cookies are sent from there (RFC 6265bis, 8.8.3)."""
     headers = {"Sec-Fetch-Site": "same-site", "Origin": "https://blog.testserver"}
     assert browser_of(bank()).post("/transfer", headers=headers).status_code == 403
@@ -101,7 +101,7 @@ def test_an_older_browser_says_by_its_origin_that_it_comes_from_elsewhere(browse
 
 
 @pytest.mark.parametrize("headers", [OWN, {"Sec-Fetch-Site": "none"}, {"Origin": "http://testserver"}, {}])
-def test_our_own_pages_and_what_is_no_browser_pass(browser_of: BrowserOf, headers: dict[str, str]) -> None:
+def test_same_origin_requests_and_non_browser_clients_pass(browser_of: BrowserOf, headers: dict[str, str]) -> None:
     assert browser_of(bank()).post("/transfer", headers=headers).status_code == 200
 
 
@@ -176,7 +176,7 @@ def test_bypass_is_about_the_paths_of_the_application_that_has_the_middleware(
 
 
 @pytest.mark.guarantee(22)
-def test_another_site_opens_no_websocket(browser_of: BrowserOf) -> None:
+def test_another_site_cannot_open_a_websocket(browser_of: BrowserOf) -> None:
     """Cross-site WebSocket hijacking, CWE-1385: cookies are sent along, and no browser asks before (RFC 6455, 10.2)."""
     browser = browser_of(bank())
     browser.post("/transfer")
@@ -189,14 +189,12 @@ def test_another_site_opens_no_websocket(browser_of: BrowserOf) -> None:
             assert connection.receive_json() == 90
 
 
-def test_the_life_of_the_application_is_not_its_business(browser_of: BrowserOf) -> None:
+def test_lifespan_passes_through_the_csrf_middleware(browser_of: BrowserOf) -> None:
     with browser_of(bank()) as browser:
         assert browser.get("/").status_code == 200
 
 
-def test_what_is_refused_is_logged_with_where_it_came_from(
-    browser_of: BrowserOf, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_rejected_request_is_logged_with_its_origin(browser_of: BrowserOf, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         browser_of(bank()).post("/transfer", headers={**CROSS_SITE, "Cookie": "session=a-secret"})
     [record] = caplog.records
@@ -225,7 +223,7 @@ def refuse_now(request: Request, error: CsrfFailed) -> Response:
 
 
 @pytest.mark.parametrize("refuse", [refuse_now, refuse_later])
-def test_the_application_can_answer_what_is_refused(browser_of: BrowserOf, refuse: Any) -> None:
+def test_the_application_can_handle_rejected_requests(browser_of: BrowserOf, refuse: Any) -> None:
     browser = browser_of(bank(refuse=refuse))
     response = browser.post("/transfer", headers=CROSS_SITE)
     assert (response.status_code, response.json()) == (403, {"error": "cross-site", "path": "/transfer"})
@@ -248,7 +246,7 @@ def test_the_application_can_answer_what_is_refused(browser_of: BrowserOf, refus
         {"refuse": "no"},
     ],
 )
-def test_a_setting_that_cannot_be_meant_fails_at_start(settings: dict[str, Any]) -> None:
+def test_an_invalid_setting_fails_at_startup(settings: dict[str, Any]) -> None:
     with pytest.raises(ImproperlyConfigured):
         CsrfMiddleware(bank(), **settings)
 
@@ -319,7 +317,7 @@ def test_a_form_with_its_token_arrives(browser_of: BrowserOf, backend: SessionBa
 
 @pytest.mark.requirement("NIST 5.1")
 @pytest.mark.guarantee(22)
-def test_a_form_without_a_token_says_what_to_do(browser_of: BrowserOf, backend: SessionBackend) -> None:
+def test_a_form_without_a_token_gets_an_error_with_the_cure(browser_of: BrowserOf, backend: SessionBackend) -> None:
     """NIST SP 800-63B-4, 5.1: each POST carries something that the session is checked by."""
     browser = browser_of(shop(backend))
     browser.get("/form")
@@ -353,7 +351,7 @@ def test_an_uploaded_file_is_no_csrf_token(browser_of: BrowserOf, backend: Sessi
 
 @pytest.mark.requirement("NIST 5.1")
 @pytest.mark.guarantee(22)
-def test_the_token_of_another_session_is_worth_nothing(browser_of: BrowserOf, backend: SessionBackend) -> None:
+def test_the_token_of_another_session_is_invalid(browser_of: BrowserOf, backend: SessionBackend) -> None:
     """Login CSRF, and what breaks a double submit cookie: the attacker has a session, and a token of it."""
     app = shop(backend)
     attacker, victim = browser_of(app), browser_of(app)
@@ -367,7 +365,7 @@ def test_the_token_of_another_session_is_worth_nothing(browser_of: BrowserOf, ba
 @pytest.mark.requirement("NIST 5.1")
 @pytest.mark.guarantee(22)
 @rows("way", ["/sign-in", "/sign-in-a-user"])
-def test_a_token_from_before_the_sign_in_is_worth_nothing_after_it(
+def test_a_token_issued_before_sign_in_is_invalid_afterwards(
     browser_of: BrowserOf, backend: SessionBackend, way: str
 ) -> None:
     """Session fixation (CWE-384, RFC 6265bis 8.6): the attacker has planted a session, and knows a token of it."""
@@ -384,7 +382,7 @@ def test_a_token_from_before_the_sign_in_is_worth_nothing_after_it(
 
 
 @pytest.mark.guarantee(22)
-def test_a_form_from_before_the_sign_out_gets_a_clear_answer(browser_of: BrowserOf, backend: SessionBackend) -> None:
+def test_a_form_opened_before_sign_out_gets_a_clear_error(browser_of: BrowserOf, backend: SessionBackend) -> None:
     browser = browser_of(shop(backend))
     token = browser.get("/form").text
     browser.post("/sign-out")
@@ -493,7 +491,7 @@ def posted(session: Session, token: str) -> Request:
 async def test_an_id_that_changes_with_a_grace_leaves_open_forms_alone(
     site_of: SiteOf, store_backend: SessionBackend, clock: Clock
 ) -> None:
-    """Nobody's rights have changed; laravel/framework#9531 is what people say otherwise."""
+    """No rights have changed; laravel/framework#9531 shows what happens otherwise."""
     site = site_of(backend=store_backend, rotate_every=60)
 
     def token(session: Session) -> str:
@@ -533,7 +531,7 @@ async def test_a_token_leaves_a_signed_cookie_in_starlettes_form(site_of: SiteOf
 
 
 @pytest.mark.anyio
-async def test_without_our_middleware_there_is_a_sentence_that_says_so() -> None:
+async def test_without_the_middleware_the_error_names_the_cure() -> None:
     scope = {"type": "http", "method": "POST", "headers": [], "session": {}}
     with pytest.raises(ImproperlyConfigured, match="SessionMiddleware"):
         csrf_token(Request(scope))
@@ -628,7 +626,9 @@ def test_the_dependency_lets_no_other_site_open_a_websocket(browser_of: BrowserO
         pass
 
 
-def test_the_dependency_believes_the_middleware_whom_to_trust(browser_of: BrowserOf, backend: SessionBackend) -> None:
+def test_the_dependency_uses_the_trusted_origins_of_the_middleware(
+    browser_of: BrowserOf, backend: SessionBackend
+) -> None:
     browser = browser_of(fast(backend, Middleware(CsrfMiddleware, trusted_origins=["https://admin.example"])))
     admin = {"Origin": "https://admin.example"}
     with browser.websocket_connect("/talk", headers=admin) as connection, pytest.raises(WebSocketDisconnect):

@@ -47,7 +47,7 @@ async def why(site: Site) -> MissReason | None:
 
 @pytest.mark.requirement("ASVS 7.3.1")
 @pytest.mark.guarantee(4)
-async def test_a_session_is_dead_when_its_max_age_has_passed(
+async def test_a_session_expires_after_max_age(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
     site = site_of(backend=backend, max_age=100)
@@ -73,7 +73,7 @@ async def test_a_write_renews_the_session(site_of: Callable[..., Site], backend:
     assert await site.data() == {}
 
 
-async def test_reading_does_not_renew_unless_it_is_asked_to(
+async def test_reading_does_not_renew_without_rolling(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
     site = site_of(backend=backend, max_age=100)
@@ -165,7 +165,7 @@ async def test_set_expiry_in_seconds_counts_from_the_last_renewal(
 
 @pytest.mark.requirement("ASVS 7.6.1", "NIST 5.2")
 @pytest.mark.guarantee(4)
-async def test_set_expiry_to_a_moment_is_moved_by_nothing(
+async def test_set_expiry_to_a_datetime_is_not_moved_by_renewals(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
     site = site_of(backend=backend, max_age=100, rolling=True)
@@ -255,7 +255,7 @@ async def test_a_clock_that_goes_back_extends_nothing(
     assert await site.data() == {}
 
 
-async def test_shortening_max_age_shortens_the_sessions_that_are_out_there(
+async def test_shortening_max_age_shortens_existing_sessions(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
     site = site_of(backend=backend, max_age=1000)
@@ -280,14 +280,12 @@ async def test_shortening_max_age_shortens_the_sessions_that_are_out_there(
     ],
     ids=str,
 )
-async def test_a_duration_that_makes_no_sense_fails_at_start(
-    site_of: Callable[..., Site], settings: dict[str, Any]
-) -> None:
+async def test_an_invalid_duration_fails_at_startup(site_of: Callable[..., Site], settings: dict[str, Any]) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"max_age|absolute_timeout|renew_every"):
         site_of(**settings)
 
 
-async def test_set_expiry_refuses_what_makes_no_sense(site_of: Callable[..., Site], clock: Clock) -> None:
+async def test_set_expiry_rejects_invalid_values(site_of: Callable[..., Site], clock: Clock) -> None:
     site = site_of()
     past = datetime.fromtimestamp(clock.now, UTC)
     for value, error in (
@@ -377,7 +375,7 @@ async def test_an_expiry_that_another_request_has_set_stays(site_of: Callable[..
 @rows("absolute", [None, 90])
 @rows("idle", [100, None])
 @rows("expiry", ["not set", 60, timedelta(seconds=300), 0, None, "in 70 seconds"], ids=str)
-async def test_whatever_is_combined_the_session_ends_when_it_should_and_the_cookie_says_so(
+async def test_every_combination_of_limits_ends_the_session_and_the_cookie_on_time(
     site_of: Callable[..., Site],
     backend: SessionBackend,
     clock: Clock,

@@ -57,7 +57,7 @@ async def reuse_a_rotated_id(site: Site, clock: Clock) -> Browser:
 @pytest.mark.requirement("NIST 5.3")
 @pytest.mark.guarantee(16)
 @pytest.mark.parametrize("waits", [False, True])
-async def test_an_id_that_was_rotated_away_and_is_used_again_is_reported_by_its_handle(
+async def test_reuse_of_a_rotated_id_is_reported_with_its_handle(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, waits: bool
 ) -> None:
     heard: list[Event] = []
@@ -95,16 +95,16 @@ async def test_within_the_grace_there_is_nothing_to_report(
     assert heard == []
 
 
-async def test_it_is_logged_for_those_who_do_not_listen(
+async def test_reuse_of_a_rotated_id_is_logged_without_on_event(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     thief = await reuse_a_rotated_id(site_of(backend=store_backend), clock)
-    assert "had been rotated away" in caplog.text
+    assert "was replaced by a newer one" in caplog.text
     assert thief.cookies["session"] not in caplog.text
 
 
 @pytest.mark.guarantee(16, 24)
-async def test_what_it_raises_is_logged_and_breaks_no_request(
+async def test_an_error_in_on_event_is_logged_and_fails_no_request(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(event: Event) -> None:
@@ -137,7 +137,7 @@ async def test_it_is_told_of_a_request_that_fails_and_of_a_websocket_too(
     assert [type(event) for event in heard] == [Created, Rotated, RotatedIdReused, RotatedIdReused, RotatedIdReused]
 
 
-def test_what_cannot_be_called_is_refused(site_of: Callable[..., Site]) -> None:
+def test_an_on_event_that_is_not_callable_is_rejected(site_of: Callable[..., Site]) -> None:
     with pytest.raises(ImproperlyConfigured, match="on_event"):
         site_of(on_event="log")
 
@@ -152,9 +152,7 @@ def cookie_of(site: Site) -> str:
 
 @pytest.mark.requirement("NIST 5.3")
 @pytest.mark.guarantee(24)
-async def test_the_life_of_a_session_is_told_with_handles(
-    site_of: Callable[..., Site], backend: SessionBackend
-) -> None:
+async def test_the_events_of_a_session_carry_its_handle(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     heard: list[Event] = []
     site = site_of(backend=backend, on_event=heard.append)
 
@@ -176,9 +174,7 @@ async def test_the_life_of_a_session_is_told_with_handles(
 
 
 @pytest.mark.guarantee(24)
-async def test_a_request_that_only_reads_has_nothing_to_tell(
-    site_of: Callable[..., Site], backend: SessionBackend
-) -> None:
+async def test_a_request_that_only_reads_sends_no_event(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     heard: list[Event] = []
     site = site_of(backend=backend, on_event=heard.append)
     await site.visit(Session.load)
@@ -189,7 +185,7 @@ async def test_a_request_that_only_reads_has_nothing_to_tell(
     assert heard == []
 
 
-async def test_a_session_that_is_deleted_and_was_nobodys_is_no_sign_out(
+async def test_deleting_an_anonymous_session_is_no_sign_out(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
     heard: list[Event] = []
@@ -200,7 +196,7 @@ async def test_a_session_that_is_deleted_and_was_nobodys_is_no_sign_out(
 
 
 @pytest.mark.guarantee(24)
-async def test_who_is_ended_from_elsewhere_is_told_by_those_who_did_it(
+async def test_a_revocation_is_reported_by_the_request_that_revokes(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
     heard: list[Event] = []
@@ -221,7 +217,7 @@ async def test_who_is_ended_from_elsewhere_is_told_by_those_who_did_it(
 
 @pytest.mark.guarantee(24)
 @pytest.mark.parametrize("atomically", [False, True])
-async def test_a_conflict_that_was_resolved_is_told(
+async def test_a_resolved_conflict_is_reported(
     site_of: Callable[..., Site], store_backend: SessionBackend, atomically: bool
 ) -> None:
     heard: list[Event] = []
@@ -247,7 +243,7 @@ async def test_a_conflict_that_was_resolved_is_told(
 
 
 @pytest.mark.guarantee(24)
-async def test_a_cookie_that_opens_nothing_is_told_by_its_reason(site_of: Callable[..., Site], clock: Clock) -> None:
+async def test_an_invalid_cookie_is_reported_with_its_reason(site_of: Callable[..., Site], clock: Clock) -> None:
     heard: list[Event] = []
 
     async def bring(backend: SessionBackend, cookie: str) -> Event:
@@ -260,7 +256,7 @@ async def test_a_cookie_that_opens_nothing_is_told_by_its_reason(site_of: Callab
     made_up = "made-up"
     assert await bring(stored, made_up) == UnknownId(handle_for(made_up))
     assert await bring(stored, "no/id") == InvalidCookie(None, MissReason.MALFORMED)
-    site = site_of(backend=CookieBackend(KEY[::-1], clock=clock))  # of somebody who has another key
+    site = site_of(backend=CookieBackend(KEY[::-1], clock=clock))  # with another key
     await site.visit(lambda session: session.update(n=1))
     cookie = cookie_of(site)
     assert await bring(CookieBackend(KEY, clock=clock), cookie) == InvalidCookie(
@@ -280,7 +276,7 @@ async def test_a_cookie_that_opens_nothing_is_told_by_its_reason(site_of: Callab
     assert heard == [Expired(handle_for(cookie_of(site)), MissReason.OVER_ABSOLUTE)]
 
 
-async def test_data_that_cannot_be_decoded_is_told(site_of: Callable[..., Site], clock: Clock) -> None:
+async def test_undecodable_data_is_reported(site_of: Callable[..., Site], clock: Clock) -> None:
     heard: list[Event] = []
     backend = InMemoryBackend(clock=clock)
     site = site_of(backend=backend)
@@ -302,7 +298,7 @@ class Failing(MemoryStore):
 
 @pytest.mark.guarantee(24)
 @pytest.mark.parametrize("on_unavailable", ["error", "anonymous"])
-async def test_a_store_that_fails_is_told(site_of: Callable[..., Site], clock: Clock, on_unavailable: str) -> None:
+async def test_a_failing_store_is_reported(site_of: Callable[..., Site], clock: Clock, on_unavailable: str) -> None:
     heard: list[Event] = []
     backend = StoreBackend(Failing(), clock=clock)
     site = site_of(backend=backend, on_event=heard.append, on_unavailable=on_unavailable)
@@ -318,7 +314,7 @@ async def test_a_store_that_fails_is_told(site_of: Callable[..., Site], clock: C
     assert len(heard) == 2
 
 
-async def test_what_a_websocket_saves_at_its_end_is_told(
+async def test_a_save_at_the_end_of_a_websocket_is_reported(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
     heard: list[Event] = []
@@ -336,7 +332,7 @@ async def test_what_a_websocket_saves_at_its_end_is_told(
 
 
 @pytest.mark.guarantee(24)
-async def test_who_does_not_listen_has_nothing_noted(site_of: Callable[..., Site], backend: SessionBackend) -> None:
+async def test_without_on_event_no_events_are_recorded(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
 
     async def act(session: Session) -> Session:

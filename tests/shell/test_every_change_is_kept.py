@@ -180,7 +180,7 @@ def cleared_and_put_back_in_another_order(session: Session) -> None:
 async def test_plain_data_in_another_order_is_not_written(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, change: Callable[[Session], None]
 ) -> None:
-    """Nobody but the session has held anything of it, so its own calls must tell that the order may be another."""
+    """No value was handed out, so the session must detect by its own methods that the order may have changed."""
     site = site_of(backend=backend)
     await site.visit(lambda session: session.update(a=1, b="x", c=True))
     clock.advance(5)
@@ -275,7 +275,7 @@ class Colour(IntEnum):
 
 @pytest.mark.guarantee(3)
 @pytest.mark.parametrize("make", [InMemoryBackend, lambda: EncryptedCookieBackend(KEY)])
-async def test_a_value_that_would_change_its_type_is_refused_before_any_header_leaves(
+async def test_a_value_that_would_change_its_type_raises_before_any_header_is_sent(
     site_of: Callable[..., Site], make: Callable[[], SessionBackend]
 ) -> None:
     site = site_of(backend=make())
@@ -312,7 +312,7 @@ async def test_another_serializer_takes_over(site_of: Callable[..., Site]) -> No
 
 @rows("value", [1.5, float("inf"), b"a", 2**70, "\ud800", (1,), {1}, date(2024, 5, 6), UUID(int=1), {"a": (1,)}])
 @rows("before", [{"a": 1}, {"a": [1.5]}, {"a": [float("nan")]}, {"a": (1,)}])
-async def test_what_is_put_under_one_key_is_kept_whatever_its_type(
+async def test_a_value_of_any_type_under_one_key_is_kept(
     site_of: Callable[..., Site], backend: SessionBackend, before: dict[str, Any], value: Any
 ) -> None:
     site = site_of(backend=backend)

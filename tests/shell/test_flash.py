@@ -52,7 +52,7 @@ async def test_a_message_is_shown_on_the_next_page_and_only_there(site_of: SiteO
     assert await shown(site) == []
 
 
-async def test_the_session_of_a_visitor_who_was_only_told_something_ends_with_that(
+async def test_a_session_with_nothing_but_a_message_ends_when_it_is_shown(
     site_of: SiteOf, backend: SessionBackend
 ) -> None:
     site = site_of(backend=backend)
@@ -74,7 +74,7 @@ async def test_a_page_without_messages_is_no_change_and_makes_no_session(
 async def test_a_background_fetch_and_a_prefetch_do_not_eat_messages(
     site_of: SiteOf, backend: SessionBackend, headers: Headers
 ) -> None:
-    """fisharebest/webtrees#3186, Tatoeba/tatoeba2#1949: a request that nobody sees took the message away."""
+    """fisharebest/webtrees#3186, Tatoeba/tatoeba2#1949: a background request consumed the message."""
     site = site_of(backend=backend)
     await site.visit(lambda session: flash.add_flash(session, "Saved"))
     assert await shown(site, headers) == []
@@ -107,7 +107,7 @@ async def while_another(site_of: SiteOf, backend: SessionBackend, first: Any, me
 
 
 @pytest.mark.guarantee(23)
-async def test_two_tabs_that_each_say_something_lose_nothing(site_of: SiteOf, server_backend: SessionBackend) -> None:
+async def test_messages_added_by_two_tabs_are_both_kept(site_of: SiteOf, server_backend: SessionBackend) -> None:
     """A list under one key would be last write wins."""
     site, _, _ = await while_another(
         site_of, server_backend, lambda session: say(session, "one"), lambda session: say(session, "other")
@@ -117,7 +117,7 @@ async def test_two_tabs_that_each_say_something_lose_nothing(site_of: SiteOf, se
 
 
 @pytest.mark.guarantee(23)
-async def test_what_was_said_while_a_page_was_made_is_on_the_next_page(
+async def test_a_message_added_while_a_page_is_rendered_is_on_the_next_page(
     site_of: SiteOf, server_backend: SessionBackend
 ) -> None:
     site, page, _ = await while_another(site_of, server_backend, pop, lambda session: say(session, "meanwhile"))
@@ -127,7 +127,7 @@ async def test_what_was_said_while_a_page_was_made_is_on_the_next_page(
 
 
 @pytest.mark.guarantee(23)
-async def test_what_was_shown_meanwhile_is_not_brought_back(site_of: SiteOf, server_backend: SessionBackend) -> None:
+async def test_a_message_shown_meanwhile_is_not_brought_back(site_of: SiteOf, server_backend: SessionBackend) -> None:
     site, _, page = await while_another(site_of, server_backend, lambda session: say(session, "one"), pop)
     assert page == [Flash("before")]
     assert await shown(site) == ["one"]
@@ -146,7 +146,7 @@ async def test_of_two_pages_at_the_same_moment_one_gets_the_message(
     assert await shown(site) == []
 
 
-async def test_a_claim_sees_what_was_said_since_the_session_was_loaded(
+async def test_a_claim_finds_messages_added_since_the_session_was_loaded(
     site_of: SiteOf, server_backend: SessionBackend
 ) -> None:
     site, page, _ = await while_another(site_of, server_backend, claim, lambda session: say(session, "meanwhile"))
@@ -154,9 +154,7 @@ async def test_a_claim_sees_what_was_said_since_the_session_was_loaded(
     assert await shown(site) == []
 
 
-async def test_a_claim_in_a_session_that_somebody_ended_gets_nothing(
-    site_of: SiteOf, server_backend: SessionBackend
-) -> None:
+async def test_a_claim_in_an_ended_session_gets_no_messages(site_of: SiteOf, server_backend: SessionBackend) -> None:
     _, page, _ = await while_another(site_of, server_backend, claim, Session.delete)
     assert page == []
 
@@ -238,11 +236,11 @@ async def test_a_template_that_shows_no_messages_takes_none(templates: Path, bac
     assert "Saved" in browser.get("/shows").text
 
 
-async def test_a_session_that_was_not_loaded_says_so(templates: Path, backend: SessionBackend) -> None:
+async def test_a_session_that_is_not_loaded_raises(templates: Path, backend: SessionBackend) -> None:
     with pytest.raises(SessionNotLoaded):
         TestClient(application(templates, backend, autoload=False)).get("/shows")
 
 
-async def test_without_our_middleware_there_is_a_sentence_that_says_so() -> None:
+async def test_without_the_middleware_the_error_names_the_cure() -> None:
     with pytest.raises(ImproperlyConfigured, match="SessionMiddleware"):
         flash.pop_flashes(Request({"type": "http"}))

@@ -1,4 +1,4 @@
-"""Guarantee 5: ids are ours alone, and an old one is nobody."""
+"""Guarantee 5: only the library creates ids, and an old id is invalid."""
 
 import re
 from collections.abc import Callable
@@ -116,7 +116,7 @@ async def load(session: Session) -> None:
 
 
 @pytest.mark.guarantee(5)
-async def test_regenerating_keeps_the_data_and_kills_the_old_id(
+async def test_regenerating_keeps_the_data_and_invalidates_the_old_id(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
     site = site_of(backend=server_backend)
@@ -206,7 +206,7 @@ async def test_changes_made_in_the_request_that_rotates_are_kept(
     assert await site.data() == {"cart": [1, 2], "user": "ann"}
 
 
-async def test_flush_forgets_everything_and_what_follows_is_a_new_session(
+async def test_flush_deletes_everything_and_later_changes_begin_a_new_session(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
     site = site_of(backend=server_backend)

@@ -34,7 +34,7 @@ async def why(session: Session) -> MissReason | None:
 
 @pytest.mark.guarantee(8)
 @pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
-async def test_a_session_sealed_with_an_old_key_is_read_and_sealed_anew_when_it_is_next_written(
+async def test_a_session_with_an_old_key_is_read_and_rewritten_with_the_first_key(
     site_of: Callable[..., Site], make: Callable[..., Any]
 ) -> None:
     old = site_of(backend=make(OLD))
@@ -89,7 +89,7 @@ async def test_an_encrypted_cookie_is_refused_under_another_name(site_of: Callab
     assert (await other.visit(why)).result is MissReason.BAD_SIGNATURE
 
 
-async def test_a_signed_cookie_of_our_own_form_is_refused_under_another_name(site_of: Callable[..., Site]) -> None:
+async def test_an_s1_cookie_is_rejected_under_another_name(site_of: Callable[..., Site]) -> None:
     one, other = (site_of(session_cookie=name) for name in ("one", "other"))
     await one.visit(lambda session: session.update(tags={"a"}))
     other.browser.cookies["other"] = one.browser.cookies["one"]
@@ -98,7 +98,7 @@ async def test_a_signed_cookie_of_our_own_form_is_refused_under_another_name(sit
 
 @pytest.mark.guarantee(8)
 @pytest.mark.parametrize("value", [{"user": "ann"}, {"user": {"ann"}}], ids=["Starlette's form", "our form"])
-async def test_the_encrypted_backend_accepts_no_merely_signed_cookie_unless_it_is_told_to(
+async def test_the_encrypted_backend_rejects_signed_cookies_without_accept_signed(
     site_of: Callable[..., Site], value: dict[str, Any]
 ) -> None:
     signed, strict = site_of(secret_key=OLD), site_of(backend=EncryptedCookieBackend(OLD))
@@ -137,14 +137,14 @@ def test_a_strong_key_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("key", ["", b"", "\ud800", [], [""], [["nested"]], 5, {"a": 1}, [None]], ids=repr)
-def test_something_that_is_no_key_fails_at_start(key: Any) -> None:
+def test_an_invalid_key_fails_at_startup(key: Any) -> None:
     for make in (CookieBackend, EncryptedCookieBackend):
         with pytest.raises(ImproperlyConfigured, match="secret_key"):
             make(key)
 
 
 @pytest.mark.parametrize("settings", [{"max_cookies": 0}, {"max_cookies": 10}, {"max_cookies": "2"}], ids=str)
-def test_a_number_of_cookies_that_servers_refuse_fails_at_start(settings: dict[str, Any]) -> None:
+def test_a_max_cookies_that_servers_reject_fails_at_startup(settings: dict[str, Any]) -> None:
     with pytest.raises(ImproperlyConfigured, match="max_cookies"):
         CookieBackend(KEY, **settings)
 

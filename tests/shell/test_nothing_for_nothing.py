@@ -1,4 +1,4 @@
-"""Guarantee 1: a request that does not touch its session costs nothing, and nobody gets a session by reading."""
+"""Guarantee 1: a request that does not touch its session costs nothing, and reading begins no session."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Unreadable(list[tuple[bytes, bytes]]):
-    """Headers of which nobody may look at one."""
+    """Headers that must not be read."""
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         raise AssertionError("the headers were parsed")
@@ -132,9 +132,7 @@ async def test_an_empty_session_that_is_ended_or_rotated_leaves_no_trace(
 
 
 @pytest.mark.guarantee(1)
-async def test_asking_whether_the_user_is_known_begins_no_session(
-    site_of: Callable[..., Site], backend: SessionBackend
-) -> None:
+async def test_asking_for_the_user_id_begins_no_session(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
     reply = await site.visit(lambda session: "user" in session)
     assert reply.result is False

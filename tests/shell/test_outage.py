@@ -99,7 +99,7 @@ async def test_a_request_that_needs_its_session_is_answered_with_one_clean_503(
     assert reply.set_cookies == []
     assert reply.all("cache-control") == ["no-store"]
     assert reply.all("retry-after") == ["5"]
-    assert "Refused a request" in caplog.text
+    assert "Rejected a request" in caplog.text
     store.fails = False
     assert await site.data() == {"user": "ann"}
 
@@ -129,7 +129,7 @@ async def test_a_session_that_cannot_be_saved_is_a_503_and_not_half_an_answer(
 
 
 @pytest.mark.guarantee(20)
-async def test_a_logout_that_did_not_happen_is_not_said_to_have_happened(
+async def test_a_failed_logout_is_not_reported_as_done(
     site_of: Callable[..., Site], backend: StoreBackend, store: Failing
 ) -> None:
     for settings in ({}, {"on_unavailable": "anonymous"}):
@@ -152,7 +152,7 @@ async def test_a_request_that_does_not_use_its_session_does_not_notice(
 
 
 @pytest.mark.guarantee(20)
-async def test_anonymous_goes_on_without_the_session_and_leaves_its_cookie_alone(
+async def test_anonymous_continues_without_the_session_and_leaves_its_cookie_alone(
     site_of: Callable[..., Site], backend: StoreBackend, store: Failing, caplog: pytest.LogCaptureFixture
 ) -> None:
     site = site_of(backend=backend, on_unavailable="anonymous")
@@ -161,7 +161,7 @@ async def test_anonymous_goes_on_without_the_session_and_leaves_its_cookie_alone
     reply = await site.visit(lambda session: (dict(session), get_miss_reason(session)))
     assert reply.result == ({}, MissReason.UNAVAILABLE)
     assert reply.set_cookies == []
-    assert "continues without its session" in caplog.text
+    assert "continues with an empty session" in caplog.text
     store.fails = False
     assert await site.data() == {"user": "ann"}
 
@@ -263,7 +263,7 @@ def test_the_application_can_answer_by_itself(backend: StoreBackend, store: Fail
     assert (reply.status_code, reply.json()) == (503, {"error": "come back later"})
 
 
-async def test_an_application_that_answers_after_the_save_failed_is_not_answered_for(
+async def test_an_applications_own_error_response_after_a_failed_save_is_sent(
     backend: StoreBackend, store: Failing
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -318,7 +318,7 @@ async def test_a_websocket_that_needs_its_session_is_refused(
 
     reply = await connect(site, handler)
     assert reply.messages == [{"type": "websocket.close", "code": 1013}]
-    assert "Refused a request" in caplog.text
+    assert "Rejected a request" in caplog.text
 
 
 async def test_a_websocket_is_refused_with_a_503_where_the_server_can_say_so(
@@ -341,7 +341,7 @@ async def test_a_websocket_is_refused_with_a_503_where_the_server_can_say_so(
     assert reply.messages[0]["status"] == 503
 
 
-async def test_an_open_websocket_hears_that_its_change_was_not_saved(
+async def test_an_open_websocket_gets_an_error_for_an_unsaved_change(
     site_of: Callable[..., Site], backend: StoreBackend, store: Failing
 ) -> None:
     site = site_of(backend=backend)
@@ -380,7 +380,7 @@ class Living(InMemoryBackend):
         self.log.append("backend ends")
 
 
-def test_the_backend_lives_from_the_start_of_the_application_to_its_end() -> None:
+def test_the_backend_starts_and_stops_with_the_application() -> None:
     log: list[str] = []
 
     @asynccontextmanager
@@ -395,7 +395,7 @@ def test_the_backend_lives_from_the_start_of_the_application_to_its_end() -> Non
     assert log == ["application starts", "backend starts", "serves", "application ends", "backend ends"]
 
 
-async def test_it_ends_before_the_server_is_told_that_all_has_ended() -> None:
+async def test_the_backend_stops_before_the_server_is_told() -> None:
     log: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -409,14 +409,14 @@ async def test_it_ends_before_the_server_is_told_that_all_has_ended() -> None:
     assert log == ["backend starts", "lifespan.startup.complete", "backend ends", "lifespan.shutdown.complete"]
 
 
-def test_a_backend_that_cannot_start_stops_the_server_with_its_sentence() -> None:
+def test_a_backend_that_cannot_start_stops_the_server_with_its_message() -> None:
     app = Starlette(middleware=[Middleware(SessionMiddleware, backend=Living([], ImproperlyConfigured("no table")))])
     with pytest.raises(ImproperlyConfigured, match="no table"), TestClient(app):
         raise AssertionError("it did start")
 
 
 @pytest.mark.parametrize("says_so", [False, True])
-async def test_a_backend_that_cannot_start_says_so_once_in_the_protocol(says_so: bool) -> None:
+async def test_a_backend_that_cannot_start_reports_it_once_in_the_protocol(says_so: bool) -> None:
     sent: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

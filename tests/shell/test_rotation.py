@@ -45,7 +45,7 @@ async def started(site: Site) -> tuple[Browser, Browser]:
 
 
 @pytest.mark.guarantee(16)
-async def test_within_the_grace_the_old_id_sees_and_writes_the_new_session(
+async def test_within_the_grace_the_old_id_reads_and_writes_the_new_session(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
     site = site_of(backend=store_backend)
@@ -58,7 +58,7 @@ async def test_within_the_grace_the_old_id_sees_and_writes_the_new_session(
 
 
 @pytest.mark.guarantee(16)
-async def test_after_the_grace_the_old_id_is_nobody_and_says_that_it_was_rotated(
+async def test_after_the_grace_the_old_id_is_invalid_and_reported_as_rotated(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
     site = site_of(backend=store_backend)
@@ -71,7 +71,7 @@ async def test_after_the_grace_the_old_id_is_nobody_and_says_that_it_was_rotated
 
 
 @pytest.mark.guarantee(16)
-async def test_nobody_gets_a_grace_who_does_not_ask_for_it(
+async def test_there_is_no_grace_unless_it_is_requested(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
     site = site_of(backend=store_backend)
@@ -87,10 +87,10 @@ async def sign_in(session: Session) -> None:
 
 
 @pytest.mark.guarantee(16)
-async def test_a_request_that_comes_a_moment_too_late_does_not_sign_the_person_out(
+async def test_a_request_just_after_a_rotation_does_not_sign_the_user_out(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
-    """The page sent it with the id from before the sign in. What it puts in belongs to nobody."""
+    """The page sent it with the id that it had before the sign-in. Its data belongs to no user."""
     site = site_of(backend=store_backend)
     await site.visit(put(seen=1))
     late = Browser(dict(site.browser.cookies))
@@ -104,7 +104,7 @@ async def test_a_request_that_comes_a_moment_too_late_does_not_sign_the_person_o
             await site.visit(save, late)
 
 
-async def test_whoever_missed_the_new_id_can_begin_anew(
+async def test_a_browser_that_missed_the_new_id_can_start_again(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
     site = site_of(backend=store_backend)
@@ -243,11 +243,11 @@ async def test_after_the_headers_nothing_is_rotated(
 
 
 @pytest.mark.parametrize("kind", ["signed", "encrypted", "custom"])
-async def test_a_backend_that_cannot_keep_an_old_id_usable_says_so(
+async def test_a_backend_without_grace_raises_for_a_grace(
     site_of: Callable[..., Site], clock: Clock, kind: str
 ) -> None:
     backend = BACKENDS[kind](clock)
-    with pytest.raises(ImproperlyConfigured, match="rotate_every needs a backend that keeps sessions in a store"):
+    with pytest.raises(ImproperlyConfigured, match="rotate_every needs a backend with a store"):
         site_of(backend=backend, rotate_every=600)
     site = site_of(backend=backend)
     await site.visit(put(user="ann"))
@@ -256,7 +256,7 @@ async def test_a_backend_that_cannot_keep_an_old_id_usable_says_so(
 
 
 @rows("grace", [0, -1, 0.5, "30"])
-async def test_a_grace_that_is_none_is_refused(
+async def test_an_invalid_grace_is_rejected(
     site_of: Callable[..., Site], store_backend: SessionBackend, grace: Any
 ) -> None:
     site = site_of(backend=store_backend)

@@ -72,7 +72,7 @@ def test_a_session_that_no_handler_can_see_is_reported_at_start(caplog: pytest.L
     app.add_middleware(SessionMiddleware, secret_key=KEY, session_cookie="outer")
     app.build_middleware_stack()
     record = caplog.records[0]
-    assert "handlers see that of the cookie 'inner' only, and not that of 'outer'" in record.message
+    assert "handlers see only the session of the cookie 'inner', not that of 'outer'" in record.message
     assert "scope_key" in record.message
 
 
@@ -163,7 +163,7 @@ def test_a_mounted_app_with_a_middleware_of_its_own_has_a_session_of_its_own() -
 
 
 @pytest.mark.guarantee(12)
-def test_a_mounted_middleware_with_the_cookie_of_the_outer_one_says_so() -> None:
+def test_a_mounted_middleware_with_the_outer_cookie_raises() -> None:
     sub = Starlette(
         routes=[Route("/", count)], middleware=[Middleware(SessionMiddleware, secret_key=KEY, autoload=True)]
     )
@@ -183,25 +183,25 @@ def test_the_same_cookie_twice_in_one_stack_fails_at_start() -> None:
 
 
 @pytest.mark.guarantee(12)
-def test_starlettes_own_middleware_with_our_cookie_inside_of_ours_fails_at_start() -> None:
+def test_starlettes_middleware_with_the_same_cookie_inside_fails_at_startup() -> None:
     app = Starlette()
     app.add_middleware(StarletteSessions, secret_key=KEY)
     app.add_middleware(GZipMiddleware)
     app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
-    with pytest.raises(ImproperlyConfigured, match=r"Starlette's own .* session_cookie"):
+    with pytest.raises(ImproperlyConfigured, match=r"Starlette's own, .* session_cookie"):
         app.build_middleware_stack()
 
 
 @pytest.mark.guarantee(12)
-def test_starlettes_own_middleware_with_our_cookie_around_ours_says_so_at_the_first_request() -> None:
+def test_starlettes_middleware_with_the_same_cookie_around_fails_at_the_first_request() -> None:
     app = Starlette(routes=[Route("/", count)])
     app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
     app.add_middleware(StarletteSessions, secret_key=KEY)
-    with pytest.raises(ImproperlyConfigured, match=r"Starlette's own .* session_cookie"):
+    with pytest.raises(ImproperlyConfigured, match=r"Starlette's own, .* session_cookie"):
         TestClient(app).get("/")
 
 
-def test_starlettes_own_middleware_with_another_cookie_around_ours_is_left_alone() -> None:
+def test_starlettes_middleware_with_another_cookie_around_is_left_alone() -> None:
     app = Starlette(routes=[Route("/", count)])
     app.add_middleware(SessionMiddleware, backend=InMemoryBackend(), autoload=True)
     app.add_middleware(StarletteSessions, secret_key=KEY, session_cookie="outer")
@@ -209,7 +209,7 @@ def test_starlettes_own_middleware_with_another_cookie_around_ours_is_left_alone
     assert [client.get("/").json() for _ in range(3)] == [{"n": 1}, {"n": 2}, {"n": 3}]
 
 
-def test_a_middleware_can_be_built_around_what_is_its_own_inner_application() -> None:
+def test_a_cycle_of_applications_does_not_hang_the_check() -> None:
     class Endless:
         @property
         def app(self) -> "Endless":
@@ -251,8 +251,8 @@ def test_the_order_of_middlewares_that_use_the_session_is_starlettes(inner_first
     ("settings", "cure"),
     [
         ({}, "secret_key=… or backend=…"),
-        ({"backend": InMemoryBackend}, "object of a class derived from"),
-        ({"backend": object()}, "object of a class derived from"),
+        ({"backend": InMemoryBackend}, "instance of a subclass of"),
+        ({"backend": object()}, "instance of a subclass of"),
         ({"secret_key": KEY, "session_cookie": ["a"]}, "session_cookie must be a str"),
         ({"secret_key": KEY, "session_cookie": "a b"}, "session_cookie"),
         ({"secret_key": KEY, "path": "relative"}, "path"),
@@ -272,7 +272,7 @@ def test_the_order_of_middlewares_that_use_the_session_is_starlettes(inner_first
     ],
     ids=lambda value: str(value)[:60] if isinstance(value, str) else "",
 )
-def test_a_setting_that_cannot_work_fails_at_start_and_names_the_cure(settings: dict[str, Any], cure: str) -> None:
+def test_an_invalid_setting_fails_at_startup_with_the_cure(settings: dict[str, Any], cure: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=cure):
         SessionMiddleware(Starlette(), **settings)
 
@@ -290,6 +290,6 @@ def test_a_setting_that_cannot_work_fails_at_start_and_names_the_cure(settings: 
         ("made_up", "its documentation"),
     ],
 )
-def test_a_keyword_of_another_library_is_an_error_that_names_ours(keyword: str, ours: str) -> None:
+def test_a_keyword_of_another_library_raises_an_error_with_the_right_one(keyword: str, ours: str) -> None:
     with pytest.raises(TypeError, match=re.escape(ours)):
         SessionMiddleware(Starlette(), secret_key=KEY, **{keyword: 1})

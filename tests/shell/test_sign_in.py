@@ -65,7 +65,7 @@ async def test_a_sign_in_without_any_data_is_a_session_and_clearing_its_data_doe
 
 @pytest.mark.requirement("ASVS 7.2.4", "NIST 5.1")
 @pytest.mark.guarantee(21)
-async def test_each_sign_in_gives_a_new_id_and_the_one_from_before_is_nobody(
+async def test_each_sign_in_gives_a_new_id_and_invalidates_the_old_one(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
     """ASVS 7.2.4: a new token at authentication, and at re-authentication; the current one is terminated."""
@@ -81,7 +81,7 @@ async def test_each_sign_in_gives_a_new_id_and_the_one_from_before_is_nobody(
     assert await site.data() == {"cart": [1]}
 
 
-async def test_what_the_anonymous_session_held_is_kept_or_dropped_by_choice(
+async def test_data_of_the_anonymous_session_is_kept_or_dropped_by_choice(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
     for keep in (True, False):
@@ -93,7 +93,7 @@ async def test_what_the_anonymous_session_held_is_kept_or_dropped_by_choice(
 
 
 @pytest.mark.guarantee(21)
-async def test_what_another_user_left_is_never_handed_on(site_of: Callable[..., Site], backend: SessionBackend) -> None:
+async def test_data_of_another_user_is_never_passed_on(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
     await site.visit(sign_in("ann"))
     await site.visit(lambda session: session.update(secret="of Ann"))
@@ -122,7 +122,7 @@ async def test_a_user_id_that_is_no_text_is_refused(
         await site_of(backend=backend).visit(sign_in(user))
 
 
-async def test_after_the_headers_nobody_can_sign_in(site_of: Callable[..., Site], backend: SessionBackend) -> None:
+async def test_sign_in_raises_after_the_headers_are_sent(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     with pytest.raises(ResponseStarted, match="sign in, or call"):
         await site_of(backend=backend).visit(after=sign_in())
 
@@ -131,7 +131,7 @@ async def test_after_the_headers_nobody_can_sign_in(site_of: Callable[..., Site]
 async def test_after_a_sign_in_a_rotation_has_nothing_left_to_do_and_gives_no_grace(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
-    """The id from before the sign in is nobody, whatever is asked for: somebody may have planted it."""
+    """The id before the sign-in becomes invalid in every case: an attacker may have planted it."""
     site, sessions = site_of(backend=store_backend), UserSessions(store_backend)
     await site.visit(lambda session: session.update(n=1))
     planted = Browser(dict(site.browser.cookies))
@@ -148,10 +148,10 @@ async def test_after_a_sign_in_a_rotation_has_nothing_left_to_do_and_gives_no_gr
 
 
 @rows("more", [{}, {"m": 1}])
-async def test_a_sign_in_in_a_websocket_that_is_refused_is_none(
+async def test_a_sign_in_in_a_rejected_websocket_has_no_effect(
     site_of: Callable[..., Site], server_backend: SessionBackend, more: dict[str, int]
 ) -> None:
-    """Nobody gets to know the new id, and the old one must not become that of somebody who is signed in."""
+    """The browser does not learn the new id, and the old one must not become that of a signed-in user."""
     site = site_of(backend=server_backend)
     await site.visit(lambda session: session.update(n=1))
 
@@ -258,7 +258,9 @@ async def test_no_other_response_tells_the_browser_to_forget_the_site(
         assert (len(reply.set_cookies), reply.all("clear-site-data")) == (1, [])
 
 
-async def test_who_was_not_signed_in_keeps_the_site(site_of: Callable[..., Site], backend: SessionBackend) -> None:
+async def test_signing_out_an_anonymous_visitor_clears_no_site_data(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
     """Such an answer may be stored by a cache, and says nothing about anybody."""
     reply = await site_of(backend=backend).visit(lambda session: users.sign_out(session, clear_site_data=True))
 
@@ -283,7 +285,7 @@ async def test_a_message_said_after_signing_out_is_not_wiped_with_the_site(
 
 @pytest.mark.requirement("ASVS 7.2.4")
 @pytest.mark.parametrize("kind", ["rotated", "signed in again"])
-async def test_a_copy_of_a_sealed_cookie_from_before_is_nobody(
+async def test_a_copy_of_an_old_signed_or_encrypted_cookie_is_invalid(
     site_of: Callable[..., Site], clock: Clock, kind: str
 ) -> None:
     site = site_of(backend=LISTING["encrypted"](clock))
@@ -295,7 +297,7 @@ async def test_a_copy_of_a_sealed_cookie_from_before_is_nobody(
 
 
 @pytest.mark.requirement("ASVS 7.4.1")
-async def test_a_sealed_cookie_that_cannot_be_called_back_says_so_once(
+async def test_a_sign_in_with_an_irrevocable_cookie_is_logged_once(
     site_of: Callable[..., Site], caplog: pytest.LogCaptureFixture
 ) -> None:
     site = site_of()

@@ -1,6 +1,6 @@
 """Who was ended is ended: signing in, rotating and ending at once, and with a store that fails anywhere.
 
-After each story somebody ends all sessions of the user. Nobody who holds any cookie that was ever given out may be in.
+After each story all sessions of the user are revoked. No cookie that was ever issued may be signed in then.
 """
 
 from collections.abc import Awaitable, Callable
@@ -145,7 +145,7 @@ class Story:
         return (await self.site().visit(users.get_user_id, Browser(dict(browser.cookies)))).result
 
     async def alive(self) -> list[Browser]:
-        """Those with whose cookies somebody is signed in."""
+        """The cookies that are signed in."""
         browsers = [Browser(dict(cookies)) for cookies in {tuple(one.items()) for one in self.cookies}]
         return [browser for browser in browsers if await self.user(browser) is not None]
 
@@ -230,9 +230,7 @@ def before(request: pytest.FixtureRequest) -> Any:
 
 @pytest.mark.guarantee(21)
 @rows("act", ACTS.values(), ids=ACTS)
-async def test_whatever_one_request_does_can_be_ended_from_elsewhere(
-    kind: Any, clock: Clock, before: Any, act: Any
-) -> None:
+async def test_a_session_can_be_revoked_during_any_request(kind: Any, clock: Clock, before: Any, act: Any) -> None:
     story, browser = Story(kind, clock), Browser()
     await story.visit(before or Session.load, browser)
     await story.visit(act, browser)
@@ -242,7 +240,7 @@ async def test_whatever_one_request_does_can_be_ended_from_elsewhere(
 @pytest.mark.requirement("ASVS 7.5.2")
 @pytest.mark.guarantee(21)
 @rows("act", ACTS.values(), ids=ACTS)
-async def test_a_session_that_is_ended_by_its_handle_is_ended_whatever_it_does_meanwhile(
+async def test_a_session_revoked_by_its_handle_stays_ended_during_any_request(
     kind: Any, clock: Clock, act: Any
 ) -> None:
     async def scenario(schedule: Schedule) -> None:
@@ -277,7 +275,7 @@ async def test_when_all_are_ended_none_that_was_busy_is_left_off_the_list(
 @pytest.mark.requirement("ASVS 7.1.2")
 @pytest.mark.guarantee(21)
 @pytest.mark.parametrize("too_many", ["evict", "refuse"])
-async def test_of_two_who_sign_in_at_once_one_is_too_many(kind: Any, clock: Clock, too_many: str) -> None:
+async def test_of_two_concurrent_sign_ins_one_exceeds_the_limit(kind: Any, clock: Clock, too_many: str) -> None:
     async def try_to(session: Session) -> None:
         with suppress(TooManySessions):
             await users.sign_in(session, "ann")
@@ -294,7 +292,7 @@ async def test_of_two_who_sign_in_at_once_one_is_too_many(kind: Any, clock: Cloc
 @rows("act", ACTS.values(), ids=ACTS)
 @rows("how", ["call lost", "answer lost"])
 @rows("ended", [True, False])
-async def test_a_store_that_breaks_anywhere_leaves_nobody_who_cannot_be_ended_or_sign_in(
+async def test_a_store_failure_anywhere_leaves_every_user_able_to_sign_in_and_out(
     kind: Any, clock: Clock, before: Any, act: Any, how: str, ended: bool
 ) -> None:
     await break_at_each_call(kind, clock, before, act, how, ended)

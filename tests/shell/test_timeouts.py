@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.requirement("ASVS 7.5.1", "ASVS 7.5.3")
-async def test_somebody_is_fresh_until_the_time_is_up_and_again_after_signing_in_again(
+async def test_a_session_is_fresh_until_the_time_is_up_and_after_another_sign_in(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
     """ASVS 7.5.1: full re-authentication before sensitive changes."""
@@ -55,7 +55,7 @@ async def test_a_sign_in_begins_the_time_that_a_session_may_last(
     assert await user_of(site, site.browser) is None
 
 
-async def test_who_asks_to_be_remembered_is_remembered_for_longer(
+async def test_a_remembered_session_lasts_longer(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
     site = site_of(backend=backend, max_age=100)
@@ -64,7 +64,7 @@ async def test_who_asks_to_be_remembered_is_remembered_for_longer(
     assert await user_of(site, site.browser) == "ann"
 
 
-async def test_who_signs_in_again_without_asking_for_it_is_not_remembered(
+async def test_another_sign_in_without_remember_is_not_remembered(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
     site = site_of(backend=backend, max_age=100)

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.requirement("ASVS 7.5.2")
 @pytest.mark.guarantee(21)
-async def test_the_list_shows_what_a_person_recognises_and_nothing_that_opens_a_session(
+async def test_the_list_shows_recognisable_devices_and_no_ids_or_keys(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
     site = site_of(backend=listing)
@@ -113,7 +113,7 @@ async def test_one_session_is_ended_by_its_handle_and_no_other(
 
 @pytest.mark.requirement("ASVS 7.4.3")
 @pytest.mark.guarantee(21)
-async def test_all_others_are_ended_and_the_one_that_asks_gets_a_new_id(
+async def test_all_other_sessions_are_revoked_and_the_current_one_gets_a_new_id(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
     """ASVS 7.4.3: the option to terminate all other sessions after a change of the password."""
@@ -134,7 +134,7 @@ async def test_all_others_are_ended_and_the_one_that_asks_gets_a_new_id(
 async def test_a_session_that_was_ended_stays_ended_whatever_a_slow_request_does(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock, late: str
 ) -> None:
-    """The list says who lives of sealed cookies: a late request must not put itself back on it."""
+    """A signed or encrypted cookie is valid while it is listed: a late request must not put itself back on it."""
     site = site_of(backend=listing, max_age=1000, absolute_timeout=29 * 86400)
     browser = await signed_in(site)
     old = Browser(dict(browser.cookies))
@@ -153,7 +153,7 @@ async def test_a_session_that_was_ended_stays_ended_whatever_a_slow_request_does
 
     await site.visit(act, browser)
     if late == "signs in" and await user_of(site, browser) == "ann":
-        assert len(await UserSessions(listing).list("ann")) == 1  # somebody who knows the password is in again
+        assert len(await UserSessions(listing).list("ann")) == 1  # a new sign-in with the password
     else:
         assert await user_of(site, browser) is None
         assert await UserSessions(listing).list("ann") == []
@@ -181,7 +181,7 @@ async def test_a_session_stays_on_the_list_wherever_it_is_rotated_to(
     assert await user_of(site, site.browser) is None
 
 
-async def test_the_newest_sign_in_is_the_first_of_the_list_whoever_was_rotated_since(
+async def test_the_newest_sign_in_is_first_on_the_list_despite_later_rotations(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
     site, sessions = site_of(backend=listing), UserSessions(listing)
@@ -193,9 +193,7 @@ async def test_the_newest_sign_in_is_the_first_of_the_list_whoever_was_rotated_s
     assert [one.method for one in await sessions.list("ann")] == ["second", "first"]
 
 
-async def test_who_signs_in_while_another_device_does_takes_nobody_from_the_list(
-    site_of: Callable[..., Site], clock: Clock
-) -> None:
+async def test_concurrent_sign_ins_on_two_devices_are_both_listed(site_of: Callable[..., Site], clock: Clock) -> None:
     class Slow(StoreBackend):
         async def dead_handles(self, index: Index, now: int) -> frozenset[str]:
             while meanwhile:
@@ -223,7 +221,7 @@ async def test_a_session_that_is_used_for_ever_stays_on_the_list(
 
 
 @pytest.mark.guarantee(21)
-async def test_the_list_forgets_what_is_over_and_never_grows_beyond_what_lives(
+async def test_the_list_drops_expired_sessions_and_holds_only_valid_ones(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
     site = site_of(backend=listing, max_age=1000, absolute_timeout=29 * 86400)
@@ -237,7 +235,7 @@ async def test_the_list_forgets_what_is_over_and_never_grows_beyond_what_lives(
     assert len(await UserSessions(listing).list("ann")) == 1
 
 
-async def test_a_sign_in_that_comes_to_nothing_is_forgotten(
+async def test_a_sign_in_that_is_never_saved_is_dropped_from_the_list(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
     site = site_of(backend=store_backend)
@@ -256,7 +254,7 @@ async def test_a_sign_in_that_comes_to_nothing_is_forgotten(
     assert len(await user_index.of("ann", int(clock()))) == 1
 
 
-async def test_who_is_not_signed_in_is_on_no_list(site_of: Callable[..., Site], listing: SessionBackend) -> None:
+async def test_anonymous_sessions_are_not_listed(site_of: Callable[..., Site], listing: SessionBackend) -> None:
     site = site_of(backend=listing)
     await site.visit(lambda session: session.update(n=1))
     await site.visit(Session.regenerate_id)
@@ -265,7 +263,7 @@ async def test_who_is_not_signed_in_is_on_no_list(site_of: Callable[..., Site], 
     assert await site.data() == {}
 
 
-async def test_a_backend_without_lists_knows_of_none() -> None:
+async def test_a_backend_without_lists_raises() -> None:
     backend = adapt(DictBackend())
     listed = IndexedSession("handle", "key", 1, 2)
     assert backend.key_of("an-id") == ""
@@ -303,16 +301,14 @@ async def test_a_list_is_stored_as_arrays_in_which_each_field_keeps_its_place(cl
     assert await UserIndex(store).of("ann", now) == (listed,)
 
 
-async def test_a_list_is_no_session_whatever_id_is_made_up(
-    site_of: Callable[..., Site], store_backend: SessionBackend
-) -> None:
+async def test_a_list_is_never_read_as_a_session(site_of: Callable[..., Site], store_backend: SessionBackend) -> None:
     site = site_of(backend=store_backend)
     await site.visit(sign_in())
     assert await site.data(Browser({"session": index_key("ann")})) == {}
 
 
 @pytest.mark.guarantee(21)
-async def test_a_sign_in_that_fails_leaves_the_session_from_before_on_the_list(
+async def test_a_failed_sign_in_leaves_the_previous_session_on_the_list(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
     site, sessions = site_of(backend=listing), UserSessions(listing)
@@ -352,7 +348,7 @@ async def test_the_newest_sign_in_is_the_first_and_a_session_keeps_its_name_when
 
 
 @pytest.mark.parametrize("seal", [None, KEY])
-async def test_revocations_are_sealed_as_the_store_seals_its_sessions(
+async def test_revocations_are_encrypted_if_the_stores_sessions_are(
     site_of: Callable[..., Site], clock: Clock, seal: str | None
 ) -> None:
     store = MemoryStore()
@@ -364,7 +360,7 @@ async def test_revocations_are_sealed_as_the_store_seals_its_sessions(
     assert (b"the-name-of-ann" in entry.value) is (seal is None)
 
 
-async def test_the_store_of_revocations_lives_as_long_as_the_application(clock: Clock) -> None:
+async def test_the_store_of_revocations_starts_and_stops_with_the_application(clock: Clock) -> None:
     log: list[str] = []
 
     class Opened(StoreBackend):
@@ -384,7 +380,7 @@ async def test_the_store_of_revocations_lives_as_long_as_the_application(clock: 
 
 @pytest.mark.requirement("ASVS 7.4.2")
 @pytest.mark.guarantee(21)
-async def test_a_sign_in_that_is_under_way_is_ended_with_all_the_others(
+async def test_a_sign_in_in_progress_is_revoked_with_all_others(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
     site = site_of(backend=listing)
@@ -415,7 +411,7 @@ async def test_a_sign_in_that_was_ended_before_it_was_stored_leaves_nothing_in_t
     assert store.all_keys() == []
 
 
-async def test_whoever_is_stored_between_the_two_looks_is_ended_too(clock: Clock, site_of: Callable[..., Site]) -> None:
+async def test_a_session_stored_between_two_reads_is_revoked_too(clock: Clock, site_of: Callable[..., Site]) -> None:
     """The list is read, nothing is stored yet; then it is stored and still listed; then the list is changed."""
     inside: list[Any] = []
 
@@ -456,7 +452,7 @@ async def test_a_list_that_others_change_without_end_is_an_error_and_not_a_loop(
     store = Contended()
     session = Session(StoreBackend(store, clock=clock))
     await session.load()
-    with pytest.raises(BackendUnavailable, match="too often"):
+    with pytest.raises(BackendUnavailable, match="on every attempt"):
         await users.sign_in(session, "ann")
     assert store.tries == MAX_TRIES
 
@@ -522,7 +518,7 @@ async def test_one_session_too_many_is_refused_if_that_is_asked_for(
 
 
 @pytest.mark.guarantee(21)
-async def test_who_signs_in_and_out_again_and_again_is_one_at_a_time(
+async def test_repeated_sign_ins_and_sign_outs_count_as_one_session(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
     """Also within the time in which a session that is listed may not be stored yet."""
@@ -540,7 +536,7 @@ async def test_who_signs_in_and_out_again_and_again_is_one_at_a_time(
     assert len(await UserSessions(listing).list("ann")) == 1
 
 
-async def test_who_is_refused_keeps_what_the_anonymous_session_held(
+async def test_a_rejected_sign_in_keeps_the_data_of_the_anonymous_session(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
     site = site_of(backend=listing, max_sessions_per_user=1, on_too_many="refuse")
@@ -587,14 +583,12 @@ async def test_parallel_sign_ins_are_never_more_than_allowed(
         ({"on_too_many": "ask"}, "on_too_many"),
     ],
 )
-def test_a_rule_that_cannot_be_kept_is_refused(
-    site_of: Callable[..., Site], settings: dict[str, Any], complaint: str
-) -> None:
+def test_an_invalid_limit_is_rejected(site_of: Callable[..., Site], settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=complaint):
         site_of(backend=InMemoryBackend(), **settings)
 
 
 def test_a_limit_without_a_list_is_refused(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     if getattr(backend, "user_index", None) is None:
-        with pytest.raises(ImproperlyConfigured, match="a list of each user"):
+        with pytest.raises(ImproperlyConfigured, match="lists each user"):
             site_of(backend=backend, max_sessions_per_user=2)

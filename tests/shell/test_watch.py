@@ -23,7 +23,7 @@ from tests.site import Browser, Clock, Site
 pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
 
 
-async def test_revalidate_takes_over_what_others_changed_and_keeps_what_is_not_saved(
+async def test_revalidate_merges_the_changes_of_others_with_unsaved_ones(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
     site, elsewhere = site_of(backend=listing), site_of(backend=listing)
@@ -42,7 +42,7 @@ async def test_revalidate_takes_over_what_others_changed_and_keeps_what_is_not_s
     assert data["mine"] == 1
 
 
-async def test_revalidate_says_when_the_session_has_ended(
+async def test_revalidate_returns_false_when_the_session_has_ended(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
     async def end(session: Session) -> None:
@@ -114,7 +114,7 @@ class Ticks:
 
 
 @pytest.mark.guarantee(21)
-async def test_what_is_watched_is_cancelled_when_the_session_has_ended(
+async def test_the_block_is_cancelled_when_the_session_has_ended(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
     site = site_of(backend=listing)
@@ -144,7 +144,7 @@ async def test_what_is_watched_is_cancelled_when_the_session_has_ended(
     ticks.close()
 
 
-async def test_what_ends_by_itself_is_not_said_to_have_been_ended(
+async def test_a_block_that_finishes_is_not_reported_as_cancelled(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
     site, ticks = site_of(backend=store_backend), Ticks()
@@ -159,7 +159,7 @@ async def test_what_ends_by_itself_is_not_said_to_have_been_ended(
     ticks.close()
 
 
-async def test_what_is_raised_in_what_is_watched_comes_out_as_it_is(
+async def test_an_error_in_the_block_is_raised_unchanged(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
     """A `WebSocketDisconnect` is to be caught outside of the block, too."""
@@ -203,9 +203,7 @@ async def test_on_conflict_raise_raises_when_a_session_is_saved_and_not_when_it_
     ticks.close()
 
 
-async def test_a_store_that_fails_for_long_ends_what_nobody_can_vouch_for(
-    site_of: Callable[..., Site], clock: Clock
-) -> None:
+async def test_a_store_that_fails_for_long_cancels_the_block(site_of: Callable[..., Site], clock: Clock) -> None:
     class Failing(MemoryStore):
         fails = 0
 

@@ -57,7 +57,7 @@ ACCEPT, CLOSE = {"type": "websocket.accept"}, {"type": "websocket.close"}
 
 
 @pytest.mark.guarantee(11)
-async def test_the_cookie_goes_out_with_accept(site_of: Callable[..., Site], backend: SessionBackend) -> None:
+async def test_the_cookie_is_sent_with_accept(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
 
     async def handler(session: Session, send: Any) -> None:
@@ -172,9 +172,7 @@ async def test_a_websocket_that_outlives_a_logout_does_not_undo_it(
 
 
 @pytest.mark.guarantee(11)
-async def test_a_session_that_begins_after_accept_cannot_be_sent_and_says_so(
-    site_of: Callable[..., Site], backend: SessionBackend
-) -> None:
+async def test_a_session_that_begins_after_accept_raises(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
 
     async def handler(session: Session, send: Any) -> None:
@@ -186,7 +184,7 @@ async def test_a_session_that_begins_after_accept_cannot_be_sent_and_says_so(
     await connect(site, handler)
 
 
-async def test_a_sealed_cookie_cannot_change_after_accept_and_says_so(site_of: Callable[..., Site]) -> None:
+async def test_changing_a_cookie_session_after_accept_raises(site_of: Callable[..., Site]) -> None:
     site = site_of()
     await site.visit(lambda session: session.update(cart=[1]))
 
@@ -202,7 +200,7 @@ async def test_a_sealed_cookie_cannot_change_after_accept_and_says_so(site_of: C
     assert await site.data() == {"cart": [1]}
 
 
-async def test_a_refused_handshake_saves_a_session_that_is_there(
+async def test_a_rejected_handshake_saves_an_existing_session(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
     site = site_of(backend=server_backend)
@@ -229,7 +227,7 @@ async def test_a_refused_handshake_that_began_a_session_is_logged(
     with caplog.at_level(logging.WARNING, "starsessions"):
         reply = await connect(site, handler)
     assert reply.messages == [CLOSE]
-    assert "refused" in caplog.text
+    assert "rejected" in caplog.text
 
 
 async def test_a_denial_response_carries_the_cookie(site_of: Callable[..., Site], backend: SessionBackend) -> None:
@@ -295,7 +293,7 @@ async def test_an_expiry_that_is_set_after_accept_is_saved(
     assert await site.data() == {}
 
 
-async def test_a_refused_handshake_signs_nobody_in_under_the_id_from_before(
+async def test_a_rejected_handshake_signs_no_user_in_under_the_old_id(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
     site = site_of(backend=backend)

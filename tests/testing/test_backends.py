@@ -1,4 +1,4 @@
-"""Our backend in memory keeps what users are promised. One of four calls does, too, but for the races."""
+"""The backend in memory follows all rules. A backend of four methods does, too, except for the races."""
 
 from typing import ClassVar
 

@@ -68,7 +68,7 @@ def app_with(backend: SessionBackend | None = None, **settings: Any) -> Starlett
 
 
 @pytest.mark.guarantee(25)
-def test_what_the_test_writes_is_what_the_next_request_finds(browser_of: BrowserOf, backend: SessionBackend) -> None:
+def test_the_next_request_finds_what_the_test_writes(browser_of: BrowserOf, backend: SessionBackend) -> None:
     client = browser_of(app_with(backend))
     with session_of(client) as session:
         session["user"] = "ann"
@@ -81,7 +81,7 @@ def test_what_the_test_writes_is_what_the_next_request_finds(browser_of: Browser
 
 
 @pytest.mark.guarantee(25)
-def test_what_a_request_left_is_what_the_test_reads(browser_of: BrowserOf, backend: SessionBackend) -> None:
+def test_the_test_reads_what_a_request_has_stored(browser_of: BrowserOf, backend: SessionBackend) -> None:
     client = browser_of(app_with(backend))
     client.get("/count")
     client.get("/count")
@@ -329,7 +329,7 @@ def test_of_several_sessions_the_test_names_one(browser_of: BrowserOf) -> None:
     with session_of(client, session_cookie="inner") as session:
         session["user"] = "ann"
     assert list(client.cookies) == ["inner"]
-    with pytest.raises(ImproperlyConfigured, match="there are 0"):
+    with pytest.raises(ImproperlyConfigured, match="found 0"):
         session_of(client, session_cookie="other")
 
 
@@ -344,16 +344,16 @@ def test_a_session_of_a_mounted_application_can_be_named(browser_of: BrowserOf) 
 def test_two_mounted_applications_are_told_apart_by_the_test(browser_of: BrowserOf) -> None:
     one, other = app_with(session_cookie="one"), app_with(session_cookie="other")
     client = browser_of(Starlette(routes=[Mount("/a", one), Mount("/longer", other), Host("other.example", other)]))
-    with pytest.raises(ImproperlyConfigured, match="there are 3"):
+    with pytest.raises(ImproperlyConfigured, match="found 3"):
         session_of(client)
 
 
-def test_an_application_without_our_middleware_says_so(browser_of: BrowserOf) -> None:
-    with pytest.raises(ImproperlyConfigured, match="there are 0"):
+def test_an_application_without_the_middleware_raises(browser_of: BrowserOf) -> None:
+    with pytest.raises(ImproperlyConfigured, match="found 0"):
         session_of(browser_of(Starlette(routes=ROUTES)))
 
 
-def test_a_client_of_no_application_says_so() -> None:
+def test_a_client_without_an_application_raises() -> None:
     with httpx2.Client(base_url="http://testserver") as client, pytest.raises(TypeError, match="app="):
         session_of(client)
 
@@ -384,7 +384,7 @@ def app_with_people(backend: SessionBackend, **settings: Any) -> Starlette:
 
 @pytest.mark.guarantee(25)
 @pytest.mark.parametrize("started", [False, True])
-def test_somebody_is_signed_in_in_one_line(browser_of: BrowserOf, backend: SessionBackend, started: bool) -> None:
+def test_a_user_is_signed_in_in_one_line(browser_of: BrowserOf, backend: SessionBackend, started: bool) -> None:
     app = app_with_people(backend)
     with ExitStack() as stack:
         ann, bob, nobody = [
@@ -397,7 +397,7 @@ def test_somebody_is_signed_in_in_one_line(browser_of: BrowserOf, backend: Sessi
         assert ann.get("/me").json() == "eve"
 
 
-def test_the_words_of_a_sign_in_are_those_of_the_session(browser_of: BrowserOf) -> None:
+def test_sign_in_takes_the_same_arguments_as_in_a_handler(browser_of: BrowserOf) -> None:
     clock = Clock()
     backend = InMemoryBackend(clock=clock)
     client = browser_of(app_with_people(backend, max_age=60))

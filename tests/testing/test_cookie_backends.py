@@ -18,7 +18,7 @@ from starsessions.testing.conformance.cookie_rules import COOKIE, CookieFixture,
 from starsessions.testing.conformance.verdict import verdicts
 from tests.site import KEY
 
-NOT_ENCRYPTED = {"encrypted": "it is signed: whoever holds the cookie can read it"}
+NOT_ENCRYPTED = {"encrypted": "it is signed: users can read it"}
 NOT_REVOCABLE = {"revocable": "no store knows which cookies are valid"}
 NOT_BOUND = {"bound": "Starlette's format says nothing about a name"}
 
@@ -199,7 +199,7 @@ async def test_a_wrong_backend_fails_exactly_the_rules_that_its_mistake_breaks(
     assert await broken_by(make) == WRONG[make]
 
 
-def test_each_rule_catches_something() -> None:
+def test_each_rule_catches_a_mistake() -> None:
     assert set().union(*WRONG.values()) == {rule.__name__ for rule in COOKIE}
     assert [rule.__name__ for rule in COOKIE if not (rule.__doc__ or "").strip().endswith(".")] == []
 

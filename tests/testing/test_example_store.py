@@ -36,7 +36,7 @@ class TestFileBackend(BackendSuite):
         return lambda: StoreBackend(custom_store.FileStore(tmp_path / "sessions"))
 
 
-def test_what_is_to_be_closed_is_closed_also_by_the_model(tmp_path: Path) -> None:
+def test_the_model_closes_backends_that_need_closing(tmp_path: Path) -> None:
     steps = []
 
     def open_backend() -> AbstractAsyncContextManager[SessionBackend]:

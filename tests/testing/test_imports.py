@@ -26,7 +26,7 @@ def said_by(code: str) -> str:
         ("starsessions.testing.conformance.suite", ["hypothesis"]),
     ],
 )
-def test_an_import_brings_nothing_else_with_it(imported: str, unwanted: list[str]) -> None:
+def test_each_import_loads_only_what_it_needs(imported: str, unwanted: list[str]) -> None:
     assert said_by(f"import sys, {imported}; print([name for name in {unwanted} if name in sys.modules])") == "[]"
 
 
@@ -34,8 +34,8 @@ def test_an_import_brings_nothing_else_with_it(imported: str, unwanted: list[str
 
 
 def test_it_imports_nothing_that_starlette_and_msgspec_have_not_imported() -> None:
-    # An event loop (asyncio takes longer than all of ours), what anyio makes for it, zones: whoever needs them has them
-    # imported, or waits for them once, when they are first used.
+    # An event loop (asyncio takes longer than all of the library), what anyio makes for it, zones: applications have
+    # loaded them imported, or waits for them once, when they are first used.
     code = """
 import sys, msgspec, starlette.applications, starlette.middleware, starlette.requests
 before = set(sys.modules)
@@ -49,8 +49,8 @@ def test_it_compiles_the_methods_of_one_dataclass_only() -> None:
     # Each of them takes a quarter of a millisecond for that, in each new process. A frozen msgspec struct takes none.
     code = """
 import dataclasses, sys, starsessions
-ours = [vars(module).values() for name, module in sys.modules.items() if name.partition(".")[0] == "starsessions"]
-kinds = {one for values in ours for one in values if isinstance(one, type)}
+modules = [vars(module).values() for name, module in sys.modules.items() if name.partition(".")[0] == "starsessions"]
+kinds = {one for values in modules for one in values if isinstance(one, type)}
 print(sorted(kind.__name__ for kind in kinds if dataclasses.is_dataclass(kind)))
 """
     assert said_by(code) == "['CookieSpec']"

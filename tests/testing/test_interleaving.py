@@ -91,7 +91,7 @@ async def test_more_orders_than_asked_for_are_an_error() -> None:
         await in_every_order(scenario, most=5)
 
 
-async def test_tasks_that_leave_something_to_chance_are_found_out() -> None:
+async def test_tasks_that_are_not_deterministic_are_detected() -> None:
     steps = iter([2, 1, 1, 1])
 
     async def scenario(schedule: Schedule) -> None:
@@ -100,8 +100,8 @@ async def test_tasks_that_leave_something_to_chance_are_found_out() -> None:
 
     with pytest.raises(ExceptionGroup) as failed:
         await in_every_order(scenario)
-    assert failed.group_contains(RuntimeError, match="there is chance in what the tasks do")
+    assert failed.group_contains(RuntimeError, match="make the tasks deterministic")
 
 
-async def test_a_step_outside_of_a_schedule_waits_for_nobody() -> None:
+async def test_a_step_outside_of_a_schedule_does_not_wait() -> None:
     await step()

@@ -121,7 +121,7 @@ DECLINED = [f"--decline={name}={reason}" for name, reason in DECLINES.items()]
 
 
 @pytest.mark.parametrize("event_loop", ["asyncio", "trio"])
-def test_a_store_is_proved_without_pytest(capsys: pytest.CaptureFixture[str], event_loop: str) -> None:
+def test_a_store_is_checked_without_pytest(capsys: pytest.CaptureFixture[str], event_loop: str) -> None:
     assert main([f"{HERE}:open_right_store", *DECLINED, "--event-loop", event_loop]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1].rstrip(":") for line in lines] == [rule.__name__ for rule in STORE]
@@ -138,7 +138,7 @@ def test_a_broken_store_ends_with_an_error(capsys: pytest.CaptureFixture[str], m
 
 
 @pytest.mark.parametrize("arguments", [[], ["no_colon"], ["--event-loop", "twisted"]], ids=str)
-def test_what_cannot_be_run_is_said(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+def test_invalid_arguments_are_reported(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
@@ -165,7 +165,7 @@ def test_the_rules_show_on_the_command_line_that_they_reject_what_is_broken(
     upserts, counts = [store for store in broken_stores() if store.name in ("Upserts", "CountsEachEntry")]
     monkeypatch.setattr("starsessions.testing.__main__.broken_stores", lambda: [upserts])
     assert main(["--self-test"]) == 0
-    assert capsys.readouterr().out == "rejected Upserts: `SET key value`: the version is not looked at.\n"
+    assert capsys.readouterr().out == "rejected Upserts: `SET key value`: the version is not checked.\n"
     upserts.rejected_by = counts.rejected_by  # as if rules had been lost
     assert main(["--self-test"]) == 1
     assert capsys.readouterr().out.startswith("MISSED Upserts")

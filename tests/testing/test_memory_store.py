@@ -21,7 +21,7 @@ class TestMemoryStore(StoreSuite):
         places: dict[str, MemoryStore] = defaultdict(MemoryStore)
         return places.__getitem__
 
-    def test_beside_the_rules_there_may_be_tests_of_ones_own(self, open_store: OpenStore) -> None:
+    def test_a_suite_may_contain_other_tests(self, open_store: OpenStore) -> None:
         assert isinstance(open_store("place"), MemoryStore)
 
 

@@ -21,17 +21,17 @@ HERE = settings(SETTINGS, max_examples=50, derandomize=True, database=None)
 
 @pytest.mark.parametrize("rolling", [False, True], ids=["", "rolling"])
 @pytest.mark.parametrize("event_loop", ["asyncio", "trio"])
-def test_our_backend_in_memory_does_what_the_model_says(rolling: bool, event_loop: str) -> None:
+def test_the_backend_in_memory_agrees_with_the_model(rolling: bool, event_loop: str) -> None:
     check_against_model(InMemoryBackend, rolling=rolling, event_loop=event_loop, settings=HERE)
 
 
 @pytest.mark.parametrize("rolling", [False, True], ids=["", "rolling"])
-def test_a_backend_of_four_calls_does_what_the_model_says(rolling: bool) -> None:
-    """As long as nobody comes between the calls of one response: the model's requests answer one after the other."""
+def test_a_backend_of_four_methods_agrees_with_the_model(rolling: bool) -> None:
+    """As long as no request comes between the calls of one response: the model's requests respond in turn."""
     check_against_model(DictBackend, rolling=rolling, settings=HERE)
 
 
-def test_a_backend_over_a_store_does_what_the_model_says() -> None:
+def test_a_backend_over_a_store_agrees_with_the_model() -> None:
     check_against_model(in_store(stores.Waits), settings=HERE)
 
 
@@ -48,7 +48,7 @@ class Fails(DictBackend):
     ("error", "comes_out"),
     [
         (ValueError("broken"), pytest.raises(ValueError, match="broken")),
-        (BackendUnavailable("away"), pytest.raises(AssertionError, match="answered with 503")),
+        (BackendUnavailable("away"), pytest.raises(AssertionError, match="response to a request was 503")),
     ],
     ids=["broken", "unavailable"],
 )
@@ -62,7 +62,7 @@ def test_the_error_of_a_backend_comes_out_and_leaves_nothing_running(
 @pytest.mark.anyio
 async def test_a_request_that_is_answered_with_an_error_is_a_failure() -> None:
     site = Site(Fails(BackendUnavailable("away")), Clock())
-    with pytest.raises(AssertionError, match="answered with 503, because the backend has failed"):
+    with pytest.raises(AssertionError, match="response to a request was 503, because the backend failed"):
         await site.data("A" * 43)
 
 
@@ -78,7 +78,7 @@ def machine(request: pytest.FixtureRequest) -> Iterator[SessionMachine]:
     machine.teardown()
 
 
-def test_a_request_that_comes_late_after_a_rotation_begins_nothing_that_is_in_the_way(machine: SessionMachine) -> None:
+def test_a_late_request_after_a_rotation_begins_no_session(machine: SessionMachine) -> None:
     late = machine.begin(0)
     machine.do_it_all_at_once(0, "rotate", "a", 0)
     machine.put(late, "a", 1)
@@ -112,7 +112,7 @@ def test_requests_that_do_the_same_write_once(machine: SessionMachine) -> None:
         machine.end(request)
 
 
-def test_what_is_ended_meanwhile_stays_ended(machine: SessionMachine) -> None:
+def test_a_session_ended_meanwhile_stays_ended(machine: SessionMachine) -> None:
     requests = [machine.begin(0) for _ in range(3)]
     for request in requests:
         machine.put(request, "a", {"b": 1})
@@ -123,7 +123,7 @@ def test_what_is_ended_meanwhile_stays_ended(machine: SessionMachine) -> None:
     machine.end(requests[1])
 
 
-def test_what_a_handler_raises_comes_out(machine: SessionMachine) -> None:
+def test_an_error_in_a_handler_is_raised(machine: SessionMachine) -> None:
     request = machine.begin(0)
     with pytest.raises(ZeroDivisionError):
         machine._do(request, lambda session: 1 // 0)
@@ -145,7 +145,7 @@ WRONG: dict[str, Callable[[], SessionBackend]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_the_model_finds_what_is_wrong(name: str) -> None:
+def test_the_model_finds_wrong_backends(name: str) -> None:
     looking = settings(HERE, max_examples=1000, phases=[Phase.generate])  # and no time for a shorter story
     with pytest.raises(Exception, match=r"should have seen|should show|against the model|cookie|token"):
         check_against_model(WRONG[name], settings=looking)

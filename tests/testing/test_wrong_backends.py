@@ -71,7 +71,7 @@ class LeavesTheOldId(InMemoryBackend):
 
 
 class LeavesNoPointer(InMemoryBackend):
-    """A rotation that deletes the old entry, so that nobody knows where the session has gone."""
+    """A rotation that deletes the old entry, so that the new session cannot be found."""
 
     async def rotate(
         self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
@@ -173,7 +173,7 @@ WRONG: dict[str, tuple[Callable[[], SessionBackend], set[str]]] = {
         LeavesNoPointer,
         ROTATES_LATE | {"within_its_grace_the_old_id_opens_the_new_session"},
     ),
-    "revives what is over": (
+    "revives expired sessions": (
         in_store(stores.RevivesWhatIsOver),
         {"a_session_that_expires_during_a_request_stays_expired"},
     ),
@@ -185,7 +185,7 @@ WRONG: dict[str, tuple[Callable[[], SessionBackend], set[str]]] = {
         in_store(stores.DeletesWithoutAVersion),
         ROTATES_LATE | {"emptying_a_session_keeps_a_parallel_change"},
     ),
-    # Whoever is refused takes the session for gone, and leaves it alone.
+    # A rejected request treats the session as missing, and leaves it alone.
     "refuses and does not say why": (
         in_store(stores.RefusesAndDoesNotSayWhy),
         THE_GAP - {"of_two_rotations_one_wins"} | {"many_writers_lose_no_update"},
@@ -195,7 +195,7 @@ WRONG: dict[str, tuple[Callable[[], SessionBackend], set[str]]] = {
         {"a_session_expires_at_its_deadline", "use_renews_a_rolling_session"},
     ),
     # Wrong stores that users do not notice, because the session looks at its deadline, too, or ids are random.
-    "reads what is over": (in_store(stores.ReadsWhatIsOver), set()),
+    "reads expired sessions": (in_store(stores.ReadsWhatIsOver), set()),
     "lowers keys": (in_store(stores.LowersKeys), set()),
 }
 
@@ -223,16 +223,16 @@ async def test_a_wrong_backend_fails_exactly_the_rules_that_its_mistake_breaks(n
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("store", [*stores.LEGAL, stores.HasAnIndex], ids=lambda store: store.__name__)
 @pytest.mark.anyio
-async def test_a_backend_over_a_store_that_is_legal_and_different_keeps_all_rules(
+async def test_a_backend_over_an_unusual_but_correct_store_follows_all_rules(
     store: Callable[[stores.Entries], Any],
 ) -> None:
     assert await broken_by(in_store(store)) == set()
 
 
-def test_each_rule_catches_something() -> None:
+def test_each_rule_catches_a_mistake() -> None:
     caught = set().union(*(expected for _, expected in WRONG.values()))
     assert caught == {rule.__name__ for rule in BACKEND}
 
 
-def test_each_rule_has_a_sentence() -> None:
+def test_each_rule_has_a_docstring() -> None:
     assert [rule.__name__ for rule in BACKEND if not (rule.__doc__ or "").strip().endswith(".")] == []

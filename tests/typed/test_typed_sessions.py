@@ -568,7 +568,7 @@ async def test_a_model_that_is_invalid_as_a_whole_raises(site_of: SiteOf) -> Non
         @pydantic.model_validator(mode="after")
         def check(self) -> "Checked":
             if self.low > self.high:
-                raise ValueError("low is over high")
+                raise ValueError("low exceeds high")
             return self
 
     with pytest.raises(UnsupportedValue, match="session is a Checked, which"):

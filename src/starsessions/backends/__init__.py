@@ -1,1 +1,1 @@
-"""Where sessions live: in the cookie itself, in memory, or in whatever a `SessionBackend` or a `Store` stands for."""
+"""Backends keep sessions: in the cookie, in memory, in a `Store`, or in the application's own `SessionBackend`."""

@@ -1,10 +1,10 @@
-"""A `SessionBackend` that knows ids and dicts, adapted to what the session works with.
+"""Adapt the application's `SessionBackend`, which works with ids and dicts, to the `Backend` interface.
 
-What four calls without versions allow, and what they do not: deadlines are kept, because the session's times travel in
-the dict; an unknown id is never adopted; no objects are shared with the store. A late write looks again before
-it writes, merges by key what it finds changed, and does not write what it finds deleted. But between that look and the
-write there is a gap, and a request that falls into it can still lose an update or undo a logout. A `Store` has no such
-gap (`stores/base.py`).
+Four methods without versions can give some guarantees: sessions expire on time, because their times are stored in the
+dict; an unknown id is never adopted; no objects are shared with the application's storage. A late write reads again
+before it writes, merges changes by key, and writes nothing if the session was deleted. But there is a race window
+between that read and the write, in which another request can still lose an update or undo a sign-out. A `Store` has no
+such window (`stores/base.py`).
 """
 
 from contextlib import suppress
@@ -35,7 +35,7 @@ empty for any. The mark is also the `version` of what was found.
 
 
 class _Copy:
-    """A private copy of the data, in the place of encoded bytes. Never equal to another one: look inside."""
+    """A private copy of the data, used in place of encoded bytes. Copies never compare equal: compare their `data`."""
 
     __slots__ = ("data",)
 
@@ -44,7 +44,7 @@ class _Copy:
 
 
 class _Copying:
-    """The serializer of an adapted backend, whose own business it is which types it can keep."""
+    """The serializer of an adapted backend. It copies the data: the backend decides which types it can store."""
 
     def dumps(self, data: dict[str, Any], /) -> _Copy:
         try:
@@ -60,7 +60,7 @@ class _Copying:
 
 
 class AdaptedBackend(Backend):
-    """What the session works with when it is given a user's `SessionBackend`."""
+    """The `Backend` that wraps the application's `SessionBackend`."""
 
     serializer: Serializer = _Copying()
 
@@ -70,15 +70,15 @@ class AdaptedBackend(Backend):
         self.clock: Clock = inner.clock
 
     def prepare(self, binding: Binding, policy: Policy) -> None:
-        # Under a middleware there are deadlines to keep. A Session used by hand writes its data as it is.
+        # Under a middleware, sessions expire, so their times are stored. A Session used by hand stores only its data.
         super().prepare(binding, policy)
         self._mark = key_under(binding.label(Purpose.CUSTOM_RECORD), "")[:16]
 
     def bound_or_default(self) -> Self:
-        return self  # a session that is used by hand is one of the application's own object
+        return self  # a session that is used by hand reads and writes the application's own backend
 
     async def new_id(self) -> str:
-        return await self.inner.generate_id()  # what counts is the id that write() returns: see _write
+        return await self.inner.generate_id()  # the id that write() returns is the one used and checked: see _write
 
     def is_well_formed(self, session_id: str) -> bool:
         return self.inner.is_well_formed(session_id)
@@ -101,7 +101,7 @@ class AdaptedBackend(Backend):
         if not isinstance(mark, str):
             return MissReason.UNDECODABLE
         if self._mark and mark and mark != self._mark:
-            return MissReason.UNKNOWN  # of another cookie, or another application
+            return MissReason.UNKNOWN  # the session of another cookie or application
         return Found(token, replace(kept, payload=_Copy(data)), mark)
 
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
@@ -124,7 +124,7 @@ class AdaptedBackend(Backend):
         if if_unchanged:
             await self._look_again(found, now)
         if await self.inner.exists(found.token):
-            with suppress(KeyError):  # `del self.storage[session_id]`, and another request was faster
+            with suppress(KeyError):  # from `del self.storage[session_id]`, if another request has deleted it first
                 await self.inner.remove(found.token)
 
     async def _look_again(self, found: Found, now: int) -> None:
@@ -138,7 +138,7 @@ class AdaptedBackend(Backend):
     async def _write(self, token: str, record: Record, before: Found | None = None) -> Found:
         data = deepcopy(record.payload.data)
         if TIMES in data:
-            raise ImproperlyConfigured(f"The key {TIMES!r} of a session is reserved.")
+            raise ImproperlyConfigured(f"The session key {TIMES!r} is reserved: use another key.")
         mark = None if before is None else before.version
         if self._mark or record.identity is not None:
             mark = self._mark or mark or ""
@@ -154,14 +154,14 @@ class AdaptedBackend(Backend):
 
 
 _backends: WeakValueDictionary[int, StoreBackend] = WeakValueDictionary()
-"""What was made of stores: all that are given one store share a backend, which knows for whom it was bound."""
+"""The backends made from stores, by the id of the store. Every use of a store shares one backend and its bindings."""
 
 
 def adapt(backend: SessionBackend | Store) -> Backend:
-    """Return the backend itself if it is one of ours, and otherwise what makes one of a store or of the user's own.
+    """Return a `Backend`: the argument if it is one, or a wrapper around a store or the application's own backend.
 
     Raises:
-        ImproperlyConfigured: it is neither a backend nor a store.
+        ImproperlyConfigured: the argument is neither a backend nor a store.
     """
     if isinstance(backend, SessionBackend):
         kind = type(backend)
@@ -171,8 +171,8 @@ def adapt(backend: SessionBackend | Store) -> Backend:
         return AdaptedBackend(backend)
     if not is_store(backend):
         raise ImproperlyConfigured(
-            f"backend must be an object of a class derived from starsessions.SessionBackend, or a store, and "
-            f"{type(backend).__name__} is neither. {WHAT_A_STORE_IS}"
+            f"backend must be an instance of a subclass of starsessions.SessionBackend, or a store, not "
+            f"{type(backend).__name__}. {WHAT_A_STORE_IS}"
         )
     made = _backends.get(id(backend))
     if made is None:

@@ -1,8 +1,8 @@
-"""The two contracts of a backend: the historical one, which users write, and the one that the session works with.
+"""The two interfaces of a backend: `SessionBackend` for applications, and `Backend`, which the session works with.
 
-`SessionBackend` is four calls that know ids and dicts. `Backend` is what our own backends are, and what a user's
-`SessionBackend` is adapted to (`adapter.py`): it knows records, deadlines and versions, and none of its own verbs
-overwrites. (`write` by hand does: its caller decides what is stored.)
+`SessionBackend` has four methods, which work with ids and dicts. `Backend` works with records, expiries and versions,
+and none of its methods overwrites unconditionally. The built-in backends implement it, and `adapter.py` wraps the
+application's own `SessionBackend` in it. (`write`, for use by hand, does overwrite: its caller decides what is stored.)
 """
 
 import time
@@ -27,17 +27,20 @@ T = TypeVar("T")
 
 
 def wall_clock() -> float:
-    """Seconds since 1970. Looked up at each call, so that tools which patch `time.time` are obeyed."""
+    """Return the seconds since 1970. `time.time` is looked up at each call, so that tools can patch it."""
     return time.time()
 
 
 class SessionBackend(ABC):
-    """What to write for a database of your own: four calls, in ids and dicts.
+    """Base class for a backend of your own: four methods that work with ids and dicts.
 
-    An id that reaches these calls is one that the application gave, or one that a browser sent and that
-    `is_well_formed` let through. `data` is yours to keep: there is no other reference to it. Under the middleware the
-    dict carries one key more, `"__starsessions__"`, with the session's times and the cookie that it belongs to (plain
-    JSON): keep it, or the middleware cannot keep its deadlines, nor keep two cookies apart.
+    The ids passed to these methods come from the application, or from a browser; then `is_well_formed` has accepted
+    them. You may keep `data` without copying it: nothing else refers to it. Under the middleware, the dict has an
+    additional key, `"__starsessions__"`, with the session's times and the cookie that it belongs to (plain JSON). Store
+    it: without it sessions would not expire on time, and one cookie's session would be valid in another cookie.
+
+    Four methods without versions leave a race window, in which an update can be lost or a sign-out undone. A
+    `starsessions.stores.Store` has none.
 
     >>> class DictBackend(SessionBackend):
     ...     def __init__(self):
@@ -59,26 +62,33 @@ class SessionBackend(ABC):
     """
 
     clock: Clock = staticmethod(wall_clock)
-    """Seconds since 1970, by which the middleware judges deadlines. Tests set another one."""
+    """Returns the seconds since 1970. The middleware decides by it whether a session has expired; tests replace it."""
 
     @abstractmethod
     async def read(self, session_id: str) -> dict[str, Any]:
-        """The data stored under an id; an empty dict if there is none."""
+        """Return the data stored under an id; an empty dict if there is none."""
 
     @abstractmethod
     async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
-        """Store the data and return the id that the browser shall hold: the given one, or a new one without one."""
+        """Store the data, and return the id that the browser gets.
+
+        Args:
+            data: the data to store, replacing what is stored under this id.
+            session_id: the id to store it under. None: a new one, from `generate_id()`.
+        """
 
     @abstractmethod
     async def remove(self, session_id: str) -> None:
-        """Forget the data stored under an id."""
+        """Delete the data stored under an id."""
 
     @abstractmethod
     async def exists(self, session_id: str) -> bool:
-        """Whether data is stored under an id."""
+        """Return whether data is stored under an id."""
 
     async def generate_id(self) -> str:
-        """A new id: 256 random bits, 43 characters. Every new id comes from here; override it to have others.
+        """Return a new id: 256 random bits from the operating system, as 43 characters (ASVS 7.2.3).
+
+        Every new id comes from this method. Override it to use ids of another form.
 
         >>> import asyncio
         >>> from starsessions import InMemoryBackend
@@ -88,10 +98,10 @@ class SessionBackend(ABC):
         return to_base64url(urandom(ID_BYTES))
 
     def is_well_formed(self, session_id: str) -> bool:
-        """Whether a string that a browser sent may be looked up at all.
+        """Return whether a string that a browser sent may be looked up as an id.
 
-        By default 1 to 128 of the characters A-Z a-z 0-9 - _, so that there is nothing to escape. Override it if your
-        ids look different.
+        By default, it must consist of 1 to 128 of the characters A-Z a-z 0-9 - _, so that there is nothing to escape.
+        Override it if your ids look different.
 
         >>> from starsessions import InMemoryBackend
         >>> InMemoryBackend().is_well_formed("../../etc/passwd")
@@ -101,7 +111,7 @@ class SessionBackend(ABC):
 
 
 class Conflict(Exception):
-    """What was to be changed is no longer as it was read. `current` is what there is now; None: the session ended."""
+    """The session has changed since it was read. `current` is what is stored now; None: the session has ended."""
 
     def __init__(self, current: Found | None) -> None:
         super().__init__("changed meanwhile" if current else "ended")
@@ -109,60 +119,64 @@ class Conflict(Exception):
 
 
 class Backend(SessionBackend):
-    """What the session works with. There is no unconditional write: that is what makes a logout final.
+    """The interface that the session works with. No method writes unconditionally, which makes a sign-out final.
 
-    `now` is an instant, in seconds; `ends_at` the one at which the record expires, for stores that remove expired
-    entries by themselves.
+    In all methods, `now` is the current time, and `ends_at` is when the record expires, for stores that remove expired
+    entries themselves. Both are in seconds since 1970.
     """
 
     serializer: Serializer
-    """What makes `Record.payload` out of the data."""
+    """Converts the data to `Record.payload` and back."""
 
     max_age: int | None = None
-    """Seconds, if the backend was given a `max_age` of its own; the shorter one of it and the middleware's holds."""
+    """The backend's own `max_age` in seconds; None: it has none. The shorter of this and the middleware's applies."""
 
     policy: Policy = Policy()
-    """For how long sessions live that are used by hand, without a middleware that says so."""
+    """How long sessions last. Without a middleware, when they are used by hand, this default applies."""
 
     is_client_side: ClassVar[bool] = False
-    """True: the token *is* the session (a sealed cookie), so that every change needs a new cookie."""
+    """Whether the token contains the session, signed or encrypted, so that every change needs a new cookie."""
 
     has_grace: ClassVar[bool] = False
-    """Whether an id that was rotated away can stay usable for a while."""
+    """Whether a replaced id can keep working for a grace period."""
 
     never_waits: bool = False
-    """Whether `peek` can be used in place of `fetch`, and `replace` waits for nothing: then the session is loaded at
-    its first access, and saved without a coroutine of its own."""
+    """Whether the backend does no I/O: `peek` works in place of `fetch`, and `replace` never suspends. Then the session
+    is loaded on first access, and saved without a coroutine of its own."""
 
     user_index: UserIndex | None = None
-    """The lists of users' sessions; None: sessions cannot be listed here, or ended from elsewhere."""
+    """The lists of users' sessions; None: this backend cannot list or revoke sessions."""
 
     max_cookies: int = 1
-    """Over how many cookies a token may be split."""
+    """The number of cookies that a token may be split over."""
 
     binding: Binding = DEFAULT_BINDING
-    """The application and the cookie whose sessions it keeps."""
+    """The application and the cookie whose sessions this backend keeps."""
 
     original: Self | None = None
-    """What a copy was made from: the object that the application holds."""
+    """The backend that this one was copied from, which the application holds; None: this is no copy."""
 
     starlette_keys: Collection[bytes] = ()
-    """Digests of the keys whose cookies in Starlette's format it reads: these are bound to nothing but the key."""
+    """Digests of the keys for which it reads cookies in Starlette's format, which are bound to nothing but the key."""
 
-    # For whom it works
+    # Binding
 
     def bind(self, binding: Binding, policy: Policy) -> Self:
-        """Return a copy that works for one cookie of one application, by this policy. It changes nothing for others.
+        """Return a copy that is bound to one cookie of one application. This object and other copies do not change.
 
         The middleware calls it once, when the application is built.
 
+        Args:
+            binding: the application and its cookie.
+            policy: how long sessions last.
+
         Raises:
-            ImproperlyConfigured: this is such a copy, for another cookie or application.
+            ImproperlyConfigured: this backend is itself a copy for another cookie or application.
         """
         original = self if self.original is None else self.original
         if original is not self and binding != self.binding:
             raise ImproperlyConfigured(
-                f"This backend works for the cookie {self.binding.cookie_name!r} of {self.binding.app_name!r}: give "
+                f"This backend is bound to the cookie {self.binding.cookie_name!r} of {self.binding.app_name!r}: pass "
                 "SessionMiddleware the same session_cookie and app_name, or the backend that bound_for() was called on."
             )
         bound = copy(self)
@@ -172,12 +186,16 @@ class Backend(SessionBackend):
         return bound
 
     def prepare(self, binding: Binding, policy: Policy) -> None:
-        """Derive keys, and whatever else depends on the binding. `bind` calls it, on the copy."""
+        """Derive keys, and everything else that depends on the binding. `bind` calls it on the copy."""
         self.binding = binding
         self.policy = policy
 
     def bound_for(self, session_cookie: str = "session", app_name: str | None = None) -> Self:
-        """Return the copy that works for the middleware with this `session_cookie` and `app_name`.
+        """Return the copy for the sessions of the middleware with this `session_cookie` and `app_name`.
+
+        Args:
+            session_cookie: the name of the middleware's cookie.
+            app_name: the middleware's `app_name`. None: the name of the cookie.
 
         >>> import asyncio
         >>> from starsessions import InMemoryBackend
@@ -192,10 +210,10 @@ class Backend(SessionBackend):
         return self.bind(binding, self.policy) if bound is None else bound
 
     def bound_once(self) -> Self | None:
-        """Return the only copy that was bound, or this object if it is one; None if there is none.
+        """Return the only bound copy, or this object if it is one; None if there is none.
 
         Raises:
-            ImproperlyConfigured: there are several, so that one of them has to be named.
+            ImproperlyConfigured: there are several copies, and the right one is unknown.
         """
         if self.original is not None:
             return self
@@ -203,35 +221,41 @@ class Backend(SessionBackend):
         if len(copies) > 1:
             names = ", ".join(repr(one.binding.cookie_name) for one in copies)
             raise ImproperlyConfigured(
-                f"This backend works for several cookies or applications ({names}): say which one with "
-                "backend.bound_for(session_cookie, app_name), or give each SessionMiddleware a backend of its own."
+                f"This backend is used for several cookies or applications ({names}): choose one with "
+                "backend.bound_for(session_cookie, app_name), or give each SessionMiddleware its own backend."
             )
         return copies[0] if copies else None
 
     def bound_or_default(self) -> Self:
-        """Return the only copy that was bound; if there is none yet, one for the default cookie.
+        """Return the only bound copy; if there is none yet, one for the default cookie.
 
         Raises:
-            ImproperlyConfigured: several were bound.
+            ImproperlyConfigured: there are several copies, and the right one is unknown.
         """
         bound = self.bound_once()
         return self.bound_for() if bound is None else bound
 
     def by_hand(self) -> Self:
-        """Return the copy whose sessions `read`, `write`, `remove` and `exists` are about."""
+        """Return the copy that `read`, `write`, `remove` and `exists` work on."""
         return self.bound_or_default()
 
     def _copies(self) -> dict[Binding, Self]:
-        """The latest copy for each binding. Those copies know it, too."""
+        """Return the latest copy for each binding. All copies share this dict."""
         copies: dict[Binding, Self] = self.__dict__.setdefault("_bound_copies", {})
         return copies
 
     @abstractmethod
     async def fetch(self, token: str, now: int) -> Found | MissReason:
-        """What the token stands for. Never raises for what a stranger can send; raises for a failing system."""
+        """Return the session that the token names, or the reason why there is none.
+
+        It raises for no token, since an attacker can send any.
+
+        Raises:
+            BackendUnavailable: the store failed or did not answer in time.
+        """
 
     def peek(self, token: str, now: int) -> Found | MissReason:
-        """Return what `fetch` returns, at once. For backends that never wait."""
+        """Do the same as `fetch`, without a coroutine. Only for backends that do no I/O."""
         raise NotImplementedError
 
     def seal(self, record: Record) -> str:
@@ -240,43 +264,70 @@ class Backend(SessionBackend):
 
     @abstractmethod
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
-        """Keep a new session, under this id (given by the application) or a new one.
+        """Store a new session.
 
-        Raises `Conflict` if the id is in use; an adapted backend of the user's own does not look.
+        Args:
+            record: the record to store.
+            session_id: the id that the application has chosen. None: a new one.
+            ends_at: when the record expires.
+            now: the current time.
+
+        Raises:
+            Conflict: the id is in use. (An adapted `SessionBackend` does not check.)
         """
 
     @abstractmethod
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
-        """Put `record` in the place of what was found; atomic. Raises `Conflict` if that has changed or ended."""
+        """Replace the session `found` with `record`, atomically.
+
+        Raises:
+            Conflict: the session has changed or ended since it was found.
+        """
 
     @abstractmethod
     async def rotate(
         self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
     ) -> Found:
-        """Keep `record` under a new id and end the old one. Raises `Conflict` like `replace`, and then did nothing.
+        """Store `record` under a new id, and end the old id.
 
-        `usable_until`: the instant until which the old id stands for the new session (`has_grace` only); 0: not at all.
+        Args:
+            found: the session to move.
+            record: the record to store.
+            session_id: the new id.
+            ends_at: when the record expires.
+            now: the current time.
+            usable_until: the time until which the old id still finds the new session, if the backend `has_grace`; 0:
+                the old id stops working at once.
+
+        Raises:
+            Conflict: the session has changed or ended since it was found; nothing was done.
         """
 
     @abstractmethod
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
-        """End the session for good. Ending it twice is no error.
+        """End the session. Ending it twice is not an error.
 
-        With `if_unchanged`, raises `Conflict` like `replace`, and then did nothing.
+        Args:
+            found: the session to end.
+            now: the current time.
+            if_unchanged: end it only if it has not changed since it was found.
+
+        Raises:
+            Conflict: `if_unchanged` is true, and the session has changed or ended; nothing was done.
         """
 
-    # Whose sessions there are: what a backend with a `user_index` can do.
+    # Listing and revoking sessions, for backends with a `user_index`
 
     def key_of(self, session_id: str) -> str:
-        """Where the session with this id stands, as its user's list has it."""
+        """Return the key, in the user's list, of the session with this id."""
         return ""
 
     async def look_up(self, listed: IndexedSession, now: int) -> Found | None:
-        """The session that is listed, wherever it has been rotated to; None if it has ended, or cannot be looked up."""
+        """Return a listed session, following rotations; None if it has ended or cannot be looked up."""
         return None
 
     async def dead_handles(self, index: Index, now: int) -> frozenset[str]:
-        """The handles of those that are listed and live no more. Who was listed a moment ago may not be stored yet."""
+        """Return the handles of listed sessions that have ended. Recently listed ones, not stored yet, do not count."""
         return frozenset(
             [
                 one.handle
@@ -286,31 +337,31 @@ class Backend(SessionBackend):
         )
 
     async def revoke(self, listed: IndexedSession, now: int) -> None:
-        """End what is listed. (Where the list decides who lives, to be taken from it is the end.)"""
+        """End a listed session. (A signed or encrypted cookie ends by its removal from the list.)"""
 
     async def refetch(self, found: Found, now: int) -> Found | MissReason:
-        """What has become of a session that was found earlier, wherever it has been rotated to."""
+        """Read a session again that was found earlier, following rotations."""
         return await self.fetch(found.token, now)
 
     async def discard(self, token: str, now: int) -> None:
-        """Remove what stands under an id and is no session: garbage, or what is left of one that was rotated."""
+        """Delete an entry that holds no session: garbage, or the pointer that a rotation has left."""
 
     def lifespan(self) -> AbstractAsyncContextManager[Any]:
-        """What the backend needs around the life of the application: entered at its start, left at its shutdown."""
+        """Return a context manager that is entered at the application's startup and exited at its shutdown."""
         return nullcontext()
 
     async def new_id(self) -> str:
-        """An id from `generate_id()` that will be accepted when it comes back."""
-        # The application may have replaced it on its object, or count there.
+        """Return an id from `generate_id()`, after checking that it will be accepted when the browser sends it."""
+        # The application may have overridden it on its own object, or count its calls there.
         new_id = await (self if self.original is None else self.original).generate_id()
         if not self.is_well_formed(new_id):
             raise ImproperlyConfigured(
-                "generate_id() gave an id that is_well_formed() would refuse when it comes back "
-                "(by default it wants 1 to 128 of A-Z a-z 0-9 - _): override is_well_formed(), too."
+                "generate_id() returned an id that is_well_formed() would reject when the browser sends it "
+                "(by default it accepts 1 to 128 of A-Z a-z 0-9 - _): override is_well_formed() as well."
             )
         return new_id
 
-    # The historical calls, for applications that use a backend by hand: any string is an id here.
+    # The methods of `SessionBackend`, for applications that use a backend by hand: any string can be an id here.
 
     async def read(self, session_id: str) -> dict[str, Any]:
         backend = self.by_hand()
@@ -331,7 +382,7 @@ class Backend(SessionBackend):
                 return (await backend.replace(found, record, deadline(record, backend.policy), now)).token
             except Conflict as conflict:
                 if found is None and conflict.current is None:
-                    raise SessionError("What is stored under this id is no session: remove it by hand.") from None
+                    raise SessionError("The entry stored under this id is not a session: delete it by hand.") from None
                 found = conflict.current
 
     async def remove(self, session_id: str) -> None:
@@ -348,7 +399,7 @@ class Backend(SessionBackend):
 
 
 async def _live(backend: Backend, session_id: str) -> Found | None:
-    """What the id opens. A store has looked at the deadline that it was given; a signed or encrypted token has none."""
+    """Return the session with this id. Stores check its expiry; that of a signed or encrypted token is checked here."""
     now = int(backend.clock())
     found = await backend.fetch(session_id, now)
     if not isinstance(found, Found) or (backend.is_client_side and why_expired(found.record, backend.policy, now)):
@@ -357,11 +408,11 @@ async def _live(backend: Backend, session_id: str) -> Found | None:
 
 
 def in_one_step(work: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns that waits for nothing."""
+    """Run a coroutine that never suspends, and return its result."""
     try:
         work.send(None)
     except StopIteration as done:
         result: T = done.value
         return result
     work.close()
-    raise RuntimeError("it waits for something")
+    raise RuntimeError("The coroutine suspended: await it instead.")

@@ -1,4 +1,4 @@
-"""Backends without a server side: the session travels in the cookie, signed or encrypted."""
+"""Backends that keep the session in the cookie, signed or encrypted."""
 
 from abc import abstractmethod
 from collections.abc import Collection
@@ -24,7 +24,7 @@ from starsessions.stores.base import WHAT_A_STORE_IS, Store, is_store
 
 
 class _SealedCookieBackend(Backend):
-    """What both have in common: a token that cannot be called back, and no call that could conflict."""
+    """Base class of both: tokens cannot be revoked without a list of valid ones, and writes never conflict."""
 
     is_client_side: ClassVar[bool] = True
 
@@ -32,19 +32,19 @@ class _SealedCookieBackend(Backend):
         self, max_age: Duration | None, max_cookies: int, revocations: Store | StoreBackend | None, clock: Clock
     ) -> None:
         if not isinstance(max_cookies, int) or not 1 <= max_cookies <= MAX_PARTS:
-            raise ImproperlyConfigured(f"max_cookies must be 1 to {MAX_PARTS}: servers refuse larger headers.")
+            raise ImproperlyConfigured(f"max_cookies must be 1 to {MAX_PARTS}: servers reject larger headers.")
         self.max_age: int | None = None if max_age is None else seconds("max_age", max_age)
         self.max_cookies = max_cookies
         self.clock = clock
         if not (revocations is None or isinstance(revocations, StoreBackend) or is_store(revocations)):
-            raise ImproperlyConfigured(f"revocations must be a store, or a backend on one. {WHAT_A_STORE_IS}")
+            raise ImproperlyConfigured(f"revocations must be a store, or a backend with a store. {WHAT_A_STORE_IS}")
         self._revocations = revocations
         self.user_index: UserIndex | None = None
         self.prepare(DEFAULT_BINDING, Policy() if self.max_age is None else Policy(self.max_age))
 
     def prepare(self, binding: Binding, policy: Policy) -> None:
         super().prepare(binding, policy)
-        if isinstance(self._revocations, StoreBackend):  # which may encrypt what it stores
+        if isinstance(self._revocations, StoreBackend):  # it may have encrypt_with, which applies to the lists as well
             self.user_index = self._revocations.index_for(binding, Purpose.COOKIE_LIST)
         elif self._revocations is not None:
             self.user_index = UserIndex(self._revocations, binding, Purpose.COOKIE_LIST)
@@ -55,20 +55,20 @@ class _SealedCookieBackend(Backend):
 
     @abstractmethod
     def _seal_for(self, binding: Binding) -> None:
-        """Prepare what signs or encrypts, for this binding and the policy."""
+        """Prepare signing or encrypting for this binding and the policy."""
 
     @property
     def never_waits(self) -> bool:  # type: ignore[override]
-        # A sealed cookie that can be revoked is no longer all that there is to look at.
+        # If cookies can be revoked, loading one also reads the list of valid ones.
         return self.user_index is None
 
     @abstractmethod
     def seal(self, record: Record) -> str:
-        """Makes the token for a record."""
+        """Return the token for a record."""
 
     @abstractmethod
     def peek(self, token: str, now: int) -> Found | MissReason:
-        """What a token holds; never raises for what a stranger can send."""
+        """Return the session in a token, or why there is none. Never raises, since an attacker can send any token."""
 
     async def fetch(self, token: str, now: int) -> Found | MissReason:
         found = self.peek(token, now)
@@ -79,10 +79,10 @@ class _SealedCookieBackend(Backend):
         return found
 
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
-        return await self._sealed(record, ends_at, now)
+        return await self._stored(record, ends_at, now)
 
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
-        return await self._sealed(record, ends_at, now)
+        return await self._stored(record, ends_at, now)
 
     async def rotate(
         self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
@@ -94,19 +94,19 @@ class _SealedCookieBackend(Backend):
                 if new is None:
                     raise Conflict(None)
                 record = replace(record, identity=new)
-            else:  # signed in again, under another name
+            else:  # another sign-in, which has its own handle
                 await self.user_index.forget(old, now)
-        return await self._sealed(record, ends_at, now)
+        return await self._stored(record, ends_at, now)
 
-    async def _sealed(self, record: Record, ends_at: int, now: int) -> Found:
+    async def _stored(self, record: Record, ends_at: int, now: int) -> Found:
         if self.user_index is not None:
             record = await self.user_index.keep_indexed(record, "", ends_at, now)
         return Found(self.seal(record), record)
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
-        """End the session of a signed-in user, if there are `revocations`: the cookie and every copy of it are invalid.
+        """End the session of a signed-in user, if `revocations` is set: the cookie and every copy of it become invalid.
 
-        Otherwise the cookie is cleared, but a copy of it stays good until its deadline.
+        Otherwise only the browser's cookie is cleared, and a stolen copy stays valid until it expires.
         """
         identity = found.record.identity
         if self.user_index is not None and identity is not None:
@@ -120,24 +120,28 @@ class _SealedCookieBackend(Backend):
 
 
 class CookieBackend(_SealedCookieBackend):
-    """The session in a signed cookie: users can read it, and cannot change it.
+    """Sessions in signed cookies: users can read them, but not change them.
 
-    Data that is plain JSON is written as Starlette's `SessionMiddleware` and versions 1.x of this package write it, and
-    theirs is read, given the same key. Other types, `set_expiry` and a sign-in need more room than that format has:
-    such a session is written in a format of our own, which is bound to the application and the cookie's name.
+    Data that is plain JSON is written in the format of Starlette's `SessionMiddleware` and of versions 1.x of this
+    package, and their cookies are read, given the same key. Other types, `set_expiry` and a sign-in do not fit into
+    that format. Such a session is written in another format, which is bound to the application and the cookie's name.
 
-    Starlette's format is bound to nothing but the key. So it is neither written nor read where a setting asks for more:
+    Starlette's format is bound to nothing but the key. So it is neither written nor read if a setting needs more:
     `absolute_timeout`, `app_name`, `compress`, `revocations` or a `serializer`.
 
     Args:
-        secret_key: one key, or a list of which the first signs and all verify.
-        max_age: like the middleware's; the shorter one applies.
-        serializer: what turns the data into bytes.
+        secret_key: a key, or a list of keys: the first signs, all verify.
+        max_age: how long sessions last, in seconds or as a `timedelta`; the shorter of this and the middleware's
+            `max_age` applies. None: the middleware's.
+        serializer: converts the data to bytes. None: JSON.
         compress: compress the data if that makes it shorter.
-        max_cookies: into how many cookies a large session may be split.
-        starlette_format: False never reads or writes Starlette's format.
-        revocations: a store that knows which sign-ins are valid, so that one can be revoked.
-        clock: seconds since 1970, for tests.
+        max_cookies: the number of cookies that a large session may be split over.
+        starlette_format: False: never read or write Starlette's format.
+        revocations: a store that lists the valid sign-ins, so that they can be revoked. None: they cannot be.
+        clock: returns the seconds since 1970; for tests.
+
+    Raises:
+        ImproperlyConfigured: a key is empty or has another type, or another argument is invalid.
 
     >>> from starsessions import SessionMiddleware
     >>> from starlette.applications import Starlette
@@ -169,7 +173,7 @@ class CookieBackend(_SealedCookieBackend):
         self._may_be_plain = self._starlette_format and not self._asks_for_more(binding)
 
     def _asks_for_more(self, binding: Binding) -> bool:
-        """Whether a setting promises what Starlette's format cannot keep, written or read."""
+        """Return whether a setting needs more than Starlette's format offers."""
         return (
             not isinstance(self.serializer, PlainJson)
             or self._compress
@@ -183,7 +187,7 @@ class CookieBackend(_SealedCookieBackend):
         return self._starlette.key_digests if self._may_be_plain else ()
 
     def seal(self, record: Record) -> str:
-        # As Starlette does, if that has room for what the record says.
+        # In Starlette's format, if the record fits into it.
         if (
             self._may_be_plain
             and record.payload.startswith(b"{")
@@ -206,26 +210,31 @@ class CookieBackend(_SealedCookieBackend):
 
 
 class _AcceptedCookies(CookieBackend):
-    """Signed cookies that are still read: a setting that names them asks for those of Starlette, too."""
+    """The signed cookies that `accept_signed` still reads, including those in Starlette's format."""
 
     def _asks_for_more(self, binding: Binding) -> bool:
         return False
 
 
 class EncryptedCookieBackend(_SealedCookieBackend):
-    """The session in an encrypted cookie: only the server can read or change it. Needs `cryptography`.
+    """Sessions in encrypted cookies: only the server can read or change them. Needs the package `cryptography`.
 
     Args:
-        secret_key: one key, or a list of which the first encrypts; a key id in the cookie says which one opens it.
-        max_age: like the middleware's; the shorter one applies.
-        serializer: what turns the data into bytes.
-        compress: compress the data if that makes it shorter. It is off because the compressed length tells about the
-            content: leave it off if one person can write into what another one must not read.
-        max_cookies: into how many cookies a large session may be split.
-        accept_signed: to migrate from signed cookies, the key or keys of those that are still read, in Starlette's
-            format, too. They are written back encrypted. Without it, a cookie that is only signed is no session.
-        revocations: a store that knows which sign-ins are valid, so that one can be revoked.
-        clock: seconds since 1970, for tests.
+        secret_key: a key, or a list of keys: the first encrypts, all decrypt. The cookie names its key.
+        max_age: how long sessions last, in seconds or as a `timedelta`; the shorter of this and the middleware's
+            `max_age` applies. None: the middleware's.
+        serializer: converts the data to bytes. None: MessagePack.
+        compress: compress the data if that makes it shorter. The compressed length leaks information about the content:
+            leave it off if an attacker can add text to data that they must not read.
+        max_cookies: the number of cookies that a large session may be split over.
+        accept_signed: a key or a list of keys; signed cookies with one of them, also in Starlette's format, are still
+            read, and re-encrypted when written. Use it to migrate. None: a cookie that is only signed is ignored.
+        revocations: a store that lists the valid sign-ins, so that they can be revoked. None: they cannot be.
+        clock: returns the seconds since 1970; for tests.
+
+    Raises:
+        ImproperlyConfigured: the package `cryptography` is missing, a key is empty or has another type, or another
+            argument is invalid.
 
     >>> from starsessions import SessionMiddleware
     >>> from starlette.applications import Starlette
@@ -253,7 +262,7 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         super().__init__(max_age, max_cookies, revocations, clock)
 
     def _seal_for(self, binding: Binding) -> None:
-        if binding != self._encrypts_for:  # to derive all keys takes more than a millisecond
+        if binding != self._encrypts_for:  # deriving all keys takes more than a millisecond
             self._encrypter = Encrypter(self._keys, binding, self._compress)
             self._encrypts_for = binding
         self._old = None if self._signed is None else self._signed.bind(binding, self.policy)
@@ -269,5 +278,5 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         if token.startswith(encrypted.PREFIX):
             opened = self._encrypter.open(token)
             return Found(token, opened) if isinstance(opened, Record) else opened
-        # No downgrade: what is only signed could have been read and kept by anybody.
+        # No downgrade: users could have read the contents of a cookie that is only signed.
         return self._old.peek(token, now) if self._old else MissReason.MALFORMED

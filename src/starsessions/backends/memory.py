@@ -1,4 +1,4 @@
-"""Sessions in the memory of this process: for development, tests, and services that run as one process."""
+"""Sessions in the memory of this process, for development, tests, and single-process services."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -14,10 +14,14 @@ from starsessions.stores.memory import MemoryStore
 
 
 class InMemoryBackend(StoreBackend):
-    """Sessions in a dict of this process, which forgets them when it ends.
+    """Sessions in the memory of this process. They are lost when it ends.
 
-    They expire, share no objects with the application, and `def` endpoints in threads may use them. With several
-    worker processes each has sessions of its own: use one process, or another backend.
+    Sessions expire, share no objects with the application, and can be used from `def` endpoints in threads. With
+    several worker processes, each has its own sessions: use one process, or another backend.
+
+    Args:
+        serializer: converts the data to bytes. None: MessagePack.
+        clock: returns the seconds since 1970; for tests.
 
     >>> from starsessions import SessionMiddleware
     >>> from starlette.applications import Starlette
@@ -25,7 +29,7 @@ class InMemoryBackend(StoreBackend):
     >>> app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
     """
 
-    hashes_ids: ClassVar[bool] = False  # who reads this memory reads everything else in it, too
+    hashes_ids: ClassVar[bool] = False  # anyone who can read this memory can read everything else in it
 
     def __init__(self, *, serializer: Serializer | None = None, clock: Clock = wall_clock) -> None:
         self.store: MemoryStore
@@ -33,13 +37,13 @@ class InMemoryBackend(StoreBackend):
         super().__init__(MemoryStore(), serializer=serializer, clock=clock)
 
     def prepare(self, binding: Binding, policy: Policy) -> None:
-        if self.original is not None:  # keys are ids, so each binding has a store of its own
+        if self.original is not None:  # the keys are ids, without the binding, so each binding has its own store
             own = self._stores.setdefault(binding, MemoryStore() if self._stores else None)
             self.store = self.store if own is None else own
         super().prepare(binding, policy)
 
     def by_hand(self) -> Self:
-        # What is written before there is a middleware belongs to the first one, as its store does.
+        # Sessions written before any middleware exists belong to the first one, which uses the same store.
         bound = self.bound_once()
         return self if bound is None else bound
 
@@ -49,7 +53,7 @@ class InMemoryBackend(StoreBackend):
 
     @property
     def never_waits(self) -> bool:  # type: ignore[override]
-        # A subclass may have a `replace` of its own, and the application may have put in another store.
+        # A subclass may override `replace`, and the application may have set another store.
         return type(self.store) is MemoryStore and type(self).replace is StoreBackend.replace
 
     def __len__(self) -> int:
@@ -61,7 +65,7 @@ class InMemoryBackend(StoreBackend):
 
     @property
     def data(self) -> Mapping[str, dict[str, Any]]:
-        """A copy of all that is held, live or not, by id, for tests. Its cost grows with their number.
+        """A copy of all sessions by id, expired ones included, for tests. Its cost grows with their number.
 
         >>> import asyncio
         >>> backend = InMemoryBackend()
@@ -73,7 +77,7 @@ class InMemoryBackend(StoreBackend):
         return MappingProxyType(self.by_hand().copied())
 
     def copied(self) -> dict[str, dict[str, Any]]:
-        """`data`, of this binding."""
+        """Return the `data` of this binding."""
         held = {}
         for key in self.store.all_keys():
             found = self._read(key, key, self.store.peek(key, 0))

@@ -1,4 +1,4 @@
-"""Sessions in Redis, or Valkey."""
+"""Sessions in Redis or Valkey."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,13 +19,25 @@ if TYPE_CHECKING:
 
 
 class RedisBackend(StoreBackend):
-    """Sessions in Redis (6.2 and newer) or Valkey, which removes them by itself when they have expired.
+    """Sessions in Redis (6.2 or newer) or Valkey, which removes expired sessions itself.
 
-    Give it a URL, or your own client of `redis.asyncio`: a `Redis`, a `RedisCluster`, or what `master_for()` of a
-    `Sentinel` returns. Your client stays yours, with its settings; one that we make from a URL is closed when the
-    application shuts down. Keys are `prefix` and a hash of the session's id.
+    The keys in Redis are `prefix` and a hash of the session's id. If the server fails or does not answer in time,
+    methods raise `BackendUnavailable`.
 
-    A server that does not answer within `timeout` seconds, or fails, is `BackendUnavailable`.
+    Args:
+        client_or_url: a URL, or a client from `redis.asyncio`: a `Redis`, a `RedisCluster`, or what `master_for()` of a
+            `Sentinel` returns. The backend closes a client that it makes from a URL when the application shuts down.
+            You close your own client, and its settings are not changed.
+        prefix: the prefix of all keys in Redis. Applications that share a database need different ones.
+        timeout: the seconds after which an operation raises `BackendUnavailable`.
+        encrypt_with: a key that encrypts what is stored, bound to its place. A list: the first key encrypts, all
+            decrypt, and a record moves to the first key when it is next written. Sessions that are not encrypted are
+            ignored then. None: no encryption.
+        serializer: converts the data to bytes. None: MessagePack.
+        clock: returns the seconds since 1970; for tests.
+
+    Raises:
+        ImproperlyConfigured: the client or URL cannot be used, or the package redis is missing.
 
     >>> from starsessions import SessionMiddleware
     >>> from starlette.applications import Starlette

@@ -1,13 +1,12 @@
-"""Any `Store` becomes a `Backend`: the browser holds an id, the store holds the record.
+"""Turn any `Store` into a `Backend`: the browser gets an id, and the store keeps the record.
 
-The store's key is a hash of the id, so that reading the store reveals no id. The application and the
-cookie are part of the hash, so that an id is worth nothing in another cookie. A record begins with the first characters
-of its key, so that an answer which belongs to another request (a connection that lost its place, a record copied onto
-another key) is no session.
+The key in the store is a hash of the id, so that a leaked store reveals no ids. The application and the cookie are part
+of the hash, so that an id is invalid in another cookie. Each record begins with the first characters of its key, so
+that a misdirected reply (a connection out of sync, a record copied to another key) is rejected.
 
-After a rotation the old key holds a pointer to the new one, for a day at most. Within its grace, if there is one, a
-request that brings the old id sees and writes the new session. After it, or without one, the old id opens nothing, and
-we know that it was an id: two parties using one id look like that.
+After a rotation, the old key holds a pointer to the new one, for a day at most. Within the grace period, if there is
+one, a request with the old id reads and writes the new session. Afterwards the old id is invalid, but known to have
+been valid: its use is a sign that a stolen id is being used along with the real one.
 """
 
 from collections.abc import Awaitable
@@ -30,35 +29,35 @@ from starsessions.sealing.keys import Keys, key_list
 from starsessions.stores.base import Entry, Store, Version
 
 MAX_HOPS = 16
-"""Pointers that are followed. More rotations than that within one grace is a loop, or an attack."""
+"""The number of pointers that are followed. More rotations than that in one grace period are a loop or an attack."""
 
 MOMENT = 30
-"""Seconds after a rotation in which an old id is no surprise: its requests were on their way."""
+"""Seconds after a rotation in which the old id is expected, because its requests were in flight."""
 
 KNOWN_FOR = 24 * 60 * 60
-"""Seconds for which an id that was rotated away is known as such, when its grace has ended."""
+"""Seconds for which a replaced id is remembered after its grace period."""
 
 MAX_TRIES = 100
-"""How often a logout looks at what other requests have written, before it ends the session unconditionally."""
+"""Conflicts after which a sign-out deletes the session unconditionally."""
 
-_OWNER = 8  # characters of the key, 48 bits: enough for accidents; `encrypt_with` is against intent
+_OWNER = 8  # characters of the key, 48 bits: enough against accidents; `encrypt_with` protects against attackers
 
 
 class Pointer(Opaque, Struct, frozen=True):
-    """What stands under a key whose session was rotated: the key of its successor.
+    """The value stored under the old key of a rotated session: the key of its successor.
 
-    A map in MessagePack, while a record is an array: the first byte tells them apart.
+    It is a map in MessagePack and a record is an array, so that the first byte distinguishes them.
     """
 
     to: str
     at: int
-    """When that was."""
+    """The time of the rotation, in seconds since 1970."""
     until: int
-    """The instant until which the old id may be used; 0: it may not."""
+    """The time until which the old id still works; 0: it stopped working at once."""
 
 
 class Location(Opaque, Struct, frozen=True):
-    """The `version` of what was found in a store: where it stands, and the store's own version."""
+    """The `version` of a session found in a store: its key, and the store's own version."""
 
     key: str
     version: Version
@@ -79,10 +78,15 @@ def key_for(token: str, binding: Binding = DEFAULT_BINDING) -> str:
 
 
 class StoreBackend(Backend):
-    """Sessions in a `Store`: one of yours, or, in a subclass, one that it makes.
+    """Sessions in a `Store`. Subclasses create the store themselves.
 
-    `encrypt_with`: seal what the store holds with this key, bound to the place where it stands; a list: the first
-    seals, all open, and a record moves to the first key when it is next written. What is not sealed is no session then.
+    Args:
+        store: the store.
+        encrypt_with: a key that encrypts what is stored, bound to its place. A list: the first key encrypts, all
+            decrypt, and a record moves to the first key when it is next written. Sessions that are not encrypted are
+            ignored then. None: no encryption.
+        serializer: converts the data to bytes. None: MessagePack.
+        clock: returns the seconds since 1970; for tests.
 
     >>> from starsessions.stores.memory import MemoryStore
     >>> backend = StoreBackend(MemoryStore(), encrypt_with="a key of 32 random bytes or more")
@@ -91,7 +95,7 @@ class StoreBackend(Backend):
     has_grace: ClassVar[bool] = True
 
     hashes_ids: ClassVar[bool] = True
-    """Whether the store's keys are hashes."""
+    """Whether the store's keys are hashes of the ids. Otherwise they are the ids."""
 
     def __init__(
         self,
@@ -116,14 +120,14 @@ class StoreBackend(Backend):
         self.user_index = self.index_for(binding, Purpose.SESSION_LIST)
 
     def index_for(self, binding: Binding, purpose: Purpose) -> UserIndex:
-        """Return lists of users' sessions in this store, encrypted if what it holds is."""
+        """Return the lists of users' sessions in this store. They are encrypted if the records are."""
         return UserIndex(self.store, binding, purpose, self._cipher_for(binding, Purpose.ENCRYPTED_LIST))
 
     def _cipher_for(self, binding: Binding, purpose: Purpose) -> Cipher | None:
         if self._keys is None:
             return None
         cipher = self._ciphers.get((binding, purpose))
-        if cipher is None:  # to derive all keys takes more than a millisecond
+        if cipher is None:  # deriving all keys takes more than a millisecond
             cipher = self._ciphers[binding, purpose] = Cipher(self._keys, purpose, binding)
         return cipher
 
@@ -157,22 +161,24 @@ class StoreBackend(Backend):
         stays = old is not None and identity is not None and old.handle == identity.handle
         if identity is not None:  # a sign-in has listed the session under its new key
             record = await self.user_index.keep_indexed(record, place.key if stays else new_key, ends_at, now)
-        # The new entry first: no browser knows its id yet, and if we are interrupted the old one is still whole.
+        # The new entry comes first: no browser knows its id yet, and if this is interrupted the old one is intact.
         try:
             write = self.store.create(new_key, self._value(new_key, record), expires_at=ends_at, now=now)
             renewed = await self._written(write, session_id, new_key, record, now)
         except Conflict:
-            raise SessionError("generate_id() gave an id that is in use.") from None
+            raise SessionError(
+                "generate_id() returned an id that is in use: let it return a new random id at each call."
+            ) from None
         try:
             pointer = self._value(place.key, Pointer(new_key, now, usable_until))
-            # Longer than anybody is on their way, and not so long that old ids outnumber the sessions.
+            # Longer than any request is in flight, but not so long that pointers outnumber the sessions.
             known_until = min(ends_at, max(now, usable_until) + KNOWN_FOR)
             expires_at = max(known_until, usable_until)
             await self.store.replace(place.key, pointer, place.version, expires_at=expires_at, now=now)
         except stores.Conflict as conflict:
             await self.store.delete(new_key, now=now)
             raise Conflict(await self._current(found.token, place.key, conflict.current, now)) from None
-        # Afterwards: until then the list leads to the old place, and from there the pointer leads on.
+        # The list is updated last: until then it names the old key, and the pointer there leads on.
         if old is not None and stays:
             await self.user_index.moved(old, new_key, now)
         elif old is not None:
@@ -190,7 +196,7 @@ class StoreBackend(Backend):
                 entry = conflict.current
                 if if_unchanged:
                     raise Conflict(await self._current(found.token, key, entry, now)) from None
-            # Somebody has changed the session that is to end, or rotated it: then its new id ends, grace or not.
+            # Another request has changed or rotated the session. After a rotation the new id is ended, grace or not.
             key, entry = await self._moved_to(key, entry, now)
             if entry is None:
                 return
@@ -229,7 +235,7 @@ class StoreBackend(Backend):
         return _owner(key) + body if self.hashes_ids else body
 
     def _read(self, token: str, key: str, entry: Entry | None, is_alias: bool = False) -> Found | Pointer | MissReason:
-        """What a store's answer means to the session."""
+        """Decode an entry of the store: a session, a pointer, or the reason why it is neither."""
         if entry is None:
             return MissReason.UNKNOWN
         body = entry.value
@@ -247,11 +253,11 @@ class StoreBackend(Backend):
             if body[0] & 0xF0 == 0x80:
                 return _decode_pointer(body)
             return Found(token, _decode_record(body), Location(key, entry.version), is_alias)
-        except Exception:  # garbage under our key, or a record of another release
+        except Exception:  # garbage under this key, or a record of another release
             return MissReason.UNDECODABLE
 
     async def _moved_to(self, key: str, entry: Entry | None, now: int) -> tuple[str, Entry | None]:
-        """What stands at the end of the pointers that begin here, whether or not there is a grace."""
+        """Follow pointers from this entry to the last key and its entry, regardless of grace periods."""
         for _ in range(MAX_HOPS):
             read = self._read("", key, entry)
             if not isinstance(read, Pointer):
@@ -260,7 +266,7 @@ class StoreBackend(Backend):
         return key, entry
 
     async def _followed(self, moved: Pointer, token: str, now: int) -> Found | MissReason:
-        """What a pointer leads to, for a request that brings the old id."""
+        """Follow a pointer for a request with the old id, within the grace period."""
         for _ in range(MAX_HOPS):
             if now >= moved.until:
                 return MissReason.ROTATED if now >= moved.at + MOMENT else MissReason.JUST_ROTATED

@@ -28,19 +28,32 @@ _logger = logging.getLogger("starsessions")
 
 
 class SQLAlchemyBackend(StoreBackend):
-    """Sessions in PostgreSQL, MySQL, MariaDB or SQLite, through SQLAlchemy's asyncio.
+    """Sessions in PostgreSQL, MySQL, MariaDB or SQLite, using SQLAlchemy's asyncio extension.
 
-    With a URL the engine is ours: made so that a read or a write is one round trip, and closed when the application
-    ends. SQLite then writes ahead (WAL), and waits for its turn. An engine of your own stays open, and as it is. Unless
-    it speaks to PostgreSQL, make it with `isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True`: otherwise each
-    statement costs a COMMIT and a ROLLBACK more.
+    If you pass a URL, the backend creates an engine that needs one round trip for each read or write, and disposes of
+    it when the application shuts down. SQLite is switched to WAL mode. If you pass your own engine, you dispose of it,
+    and its settings are not changed. Unless it connects to PostgreSQL, create it with `isolation_level="AUTOCOMMIT",
+    skip_autocommit_rollback=True`: otherwise each statement needs an additional COMMIT and ROLLBACK.
 
-    The table is never created behind your back: call `create_table()`, or let Alembic find `table` in its `metadata`
-    (yours, if you give it). When the application starts, a table that is missing is an error; a database that does not
-    answer is not, as it may still come.
+    The table is not created automatically: call `create_table()`, or use Alembic with the backend's `metadata`. If the
+    table is missing, the application fails at startup. If the database does not answer at startup, a warning is logged,
+    because it may still be starting.
 
-    `timeout` is the number of seconds after which a request gives up. `sweep_every` is about how often this process
-    removes expired sessions, in seconds or as a timedelta; without it, call `sweep()` from time to time.
+    Args:
+        engine_or_url: an `AsyncEngine`, or the URL of a database with an asyncio driver.
+        table_name: the name of the table.
+        metadata: the metadata that the table is added to, for example that of your models. None: a new one.
+        timeout: the seconds after which an operation raises `BackendUnavailable`.
+        sweep_every: about how often this process removes expired sessions, in seconds or as a `timedelta`. None: never;
+            call `sweep()` regularly.
+        encrypt_with: a key that encrypts what is stored, bound to its place. A list: the first key encrypts, all
+            decrypt, and a record moves to the first key when it is next written. Sessions that are not encrypted are
+            ignored then. None: no encryption.
+        serializer: converts the data to bytes. None: MessagePack.
+        clock: returns the seconds since 1970; for tests.
+
+    Raises:
+        ImproperlyConfigured: the engine or URL cannot be used, or SQLAlchemy or the driver is missing.
 
     >>> import asyncio
     >>> from starsessions.backends.sqlalchemy import SQLAlchemyBackend
@@ -77,15 +90,23 @@ class SQLAlchemyBackend(StoreBackend):
 
     @property
     def metadata(self) -> "MetaData":
-        """Where the table belongs to, for Alembic's `target_metadata`."""
+        """The metadata that contains the table, for Alembic's `target_metadata`."""
         return self.table.metadata
 
     async def create_table(self) -> None:
-        """Create the table and its index, unless it is there."""
+        """Create the table and its index, unless it exists.
+
+        Raises:
+            BackendUnavailable: the database failed or did not answer in time.
+        """
         await self.store.create_table()
 
     async def sweep(self, limit: int = 1000) -> int:
-        """Remove at most `limit` expired sessions, and say how many: fewer than `limit`, and nothing is left."""
+        """Remove at most `limit` expired sessions, and return the number removed. Fewer than `limit`: none is left.
+
+        Raises:
+            BackendUnavailable: the database failed or did not answer in time.
+        """
         return await self.store.sweep(limit, now=int(self.clock()))
 
     @asynccontextmanager
@@ -109,10 +130,10 @@ class SQLAlchemyBackend(StoreBackend):
         try:
             is_there = await self.store.has_table()
         except BackendUnavailable as error:
-            _logger.warning("The database of the sessions does not answer yet: %s", error)
+            _logger.warning("The session database does not answer yet, so its table was not checked: %s", error)
             return
         if not is_there:
             raise ImproperlyConfigured(
-                f"The table {self.table.fullname!r} is missing: `await backend.create_table()` creates it, or a "
-                "migration of Alembic, which finds it in backend.metadata."
+                f"The table {self.table.fullname!r} is missing: create it with `await backend.create_table()`, or with "
+                "an Alembic migration that uses backend.metadata."
             )

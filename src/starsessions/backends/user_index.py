@@ -1,10 +1,10 @@
-"""Whose sessions there are: an index in any `Store`, one list for each user, that knows where their sessions are.
+"""An index of each user's sessions, in any `Store`: one list for each user.
 
-It needs nothing of a store but its four verbs, so it works on each of them, third-party ones and a Redis Cluster
-included: all that is known of one user is under one key, and changes by `replace`.
+It needs only the four methods of a store, so it works with every store, including third-party ones and a Redis Cluster.
+Each list is one entry, which is changed with `replace`.
 
-A list is never longer than what the user has: a sign-in that adds to it looks which of the sessions still live. A
-session that was listed a moment ago may not be stored yet, so it counts as living for `PENDING` seconds.
+A list does not grow without limit: a sign-in that adds to it checks which of the listed sessions are still valid. A
+session that was listed recently may not be stored yet, so it counts as valid for `PENDING` seconds.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from starsessions.sealing.cipher import Cipher
 from starsessions.stores.base import Conflict, Entry, Store
 
 PENDING = 60
-"""Seconds that a sign in may take from being listed to being stored."""
+"""Seconds that a sign-in may take from being listed to being stored."""
 
 MAX_TRIES = 1000
 
@@ -33,14 +33,14 @@ class IndexedSession(Opaque, Struct, frozen=True, array_like=True):
 
     handle: str
     key: str
-    """Where its record is stored; empty if the cookie is the session."""
+    """The store's key of its record; empty if the session is in the cookie."""
 
     listed_at: int
     until: int
-    """By then it has expired, or has listed itself again."""
+    """When the listing ends. By then the session has expired, or a renewal has extended the listing."""
 
     identity: Identity | None = None
-    """What there is to show of a session that cannot be looked up: a signed or encrypted cookie."""
+    """The identity of a session in a signed or encrypted cookie, which cannot be looked up; None for others."""
 
 
 Index = tuple[IndexedSession, ...]
@@ -48,7 +48,7 @@ Index = tuple[IndexedSession, ...]
 
 
 class Snapshot(NamedTuple):
-    """The list of a user, as it was read."""
+    """A user's list as it was read, with its entry in the store."""
 
     listed: Index
     entry: Entry | None
@@ -59,7 +59,7 @@ _decode = Decoder(Index).decode
 
 
 def index_key(user_id: str, binding: Binding = DEFAULT_BINDING, purpose: Purpose = Purpose.SESSION_LIST) -> str:
-    """Return the key under which a store keeps the list of this user.
+    """Return the store's key of this user's list.
 
     >>> index_key("ann") != index_key("Ann"), len(index_key("ann"))
     (True, 43)
@@ -68,7 +68,7 @@ def index_key(user_id: str, binding: Binding = DEFAULT_BINDING, purpose: Purpose
 
 
 def new_handle() -> str:
-    """A public name for a session: 16 characters, which open nothing.
+    """Return a new public name for a session: 16 random characters. It does not give access to the session.
 
     >>> len(new_handle())
     16
@@ -77,26 +77,26 @@ def new_handle() -> str:
 
 
 def listing_end(ends_at: int, now: int) -> int:
-    """Until when to list a session that expires at `ends_at`: as long again, so that renewing it rarely has to."""
+    """Return when the listing of a session ends: after twice its lifetime, so that most renewals need not extend it."""
     return ends_at + (ends_at - now)
 
 
 def _mark(key: str) -> bytes:
-    """What is in front of a list: it is no session, and no list of another user, whatever key it is found under."""
+    """Return the prefix of a stored list. It prevents confusion with a session, or with the list of another user."""
     return b"u1." + key[:8].encode("ascii")
 
 
 def _is(listed: IndexedSession, identity: Identity) -> bool:
-    """Whether this is the session that is listed, and no earlier turn of it."""
+    """Return whether this is the listed session, in its current generation."""
     return listed.handle == identity.handle and (
         listed.identity is None or listed.identity.generation == identity.generation
     )
 
 
 class UserIndex:
-    """The index in a store: the lists of one cookie of one application, and of one kind of backend.
+    """The lists of users' sessions in a store, for one cookie of one application and one kind of backend.
 
-    Lists are not shared, because no backend can tell whether another one's sessions still live.
+    Backends do not share lists, because none can tell whether the sessions of another one are still valid.
     """
 
     def __init__(
@@ -106,7 +106,14 @@ class UserIndex:
         purpose: Purpose = Purpose.SESSION_LIST,
         cipher: Cipher | None = None,
     ) -> None:
-        """`purpose`: which kind of list. `cipher`: makes what is stored unreadable, if the store's records are."""
+        """Create the index.
+
+        Args:
+            store: where the lists are stored.
+            binding: the application and its cookie.
+            purpose: the kind of list.
+            cipher: encrypts the lists, if the backend encrypts its records. None: no encryption.
+        """
         self._store = store
         self._label = binding.label(purpose)
         self._is_sealed = purpose is Purpose.COOKIE_LIST
@@ -118,11 +125,11 @@ class UserIndex:
         return IndexedSession(identity.handle, key, now, identity.listed_until, shown)
 
     async def of(self, user_id: str, now: int) -> Index:
-        """What is listed, whether or not it still lives."""
+        """Return the user's list, which may include sessions that have ended."""
         return (await self.look(user_id, now)).listed
 
     async def look(self, user_id: str, now: int) -> Snapshot:
-        """What is listed, to be changed then."""
+        """Read the user's list, to pass it to `change`."""
         key = key_under(self._label, user_id)
         entry = await self._store.get(key, now=now)
         return Snapshot(self._read(key, entry), entry)
@@ -135,10 +142,18 @@ class UserIndex:
         now: int,
         seen: Snapshot | None = None,
     ) -> Index:
-        """What was listed before `change`, which runs again if another request was faster. It is kept until then.
+        """Change the user's list atomically, and return the list as it was before the change.
 
-        `seen`: what `look` has found, so that it is not read again. Only for a `change` that does something, or raises:
-        it is when it writes that it finds out whether it was too late, and what it raises is true of what was seen.
+        Args:
+            user_id: the user.
+            change: returns the new list for an old one. It runs again if another request writes first.
+            keep_until: when the list expires, in seconds since 1970, unless it is kept longer already.
+            now: the current time, in seconds since 1970.
+            seen: the list that `look` has returned, to save a read. Only for a `change` that changes the list or
+                raises: an outdated list is detected by the write. None: read the list.
+
+        Raises:
+            BackendUnavailable: other requests changed the list on every attempt, or the store failed.
         """
         key = key_under(self._label, user_id)
         entry = (seen or await self.look(user_id, now)).entry
@@ -160,12 +175,12 @@ class UserIndex:
                 return before
             except Conflict as conflict:
                 entry = conflict.current
-        raise BackendUnavailable("The list of a user's sessions was changed by others too often.")
+        raise BackendUnavailable("Other requests changed the list of the user's sessions on every attempt: try again.")
 
     async def keep_indexed(self, record: Record, key: str, ends_at: int, now: int) -> Record:
-        """See to it that the list knows where the session stands for as long as it may last, and note that down.
+        """Extend the session's listing if the session outlasts it. Return the record, updated with the new listing.
 
-        Most renewals need not ask: the list was told of twice the time.
+        Most renewals do nothing here, because a session is listed for twice its lifetime.
         """
         identity = record.identity
         if identity is None or ends_at <= identity.listed_until:
@@ -174,17 +189,17 @@ class UserIndex:
         listed = self.listing(identity, key, now)
 
         def renewed(index: Index) -> Index:
-            # In its place: the list is in the order of the sign ins.
+            # In the same position: the list is in the order of the sign-ins.
             if any(_is(one, identity) for one in index):
                 return tuple(listed if _is(one, identity) else one for one in index)
-            # Who is on the list decides whether a sealed cookie lives: what was ended meanwhile must not come back.
+            # A signed or encrypted cookie is valid while it is listed. One that was revoked must not be listed again.
             return index if self._is_sealed else (*index, listed)
 
         await self.change(identity.user_id, renewed, listed.until, now)
         return replace(record, identity=identity)
 
     async def moved(self, identity: Identity, key: str, now: int) -> None:
-        """A session that is listed stands elsewhere now. One that is not was ended meanwhile, and stays so."""
+        """Update the key of a listed session after a rotation. A session that is not listed was ended, and stays so."""
         await self.change(
             identity.user_id,
             lambda index: tuple(replace(one, key=key) if one.handle == identity.handle else one for one in index),
@@ -193,7 +208,7 @@ class UserIndex:
         )
 
     async def next_generation(self, identity: Identity, now: int) -> Identity | None:
-        """The next generation of a cookie: all earlier ones are invalid now. None if it is no longer on the list."""
+        """Start the next generation of a cookie, which invalidates all earlier ones. None if it is no longer listed."""
         turned = replace(identity, generation=identity.generation + 1)
         before = await self.change(
             identity.user_id,
@@ -204,13 +219,13 @@ class UserIndex:
         return turned if any(_is(one, identity) for one in before) else None
 
     async def forget(self, identity: Identity, now: int) -> None:
-        """Take a session that has ended from the list. (One in a store need not be: it is seen that it is missing.)"""
+        """Remove an ended session from the list. (Sessions in a store need no call: a lookup finds them missing.)"""
         await self.change(
             identity.user_id, lambda index: tuple(one for one in index if one.handle != identity.handle), now, now
         )
 
     async def is_indexed(self, identity: Identity, now: int) -> bool:
-        """Whether the session was not taken from the list: that is how it is ended from elsewhere."""
+        """Return whether the session is listed. Revoking a signed or encrypted cookie removes it from the list."""
         index = await self.of(identity.user_id, now)
         return any(_is(one, identity) and now < one.until for one in index)
 
@@ -219,7 +234,7 @@ class UserIndex:
         return _mark(key) + (raw if self._cipher is None else self._cipher.seal(raw, key.encode()))
 
     def _read(self, key: str, entry: Entry | None) -> Index:
-        """What an entry says; nothing, if it is garbage: sessions list themselves again when they are renewed."""
+        """Decode a stored list. Garbage counts as empty: sessions are listed again when they are renewed."""
         mark = _mark(key)
         if entry is None or not entry.value.startswith(mark):
             return ()
@@ -228,5 +243,5 @@ class UserIndex:
             raw = self._cipher.open(raw, key.encode())
         try:
             return _decode(raw or b"")
-        except Exception:  # not ours, or of another release
+        except Exception:  # foreign data, or a list of another release
             return ()

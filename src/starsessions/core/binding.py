@@ -1,8 +1,8 @@
-"""What belongs to one application, one cookie and one purpose, and is worth nothing elsewhere.
+"""Labels that bind keys, cookies and stored records to one application, one cookie and one purpose.
 
-Everything that the library signs, encrypts or stores begins with a label: the key is derived with it, the associated
-data or the hashed key of a store starts with it. Two labels are equal only if the purpose, the application and the
-cookie are: a purpose contains none of the separators, and a name has its length in front.
+Everything that the library signs, encrypts or stores is bound to a label: keys are derived with it, and associated data
+and hashed store keys begin with it. So a token or record of one binding is invalid in any other. Labels are
+unambiguous: a purpose contains no separator, and each name is preceded by its length.
 
     starsessions/v1/<purpose>/<bytes>:<application>/<bytes>:<cookie>/
 
@@ -15,25 +15,25 @@ from msgspec import Struct
 
 
 class Purpose(StrEnum):
-    """What a label is for. Each new kind of artefact gets a purpose of its own (see tests/backends/test_binding.py)."""
+    """The purpose of a label. Each new kind of artefact needs its own (see tests/backends/test_binding.py)."""
 
     SIGNED_COOKIE = "signed-cookie"
     ENCRYPTED_COOKIE = "encrypted-cookie"
     KEY_ID = "key-id"
-    """What tells, in front of encrypted bytes, which secret encrypted them."""
+    """The prefix of encrypted bytes that names the secret which encrypted them."""
     SESSION_KEY = "session-key"
     """The key of a session in a store."""
     ENCRYPTED_RECORD = "encrypted-record"
-    """A record, or the pointer that a rotation leaves, in a store."""
+    """An encrypted record in a store, or the encrypted pointer that a rotation leaves there."""
     SESSION_LIST = "session-list"
     """The key of a user's list of sessions in a store."""
     COOKIE_LIST = "cookie-list"
     """The key of a user's list of signed or encrypted cookies."""
     ENCRYPTED_LIST = "encrypted-list"
     STARLETTE_KEY = "starlette-key"
-    """What two have in common that read the same cookies in Starlette's format."""
+    """The digest that is equal for two backends which read each other's cookies in Starlette's format."""
     CUSTOM_RECORD = "custom-record"
-    """The mark on what a `SessionBackend` of the application keeps."""
+    """The mark on the data in a `SessionBackend` of the application."""
 
 
 class Binding(Struct, frozen=True):
@@ -47,12 +47,12 @@ class Binding(Struct, frozen=True):
     cookie_name: str
 
     def label(self, purpose: Purpose) -> bytes:
-        """Return what begins everything that serves this purpose for this cookie of this application."""
+        """Return the label of this purpose for this cookie and application."""
         return b"starsessions/v1/%b/%b%b" % (purpose.encode(), _counted(self.app_name), _counted(self.cookie_name))
 
 
 def binding_for(cookie_name: str = "session", app_name: str | None = None) -> Binding:
-    """Return the binding of a middleware with these settings: an application is called like its cookie by default."""
+    """Return the binding of a middleware with these settings. The name of the application defaults to the cookie's."""
     return Binding(cookie_name if app_name is None else app_name, cookie_name)
 
 
@@ -62,7 +62,7 @@ def _counted(name: str) -> bytes:
 
 
 DEFAULT_BINDING = binding_for()
-"""Of what is done by hand before a middleware says for which cookie a backend works."""
+"""The binding of a backend that is used by hand, before a middleware binds it."""
 
 UNBOUND = Binding("", "")
-"""Of what belongs to no cookie, since no cookie is called so."""
+"""The binding of artefacts that belong to no cookie: no cookie has an empty name."""

@@ -1,11 +1,11 @@
-"""Decide what a response does to the stored session and to the cookie: one table.
+"""The decision table: what a response does to the stored session and to the cookie.
 
-Two cases need no decision and are handled elsewhere: `delete()` and `flush()` end a session at once and clear the
-cookie, and a session that another request ended in the meantime leaves the cookie alone.
+Two cases need no decision and are handled elsewhere. `delete()` and `flush()` end a session at once and clear the
+cookie. If another request has ended the session, the cookie is left alone.
 
-`live`: the cookie of the request names a live session. `ended`: this request ended one, by `delete()` or `flush()`.
-`stale`: the id of the request was rotated a moment ago, so the request left the browser before the new id reached it.
-`emptied`: the session had data when it was loaded and has none now. `due`: `rolling` is on, and use alone renews the
+`live`: the request's cookie names a valid session. `ended`: this request ended one with `delete()` or `flush()`.
+`stale`: the id in the request was rotated moments ago, so the browser sent the request before it received the new id.
+`emptied`: the session had data when it was loaded, and has none now. `due`: `rolling` is on, and use alone renews the
 session now.
 
 | live | ended | stale | empty | emptied | rotate | changed | due | action  | cookie         | because                 |
@@ -59,7 +59,7 @@ class Cookie(Enum):
 
 
 class Decision(NamedTuple):
-    """The outcome, as a value: it can be tested, logged and traced."""
+    """The outcome of the table: a value that can be tested, logged and traced."""
 
     action: Action
     cookie: Cookie
@@ -76,14 +76,14 @@ TOUCH = Decision(Action.TOUCH, Cookie.SET_IF_CHANGED)
 
 
 def decide_new(ended: bool, stale: bool, empty: bool, rotate: bool) -> Decision:
-    """Decide for a request whose cookie names no live session."""
+    """Decide for a request whose cookie names no valid session."""
     if empty:
         return CLEAR if ended else LEAVE
     return DISCARD if stale and not rotate else CREATE
 
 
 def decide_live(emptied: bool, rotate: bool, changed: bool, due: bool) -> Decision:
-    """Decide for a live session."""
+    """Decide for a request whose cookie names a valid session."""
     if emptied:
         return DELETE
     if rotate:

@@ -1,12 +1,12 @@
-"""One request's session as a state machine: facts and requests go in, one command comes out. Nothing here waits.
+"""The session of one request as a state machine: facts and requests go in, one command comes out. It does no I/O.
 
-How a session moves
--------------------
+States and transitions
+----------------------
 
-A request has one `SessionState`. It knows what was loaded, what the handler asked for, and how far the response is. It
-does not know a backend, an event loop, a clock or a header. Its drivers (`lifecycle/loading.py` and
-`lifecycle/saving.py`, the only two places that wait) tell it what happened, and ask it what to do next. So every
-order of events can be tried without a loop, thousands of them in a second (`tests/core/test_state_races.py`).
+Each request has one `SessionState`. It holds what was loaded, what the handler asked for, and how far the response has
+progressed. It knows no backend, event loop, clock or header. Its drivers (`lifecycle/loading.py` and
+`lifecycle/saving.py`, the only two modules that wait) report what happened, and ask what to do next. So the tests can
+run every order of events without an event loop, thousands per second (`tests/core/test_state_races.py`).
 
                    loaded(Found)                        command()
     ┌────────┐ ─────────────────► ┌──────┐ ──► Nothing     ─────────────────────────► done
@@ -17,45 +17,45 @@ order of events can be tried without a loop, thousands of them in a second (`tes
       │ command()                                          ── conflict(None) ───────► lost: nothing is written
       └──► Nothing | Discard | Create ── saved(kept) ──► live
 
-*Facts* are what happened: `loaded`, `saved`, `deleted`, `lost`, `conflict`. *Requests* are what the handler wants:
-`rotate`, `expire`, `sign_in`, and the changes that it makes to the data. A request writes nothing. It is a note, and
-`command` reads all notes at once, when the response starts or `persist()` is called.
+*Facts* report what happened: `loaded`, `saved`, `deleted`, `lost`, `conflict`. *Requests* record what the handler
+wants: `rotate`, `sign_in`, an `expiry`, and changes to the data. A request writes nothing to the backend. `command`
+reads all requests at once, when the response starts or `persist()` is called.
 
-A *command* is the row of the decision table (`core/decision.py`) together with its arguments: which record, under which
-id, until when, in the place of what. It is a value. It can be compared, logged and carried out twice, and it is wrong
-to carry it out after another fact has come in: ask again.
+A *command* is a row of the decision table (`core/decision.py`) with its arguments: the record to store, the id, the
+expiry, and the record that it replaces. It is a value: it can be compared, logged and carried out twice. It is outdated
+once another fact is reported: ask for a new command then.
 
-Three rules hold everything together.
+Three rules keep the state consistent.
 
-1. **No command overwrites.** `Replace`, `Rotate` and `Delete` name what they were decided on (`found`, with its
-   version). If the backend has something else by then, it refuses, and `conflict` merges: the keys that this request
-   set or deleted are applied to what is stored now, and `command` is asked again. If nothing is stored any more, the
-   session was ended or rotated elsewhere. Then it is `lost`, and nothing that this request did can bring it back: that
-   is why a logout is final. Nor does the request begin another session, unless it asks for a new id, as a sign-in does.
-2. **What was asked for is forgotten when it is done.** `saved` clears the notes (`next_id`, `expiry`, `identity`) that
-   its command carried out: another task of this request may have asked for something since the decision, and that is
-   still to be done. `deleted` and `lost` clear all of them. A note that outlived its session would be done to the next
-   one: a user who signs in and out again within one request would be signed in by the data that the handler stores
-   afterwards.
-3. **The browser is told the truth or nothing.** `cookie` says what the response has to say. Only this request's own
-   success sets or clears it. A session that was ended or rotated by another request leaves the cookie alone, because
-   that request's response has told the browser what holds now, and ours may arrive later. That is also so where the old
-   id still works: a cookie that this request had set before is not sent then.
+1. **No command overwrites unconditionally.** `Replace`, `Rotate` and `Delete` name the record that they are based on
+   (`found`, with its version). If the backend holds another one by then, it raises a conflict, and `conflict` merges:
+   the keys that this request set or deleted are applied to the stored data, and `command` decides again. If the record
+   is missing, the session was ended or rotated elsewhere. Then it is `lost`, and this request cannot bring it back:
+   that makes a sign-out final. The request does not begin another session either, unless it asks for a new id, as a
+   sign-in does.
+2. **A request is cleared once it is done.** `saved` clears those of `next_id`, `expiry` and `identity` that its command
+   carried out: another task of this request may have asked for more since the decision. `deleted` and `lost` clear all
+   of them. Otherwise they would apply to the next session: if a user signed in and out within one request, data that
+   the handler stores afterwards would sign the user in again.
+3. **The cookie changes only when this request has succeeded.** `cookie` is what the response tells the browser. If
+   another request ended or rotated the session, the cookie is left alone: the response to that request has already told
+   the browser the new state, and this response may arrive later. This also applies while the old id still works: a
+   cookie that this request was about to set is not sent.
 
-Why a payload is compared, and when
------------------------------------
+When a payload is compared
+--------------------------
 
-Python code can change a list inside of the session without asking anyone. So `exposed` remembers that such a value
-was handed out, and then the data is encoded and compared with the bytes that were loaded. Where nothing was handed out
-and no changing method was called, there is nothing to compare, and the request costs nothing (`is_settled`).
+Python code can change a list inside the session without calling the session. So `exposed` records that such a value was
+handed out, and the data is then encoded and compared with the loaded bytes. If no such value was handed out and no
+method that changes data was called, nothing is compared, and the request costs nothing (`is_settled`).
 
 The phase
 ---------
 
-The shell moves `phase` as the response goes on: `OPEN` until the headers wait for the session, `SAVING` while they do,
-then `CLOSED`. From there on only `persist()` saves. Its first call moves to `BY_HAND`, which is also where a WebSocket
-is once it was accepted. A change in `CLOSED` raises, because it could not be saved, and to lose it silently is the
-worst answer. `FAILED` is a save that raised, after which the application has sent another response.
+The middleware advances `phase` with the response: `OPEN` until the headers are ready to be sent, `SAVING` while they
+wait for the session, then `CLOSED`. After that only `persist()` saves. Its first call sets `BY_HAND`, which is also the
+phase of an accepted WebSocket. A change in `CLOSED` raises, because it could not be saved, and losing it silently would
+be worse. `FAILED` means that saving raised, and the application sent another response.
 """
 
 from collections.abc import Callable, Sequence
@@ -85,12 +85,12 @@ from starsessions.exceptions import BackendUnavailable, ResponseStarted, Session
 
 
 class Phase(Enum):
-    """How far the response is."""
+    """How far the response has progressed."""
 
     OPEN = auto()
     """The headers have not been sent. Changes are saved when they are."""
     SAVING = auto()
-    """The session is being saved. It stays like that if saving failed: the error was raised to somewhere."""
+    """The session is being saved. This stays the phase if saving raises, until the application sends a response."""
     FAILED = auto()
     """Saving failed, and the application has sent another response."""
     CLOSED = auto()
@@ -109,7 +109,7 @@ class Nothing(Struct, frozen=True):
 
 
 class Discard(Struct, frozen=True):
-    """Drop what the handler put in: a new session could push the one that was rotated out of the browser."""
+    """Drop the handler's data: a new session would replace the rotated one in the browser."""
 
 
 class Create(Opaque, Struct, frozen=True):
@@ -117,7 +117,7 @@ class Create(Opaque, Struct, frozen=True):
 
     record: Record
     session_id: str | None
-    """The id that was asked for; None: a new one from the backend."""
+    """The requested id; None: a new one from the backend."""
 
     def __repr__(self) -> str:
         return "<Create>"  # tools that print local variables must not reveal ids
@@ -127,7 +127,7 @@ class Create(Opaque, Struct, frozen=True):
 
 
 class Replace(Struct, frozen=True):
-    """Store `record` in the place of `found`. A renewal without a change is one, too: the record says when it was."""
+    """Store `record` in place of `found`. A renewal without a change is also one: it updates the record's times."""
 
     found: Found
     record: Record
@@ -139,9 +139,9 @@ class Rotate(Opaque, Struct, frozen=True):
     found: Found
     record: Record
     session_id: str | None
-    """The new id; None: a new one from the backend, because the old one is due."""
+    """The new id; None: a new one from the backend, because the old id has reached `rotate_every`."""
     usable_until: int
-    """The instant until which the old id still works; 0: it does not."""
+    """The time until which the old id still works, in seconds since 1970; 0: it stops working at once."""
 
     def __repr__(self) -> str:
         return "<Rotate>"  # tools that print local variables must not reveal ids
@@ -151,7 +151,7 @@ class Rotate(Opaque, Struct, frozen=True):
 
 
 class Delete(Struct, frozen=True):
-    """End the session, if it is still what was found."""
+    """End the session, if the backend still holds `found`."""
 
     found: Found
 
@@ -163,65 +163,64 @@ _CLEAR = Nothing(Cookie.CLEAR)
 
 
 class Rules(Struct, frozen=True):
-    """What the machine has to know of its middleware: the policy, and how data is encoded."""
+    """The settings of the middleware that the state machine needs: the policy, and how data is encoded."""
 
     policy: Policy
     is_client_side: bool
-    """Whether the token itself is the data, so that every change needs a new cookie."""
+    """Whether the token contains the data, so that every change needs a new cookie."""
     raises_on_conflict: bool
     keeps_going: bool
     """Whether use alone can renew or rotate a session."""
     loads: Callable[[Any], dict[str, Any]]
     dumps: Callable[[dict[str, Any]], Any]
     dumps_again: Callable[[dict[str, Any], Any, bool], tuple[Any, bool]]
-    """`dumps`, for data whose lists and dicts are as this payload was decoded: see `Msgpack.dumps_again`."""
+    """`dumps` for data whose lists and dicts are unchanged since the payload was decoded: see `Msgpack.dumps_again`."""
     matches: Callable[[Any, dict[str, Any]], bool]
-    """Whether data is, for certain and cheaply, what a payload holds."""
+    """Whether a cheap comparison proves that the data equals the payload's."""
     differs_for_sure: Callable[[Any, Any], bool]
-    """Whether other bytes are other data, as far as that can be told without decoding them."""
+    """Whether different payloads hold different data, as far as that shows without decoding them."""
 
 
 class SessionState(Opaque, Struct, eq=False):
-    """One request's session. `data` is the session itself, as a dict, in every method that takes it.
+    """The state of one request's session. In every method, `data` is the session itself, as a dict.
 
-    It is a struct because each request makes one: its fields are filled in C, all of them in the time of four lines of
-    `__init__`.
+    It is a struct because each request creates one: C code fills all fields in the time of four lines of `__init__`.
     """
 
     config: Rules
     phase: Phase = OPEN
     is_loaded: bool = False
     ready: bool = False
-    """Whether the data was loaded and asked for, so that it may be read without another look here."""
+    """Whether the data is loaded and was accessed, so that reads need no further check."""
     accessed: bool = False
     modified: bool = False
-    """Whether a method was called that changes."""
+    """Whether a method that changes the data was called."""
     exposed: bool = False
-    """Whether the handler may hold a value that can be changed without a call to the session."""
+    """Whether the handler may hold a value that it can change without calling the session."""
     only_plain: bool = True
-    """Whether all that was put in is a str, an int, a bool or None under a str, and nothing was exposed."""
+    """Whether only str, int, bool and None values were set, under str keys, and nothing was exposed."""
     in_order: bool = True
-    """Whether nothing was taken out, so that nothing can have come back in another position."""
+    """Whether no key was removed, so that none can have been added again in another position."""
     found: Found | None = None
-    """The live session, as it was last read or written."""
+    """The valid session, as it was last read or written."""
     miss_reason: MissReason | None = None
-    """Why there is no live session; None if there is one, or if nothing was loaded yet."""
+    """Why there is no valid session; None if there is one, or if it is not loaded yet."""
     explicit_id: str | None = None
     """The id that the application chose for a session used by hand."""
     next_id: str | None = None
-    """The id that was asked for, until it is saved."""
+    """The requested new id, until it is saved."""
     grace: int = 0
     """The number of seconds for which the id that `next_id` replaces still works."""
     expiry: Expiry | None = None
-    """The expiry that was asked for, until it is saved."""
+    """The requested expiry, until it is saved."""
     identity: Identity | None = None
     """The user who has signed in, until that is saved."""
     has_ended: bool = False
-    """Whether this request ended a live session."""
+    """Whether this request ended a valid session."""
     is_lost: bool = False
-    """Whether the session was ended elsewhere since it was loaded, and no other one has begun since then."""
+    """Whether another request ended or rotated the session after it was loaded, and no new one has begun."""
     cookie: Cookie = Cookie.LEAVE
-    """What the response has to tell the browser."""
+    """What the response does to the cookie."""
     models: Sequence[Callable[[], None]] = ()
     """The models of `starsessions.typed`: each writes its changes into the data when it is called."""
 
@@ -234,7 +233,7 @@ class SessionState(Opaque, Struct, eq=False):
     # Facts
 
     def loaded(self, result: Found | MissReason) -> dict[str, Any]:
-        """The backend has answered. Return the data."""
+        """Take the backend's answer, and return the data."""
         self.is_loaded = True
         if isinstance(result, Found):
             data = self._read(result)
@@ -246,9 +245,9 @@ class SessionState(Opaque, Struct, eq=False):
         return {}
 
     def saved(self, command: Create | Replace | Rotate, kept: Found, now: int) -> None:
-        """The backend has carried the command out, and `kept` is what it holds now."""
+        """Record that the backend has carried out the command, and now holds `kept`."""
         found = self.found
-        # The browser may have another token than it should have, or the same one for another time.
+        # The cookie must be set if its value or its lifetime differs from what the browser has.
         if (
             found is None
             or kept.token != found.token
@@ -271,22 +270,25 @@ class SessionState(Opaque, Struct, eq=False):
             self.identity = None
 
     def deleted(self, data: dict[str, Any]) -> None:
-        """The session was ended by this request."""
+        """Record that this request has ended the session."""
         self.forget(data)
         self.has_ended = self.modified = True
         self.cookie = Cookie.CLEAR
 
     def lost(self, data: dict[str, Any]) -> None:
-        """The session was ended or rotated elsewhere, and that response has told the browser what holds now."""
+        """Record that another request ended or rotated the session. Its response has told the browser the new state."""
         self.forget(data)
         self.is_lost = True
         self.cookie = Cookie.LEAVE
 
     def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
-        """The backend holds something else than was loaded. Return the merged data; None: the session is lost.
+        """Merge this request's changes into `current`, which another request has stored. None: the session is lost.
 
-        The keys that this request set or deleted are applied to what is stored now. Where both have changed a key, this
-        request wins, because it is later; with `on_conflict="raise"` that is a `SessionConflict`.
+        The keys that this request set or deleted are applied to the stored data. If both requests changed a key, this
+        one wins, because it is later.
+
+        Raises:
+            SessionConflict: both requests changed a key, and `on_conflict` is "raise".
         """
         if current is None or (theirs := self._read_alive(current, now)) is None:
             self.lost(data)
@@ -299,7 +301,7 @@ class SessionState(Opaque, Struct, eq=False):
         return merge.apply(ours, theirs)
 
     def overtaken(self, current: Found | None, data: dict[str, Any], now: int) -> bool:
-        """The same for a change that will be made anew on what is stored now. False: the session is lost."""
+        """Take over `current` without merging, because the change will run again on it. False: the session is lost."""
         if current is None or self._read_alive(current, now) is None:
             self.lost(data)
             return False
@@ -309,10 +311,10 @@ class SessionState(Opaque, Struct, eq=False):
     def _adopt(self, current: Found) -> None:
         self.found = current
         if current.is_alias:
-            self.cookie = Cookie.LEAVE  # the browser is being given another id, which ours must not replace
+            self.cookie = Cookie.LEAVE  # another response is giving the browser a new id, which must not be replaced
 
     def forget(self, data: dict[str, Any]) -> None:
-        """What follows is another session: nothing that was known or asked for holds for it."""
+        """Clear the data and all requests, so that they do not apply to the next session."""
         dict.clear(data)
         self.found = self.explicit_id = self.next_id = self.expiry = self.identity = None
         self.models = ()
@@ -328,17 +330,17 @@ class SessionState(Opaque, Struct, eq=False):
         self.expiry, self.modified = expiry, True
 
     def sign_in(self, identity: Identity, new_id: str, expiry: Expiry | None) -> None:
-        """Make the session that of a user, under a new id."""
+        """Sign the user in to the session, under a new id."""
         self.identity = identity
         self.rotate(new_id)
-        # What was promised at the last sign-in is not promised now.
+        # Drop the expiry that the previous sign-in set.
         self.expiry = expiry or self.expiry or Expiry()
 
     # The decision
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing can have changed, so that there is nothing to decide."""
+        """Whether nothing can have changed, so that no decision is needed."""
         return self.found is not None and not (
             self.modified
             or self.exposed
@@ -394,12 +396,12 @@ class SessionState(Opaque, Struct, eq=False):
         return Rotate(found, record, self.next_id, now + grace if grace else 0)
 
     def _is_rotation_due(self, found: Found, now: int) -> bool:
-        # Only while the browser can still be told, and not for a request that brought the previous id.
+        # Only while the cookie can still be sent, and not for a request that sent the previous id.
         can_tell = self.phase is OPEN or self.phase is SAVING
         return can_tell and not found.is_alias and rotation_due(found.record, self.config.policy, now)
 
     def _encode(self, data: dict[str, Any], base: Any) -> tuple[Any, bool]:
-        """The payload, and whether it is other data than `base`, not only other bytes or another order."""
+        """Return the payload, and whether its data differs from that of `base`, and not only its bytes or order."""
         config = self.config
         if self.exposed or not self.only_plain:
             payload, sure = config.dumps(data), False
@@ -413,12 +415,12 @@ class SessionState(Opaque, Struct, eq=False):
         )
 
     def _renewed(self, record: Record, payload: Any, now: int) -> Record:
-        """The record to store. The session began when it began."""
+        """Return the record to store. `began_at` stays, so that `absolute_timeout` counts from the beginning."""
         record = replace(record, payload=payload, renewed_at=now)
         if self.expiry is not None:
             record = replace(record, **self.expiry._asdict())
         if self.identity is not None:
-            # A sign-in starts the lifetime anew (NIST SP 800-63B-4, 5.2: reauthentication resets both limits).
+            # A sign-in restarts the lifetime (NIST SP 800-63B-4, 5.2: reauthentication resets both limits).
             record = replace(record, began_at=now, identity=self.identity)
         return record
 
@@ -432,32 +434,32 @@ class SessionState(Opaque, Struct, eq=False):
         base = found.record.payload
         return not config.matches(base, data) and self._is_other(config.dumps(data), base, data)
 
-    # What may be done now
+    # What is allowed now
 
     def check_known(self) -> None:
-        """Refuse to change a session that may well exist: its data would be lost, and a logout would not be one."""
+        """Raise if loading failed. The session may exist: a change would lose its data, and a sign-out not end it."""
         if self.miss_reason is MissReason.UNAVAILABLE:
-            raise BackendUnavailable("The session could not be loaded because the store failed: it cannot be changed.")
+            raise BackendUnavailable("The session cannot be changed: it was not loaded, because the store failed.")
 
     def check_change(self) -> None:
-        """Refuse a change that could not be saved."""
+        """Raise `ResponseStarted` for a change that could not be saved."""
         self.check_known()
         if self.phase is OPEN:
             return
         self.check_reachable()
         if self.phase is not BY_HAND:
             raise ResponseStarted(
-                "The response has started and the session was saved. To change it from here on, save by hand: "
+                "The response has started, and the session is already saved. To change it from now on, save by hand: "
                 "call `await session.persist()` first, and again after each change."
             )
         self.exposed = True  # so that it is compared again when the application has returned
 
     def check_reachable(self) -> None:
-        """Refuse what would need a cookie that can no longer be sent."""
+        """Raise `ResponseStarted` if saving needs a cookie that can no longer be sent."""
         if not self.is_reachable:
             raise ResponseStarted(
                 "The headers have been sent, and saving this session needs a new cookie: change it, or call "
-                "`await session.persist()`, before the response starts (a WebSocket: before it is accepted)."
+                "`await session.persist()`, before the response starts (WebSocket: before it is accepted)."
             )
 
     @property
@@ -466,7 +468,7 @@ class SessionState(Opaque, Struct, eq=False):
         return self.found is not None and not self.config.is_client_side
 
     def check_sendable(self) -> None:
-        """Refuse a new id that can no longer reach the browser."""
+        """Raise `ResponseStarted` if a new id can no longer reach the browser."""
         self.check_known()
         if self.phase is not OPEN:
             raise ResponseStarted(
@@ -474,7 +476,7 @@ class SessionState(Opaque, Struct, eq=False):
                 "sign in, or call regenerate_id(), before the response starts."
             )
 
-    # What is known
+    # Queries
 
     @property
     def session_id(self) -> str | None:
@@ -491,7 +493,7 @@ class SessionState(Opaque, Struct, eq=False):
         return None if self.found is None else self.found.record.identity
 
     def stored(self) -> dict[str, Any]:
-        """The data as it was last read or written, in objects of its own."""
+        """Return the data as it was last read or written, as a new dict."""
         return {} if self.found is None else self.config.loads(self.found.record.payload)
 
     def _read_alive(self, found: Found, now: int) -> dict[str, Any] | None:
@@ -500,7 +502,7 @@ class SessionState(Opaque, Struct, eq=False):
         return self._read(found)
 
     def _read(self, found: Found) -> dict[str, Any] | None:
-        """The data of a record; None if it cannot be read, whatever another release of the application has stored."""
+        """Return the data of a record; None if another release of the application stored something unreadable."""
         try:
             data = self.config.loads(found.record.payload)
         except Exception:

@@ -1,1 +1,1 @@
-"""One request's session, between the ASGI shell and the backend."""
+"""The session of one request: loading, tracking and saving, between the middleware and the backend."""

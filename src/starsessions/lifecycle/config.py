@@ -1,4 +1,4 @@
-"""What all sessions of one middleware have in common, prepared once."""
+"""The settings that all sessions of one middleware share, prepared once."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -19,34 +19,34 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class UserRules(Struct, frozen=True):
-    """What holds for signed-in users."""
+    """The rules for sessions of signed-in users."""
 
     max_sessions: int | None = None
     evicts: bool = True
-    """Whether one session too many ends the oldest one, and is not refused."""
+    """Whether a sign-in over the limit ends the oldest session. Otherwise it raises `TooManySessions`."""
 
 
 class Config(Rules, frozen=True):
-    """What a middleware was told, and what follows from it."""
+    """The settings of a middleware, and the values derived from them."""
 
     backend: Backend
     cookie: CookieSpec
     clock: Clock
     tokens_in: Callable[[Headers], Values]
     loads_at_once: bool
-    """Whether the first access may load the session: `autoload`, with a backend that waits for nothing."""
+    """Whether the first access may load the session: `autoload` is on and the backend does no I/O."""
     store_now: Callable[[Any], Found] | None
-    """Carries out those commands that the backend need not wait for."""
+    """Carries out the commands that need no I/O; None if there are none."""
     stored_now: tuple[type[Create | Replace | Rotate], ...]
-    """Which commands these are."""
+    """The commands that `store_now` carries out."""
     room_in_one: int
-    """Characters of a token for which one cookie is enough; -1: it is to be counted each time."""
+    """The longest token, in characters, that fits into one cookie; -1: it must be computed for each response."""
     attributes: Callable[[str, int | None], str]
-    """The cookie's, by scheme and `Max-Age`: see `CookieSpec`."""
+    """Returns the attributes of the cookie for a scheme and a `Max-Age`: see `CookieSpec`."""
     on_event: OnEvent | None
     users: UserRules
     anonymous_if_unavailable: bool
-    """Whether a request goes on without its session when the store fails."""
+    """Whether a request continues with an empty session when the store fails."""
 
     @classmethod
     def build(
@@ -59,9 +59,9 @@ class Config(Rules, frozen=True):
         on_event: OnEvent | None = None,
         users: UserRules = UserRules(),  # noqa: B008 - it is frozen
     ) -> Self:
-        """Prepare what follows from the backend, its serializer and the cookie."""
+        """Derive the configuration from the settings, the backend and its serializer."""
         serializer, policy = backend.serializer, backend.policy
-        # Whether a token may be shown to the backend; None where a seal is all the form that it has.
+        # Checks a token before the backend sees it; None for signed and encrypted tokens, which verify themselves.
         is_well_formed = None if backend.is_client_side else backend.is_well_formed
         store_now, stored_now = _storing_now(backend)
         return cls(
@@ -82,7 +82,7 @@ class Config(Rules, frozen=True):
             store_now=store_now,
             stored_now=stored_now,
             room_in_one=MAX_COOKIE - len(cookie.name) if backend.max_cookies == 1 else -1,
-            attributes=lru_cache(maxsize=64)(cookie.attributes),  # nearly always the same ones
+            attributes=lru_cache(maxsize=64)(cookie.attributes),  # nearly always the same arguments
             on_event=on_event,
             users=users,
             anonymous_if_unavailable=anonymous_if_unavailable,
@@ -92,16 +92,16 @@ class Config(Rules, frozen=True):
 def _storing_now(
     backend: Backend,
 ) -> tuple[Callable[[Any], Found] | None, tuple[type[Create | Replace | Rotate], ...]]:
-    """How the backend carries out a command without waiting for anything, and which commands it does that for."""
+    """Return the function that carries out commands without I/O, and the commands that it accepts."""
     if not backend.never_waits:
         return None, ()
     if backend.is_client_side:
         seal = backend.seal
 
-        def store_sealed(command: Create | Replace | Rotate) -> Found:
+        def store_in_token(command: Create | Replace | Rotate) -> Found:
             return Found(seal(command.record), command.record)
 
-        return store_sealed, (Replace, Create, Rotate)
+        return store_in_token, (Replace, Create, Rotate)
 
     policy = backend.policy
 
@@ -109,5 +109,5 @@ def _storing_now(
         record = command.record
         return in_one_step(backend.replace(command.found, record, deadline(record, policy), record.renewed_at))
 
-    # A new id comes from `generate_id()`, which an application may override with one that waits.
+    # Create and Rotate need `generate_id()`, which an application may override with a coroutine that does I/O.
     return store, (Replace,)

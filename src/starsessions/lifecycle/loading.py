@@ -1,4 +1,4 @@
-"""Load the session that the request's cookie names: one of the two places that wait for the backend."""
+"""Load the session named by the request's cookie. Only this module and `saving` wait for the backend."""
 
 import logging
 
@@ -13,22 +13,22 @@ _log = logging.getLogger("starsessions")
 
 
 async def load(session: TrackedDict) -> None:
-    """Fill the session with what the backend has, once."""
+    """Load the session from the backend, once."""
     state = session.__starsessions__
     if state.is_loaded:
         return
     found = await find(state)
-    if not state.is_loaded:  # another task of this request may have been faster
+    if not state.is_loaded:  # another task of this request may have loaded it meanwhile
         dict.update(session, state.loaded(found))
         if state.miss_reason is not None:
             _report_miss(state, state.miss_reason)
 
 
 def load_now(session: TrackedDict) -> None:
-    """Do what `load` does at the first access, where nothing has to be waited for.
+    """Load the session at its first access, for backends that do no I/O.
 
-    A coroutine that is driven in one step would do, and took 1.2 times as long: so what both do is in functions that
-    wait for nothing, and they differ in how they ask the backend.
+    Stepping through the coroutine `load` would work, but took 1.2 times as long. So both call the same synchronous
+    functions, and differ only in how they query the backend.
     """
     state = session.__starsessions__
     config = state.config
@@ -44,7 +44,7 @@ def load_now(session: TrackedDict) -> None:
 
 
 async def find(state: RequestState) -> Found | MissReason:
-    """Return what the request's cookie names, and why there is nothing if there is nothing."""
+    """Return the session named by the request's cookie, or the reason why there is none."""
     config = state.config
     tokens = config.tokens_in(state.headers) if state.explicit_id is None else [state.explicit_id]
     if not isinstance(tokens, list):
@@ -55,15 +55,15 @@ async def find(state: RequestState) -> Found | MissReason:
     except BackendUnavailable as error:
         if not config.anonymous_if_unavailable:
             raise
-        _log.warning("The store of the sessions failed, so a request continues without its session: %s", error)
+        _log.warning("The session store failed, so a request continues with an empty session: %s", error)
         state.note(StoreFailed(str(error)))
         return MissReason.UNAVAILABLE
 
 
 async def revalidate(session: TrackedDict) -> bool:
-    """Ask the backend again, and take over what other requests have changed. False: the session has ended.
+    """Reload the session, and merge the changes of other requests into it. Return False if it has ended.
 
-    It has also ended if another user has signed in since it was loaded, or the same one again.
+    A sign-in since it was loaded, of another user or of the same one, counts as an end.
     """
     state = session.__starsessions__
     state.check_known()
@@ -85,10 +85,10 @@ async def revalidate(session: TrackedDict) -> bool:
 
 
 def choose(results: list[Found | MissReason], policy: Policy, now: int) -> Found | MissReason:
-    """Return the live session among what the request's cookies name; or why there is none.
+    """Return the only valid session among the request's cookies, or the reason why there is none.
 
-    Of several cookies with the session's name, from other paths or domains, one is used only if no other is valid. If
-    two are, one of them was planted, and nothing tells which (RFC 6265bis, 4.2.2 and 8.6).
+    A browser may send several cookies of this name, set for different paths or domains. If two of them are valid, an
+    attacker planted one, and the server cannot tell which (RFC 6265bis, 4.2.2 and 8.6), so neither is used.
     """
     if len(results) == 1:  # nearly always
         [result] = results
@@ -102,7 +102,7 @@ def choose(results: list[Found | MissReason], policy: Policy, now: int) -> Found
 
 def _report_miss(state: RequestState, why: MissReason) -> None:
     if why is MissReason.ROTATED:
-        _log.warning("A session id was used that had been rotated away, after its grace period.")
+        _log.warning("A request used a session id that was replaced by a newer one, after its grace period.")
     if state.config.on_event is not None:
         tokens = state.config.tokens_in(state.headers)
         state.note(*events_for_miss(why, tokens if isinstance(tokens, list) else ()))

@@ -1,6 +1,6 @@
-"""One request's session state, and what it has to know of the request."""
+"""The session state of one request, with the parts of the request that it needs."""
 
-# Annotations are not to be worked out: what they name of anyio is imported when it is asked for, which takes long.
+# Annotations must not be evaluated: anyio imports the names in them on first use, which is slow.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -14,40 +14,40 @@ from starsessions.lifecycle.config import Config, Headers
 
 
 class RequestState(SessionState, eq=False):
-    """The machine, and the world that its drivers work with."""
+    """The state machine, with the data that loading and saving work on."""
 
     if TYPE_CHECKING:
         config: Config
 
     headers: Headers = ()
     client: tuple[str, int] | None = None
-    """The peer's address. (Not the whole scope: it holds the session, and neither would be freed at once.)"""
+    """The peer's address. (Storing the scope would create a reference cycle with the session, which delays freeing.)"""
 
     events: Sequence[Event] = ()
-    """What the application will hear of when the response is done."""
+    """The events to report to the application after the response."""
     clears_site_data: bool = False
-    """Whether the response tells the browser to forget everything."""
+    """Whether the response sends `Clear-Site-Data`."""
     save_was_cancelled: bool = False
-    """Whether the last `persist()` was cancelled: whoever did that need not be told that nothing was saved."""
+    """Whether the last `persist()` was cancelled. If so, an unsaved change is expected and raises no error."""
     lock: anyio.Lock | None = None
-    """Lets one task of this request at a time save, from the first `persist()` on."""
+    """Serializes the saves of this request's tasks; created by the first `persist()`."""
     is_saving: bool = False
     """Whether the headers wait for the session to be saved. (The phase stays `SAVING` if that fails.)"""
     headers_saved: anyio.Event | None = None
-    """Set when what the headers wait for is saved; made by the first task that waits for that, too."""
+    """Set when the save that the headers wait for has finished; created by the first task that waits for it."""
 
     def note(self, *events: Event) -> None:
-        """Keep events for the application, if it listens."""
+        """Record events for the application, if it has set `on_event`."""
         if self.config.on_event is not None:
             self.events = [*self.events, *events]
 
     def attach(self, model: Callable[[], None]) -> None:
-        """Call `model` before the data is compared or saved, so that it can write its changes into it."""
+        """Register `model`, which is called to write its changes into the data before that is compared or saved."""
         self.models = [*self.models, model]
         self.exposed = True
 
     def sync_models(self) -> None:
-        """Have everything in the dict that belongs there."""
+        """Write the changes of all models into the data."""
         for model in self.models:
             model()
 
@@ -58,7 +58,7 @@ class RequestState(SessionState, eq=False):
             self.headers_saved.set()
 
     def save_lock(self) -> anyio.Lock:
-        """Lets one task of this request at a time save: two at once would store a new session twice."""
+        """Return the lock that serializes saves: two concurrent ones would store a new session twice."""
         if self.lock is None:
             self.lock = anyio.Lock()
         return self.lock

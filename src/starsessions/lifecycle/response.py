@@ -1,6 +1,6 @@
-"""What a response says about the session: `Set-Cookie`, `Vary`, `Cache-Control`, `Clear-Site-Data`, and the 503.
+"""The response headers of a session: `Set-Cookie`, `Vary`, `Cache-Control`, `Clear-Site-Data`; and the 503 response.
 
-It is spelled here once, for HTTP and for WebSockets.
+HTTP and WebSocket responses share this code.
 """
 
 import logging
@@ -25,29 +25,29 @@ _COOKIE_VALUE = re.compile(r"[!#-+\--:<-\[\]-~]+")  # cookie-octets: RFC 6265bis
 _NOTHING_REFUSED = (None, MissReason.NO_COOKIE)
 
 RETRY_AFTER = 5
-"""Seconds after which a client may try again if the store failed."""
+"""The `Retry-After` of a 503 response, in seconds."""
 
 
 def with_session(message: Message, session: TrackedDict, scheme: str) -> Message:
-    """Return the start of an HTTP response, with what it has to say about the session that it was made with.
+    """Return the start of an HTTP response with the headers of the session added.
 
-    It is a new message with a new list: an application may send the same ones to everyone.
+    The message and its list of headers are copied: an application may send the same objects in every response.
     """
     state = session.__starsessions__
     cookies = set_cookies(session, scheme) if state.cookie is not Cookie.LEAVE else []
     headers, invited = make_private(message.get("headers", ()), cookies)
     if invited:
-        _log.warning("A response that sets the session cookie had Cache-Control: public; it now has no-store.")
+        _log.warning("A response that sets the session cookie had Cache-Control: public; it is now sent with no-store.")
     if cookies and state.clears_site_data:
-        # A session that began since then (a message for the next page) has its cookie in this very response.
+        # If a new session began after the sign-out (a flash message), its cookie is in this response and must survive.
         what = b'"cookies", ' if state.found is None else b""
         headers.append((b"clear-site-data", b'"cache", ' + what + b'"storage"'))
     return {**message, "headers": headers}
 
 
 def with_session_cookie(message: Message, session: TrackedDict, scheme: str) -> Message:
-    """Return the answer to a WebSocket handshake, with what it has to say about the session."""
-    if message["type"] != "websocket.accept":  # it is refused with an HTTP response
+    """Return the response to a WebSocket handshake with the headers of the session added."""
+    if message["type"] != "websocket.accept":  # rejected with an HTTP response
         return with_session(message, session, scheme)
     if session.__starsessions__.cookie is Cookie.LEAVE:
         return message
@@ -55,16 +55,19 @@ def with_session_cookie(message: Message, session: TrackedDict, scheme: str) -> 
 
 
 def set_cookies(session: TrackedDict, scheme: str) -> RawHeaders:
-    """Return the `Set-Cookie` headers that give the browser the session's token, or take it away."""
+    """Return the `Set-Cookie` headers that store the session's token in the browser, or delete it."""
     state = session.__starsessions__
     config, found = state.config, state.found
     if found is None:
         return _spelled([], 0, state, scheme)
     token = found.token
     if not config.is_client_side and _COOKIE_VALUE.fullmatch(token) is None:
-        raise ImproperlyConfigured("The backend returned an id that cannot be the value of a cookie.")
+        raise ImproperlyConfigured(
+            "The backend returned a session id that cannot be the value of a cookie: let generate_id() and write() use "
+            "only the characters A-Z a-z 0-9 - _."
+        )
     max_age = cookie_max_age(found.record, config.policy, int(config.clock()))
-    # A refused cookie may be the first of several, from when max_cookies was more: the others have to go.
+    # A rejected cookie may be the first of several, written when max_cookies was higher: the others must be deleted.
     if len(token) <= config.room_in_one and state.miss_reason in _NOTHING_REFUSED:  # nearly always
         return [(b"set-cookie", f"{config.cookie.name}={token}{config.attributes(scheme, max_age)}".encode())]
     return _spelled(_parts(session, token, max_age, scheme), max_age, state, scheme)
@@ -76,7 +79,7 @@ def _spelled(parts: list[str], max_age: int | None, state: RequestState, scheme:
 
 
 def _parts(session: TrackedDict, token: str, max_age: int | None, scheme: str) -> list[str]:
-    """The token, over as many cookies as it takes; SessionTooLarge if those are too many."""
+    """Return the token, split over as many cookies as it needs. Raises `SessionTooLarge` if these are too many."""
     state = session.__starsessions__
     spec, most = state.config.cookie, state.config.backend.max_cookies
     room = room_for(spec, most, max_age, spec.is_secure(scheme))
@@ -87,7 +90,7 @@ def _parts(session: TrackedDict, token: str, max_age: int | None, scheme: str) -
 
 
 def _heaviest(session: TrackedDict) -> list[tuple[str, int]]:
-    """The three heaviest keys, and about how many bytes each of them takes before it is sealed."""
+    """Return the three largest keys, and the approximate size of each in bytes, before signing or encryption."""
     weights = [(str(key), _weight(value)) for key, value in dict.items(session)]
     return sorted(weights, key=lambda weight: weight[1], reverse=True)[:3]
 
@@ -95,12 +98,12 @@ def _heaviest(session: TrackedDict) -> list[tuple[str, int]]:
 def _weight(value: object) -> int:
     try:
         return len(Msgpack().dumps({"": value}))
-    except UnsupportedValue:  # another serializer, or a backend of the application, takes more types than ours
+    except UnsupportedValue:  # the application's serializer or backend may accept more types than the built-in one
         return 0
 
 
 def unavailable(scope_type: str, can_send_response: bool) -> Iterator[Message]:
-    """Yield the messages that refuse a request whose store failed: nobody is signed in or out by an outage."""
+    """Yield the 503 response to a request whose store failed. An outage signs no one in or out: it sets no cookie."""
     if scope_type == "websocket" and not can_send_response:
         yield {"type": "websocket.close", "code": 1013}  # try again later
         return

@@ -1,7 +1,7 @@
-"""Save a session: carry out the machine's command, and merge and decide again where another request was faster.
+"""Save a session: carry out the command of the state machine; on a conflict, merge and decide again.
 
-`decide` asks the machine and waits for nothing. `carry_out` is the other place, besides `loading`, that waits for the
-backend. What the machine was told between the two is what the backend has said, and nothing else.
+`decide` asks the state machine for a command and does no I/O. `carry_out` waits for the backend, as only `loading` does
+besides. Between the two, the state machine learns nothing but the backend's answers.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -36,9 +36,9 @@ from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
 
 MAX_ATTEMPTS = 1000
-"""Writes that may lose against other requests before the save fails. Each loss is another request's success."""
+"""Conflicts after which saving gives up. Each conflict means that another request has saved successfully."""
 
-_CONTENDED = "The session was changed by other requests so often that it could not be saved."
+_CONTENDED = "The session was not saved, because other requests changed it on every attempt: send the request again."
 
 _FAILED = (SAVING, Phase.FAILED)
 
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 def decide(session: TrackedDict, by_hand: bool = False) -> Command:
-    """Return what has to be done to the stored session."""
+    """Return the command that brings the stored session up to date."""
     state = session.__starsessions__
     if state.models:
         state.sync_models()
@@ -54,7 +54,7 @@ def decide(session: TrackedDict, by_hand: bool = False) -> Command:
 
 
 async def save(session: TrackedDict, command: Command | None = None, *, by_hand: bool = False) -> None:
-    """Bring the backend in line with the session, and note in the state what the browser has to be told."""
+    """Save the session in the backend, and record in its state what the response must tell the browser."""
     state = session.__starsessions__
     for _ in range(MAX_ATTEMPTS):
         try:
@@ -71,9 +71,9 @@ async def save(session: TrackedDict, command: Command | None = None, *, by_hand:
 
 
 def save_now(session: TrackedDict, command: Command) -> bool:
-    """Carry the command out where nothing has to be waited for. False: nothing was done, and `save` has to do it.
+    """Carry out the command if that needs no I/O. Return False if nothing was done: then call `save`.
 
-    (To drive `carry_out` in one step took 1.25 times as long, measured over a whole request that writes.)
+    (Stepping through `carry_out` took 1.25 times as long, measured over a whole request that writes.)
     """
     state = session.__starsessions__
     config = state.config
@@ -82,7 +82,7 @@ def save_now(session: TrackedDict, command: Command) -> bool:
     try:
         kept = config.store_now(command)
     except Conflict:
-        return False  # `save` is told the same once more, and merges
+        return False  # `save` runs into the same conflict, and merges
     if config.on_event is not None:
         _note_save(command, kept, state, state.identity)
     state.saved(command, kept, command.record.renewed_at)
@@ -90,7 +90,11 @@ def save_now(session: TrackedDict, command: Command) -> bool:
 
 
 async def carry_out(command: Command, session: TrackedDict) -> None:
-    """Do it, and tell the machine. Raises `Conflict`, and then has done nothing."""
+    """Carry out the command, and report the result to the state machine.
+
+    Raises:
+        Conflict: the stored session has changed since the command was decided; nothing was done.
+    """
     state = session.__starsessions__
     backend = state.config.backend
     match command:
@@ -120,7 +124,7 @@ async def carry_out(command: Command, session: TrackedDict) -> None:
             _note_save(command, kept, state, signed_in)
         state.saved(command, kept, now)
         return
-    # All sessions of this user were ended while this one was being signed in.
+    # All sessions of this user were revoked during this sign-in.
     await backend.delete(kept, now)
     state.lost(session)
 
@@ -130,8 +134,10 @@ async def _create(command: Create, state: RequestState, ends_at: int, now: int) 
         return await state.config.backend.create(command.record, command.session_id, ends_at, now)
     except Conflict:
         if state.explicit_id is None or state.next_id is not None:
-            raise SessionError("generate_id() returned an id that is in use.") from None
-        raise  # an id that the application chose, and that was filled by another task meanwhile
+            raise SessionError(
+                "generate_id() returned an id that is in use: let it return a new random id at each call."
+            ) from None
+        raise  # the application chose this id, and another task has stored a session under it meanwhile
 
 
 async def _is_revoked(kept: Found, signed_in: Identity, state: RequestState, now: int) -> bool:
@@ -150,11 +156,11 @@ def _note_merge(state: RequestState) -> None:
         state.note(ConflictResolved(handle_of(state.found)))
 
 
-# What a handler asks for that saves at once. The session has been loaded.
+# Saving that a handler asks for. The session has been loaded.
 
 
 async def save_for_headers(session: TrackedDict, command: Command | None = None) -> None:
-    """Save, after a task of this request that is saving, and before those that come while we do."""
+    """Save before the headers are sent: after a save already in progress, and before any that begins meanwhile."""
     state = session.__starsessions__
     if state.lock is None:
         await save(session, command)
@@ -164,17 +170,17 @@ async def save_for_headers(session: TrackedDict, command: Command | None = None)
 
 
 async def persist(session: TrackedDict) -> str:
-    """Save by hand, and return the id."""
+    """Save on request of the handler, and return the id. Raises `SessionGone` if the session was ended."""
     state = session.__starsessions__
     async with _by_hand(state):
         await save(session, by_hand=True)
     if state.found is None:
-        raise SessionGone("The session was ended since it was loaded, so nothing was saved.")
+        raise SessionGone("The session was ended by another request after it was loaded, so nothing was saved.")
     return state.found.token
 
 
 async def update_atomically(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -> T:
-    """Run `change` on what is stored now, and again until no other request was faster; then it is saved."""
+    """Run `change` on the stored data and save the result; repeat until no other request writes in between."""
     async with _by_hand(session.__starsessions__):
         return await _update(session, change)
 
@@ -183,13 +189,13 @@ async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -
     state, config = session.__starsessions__, session.__starsessions__.config
     state.sync_models()
     before = dict(dict.items(session))
-    pending = merge.diff(state.stored(), before)  # what this request changed before is saved with it
+    pending = merge.diff(state.stored(), before)  # earlier changes of this request, which are saved with it
     for _ in range(MAX_ATTEMPTS):
         data = config.loads(config.dumps(before))  # in objects of its own
         result = change(data)
         if iscoroutine(result):
             result.close()
-            raise TypeError("update_atomically() takes a plain function: it may run several times.")
+            raise TypeError("update_atomically() takes a plain function, not a coroutine function: it may run again.")
         replace_items(session, data)
         state.modified = True
         try:
@@ -205,14 +211,14 @@ async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -
             replace_items(session, before)
             raise
         if state.is_lost:
-            raise SessionGone("The session was ended since it was loaded, so nothing was saved.")
+            raise SessionGone("The session was ended by another request after it was loaded, so nothing was saved.")
         return result
     raise SessionError(_CONTENDED)
 
 
 @asynccontextmanager
 async def _by_hand(state: RequestState) -> AsyncIterator[None]:
-    """The turn of one task of this request to save, also after the headers were sent."""
+    """Hold the right to save for one task of this request, before or after the headers are sent."""
     state.check_known()
     if state.is_saving:
         state.headers_saved = state.headers_saved or anyio.Event()
@@ -234,14 +240,14 @@ async def _by_hand(state: RequestState) -> AsyncIterator[None]:
 
 
 async def end(session: TrackedDict) -> None:
-    """End the session for good, now: a logout must not depend on a response that may fail."""
+    """End the session at once: a sign-out must not depend on a response that may fail."""
     state = session.__starsessions__
     state.check_known()
     config = state.config
     if state.phase is not OPEN and config.is_client_side:
         state.check_reachable()
     found, user, now = state.found, state.user, int(config.clock())
-    if found is None and state.explicit_id is not None:  # told that it is loaded, and never looked for
+    if found is None and state.explicit_id is not None:  # the application set is_loaded, so nothing was looked up
         looked = await find(state)
         found = looked if isinstance(looked, Found) else None
     if found is None:

@@ -1,4 +1,4 @@
-"""Sign a user in: who they are, a place in the index of their sessions, and a new id."""
+"""Sign a user in: record the identity, list the session in the user's index, and rotate the id."""
 
 import logging
 from collections.abc import Set
@@ -26,7 +26,7 @@ _warned: WeakSet[Backend] = WeakSet()
 
 
 async def sign_in(session: TrackedDict, user_id: str, remember: bool, keep_data: bool, method: str) -> str:
-    """Make this session, which has been loaded, that of a user, under a new id, which is returned."""
+    """Sign the user in to this session, which has been loaded, under a new id, and return that id."""
     state = session.__starsessions__
     state.check_sendable()
     config, before, now = state.config, state.user, int(state.config.clock())
@@ -42,12 +42,12 @@ async def sign_in(session: TrackedDict, user_id: str, remember: bool, keep_data:
 
 
 async def regenerate_id(session: TrackedDict, grace: int) -> str:
-    """Give the session a new id, which is returned. The old one still works for `grace` seconds."""
+    """Give the session a new id, and return it. The old id still works for `grace` seconds."""
     state = session.__starsessions__
     if state.identity is not None and state.next_id is not None:
-        return state.next_id  # the sign-in asked for an id, which the index knows, and allows the old one no grace
+        return state.next_id  # the sign-in has listed this id in the index, and the old id must get no grace
     state.rotate(await state.config.backend.new_id(), grace)
-    if not grace:  # with a grace, requests that were on their way shall still arrive, and so shall forms
+    if not grace:  # a grace period lets requests in flight succeed, and open forms as well
         end_open_forms(session)
     return state.next_id or ""
 
@@ -60,21 +60,21 @@ def remember_for(policy: Policy) -> int:
 
 
 def end_open_forms(session: TrackedDict) -> None:
-    """Make all CSRF tokens invalid that were given out before: see `starsessions.csrf`."""
+    """Invalidate all CSRF tokens that were issued earlier: see `starsessions.csrf`."""
     renew_secrets(session, to_base64url(urandom(6)), urandom(SECRET_BYTES))
 
 
 def identity_of(user_id: str, method: str, state: RequestState, now: int) -> Identity:
-    """Who signs in with this request, how, and with what: in words, for the list of devices."""
+    """Return the identity that this request signs in, with a readable description of the device."""
     agent = next((value for name, value in state.headers if name == b"user-agent"), b"")
     address = truncate_ip(state.client[0]) if state.client else ""
     return Identity(user_id, now, new_handle(), method, describe(agent.decode("latin-1")), address)
 
 
 async def register(identity: Identity, new_id: str, state: RequestState, now: int) -> Identity:
-    """Put the session that is about to be on its user's list, and end those that are too many.
+    """List the session that is about to be stored in its user's index, and end those over the limit.
 
-    The session in whose place it comes stays on the list until then, and is not one too many. Raises `TooManySessions`.
+    The session that it replaces stays listed until then, and does not count towards the limit.
     """
     config, replaced = state.config, None if state.found is None else state.found.record.identity
     backend, rules, user_id = config.backend, config.users, identity.user_id
@@ -83,12 +83,13 @@ async def register(identity: Identity, new_id: str, state: RequestState, now: in
         if backend.is_client_side and backend not in _warned:
             _warned.add(backend)
             _log.warning(
-                "Somebody signs in with a sealed cookie that cannot be called back: a copy of it outlives the sign "
-                "out. Give the backend revocations=… (a store), or keep sessions in a store."
+                "A user signed in with a cookie that cannot be revoked: a stolen copy stays valid after sign-out. "
+                "Pass revocations=<store> to the backend, or keep sessions in a store."
             )
         return identity
     longest = max(config.policy.max_age, remember_for(config.policy))
-    # A sealed cookie lives while it is listed, and nobody can look whether it came to be: it has to say so.
+    # A signed or encrypted cookie is valid while it is listed, and no backend can look up whether it was ever sent. So
+    # it is listed for a short time, until its first save extends the listing.
     until = now + PENDING if backend.is_client_side else listing_end(now + longest, now)
     identity = replace(identity, listed_until=until)
     listed = user_index.listing(identity, backend.key_of(new_id), now)
@@ -113,11 +114,11 @@ async def register(identity: Identity, new_id: str, state: RequestState, now: in
 def enforce_limit(
     index: Index, listed: IndexedSession, gone: Set[str], replaced: Identity | None, rules: UserRules
 ) -> tuple[Index, Index]:
-    """The list with one more session on it, and those that have to go: the oldest ones."""
+    """Return the list with the new session added, and the oldest sessions, which must be ended to keep the limit."""
     others = tuple(one for one in index if one.handle not in gone)
     rivals = tuple(one for one in others if replaced is None or one.handle != replaced.handle)
     too_many = 0 if rules.max_sessions is None else max(0, len(rivals) + 1 - rules.max_sessions)
     if too_many and not rules.evicts:
-        raise TooManySessions("This user has as many sessions as are allowed.")
+        raise TooManySessions("This user has as many sessions as max_sessions_per_user allows: end one of them first.")
     evicted = rivals[:too_many]
     return (*(one for one in others if one not in evicted), listed), evicted

@@ -1,7 +1,7 @@
 """A dict that calls a hook before every read and every change.
 
-It is a real dict, because code written for Starlette asks `isinstance(session, dict)`. C code may read a dict without
-calling its methods (`json.dumps`, msgspec); `dict(session)` and `**session` do call them, because `__iter__` is
+It is a real dict, because code written for Starlette checks `isinstance(session, dict)`. Some C code reads a dict
+without calling its methods (`json.dumps`, msgspec). `dict(session)` and `**session` do call them, because `__iter__` is
 overridden.
 """
 
@@ -16,10 +16,10 @@ from uuid import UUID
 from starsessions.core import merge
 from starsessions.lifecycle.request_state import RequestState
 
-# What cannot be changed from within once it was handed out. A tuple can: it may hold a list.
+# Types whose values cannot be changed in place. A tuple is not one of them: it may hold a list.
 _UNCHANGEABLE = frozenset({str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, UUID, Decimal})
 
-# What the serializers of this package take as it is.
+# Types that the built-in serializers store as they are.
 _PLAIN = frozenset({str, int, bool, type(None)})
 
 _MISSING = object()
@@ -28,20 +28,20 @@ _MISSING = object()
 class TrackedDict(dict[str, Any]):
     """The data of a session, and the state that tracks it.
 
-    The state stands under a name that no application uses as a key, because a template asks for attributes before
-    keys: any other name would hide a key of the application.
+    The state has a dunder name because a template looks up attributes before keys: any other name could hide a key of
+    the application.
     """
 
-    # No `__dict__`: `session.user = …`, where `session["user"] = …` was meant, is an error and not silently lost.
+    # No `__dict__`: `session.user = …`, where `session["user"] = …` was meant, raises and is not silently lost.
     __slots__ = ("__starsessions__", "__weakref__")
 
     __starsessions__: RequestState
 
     def _before_read(self) -> None:
-        """Called before the data is read, until the state is `ready`."""
+        """Prepare for a read. Called before each read until the state is `ready`."""
 
     def _before_change(self) -> None:
-        """Called before each change."""
+        """Prepare for a change. Called before each one."""
 
     def __getitem__(self, key: str, /) -> Any:
         if not self.__starsessions__.ready:
@@ -79,7 +79,7 @@ class TrackedDict(dict[str, Any]):
     def __ne__(self, other: object, /) -> bool:
         return not self == other
 
-    __hash__ = None  # as every dict
+    __hash__ = None  # like every dict
 
     def get(self, key: str, default: Any = None) -> Any:
         if not self.__starsessions__.ready:
@@ -107,7 +107,7 @@ class TrackedDict(dict[str, Any]):
         return dict.items(self)
 
     def copy(self) -> dict[str, Any]:
-        """The data, as a plain dict."""
+        """Return the data as a plain dict (a shallow copy)."""
         return dict(self.items())
 
     def __or__(self, other: Any, /) -> Any:
@@ -116,7 +116,7 @@ class TrackedDict(dict[str, Any]):
     def __ror__(self, other: Any, /) -> Any:
         return other | self.copy()
 
-    # Copies and pickles of a session are plain data: they must not drag the store along.
+    # Copies and pickles of a session are plain dicts: they must not include the store.
 
     def __copy__(self) -> dict[str, Any]:
         return self.copy()
@@ -126,7 +126,7 @@ class TrackedDict(dict[str, Any]):
 
     @classmethod
     def fromkeys(cls, *args: object, **kwargs: object) -> NoReturn:
-        raise TypeError("A session comes from the middleware: use dict.fromkeys().")
+        raise TypeError("Only the middleware creates sessions: use dict.fromkeys().")
 
     def __setitem__(self, key: str, value: Any, /) -> None:
         self._before_change()
@@ -173,12 +173,12 @@ class TrackedDict(dict[str, Any]):
 
 
 def replace_items(session: TrackedDict, data: Mapping[str, Any]) -> None:
-    """Hold this data, in the session's own objects where they are equal: the handler may hold them, and change them.
+    """Replace the session's items with `data`, without calling the hooks.
 
-    The hooks are not called: this is how a driver hands over what the backend has.
+    Values that are equal keep their identity, because the handler may hold a reference and change the value in place.
     """
     held = dict(dict.items(session))
-    session.__starsessions__.exposed = True  # nobody has compared what is new in it
+    session.__starsessions__.exposed = True  # the new data has not been compared yet
     dict.clear(session)
     for key, value in data.items():
         dict.__setitem__(session, key, held[key] if key in held and merge.same(held[key], value) else value)

@@ -1,4 +1,4 @@
-"""Check a middleware's settings, and the stack that it is part of, when it is built. Each error names the cure."""
+"""Validate the settings of a middleware, and the stack around it, at construction. Each error says how to fix it."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -24,14 +24,14 @@ _ASGI_KEYS = frozenset(
 _MOST_LAYERS = 100
 
 ROTATE_GRACE = 60
-"""Seconds for which an id that `rotate_every` replaced still works, for requests that were on their way."""
+"""Seconds for which an id that `rotate_every` replaced still works, for requests in flight."""
 ANOTHER = (
-    "Another SessionMiddleware, Starlette's own perhaps, writes the cookie {!r} too: "
+    "Another SessionMiddleware, perhaps Starlette's own, also writes the cookie {!r}: "
     "remove it, or give one of them another session_cookie=…."
 )
 
 
-# What other libraries, and earlier versions of this one, call a setting; and what it is called here.
+# Names of settings in other libraries and in earlier versions of this one, and their names here.
 _ELSEWHERE = {
     "clock": "clock=… of the backend",
     "cookie": "session_cookie",
@@ -70,9 +70,9 @@ _ELSEWHERE = {
 
 
 def names_keywords(init: Callable[P, None]) -> Callable[P, None]:
-    """Make a constructor say which keyword is meant, when it is given the one of another library.
+    """Decorate a constructor, so that the error for a keyword of another library names the right keyword.
 
-    (A `**unknown` in its signature would do as well, but then no type checker knows its keywords.)
+    (A `**unknown` in the signature would work as well, but then type checkers would accept any keyword.)
     """
     code = init.__code__
     known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
@@ -82,7 +82,7 @@ def names_keywords(init: Callable[P, None]) -> Callable[P, None]:
         for name in kwargs:
             if name not in known:
                 ours = _ELSEWHERE.get(name)
-                cure = f"it is {ours} here" if ours else "its documentation lists them"
+                cure = f"use {ours}" if ours else "see its documentation for the list"
                 raise TypeError(f"SessionMiddleware has no keyword {name!r}: {cure}.")
         init(*args, **kwargs)
 
@@ -90,15 +90,15 @@ def names_keywords(init: Callable[P, None]) -> Callable[P, None]:
 
 
 def check_choices(*, app_name: Any, scope_key: Any, on_conflict: Any, on_event: Any, on_unavailable: Any) -> None:
-    """Refuse a value that a setting cannot have."""
+    """Raise `ImproperlyConfigured` for an invalid value of a setting."""
     if app_name is not None and (not isinstance(app_name, str) or not app_name):
-        raise ImproperlyConfigured("app_name must be a str that is not empty, or None for the name of the cookie.")
+        raise ImproperlyConfigured("app_name must be a non-empty str, or None to use the name of the cookie.")
     if not isinstance(scope_key, str) or scope_key in _ASGI_KEYS:
-        raise ImproperlyConfigured(f"scope_key={scope_key!r} cannot be used: the scope needs that key itself.")
+        raise ImproperlyConfigured(f"scope_key={scope_key!r} must be a str that ASGI does not use itself: change it.")
     if on_conflict not in ("merge", "raise"):
         raise ImproperlyConfigured('on_conflict must be "merge" or "raise".')
     if on_event is not None and not callable(on_event):
-        raise ImproperlyConfigured("on_event must be a function, or a coroutine function, of one event.")
+        raise ImproperlyConfigured("on_event must be a function or a coroutine function that takes one event.")
     if on_unavailable not in ("error", "anonymous"):
         raise ImproperlyConfigured('on_unavailable must be "error" or "anonymous".')
 
@@ -113,18 +113,18 @@ def policy_from(
 ) -> Policy:
     """Return how long sessions last."""
     if rotate_every is not None and not backend.has_grace:
-        raise ImproperlyConfigured("rotate_every needs a backend that keeps sessions in a store: remove it.")
+        raise ImproperlyConfigured("rotate_every needs a backend with a store: remove it, or keep sessions in a store.")
     if max_age is None or max_age == 0 or max_age == timedelta(0):
         lifetime, browser_session = backend.max_age or DEFAULT_MAX_AGE, True
     else:
-        # Two settings, one deadline: the shorter one, so that the cookie never promises what the backend refuses.
+        # The shorter of the two settings applies, so that the cookie never outlives the session in the backend.
         lifetime, browser_session = seconds("max_age", max_age), False
         lifetime = min(lifetime, backend.max_age or lifetime)
     interval = _optional("renew_every", renew_every)
     if interval is not None and not rolling:
-        raise ImproperlyConfigured("renew_every has no effect without rolling=True.")
+        raise ImproperlyConfigured("renew_every has no effect without rolling=True: add it, or remove renew_every.")
     if interval is not None and interval >= lifetime:
-        raise ImproperlyConfigured("renew_every must be shorter than max_age, or use comes too late to renew.")
+        raise ImproperlyConfigured("renew_every must be shorter than max_age, or sessions expire before a renewal.")
     return Policy(
         max_age=lifetime,
         absolute_timeout=_optional("absolute_timeout", absolute_timeout),
@@ -141,22 +141,22 @@ def _optional(setting: str, value: Duration | None) -> int | None:
 
 
 def user_rules(backend: Backend, max_sessions: int | None, on_too_many: str) -> UserRules:
-    """Return what holds for signed-in users."""
+    """Return the rules for sessions of signed-in users."""
     if on_too_many not in ("evict", "refuse"):
         raise ImproperlyConfigured('on_too_many must be "evict" or "refuse".')
     if max_sessions is not None:
         if isinstance(max_sessions, bool) or not isinstance(max_sessions, int) or max_sessions < 1:
-            raise ImproperlyConfigured("max_sessions_per_user must be a number of 1 or more.")
+            raise ImproperlyConfigured("max_sessions_per_user must be an int of 1 or more, or None for no limit.")
         if backend.user_index is None:
             raise ImproperlyConfigured(
-                "max_sessions_per_user needs a list of each user's sessions: keep them in a store, or pass "
-                "revocations=<store> to the cookie backend."
+                "max_sessions_per_user needs a backend that lists each user's sessions: keep sessions in a store, or "
+                "pass revocations=<store> to the cookie backend."
             )
     return UserRules(max_sessions, on_too_many == "evict")
 
 
 def check_stack(app: object, config: Config, scope_key: str) -> None:
-    """Refuse to be built around another middleware that would write the same cookie."""
+    """Raise `ImproperlyConfigured` if a wrapped middleware writes the same cookie."""
     name = config.cookie.name
     for layer in layers(app):
         inner = getattr(layer, "config", None)
@@ -164,21 +164,21 @@ def check_stack(app: object, config: Config, scope_key: str) -> None:
             if inner.cookie.name == name:
                 raise ImproperlyConfigured(
                     f"SessionMiddleware is installed twice with the cookie {name!r}: "
-                    "remove one, or give it another session_cookie=… and scope_key=…."
+                    "remove one of them, or give it another session_cookie=… and scope_key=…."
                 )
             if getattr(layer, "scope_key", None) == scope_key:
                 _log.warning(
-                    "Two SessionMiddlewares put their sessions into scope[%r]: handlers see that of the cookie %r "
-                    "only, and not that of %r. Give one of them another scope_key=….",
+                    "Two SessionMiddlewares store their session in scope[%r]: handlers see only the session of the "
+                    "cookie %r, not that of %r. Give one of them another scope_key=….",
                     scope_key,
                     inner.cookie.name,
                     name,
                 )
             if not set(inner.backend.starlette_keys).isdisjoint(config.backend.starlette_keys):
                 _log.warning(
-                    "Two SessionMiddlewares share a secret_key, and read Starlette's cookie format, which does not say "
-                    "for which cookie it is: the value of the cookie %r is a session in the cookie %r, too. Give each "
-                    "a secret_key of its own, or CookieBackend(…, starlette_format=False).",
+                    "Two SessionMiddlewares share a secret_key and read Starlette's cookie format, which is not bound "
+                    "to the name of a cookie: a value of the cookie %r is also valid in the cookie %r. Give each its own "
+                    "secret_key, or use CookieBackend(…, starlette_format=False).",
                     inner.cookie.name,
                     name,
                 )
@@ -187,13 +187,13 @@ def check_stack(app: object, config: Config, scope_key: str) -> None:
 
 
 def layers(app: object) -> Iterator[object]:
-    """The applications that are wrapped in one another, from the outside in; a mock has no end of them."""
+    """Yield the nested applications, from the outside in. The number is limited, because a mock has no end."""
     for _ in range(_MOST_LAYERS):
         yield app
         app = getattr(app, "app", None)
 
 
 def writes(layer: object, cookie_name: str) -> bool:
-    """Whether it is Starlette's own SessionMiddleware, or one like it, with this cookie."""
+    """Return whether the layer is Starlette's own SessionMiddleware, or a similar one, with this cookie."""
     name = getattr(layer, "session_cookie", None)
     return isinstance(name, str) and name == cookie_name

@@ -1,1 +1,1 @@
-"""Tokens that a browser may hold and cannot change: signed (readable) and encrypted (not readable)."""
+"""Tamper-proof tokens for cookies: signed (the user can read them) and encrypted (the user cannot)."""

@@ -1,12 +1,12 @@
-"""What only the server can read or change: AES-256-GCM (NIST SP 800-38D), under 256 keys of one purpose.
+"""Authenticated encryption with AES-256-GCM (NIST SP 800-38D), using 256 keys for each purpose.
 
-A random nonce of 96 bits is good for 2^32 messages under one key, which a busy site reaches, and a nonce that comes
-twice breaks the key. So 104 random bits are drawn: the first eight choose the key. Each key then sees its 2^32nd
-message when 2^40 were sealed. All keys are derived once, when the cipher is made. The bits come from the system for
-each message: what is kept for the next ones would be there twice after a fork. A key id in front says which secret it
-was; nothing in the bytes selects an algorithm.
+With random 96-bit nonces, one key is safe for 2^32 messages. A busy site can reach that, and a repeated nonce breaks
+the key. So each message draws 104 random bits, of which the first eight choose the key: a key encrypts its 2^32nd
+message only after 2^40 in total. All keys are derived once, when the cipher is created. The random bits come from the
+operating system for each message, because a buffer of them would be duplicated by a fork. The key id names the secret.
+Nothing in the bytes selects an algorithm.
 
-    key id, 4 bytes | which of its keys, 1 byte | nonce, 12 bytes | ciphertext and tag
+    key id, 4 bytes | index of the key, 1 byte | nonce, 12 bytes | ciphertext and tag
 """
 
 from os import urandom
@@ -19,13 +19,13 @@ _KEY_ID, _RANDOM, _TAG = 4, 13, 16
 _WHICH, _SEALED = _KEY_ID + 1, _KEY_ID + _RANDOM
 
 SHORTEST = _SEALED + _TAG
-"""Bytes of something sealed that holds nothing."""
+"""The length in bytes of an encrypted empty message."""
 
 
 class Cipher:
-    """Seals for one purpose and binding, which its keys and its associated data begin with.
+    """Encrypt and decrypt for one purpose and binding. Both are part of the key derivation and the associated data.
 
-    The first secret seals, all open.
+    The first secret encrypts; all secrets decrypt.
     """
 
     def __init__(self, keys: list[bytes], purpose: Purpose, binding: Binding) -> None:
@@ -39,21 +39,21 @@ class Cipher:
         self._refused = InvalidTag
         self._label = binding.label(purpose)
         self._ciphers: dict[bytes, AESGCM] = {}
-        for key in reversed(keys):  # the first one comes last, and is the one that seals
+        for key in reversed(keys):  # the first key comes last, so that it is the one that encrypts
             self._key_id = derive(key, binding.label(Purpose.KEY_ID), _KEY_ID)
             self._sealing = [AESGCM(derive(key, self._label + bytes((which,)))) for which in range(256)]
             self._ciphers |= {self._key_id + bytes((which,)): one for which, one in enumerate(self._sealing)}
         if len(self._ciphers) < 256 * len(keys):
-            raise ImproperlyConfigured("The list of keys holds the same key twice.")
+            raise ImproperlyConfigured("The list of keys contains the same key twice: remove one.")
 
     def seal(self, plain: bytes, associated_data: bytes = b"") -> bytes:
-        """Encrypt. `associated_data` is not part of the result: it has to be known to open it."""
+        """Encrypt. `associated_data` is authenticated but not included: decrypting needs the same value."""
         random = urandom(_RANDOM)
         sealed = self._sealing[random[0]].encrypt(random[1:], plain, self._label + associated_data)
         return self._key_id + random + sealed
 
     def open(self, raw: bytes, associated_data: bytes = b"") -> bytes | None:
-        """Decrypt. None for what was not sealed with these keys, for this purpose, and with this associated data."""
+        """Decrypt. Return None for bytes that were not encrypted with these keys, purpose and associated data."""
         cipher = self._ciphers.get(raw[:_WHICH])
         if cipher is None or len(raw) < SHORTEST:
             return None

@@ -1,9 +1,9 @@
 """Encrypted tokens: only the server can read or change them.
 
-A token is bound to its purpose, the application and the name of its cookie: its key is derived with them, and they are
-its associated data. So one cookie's value is refused in another cookie.
+A token is bound to its purpose, the application and the name of its cookie, which are part of the key derivation and of
+the associated data. So the value of one cookie is invalid in another cookie.
 
-    x1.  base64( what `Cipher` makes of the envelope )
+    x1.  base64( the envelope, encrypted by `Cipher` )
 """
 
 from starsessions.core.binding import Binding, Purpose
@@ -17,7 +17,7 @@ _PREFIX_LENGTH = len(PREFIX)
 
 
 class Encrypter:
-    """`x1.` tokens, valid for one binding only."""
+    """Encrypt and decrypt `x1.` tokens, which are valid for one binding only."""
 
     def __init__(self, keys: list[bytes], binding: Binding, compress: bool = False) -> None:
         self._cipher = Cipher(keys, Purpose.ENCRYPTED_COOKIE, binding)
@@ -38,5 +38,5 @@ class Encrypter:
             return MissReason.BAD_SIGNATURE
         try:
             return unpack(plain)
-        except Exception:  # whatever an older release has sealed: it is never an error
+        except Exception:  # a token of another release is never an error
             return MissReason.UNDECODABLE

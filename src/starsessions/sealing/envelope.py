@@ -1,6 +1,6 @@
-"""A record <-> the bytes that are signed or encrypted: MessagePack, with a byte 1 in front if compressed (zlib).
+"""Convert a record to the bytes that are signed or encrypted, and back: MessagePack, optionally compressed with zlib.
 
-A record in MessagePack is an array, and no array begins with a byte as small as that.
+Compressed bytes begin with a byte 1. A record in MessagePack is an array, which never begins with that byte.
 """
 
 import zlib
@@ -18,12 +18,12 @@ _decode = Decoder(Record).decode
 
 
 def packer(compress: bool) -> Callable[[Record], bytes]:
-    """Return what packs: without compression it is the encoder itself."""
+    """Return the function that encodes records: without compression, the encoder itself."""
     return pack if compress else _encode
 
 
 def pack(record: Record) -> bytes:
-    """Encode a record, and compress it if that is shorter."""
+    """Encode a record, compressed if that is shorter."""
     body = _encode(record)
     if len(body) <= MAX_UNPACKED and len(smaller := zlib.compress(body, 9)) < len(body):
         return bytes((_COMPRESSED,)) + smaller
@@ -31,9 +31,14 @@ def pack(record: Record) -> bytes:
 
 
 def unpack(raw: bytes) -> Record:
-    """The inverse of `pack`. ValueError (or a msgspec or zlib error) for what it would not have written.
+    """Decode the output of `pack`.
 
-    Call it only with bytes whose seal was verified; even so what it inflates is bounded.
+    Call this only with bytes whose signature or tag was verified. Even so, the decompressed size is limited, against
+    decompression bombs.
+
+    Raises:
+        ValueError: the bytes are not from `pack`, or too large when decompressed. (msgspec and zlib raise their own
+            errors as well.)
     """
     if raw[0] != _COMPRESSED:
         return _decode(raw)

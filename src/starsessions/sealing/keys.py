@@ -1,4 +1,4 @@
-"""Secret keys: what may be passed as one, and the keys that are derived from it, each under a label of its own."""
+"""Secret keys: checking the keys that the application passes, and deriving a key for each label from them."""
 
 import hmac
 import logging
@@ -13,16 +13,22 @@ Key = str | bytes | Secret
 Keys = Key | Sequence[Key]
 
 STRONG = 32
-"""Bytes below which a key is called weak: 256 bits if they are random (NIST SP 800-131A asks for 112)."""
+"""The length in bytes below which a key is weak: 256 bits if it is random (NIST SP 800-131A requires 112)."""
 
 _log = logging.getLogger("starsessions")
 
 
 def key_list(keys: Keys) -> list[bytes]:
-    """The keys as bytes, the one that seals first. A weak one is reported in the log, but never shown."""
+    """Return the keys as bytes; the first is the one that signs or encrypts.
+
+    A weak key is logged as a warning, without showing the key.
+
+    Raises:
+        ImproperlyConfigured: a key is empty or has another type.
+    """
     several = [keys] if isinstance(keys, (str, bytes, Secret)) else keys
     if not isinstance(several, Sequence) or not several:
-        raise ImproperlyConfigured("secret_key must be a str or bytes, or a list of them: the first seals, all open.")
+        raise ImproperlyConfigured("secret_key must be a str or bytes, or a list of them: new cookies use the first.")
     return [_key(key) for key in several]
 
 
@@ -36,15 +42,15 @@ def _key(key: object) -> bytes:
     try:
         raw = key.encode() if isinstance(key, str) else key
     except UnicodeEncodeError:
-        raise ImproperlyConfigured("secret_key is not text: it holds a lone surrogate.") from None
+        raise ImproperlyConfigured("secret_key contains a lone surrogate: pass valid text, or bytes.") from None
     if not raw:
         raise ImproperlyConfigured(
-            "secret_key is empty. Make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            "secret_key is empty. Generate one: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
     if len(raw) < STRONG or len(set(raw)) < STRONG // 4:
         _log.warning(
             "secret_key is weak (%d bytes, %d different): an attacker who guesses it can sign in as any user. "
-            "Make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
+            "Generate one: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
             len(raw),
             len(set(raw)),
         )
@@ -52,7 +58,10 @@ def _key(key: object) -> bytes:
 
 
 def hmac_with(key: bytes, digest: Callable[[bytes], Any]) -> Callable[[bytes], bytes]:
-    """HMAC (RFC 2104) with the key already worked in, for a hash whose block is 64 bytes: half the time of `hmac`."""
+    """Return a function that computes an HMAC (RFC 2104), for a hash with 64-byte blocks.
+
+    The key is hashed once in advance, which takes half the time of `hmac`.
+    """
     block = (key if len(key) <= 64 else digest(key).digest()).ljust(64, b"\0")
     inner = digest(bytes(byte ^ 0x36 for byte in block)).copy
     outer = digest(bytes(byte ^ 0x5C for byte in block)).copy
@@ -68,9 +77,9 @@ def hmac_with(key: bytes, digest: Callable[[bytes], Any]) -> Callable[[bytes], b
 
 
 def derive(key: bytes, label: bytes, length: int = 32) -> bytes:
-    """HKDF-SHA-256 (RFC 5869) without a salt: `label` names the purpose, its version and the binding.
+    """Derive a key with HKDF-SHA-256 (RFC 5869) without a salt. `label` names the purpose, its version and the binding.
 
-    A purpose has a key of its own so that what was sealed for one is never opened by another.
+    Each purpose has its own key, so that a token signed or encrypted for one is never valid for another.
     """
     pseudorandom = hmac.digest(bytes(32), key, "sha256")
     block = output = b""

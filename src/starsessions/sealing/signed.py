@@ -1,10 +1,10 @@
-"""Signed tokens: users can read them, and cannot change them.
+"""Signed tokens: users can read but not change them.
 
-Two forms. Starlette's own, which versions 1.x of this package wrote, too: base64 of JSON, a timestamp, an HMAC-SHA-1,
-as `TimestampSigner` of itsdangerous makes them. It says nothing about the cookie or the application. And, for records
-that need more room than that (other types, a deadline of their own), `s1.` and base64url of an envelope and its
-HMAC-SHA-256, bound to the application and the cookie's name. The keys of the two are unrelated, so neither can be
-passed off as the other.
+There are two formats. Starlette's own, which versions 1.x of this package also wrote, is base64 of JSON, a timestamp
+and an HMAC-SHA-1, as itsdangerous' `TimestampSigner` creates them. It is not bound to a cookie or an application.
+Records that need more (other types, a lifetime of their own) are `s1.` and base64url of an envelope and its
+HMAC-SHA-256, bound to the application and the cookie's name. The keys of the two formats are unrelated, so that neither
+can be passed off as the other.
 """
 
 import hashlib
@@ -26,17 +26,17 @@ _MAC = 32
 
 
 class StarletteSigner:
-    """The cookie format of Starlette's `SessionMiddleware` and of starsessions 1.x, for payloads that are JSON."""
+    """Sign and verify cookies in the format of Starlette's `SessionMiddleware` and of starsessions 1.x (JSON only)."""
 
     def __init__(self, keys: list[bytes]) -> None:
-        # How itsdangerous derives the key of a TimestampSigner that is given nothing but a secret.
+        # The key derivation of itsdangerous for a TimestampSigner with default arguments.
         derived = [hashlib.sha1(b"itsdangerous.Signer" + b"signer" + key).digest() for key in keys]  # noqa: S324
         self._macs = [hmac_with(key, hashlib.sha1) for key in derived]
         self._mac = self._macs[0]
         self.key_digests: frozenset[bytes] = frozenset(
             derive(key, UNBOUND.label(Purpose.STARLETTE_KEY)) for key in keys
         )
-        """What is equal for two that read each other's cookies."""
+        """Digests that are equal for two signers which read each other's cookies."""
 
     def seal(self, record: Record) -> str:
         signed = b2a_base64(record.payload, newline=False) + _stamp(record.renewed_at)
@@ -60,18 +60,18 @@ class StarletteSigner:
             data = decode_quoted(b'"%b"' % payload)
         except (ValueError, DecodeError):
             return MissReason.UNDECODABLE
-        # An application may sign other text with the same key. Only a JSON object can be a session.
+        # The application may sign other text with the same key. Only a JSON object can be a session.
         return Record(data, at, at) if data.startswith(b"{") else MissReason.UNDECODABLE
 
 
-@lru_cache(maxsize=1)  # many are sealed in one second
+@lru_cache(maxsize=1)  # many tokens are signed in the same second
 def _stamp(at: int) -> bytes:
     raw = at.to_bytes((at.bit_length() + 7) // 8, "big")
     return b"." + b2a_base64(raw, newline=False).translate(TO_URL).rstrip(b"=")
 
 
 class Signer:
-    """`s1.` tokens, valid for one binding only."""
+    """Sign and verify `s1.` tokens, which are valid for one binding only."""
 
     def __init__(self, keys: list[bytes], binding: Binding, compress: bool = False) -> None:
         label = binding.label(Purpose.SIGNED_COOKIE)
@@ -94,5 +94,5 @@ class Signer:
             return MissReason.BAD_SIGNATURE
         try:
             return unpack(raw)
-        except Exception:  # whatever an older release has sealed: it is never an error
+        except Exception:  # a token of another release is never an error
             return MissReason.UNDECODABLE

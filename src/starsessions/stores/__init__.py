@@ -1,6 +1,6 @@
-"""The contract of a store: bytes under a key, with a version. The store in memory, and what makes a backend of any.
+"""The contract of a store (bytes under a key, with a version), `MemoryStore`, and `StoreBackend`, which uses any store.
 
-`starsessions.testing` has the rules of the contract, as a suite that shows whether a store keeps them.
+`starsessions.testing` provides the rules of the contract as a test suite.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ __all__ = ["Conflict", "Entry", "MemoryStore", "Store", "StoreBackend", "Sweepin
 def __getattr__(name: str) -> Any:
     if name != "StoreBackend":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Backends are built upon stores. Only the name is here, so that the author of a store finds all in one place.
+    # Backends import stores, so this import must be late. It is here so that authors of stores find all names together.
     from starsessions.backends.server_side import StoreBackend
 
     return StoreBackend

@@ -1,36 +1,36 @@
-"""The store contract: bytes under a key until a deadline, with a version. What differs from one database to the next
-is behind it, and nothing else is.
+"""The store contract: versioned bytes under a key, with an expiry. It covers exactly what differs between databases.
 
-There is no verb that overwrites unconditionally. Two requests that race are told so, and a session that was deleted
-stays deleted, however late a write arrives. `now` and `expires_at` are instants, whole seconds since 1970; an entry
-whose `expires_at` is not after `now` does not exist, whether or not the database still holds it.
+No method overwrites unconditionally. So concurrent writes are detected, and a deleted session stays deleted, however
+late a write arrives. `now` and `expires_at` are whole seconds since 1970. An entry whose `expires_at` is not after
+`now` does not exist, even if the database still holds it.
 
-`starsessions.testing` has this contract as rules, and a suite that shows whether a store keeps them.
+`starsessions.testing` provides the rules of this contract as a test suite.
 """
 
 from inspect import iscoroutinefunction
 from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 Version = Any
-"""Opaque to all but the store. A key never has the same version twice, not even after a delete."""
+"""A value that only the store interprets. A key never has the same version twice, not even after a delete."""
 
 
 class Entry(NamedTuple):
-    """What is stored under a key."""
+    """The value stored under a key, its expiry (seconds since 1970) and its version."""
 
     value: bytes
     expires_at: int
     version: Version
 
     def __repr__(self) -> str:
-        return "<Entry>"  # tools that print local variables must not print what is in a session
+        return "<Entry>"  # tools that print local variables must not print session data
 
 
 class Conflict(Exception):
-    """`create`, `replace` or `delete` found another entry than it expected.
+    """`create`, `replace` or `delete` found an entry other than the expected one, and changed nothing.
 
-    `current` is the entry that is there; None if there is none. It saves the loser of a race a second question, so a
-    store answers with what it saw when it refused.
+    Args:
+        current: the existing entry, as the store saw it when it refused; None if there is none. It saves the loser of
+            a race another read.
     """
 
     def __init__(self, current: Entry | None) -> None:
@@ -39,18 +39,26 @@ class Conflict(Exception):
 
 
 class Store(Protocol):
-    """Four verbs. Each is atomic, also against the same verb in another process.
+    """The contract of a store: four methods, each of them atomic, even across processes.
 
-    They raise nothing but `Conflict`, and `BackendUnavailable` if the database fails or does not answer in time. A key
-    is 1 to 128 of the characters A-Z a-z 0-9 - _, and keys that differ in case only are different keys. A value is any
-    bytes; the store shares no mutable copy of it.
+    They raise only `Conflict`, and `BackendUnavailable` if the database fails or does not answer in time. A key
+    consists of 1 to 128 of the characters A-Z a-z 0-9 - _, and is case-sensitive. A value is any bytes; the store never
+    returns or keeps a mutable object.
+
+    Every method takes `now`, the current time in seconds since 1970, by which it decides whether an entry has expired.
     """
 
     async def get(self, key: str, *, now: int) -> Entry | None:
         """Return the entry under a key; None if it is missing or expired."""
 
     async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Version:
-        """Store a new entry and return its version. An expired entry does not count: its key is free.
+        """Store a new entry and return its version. The key of an expired entry is free.
+
+        Args:
+            key: where to store the entry.
+            value: the bytes to store.
+            expires_at: when the entry expires, in seconds since 1970. It may have passed; then no entry remains.
+            now: the current time, in seconds since 1970.
 
         Raises:
             Conflict: the key is in use.
@@ -59,6 +67,13 @@ class Store(Protocol):
     async def replace(self, key: str, value: bytes, version: Version, *, expires_at: int, now: int) -> Version:
         """Replace the entry that has this version, and return its new version.
 
+        Args:
+            key: where the entry is stored.
+            value: the bytes to store.
+            version: the version that the entry must have.
+            expires_at: when the entry expires, in seconds since 1970. It may have passed; then no entry remains.
+            now: the current time, in seconds since 1970.
+
         Raises:
             Conflict: the entry has another version, or is missing or expired.
         """
@@ -66,7 +81,10 @@ class Store(Protocol):
     async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
         """Remove an entry. Return False if there was none.
 
-        With a version, remove the entry only if it still has that version.
+        Args:
+            key: where the entry is stored.
+            version: remove the entry only if it has this version. None: whatever its version is.
+            now: the current time, in seconds since 1970.
 
         Raises:
             Conflict: a version was given, and the entry has another one, or is missing or expired.
@@ -74,13 +92,13 @@ class Store(Protocol):
 
 
 WHAT_A_STORE_IS = (
-    "A store has the coroutine methods get, create, replace and delete: see starsessions.stores.Store, and "
-    "starsessions.testing.StoreSuite, which shows whether they do what they promise."
+    "A store has the coroutine methods get, create, replace and delete: see starsessions.stores.Store, and test yours "
+    "with starsessions.testing.StoreSuite."
 )
 
 
 def is_store(candidate: object) -> TypeGuard[Store]:
-    """Return whether it looks like a `Store`: four coroutine methods of these names.
+    """Return whether an object looks like a `Store`: it has the four coroutine methods.
 
     >>> is_store({}), is_store(None)
     (False, False)
@@ -90,10 +108,10 @@ def is_store(candidate: object) -> TypeGuard[Store]:
 
 @runtime_checkable
 class Sweeping(Protocol):
-    """A store whose database does not remove expired entries by itself."""
+    """A store whose database does not remove expired entries itself."""
 
     async def sweep(self, limit: int, *, now: int) -> int:
-        """Remove at most `limit` expired entries, and return how many: fewer than `limit` means that none is left.
+        """Remove at most `limit` expired entries, and return the number removed. Fewer than `limit`: none is left.
 
-        It removes nothing that is not expired at the moment of its removal, and does not block other requests.
+        An entry must be expired at the moment of its removal. Other requests must not be blocked meanwhile.
         """

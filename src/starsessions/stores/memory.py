@@ -7,24 +7,25 @@ from threading import Lock
 
 from starsessions.stores.base import Conflict, Entry, Version
 
-_HEAD = Struct(">QQQ")  # expires_at, version, and where the key stands in `_keys`
+_HEAD = Struct(">QQQ")  # expires_at, version, and the index of the key in `_keys`
 
-_FREE = 0  # the version of what does not exist
+_FREE = 0  # the version of a missing entry
 
 
 class MemoryStore:
-    """A dict of bytes. Nothing walks over all of it: each write looks at two other entries, in turn, and drops those
-    that have expired, so that expired entries go as fast as new ones come.
+    """A store in a dict of this process. A lock makes each method atomic between threads.
 
-    An entry is one bytes object, its deadline and version in front: no container that the garbage collector would have
-    to visit, a million times over. The sweep has the deadlines in a row of their own, since entries lie all over the
-    memory. A lock makes each verb atomic between threads.
+    No operation scans all entries. Each write checks two other entries in turn, and removes those that have expired, so
+    that expired entries are removed as fast as new ones are added.
+
+    Each entry is one bytes object that begins with its expiry and version, because the garbage collector would have to
+    visit a million containers. The sweep reads the expiries from an array, because the entries are spread over memory.
     """
 
     def __init__(self) -> None:
         self._entries: dict[str, bytes] = {}
-        self._keys: list[str] = []  # every key of _entries, once: the sweep's way around
-        self._ends = array("Q")  # and when its entry expires
+        self._keys: list[str] = []  # every key of _entries once, in the order of the sweep
+        self._ends = array("Q")  # when the entry of each key expires
         self._next = 0
         self._versions = count(1)
         self._lock = Lock()
@@ -42,7 +43,7 @@ class MemoryStore:
         return self.peek(key, now)
 
     def peek(self, key: str, now: int) -> Entry | None:
-        """`get`, without a coroutine."""
+        """Do the same as `get`, without a coroutine."""
         stored = self._entries.get(key)
         if stored is None:
             return None
@@ -64,7 +65,7 @@ class MemoryStore:
             return current is not None
 
     def _put(self, key: str, value: bytes, expected: Version, expires_at: int, now: int) -> Version:
-        """Write where the entry has the version that is expected."""
+        """Write if the entry has the expected version."""
         with self._lock:
             stored = self._entries.get(key)
             current, place = _FREE, len(self._keys)
@@ -84,7 +85,7 @@ class MemoryStore:
             return version
 
     def _drop(self, key: str) -> None:
-        """Forget an entry; the last key takes its place on the sweep's way."""
+        """Remove an entry, and move the last key to its place in the order of the sweep."""
         stored = self._entries.pop(key, None)
         if stored is None:
             return

@@ -1,4 +1,4 @@
-"""Removing expired entries again and again, while the application runs."""
+"""Remove expired entries periodically while the application runs."""
 
 import asyncio
 import logging
@@ -11,10 +11,10 @@ from starsessions.stores.base import Sweeping
 _logger = logging.getLogger("starsessions")
 
 BATCH = 1000
-"""Entries that are removed at once."""
+"""The number of entries removed at once."""
 
 PAUSE = 0.1
-"""Seconds between two batches: the database has other things to do."""
+"""Seconds between two batches, so that the database can serve requests."""
 
 
 async def sweep_forever(
@@ -25,11 +25,18 @@ async def sweep_forever(
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     chance: Callable[[], float] = random.random,
 ) -> None:
-    """Until it is cancelled: sweep about `every` so many seconds, in batches, until nothing is left.
+    """Sweep periodically until cancelled. Each time, remove batches until no expired entry is left.
 
-    Many workers do this at once. So each waits for a time of its own before the first sweep, and between two of them
-    (from half to one and a half of `every`); one that finds less than a whole batch, because there is no more or
-    because others are at it, waits again. A failure is logged, once until it works again.
+    Many workers do this in parallel. So each waits for a random time before its first sweep and between two sweeps. A
+    worker that finds less than a full batch waits again, because nothing is left or another worker is sweeping. The
+    first of several failures in a row is logged.
+
+    Args:
+        store: the store to sweep.
+        every: the mean time between two sweeps, in seconds. The actual time is 0.5 to 1.5 times as long.
+        clock: returns the current time, in seconds since 1970.
+        sleep: waits for a number of seconds; for tests.
+        chance: returns a random number from 0 to 1; for tests.
     """
     await sleep(every * chance())
     fails = False
@@ -38,8 +45,8 @@ async def sweep_forever(
         try:
             removed = await store.sweep(BATCH, now=int(clock()))
             fails = False
-        except Exception as error:  # whatever it is, the next time may be better
+        except Exception as error:  # whatever it is, the next attempt may succeed
             if not fails:
-                _logger.warning("Expired sessions could not be removed: %s We go on trying.", error)
+                _logger.warning("Expired sessions could not be removed, and the next sweep will retry: %s", error)
             fails = True
         await sleep(PAUSE if removed >= BATCH else every * (0.5 + chance()))

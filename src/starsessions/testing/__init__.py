@@ -1,18 +1,17 @@
-"""For tests: a clock that is moved by hand, the session of a test client, and proof that a store or a backend keeps its
-promises.
+"""Tools for tests: a clock that the test sets, the session of a test client, and test suites for stores and backends.
 
 | name                                         | what it is                                                          |
 |----------------------------------------------|---------------------------------------------------------------------|
-| `Clock`                                      | seconds since 1970, moved by hand                                   |
+| `Clock`                                      | a clock (seconds since 1970) that only the test advances            |
 | `session_of`, `sign_in`                      | the session of a test client                                        |
-| `StoreSuite`                                 | every rule of a store as a pytest test: subclass it                 |
-| `BackendSuite`, `CookieBackendSuite`         | the same for backends that keep sessions on a server, or in cookies |
-| `check_against_model`                        | Hypothesis looks for requests after which a backend is wrong        |
+| `StoreSuite`                                 | each rule of the store contract as a pytest test: subclass it       |
+| `BackendSuite`, `CookieBackendSuite`         | the same for server-side backends, and for cookie backends          |
+| `check_against_model`                        | a Hypothesis search for requests that a backend handles incorrectly |
 | `store_verdicts`                             | the rules of a store without pytest; on the command line:           |
 |                                              | `python -m starsessions.testing package.module:open_store`          |
 | `broken_stores`, `RulesSuite`                | stores that the rules must reject, and a test that they do          |
 
-`pytest` and `hypothesis` are imported only with what needs them: the suites, and `check_against_model`.
+`pytest` and `hypothesis` are imported only if you use a suite or `check_against_model`.
 """
 
 from importlib import import_module

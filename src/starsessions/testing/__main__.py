@@ -1,7 +1,8 @@
 """python -m starsessions.testing package.module:open_store
 
-Proves the rules of a store, and prints one line for each. `open_store(name)` opens a connection to the storage of that
-name: it returns a store, or an async context manager that gives one. The exit code is 1 if a rule is broken.
+Checks the rules of the store contract, and prints one line for each. `open_store(name)` opens a connection to the
+storage of that name: it returns a store, or an async context manager that yields one. The exit code is 1 if a rule is
+broken.
 """
 
 import argparse
@@ -19,19 +20,19 @@ from starsessions.testing.conformance.verdict import store_verdicts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what the command line asks for, and return the exit code."""
+    """Run the command line, and return the exit code."""
     capabilities = "; ".join(f"{name}: {meaning}" for name, meaning in STORE.capabilities.items())
     parser = argparse.ArgumentParser("python -m starsessions.testing", description=__doc__.partition("\n\n")[2])
     parser.add_argument("open_store", nargs="?", metavar="package.module:open_store")
     parser.add_argument("--decline", action="append", default=[], metavar="NAME=REASON", help=capabilities)
-    parser.add_argument("--largest-value", type=int, metavar="BYTES", help="the limit, if values have one")
+    parser.add_argument("--largest-value", type=int, metavar="BYTES", help="the size limit of values, if there is one")
     parser.add_argument("--event-loop", choices=["asyncio", "trio"], default="asyncio")
-    parser.add_argument("--self-test", action="store_true", help="show that the rules reject broken stores")
+    parser.add_argument("--self-test", action="store_true", help="check that the rules reject broken stores")
     options = parser.parse_args(arguments)
     if options.self_test:
         return anyio.run(_self_test, backend=options.event_loop)
     if not options.open_store or ":" not in options.open_store:
-        parser.error("say which store: package.module:open_store")
+        parser.error("name the function that opens your store: package.module:open_store")
     declines = dict(decline.split("=", 1) if "=" in decline else (decline, "") for decline in options.decline)
     open_store = _imported(options.open_store)
     return anyio.run(_prove, open_store, declines, options.largest_value, backend=options.event_loop)

@@ -1,4 +1,4 @@
-"""The session of a test client, for the test to read and to write: what one cannot see through the pages.
+"""The session of a test client, for a test to read and write directly.
 
     client = TestClient(app)
     with session_of(client) as session:
@@ -6,8 +6,8 @@
     assert client.get("/me").text == "ann"
     sign_in(client, "42")
 
-It is as one more request of that client: it sends the client's cookies, by the application's own middleware, backend
-and clock, and the client takes the cookie that comes back.
+It works like one more request of that client: it sends the client's cookies through the application's own middleware,
+backend and clock, and the client keeps the cookie of the response.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
@@ -35,22 +35,30 @@ _MOST_LAYERS = 100
 
 
 class Client(Protocol):
-    """A `TestClient` of Starlette or FastAPI, or an `AsyncClient` of httpx over an `ASGITransport`."""
+    """A `TestClient` of Starlette or FastAPI, or an httpx `AsyncClient` with an `ASGITransport`."""
 
     @property
     def cookies(self) -> Any:
-        """Its cookies, with the `jar` of the standard library."""
+        """Its cookies, with a `jar` from the standard library."""
 
     @property
     def base_url(self) -> Any:
-        """What its requests begin with."""
+        """The URL that relative request URLs are resolved against."""
 
 
 def session_of(client: Client, *, session_cookie: str | None = None, app: ASGIApp | None = None) -> "SessionOf":
-    """The session of this client: `with` for a test client, `async with` for an asynchronous one.
+    """Open the session of a client: use `with` for a test client, and `async with` for an asynchronous one.
 
-    What the block changes is saved when it ends, and not if it raises. `session_cookie` says which session is meant, if
-    the application has several; `app` is the application, where the client does not show it.
+    Changes are saved at the end of the block, unless it raises.
+
+    Args:
+        client: a `TestClient`, or an httpx `AsyncClient` with an `ASGITransport`.
+        session_cookie: the name of the session's cookie, if the application has several sessions. None: the only one.
+        app: the application, if the client does not reveal it. None: the client's application.
+
+    Raises:
+        ImproperlyConfigured: the application has no session middleware, or several.
+        TypeError: the client's application is unknown.
 
     >>> from starlette.applications import Starlette
     >>> from starlette.middleware import Middleware
@@ -67,26 +75,26 @@ def session_of(client: Client, *, session_cookie: str | None = None, app: ASGIAp
     installed = list(_installed_in(application, _root_path_of(client)))
     if session_cookie is not None:
         found = [one for one in installed if one.middleware.config.cookie.name == session_cookie]
-    else:  # the application's own come before those of what is mounted in it
+    else:  # the application's own middlewares take precedence over those of mounted applications
         found = [one for one in installed if not one.is_mounted] or installed
     if len(found) != 1:
         names = ", ".join(repr(one.middleware.config.cookie.name) for one in installed) or "none"
         raise ImproperlyConfigured(
-            f"session_of() needs one SessionMiddleware, and there are {len(found)} (all cookies: {names}). Say which "
-            "one with session_cookie=…, and pass app=… if the client hides the application."
+            f"session_of() needs one SessionMiddleware, but found {len(found)} (all cookies: {names}): choose one with "
+            "session_cookie=…, and pass app=… if the client does not reveal the application."
         )
     return SessionOf(client, found[0])
 
 
 class _AsyncClient(Client, Protocol):
     def aclose(self) -> Any:
-        """What an asynchronous client has, and a test client has not."""
+        """Close the client. Only an asynchronous client has this method."""
 
 
 class _TestClient(Client, Protocol):
     @property
     def portal(self) -> Any:
-        """The other way round."""
+        """The portal to the event loop. Only a test client has this attribute."""
 
 
 @overload
@@ -121,9 +129,16 @@ def sign_in(
     session_cookie: str | None = None,
     app: ASGIApp | None = None,
 ) -> Coroutine[Any, Any, None] | None:
-    """Sign a user in with this client, as `users.sign_in(session)` does in a handler: `await` it with an async client.
+    """Sign a user in with this client, as `users.sign_in(session)` does in a handler. Await it for an async client.
 
-    `session_cookie` and `app` are those of `session_of()`.
+    Args:
+        client: a `TestClient`, or an httpx `AsyncClient` with an `ASGITransport`.
+        user_id: the id of the user.
+        remember: keep the user signed in for 30 days.
+        keep_data: keep the session's data; otherwise it is cleared.
+        method: how the user signed in, for the list of sessions.
+        session_cookie: the name of the session's cookie, if the application has several sessions. None: the only one.
+        app: the application, if the client does not reveal it. None: the client's application.
 
     >>> from starlette.applications import Starlette
     >>> from starlette.middleware import Middleware
@@ -142,7 +157,7 @@ def sign_in(
 
 
 class SessionOf:
-    """What `session_of()` returns: a block in which the session is open."""
+    """The context manager that `session_of()` returns. It yields the loaded session, and saves it on exit."""
 
     def __init__(self, client: Client, installed: "_Installed") -> None:
         self._client = client
@@ -177,7 +192,7 @@ class SessionOf:
         await self._open_async.__aexit__(kind, error, traceback)
 
     def run(self, act: Callable[[Session], Awaitable[object]]) -> Coroutine[Any, Any, None] | None:
-        """One act in a block of its own: done now, or to be awaited."""
+        """Run `act` with the open session: at once, or as a coroutine if the client is asynchronous."""
 
         async def do() -> None:
             async with self._visit() as session:
@@ -191,7 +206,7 @@ class SessionOf:
 
     @contextmanager
     def _portal(self) -> Iterator[BlockingPortal]:
-        """Into the loop of the application, if it runs: a backend may hold connections that belong to it."""
+        """Open a portal to the application's event loop if it runs, because a backend's connections belong to it."""
         client: Any = self._client
         if client.portal is not None:
             yield client.portal
@@ -217,24 +232,23 @@ class SessionOf:
         _keep(jar, url, visit.headers)
         if session.session_id is not None and not _sent_to(url, jar):
             raise ImproperlyConfigured(
-                f"The session was saved, but the client does not send its cookie to {url}: "
-                'a Secure cookie needs a client with base_url="https://testserver", a domain one of that domain.'
+                f"The session was saved, but the client does not send its cookie to {url}: for a Secure cookie, use "
+                'base_url="https://testserver"; for a cookie with a domain, a base_url in that domain.'
             )
 
 
 class _Visit:
-    """A request to the middleware as it is installed, with us in the place of the application: it has its session, and
-    waits in the middle of its handler."""
+    """A request to the installed middleware, whose handler waits while the session is open."""
 
     def __init__(self, middleware: SessionMiddleware, request: dict[str, Any]) -> None:
         self.headers: list[tuple[bytes, bytes]] = []
-        """Those of the answer."""
+        """The headers of the response."""
         self._middleware = copy(middleware)
         self._middleware.app = self._handle
         self._scope: Scope = {"type": "http", "method": "GET", "query_string": b"", **request}
         self._session: Session | None = None
         self._error: BaseException | None = None
-        self._is_open, self._is_over = Event(), Event()
+        self._is_open, self._may_end = Event(), Event()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Session]:
@@ -244,15 +258,15 @@ class _Visit:
             if self._session is not None:
                 try:
                     yield self._session
-                except BaseException as error:  # raised below, since a task group would make a group of it
+                except BaseException as error:  # raised below, since a task group would wrap it in an exception group
                     self._error = error
                     tasks.cancel_scope.cancel()
-                self._is_over.set()
+                self._may_end.set()
         if self._error is not None:
             raise self._error
 
     async def _run(self) -> None:
-        receive: Any = sleep_forever  # nothing comes
+        receive: Any = sleep_forever  # there are no messages
         try:
             await self._middleware(self._scope, receive, self._send)
         except Exception as error:
@@ -265,7 +279,7 @@ class _Visit:
         await session.load()
         self._session = session
         self._is_open.set()
-        await self._is_over.wait()
+        await self._may_end.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body"})
 
@@ -273,11 +287,11 @@ class _Visit:
         if message["type"] == "http.response.start":
             self.headers = list(message["headers"])
             if message["status"] != 200:
-                raise BackendUnavailable("The store of the sessions fails: the middleware answered 503.")
+                raise BackendUnavailable("The session store failed: the middleware responded 503.")
 
 
 class _Installed(NamedTuple):
-    """A middleware, and where its application is."""
+    """A middleware, and where its application is mounted."""
 
     middleware: SessionMiddleware
     root_path: str
@@ -289,7 +303,7 @@ def _app_of(client: object) -> object:
         app = getattr(holder, "app", None)
         if app is not None:
             return app
-    raise TypeError("session_of() needs the client of an application; if it is one, pass the application: app=….")
+    raise TypeError("session_of() cannot find the application of this client: pass it with app=….")
 
 
 def _root_path_of(client: object) -> str:
@@ -298,10 +312,10 @@ def _root_path_of(client: object) -> str:
 
 
 def _installed_in(app: Any, root_path: str, is_mounted: bool = False) -> Iterator[_Installed]:
-    """Those in an application and in what is mounted there, from the outside in."""
+    """Yield the session middlewares of an application and of the applications mounted in it, from the outside in."""
     for _ in range(_MOST_LAYERS):
         if isinstance(app, Starlette):
-            if app.middleware_stack is None:  # as the first request would
+            if app.middleware_stack is None:  # build it, as the first request would
                 app.middleware_stack = app.build_middleware_stack()
             app = app.middleware_stack
         if isinstance(app, SessionMiddleware):
@@ -318,7 +332,7 @@ def _routes_of(app: object) -> list[BaseRoute]:
 
 
 def _sent_to(url: str, jar: CookieJar) -> list[tuple[bytes, bytes]]:
-    """The `Cookie` header of a request, if it has one."""
+    """Return the `Cookie` header of a request to this URL, or no header if no cookie matches."""
     request = Request(url)  # noqa: S310 - it is never sent
     jar.add_cookie_header(request)
     header = request.get_header("Cookie")
@@ -326,7 +340,7 @@ def _sent_to(url: str, jar: CookieJar) -> list[tuple[bytes, bytes]]:
 
 
 def _keep(jar: CookieJar, url: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """What a browser does with the headers of an answer."""
+    """Store the cookies of a response, as a browser does."""
     answer = _Answer()
     for name, value in headers:
         if name == b"set-cookie":
@@ -335,7 +349,7 @@ def _keep(jar: CookieJar, url: str, headers: Iterable[tuple[bytes, bytes]]) -> N
 
 
 class _Answer:
-    """As much of an answer as a cookie jar looks at."""
+    """The part of a response that a cookie jar reads."""
 
     def __init__(self) -> None:
         self.headers = Headers()

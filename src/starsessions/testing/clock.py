@@ -1,8 +1,11 @@
-"""Time that a test moves by hand."""
+"""A clock for tests."""
 
 
 class Clock:
-    """A clock that is moved by hand: for the `clock=` of a backend.
+    """A clock that only the test advances: pass it as the `clock=` of a backend.
+
+    Args:
+        now: the seconds since 1970 at which it starts.
 
     >>> clock = Clock(1_000)
     >>> clock.advance(60)
@@ -17,5 +20,5 @@ class Clock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Let so many seconds pass."""
+        """Advance the clock by this number of seconds."""
         self.now += seconds

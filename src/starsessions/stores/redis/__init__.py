@@ -1,1 +1,1 @@
-"""A store in Redis, or Valkey."""
+"""A store in Redis or Valkey."""

@@ -1,4 +1,4 @@
-"""How a command reaches Redis and its answer comes back: the client, its pool, and the time that a verb may take."""
+"""The connection to Redis: the client, its pool, and the timeout of each operation."""
 
 from asyncio import AbstractEventLoop, Future, Semaphore, Task, get_running_loop, timeout
 from collections.abc import Awaitable, Callable
@@ -13,37 +13,37 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CONNECTIONS = 50
-"""Of one process, if we make the client: who comes when all are in use waits."""
+"""The size of the pool of a client made from a URL, for each process. If all connections are in use, commands wait."""
 
 _MOMENT = 0.1
-"""Seconds for which a connection may be kept out of its pool, from when it was taken."""
+"""Seconds for which a connection may be kept out of its pool after it was taken."""
 
 Send = Callable[..., Awaitable[Any]]
-"""Sends one command and gives its answer, in bytes."""
+"""Sends a command, and returns its reply as bytes."""
 
 
 Read = Callable[[bytes], Awaitable[Any]]
-"""Gives what stands under a name, in bytes."""
+"""Returns the value of a key as bytes."""
 
 
 class Transport(NamedTuple):
-    """How commands go to the server."""
+    """The functions that send commands to the server."""
 
     send: Send
     read: Read
 
 
 class _Lease(NamedTuple):
-    """A connection that was taken from its pool."""
+    """A connection taken from its pool."""
 
     connection: Any
     loop: AbstractEventLoop
     until: float
-    """For so long, by the clock of the loop, it may be kept."""
+    """The time, by the event loop's clock, until which the connection may be kept."""
 
 
 class Opened(NamedTuple):
-    """A client that we made, and the event loop in which its connections live."""
+    """A client made from a URL, and the event loop that its connections belong to."""
 
     loop: AbstractEventLoop
     client: "Redis"
@@ -51,7 +51,11 @@ class Opened(NamedTuple):
 
 
 def transport_for(client: "Redis | RedisCluster", seconds: float) -> Transport:
-    """How to send commands by this client. Refuses what is no client of the right kind."""
+    """Return the functions that send commands through this client.
+
+    Raises:
+        ImproperlyConfigured: the client is of another kind, or reads from replicas.
+    """
     from redis.asyncio import Redis, RedisCluster
     from redis.asyncio.client import Pipeline
     from redis.client import NEVER_DECODE
@@ -61,33 +65,33 @@ def transport_for(client: "Redis | RedisCluster", seconds: float) -> Transport:
         primary = not (client.read_from_replicas or client.load_balancing_strategy)
     elif isinstance(client, Redis) and not isinstance(client, Pipeline):
         primary = getattr(client.connection_pool, "is_master", True)
-        # Who overrides execute_command wants to see each command.
+        # A subclass that overrides execute_command expects to see each command.
         if type(client).execute_command is Redis.execute_command and not client.single_connection_client:
             pool = client.connection_pool
     else:
         kind = f"{type(client).__module__}.{type(client).__qualname__}"
         raise ImproperlyConfigured(
-            f"RedisBackend takes a URL, or a Redis or RedisCluster of redis.asyncio; this is a {kind}."
+            f"RedisBackend takes a URL, or a Redis or RedisCluster client from redis.asyncio, not a {kind}."
         )
     if not primary:
         raise ImproperlyConfigured(
             "RedisBackend must not read from replicas: they may still hold a session that was ended. "
-            "Pass a client of the primary (`master_for()` of a Sentinel, a RedisCluster without load balancing)."
+            "Pass a client of the primary (`master_for()` of a Sentinel, or a RedisCluster without load balancing)."
         )
     send = _Pooled(pool).send if pool else partial(client.execute_command, **{NEVER_DECODE: True})
-    # Keys that are read together may be on different nodes of a Cluster.
+    # In a Cluster the keys of one MGET may be on different nodes.
     return Transport(send, partial(send, "GET") if isinstance(client, RedisCluster) else _Reads(send, seconds).read)
 
 
 class _Pooled:
-    """Sends commands by connections of a pool, each command once; waits if all of them are in use.
+    """Send each command exactly once, over a connection of a pool. Wait if all connections are in use.
 
-    (`Redis.execute_command` repeats commands when the client is set up so, and does not tell.)
+    (`Redis.execute_command` may retry a command, depending on the client's settings, without reporting that it did.)
 
-    To take a connection and to give it back costs nearly half of what is done with it. So one that has just worked is
-    kept for the next command. After a moment it is given back all the same: the pool knows whether the server still
-    answers, who is the primary now, and when to log in again. A small pool may need each of its connections for others,
-    so nothing is kept of it.
+    Taking a connection and returning it costs nearly half as much as the command itself. So a connection that has just
+    worked is kept for the next command. After a short time it is returned in any case, because the pool knows whether
+    the server still answers, which node is the primary, and when to authenticate again. No connection of a small pool
+    is kept, because the application may need each of them.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -99,7 +103,7 @@ class _Pooled:
         self._keeps = pool.max_connections >= _CONNECTIONS
         self._kept: _Lease | None = None
         self._current: _Lease | None = None
-        """The one that may be kept: a timer runs that ends its moment."""
+        """The lease that may be kept; a timer ends it."""
         self._tasks: set[Task[None]] = set()
 
     async def send(self, *command: Any) -> Any:
@@ -146,7 +150,7 @@ class _Pooled:
         return self._current is taken
 
     def _end(self, taken: _Lease) -> None:
-        """The moment has passed. If the connection is in use, it is given back after that."""
+        """End the lease. A connection that is in use is returned after its command."""
         if self._current is taken:
             self._current = None
         if self._kept is taken:
@@ -157,9 +161,9 @@ class _Pooled:
 
 
 class _Reads:
-    """GET. Those that come in one turn of the event loop, while others are under way, share an MGET.
+    """Read keys with GET. Reads that begin in one turn of the event loop, while another is pending, share an MGET.
 
-    The shared one is a task of its own, so that it goes on when one of those who wait for it is cancelled.
+    The MGET runs in its own task, so that it continues if one of the waiting requests is cancelled.
     """
 
     def __init__(self, send: Send, seconds: float) -> None:
@@ -204,9 +208,11 @@ class _Reads:
 
 
 async def within(seconds: float, work: Awaitable[T], failures: tuple[type[Exception], ...]) -> T:
-    """What a store's work comes to; `BackendUnavailable` for the failures that are named, and when time is up.
+    """Wait for an operation of the store, and return its result.
 
-    The message names the kind of the failure only: what a driver says may hold keys and values.
+    Raises:
+        BackendUnavailable: the operation raised one of `failures`, or did not finish within `seconds`. The message
+            contains only the type of the failure, because a driver's message may contain keys and values.
     """
     try:
         async with timeout(seconds):  # asyncio's own, like the drivers; anyio's costs four times as much
@@ -220,7 +226,7 @@ async def within(seconds: float, work: Awaitable[T], failures: tuple[type[Except
 def client_from(url: str, timeout: float) -> "Redis":
     from redis.asyncio import ConnectionPool, Redis
 
-    # No timeout for each read and write: each verb has one for all that it does.
+    # No timeout for single reads and writes: each operation has one for everything that it does.
     pool = ConnectionPool.from_url(
         url, max_connections=_CONNECTIONS, socket_timeout=None, socket_connect_timeout=timeout
     )
@@ -230,10 +236,10 @@ def client_from(url: str, timeout: float) -> "Redis":
 def check_url(url: str) -> None:
     try:
         pool: Any = client_from(url, 1).connection_pool
-        pool.make_connection()  # it connects when it is used
+        pool.make_connection()  # it connects on first use
     except Exception as error:
-        # The error itself may show a password.
+        # The message of the error may contain a password.
         raise ImproperlyConfigured(
-            f"The URL of Redis cannot be used ({type(error).__name__}): give redis://[user:password@]host:port/db, "
-            "the same with rediss://, or unix://[user:password@]/path?db=0. For a Cluster or a Sentinel pass a client."
+            f"The Redis URL is invalid ({type(error).__name__}): pass redis://[user:password@]host:port/db, the same "
+            "with rediss://, or unix://[user:password@]/path?db=0. For a Cluster or a Sentinel, pass a client."
         ) from None

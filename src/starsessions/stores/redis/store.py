@@ -1,20 +1,20 @@
-"""Sessions in Redis, or Valkey: one server, the primary of a Sentinel set, or a Cluster.
+"""The store contract in Redis or Valkey: a single server, the primary of a Sentinel set, or a Cluster.
 
 An entry is one string under one key:
 
     0x01 | version, 8 random bytes | expires_at, 8 bytes, big-endian | value
 
-Anything else under our key (another type, something shorter, another first byte) does not exist for us: `get` does not
-see it, `create` takes its place, `delete` removes it. Reading is one GET. Writing is one script that looks and writes
-in one step; it touches one key, so that a Cluster knows where to run it, and it is sent whole to a server that does not
-know it (any more).
+Any other value under a key of the store (another type, too short, another first byte) is treated as missing: `get`
+ignores it, `create` replaces it, `delete` removes it. A read is one GET. A write is one script that compares and writes
+atomically. It uses one key, so that a Cluster can route it. If the server does not have the script (any more), it is
+sent in full.
 
-The version is made by the writer and is random. So a script that is sent a second time, because the answer to the
-first was lost, finds its own version and says yes. If another writer has come between the two, it cannot be told
-whether the first one was carried out, and the write has failed. (A Cluster's client repeats commands by itself, and
-does not tell: there, what is computed from the old value may then be computed twice.)
+The writer chooses the version at random. So if a script is sent again because the first reply was lost, it finds its
+own version and reports success. If another writer came in between, it is unknown whether the first attempt was carried
+out, and the write fails. (The Cluster client retries commands without reporting it. There, a value computed from the
+old one may be computed twice.)
 
-Redis counts the time to live by its own clock, from now on. The caller's clock decides whether an entry has expired.
+Redis counts the time to live by its own clock. The caller's clock decides whether an entry has expired.
 """
 
 from asyncio import get_running_loop
@@ -36,7 +36,7 @@ LAYOUT = 1
 HEAD = Struct(">B8sQ")
 
 _LONGEST = 10**15
-"""Milliseconds, some 30,000 years: Redis adds the time of day, and would refuse what does not fit into 63 bits then."""
+"""The longest time to live in milliseconds, 30,000 years. Redis adds the current time, and rejects an overflow."""
 
 SCRIPT = b"""
 local entry, expected, now, milliseconds = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -66,16 +66,24 @@ else
 end
 return 1
 """
-"""Puts an entry (none: removes) where the version is `expected`; none: where nothing is. With `*` it removes whatever
-is there. The answer is 1 if it was done, also if it was done before, and otherwise what is there: nil if nothing is."""
+"""Write an entry if the stored version is `expected`. An empty entry deletes; an empty `expected` requires a missing
+entry; `*` deletes any version. The reply is 1 if this was done, now or by an earlier attempt; otherwise the stored
+entry, or nil if it is missing."""
 
 SHA = sha1(SCRIPT, usedforsecurity=False).hexdigest()
 
 
 class RedisStore:
-    """The store contract in Redis. Each verb takes at most `timeout` seconds, whatever happens.
+    """The store contract in Redis.
 
-    From a URL it makes a client of its own in each event loop; `aclose` closes it. A client that was given stays open.
+    Args:
+        client_or_url: a client, which the caller closes; or a URL, from which the store creates a client for each event
+            loop. `aclose` closes that one.
+        prefix: the prefix of all keys in Redis.
+        timeout: the seconds after which any operation raises `BackendUnavailable`.
+
+    Raises:
+        ImproperlyConfigured: the client or URL cannot be used, or the package redis is missing.
     """
 
     def __init__(self, client_or_url: "Redis | RedisCluster | str", prefix: str, *, timeout: float | timedelta) -> None:
@@ -89,7 +97,7 @@ class RedisStore:
         self._timeout = time_limit("timeout", timeout)
         self._failures = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
         self._refusal, self._unknown_script = exceptions.ResponseError, exceptions.NoScriptError
-        # After these a command is sent a second time. Who is read-only was the primary before, and another one is now.
+        # After these errors a command is retried. A read-only error means a failover: another node is the primary now.
         self._lost = (exceptions.ConnectionError, exceptions.ReadOnlyError)
         self._given: Transport | None = None
         self._opened: Opened | None = None
@@ -118,7 +126,7 @@ class RedisStore:
         return True
 
     async def aclose(self) -> None:
-        """Close the client that was made from a URL. The store can be used again, and makes a new one."""
+        """Close the client made from a URL. The store can be used again: it then creates a new client."""
         opened, self._opened = self._opened, None
         if opened is not None and opened.loop is get_running_loop():
             await opened.client.aclose()
@@ -143,20 +151,20 @@ class RedisStore:
         return version
 
     async def _swap(self, key: str, entry: bytes, expected: bytes, now: int, milliseconds: int) -> None:
-        """Put `entry` in the place of the entry with the version `expected`, or raise `Conflict`."""
+        """Replace the entry that has the version `expected` with `entry`, or raise `Conflict`."""
         work = self._run_script(self._name(key), entry, expected, now, milliseconds)
         answer, twice = await within(self._timeout, work, self._failures)
         if answer == 1:
             return
         current = _entry(answer, now)
         if twice and current is not None:
-            raise BackendUnavailable("The answer to a write was lost, and another request has written since.")
+            raise BackendUnavailable("The reply to a write was lost, and its result is unknown: another one followed.")
         if twice and not entry:
-            return  # it was to be removed, and it is
+            return  # it was to be deleted, and it is
         raise Conflict(current)
 
     async def _run_script(self, *arguments: Any) -> tuple[Any, bool]:
-        """The script's answer, and whether it was sent twice."""
+        """Return the reply to the script, and whether it was sent twice."""
         send = self._way().send
         try:
             return await self._run_script_once(send, arguments), False

@@ -1,7 +1,6 @@
-"""A store in a SQL database, through SQLAlchemy's asyncio.
+"""A store in a SQL database, using SQLAlchemy's asyncio extension.
 
-`store.py` is the contract in SQL, `table.py` the table and the statements, and `connection.py` how a statement gets to
-the database and back.
+`store.py` implements the contract, `table.py` defines the table and the statements, and `connection.py` executes them.
 """
 
 from importlib import import_module
@@ -10,7 +9,7 @@ from starsessions.exceptions import ImproperlyConfigured
 
 try:
     import_module("sqlalchemy.ext.asyncio")
-    import_module("greenlet")  # without it SQLAlchemy's asyncio fails as well, but only when it connects
+    import_module("greenlet")  # without it, SQLAlchemy's asyncio fails only on the first connection
 except ImportError as _missing:
     raise ImproperlyConfigured(
         "Sessions in a SQL database need SQLAlchemy with its asyncio extension: "

@@ -1,14 +1,13 @@
-"""How a statement gets to a database and back: as a transaction of its own, without a round trip more than itself, and
-in bounded time.
+"""Execute statements: each in its own transaction, in one round trip, and with a timeout.
 
-A statement runs in a task of its own. When time is up, the request is answered at once, and the task goes on to put its
-connection in order: drivers take seconds for that when the server does not answer. When a request is cancelled, its
-statement runs to its end, so that no connection has to be closed in the middle of an answer; who writes waits for that
-end, so that nothing is written later.
+Each statement runs in its own task. After the timeout the request fails at once, while the task goes on to clean up its
+connection, which takes drivers seconds if the server does not answer. If a request is cancelled, its statement still
+runs to the end, so that no connection has to be closed in the middle of a reply. A cancelled write waits for that end,
+so that nothing is written afterwards.
 
-A pooled connection may have died since it was last used, and it is not asked beforehand, which would cost a round trip.
-So what fails is tried once more: SQLAlchemy empties its pool when it sees a connection that was lost. A write may then
-have been carried out the first time, or not; the writer finds out by the version.
+A pooled connection may have been lost since its last use. Checking it first would cost a round trip, so a statement
+that fails is retried once instead: SQLAlchemy empties its pool when it detects a lost connection. A write may have been
+carried out by the first attempt; the writer recognizes it by its version.
 """
 
 import asyncio
@@ -51,7 +50,7 @@ BUSY: set[str | int] = {
     "SQLITE_LOCKED",
     "SQLITE_LOCKED_SHAREDCACHE",
 }
-"""Failures after which nothing has been done, and the same statement may well succeed."""
+"""Errors after which nothing was changed, and a retry may succeed."""
 
 READ_ONLY: set[str | int] = {
     "25006",  # PostgreSQL
@@ -59,10 +58,10 @@ READ_ONLY: set[str | int] = {
     1792,  # MySQL: the transaction is read-only
     1836,  # MySQL: a read-only mode
 }
-"""What a server says to a write that was the primary when the connection was made."""
+"""Errors for a write on a server that was the primary when the connection was made."""
 
 MAX_ATTEMPTS = 8
-"""Of a statement that fails for what is in `BUSY`."""
+"""The attempts at a statement that fails with an error in `BUSY`."""
 
 ASYNC_DRIVERS = {
     "aiomysql": "mysql+aiomysql://",
@@ -77,14 +76,14 @@ class Answer(NamedTuple):
     rows: Sequence[Row[Any]]
 
     written: int
-    """How many rows; 0 as well if an INSERT found its key taken."""
+    """The number of rows written; 0 if an INSERT found its key in use."""
 
     in_doubt: bool
-    """An earlier attempt has failed, and it is unknown whether it was carried out."""
+    """Whether an earlier attempt failed and may have been carried out."""
 
 
 class Database:
-    """An engine, as the store uses it."""
+    """An engine, with the timeout and the retries that the store needs."""
 
     def __init__(self, engine: AsyncEngine, timeout: float) -> None:
         self.name: str = engine.dialect.name
@@ -93,7 +92,7 @@ class Database:
         self._running: set[asyncio.Task[Any]] = set()
 
     async def with_timeout(self, work: Coroutine[Any, Any, T], *, writes: bool = False) -> T:
-        """What the work comes to; `BackendUnavailable` when time is up."""
+        """Return the result of the work. Raises `BackendUnavailable` after the timeout."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
         task = loop.create_task(work)
@@ -109,7 +108,7 @@ class Database:
         def has_ended(task: asyncio.Task[T]) -> None:
             timer.cancel()
             self._running.discard(task)
-            if answer.done():  # the request has gone away
+            if answer.done():  # the request has timed out or was cancelled
                 task.cancelled() or task.exception()
             elif task.cancelled():  # the event loop is being closed
                 answer.cancel()
@@ -128,7 +127,7 @@ class Database:
             raise
 
     async def finished(self) -> None:
-        """Returns when nothing runs any more. Each piece of work ends in time, or soon after."""
+        """Wait until no work is running. All work ends within the timeout, or soon after."""
         while self._running:
             await asyncio.wait(self._running)
 
@@ -139,9 +138,10 @@ class Database:
     async def call(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> tuple[T, bool]:
-        """What the work comes to on a connection, and whether an earlier attempt at it is in doubt.
+        """Run the work on a connection. Return its result, and whether an earlier attempt may have been carried out.
 
-        It raises nothing but `BackendUnavailable`: drivers and event loops raise many things when a server fails.
+        Raises:
+            BackendUnavailable: the work failed. It replaces the many errors of drivers and event loops.
         """
         attempts, in_doubt = 0, False
         while True:
@@ -152,7 +152,7 @@ class Database:
             if _is(failure, BUSY):
                 attempts += 1
                 again = attempts < MAX_ATTEMPTS
-                await asyncio.sleep(0.002 * 2**attempts * random())  # noqa: S311 - so that two do not meet again
+                await asyncio.sleep(0.002 * 2**attempts * random())  # noqa: S311 - jitter
             else:
                 again, in_doubt = not in_doubt, True
             if not again:
@@ -163,7 +163,7 @@ class Database:
             driver: Any = connection.connection.dbapi_connection
             commits = not self._engine.dialect.detect_autocommit_setting(driver)
             if commits and self.name == "postgresql":
-                # An engine of the user's. These drivers note it down and send nothing; others would send a statement.
+                # An engine of the application. PostgreSQL drivers send nothing for this; others would send a statement.
                 connection.execution_options(isolation_level="AUTOCOMMIT")
                 commits = False
             try:
@@ -188,9 +188,10 @@ def _execute(
 
 
 def _as_the_driver_said(error: Exception) -> Exception:
-    """The driver's own error: SQLAlchemy's shows the parameters, which are keys and sessions.
+    """Return the driver's own error, without tracebacks.
 
-    The frames of its traceback hold them, too, for tools that print local variables.
+    SQLAlchemy's error shows the parameters, which are keys and sessions. The frames of the tracebacks hold them as
+    well, and tools that print local variables would show them.
     """
     if isinstance(error, StatementError) and isinstance(error.orig, Exception):
         error = error.orig
@@ -202,14 +203,14 @@ def _as_the_driver_said(error: Exception) -> Exception:
 
 
 def _spoils(error: Exception) -> bool:
-    """Whether the connection must not be used again: its state is unknown, or it leads to what is a replica now."""
+    """Return whether the connection must not be reused: its state is unknown, or its server is now a replica."""
     if isinstance(error, InterfaceError | InternalError) or not isinstance(error, SQLAlchemyError):
         return True
     return isinstance(error, DBAPIError) and _is(error.orig, READ_ONLY)
 
 
 def _is(failure: BaseException | None, codes: set[str | int]) -> bool:
-    """Whether a driver's error has one of these codes, wherever this driver has put it."""
+    """Return whether a driver's error has one of these codes, in any of the places where drivers put it."""
     said = (
         getattr(failure, "sqlstate", None),
         getattr(failure, "sqlite_errorname", None),
@@ -219,17 +220,17 @@ def _is(failure: BaseException | None, codes: set[str | int]) -> bool:
 
 
 def engine_for(engine_or_url: AsyncEngine | URL | str, timeout: float) -> tuple[AsyncEngine, bool]:
-    """The engine, and whether it is ours: made from a URL, and to be closed by us."""
+    """Return the engine, and whether it was made from a URL, so that the backend must close it."""
     if isinstance(engine_or_url, AsyncEngine):
         if isinstance(engine_or_url.pool, StaticPool):
             raise ImproperlyConfigured(
-                "This engine has one connection that all requests share, so that one would roll back what another has "
-                "written. Pass the URL instead of the engine: for SQLite in memory, 'sqlite+aiosqlite://'."
+                "All requests would share the one connection of this engine (StaticPool), and one request would roll "
+                "back the writes of another. Pass a URL instead: for SQLite in memory, 'sqlite+aiosqlite://'."
             )
         return engine_or_url, False
     if not isinstance(engine_or_url, URL | str):
         raise ImproperlyConfigured(
-            f"SQLAlchemyBackend needs an AsyncEngine, from create_async_engine(), or a URL, and not "
+            f"SQLAlchemyBackend takes a URL, or an AsyncEngine from create_async_engine(), not "
             f"a {type(engine_or_url).__name__}."
         )
     return _engine_from_url(engine_or_url, timeout), True
@@ -240,12 +241,12 @@ def _engine_from_url(url: URL | str, timeout: float) -> AsyncEngine:
         engine = create_async_engine(
             url,
             isolation_level="AUTOCOMMIT",
-            skip_autocommit_rollback=True,  # there is nothing to roll back, and MySQL would be asked to all the same
+            skip_autocommit_rollback=True,  # there is nothing to roll back, and MySQL would need a round trip for it
             hide_parameters=True,
         )
     except ArgumentError:
         raise ImproperlyConfigured(
-            "This is not a URL that SQLAlchemy knows. It looks like postgresql+asyncpg://user:password@host/database."
+            "SQLAlchemy cannot read this URL: pass one like postgresql+asyncpg://user:password@host/database."
         ) from None
     except ModuleNotFoundError as error:
         if error.name in ASYNC_DRIVERS:
@@ -260,11 +261,11 @@ def _engine_from_url(url: URL | str, timeout: float) -> AsyncEngine:
 
 def _wrong_driver() -> ImproperlyConfigured:
     known = ", ".join(ASYNC_DRIVERS.values())
-    return ImproperlyConfigured(f"The driver of this URL is not one for asyncio. The URL may begin with {known}.")
+    return ImproperlyConfigured(f"The driver of this URL does not support asyncio: begin the URL with one of {known}.")
 
 
 def _prepare_sqlite(timeout: float, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-    """Readers and the one writer go on beside each other (WAL). A writer waits for its turn, but fails before we do."""
+    """Let readers and one writer work in parallel (WAL). Other writers wait for half the timeout of the store."""
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {int(timeout * 500)}")
     cursor.execute("PRAGMA journal_mode = WAL")

@@ -12,20 +12,25 @@ from starsessions.stores.sqlalchemy.connection import Database
 from starsessions.stores.sqlalchemy.table import Statements
 
 MAX_ROUNDS = 8
-"""Of a `create` whose key is in use and free in turns."""
+"""The attempts of a `create` whose key is alternately in use and free."""
 
 _FREE: Version = object()
-"""The version of what does not exist."""
+"""The version of a missing entry."""
 
 
 class SQLAlchemyStore:
-    """Rows of `table` (see `session_table`). A store's `Sweeping` power is there, too.
+    """A store in a table of a SQL database. It is also `Sweeping`.
 
-    Each verb is one statement, and a transaction of its own; a refusal takes one more, to see what is there. That holds
-    for an engine with `isolation_level="AUTOCOMMIT"` and `skip_autocommit_rollback=True`, and on PostgreSQL for any.
-    A write that raises `BackendUnavailable`, after `timeout` seconds or earlier, may have been carried out, or not.
+    Each method is one statement in its own transaction. A conflict takes one more statement, to read the current entry.
+    This is true for an engine with `isolation_level="AUTOCOMMIT"` and `skip_autocommit_rollback=True`, and on
+    PostgreSQL for any engine. A write that raises `BackendUnavailable` may or may not have been carried out.
 
-    The version is 63 random bits, chosen by the writer. So a write whose answer was lost recognises itself.
+    The version is 63 random bits, chosen by the writer, so that a write whose reply was lost can be recognized.
+
+    Args:
+        engine: the engine, which the caller disposes of.
+        table: the table: see `session_table`.
+        timeout: the seconds after which a method raises `BackendUnavailable`.
     """
 
     def __init__(self, engine: AsyncEngine, table: Table, *, timeout: float = 5.0) -> None:
@@ -52,7 +57,7 @@ class SQLAlchemyStore:
         return (await self._database.with_timeout(self._database.call(_has_table, self.table)))[0]
 
     async def create_table(self) -> None:
-        """Create the table and its index, unless it is there."""
+        """Create the table and its index, unless it exists."""
         try:
             await self._database.with_timeout(self._database.call(_create_table, self.table))
         except BackendUnavailable:
@@ -60,7 +65,7 @@ class SQLAlchemyStore:
                 raise
 
     async def finished(self) -> None:
-        """Returns when what was given up, because of a timeout or a cancelled request, has ended as well."""
+        """Wait for work that was abandoned after a timeout or a cancelled request."""
         await self._database.finished()
 
     async def _get(self, key: str, now: int) -> Entry | None:
@@ -76,16 +81,16 @@ class SQLAlchemyStore:
                 return version
             current = await self._get(key, now)
             if current is not None and current.version == version:
-                return version  # the first attempt had been carried out, and its answer was lost
+                return version  # the first attempt was carried out, and its reply was lost
             if current is not None and in_doubt:
-                # If ours was carried out, it is part of what is there now, and must not be done a second time.
-                raise BackendUnavailable("The store failed while it was writing, and what it did is unknown.")
+                # If this write was carried out, the current entry includes it, and it must not be applied twice.
+                raise BackendUnavailable("The store failed during a write, and its result is unknown.")
             if current is not None or expected is not _FREE:
                 raise Conflict(current)
         raise BackendUnavailable(f"The store gave contradictory answers {MAX_ROUNDS} times.")
 
     async def _write(self, row: dict[str, Any], expected: Version, now: int) -> tuple[bool, bool]:
-        """Whether the row was written, and whether it may have been although we were told otherwise."""
+        """Return whether the row was written, and whether a failed attempt may have written it."""
         execute, in_doubt = self._database.execute, False
         if expected is _FREE:
             inserted = await execute(self.statements.insert, row)

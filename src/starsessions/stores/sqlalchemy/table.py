@@ -1,4 +1,4 @@
-"""The table of the sessions, and the statements on it, each made once."""
+"""The table of the sessions and its statements, each created once."""
 
 from typing import Any
 
@@ -20,23 +20,26 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-_LENGTH = 128  # of a key, as the contract says
+_LENGTH = 128  # the longest key that the contract allows
 
-# Two keys that differ in case only are two keys: MySQL's default collation would say otherwise. "C" is how PostgreSQL
-# compares bytes, whatever the database was made with.
+# Keys are case-sensitive, which MySQL's default collation is not. "C" makes PostgreSQL compare bytes, whatever the
+# collation of the database is.
 _KEY = (
     String(_LENGTH)
     .with_variant(String(_LENGTH, collation="C"), "postgresql")
     .with_variant(mysql.VARCHAR(_LENGTH, charset="ascii", collation="ascii_bin"), "mysql", "mariadb")
 )
-_VALUE = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")  # BLOB there ends at 64 KiB
+_VALUE = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")  # their BLOB is limited to 64 KiB
 
 
 def session_table(metadata: MetaData | None, name: str = "starsessions") -> Table:
-    """The table, as part of `metadata`: with it, Alembic finds the table when it compares.
+    """Return the table of the sessions as part of `metadata`, so that Alembic includes it in migrations.
 
-    What is there already under this name is returned as it is, so that a module with models and the backend may both
-    ask. `MetaData(schema="…")` puts the table into a schema.
+    An existing table of this name is returned unchanged, so that your models and the backend can both call this.
+
+    Args:
+        metadata: the metadata of your models. `MetaData(schema="…")` puts the table into a schema. None: a new one.
+        name: the name of the table.
 
     >>> from sqlalchemy import MetaData
     >>> metadata = MetaData()
@@ -56,13 +59,13 @@ def session_table(metadata: MetaData | None, name: str = "starsessions") -> Tabl
         Column("value", _VALUE, nullable=False),
         Column("expires_at", BigInteger, nullable=False, index=True),
         Column("version", BigInteger, nullable=False, autoincrement=False),
-        mysql_engine="InnoDB",  # others there lock the whole table, or forget at a crash
+        mysql_engine="InnoDB",  # other engines lock the whole table, or lose data in a crash
         mariadb_engine="InnoDB",
     )
 
 
 class Statements:
-    """What is ever said to the table. Parameters begin with `p_`: SQLAlchemy keeps the names of columns to itself."""
+    """All statements on the table. Parameters begin with `p_`, because SQLAlchemy reserves the names of columns."""
 
     def __init__(self, table: Table) -> None:
         columns = table.columns
@@ -80,15 +83,16 @@ class Statements:
         self.delete: Executable = delete(table).where(here, live)
         self.delete_expected: Executable = delete(table).where(here, as_expected, live)
 
-        # The rows are found by the index of deadlines, and removed by their keys: "+ 0" keeps the removal off that
-        # index. There MySQL and MariaDB would lock what expires next as well, in another order than an UPDATE of it.
+        # The rows are found by the index on expires_at and deleted by key: "+ 0" keeps the DELETE off that index.
+        # There, MySQL and MariaDB would also lock the next rows to expire, in another order than an UPDATE does
+        # (deadlocks).
         still_dead = expires_at + literal_column("0") <= bindparam("p_now")
 
-        # PostgreSQL in one statement. Rows that are locked (by another sweep) are left to them. It is a CTE
-        # because PostgreSQL may run a subquery with LIMIT more than once, and then removes more than the limit.
+        # One statement on PostgreSQL. Rows that another sweep has locked are skipped. It is a CTE because PostgreSQL
+        # may run a subquery with LIMIT more than once, and would then delete more rows than the limit.
         locked = some_dead.with_for_update(skip_locked=True).cte("dead")
         self.sweep: Executable = delete(table).where(key.in_(select(locked.columns["key"])), still_dead)
 
-        # Elsewhere in two: for a DELETE with a subquery, MySQL and MariaDB walk over the whole table.
+        # Two statements elsewhere: for a DELETE with a subquery, MySQL and MariaDB scan the whole table.
         self.some_dead: Executable = some_dead
         self.delete_dead: Executable = delete(table).where(key.in_(bindparam("p_keys", expanding=True)), still_dead)

@@ -1,1 +1,1 @@
-"""The proof kit: the contracts of stores and backends as rules, and what proves them."""
+"""The conformance kit: the contracts of stores and backends as rules, and the tools that check them."""

@@ -1,4 +1,4 @@
-"""An application of one handler, visited without a server: what a browser would see of a backend."""
+"""An application with one handler, called without a server, to observe a backend as a browser does."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from starsessions.session import Session
 from starsessions.testing.clock import Clock
 
 Act = Callable[[Session], Awaitable[Any]]
-"""What a handler does before it answers."""
+"""The work of a handler before it responds."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request came to."""
+    """The outcome of a request."""
 
     result: Any
-    """What the handler returned."""
+    """The return value of the handler."""
 
     token: str | None
-    """What the browser is told to hold from now on: None if nothing was said, "" if the cookie is to be forgotten."""
+    """The new value of the cookie; "" if it was cleared, and None if it was left alone."""
 
 
 class Site:
-    """`await site.visit(token, act)`: one request, with this cookie, whose handler calls `act(session)`.
+    """An application. `await site.visit(token, act)` sends a request with this cookie; its handler runs `act(session)`.
 
     >>> import anyio
     >>> from starsessions import InMemoryBackend
@@ -48,7 +48,7 @@ class Site:
         self.app: SessionMiddleware = SessionMiddleware(_handle, backend=backend, **settings)
 
     async def visit(self, token: str | None, act: Act) -> Answer:
-        """What the request came to."""
+        """Send a request with this cookie, and return its outcome."""
         cookie = [] if token is None else [(b"cookie", f"{self._cookie_name}={token}".encode())]
         messages: list[MutableMapping[str, Any]] = []
         results: list[Any] = []
@@ -62,12 +62,12 @@ class Site:
         scope = {"type": "http", "scheme": "http", "headers": cookie, "starsessions.testing.handle": handle}
         await self.app(scope, _nothing, send)
         status = messages[0]["status"]
-        assert status == 200, f"a request was answered with {status}, because the backend has failed"
+        assert status == 200, f"the response to a request was {status}, because the backend failed"
         [said] = [value for name, value in messages[0]["headers"] if name == b"set-cookie"] or [None]
         return Answer(results[0], _token(said))
 
     async def data(self, token: str | None) -> dict[str, Any]:
-        """What a request with this token sees."""
+        """Return the session data that a request with this token finds."""
         seen: dict[str, Any] = (await self.visit(token, _copied)).result
         return seen
 

@@ -1,6 +1,6 @@
-"""What users are promised of a backend that keeps sessions on a server, as rules: in requests, through the middleware.
+"""The rules of a server-side backend, checked with requests through the middleware.
 
-The races are run in every order of the calls that the requests make to the store.
+Concurrent requests are run in every order of their calls to the store.
 """
 
 import time
@@ -25,7 +25,7 @@ MANY = 32
 
 
 class BackendFixture:
-    """A backend, and a clock that is moved by hand."""
+    """A backend, and a clock that the rules advance."""
 
     def __init__(self, backend: SessionBackend) -> None:
         self.backend: SessionBackend = backend
@@ -35,32 +35,32 @@ class BackendFixture:
         self.backend_with_steps, self.calls = stepped(backend)
         self.site: Site = Site(backend, self.clock, max_age=MAX_AGE)
         self.rolling: Site = Site(self.backend_with_steps, self.clock, max_age=MAX_AGE, rolling=True, renew_every=1)
-        """The same sessions, visited by requests that take steps, each of which renews the session that it uses."""
+        """The same sessions, for requests that run step by step and renew the sessions that they use."""
 
     async def new_session(self, data: dict[str, Any] | None = None) -> str:
-        """The token of a session with this data, which it would be time to renew."""
+        """Return the token of a new session with this data, which is due for renewal."""
         answer = await self.site.visit(None, _changing(data or START))
         self.clock.advance(2)
-        assert answer.token, "a new session was begun, and the browser was given no cookie"
+        assert answer.token, "a new session began, but no cookie was set"
         return answer.token
 
     async def in_every_order(self, scenario: Callable[[Schedule], Awaitable[None]]) -> None:
         orders = await in_every_order(scenario)
-        assert orders > 1, "the requests have made no calls between which others could come"
+        assert orders > 1, "the requests made no calls to the store, so they cannot be interleaved"
 
     async def living(self, tokens: Iterable[str | None]) -> dict[str, dict[str, Any]]:
-        """Those of the tokens that stand for a session, with its data."""
+        """Return the tokens that are valid, with the data of their sessions."""
         seen = {token: await self.site.data(token) for token in tokens if token}
         return {token: data for token, data in seen.items() if data}
 
 
 BACKEND: Contract[BackendFixture] = Contract(
     {
-        "atomic": "what two requests do at once is as if one had come after the other, also where they race",
-        "grace": "an id that was rotated away can stay usable for a while",
+        "atomic": "concurrent requests have the same effect as requests one after the other",
+        "grace": "a replaced id can keep working for a grace period",
     }
 )
-"""What is promised of a backend that keeps sessions on a server."""
+"""The contract of a server-side backend."""
 
 
 # One request after the other
@@ -68,43 +68,43 @@ BACKEND: Contract[BackendFixture] = Contract(
 
 @BACKEND.rule()
 async def a_session_keeps_its_data(place: BackendFixture) -> None:
-    """The next request of a browser finds what the last one has left, and a stranger finds nothing."""
+    """A request finds the data that the browser's last request stored, and a request without a cookie finds none."""
     token = await place.new_session()
-    await place.new_session({"a": "somebody else's"})
-    assert await place.site.data(token) == START, "the session is not what was put in"
+    await place.new_session({"a": "another browser's"})
+    assert await place.site.data(token) == START, "the session does not hold the stored data"
     assert await place.site.data(None) == {}, "a request without a cookie found a session"
     await place.site.visit(token, _changing({"a": 2}, "b"))
     expected = {key: value for key, value in START.items() if key != "b"} | {"a": 2}
-    assert await place.site.data(token) == expected, "the session is not what the last request has left"
+    assert await place.site.data(token) == expected, "the session does not hold the data of the last request"
 
 
 @BACKEND.rule()
 async def an_unused_session_costs_nothing(place: BackendFixture) -> None:
-    """A request that leaves its session alone makes no call, and one that reads makes one. Neither sets a cookie."""
+    """A request that does not use its session makes no call to the store, a read makes one. Neither sets a cookie."""
     token, calm = await place.new_session(), Site(place.backend_with_steps, place.clock, max_age=MAX_AGE)
     answer = await calm.visit(token, _do_nothing)
-    assert (place.calls, answer.token) == ([], None), f"a request that did nothing made the calls {place.calls}"
+    assert (place.calls, answer.token) == ([], None), f"a request without access made the calls {place.calls}"
     answer = await calm.visit(token, _read)
     assert (len(place.calls), answer.token) == (1, None), f"a request that only read made the calls {place.calls}"
 
 
 @BACKEND.rule()
 async def a_session_expires_at_its_deadline(place: BackendFixture) -> None:
-    """A session lives for `max_age` after its last change, by the clock of the middleware, and not a second longer."""
+    """A session expires exactly `max_age` after its last change, by the middleware's clock."""
     token = await place.new_session()
     await place.site.visit(token, _changing({"a": 2}))
     place.clock.advance(MAX_AGE - 1)
     assert (await place.site.data(token)).get("a") == 2, "a session expired before its deadline"
     place.clock.advance(1)
-    assert await place.site.data(token) == {}, "a session was there at its deadline"
+    assert await place.site.data(token) == {}, "a session had not expired at its deadline"
     answer = await place.site.visit(token, _changing({"new": 1}))
     assert await place.living([token, answer.token]) == {answer.token: {"new": 1}}, "an expired session came back"
-    assert answer.token != token, "the id of an expired session was used again"
+    assert answer.token != token, "the id of an expired session was reused"
 
 
 @BACKEND.rule()
 async def a_session_that_expires_during_a_request_stays_expired(place: BackendFixture) -> None:
-    """A request that has found a session, and changes it after its deadline, does not bring it back."""
+    """If a session expires between a request's load and save, the request does not bring it back."""
     token = await place.new_session()
 
     async def act(session: Session) -> None:
@@ -119,7 +119,7 @@ async def a_session_that_expires_during_a_request_stays_expired(place: BackendFi
 
 @BACKEND.rule()
 async def use_renews_a_rolling_session(place: BackendFixture) -> None:
-    """With `rolling`, a request that only reads moves the deadline."""
+    """With `rolling`, a request that only reads renews the session."""
     token = await place.new_session()
     place.clock.advance(MAX_AGE - 10)
     await place.rolling.visit(token, _read)
@@ -129,28 +129,28 @@ async def use_renews_a_rolling_session(place: BackendFixture) -> None:
 
 @BACKEND.rule()
 async def an_unknown_id_is_not_adopted(place: BackendFixture) -> None:
-    """A browser that brings an id of its own, or a dead one, is given another when a session begins."""
+    """A new session never gets the id that the browser sent, whether that is invented or from an ended session."""
     dead = await place.new_session()
     answer = await place.site.visit(dead, _log_out)
-    assert answer.token == "", "a logout has not told the browser to forget its cookie"
+    assert answer.token == "", "a logout did not clear the cookie"
     for token in ("A" * 43, "x", dead):
-        assert (await place.site.visit(token, _read)).token is None, "a cookie was set for a session that is not there"
+        assert (await place.site.visit(token, _read)).token is None, "a cookie was set for a missing session"
         answer = await place.site.visit(token, _changing({"new": 1}))
         living = await place.living([token, answer.token])
-        assert living == {answer.token: {"new": 1}}, "an id that a browser brought was adopted"
-        assert answer.token != token, "an id that a browser brought was adopted"
+        assert living == {answer.token: {"new": 1}}, "an id that a browser sent was adopted"
+        assert answer.token != token, "an id that a browser sent was adopted"
 
 
 @BACKEND.rule()
 async def a_rotation_moves_the_session_to_a_new_id(place: BackendFixture) -> None:
-    """After `regenerate_id()` the data is under the new id, and under no other."""
+    """After `regenerate_id()`, the data is under the new id only."""
     old = await place.new_session()
     new = (await place.site.visit(old, _rotate)).token
-    assert new != old, "a rotation has kept the id"
-    assert await place.living([old, new]) == {new: START}, "the session is not under the new id alone"
+    assert new != old, "a rotation kept the id"
+    assert await place.living([old, new]) == {new: START}, "the session is not under the new id only"
 
 
-# What requests do. They return whether they found a session.
+# The handlers of requests. They return whether they found a session.
 
 
 async def _do_nothing(session: Session) -> None:
@@ -198,7 +198,7 @@ async def _log_out(session: Session) -> bool:
 
 
 async def _save_at_once(session: Session) -> bool | None:
-    """Whether a change was confirmed; None if no session was found."""
+    """Save a change, and return whether that was confirmed; None if there was no session."""
     if not await _read(session):
         return None
     session["saved"] = True
@@ -213,7 +213,7 @@ async def _save_at_once(session: Session) -> bool | None:
 
 
 def _logout_against(name: str, other: Act) -> None:
-    """Makes a rule: a logout, and another request."""
+    """Add a rule: a logout, and a concurrent request."""
 
     async def rule(place: BackendFixture) -> None:
         async def scenario(schedule: Schedule) -> None:
@@ -223,24 +223,24 @@ def _logout_against(name: str, other: Act) -> None:
             )
             logout, late = answers["logout"], answers["other"]
             living = await place.living([old, logout.token, late.token])
-            assert old not in living, "the id of a session that was ended opens one"
+            assert old not in living, "the id of an ended session is valid"
             with_old_data = [data for data in living.values() if "a" in data]
-            if not logout.result:  # the other one was faster; a rotation has left the session under its new id
+            if not logout.result:  # the other one came first; after a rotation, the session is under its new id
                 assert len(with_old_data) == (1 if other is _rotate else 0), (
-                    "what is left is not what the first one left"
+                    "the logout changed a session that it had not found"
                 )
                 return
-            assert logout.token == "", "a logout has not told the browser to forget its cookie"
-            assert not with_old_data, "a session was ended, and its data lives"
+            assert logout.token == "", "a logout did not clear the cookie"
+            assert not with_old_data, "the data of an ended session is still valid"
             if late.result:
-                assert not living, "a request that had found the session before it was ended has begun another one"
+                assert not living, "a request that found the session before it was ended began another one"
                 if list(answers) == ["logout", "other"]:
-                    assert late.token in (None, ""), "a late response has set a cookie for a session that was ended"
+                    assert late.token in (None, ""), "a late response set a cookie for an ended session"
 
         await place.in_every_order(scenario)
 
     rule.__name__ = f"a_logout_is_final_against_a_request_that_{name.replace(' ', '_')}"
-    rule.__doc__ = f"After a logout nothing lives, whatever the order, if another request {name}."
+    rule.__doc__ = f"After a logout the session is ended, in every order, if a concurrent request {name}."
     BACKEND.rule("atomic")(rule)
 
 
@@ -256,7 +256,7 @@ _logout_against("logs out", _log_out)
 
 @BACKEND.rule("atomic")
 async def a_logout_is_final_against_a_rotation_and_a_write(place: BackendFixture) -> None:
-    """After a logout that found the session nothing of it lives, in every order of three requests."""
+    """After a logout that found the session, it is ended under every id, in every order of three requests."""
 
     async def scenario(schedule: Schedule) -> None:
         old = await place.new_session()
@@ -267,16 +267,16 @@ async def a_logout_is_final_against_a_rotation_and_a_write(place: BackendFixture
         )
         living = await place.living([old, *(answer.token for answer in answers.values())])
         if answers["logout"].result:
-            assert not living, "a session was ended, and its data lives"
+            assert not living, "the data of an ended session is still valid"
         else:
-            assert list(living) == [answers["rotation"].token], "the session is not under its new id alone"
+            assert list(living) == [answers["rotation"].token], "the session is not under its new id only"
 
     await place.in_every_order(scenario)
 
 
 @BACKEND.rule("atomic")
 async def a_logout_is_final_against_two_rotations(place: BackendFixture) -> None:
-    """After a logout that found the session nothing of it lives, also if it has moved on twice meanwhile."""
+    """After a logout that found the session, it is ended under every id, even if it was rotated twice meanwhile."""
 
     async def scenario(schedule: Schedule) -> None:
         old = await place.new_session()
@@ -289,16 +289,16 @@ async def a_logout_is_final_against_two_rotations(place: BackendFixture) -> None
         answers = await schedule.together(logout=lambda: place.rolling.visit(old, _log_out), rotations=rotate_twice)
         living = await place.living(tokens)
         if answers["logout"].result:
-            assert not living, "a session was ended, and its data lives"
+            assert not living, "the data of an ended session is still valid"
         else:
-            assert living == {tokens[-1]: START}, "the session is not under its newest id alone"
+            assert living == {tokens[-1]: START}, "the session is not under its newest id only"
 
     await place.in_every_order(scenario)
 
 
 @BACKEND.rule("atomic")
 async def a_change_during_a_rotation_is_kept_or_refused(place: BackendFixture) -> None:
-    """A change that was confirmed while a session was rotated is in it; one that came too late is nowhere."""
+    """A change during a rotation is kept if it was confirmed, and lost completely if it was not."""
 
     async def scenario(schedule: Schedule) -> None:
         old = await place.new_session()
@@ -308,14 +308,14 @@ async def a_change_during_a_rotation_is_kept_or_refused(place: BackendFixture) -
         new, is_saved = answers["rotation"].token, answers["write"].result
         living = await place.living([old, new, answers["write"].token])
         expected = {**START, "saved": True} if is_saved else START
-        assert living == {new: expected}, "a rotation lost a change that was confirmed, or left the old id alive"
+        assert living == {new: expected}, "a rotation lost a confirmed change, or left the old id valid"
 
     await place.in_every_order(scenario)
 
 
 @BACKEND.rule("atomic")
 async def of_two_rotations_one_wins(place: BackendFixture) -> None:
-    """Two rotations at once leave one session under one id, which one browser was told, and one only."""
+    """Two concurrent rotations leave one session under one new id, and only one response sets the cookie."""
 
     async def scenario(schedule: Schedule) -> None:
         old = await place.new_session()
@@ -323,14 +323,14 @@ async def of_two_rotations_one_wins(place: BackendFixture) -> None:
             one=lambda: place.rolling.visit(old, _rotate), other=lambda: place.rolling.visit(old, _rotate)
         )
         told = [answer.token for answer in answers.values() if answer.token]
-        assert len(told) == 1, f"of two rotations {len(told)} have set a cookie"
-        assert await place.living([old, *told]) == {told[0]: START}, "the session is not under its new id alone"
+        assert len(told) == 1, f"{len(told)} of two rotations set a cookie"
+        assert await place.living([old, *told]) == {told[0]: START}, "the session is not under its new id only"
 
     await place.in_every_order(scenario)
 
 
 def _writers(count: int) -> None:
-    """Makes a rule: so many requests that write."""
+    """Add a rule: `count` concurrent requests that write."""
 
     async def rule(place: BackendFixture) -> None:
         async def scenario(schedule: Schedule) -> None:
@@ -341,15 +341,15 @@ def _writers(count: int) -> None:
             )
             data = await place.site.data(token)
             for n in writes:
-                assert f"new-{n}" in data, "an update is lost: a key that was added"
-                assert f"gone-{n}" not in data, "an update is lost: a key that was deleted"
-            assert data["last"] == int(list(answers)[-1]), "of a key that all have changed, the last one has not won"
-            assert data["b"] == START["b"], "a key that was not changed is not what it was"
+                assert f"new-{n}" in data, "an update was lost: a key that was added"
+                assert f"gone-{n}" not in data, "an update was lost: a key that was deleted"
+            assert data["last"] == int(list(answers)[-1]), "a key that all requests changed lost the last value"
+            assert data["b"] == START["b"], "a key that no request changed has another value"
 
         await place.in_every_order(scenario)
 
     rule.__name__ = f"{count}_writers_lose_no_update"
-    rule.__doc__ = f"{count} requests that add, delete and change keys at once all get through, in every order."
+    rule.__doc__ = f"The changes of {count} concurrent requests are all kept, in every order."
     BACKEND.rule("atomic")(rule)
 
 
@@ -359,9 +359,9 @@ _writers(3)
 
 @BACKEND.rule("atomic")
 async def atomic_updates_all_count(place: BackendFixture) -> None:
-    """Three requests that each add one with `update_atomically()` make three, in every order, each with its own number.
+    """Three concurrent requests that each add one with `update_atomically()` make three, in every order.
 
-    What they return is what they have made of the number that was stored then.
+    Each of them returns a different number.
     """
 
     async def add_one(session: Session) -> int:
@@ -372,18 +372,18 @@ async def atomic_updates_all_count(place: BackendFixture) -> None:
         token = await place.new_session({"count": 0})
         visit = partial(place.rolling.visit, token, add_one)
         answers: dict[str, Answer] = await schedule.together(one=visit, two=visit, three=visit)
-        assert (await place.site.data(token))["count"] == 3, "an atomic update is lost"
+        assert (await place.site.data(token))["count"] == 3, "an atomic update was lost"
         returned = sorted(answer.result for answer in answers.values())
-        assert returned == [1, 2, 3], f"three atomic updates have returned {returned}"
+        assert returned == [1, 2, 3], f"three atomic updates returned {returned}"
 
     await place.in_every_order(scenario)
 
 
 @BACKEND.rule("grace")
 async def within_its_grace_the_old_id_opens_the_new_session(place: BackendFixture) -> None:
-    """With `regenerate_id(grace=…)` a change that comes with the old id is in the new session, until the grace ends.
+    """With `regenerate_id(grace=…)`, a change by a request with the old id is in the new session until the grace ends.
 
-    Whatever the order, it is confirmed, and its answer does not bring the old id back.
+    In every order it is confirmed, and its response does not restore the old id.
     """
 
     async def rotate(session: Session) -> None:
@@ -396,21 +396,21 @@ async def within_its_grace_the_old_id_opens_the_new_session(place: BackendFixtur
             rotation=lambda: place.rolling.visit(old, rotate), write=lambda: place.rolling.visit(old, _save_at_once)
         )
         new = answers["rotation"].token
-        assert answers["write"].result is True, "a request that was on its way during a rotation with a grace was lost"
+        assert answers["write"].result is True, "a change during a rotation with a grace was lost"
         if list(answers) == ["rotation", "write"]:
-            assert answers["write"].token is None, "a request with the old id has set a cookie"
+            assert answers["write"].token is None, "a request with the old id set a cookie"
         expected = {**START, "saved": True}
         assert await place.living([old, new]) == {old: expected, new: expected}, (
-            "the old id does not see the new session"
+            "the old id does not find the new session"
         )
         place.clock.advance(GRACE)
-        assert await place.living([old, new]) == {new: expected}, "the old id opens a session after its grace"
+        assert await place.living([old, new]) == {new: expected}, "the old id is valid after its grace"
 
     await place.in_every_order(scenario)
     old = await place.new_session()
     new = (await place.site.visit(old, rotate)).token
     await place.site.visit(old, _log_out)
-    assert await place.living([old, new]) == {}, "a logout with the old id, in its grace, has not ended the session"
+    assert await place.living([old, new]) == {}, "a logout with the old id, within its grace, did not end the session"
 
 
 def _add_one(data: dict[str, Any]) -> int:
@@ -421,7 +421,7 @@ def _add_one(data: dict[str, Any]) -> int:
 
 @BACKEND.rule("atomic")
 async def emptying_a_session_keeps_a_parallel_change(place: BackendFixture) -> None:
-    """A request that takes the last key out ends the session, unless another one has put something in."""
+    """A request that removes the last key ends the session, unless a concurrent request has added one."""
 
     async def scenario(schedule: Schedule) -> None:
         token = await place.new_session({"flash": "hello"})
@@ -430,14 +430,14 @@ async def emptying_a_session_keeps_a_parallel_change(place: BackendFixture) -> N
             saves=lambda: place.rolling.visit(token, _save_at_once),
         )
         expected = {token: {"saved": True}} if answers["saves"].result else {}
-        assert await place.living([token]) == expected, "emptying a session has taken a change that was confirmed"
+        assert await place.living([token]) == expected, "emptying a session lost a confirmed change"
 
     await place.in_every_order(scenario)
 
 
 @BACKEND.rule("atomic")
 async def many_writers_lose_no_update(place: BackendFixture) -> None:
-    """32 requests that have all read before the first of them writes all get through, really at once."""
+    """The changes of 32 concurrent requests are all kept, though all of them read before the first one writes."""
     token = await place.new_session({"start": True})
     have_read: list[int] = []
     all_have_read = Event()
@@ -458,4 +458,4 @@ async def many_writers_lose_no_update(place: BackendFixture) -> None:
             tasks.start_soon(write, n)
     data = await place.site.data(token)
     expected = {f"new-{n}" for n in range(MANY)} | {"start"}
-    assert set(data) == expected, f"of {MANY} updates {len(set(data) & expected) - 1} are there"
+    assert set(data) == expected, f"of {MANY} updates, {len(set(data) & expected) - 1} were kept"

@@ -1,7 +1,7 @@
-"""Stores with a mistake that has been made before, and the rules that must reject each; and some correct ones.
+"""Stores with typical mistakes, the rules that must reject each of them, and some correct but unusual stores.
 
-The sets of rules are written by hand, from what a rule says and what a mistake does. A set that is copied from a result
-would prove nothing.
+The sets of rules are written by hand, from the rules' statements and the effects of each mistake. A set copied from a
+result would prove nothing.
 """
 
 from collections import defaultdict
@@ -21,7 +21,7 @@ from starsessions.testing.conformance.verdict import verdicts
 
 
 class Entries(dict[str, Entry]):
-    """What a database holds, and what there is once for all connections onto it."""
+    """The contents of a database, and the objects that all its connections share."""
 
     def __init__(self) -> None:
         self.lock = Lock()
@@ -29,11 +29,11 @@ class Entries(dict[str, Entry]):
 
 
 Kind = Callable[[Entries], Any]
-"""Makes a connection to a database."""
+"""Opens a connection to a database."""
 
 
 class Right:
-    """A store in a dict that several connections share. Versions are uuids."""
+    """A correct store in a dict that several connections share. Versions are UUIDs."""
 
     def __init__(self, entries: Entries) -> None:
         self.entries = entries
@@ -85,11 +85,11 @@ class Right:
         return len(expired)
 
 
-# Stores that are legal, and different
+# Correct but unusual stores
 
 
 class CountsAll(Right):
-    """Versions are numbers, from 0 on, for all keys and connections together."""
+    """Versions are numbers from 0, counted over all keys and connections."""
 
     numbers = count(0)
 
@@ -98,14 +98,14 @@ class CountsAll(Right):
 
 
 class HasListsAsVersions(Right):
-    """Versions are opaque: these cannot be hashed."""
+    """Versions are opaque: these are not hashable."""
 
     def new_version(self, key: str, value: bytes, now: int) -> Version:
         return [uuid4(), now]
 
 
 class ForgetsWhenAsked(Right):
-    """A get drops all that has expired."""
+    """A get removes all expired entries."""
 
     async def get(self, key: str, *, now: int) -> Entry | None:
         await self.sweep(len(self.entries), now=now)
@@ -113,7 +113,7 @@ class ForgetsWhenAsked(Right):
 
 
 class Waits(Right):
-    """Waits everywhere, and is atomic by a lock."""
+    """It awaits everywhere, and uses a lock to be atomic."""
 
     async def _alone(self, work: Callable[..., Any], *args: Any, **instants: Any) -> Any:
         await checkpoint()
@@ -142,11 +142,11 @@ class Waits(Right):
 LEGAL = [Right, CountsAll, HasListsAsVersions, ForgetsWhenAsked, Waits]
 
 
-# Writing what should not be written
+# Unconditional and non-atomic writes
 
 
 class Upserts(Right):
-    """`SET key value`: the version is not looked at."""
+    """`SET key value`: the version is not checked."""
 
     async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         current = self.live(key, now)
@@ -154,7 +154,7 @@ class Upserts(Right):
 
 
 class ReplacesInsteadOfCreating(Right):
-    """`INSERT OR REPLACE` for what is new; only changes look at the version."""
+    """`INSERT OR REPLACE` for new entries; only changes check the version."""
 
     async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         if expect is None:
@@ -163,14 +163,14 @@ class ReplacesInsteadOfCreating(Right):
 
 
 class CreatesWhenItShouldChange(Right):
-    """`UPDATE … WHERE version = …`, and if no row was there, `INSERT`."""
+    """`UPDATE … WHERE version = …`, and if no row matched, `INSERT`."""
 
     async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         return await super().write(key, value, expires_at, expect if self.live(key, now) else None, now)
 
 
 class RevivesWhatIsOver(Right):
-    """`UPDATE … WHERE key = … AND version = …`, and the deadline was forgotten in the condition."""
+    """`UPDATE … WHERE key = … AND version = …`, without the deadline in the condition."""
 
     def check(self, key: str, expect: Version | None, now: int) -> None:
         entry = self.entries.get(key)
@@ -179,7 +179,7 @@ class RevivesWhatIsOver(Right):
 
 
 class StumblesOverWhatIsOver(Right):
-    """A plain `INSERT`: the expired row is in the way until it is swept."""
+    """A plain `INSERT`: an expired row blocks its key until it is swept."""
 
     def check(self, key: str, expect: Version | None, now: int) -> None:
         super().check(key, expect, now)
@@ -188,7 +188,7 @@ class StumblesOverWhatIsOver(Right):
 
 
 class ChecksThenWrites(Right):
-    """Reads, compares in Python, and writes: two commands, and others come between."""
+    """It reads, compares in Python, and writes: two commands, with a race window between them."""
 
     async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         self.check(key, expect, now)
@@ -227,7 +227,7 @@ class WritesInTwoSteps(Right):
 
 
 class CountsEachEntry(Right):
-    """A column `version`, one more with each update, and 1 for a new row."""
+    """A column `version`: 1 for a new row, incremented by each update."""
 
     def new_version(self, key: str, value: bytes, now: int) -> Version:
         current = self.live(key, now)
@@ -235,7 +235,7 @@ class CountsEachEntry(Right):
 
 
 class CountsEachConnection(Right):
-    """A counter in the memory of each process, while the entries are shared and stay."""
+    """A counter in the memory of each process, while the entries are shared and durable."""
 
     def __init__(self, entries: Entries) -> None:
         super().__init__(entries)
@@ -246,7 +246,7 @@ class CountsEachConnection(Right):
 
 
 class HashesValues(Right):
-    """The version is a hash of the value, like many an ETag."""
+    """The version is a hash of the value, like many ETags."""
 
     def new_version(self, key: str, value: bytes, now: int) -> Version:
         return hash(value)
@@ -263,7 +263,7 @@ class VersionsByTheClock(Right):
 
 
 class ReadsWhatIsOver(Right):
-    """The database is to forget by itself, and does so when it likes."""
+    """The database removes expired entries itself, but late, and reads do not check."""
 
     async def get(self, key: str, *, now: int) -> Entry | None:
         return self.entries.get(key)
@@ -293,7 +293,7 @@ class RoundsUpToMinutes(Right):
 
 
 class RoundsDownToTens(Right):
-    """The database keeps deadlines in a type that has not enough digits."""
+    """The database stores deadlines in a type with too few digits."""
 
     async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         seconds = expires_at - now
@@ -301,7 +301,7 @@ class RoundsDownToTens(Right):
 
 
 class LivesThirtyDaysAtMost(Right):
-    """Like memcached, which takes more for something else."""
+    """Like memcached, which interprets large values as something else."""
 
     async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         return await super().write(key, value, min(expires_at, now + 30 * 86400), expect, now)
@@ -326,7 +326,7 @@ class RenewsWhatIsRead(Right):
         return entry
 
 
-# Deleting, and refusing
+# Deletes and conflicts
 
 
 class DeletesWithoutAVersion(Right):
@@ -352,7 +352,7 @@ class DeletesAndSaysYes(Right):
 
 
 class CountsRowsThatAreOver(Right):
-    """`return result.rowcount > 0`, and the row is there until it is swept."""
+    """`return result.rowcount > 0`, which counts expired rows that are not swept yet."""
 
     async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
         was_there = key in self.entries
@@ -381,7 +381,7 @@ class RefusesAndDoesNotSayWhy(Right):
 
 
 class RefusesWithAnotherVersion(Right):
-    """What `Conflict` carries comes from a replica that lags: a retry with it is refused for ever."""
+    """`Conflict` carries an entry from a lagging replica: a retry with it always fails."""
 
     def check(self, key: str, expect: Version | None, now: int) -> None:
         try:
@@ -391,7 +391,7 @@ class RefusesWithAnotherVersion(Right):
 
 
 class RefusesWithTheDead(Right):
-    """What `Conflict` carries is read without a look at the deadline."""
+    """`Conflict` carries an entry whose deadline was not checked."""
 
     def check(self, key: str, expect: Version | None, now: int) -> None:
         try:
@@ -400,11 +400,11 @@ class RefusesWithTheDead(Right):
             raise Conflict(self.entries.get(key)) from None
 
 
-# Keys, values and places
+# Keys, values and storages
 
 
 class RenamesKeys(Right):
-    """A store that is right, under other keys."""
+    """A correct store, but with transformed keys."""
 
     key: ClassVar[Any]
 
@@ -419,13 +419,13 @@ class RenamesKeys(Right):
 
 
 class LowersKeys(RenamesKeys):
-    """A collation that knows no case, or a file system."""
+    """A case-insensitive collation or file system."""
 
     key = staticmethod(str.lower)
 
 
 class CutsKeys(RenamesKeys):
-    """`VARCHAR(127)`, which cuts off in silence."""
+    """`VARCHAR(127)`, which truncates silently."""
 
     key = staticmethod(lambda key: key[:127])
 
@@ -438,32 +438,32 @@ class KeepsText(Right):
 
 
 class StripsNuls(Right):
-    """`BINARY(n)` pads with NULs, which are stripped when it is read."""
+    """`BINARY(n)` pads with NULs, which are stripped on reading."""
 
     async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         return await super().write(key, value.rstrip(b"\0"), expires_at, expect, now)
 
 
 class CutsValues(Right):
-    """`BLOB` of MySQL: 65,535 bytes, and what is longer is cut off."""
+    """MySQL's `BLOB`: values over 65,535 bytes are truncated."""
 
     async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         return await super().write(key, value[:65_535], expires_at, expect, now)
 
 
 class HandsOutItsOwn(Right):
-    """What is read can be changed."""
+    """Values are mutable."""
 
     async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         return await super().write(key, cast(bytes, bytearray(value)), expires_at, expect, now)
 
 
 class KnowsNoPrefix(Right):
-    """All places are one."""
+    """All storages are the same one."""
 
 
 class ForgetsWithItsConnection(Right):
-    """`:memory:`, which each connection has for itself."""
+    """`:memory:`, which is separate for each connection."""
 
     def __init__(self, entries: Entries) -> None:
         super().__init__(Entries())
@@ -502,7 +502,7 @@ class SweepsAndSaysTheLimit(Right):
 
 
 class SweepsWhatItSawBefore(Right):
-    """Selects the keys that have expired, and then deletes these keys."""
+    """It selects the expired keys, and then deletes these keys unconditionally."""
 
     async def sweep(self, limit: int, *, now: int) -> int:
         expired = [key for key in self.entries if self.has_expired(key, now)][:limit]
@@ -513,7 +513,7 @@ class SweepsWhatItSawBefore(Right):
 
 
 class HasAnIndex(Right):
-    """Right, and sweeps by an index of deadlines."""
+    """A correct store that sweeps by an index of deadlines."""
 
     async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         version = await super().write(key, value, expires_at, expect, now)
@@ -541,7 +541,7 @@ class DeletesAndLeavesTheIndex(HasAnIndex):
 
 
 class RenewsAndLeavesTheIndex(HasAnIndex):
-    """`ZADD` when an entry is made, and not when it is renewed."""
+    """`ZADD` when an entry is created, but not when it is renewed."""
 
     async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         version = await Right.write(self, key, value, expires_at, expect, now)
@@ -554,7 +554,7 @@ class RenewsAndLeavesTheIndex(HasAnIndex):
 
 
 class TakesAThousandBytes(Right):
-    """Says so with an error."""
+    """It raises an error for a value that is too large."""
 
     async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         if len(value) > 1000:
@@ -563,7 +563,7 @@ class TakesAThousandBytes(Right):
 
 
 class RefusesWhatIsTooLarge(Right):
-    """Says so with `Conflict`, after which a session would try again."""
+    """It raises `Conflict` for a value that is too large, so that a session would retry."""
 
     async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
         if len(value) > 1000:
@@ -572,12 +572,12 @@ class RefusesWhatIsTooLarge(Right):
 
 
 class CannotSweep:
-    """Has four verbs."""
+    """It has only the four methods."""
 
     get, create, replace, delete = Right.get, Right.create, Right.replace, Right.delete
 
 
-# What must be rejected, and by which rules
+# The broken stores, and the rules that must reject them
 
 SWEEPS = {
     r.sweep_removes_expired_entries_only,
@@ -698,7 +698,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.one_connection_sees_what_another_writes,
         r.sweep_goes_by_the_latest_deadline,
     },
-    # Whatever compares a deadline, or wants a key to be free at its deadline.
+    # All rules that compare a deadline, or need a key to be free at its deadline.
     RoundsUpToMinutes: SWEEPS
     | REFUSALS_THAT_CARRY - {r.a_value_is_immutable_bytes, r.writers_that_retry_lose_no_update}
     | {
@@ -796,7 +796,7 @@ class BrokenStore:
         self._kind = kind
 
     def open_stores(self) -> OpenStore:
-        """Return what opens connections to new and empty storages."""
+        """Return a function that opens connections to new, empty storages."""
         return opener(self._kind)
 
     async def failing_rules(self) -> frozenset[str]:
@@ -821,13 +821,13 @@ def broken_stores() -> list[BrokenStore]:
 
 
 def opener(kind: Kind) -> OpenStore:
-    """Return what opens connections of this kind to new and empty storages."""
+    """Return a function that opens connections of this kind to new, empty storages."""
     storages: dict[str, Entries] = defaultdict(Entries)
     return lambda name: cast(Store, kind(storages["" if kind is KnowsNoPrefix else name]))
 
 
 async def failing_rules(kind: Kind, largest_value: int | None = None) -> frozenset[str]:
-    """Return the ids of the rules that stores of this kind do not keep, each with storages of its own."""
+    """Return the ids of the rules that stores of this kind break. Each rule gets its own storage."""
 
     def fixture() -> StoreFixture:
         return StoreFixture(opener(kind), largest_value=largest_value)

@@ -1,4 +1,4 @@
-"""A contract as a list of rules, and what may be declined of it, with a reason."""
+"""A contract as a list of rules, of which some may be declined with a reason."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Generic, TypeVar
@@ -6,13 +6,14 @@ from typing import Generic, TypeVar
 P = TypeVar("P")
 
 Rule = Callable[[P], Awaitable[None]]
-"""Proves one sentence, its docstring, in the place that it is given; raises if the sentence is not true there."""
+"""Checks the statement in its docstring in the given fixture, and raises if it is not true."""
 
 
 class Contract(Generic[P]):
-    """Rules in the order in which they were written. Some need what not everybody can do: a capability.
+    """Rules in the order of their definition. Some need a capability, which not every implementation has.
 
-    A capability is declined with a reason, which people read; without one, the rules that need it have to be kept.
+    An implementation declines a capability with a reason, which is shown in the test report. Otherwise it must follow
+    the rules that need it.
 
     >>> letters = Contract[str]({"capitals": "there are large letters"})
     >>> @letters.rule("capitals")
@@ -25,11 +26,11 @@ class Contract(Generic[P]):
 
     def __init__(self, capabilities: Mapping[str, str]) -> None:
         self.capabilities = capabilities
-        """Their names, and what each means."""
+        """The names of the capabilities, and their meanings."""
         self._rules: dict[Rule[P], str | None] = {}
 
     def rule(self, needs: str | None = None) -> Callable[[Rule[P]], Rule[P]]:
-        """Makes a coroutine function a rule of this contract."""
+        """Add a coroutine function to this contract as a rule. `needs`: a capability; None: every store needs it."""
 
         def add(rule: Rule[P]) -> Rule[P]:
             self._rules[rule] = needs
@@ -41,10 +42,14 @@ class Contract(Generic[P]):
         return iter(self._rules)
 
     def why_declined(self, rule: Rule[P], declines: Mapping[str, str]) -> str | None:
-        """The reason for which the rule need not be kept; None if it has to be."""
+        """Return the reason why the rule was declined; None if it applies.
+
+        Raises:
+            ValueError: `declines` names an unknown capability, or gives no reason.
+        """
         for capability, reason in declines.items():
             if capability not in self.capabilities:
-                raise ValueError(f"There is no {capability!r} to decline, only {', '.join(self.capabilities)}.")
+                raise ValueError(f"Unknown capability {capability!r}: decline one of {', '.join(self.capabilities)}.")
             if not reason or not isinstance(reason, str):
-                raise ValueError(f"Decline {capability!r} with a reason, a sentence that people can read.")
+                raise ValueError(f"Decline {capability!r} with a reason, as a sentence for the test report.")
         return declines.get(self._rules[rule] or "")

@@ -1,4 +1,4 @@
-"""Where a rule is proved: one isolated storage, and connections to it."""
+"""The fixture of a store rule: an isolated storage, and connections to it."""
 
 import time
 from collections.abc import AsyncIterator, Callable
@@ -11,20 +11,20 @@ from starsessions.backends.base import SessionBackend
 from starsessions.stores.base import Store
 
 OpenStore = Callable[[str], Store | AbstractAsyncContextManager[Store]]
-"""Opens a connection to the storage of this name (letters, digits and `_`), and makes that storage if it is new.
+"""Opens a connection to the storage of this name (letters, digits and `_`), and creates that storage if it is new.
 
-Names are never used twice. What is to be closed is given as an async context manager.
+Names are not reused between tests. Return an async context manager if there is something to close.
 """
 
 OpenBackend = Callable[[], SessionBackend | AbstractAsyncContextManager[SessionBackend]]
-"""Makes a backend, which may hold sessions of others already. What is to be closed is given likewise."""
+"""Creates a backend, which may already hold other sessions. Return an async context manager if it must be closed."""
 
 T = TypeVar("T")
 
 
 @asynccontextmanager
 async def opened(what: T | AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-    """What was opened; closed at the end if there is something to close."""
+    """Enter an async context manager, and close it at the end; anything else is yielded unchanged."""
     if isinstance(what, AbstractAsyncContextManager):
         async with what as entered:
             yield entered
@@ -33,7 +33,12 @@ async def opened(what: T | AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
 
 
 class StoreFixture:
-    """One isolated storage, fresh and empty. `connect()` opens a connection to it: a `Store`.
+    """An isolated, empty storage. `connect()` opens a connection to it: a `Store`.
+
+    Args:
+        open_store: opens a connection to the storage of a given name.
+        one_connection_only: `connect()` returns the same connection each time.
+        largest_value: the largest value in bytes that the store accepts. None: no stated limit.
 
     >>> import anyio
     >>> from starsessions.stores.memory import MemoryStore
@@ -49,16 +54,16 @@ class StoreFixture:
     ) -> None:
         self.name: str = f"place_{token_hex(8)}"
         self.largest_value: int | None = largest_value
-        """The bytes that a value may have; None: no limit is stated."""
+        """The largest value in bytes; None: no stated limit."""
         self.now: int = int(time.time())
-        """The instant at which rules begin. A real one, because a database may also look at a clock of its own."""
+        """The time at which the rule begins. It is the real time, because a database may also use its own clock."""
         self._open = open_store
         self._one_connection_only = one_connection_only
         self._connections: list[Store] = []
         self._closing = AsyncExitStack()
 
     async def connect(self) -> Store:
-        """A new connection; the first one again where one is all that there can be."""
+        """Open a connection; return the first one again if the store allows only one."""
         if self._connections and self._one_connection_only:
             return self._connections[0]
         store = await self._closing.enter_async_context(opened(self._open(self.name)))
@@ -66,12 +71,12 @@ class StoreFixture:
         return store
 
     async def disconnect(self) -> None:
-        """Close all connections. What they have stored stays, where stores are durable."""
+        """Close all connections. A durable store keeps its entries."""
         self._connections.clear()
         await self._closing.aclose()
 
     def another(self) -> "StoreFixture":
-        """Another place of the same kind: to be opened and closed like this one."""
+        """Return a fixture with a separate storage of the same kind. Enter and exit it like this one."""
         return StoreFixture(self._open, one_connection_only=self._one_connection_only, largest_value=self.largest_value)
 
     async def __aenter__(self) -> Self:

@@ -1,8 +1,8 @@
-"""A few tasks, in every order in which they can take their steps. No sleeps, and nothing is left to chance.
+"""Run a few tasks in every possible order of their steps, deterministically and without sleeping.
 
-A step is a call to the store: a task stands still before each of its own until it is its turn, and one task at a time
-goes. Between two calls a task shares nothing with the others, so these orders are all that can happen, as long as each
-call is atomic (which the rules of a store show).
+A step is a call to the store. Each task waits before each of its calls until it is chosen, and one task runs at a time.
+Between two calls a task shares nothing with the others. So these are all possible orders, as long as each call is
+atomic, which the rules of a store check.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,44 +17,44 @@ from starsessions.backends.base import SessionBackend
 from starsessions.backends.server_side import StoreBackend
 
 VERBS = ("get", "create", "replace", "delete")
-"""Of a store."""
+"""The methods of a store."""
 
 
 class _Walker:
-    """A task, and whether it stands before a step or has arrived at its end."""
+    """A task, and whether it has paused before a step or ended."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.may_go = Event()
-        self.stands = Event()
+        self.has_paused = Event()
         self.is_done = False
 
-    async def stand(self) -> None:
+    async def pause(self) -> None:
         self.may_go = Event()
-        self.stands.set()
+        self.has_paused.set()
         await self.may_go.wait()
 
     async def go(self) -> None:
-        self.stands = Event()
+        self.has_paused = Event()
         self.may_go.set()
-        await self.stands.wait()
+        await self.has_paused.wait()
 
 
 _walker: ContextVar[_Walker | None] = ContextVar("starsessions.testing.walker", default=None)
 
 
 class Schedule:
-    """One order. What is done outside of `together` goes ahead at once."""
+    """One order of steps. Calls outside `together` run immediately."""
 
     def __init__(self, choices: Sequence[int] = ()) -> None:
         self.order: list[str] = []
-        """Whose step each was."""
+        """The name of the task that took each step."""
         self.taken: list[tuple[int, int]] = []
-        """At each step, which of how many tasks went."""
+        """For each step, the index of the chosen task and the number of tasks."""
         self._choices = choices
 
     async def together(self, **tasks: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
-        """Run these to their ends, step by step; what they return, in the order in which they ended."""
+        """Run the tasks to their ends, step by step. Return their results, in the order in which they ended."""
         walkers = [_Walker(name) for name in tasks]
         results: dict[str, Any] = {}
 
@@ -64,12 +64,12 @@ class Schedule:
                 results[walker.name] = await tasks[walker.name]()
             finally:
                 walker.is_done = True
-                walker.stands.set()
+                walker.has_paused.set()
 
         async with create_task_group() as group:
             for walker in walkers:
                 group.start_soon(walk, walker)
-                await walker.stands.wait()  # before its first step, or at its end
+                await walker.has_paused.wait()  # before its first step, or at its end
             while going := [walker for walker in walkers if not walker.is_done]:
                 walker = going[self._choose(len(going))]
                 self.order.append(walker.name)
@@ -80,15 +80,15 @@ class Schedule:
         step = len(self.taken)
         choice = self._choices[step] if step < len(self._choices) else 0
         if choice >= options:
-            raise RuntimeError("The same steps have led elsewhere: there is chance in what the tasks do.")
+            raise RuntimeError("The same steps led to a different state: make the tasks deterministic.")
         self.taken.append((choice, options))
         return choice
 
 
 async def in_every_order(scenario: Callable[[Schedule], Awaitable[None]], most: int = 5_000) -> int:
-    """Run a scenario once for each order of the steps in its `together`, and say how many there were.
+    """Run a scenario once for each order of the steps in its `together`, and return the number of orders.
 
-    A scenario begins afresh each time. If it fails, the order stands in a note of the error.
+    The scenario must set up its own data each time. If it fails, a note on the error names the order.
 
     >>> import anyio
     >>> async def main():
@@ -119,32 +119,32 @@ async def in_every_order(scenario: Callable[[Schedule], Awaitable[None]], most: 
             return count
         choices = [choice for choice, _ in taken]
         choices[-1] += 1
-    raise RuntimeError(f"There are more than {most} orders.")
+    raise RuntimeError(f"There are more than {most} orders: use fewer tasks or steps, or raise most=….")
 
 
 async def step() -> None:
-    """Wait for one's turn, in a task of a schedule; anywhere else, go on."""
+    """Wait until the current task is chosen. Outside a schedule, do nothing."""
     walker = _walker.get()
     if walker is not None:
-        await walker.stand()
+        await walker.pause()
 
 
 def stepped(backend: SessionBackend) -> tuple[SessionBackend, list[str]]:
-    """The same backend, with a step before each call to its store, and the list that will name these calls.
+    """Return a copy of the backend with a step before each call to its store, and a list that records these calls.
 
-    A backend that is no `StoreBackend` takes its steps before its own four calls.
+    For other backends than a `StoreBackend`, the steps are before its own four methods.
     """
     calls: list[str] = []
 
     def with_step(owner: object, verb: str) -> Callable[..., Awaitable[Any]]:
         call = getattr(owner, verb)
 
-        async def stand_and_call(*args: Any, **kwargs: Any) -> Any:
+        async def pause_and_call(*args: Any, **kwargs: Any) -> Any:
             await step()
             calls.append(verb)
             return await call(*args, **kwargs)
 
-        return stand_and_call
+        return pause_and_call
 
     twin: Any = copy(backend)
     if isinstance(backend, StoreBackend):

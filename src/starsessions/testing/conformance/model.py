@@ -1,7 +1,7 @@
-"""A model of sessions, as simple as can be; and Hypothesis, which looks for requests after which a backend differs.
+"""A simple model of sessions, and a Hypothesis search for requests where a backend differs from it.
 
-Requests overlap: each begins, loads, changes, rotates, logs out and ends when it is told, while others do the same and
-the clock moves. The model says what every token that was ever handed out must show.
+Requests overlap: each begins, loads, changes, rotates, logs out and ends on command, while others do the same and the
+clock advances. The model predicts the session of every token that was ever issued.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,16 @@ def check_against_model(
     event_loop: str = "asyncio",
     settings: settings_of_hypothesis = SETTINGS,
 ) -> None:
-    """Compare a backend that keeps sessions on a server with the model; raises with the shortest story that differs.
+    """Compare a server-side backend with the model. Raise with the shortest sequence of steps that differs.
+
+    Args:
+        open_backend: creates a backend.
+        rolling: test with the `rolling` setting of the middleware.
+        event_loop: "asyncio" or "trio".
+        settings: the settings of Hypothesis, such as the number of examples.
+
+    Raises:
+        AssertionError: the backend differs from the model.
 
     >>> from starsessions import InMemoryBackend
     >>> check_against_model(InMemoryBackend, settings=settings_of_hypothesis(SETTINGS, max_examples=3))
@@ -74,13 +83,13 @@ class _Kept:
         return not self.has_ended and self.went is None and now < self.renewed_at + MAX_AGE
 
     def as_seen(self, now: int) -> "_Kept | None":
-        """The session that a request with the id of this one finds."""
+        """Return the session that a request with this session's id finds."""
         if self.went is not None and now < self.went.usable_until:
             return self.went.to.as_seen(now)
         return self if self.lives(now) else None
 
     def end(self, now: int) -> None:
-        """End it, and what it has become."""
+        """End this session, and its successors."""
         self.has_ended = True
         if self.went is not None and now < self.went.traced_until:
             self.went.to.end(now)
@@ -88,7 +97,7 @@ class _Kept:
 
 @dataclass(frozen=True, eq=False)
 class _Rotation:
-    """Where a session went. Its old id is remembered for as long as the session would have lived."""
+    """The successor of a rotated session. The old id is remembered for as long as the session would have lasted."""
 
     to: _Kept
     at: int
@@ -98,7 +107,7 @@ class _Rotation:
 
 @dataclass(eq=False)
 class _Request:
-    """A request that is under way: what it has found, what it holds now, and the real one."""
+    """A request in progress: the session that it found, its data now, and the real request."""
 
     browser: int
     token: str | None
@@ -111,11 +120,11 @@ class _Request:
     rotates: bool = False
     grace: int = 0
     comes_late: bool = False
-    """Whether it brought an id that had been rotated away a moment before: what it begins would be in the way."""
+    """Whether it sent an id that was replaced moments before, so that it must not begin a session."""
     has_ended_one: bool = False
 
     def applied_to(self, data: dict[str, Any]) -> dict[str, Any]:
-        """What is stored now, with what this request did to what it found: key by key."""
+        """Return the stored data with this request's changes applied key by key."""
         now_there = deepcopy(data)
         for key in self.base.keys() | self.data.keys():
             if key not in self.data:
@@ -126,7 +135,7 @@ class _Request:
 
 
 class _Visit:
-    """A real request, whose handler does what it is told, one thing after the other."""
+    """A real request, whose handler carries out one command after the other."""
 
     def __init__(self, site: Site, token: str | None) -> None:
         self._site, self._token = site, token
@@ -168,7 +177,7 @@ VALUES = st.one_of(st.integers(0, 9), st.lists(st.integers(0, 9), max_size=2), s
 
 
 class SessionMachine(RuleBasedStateMachine):
-    """What can happen, as rules of Hypothesis, beside the model."""
+    """All possible events as Hypothesis rules, applied to the backend and to the model."""
 
     requests: Bundle[_Request] = Bundle("requests")
 
@@ -251,7 +260,7 @@ class SessionMachine(RuleBasedStateMachine):
         grace=st.sampled_from([0, GRACE]),
     )
     def do_it_all_at_once(self, browser: int, act: str, key: str, grace: int) -> None:
-        """A short request, while the others are under way."""
+        """Run a short request from begin to end, while others are in progress."""
         request = self.begin(browser)
         if act == "put":
             self.put(request, key, 0)
@@ -275,10 +284,10 @@ class SessionMachine(RuleBasedStateMachine):
         if answer.token is not None:
             self._cookies[request.browser] = answer.token or None
 
-    # What the model makes of it
+    # The model's predictions
 
     def _do(self, request: _Request, change: Callable[[dict[str, Any]], Any]) -> None:
-        """Load, and make the same change in the model and in the handler: both see the same before and after it."""
+        """Load, and make the same change in the model and in the handler. Both must agree before and after it."""
         if not request.is_loaded:
             request.is_loaded = True
             self._find(request, self._now)
@@ -290,9 +299,9 @@ class SessionMachine(RuleBasedStateMachine):
             return before, deepcopy(session.copy())
 
         before, after = self._portal.call(request.visit.do, act)
-        assert before == request.data, f"a handler saw {before}, and should have seen {request.data}"
+        assert before == request.data, f"a handler found {before} instead of {request.data}"
         change(request.data)
-        assert after == request.data, f"a handler saw {after} after its change, and should have seen {request.data}"
+        assert after == request.data, f"a handler found {after} instead of {request.data} after its change"
 
     def _find(self, request: _Request, now: int) -> None:
         kept = self._kept.get(request.token or "")
@@ -304,7 +313,7 @@ class SessionMachine(RuleBasedStateMachine):
             request.comes_late = now < kept.went.at + MOMENT
 
     def _expected(self, request: _Request) -> "_Kept | str | None":
-        """What the answer to a request has to say: a session, "" to forget the cookie, or nothing."""
+        """Return what the response must do: set a session's cookie, clear it (""), or leave it alone (None)."""
         now, found = self._now, request.found
         if found is None:
             if request.data:
@@ -312,7 +321,7 @@ class SessionMachine(RuleBasedStateMachine):
             return "" if request.has_ended_one else None
         is_due = self._rolling and now - request.renewed_at >= RENEW_EVERY
         if request.data == request.base and not request.rotates and not is_due:
-            return None  # it is not looked up again
+            return None  # the session is not read again
         there = found.as_seen(now)
         if there is None:
             return None  # an ended session stays ended
@@ -331,14 +340,14 @@ class SessionMachine(RuleBasedStateMachine):
 
     def _check_cookie(self, request: _Request, said: str | None, expected: "_Kept | str | None") -> None:
         if not isinstance(expected, _Kept):
-            assert said == expected, "a cookie was set or cleared, or was not, against the model"
+            assert said == expected, "the response set, cleared or left the cookie unlike the model"
         elif request.token and self._kept.get(request.token) is expected:
-            assert said in (None, request.token), "a session that was renewed has another token"
+            assert said in (None, request.token), "a renewed session got a new token"
         elif expected in self._kept.values():
-            assert said is None, "a request with the id from before a rotation has set a cookie"
+            assert said is None, "a request with a rotated id set a cookie"
         else:
-            assert said, "a session has a new token, and no cookie was set"
-            assert said not in self._kept, "a token was given out twice"
+            assert said, "a session has a new token, but no cookie was set"
+            assert said not in self._kept, "a token was issued twice"
             self._kept[said] = expected
 
     @invariant()
@@ -347,7 +356,7 @@ class SessionMachine(RuleBasedStateMachine):
             seen = self._portal.call(self._reader.data, token)
             there = kept.as_seen(self._now)
             expected = there.data if there else {}
-            assert seen == expected, f"a token shows {seen}, and should show {expected}"
+            assert seen == expected, f"a request with a token found {seen} instead of {expected}"
 
 
 def _change_within(session: dict[str, Any], key: str, value: int) -> None:

@@ -1,4 +1,4 @@
-"""The contracts as pytest tests: subclass a suite, say how yours is opened, and run pytest."""
+"""The contracts as pytest test suites: subclass one, add a fixture that opens your store or backend, and run pytest."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -18,13 +18,13 @@ class _Suite:
     contract: ClassVar[Contract[Any]]
 
     declines: ClassVar[Mapping[str, str]] = {}
-    """What yours cannot do, and why: the rules that need it are skipped, and pytest shows the reason."""
+    """The capabilities that yours lacks, and the reasons. Their rules are skipped, and pytest shows the reason."""
 
     event_loops: ClassVar[Sequence[str]] = ("asyncio",)
-    """The event loops that yours works on: "asyncio", "trio"."""
+    """The event loops that your implementation supports: "asyncio", "trio"."""
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Makes a test of each rule."""
+        """Generate a test for each rule."""
         if "rule" in metafunc.fixturenames:
             metafunc.parametrize("rule", [self._as_parameter(rule) for rule in self.contract])
             metafunc.parametrize("anyio_backend", self.event_loops, scope="module")
@@ -35,24 +35,24 @@ class _Suite:
 
 
 class StoreSuite(_Suite):
-    """Shows whether a `Store` keeps its contract. In a file of tests, with a fixture that says how one is opened:
+    """Test whether a `Store` follows the contract. Subclass it in a test file, with a fixture that opens your store:
 
     class TestFileStore(StoreSuite):
         @pytest.fixture
         def open_store(self, tmp_path):
             return lambda name: FileStore(tmp_path / name)
 
-    What the fixture returns is an `OpenStore`: it is called with the name of a place, several times for the same one.
+    The fixture returns an `OpenStore`, which is called with the name of a storage, and several times for the same name.
     """
 
     contract = STORE
 
     largest_value: ClassVar[int | None] = None
-    """How many bytes a value may have, if there is a limit: checked on both sides."""
+    """The largest value in bytes that the store accepts. A larger one must be rejected. None: there is no limit."""
 
     @pytest.mark.anyio
     async def test_the_store_keeps_the_rule(self, rule: Rule[StoreFixture], open_store: OpenStore) -> None:
-        """The sentence is the rule's docstring."""
+        """Check the statement in the rule's docstring."""
         place = StoreFixture(
             open_store, one_connection_only="several_connections" in self.declines, largest_value=self.largest_value
         )
@@ -61,7 +61,7 @@ class StoreSuite(_Suite):
 
 
 class BackendSuite(_Suite):
-    """Shows whether any backend that keeps sessions on a server does what users are promised, also where they race.
+    """Test whether a server-side backend keeps the library's guarantees, including under concurrent requests.
 
     class TestMyBackend(BackendSuite):
         @pytest.fixture
@@ -73,46 +73,47 @@ class BackendSuite(_Suite):
 
     @pytest.mark.anyio
     async def test_the_backend_keeps_the_rule(self, rule: Rule[BackendFixture], open_backend: OpenBackend) -> None:
-        """The sentence is the rule's docstring."""
+        """Check the statement in the rule's docstring."""
         async with opened(open_backend()) as backend:
             await ends(rule(BackendFixture(backend)))
 
 
 class CookieBackendSuite(_Suite):
-    """Shows whether a backend whose cookie is the session, signed or encrypted, does what users are promised.
+    """Test whether a backend that keeps the session in a signed or encrypted cookie keeps the library's guarantees.
 
     class TestMyCookies(CookieBackendSuite):
         @pytest.fixture
         def open_backend(self):
             return lambda: MyCookies("a key of 32 random bytes or more")
 
-    The function is called twice in each test: what it makes has one secret, as in two processes of an application.
+    The function is called twice in each test. Both backends must have the same secret, like two processes of one
+    application.
     """
 
     contract = COOKIE
 
     @pytest.mark.anyio
     async def test_the_backend_keeps_the_rule(self, rule: Rule[CookieFixture], open_backend: OpenBackend) -> None:
-        """The sentence is the rule's docstring."""
+        """Check the statement in the rule's docstring."""
         async with cookie_fixture(open_backend) as place:
             await ends(rule(place))
 
 
 class RulesSuite:
-    """Shows that the rules of a store reject broken stores, for those who change the rules, or want to see it:
+    """Test that the store rules reject broken stores. Use it if you change the rules:
 
     class TestTheRules(RulesSuite):
         pass
     """
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Makes a test of each broken store."""
+        """Generate a test for each broken store."""
         if "broken_store" in metafunc.fixturenames:
             metafunc.parametrize("broken_store", broken_stores(), ids=lambda store: store.name)
-            # On this event loop, because trio shuffles what goes at once, and some mistakes show in one order only.
+            # On asyncio only, because trio shuffles concurrent tasks, and some mistakes show in one order only.
             metafunc.parametrize("anyio_backend", ["asyncio"], scope="module")
 
     @pytest.mark.anyio
     async def test_the_rules_reject_the_broken_store(self, broken_store: BrokenStore) -> None:
-        """Exactly the rules that its mistake breaks."""
+        """Check that exactly the rules which its mistake breaks reject it."""
         assert await broken_store.failing_rules() == broken_store.rejected_by

@@ -1,4 +1,4 @@
-"""How a rule comes to a verdict: by what it sees, and never by how long it takes."""
+"""The verdict of a rule. It depends on what the rule observes, and never on how long it takes."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -13,25 +13,25 @@ from starsessions.testing.conformance.store_rules import STORE
 P = TypeVar("P")
 
 HANG_AFTER = 900
-"""Seconds after which a rule is given up, so that a test run ends: rules take less than a second, on a server a few."""
+"""Seconds after which a rule is abandoned, so that a test run ends. Rules take less than a second, on servers a few."""
 
 
 class NoVerdict(Exception):
-    """A rule did not end. Whether it is kept is unknown: a verb may hang, or the machine may be busy."""
+    """A rule did not end, so its verdict is unknown: a method may hang, or the machine may be busy."""
 
 
 class Verdict(NamedTuple):
-    """What a rule says of a store."""
+    """The verdict of a rule on a store."""
 
     rule: str
-    """The rule's id: its name, which stays the same from release to release."""
+    """The id of the rule, which is the same in every release."""
 
     outcome: Literal["kept", "broken", "declined"]
     why: str = ""
 
 
 async def ends(work: Awaitable[None], after: float = HANG_AFTER) -> None:
-    """Wait for a rule.
+    """Wait for a rule, at most `after` seconds.
 
     Raises:
         NoVerdict: it did not end.
@@ -39,7 +39,7 @@ async def ends(work: Awaitable[None], after: float = HANG_AFTER) -> None:
     with move_on_after(after):
         await work
         return
-    raise NoVerdict(f"The rule was given up after {after} s. That is no verdict: a verb hangs, or the machine is busy.")
+    raise NoVerdict(f"The rule did not end within {after} s, so there is no verdict: check whether a method hangs.")
 
 
 async def verdicts(
@@ -47,7 +47,7 @@ async def verdicts(
     open_fixture: Callable[[], AbstractAsyncContextManager[P]],
     declines: Mapping[str, str],
 ) -> AsyncIterator[Verdict]:
-    """Prove one rule after the other, each in a fixture of its own.
+    """Check one rule after the other, each in its own fixture.
 
     Raises:
         NoVerdict: a rule did not end.
@@ -71,12 +71,15 @@ async def verdicts(
 def store_verdicts(
     open_store: OpenStore, *, declines: Mapping[str, str] | None = None, largest_value: int | None = None
 ) -> AsyncIterator[Verdict]:
-    """Prove the rules of a store without pytest.
+    """Check the rules of a store without pytest.
 
     Args:
-        open_store: opens a connection to a storage of a given name.
-        declines: what the store cannot do, by name, and why.
-        largest_value: how many bytes a value may have, if there is a limit.
+        open_store: opens a connection to the storage of a given name.
+        declines: the capabilities that the store lacks, by name, and why. None: it has all of them.
+        largest_value: the largest value in bytes that the store accepts. None: there is no limit.
+
+    Raises:
+        NoVerdict: a rule did not end.
 
     >>> import anyio
     >>> from starsessions.stores import MemoryStore
