@@ -207,7 +207,7 @@ class SessionMiddleware:
             await save_for_headers(session, command)
             state.phase = CLOSED
         finally:
-            state.saving_is_over()
+            state.finish_saving()
         await send(with_session(message, session, scope.get("scheme", "http")))
 
     def _check_saved(self, session: Session, scope: Scope) -> None:
@@ -294,7 +294,7 @@ class SessionMiddleware:
             await self._adopt(session, scope)
             await save_for_headers(session)
         finally:
-            state.saving_is_over()
+            state.finish_saving()
 
     async def _save_late(self, session: Session, scope: Scope) -> None:
         """Save changes made after the handshake, or before a rejected one. No cookie can be sent."""

@@ -469,7 +469,7 @@ async def test_a_new_sign_in_is_two_writes_however_long_it_lasts(site_of: Callab
 async def test_signing_out_touches_the_list_only_while_the_session_would_count_as_pending(
     site_of: Callable[..., Site], clock: Clock
 ) -> None:
-    """Later, whoever reads the list sees that the session is missing, so that two more round trips gain nothing."""
+    """Later, a user who reads the list sees that the session is missing, so that two more round trips gain nothing."""
     store = Recorded()
     site = site_of(backend=StoreBackend(store, clock=clock))
     for after, calls in ((PENDING - 1, ["get", "delete", "get", "delete"]), (PENDING, ["get", "delete"])):

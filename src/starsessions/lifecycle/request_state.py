@@ -51,7 +51,7 @@ class RequestState(SessionState, eq=False):
         for model in self.models:
             model()
 
-    def saving_is_over(self) -> None:
+    def finish_saving(self) -> None:
         """Let the tasks go on that wait for what the headers wait for, whether or not it was saved."""
         self.is_saving = False
         if self.headers_saved is not None:

@@ -177,8 +177,8 @@ def check_stack(app: object, config: Config, scope_key: str) -> None:
             if not set(inner.backend.starlette_keys).isdisjoint(config.backend.starlette_keys):
                 _log.warning(
                     "Two SessionMiddlewares share a secret_key and read Starlette's cookie format, which is not bound "
-                    "to the name of a cookie: a value of the cookie %r is also valid in the cookie %r. Give each its own "
-                    "secret_key, or use CookieBackend(…, starlette_format=False).",
+                    "to the name of a cookie: a value of the cookie %r is also valid in the cookie %r. Give each its "
+                    "own secret_key, or use CookieBackend(…, starlette_format=False).",
                     inner.cookie.name,
                     name,
                 )
