@@ -146,7 +146,7 @@ class SessionMiddleware:
             users=user_rules(adapted, max_sessions_per_user, on_too_many),
         )
         check_stack(app, self.config, scope_key)
-        self._loads_first = autoload and not self.config.loads_at_once
+        self._loads_first = autoload and self.config.peek is None
         self.scope_key = scope_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -100,7 +100,7 @@ class Session(TrackedDict):
     def mark_accessed(self) -> None:
         """Record an access. Starlette calls this when a handler reads `request.session`."""
         state = self.__starsessions__
-        if not state.ready and (state.is_loaded or state.config.loads_at_once):
+        if not state.ready and (state.is_loaded or state.config.peek is not None):
             self._before_read()
         else:
             state.accessed = True

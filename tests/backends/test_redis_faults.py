@@ -242,7 +242,7 @@ class TestALostAnswer:
         await theirs.replace("key", b"3", found.version, expires_at=NOW + LIFE, now=NOW)
         between.flows.set()
         error = await unavailable(ours)
-        assert str(error) == "The answer to a write was lost, and another request has written since."
+        assert str(error) == "The reply to a write was lost, and its result is unknown: another one followed."
 
     @pytest.mark.guarantee(14)
     async def test_and_a_logout_since_is_final(

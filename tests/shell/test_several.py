@@ -12,8 +12,9 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.sessions import SessionMiddleware as StarletteSessions
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocket
 
 from starsessions import CookieBackend, EncryptedCookieBackend, ImproperlyConfigured, InMemoryBackend, SessionMiddleware
 from starsessions.core.serializer import Msgpack
@@ -293,3 +294,14 @@ def test_an_invalid_setting_fails_at_startup_with_the_cure(settings: dict[str, A
 def test_a_keyword_of_another_library_raises_an_error_with_the_right_one(keyword: str, ours: str) -> None:
     with pytest.raises(TypeError, match=re.escape(ours)):
         SessionMiddleware(Starlette(), secret_key=KEY, **{keyword: 1})
+
+
+def test_two_middlewares_with_one_cookie_in_a_websocket_raise_too() -> None:
+    async def echo(websocket: WebSocket) -> None:
+        await websocket.accept()
+
+    middleware = [Middleware(SessionMiddleware, secret_key=KEY, autoload=True)]
+    sub = Starlette(routes=[WebSocketRoute("/", echo)], middleware=middleware)
+    app = Starlette(routes=[Mount("/sub", sub)], middleware=middleware)
+    with pytest.raises(ImproperlyConfigured, match="session_cookie"), TestClient(app).websocket_connect("/sub/"):
+        pass

@@ -11,6 +11,7 @@ from msgspec import msgpack
 from starsessions import (
     BackendUnavailable,
     CookieBackend,
+    EncryptedCookieBackend,
     ImproperlyConfigured,
     InMemoryBackend,
     Session,
@@ -592,3 +593,11 @@ def test_a_limit_without_a_list_is_refused(site_of: Callable[..., Site], backend
     if getattr(backend, "user_index", None) is None:
         with pytest.raises(ImproperlyConfigured, match="lists each user"):
             site_of(backend=backend, max_sessions_per_user=2)
+
+
+async def test_only_a_cookie_that_cannot_be_revoked_is_warned_of(
+    site_of: Callable[..., Site], backend: SessionBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    await site_of(backend=backend).visit(sign_in())
+    is_in_a_cookie = isinstance(backend, (CookieBackend, EncryptedCookieBackend))
+    assert ("cannot be revoked" in caplog.text) == is_in_a_cookie

@@ -14,6 +14,7 @@ from starsessions import (
     watch,
 )
 from starsessions.backends.server_side import StoreBackend
+from starsessions.core.serializer import Msgpack
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from starsessions.watch import MAX_FAILURES
@@ -237,3 +238,31 @@ async def test_a_store_that_fails_for_long_cancels_the_block(site_of: Callable[.
 
     assert (await site.visit(act)).result is True
     ticks.close()
+
+
+async def test_revalidate_returns_false_when_what_is_stored_now_cannot_be_read(clock: Clock) -> None:
+    """Another release of the application has written it, with types that this one does not know."""
+
+    class OfThisRelease(Msgpack):
+        knows_it = True
+
+        def loads(self, payload: bytes, /) -> dict[str, Any]:
+            if not self.knows_it:
+                raise ValueError
+            return super().loads(payload)
+
+    serializer = OfThisRelease()
+    backend = StoreBackend(MemoryStore(), serializer=serializer, clock=clock)
+    site, elsewhere = (Site(backend=backend, autoload=True) for _ in range(2))
+    await site.visit(lambda session: session.update(n=1))
+    browser = Browser(dict(site.browser.cookies))
+
+    async def act(session: Session) -> None:
+        await session.load()
+        await elsewhere.visit(lambda other: other.update(theirs=1), browser)
+        serializer.knows_it = False
+        assert await watch.revalidate(session) is False
+        assert session == {}
+        serializer.knows_it = True
+
+    assert (await site.visit(act)).set_cookies == []

@@ -12,7 +12,6 @@ been valid: its use is a sign that a stolen id is being used along with the real
 from collections.abc import Awaitable
 from typing import ClassVar
 
-from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 
 from starsessions import stores
@@ -43,7 +42,7 @@ MAX_TRIES = 100
 _OWNER = 8  # characters of the key, 48 bits: enough against accidents; `encrypt_with` protects against attackers
 
 
-class Pointer(Opaque, Struct, frozen=True):
+class Pointer(Opaque, frozen=True):
     """The value stored under the old key of a rotated session: the key of its successor.
 
     It is a map in MessagePack and a record is an array, so that the first byte distinguishes them.
@@ -56,7 +55,7 @@ class Pointer(Opaque, Struct, frozen=True):
     """The time until which the old id still works; 0: it stopped working at once."""
 
 
-class Location(Opaque, Struct, frozen=True):
+class Location(Opaque, frozen=True):
     """The `version` of a session found in a store: its key, and the store's own version."""
 
     key: str

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from os import urandom
 from typing import NamedTuple
 
-from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 from msgspec.structs import replace
 
@@ -28,7 +27,7 @@ PENDING = 60
 MAX_TRIES = 1000
 
 
-class IndexedSession(Opaque, Struct, frozen=True, array_like=True):
+class IndexedSession(Opaque, frozen=True, array_like=True):
     """One session in the index."""
 
     handle: str

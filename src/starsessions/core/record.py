@@ -36,14 +36,12 @@ class MissReason(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
-class Opaque:
+class Opaque(Struct, frozen=True):
     """Keeps a struct out of what tools print that show local variables: it holds ids, or what is in a session.
 
     >>> Record(b"a secret", 1, 2)
     <Record>
     """
-
-    __slots__ = ()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
@@ -52,7 +50,7 @@ class Opaque:
         return []
 
 
-class Identity(Opaque, Struct, frozen=True, array_like=True):
+class Identity(Opaque, frozen=True, array_like=True):
     """The signed-in user of a session. It is kept apart from the data, where no handler overwrites it by accident.
 
     New fields are added at the end only, with a default.
@@ -78,7 +76,7 @@ class Identity(Opaque, Struct, frozen=True, array_like=True):
     """For a cookie that can be revoked: how often the session was rotated. Only the latest generation is valid."""
 
 
-class Record(Opaque, Struct, frozen=True, array_like=True):
+class Record(Opaque, frozen=True, array_like=True):
     """One session, as a cookie or a store holds it. New fields are added at the end only, with a default."""
 
     payload: Any
@@ -106,7 +104,7 @@ class Record(Opaque, Struct, frozen=True, array_like=True):
     """The signed-in user. None: the session is anonymous."""
 
 
-class Found(Opaque, Struct, frozen=True):
+class Found(Opaque, frozen=True):
     """A live session from a backend. `token` is what the browser has; only the backend interprets `version`."""
 
     token: str

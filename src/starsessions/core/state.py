@@ -112,18 +112,12 @@ class Discard(Struct, frozen=True):
     """Drop the handler's data: a new session would replace the rotated one in the browser."""
 
 
-class Create(Opaque, Struct, frozen=True):
+class Create(Opaque, frozen=True):
     """Store a new session."""
 
     record: Record
     session_id: str | None
     """The requested id; None: a new one from the backend."""
-
-    def __repr__(self) -> str:
-        return "<Create>"  # tools that print local variables must not reveal ids
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return []
 
 
 class Replace(Struct, frozen=True):
@@ -133,7 +127,7 @@ class Replace(Struct, frozen=True):
     record: Record
 
 
-class Rotate(Opaque, Struct, frozen=True):
+class Rotate(Opaque, frozen=True):
     """Store `record` under a new id, and end the id of `found`."""
 
     found: Found
@@ -142,12 +136,6 @@ class Rotate(Opaque, Struct, frozen=True):
     """The new id; None: a new one from the backend, because the old id has reached `rotate_every`."""
     usable_until: int
     """The time until which the old id still works, in seconds since 1970; 0: it stops working at once."""
-
-    def __repr__(self) -> str:
-        return "<Rotate>"  # tools that print local variables must not reveal ids
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return []
 
 
 class Delete(Struct, frozen=True):
@@ -181,7 +169,7 @@ class Rules(Struct, frozen=True):
     """Whether different payloads hold different data, as far as that shows without decoding them."""
 
 
-class SessionState(Opaque, Struct, eq=False):
+class SessionState(Struct, eq=False):
     """The state of one request's session. In every method, `data` is the session itself, as a dict.
 
     It is a struct because each request creates one: C code fills all fields in the time of four lines of `__init__`.

@@ -10,7 +10,7 @@ from starsessions.backends.base import Backend, in_one_step
 from starsessions.core.chunking import tokens_of
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Values
 from starsessions.core.durations import Clock
-from starsessions.core.record import Found, deadline
+from starsessions.core.record import Found, MissReason, deadline
 from starsessions.core.serializer import differs_for_sure, dumper_again, is_builtin, matcher
 from starsessions.core.state import Create, Replace, Rotate, Rules
 from starsessions.events import OnEvent
@@ -33,8 +33,8 @@ class Config(Rules, frozen=True):
     cookie: CookieSpec
     clock: Clock
     tokens_in: Callable[[Headers], Values]
-    loads_at_once: bool
-    """Whether the first access may load the session: `autoload` is on and the backend does no I/O."""
+    peek: Callable[[str, int], Found | MissReason] | None
+    """Loads the session at its first access; None unless `autoload` is on and the backend does no I/O."""
     store_now: Callable[[Any], Found] | None
     """Carries out the commands that need no I/O; None if there are none."""
     stored_now: tuple[type[Create | Replace | Rotate], ...]
@@ -78,7 +78,7 @@ class Config(Rules, frozen=True):
             cookie=cookie,
             clock=backend.clock,
             tokens_in=tokens_of(cookie, backend.max_cookies, is_well_formed),
-            loads_at_once=autoload and backend.never_waits,
+            peek=backend.peek if autoload and backend.never_waits else None,
             store_now=store_now,
             stored_now=stored_now,
             room_in_one=MAX_COOKIE - len(cookie.name) if backend.max_cookies == 1 else -1,

@@ -31,12 +31,12 @@ def load_now(session: TrackedDict) -> None:
     functions, and differ only in how they query the backend.
     """
     state = session.__starsessions__
-    config = state.config
-    if not config.loads_at_once:
+    config, peek = state.config, state.config.peek
+    if peek is None:
         raise SessionNotLoaded("Call `await session.load()` first, or pass autoload=True to SessionMiddleware.")
     found: Values | Found | MissReason = config.tokens_in(state.headers)
     if isinstance(found, list):
-        now, peek = int(config.clock()), config.backend.peek
+        now = int(config.clock())
         found = choose([peek(token, now) for token in found], config.policy, now)
     dict.update(session, state.loaded(found))
     if state.miss_reason is not None:
