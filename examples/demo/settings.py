@@ -27,7 +27,7 @@ from starsessions.backends.redis import RedisBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from starsessions.users import UserSessions
 
-FILE = Path(__file__).parents[2] / ".cache" / "demo-sessions.db"
+FILE = Path(__file__).parents[2] / ".demo" / "sessions.db"
 
 # A key generated at startup is safe, but every restart ends all sessions, and two worker processes cannot read each
 # other's cookies. In production, set DEMO_SECRET from your secret store.

@@ -55,7 +55,7 @@ class Session(TrackedDict):
         super().__init__()
         adapted = adapt(backend).bound_or_default()
         config = Config.build(adapted, CookieSpec(), autoload=False)
-        self.__starsessions__ = RequestState(config, explicit_id=session_id)
+        self.__starsessions__: RequestState = RequestState(config, explicit_id=session_id)
 
     # The hooks of TrackedDict
 

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from tests.history.sealed_by_1_0_2 import Version102
 from tests.missing import missing
 
-CACHED = Path(__file__).parents[2] / ".cache" / "starsessions-1.0.2"
+CACHED = Path(__file__).parents[2] / ".venv" / "starsessions-1.0.2"
 
 
 @pytest.fixture

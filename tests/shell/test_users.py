@@ -601,3 +601,13 @@ async def test_only_a_cookie_that_cannot_be_revoked_is_warned_of(
     await site_of(backend=backend).visit(sign_in())
     is_in_a_cookie = isinstance(backend, (CookieBackend, EncryptedCookieBackend))
     assert ("cannot be revoked" in caplog.text) == is_in_a_cookie
+
+
+async def test_a_visitor_who_is_not_signed_in_ends_no_other_sessions(
+    site_of: Callable[..., Site], listing: SessionBackend
+) -> None:
+    site = site_of(backend=listing)
+    await site.visit(sign_in())
+    reply = await site.visit(lambda session: UserSessions(listing).revoke_others(session), Browser())
+    assert reply.result == 0
+    assert await user_of(site, site.browser) == "ann"

@@ -43,7 +43,7 @@ class RequestState(SessionState, eq=False):
 
     def attach(self, model: Callable[[], None]) -> None:
         """Register `model`, which is called to write its changes into the data before that is compared or saved."""
-        self.models = [*self.models, model]
+        self.models: Sequence[Callable[[], None]] = [*self.models, model]
         self.exposed = True
 
     def sync_models(self) -> None:

@@ -152,8 +152,8 @@ def _note_save(
 
 
 def _note_merge(state: RequestState) -> None:
-    if state.found is not None:
-        state.note(ConflictResolved(handle_of(state.found)))
+    assert state.found is not None
+    state.note(ConflictResolved(handle_of(state.found)))
 
 
 # Saving that a handler asks for. The session has been loaded.

@@ -36,7 +36,7 @@ class SQLAlchemyStore:
     def __init__(self, engine: AsyncEngine, table: Table, *, timeout: float = 5.0) -> None:
         self.table = table
         self._database = Database(engine, timeout)
-        self.statements = Statements(table)
+        self.statements: Statements = Statements(table)
 
     async def get(self, key: str, *, now: int) -> Entry | None:
         return await self._database.with_timeout(self._get(key, now))

@@ -5,7 +5,7 @@ result would prove nothing.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, ClassVar, cast
 from uuid import uuid4
@@ -24,7 +24,7 @@ class Entries(dict[str, Entry]):
     """The contents of a database, and the objects that all its connections share."""
 
     def __init__(self) -> None:
-        self.lock = Lock()
+        self.lock: Lock = Lock()
         self.index: dict[str, int] = {}
 
 
@@ -91,7 +91,7 @@ class Right:
 class CountsAll(Right):
     """Versions are numbers from 0, counted over all keys and connections."""
 
-    numbers = count(0)
+    numbers: ClassVar[Iterator[int]] = count(0)
 
     def new_version(self, key: str, value: bytes, now: int) -> Version:
         return next(self.numbers)
@@ -139,7 +139,7 @@ class Waits(Right):
         return await self._alone(super().sweep, *args, **instants)
 
 
-LEGAL = [Right, CountsAll, HasListsAsVersions, ForgetsWhenAsked, Waits]
+LEGAL: list[type[Right]] = [Right, CountsAll, HasListsAsVersions, ForgetsWhenAsked, Waits]
 
 
 # Unconditional and non-atomic writes
@@ -239,7 +239,7 @@ class CountsEachConnection(Right):
 
     def __init__(self, entries: Entries) -> None:
         super().__init__(entries)
-        self.numbers = count(1)
+        self.numbers: Iterator[int] = count(1)
 
     def new_version(self, key: str, value: bytes, now: int) -> Version:
         return next(self.numbers)
@@ -421,13 +421,13 @@ class RenamesKeys(Right):
 class LowersKeys(RenamesKeys):
     """A case-insensitive collation or file system."""
 
-    key = staticmethod(str.lower)
+    key: ClassVar[Any] = staticmethod(str.lower)
 
 
 class CutsKeys(RenamesKeys):
     """`VARCHAR(127)`, which truncates silently."""
 
-    key = staticmethod(lambda key: key[:127])
+    key: ClassVar[Any] = staticmethod(lambda key: key[:127])
 
 
 class KeepsText(Right):
@@ -574,7 +574,10 @@ class RefusesWhatIsTooLarge(Right):
 class CannotSweep:
     """It has only the four methods."""
 
-    get, create, replace, delete = Right.get, Right.create, Right.replace, Right.delete
+    get: ClassVar[Any] = Right.get
+    create: ClassVar[Any] = Right.create
+    replace: ClassVar[Any] = Right.replace
+    delete: ClassVar[Any] = Right.delete
 
 
 # The broken stores, and the rules that must reject them
