@@ -81,8 +81,8 @@ def names_keywords(init: Callable[P, None]) -> Callable[P, None]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> None:
         for name in kwargs:
             if name not in known:
-                ours = _ELSEWHERE.get(name)
-                cure = f"use {ours}" if ours else "see its documentation for the list"
+                meant = _ELSEWHERE.get(name)
+                cure = f"use {meant}" if meant else "see its documentation for the list"
                 raise TypeError(f"SessionMiddleware has no keyword {name!r}: {cure}.")
         init(*args, **kwargs)
 
