@@ -281,7 +281,7 @@ async def replace_never_revives_a_deleted_entry(place: StoreFixture) -> None:
 
 @STORE.rule()
 async def a_version_from_before_a_delete_does_not_fit_a_later_entry(place: StoreFixture) -> None:
-    """A version from before a delete does not match an entry created later under the same key."""
+    """A version issued before a delete does not match an entry created later under the same key."""
     store, now = await place.connect(), place.now
     version = await store.create("key", b"old", expires_at=now + LIFE, now=now)
     await store.delete("key", now=now)
