@@ -34,6 +34,7 @@ from starsessions.core.state import (
 from starsessions.exceptions import BackendUnavailable, ResponseStarted, SessionConflict
 from starsessions.lifecycle.request_state import RequestState
 from tests.core.machines import FOREVER, MSGPACK, NOW, RULES, found_with, machine, record_of, rules
+from tests.rows import rows
 
 ANN = Identity("ann", NOW, "ann's-handle")
 BOB = Identity("bob", NOW, "bob's-handle")
@@ -47,7 +48,7 @@ ROTATING = rules(Policy(max_age=10_000, rotate_every=100, rotate_grace=30))
 # Facts: loaded
 
 
-@pytest.mark.parametrize("kind", [SessionState, RequestState])
+@rows("kind", [SessionState, RequestState])
 def test_no_id_and_no_cookie_is_in_what_a_tool_prints_of_local_variables(kind: type[SessionState]) -> None:
     state = kind(RULES, explicit_id="by-hand", next_id="secret", found=found_with({"a": 1}, "secret"))
     if isinstance(state, RequestState):
@@ -65,7 +66,7 @@ def test_what_was_found_is_the_data() -> None:
     assert (state.is_loaded, state.found, state.miss_reason) == (True, found, None)
 
 
-@pytest.mark.parametrize("why", MissReason)
+@rows("why", MissReason)
 def test_where_nothing_was_found_the_session_is_empty_and_knows_why(why: MissReason) -> None:
     state = SessionState(RULES)
 
@@ -91,7 +92,7 @@ class Whatever:
 UNREADABLE = [ZeroDivisionError(), None, [1], "text", OrderedDict(a=1)]
 
 
-@pytest.mark.parametrize("result", UNREADABLE, ids=repr)
+@rows("result", UNREADABLE, ids=repr)
 def test_a_record_that_cannot_be_read_is_ignored(result: Any) -> None:
     state = SessionState(rules(serializer=Whatever(result)))
 
@@ -125,9 +126,9 @@ def carried_out(kind: type, found: Found, kept: Found) -> Replace | Rotate:
     return Replace(found, kept.record) if kind is Replace else Rotate(found, kept.record, kept.token, 0)
 
 
-@pytest.mark.parametrize(("_what", "found", "kind", "kept", "cookie"), SAVES, ids=[row[0] for row in SAVES])
+@rows(("what", "found", "kind", "kept", "cookie"), SAVES, ids=[row[0] for row in SAVES])
 def test_a_save_sets_the_cookie_only_if_the_browser_has_another_one(
-    _what: str, found: Found, kind: type, kept: Found, cookie: Cookie
+    what: str, found: Found, kind: type, kept: Found, cookie: Cookie
 ) -> None:
     state, _ = machine(found)
 
@@ -156,7 +157,7 @@ def test_a_cookie_that_is_due_stays_due_when_the_next_save_needs_none() -> None:
     assert (state.cookie, state.found) == (Cookie.SET, second)
 
 
-@pytest.mark.parametrize("note", [{"next_id": "new"}, {"expiry": Expiry(60)}, {"identity": ANN}], ids=str)
+@rows("note", [{"next_id": "new"}, {"expiry": Expiry(60)}, {"identity": ANN}], ids=str)
 def test_what_was_asked_for_is_forgotten_when_it_is_saved(note: dict[str, Any]) -> None:
     state, data = machine({"a": 1}, **note)
     kept = found_with({"a": 1}, "new", lifetime=60, identity=ANN)
@@ -223,7 +224,7 @@ def test_a_request_that_lost_its_session_begins_another_one_only_if_it_asks_for_
 ENDS = {"deleted": SessionState.deleted, "lost": SessionState.lost, "forget": SessionState.forget}
 
 
-@pytest.mark.parametrize("ends", ENDS)
+@rows("ends", ENDS)
 def test_nothing_that_was_known_or_asked_for_holds_for_the_session_that_follows(ends: str) -> None:
     state, data = with_notes()
 
@@ -274,7 +275,7 @@ NOT_ALIVE = {
 }
 
 
-@pytest.mark.parametrize("what", NOT_ALIVE)
+@rows("what", NOT_ALIVE)
 def test_a_conflict_with_nothing_that_lives_is_a_lost_session(what: str) -> None:
     state, data = machine({"a": 1}, cookie=Cookie.SET, identity=ANN, next_id="new")
     data["b"] = 1
@@ -299,10 +300,10 @@ MERGES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], bool]] =
 ]
 
 
-@pytest.mark.parametrize(("_what", "ours", "theirs", "merged", "both"), MERGES, ids=[row[0] for row in MERGES])
-@pytest.mark.parametrize("raises", [False, True], ids=["merge", "raise"])
+@rows(("what", "ours", "theirs", "merged", "both"), MERGES, ids=[row[0] for row in MERGES])
+@rows("raises", [False, True], ids=["merge", "raise"])
 def test_a_conflict_applies_what_was_set_and_deleted_to_what_is_stored_now(
-    raises: bool, _what: str, ours: dict[str, Any], theirs: dict[str, Any], merged: dict[str, Any], both: bool
+    raises: bool, what: str, ours: dict[str, Any], theirs: dict[str, Any], merged: dict[str, Any], both: bool
 ) -> None:
     before, current = found_with({"a": 1, "b": [1]}), found_with(theirs, version=2, identity=BOB)
     state, _ = machine(before, rules(raises_on_conflict=raises), cookie=Cookie.SET, expiry=Expiry(60))
@@ -316,8 +317,8 @@ def test_a_conflict_applies_what_was_set_and_deleted_to_what_is_stored_now(
     assert (state.found, state.is_lost, state.cookie, state.expiry) == (current, False, Cookie.SET, Expiry(60))
 
 
-@pytest.mark.parametrize("is_alias", [False, True])
-@pytest.mark.parametrize("said", [Cookie.SET, Cookie.LEAVE])
+@rows("is_alias", [False, True])
+@rows("said", [Cookie.SET, Cookie.LEAVE])
 def test_a_request_that_was_overtaken_by_a_rotation_does_not_bring_the_old_id_back(
     is_alias: bool, said: Cookie
 ) -> None:
@@ -332,7 +333,7 @@ def test_a_request_that_was_overtaken_by_a_rotation_does_not_bring_the_old_id_ba
         assert (state.found, state.cookie) == (current, Cookie.LEAVE if is_alias else said)
 
 
-@pytest.mark.parametrize("what", NOT_ALIVE)
+@rows("what", NOT_ALIVE)
 def test_a_change_that_is_to_be_made_anew_is_lost_where_nothing_lives(what: str) -> None:
     state, data = machine({"a": 1}, cookie=Cookie.SET, identity=ANN, next_id="new")
 
@@ -424,9 +425,9 @@ BEGINNINGS: list[tuple[str, MissReason, dict[str, Any], dict[str, Any], Any]] = 
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("_what", "why", "fields", "put_in", "expected"), BEGINNINGS, ids=[b[0] for b in BEGINNINGS])
+@rows(("what", "why", "fields", "put_in", "expected"), BEGINNINGS, ids=[b[0] for b in BEGINNINGS])
 def test_a_session_begins_when_there_is_something_to_keep(
-    _what: str, why: MissReason, fields: dict[str, Any], put_in: dict[str, Any], expected: Any
+    what: str, why: MissReason, fields: dict[str, Any], put_in: dict[str, Any], expected: Any
 ) -> None:
     by_hand = fields.get("by_hand", False)
     state, data = machine(why, **{name: value for name, value in fields.items() if name != "by_hand"})
@@ -448,9 +449,7 @@ def test_a_session_that_was_only_read_is_left_alone() -> None:
     assert state.command(data, LATER) is NOTHING
 
 
-@pytest.mark.parametrize(
-    "seen", [{"modified": True}, {"exposed": True}, {"modified": True, "only_plain": False}], ids=str
-)
+@rows("seen", [{"modified": True}, {"exposed": True}, {"modified": True, "only_plain": False}], ids=str)
 def test_a_change_is_a_replacement_that_renews(seen: dict[str, Any]) -> None:
     found = found_with({"a": [1]}, identity=ANN, lifetime=DAY, rotated_at=NOW)
     state, data = machine(found, **seen)
@@ -460,7 +459,7 @@ def test_a_change_is_a_replacement_that_renews(seen: dict[str, Any]) -> None:
     assert state.command(data, LATER) == Replace(found, expected)
 
 
-@pytest.mark.parametrize("seen", [{"modified": True, "in_order": False}, {"exposed": True}], ids=str)
+@rows("seen", [{"modified": True, "in_order": False}, {"exposed": True}], ids=str)
 def test_the_same_data_in_another_order_is_no_change(seen: dict[str, Any]) -> None:
     state, data = machine({"a": 1, "b": 2}, **seen)
     data["a"] = data.pop("a")
@@ -469,7 +468,7 @@ def test_the_same_data_in_another_order_is_no_change(seen: dict[str, Any]) -> No
     assert state.command(data, LATER) is NOTHING
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, True), (1, 1.0), ((1,), [1]), (Decimal("1.0"), Decimal("1.00"))])
+@rows(("before", "after"), [(1, True), (1, 1.0), ((1,), [1]), (Decimal("1.0"), Decimal("1.00"))])
 def test_an_equal_value_of_another_type_is_a_change(before: Any, after: Any) -> None:
     state, data = machine({"a": before}, modified=True, exposed=True)
     data["a"] = after
@@ -495,7 +494,7 @@ def test_an_anonymous_session_that_was_emptied_ends() -> None:
     assert state.command(data, LATER) == Delete(found)
 
 
-@pytest.mark.parametrize("who", ["was signed in before", "signs in now"])
+@rows("who", ["was signed in before", "signs in now"])
 def test_a_session_of_a_user_that_was_emptied_stays(who: str) -> None:
     if who == "signs in now":
         state, data = machine({"a": 1}, modified=True)
@@ -532,7 +531,7 @@ def test_by_hand_a_rotation_that_was_asked_for_is_one() -> None:
     assert isinstance(state.command(data, NOW, True), Rotate)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("expiry", "changes"),
     [
         (Expiry(60), False),
@@ -617,9 +616,9 @@ DUE: list[tuple[str, dict[str, Any], Phase, int, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("_what", "fields", "phase", "after", "rotates"), DUE, ids=[row[0] for row in DUE])
+@rows(("what", "fields", "phase", "after", "rotates"), DUE, ids=[row[0] for row in DUE])
 def test_an_old_id_is_rotated_while_the_browser_can_be_told(
-    _what: str, fields: dict[str, Any], phase: Phase, after: int, rotates: bool
+    what: str, fields: dict[str, Any], phase: Phase, after: int, rotates: bool
 ) -> None:
     found = found_with({"a": 1}, **fields)
     state, data = machine(found, ROTATING, phase=phase)
@@ -652,9 +651,9 @@ SIGN_INS: list[tuple[str, Expiry, Expiry | None, Expiry | None, Expiry]] = [
 ]
 
 
-@pytest.mark.parametrize(("_what", "before", "asked", "wanted", "then"), SIGN_INS, ids=[row[0] for row in SIGN_INS])
+@rows(("what", "before", "asked", "wanted", "then"), SIGN_INS, ids=[row[0] for row in SIGN_INS])
 def test_a_sign_in_is_a_rotation_that_starts_the_lifetime_anew(
-    _what: str, before: Expiry, asked: Expiry | None, wanted: Expiry | None, then: Expiry
+    what: str, before: Expiry, asked: Expiry | None, wanted: Expiry | None, then: Expiry
 ) -> None:
     found = found_with({"a": 1}, identity=BOB, **before._asdict())
     state, data = machine(found, expiry=asked, grace=60)
@@ -695,7 +694,7 @@ def test_a_session_that_was_not_touched_is_settled() -> None:
     assert state.is_settled
 
 
-@pytest.mark.parametrize("fields", UNSETTLED, ids=lambda fields: next(iter(fields)))
+@rows("fields", UNSETTLED, ids=lambda fields: next(iter(fields)))
 def test_a_session_that_may_need_a_write_is_not_settled(fields: dict[str, Any]) -> None:
     state, _ = machine({"a": 1}, **{"config": RULES, **fields})
 
@@ -743,7 +742,7 @@ def a_machine_that(what: str, **fields: Any) -> SessionState:
     return state
 
 
-@pytest.mark.parametrize("what", REACHABLE)
+@rows("what", REACHABLE)
 def test_a_session_in_a_store_can_be_saved_without_a_new_cookie(what: str) -> None:
     state = a_machine_that(what)
 
@@ -755,8 +754,8 @@ def test_a_session_in_a_store_can_be_saved_without_a_new_cookie(what: str) -> No
             state.check_reachable()
 
 
-@pytest.mark.parametrize("what", REACHABLE)
-@pytest.mark.parametrize("phase", Phase)
+@rows("what", REACHABLE)
+@rows("phase", Phase)
 def test_a_change_is_refused_when_it_could_not_be_saved(phase: Phase, what: str) -> None:
     state = a_machine_that(what, phase=phase)
     if phase is Phase.OPEN:
@@ -776,7 +775,7 @@ def test_a_change_is_refused_when_it_could_not_be_saved(phase: Phase, what: str)
     assert state.exposed is (phase is Phase.BY_HAND and REACHABLE[what])
 
 
-@pytest.mark.parametrize("phase", Phase)
+@rows("phase", Phase)
 def test_a_new_id_is_refused_once_the_headers_are_on_their_way(phase: Phase) -> None:
     state = a_machine_that(LIVES, phase=phase)
 
@@ -794,9 +793,9 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("phase", Phase)
-@pytest.mark.parametrize("why", MissReason)
+@rows("check", CHECKS)
+@rows("phase", Phase)
+@rows("why", MissReason)
 def test_a_session_that_may_well_exist_is_not_changed(why: MissReason, phase: Phase, check: str) -> None:
     state, _ = machine(why, phase=phase)
 

@@ -4,16 +4,15 @@ import re
 from itertools import takewhile
 from pathlib import Path
 
-import pytest
-
 from tests.docs.pages import DOCS, README, ROOT, anchors, blocks, documents, links, name_of, pages, text_without_code
+from tests.rows import rows
 
 REGISTRIES = re.compile(r"https?://[^\s)>\]]*(pypi|pythonhosted|anaconda|npmjs)", re.IGNORECASE)
 OF_OTHERS = {"fastapi", "uvicorn", "python-multipart", "-r requirements.txt"}
 """What the documents may install besides this package."""
 
 
-@pytest.mark.parametrize("document", documents(), ids=name_of)
+@rows("document", documents(), ids=name_of)
 def test_every_link_leads_somewhere_and_none_to_a_registry(document: Path) -> None:
     assert REGISTRIES.search(document.read_text(encoding="utf-8")) is None
     for link in links(document):
@@ -26,7 +25,7 @@ def test_every_link_leads_somewhere_and_none_to_a_registry(document: Path) -> No
             assert anchor in anchors(target), link
 
 
-@pytest.mark.parametrize("page", pages(), ids=name_of)
+@rows("page", pages(), ids=name_of)
 def test_a_page_of_the_site_links_to_nothing_outside_of_it(page: Path) -> None:
     paths = [link.partition("#")[0] for link in links(page) if not re.match(r"[a-z]+:", link)]
     assert [path for path in paths if not (page.parent / path).resolve().is_relative_to(DOCS)] == []
@@ -70,7 +69,7 @@ def test_the_readme_is_short_and_has_the_two_commands() -> None:
 GUIDES = [page for page in pages() if page.is_relative_to(DOCS / "guides") and page.name != "index.md"]
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=name_of)
+@rows("page", GUIDES, ids=name_of)
 def test_a_guide_begins_with_code_or_a_table(page: Path) -> None:
     prose = page.read_text(encoding="utf-8").split("\n\n")[1:]
     before = list(takewhile(lambda part: not part.startswith(("```", "|")), prose))
@@ -78,10 +77,15 @@ def test_a_guide_begins_with_code_or_a_table(page: Path) -> None:
     assert text_without_code(page).startswith("# ")
 
 
-LONGER = {"guides/data/typed.md", "guides/front-ends/csrf.md", "guides/production/sizes.md"}
-"""Two variants of an application, two defences, and measurements."""
+LONGER = {
+    "guides/data/typed.md",
+    "guides/front-ends/csrf.md",
+    "guides/production/proxy.md",
+    "guides/production/sizes.md",
+}
+"""Two variants of an application, two defences, four proxies, and measurements."""
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=name_of)
+@rows("page", GUIDES, ids=name_of)
 def test_a_guide_is_short(page: Path) -> None:
     assert len(page.read_text(encoding="utf-8").splitlines()) <= (140 if name_of(page) in LONGER else 90)

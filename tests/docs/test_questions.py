@@ -4,10 +4,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.docs.pages import DOCS, blocks, headings
 from tests.docs.test_links import distances
+from tests.rows import rows
 
 QUESTIONS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("questions.toml").read_text("utf-8"))
 HOPS = distances(DOCS / "index.md", 2)
@@ -17,7 +16,7 @@ def test_there_are_the_sixty_questions_and_perhaps_more() -> None:
     assert len(QUESTIONS) >= 60
 
 
-@pytest.mark.parametrize("name", QUESTIONS)
+@rows("name", QUESTIONS)
 def test_the_question_is_answered(name: str) -> None:
     asked = QUESTIONS[name]
     assert set(asked) <= {"question", "page", "heading", "words", "code"}
@@ -29,7 +28,7 @@ def test_the_question_is_answered(name: str) -> None:
     assert not asked.get("code", True) or list(blocks(page)), "the answer needs code"
 
 
-@pytest.mark.parametrize("name", QUESTIONS)
+@rows("name", QUESTIONS)
 def test_one_of_its_words_is_in_a_title_or_heading(name: str) -> None:
     page = DOCS / QUESTIONS[name]["page"]
     titles = " ".join(headings(page)).lower()
