@@ -75,6 +75,8 @@ class SessionMiddleware:
             `BackendUnavailable`; "anonymous" continues with an empty session, and responds 503 only if it is changed.
         on_event: a function or coroutine function, called after the response with each event: see
             `starsessions.events`.
+        no_store: True sends `Cache-Control: no-store` with every response that has read an existing session, so that
+            the browser asks the server again after a sign-out, when the user presses "Back".
         max_sessions_per_user: how many sessions a user may have. None: any number.
         on_too_many: what happens at one sign-in more: "evict" ends the oldest session, "refuse" raises
             `TooManySessions`.
@@ -113,6 +115,7 @@ class SessionMiddleware:
         on_conflict: Literal["merge", "raise"] = "merge",
         on_unavailable: Literal["error", "anonymous"] = "error",
         on_event: OnEvent | None = None,
+        no_store: bool = False,
         max_sessions_per_user: int | None = None,
         on_too_many: Literal["evict", "refuse"] = "evict",
         scope_key: str = "session",
@@ -144,7 +147,9 @@ class SessionMiddleware:
             anonymous_if_unavailable=on_unavailable == "anonymous",
             on_event=on_event,
             users=user_rules(adapted, max_sessions_per_user, on_too_many),
+            no_store=no_store,
         )
+        self.config.advice.on_settings(adapted.max_cookies)
         check_stack(app, self.config, scope_key)
         self._loads_first = autoload and self.config.peek is None
         self.scope_key = scope_key
@@ -193,7 +198,7 @@ class SessionMiddleware:
         if command is not NOTHING and (command is None or not save_now(session, command)):
             return self._start_saving(command, session, scope, message, send)
         state.phase = CLOSED
-        return send(with_session(message, session, scope.get("scheme", "http")))
+        return send(with_session(message, session, scope))
 
     async def _start_saving(
         self, command: Command | None, session: Session, scope: Scope, message: Message, send: Send
@@ -208,7 +213,7 @@ class SessionMiddleware:
             state.phase = CLOSED
         finally:
             state.finish_saving()
-        await send(with_session(message, session, scope.get("scheme", "http")))
+        await send(with_session(message, session, scope))
 
     def _check_saved(self, session: Session, scope: Scope) -> None:
         """Raise if a change came too late to be saved with the response: losing it silently would be worse."""
@@ -264,7 +269,7 @@ class SessionMiddleware:
             if state.phase is OPEN and kind in ("websocket.accept", "websocket.http.response.start"):
                 if state.accessed or self._is_replaced(session, scope):
                     await self._save_for_handshake(session, scope)
-                    message = with_session_cookie(message, session, scope.get("scheme", "ws"))
+                    message = with_session_cookie(message, session, scope)
                 state.phase = BY_HAND
             elif kind == "websocket.close":
                 await self._save_late(session, scope)
