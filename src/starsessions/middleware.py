@@ -124,7 +124,10 @@ class SessionMiddleware:
         cookie = CookieSpec(session_cookie, same_site, https_only, path, domain, partitioned)
         if backend is None:
             if secret_key is None:
-                raise ImproperlyConfigured("SessionMiddleware needs secret_key=… or backend=….")
+                raise ImproperlyConfigured(
+                    "SessionMiddleware needs secret_key=… or backend=…. (None counts as missing: is the variable that "
+                    "holds the key set?)"
+                )
             backend = CookieBackend(secret_key)
         elif secret_key is not None:
             _log.warning("SessionMiddleware uses its backend and ignores its secret_key: remove one of them.")

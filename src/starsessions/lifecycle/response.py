@@ -54,7 +54,7 @@ def _look_closer(headers: RawHeaders, forbids: bool, state: RequestState, scope:
     """Report what the application's own headers do to the session."""
     advice, mine = state.config.advice, state.config.cookie.name.encode() + b"="
     if invites_shared_caches(headers):
-        advice.on_shared_cache(scope["path"], forbids)
+        advice.on_shared_cache(scope.get("path", ""), forbids)
     if any(name.lower() == b"set-cookie" and value.startswith(mine) for name, value in headers):
         advice.on_second_writer()
 
@@ -118,7 +118,7 @@ def _removed_twins(state: RequestState, scope: Scope, secure: bool) -> RawHeader
         return []
     parts = [one for one in part_names(name, many)[1:] if find(state.headers, one) is not MissReason.NO_COOKIE]
     host = next((value for key, value in state.headers if key == b"host"), b"")
-    place = Place(str(host, "latin-1"), scope["path"], scope.get("root_path", ""), secure)
+    place = Place(str(host, "latin-1"), scope.get("path", ""), scope.get("root_path", ""), secure)
     return removals(config.cookie, [name, *parts], place, is_certain)
 
 
