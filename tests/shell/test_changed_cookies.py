@@ -9,7 +9,7 @@ import pytest
 
 from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend, Session, SessionBackend
 from starsessions.core.cookies import CookieSpec
-from starsessions.core.twins import MAX_REMOVED, Place, removals
+from starsessions.core.twins import Place, removals
 from starsessions.events import Event, Planted
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import get_user_id, sign_in, sign_out
@@ -219,9 +219,16 @@ PLACE = Place("a.very.deep.example.com:8000", "/one/two/three/four/five", "/root
 
 
 def test_the_removals_of_one_response_are_bounded() -> None:
-    headers = removals(CookieSpec(), ["session"], PLACE)
-    assert len(headers) == MAX_REMOVED
-    assert sum(len(name) + len(value) + len(": \r\n") for name, value in headers) <= 1400
+    """The numbers are those of docs/guides/front-ends/subdomains-and-iframes.md."""
+    long = Place("a" * 40 + "." + "b" * 40 + ".example.com", f"/{'x' * 58}/a/b/c/" + "y" * 900, "/r" * 30, True)
+    for place, is_certain, count, size in [
+        (Place("www.example.com", "/auth/logout", "", True), False, 8, 700),
+        (PLACE, True, 12, 1100),
+        (long, True, 12, 3000),
+    ]:
+        headers = removals(CookieSpec(), ["session"], place, is_certain)
+        assert len(headers) == count
+        assert 0.6 * size < sum(len(name) + len(value) + len(": \r\n") for name, value in headers) <= size
 
 
 @rows(

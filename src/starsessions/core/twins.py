@@ -22,6 +22,8 @@ MAX_REMOVED, MAX_TRIED = 12, 8
 likeliest come first."""
 
 MAX_DOMAINS, MAX_PATHS = 4, 4
+MAX_HOST, MAX_PATH = 100, 64
+"""The longest host and path that are tried, in characters, so that no URL can make the headers large."""
 
 _HOST = re.compile(r"([a-z0-9_-]+\.)+[a-z][a-z0-9-]*")
 _PATH = re.compile(r"/[!-:<-~]*")
@@ -104,7 +106,7 @@ def _bare(domain: str | None) -> str | None:
 def _domains(host: str) -> list[str]:
     """Return the domains that a cookie from this host may have, the widest first: none for an address or one label."""
     host = host_of(host)
-    if len(host) > 253 or _HOST.fullmatch(host) is None:
+    if len(host) > MAX_HOST or _HOST.fullmatch(host) is None:
         return []
     labels = host.split(".")
     return [".".join(labels[at:]) for at in reversed(range(len(labels) - 1))]
@@ -114,4 +116,4 @@ def _paths(place: Place, to_the_end: bool) -> list[str]:
     segments = place.path.split("/")[1:]
     ends = range(1, len(segments) + to_the_end)
     paths = ["/", place.root_path, *("/" + "/".join(segments[:end]) for end in ends)]
-    return [path for path in paths if len(path) <= 1024 and _PATH.fullmatch(path)]
+    return [path for path in paths if len(path) <= MAX_PATH and _PATH.fullmatch(path)]
