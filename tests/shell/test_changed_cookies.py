@@ -228,7 +228,7 @@ def test_the_removals_of_one_response_are_bounded() -> None:
     ]:
         headers = removals(CookieSpec(), ["session"], place, is_certain)
         assert len(headers) == count
-        assert 0.6 * size < sum(len(name) + len(value) + len(": \r\n") for name, value in headers) <= size
+        assert 0.5 * size < sum(len(name) + len(value) + len(": \r\n") for name, value in headers) <= size
 
 
 @rows(
