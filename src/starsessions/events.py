@@ -5,7 +5,7 @@ that is on the user's list of devices, and keeps it. Any other handle is made fr
 with it.
 
 The life of a session: `Created`, `SignedIn`, `Renewed`, `Rotated`, `SignedOut`, `Revoked`. A cookie that did not open a
-session: `Expired`, `UnknownId`, `RotatedIdReused`, `InvalidCookie`.
+session: `Expired`, `UnknownId`, `RotatedIdReused`, `InvalidCookie`, `Planted`.
 """
 
 import logging
@@ -24,6 +24,7 @@ __all__ = [
     "Expired",
     "InvalidCookie",
     "OnEvent",
+    "Planted",
     "Renewed",
     "Revoked",
     "Rotated",
@@ -123,6 +124,19 @@ class InvalidCookie(Struct, frozen=True):
     why: MissReason
 
 
+class Planted(Struct, frozen=True):
+    """A request had several cookies of the session's name, and more than one was valid (or there were too many to try).
+
+    None was used. Either another host of the domain planted one, or `domain`, `path` or `partitioned` has changed. The
+    next response that begins or ends a session removes the others.
+
+    Args:
+        handles: those of all the cookies; empty if there were too many.
+    """
+
+    handles: tuple[str, ...]
+
+
 class StoreFailed(Struct, frozen=True):
     """The store failed, so the response was a 503, or the request went on without its session.
 
@@ -160,6 +174,7 @@ Event = (
     | RotatedIdReused
     | UnknownId
     | InvalidCookie
+    | Planted
     | StoreFailed
     | SchemaMismatch
 )
@@ -206,6 +221,8 @@ def events_for_miss(why: MissReason, tokens: Iterable[str]) -> Iterator[Event]:
         handles: list[str | None] = [handle_for(token) for token in tokens]
         for handle in handles or [None]:
             yield InvalidCookie(handle, why)
+    if why is MissReason.SEVERAL:
+        yield Planted(tuple(handle_for(token) for token in tokens))
     for token in tokens:
         if why is MissReason.ROTATED:
             yield RotatedIdReused(handle_for(token))

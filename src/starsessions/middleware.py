@@ -75,6 +75,8 @@ class SessionMiddleware:
             `BackendUnavailable`; "anonymous" continues with an empty session, and responds 503 only if it is changed.
         on_event: a function or coroutine function, called after the response with each event: see
             `starsessions.events`.
+        no_store: True sends `Cache-Control: no-store` with every response that has read an existing session, so that
+            the browser asks the server again after a sign-out, when the user presses "Back".
         max_sessions_per_user: how many sessions a user may have. None: any number.
         on_too_many: what happens at one sign-in more: "evict" ends the oldest session, "refuse" raises
             `TooManySessions`.
@@ -113,6 +115,7 @@ class SessionMiddleware:
         on_conflict: Literal["merge", "raise"] = "merge",
         on_unavailable: Literal["error", "anonymous"] = "error",
         on_event: OnEvent | None = None,
+        no_store: bool = False,
         max_sessions_per_user: int | None = None,
         on_too_many: Literal["evict", "refuse"] = "evict",
         scope_key: str = "session",
@@ -121,7 +124,10 @@ class SessionMiddleware:
         cookie = CookieSpec(session_cookie, same_site, https_only, path, domain, partitioned)
         if backend is None:
             if secret_key is None:
-                raise ImproperlyConfigured("SessionMiddleware needs secret_key=… or backend=….")
+                raise ImproperlyConfigured(
+                    "SessionMiddleware needs secret_key=… or backend=…. (None counts as missing: is the variable that "
+                    "holds the key set?)"
+                )
             backend = CookieBackend(secret_key)
         elif secret_key is not None:
             _log.warning("SessionMiddleware uses its backend and ignores its secret_key: remove one of them.")
@@ -144,7 +150,9 @@ class SessionMiddleware:
             anonymous_if_unavailable=on_unavailable == "anonymous",
             on_event=on_event,
             users=user_rules(adapted, max_sessions_per_user, on_too_many),
+            no_store=no_store,
         )
+        self.config.advice.on_settings(adapted.max_cookies)
         check_stack(app, self.config, scope_key)
         self._loads_first = autoload and self.config.peek is None
         self.scope_key = scope_key
@@ -193,7 +201,7 @@ class SessionMiddleware:
         if command is not NOTHING and (command is None or not save_now(session, command)):
             return self._start_saving(command, session, scope, message, send)
         state.phase = CLOSED
-        return send(with_session(message, session, scope.get("scheme", "http")))
+        return send(with_session(message, session, scope))
 
     async def _start_saving(
         self, command: Command | None, session: Session, scope: Scope, message: Message, send: Send
@@ -208,7 +216,7 @@ class SessionMiddleware:
             state.phase = CLOSED
         finally:
             state.finish_saving()
-        await send(with_session(message, session, scope.get("scheme", "http")))
+        await send(with_session(message, session, scope))
 
     def _check_saved(self, session: Session, scope: Scope) -> None:
         """Raise if a change came too late to be saved with the response: losing it silently would be worse."""
@@ -264,7 +272,7 @@ class SessionMiddleware:
             if state.phase is OPEN and kind in ("websocket.accept", "websocket.http.response.start"):
                 if state.accessed or self._is_replaced(session, scope):
                     await self._save_for_handshake(session, scope)
-                    message = with_session_cookie(message, session, scope.get("scheme", "ws"))
+                    message = with_session_cookie(message, session, scope)
                 state.phase = BY_HAND
             elif kind == "websocket.close":
                 await self._save_late(session, scope)

@@ -11,7 +11,7 @@ from starsessions.backends.base import SessionBackend
 from starsessions.core.cookies import CookieSpec
 from starsessions.core.durations import Duration, expiry, seconds
 from starsessions.core.record import MissReason
-from starsessions.core.state import OPEN
+from starsessions.core.state import CLOSED, OPEN
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.lifecycle import loading, saving
 from starsessions.lifecycle import sign_in as signing_in
@@ -63,6 +63,8 @@ class Session(TrackedDict):
         state = self.__starsessions__
         if not state.is_loaded:
             loading.load_now(self)
+        if state.phase is CLOSED and not state.accessed:
+            state.config.advice.on_late_read()
         state.accessed = state.ready = True
 
     def _before_change(self) -> None:
@@ -103,6 +105,8 @@ class Session(TrackedDict):
         if not state.ready and (state.is_loaded or state.config.peek is not None):
             self._before_read()
         else:
+            if state.phase is CLOSED and not state.accessed:
+                state.config.advice.on_late_read()
             state.accessed = True
 
     def mark_modified(self) -> None:

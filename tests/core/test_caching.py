@@ -4,14 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starsessions.core.caching import RawHeaders, make_private, set_no_store, vary_by_cookie
+from starsessions.core.caching import RawHeaders, invites_shared_caches, make_private, set_no_store, vary_by_cookie
 from tests.rows import rows
 
 OTHER = (b"content-type", b"text/html")
 
 some_headers = st.lists(
     st.tuples(
-        st.sampled_from([b"vary", b"Vary", b"cache-control", b"Cache-Control", b"x-vary", b"etag"]),
+        st.sampled_from(
+            b"vary Vary cache-control Cache-Control x-vary etag set-cookie CDN-Cache-Control surrogate-control".split()
+        ),
         st.lists(
             st.sampled_from(
                 [b"", b"*", b"Cookie", b"cookie", b"Origin", b"public", b"no-store", b"no-cache", b"max-age=9"]
@@ -76,7 +78,8 @@ def test_a_response_that_sets_a_cookie_is_not_cached(
 ) -> None:
     headers = [(name, value) for value in before] + [OTHER]
 
-    assert set_no_store(headers) == invited
+    assert invites_shared_caches(headers) == invited
+    set_no_store(headers)
 
     assert OTHER in headers
     assert [value for key, value in headers if key.lower() == b"cache-control"] == after
@@ -89,15 +92,31 @@ def test_applying_the_headers_twice_changes_nothing(headers: RawHeaders) -> None
     once = list(headers)
 
     vary_by_cookie(headers)
+    set_no_store(headers)
 
-    assert set_no_store(headers) is False
+    assert not invites_shared_caches(headers)
     assert headers == once
+
+
+TARGETED = (b"cdn-cache-control", b"Surrogate-Control", b"Cloudflare-CDN-Cache-Control", b"x-cache-control")
+
+
+@pytest.mark.guarantee(10)
+@rows("name", TARGETED)
+def test_what_a_cdn_would_obey_instead_is_replaced_too(name: bytes) -> None:
+    said = [(b"x-cache-control-off", b"max-age=9"), (name, b"public, max-age=600")]
+    forbidden, _ = make_private(said, [], forbids_storing=True)
+    assert (name, b"no-store") in forbidden
+    assert (b"cache-control", b"no-store") in forbidden
+    assert (b"x-cache-control-off", b"max-age=9") in forbidden
+    assert (name, b"public, max-age=600") in make_private(said, [], forbids_storing=False)[0]
 
 
 @pytest.mark.guarantee(10)
 @given(some_headers)
 def test_any_headers_of_the_application_end_up_varying_and_uncached(headers: RawHeaders) -> None:
-    before = [header for header in headers if header[0].lower() not in (b"vary", b"cache-control")]
+    ours = (b"vary", b"cache-control", b"cdn-cache-control", b"surrogate-control")
+    before = [header for header in headers if header[0].lower() not in ours]
 
     vary_by_cookie(headers)
     set_no_store(headers)
@@ -105,24 +124,33 @@ def test_any_headers_of_the_application_end_up_varying_and_uncached(headers: Raw
     said = {(name.lower(), field.strip().lower()) for name, value in headers for field in value.split(b",")}
     assert {(b"vary", b"cookie"), (b"vary", b"*")} & said
     assert (b"cache-control", b"no-store") in said
-    assert [header for header in headers if header[0].lower() not in (b"vary", b"cache-control")] == before
+    assert [header for header in headers if header[0].lower() not in ours] == before
+    assert {value for name, value in headers if name.lower() in ours[2:]} <= {b"no-store"}
 
 
-@pytest.mark.parametrize("cookies", [[], [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]])
+@pytest.mark.parametrize(
+    ("forbids", "cookies"), [(False, []), (True, []), (True, [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")])]
+)
 @given(some_headers)
-def test_a_private_response_has_all_headers_in_a_new_list(cookies: RawHeaders, headers: RawHeaders) -> None:
+def test_a_private_response_has_all_headers_in_a_new_list(
+    forbids: bool, cookies: RawHeaders, headers: RawHeaders
+) -> None:
     before, expected = list(headers), list(headers)
     vary_by_cookie(expected)
-    invited = bool(cookies) and set_no_store(expected)
+    if forbids:
+        set_no_store(expected)
 
-    assert make_private(headers, cookies) == (expected + cookies, invited)
+    made, notable = make_private(headers, cookies, forbids)
+
+    assert made == expected + cookies
+    assert notable in ([], before)
     assert headers == before
 
 
 @pytest.mark.parametrize("said", [[], [[b"vary", b"Origin"]]])
 def test_headers_may_be_any_iterable_of_pairs(said: list[list[bytes]]) -> None:
     """As ASGI allows: a generator, and lists instead of tuples."""
-    headers, _ = make_private(iter([[b"etag", b"1"], *said]), [])
+    headers, _ = make_private(iter([[b"etag", b"1"], *said]), [], forbids_storing=False)
 
     assert [name for name, _ in headers] == [b"etag", b"vary"]
     assert headers[1][1].endswith(b"Cookie")

@@ -17,7 +17,7 @@ def test_one_live_session_is_used_whatever_else_the_browser_sends() -> None:
 
 def test_of_two_live_sessions_none_is_used() -> None:
     """One of them was planted from another path or domain, and nothing tells which."""
-    assert choose([LIVE, OTHER], POLICY, NOW) is MissReason.MALFORMED
+    assert choose([LIVE, OTHER], POLICY, NOW) is MissReason.SEVERAL
 
 
 def test_without_a_live_session_the_first_reason_counts() -> None:

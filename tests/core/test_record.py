@@ -292,6 +292,7 @@ def test_the_miss_reasons_are_the_documented_words() -> None:
     assert [str(why) for why in MissReason] == [
         "no cookie",
         "malformed",
+        "several cookies of one name",
         "bad signature",
         "unknown",
         "rotated away",

@@ -11,11 +11,18 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretBytes, SecretStr
+from starlette.applications import Starlette
 from starlette.datastructures import Secret
 
+from starsessions import CookieBackend, EncryptedCookieBackend, SessionMiddleware
+from starsessions.backends.redis import RedisBackend
+from starsessions.backends.server_side import StoreBackend
+from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from starsessions.core.binding import DEFAULT_BINDING, Purpose
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.sealing.keys import derive, hmac_with, key_list
+from starsessions.stores.memory import MemoryStore
 from tests.rows import rows
 
 STRONG_KEY = "kE9ZxqPz0mB4sT7vY2cD5fG8hJ1lN6rW"
@@ -33,6 +40,7 @@ STRONG_KEY = "kE9ZxqPz0mB4sT7vY2cD5fG8hJ1lN6rW"
         ([STRONG_KEY], [STRONG_KEY.encode()]),
         ((STRONG_KEY, STRONG_KEY.lower().encode()), [STRONG_KEY.encode(), STRONG_KEY.lower().encode()]),
         ([Secret(STRONG_KEY), STRONG_KEY.upper()], [STRONG_KEY.encode(), STRONG_KEY.upper().encode()]),
+        (SecretStr(STRONG_KEY), [STRONG_KEY.encode()]),
         ("ключ, который длиннее 32 байтов", ["ключ, который длиннее 32 байтов".encode()]),
     ],
 )
@@ -40,30 +48,81 @@ def test_one_key_or_a_list_of_them_in_their_order(keys: Any, wanted: list[bytes]
     assert key_list(keys) == wanted
 
 
-@rows("keys", [None, [], (), 5, {STRONG_KEY}, {"key": STRONG_KEY}, iter([STRONG_KEY]), object()])
-def test_a_value_that_is_no_key_or_list_is_rejected(keys: Any) -> None:
-    with pytest.raises(
-        ImproperlyConfigured, match=r"^secret_key must be a str or bytes, or a list of them: new cookies use the first"
-    ):
-        key_list(keys)
+# What is wrong with a key
+
+NOT_SET = "is the variable that holds the key set"
+WRONG: list[tuple[Any, str]] = [
+    (None, NOT_SET),
+    ([None], NOT_SET),
+    ("", NOT_SET),
+    (b"", NOT_SET),
+    (Secret(""), NOT_SET),
+    (SecretStr(""), NOT_SET),
+    ([STRONG_KEY, b""], NOT_SET),
+    ([], "is an empty list"),
+    ((), "is an empty list"),
+    (5, "not int"),
+    ({STRONG_KEY}, "not set"),
+    ({"key": STRONG_KEY}, "not dict"),
+    (iter([STRONG_KEY]), "not list_iterator"),
+    ([STRONG_KEY, 5], "not int"),
+    ([[STRONG_KEY]], "not list"),
+    (bytearray(b"key"), "not int"),
+    ("\ud800" * 40, "lone surrogate"),
+]
+KEYWORDS: dict[str, Callable[[Any], object]] = {
+    "secret_key": CookieBackend,
+    "secret_key of the middleware": lambda keys: SessionMiddleware(Starlette(), keys),
+    "secret_key of the encrypted cookie": EncryptedCookieBackend,
+    "accept_signed": lambda keys: EncryptedCookieBackend(STRONG_KEY, accept_signed=keys),
+    "encrypt_with": lambda keys: StoreBackend(MemoryStore(), encrypt_with=keys),
+    "encrypt_with of Redis": lambda keys: RedisBackend("redis://localhost", encrypt_with=keys),
+    "encrypt_with of SQL": lambda keys: SQLAlchemyBackend("sqlite+aiosqlite://", encrypt_with=keys),
+}
 
 
-@rows(
-    ("keys", "kind"),
-    [([None], "NoneType"), ([STRONG_KEY, 5], "int"), ([[STRONG_KEY]], "list"), (bytearray(b"key"), "int")],
-)
-def test_a_list_item_that_is_no_key_is_rejected(keys: Any, kind: str) -> None:
-    with pytest.raises(ImproperlyConfigured, match=f"^secret_key must be .* a flat list of them, not {kind}"):
-        key_list(keys)
+@pytest.mark.guarantee(8)
+@rows(("keys", "wrong"), WRONG, ids=lambda value: type(value).__name__)
+@rows("keyword", KEYWORDS)
+def test_a_wrong_key_is_refused_under_the_name_of_its_keyword(keyword: str, keys: Any, wrong: str) -> None:
+    if keys is None and keyword in ("accept_signed", "secret_key of the middleware"):
+        return  # None is their default
+    with pytest.raises(ImproperlyConfigured, match=f"^{keyword.split(maxsplit=1)[0]} .*{wrong}") as error:
+        KEYWORDS[keyword](keys)
+    assert STRONG_KEY not in str(error.value)
 
 
-@rows("keys", ["", b"", Secret(""), [""], [STRONG_KEY, b""]])
-def test_an_empty_key_is_refused_with_the_command_that_makes_one(keys: Any) -> None:
-    """The classic: an environment variable that is not set."""
-    with pytest.raises(
-        ImproperlyConfigured, match=r"^secret_key is empty\. Generate one: python -c .*token_urlsafe\(32\)"
-    ):
-        key_list(keys)
+def test_a_key_that_is_hidden_from_logs_is_taken_wherever_a_key_is() -> None:
+    class Hidden:
+        def get_secret_value(self) -> str:
+            return STRONG_KEY
+
+    for key in (SecretStr(STRONG_KEY), SecretBytes(STRONG_KEY.encode()), Hidden()):
+        assert key_list(key) == key_list([key]) == [STRONG_KEY.encode()]
+
+
+# Short keys
+
+SHORT = [keyword for keyword in KEYWORDS if keyword.startswith("encrypt_with") or "encrypted" in keyword]
+
+
+@pytest.mark.guarantee(8)
+@rows("key", ["hunter2", b"x" * 31, SecretStr("changeme"), [STRONG_KEY, "hunter2"]], ids=lambda key: type(key).__name__)
+@rows("keyword", SHORT)
+def test_a_short_key_does_not_encrypt(keyword: str, key: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"and needs 32: .*token_urlsafe\(32\)") as error:
+        KEYWORDS[keyword](key)
+    assert str(error.value).startswith(keyword.split(maxsplit=1)[0])
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_short_key_of_the_past_may_still_sign_and_be_migrated_from(caplog: pytest.LogCaptureFixture) -> None:
+    CookieBackend("hunter2")
+    EncryptedCookieBackend(STRONG_KEY, accept_signed="hunter2")
+    assert [record.getMessage().split()[:3] for record in caplog.records] == [
+        ["secret_key", "is", "weak"],
+        ["accept_signed", "is", "weak"],
+    ]
 
 
 # Weak keys

@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from starsessions import Session
+from starsessions import Session, SessionBackend
+from starsessions.flash import Flash, add_flash, claim_flashes, pop_flashes
 from tests.rows import rows
-from tests.site import Headers, Site
+from tests.site import Browser, Headers, Site
 
 pytestmark = pytest.mark.anyio
 
@@ -105,6 +106,112 @@ async def test_a_response_that_sets_a_cookie_is_not_stored(
     assert reply.all("cache-control") == after
     assert reply.all("vary") == ["Cookie"]
     assert ("public" in caplog.text) is is_logged
+
+
+def put_the_same(session: Session) -> None:
+    session["n"] = session.get("n", 0)
+
+
+def show_messages(session: Session) -> object:
+    return pop_flashes(session)
+
+
+async def claim_messages(session: Session) -> object:
+    return await claim_flashes(session)
+
+
+@pytest.mark.guarantee(10)
+@rows("act", [write, show_messages, claim_messages, Session.flush])
+async def test_a_response_that_has_written_the_session_is_not_stored_though_it_sets_no_cookie(
+    site_of: Callable[..., Site], store_backend: SessionBackend, act: Callable[[Session], object]
+) -> None:
+    """Within one second, nothing changes for the browser. A page with a message must not come out of a cache again."""
+    site = site_of(backend=store_backend)
+    await site.visit(write)
+    await site.visit(lambda session: add_flash(session, "Saved"))
+    site.response = [(b"cache-control", b"private, max-age=600"), (b"cdn-cache-control", b"max-age=600")]
+    reply = await site.visit(act)
+    assert act in (write, Session.flush) or reply.result == [Flash("Saved")]
+    assert act is Session.flush or reply.set_cookies == []
+    assert reply.all("cache-control") == ["no-store"]
+    assert reply.all("cdn-cache-control") == ["no-store"]
+
+
+async def test_a_message_that_a_rotated_id_took_is_not_stored_either(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    """The session moved to another id while the page was made: nothing is written, and yet the message is shown."""
+    site = site_of(backend=store_backend)
+    await site.visit(lambda session: add_flash(session, "Saved"))
+    other = Browser(dict(site.browser.cookies))
+
+    async def show(session: Session) -> object:
+        shown = pop_flashes(session)
+        await site.app(await rotation(other), None, swallow)  # type: ignore[arg-type]
+        return shown
+
+    async def rotation(browser: Browser) -> dict[str, object]:
+        site.act = Session.regenerate_id
+        return {"type": "http", "method": "GET", "path": "/", "headers": browser.header()}
+
+    async def swallow(message: object) -> None: ...
+
+    site.response = [(b"cache-control", b"max-age=600")]
+    reply = await site.visit(show)
+    assert reply.result == [Flash("Saved")]
+    assert reply.all("cache-control") == ["no-store"]
+
+
+@pytest.mark.guarantee(10)
+@rows("act", [lambda session: session.get("n"), put_the_same, show_messages])
+async def test_a_response_that_only_reads_may_be_stored_unless_no_store_is_set(
+    site_of: Callable[..., Site], store_backend: SessionBackend, act: Callable[[Session], object]
+) -> None:
+    site, strict = site_of(backend=store_backend), site_of(backend=store_backend, no_store=True)
+    await site.visit(write)
+    site.response = strict.response = [(b"cache-control", b"private, max-age=60")]
+    strict.browser = site.browser
+    assert (await site.visit(act)).all("cache-control") == ["private, max-age=60"]
+    assert (await strict.visit(act)).all("cache-control") == ["no-store"]
+    assert (await strict.visit(lambda session: session.get("n"), Browser())).all("cache-control") != ["no-store"]
+    assert (await strict.visit()).all("cache-control") != ["no-store"]
+
+
+@pytest.mark.guarantee(10)
+@rows("said", [b"public, max-age=60", b"s-maxage=60"])
+async def test_an_invitation_of_shared_caches_is_reported_once_for_each_path(
+    site_of: Callable[..., Site], caplog: pytest.LogCaptureFixture, said: bytes
+) -> None:
+    caplog.clear()
+    site = site_of()
+    site.response = [(b"cache-control", said)]
+    for path in ("/a", "/b", "/a"):
+        await site.visit(lambda session: session.get("a"), path=path)
+    await site.visit(path="/c")
+    reported = [record.getMessage() for record in caplog.records]
+    assert [("/a" in one, "/b" in one, "Vary: Cookie" in one) for one in reported] == [
+        (True, False, True),
+        (False, True, True),
+    ]
+
+
+@pytest.mark.parametrize("autoload", [True, False])
+async def test_a_stream_that_is_the_first_to_read_the_session_is_reported_once(
+    site_of: Callable[..., Site], caplog: pytest.LogCaptureFixture, autoload: bool, backend: SessionBackend
+) -> None:
+    """Its headers are sent, so there is no `Vary: Cookie`."""
+
+    async def read(session: Session) -> None:
+        session.mark_accessed()
+        await session.load()
+
+    site = site_of(backend=backend, autoload=autoload)
+    await site.visit(read, after=read)
+    assert caplog.records == []
+    for _ in range(2):
+        await site.visit(after=read)
+    await site.visit(after=Session.load)
+    assert [("Vary: Cookie" in one.getMessage(), one.levelno) for one in caplog.records] == [(True, logging.WARNING)]
 
 
 @pytest.mark.guarantee(10)

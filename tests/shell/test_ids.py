@@ -76,7 +76,8 @@ class Deaf(DictBackend):
         "",
         "../../etc/passwd",
         "a b",
-        '"quoted"',
+        '"quoted',
+        '""quoted""',
         "a\\b",
         "a=b",
         "ü",
@@ -260,4 +261,4 @@ async def test_behind_a_root_path_a_rotation_is_one_cookie(
     site = site_of(backend=backend)
     await site.visit(sign_in, root_path="/shop")
     reply = await site.visit(Session.regenerate_id, root_path="/shop")
-    assert len(reply.set_cookies) == 1
+    assert [cookie for cookie in reply.set_cookies if "Max-Age=0" not in cookie] == reply.set_cookies[-1:]

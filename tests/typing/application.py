@@ -47,7 +47,7 @@ class Shop:
 
 SHOP = TypedSession(Shop, prefix="shop_")
 store: Store = MemoryStore()
-backend = StoreBackend(store, encrypt_with="TOP SECRET")
+backend = StoreBackend(store, encrypt_with="a key of 32 random bytes or more")
 devices = users.UserSessions(backend)
 templates = Jinja2Templates("templates", context_processors=[csrf.context_processor, flash.context_processor])
 

@@ -149,6 +149,9 @@ class CookieBackend(_SealedCookieBackend):
     >>> app.add_middleware(SessionMiddleware, backend=CookieBackend("a key of 32 random bytes or more", max_age=3600))
     """
 
+    _keyword: ClassVar[str] = "secret_key"
+    """The keyword that the keys were passed under, for messages."""
+
     def __init__(
         self,
         secret_key: Keys,
@@ -163,7 +166,7 @@ class CookieBackend(_SealedCookieBackend):
     ) -> None:
         self.serializer: Serializer = serializer or PlainJson()
         self._starlette_format = starlette_format
-        self._keys = key_list(secret_key)
+        self._keys = key_list(secret_key, self._keyword)
         self._compress = compress
         self._starlette = StarletteSigner(self._keys)
         super().__init__(max_age, max_cookies, revocations, clock)
@@ -212,6 +215,8 @@ class CookieBackend(_SealedCookieBackend):
 class _AcceptedCookies(CookieBackend):
     """The signed cookies that `accept_signed` still reads, including those in Starlette's format."""
 
+    _keyword: ClassVar[str] = "accept_signed"
+
     def _asks_for_more(self, binding: Binding) -> bool:
         return False
 
@@ -220,7 +225,8 @@ class EncryptedCookieBackend(_SealedCookieBackend):
     """Sessions in encrypted cookies: only the server can read or change them. Needs the package `cryptography`.
 
     Args:
-        secret_key: a key, or a list of keys: the first encrypts, all decrypt. The cookie names its key.
+        secret_key: a key of 32 bytes or more, or a list of keys: the first encrypts, all decrypt. The cookie names its
+            key.
         max_age: how long sessions last, in seconds or as a `timedelta`; the shorter of this and the middleware's
             `max_age` applies. None: the middleware's.
         serializer: converts the data to bytes. None: MessagePack.
@@ -233,8 +239,8 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         clock: returns the seconds since 1970; for tests.
 
     Raises:
-        ImproperlyConfigured: the package `cryptography` is missing, a key is empty or has another type, or another
-            argument is invalid.
+        ImproperlyConfigured: the package `cryptography` is missing, a key is missing, too short or has another type,
+            or another argument is invalid.
 
     >>> from starsessions import SessionMiddleware
     >>> from starlette.applications import Starlette
@@ -255,7 +261,7 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         clock: Clock = wall_clock,
     ) -> None:
         self.serializer: Serializer = serializer or Msgpack()
-        self._keys = key_list(secret_key)
+        self._keys = key_list(secret_key, refuses_short=True)
         self._compress = compress
         self._encrypts_for: Binding | None = None
         self._signed = None if accept_signed is None else _AcceptedCookies(accept_signed, serializer=serializer)

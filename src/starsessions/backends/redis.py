@@ -9,7 +9,7 @@ from starsessions.backends.base import wall_clock
 from starsessions.backends.server_side import StoreBackend
 from starsessions.core.durations import Clock
 from starsessions.core.serializer import Serializer
-from starsessions.sealing.keys import Keys
+from starsessions.sealing.keys import OptionalKeys
 from starsessions.stores.redis.store import RedisStore
 
 __all__ = ["RedisBackend"]
@@ -30,9 +30,9 @@ class RedisBackend(StoreBackend):
             You close your own client, and its settings are not changed.
         prefix: the prefix of all keys in Redis. Applications that share a database need different ones.
         timeout: the seconds after which an operation raises `BackendUnavailable`.
-        encrypt_with: a key that encrypts what is stored, bound to its place. A list: the first key encrypts, all
-            decrypt, and a record moves to the first key when it is next written. Sessions that are not encrypted are
-            ignored then. None: no encryption.
+        encrypt_with: a key of 32 bytes or more that encrypts what is stored, bound to its place. A list: the first key
+            encrypts, all decrypt, and a record moves to the first key when it is next written. Sessions that are not
+            encrypted are ignored then. False: no encryption.
         serializer: converts the data to bytes. None: MessagePack.
         clock: returns the seconds since 1970; for tests.
 
@@ -51,7 +51,7 @@ class RedisBackend(StoreBackend):
         prefix: str = "starsessions:",
         *,
         timeout: float | timedelta = 5,
-        encrypt_with: Keys | None = None,
+        encrypt_with: OptionalKeys = False,
         serializer: Serializer | None = None,
         clock: Clock = wall_clock,
     ) -> None:

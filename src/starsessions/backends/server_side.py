@@ -24,7 +24,7 @@ from starsessions.core.record import Found, MissReason, Opaque, Policy, Record, 
 from starsessions.core.serializer import Msgpack, Serializer
 from starsessions.exceptions import SessionError
 from starsessions.sealing.cipher import Cipher
-from starsessions.sealing.keys import Keys, key_list
+from starsessions.sealing.keys import OptionalKeys, key_list
 from starsessions.stores.base import Entry, Store, Version
 
 MAX_HOPS = 16
@@ -81,9 +81,9 @@ class StoreBackend(Backend):
 
     Args:
         store: the store.
-        encrypt_with: a key that encrypts what is stored, bound to its place. A list: the first key encrypts, all
-            decrypt, and a record moves to the first key when it is next written. Sessions that are not encrypted are
-            ignored then. None: no encryption.
+        encrypt_with: a key of 32 bytes or more that encrypts what is stored, bound to its place. A list: the first key
+            encrypts, all decrypt, and a record moves to the first key when it is next written. Sessions that are not
+            encrypted are ignored then. False: no encryption.
         serializer: converts the data to bytes. None: MessagePack.
         clock: returns the seconds since 1970; for tests.
 
@@ -100,14 +100,14 @@ class StoreBackend(Backend):
         self,
         store: Store,
         *,
-        encrypt_with: Keys | None = None,
+        encrypt_with: OptionalKeys = False,
         serializer: Serializer | None = None,
         clock: Clock = wall_clock,
     ) -> None:
         self.store = store
         self.serializer: Serializer = serializer or Msgpack()
         self.clock = clock
-        self._keys = None if encrypt_with is None else key_list(encrypt_with)
+        self._keys = None if encrypt_with is False else key_list(encrypt_with, "encrypt_with", refuses_short=True)
         self._ciphers: dict[tuple[Binding, Purpose], Cipher] = {}
         self.user_index: UserIndex
         self.prepare(DEFAULT_BINDING, self.policy)

@@ -12,7 +12,7 @@ from starsessions.backends.server_side import StoreBackend
 from starsessions.core.durations import Clock, Duration, seconds, time_limit
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
-from starsessions.sealing.keys import Keys
+from starsessions.sealing.keys import OptionalKeys
 from starsessions.stores.sqlalchemy.connection import engine_for
 from starsessions.stores.sqlalchemy.store import SQLAlchemyStore
 from starsessions.stores.sqlalchemy.table import session_table
@@ -46,9 +46,9 @@ class SQLAlchemyBackend(StoreBackend):
         timeout: the seconds after which an operation raises `BackendUnavailable`.
         sweep_every: about how often this process removes expired sessions, in seconds or as a `timedelta`. None: never;
             call `sweep()` regularly.
-        encrypt_with: a key that encrypts what is stored, bound to its place. A list: the first key encrypts, all
-            decrypt, and a record moves to the first key when it is next written. Sessions that are not encrypted are
-            ignored then. None: no encryption.
+        encrypt_with: a key of 32 bytes or more that encrypts what is stored, bound to its place. A list: the first key
+            encrypts, all decrypt, and a record moves to the first key when it is next written. Sessions that are not
+            encrypted are ignored then. False: no encryption.
         serializer: converts the data to bytes. None: MessagePack.
         clock: returns the seconds since 1970; for tests.
 
@@ -75,7 +75,7 @@ class SQLAlchemyBackend(StoreBackend):
         metadata: "MetaData | None" = None,
         timeout: float | timedelta = 5.0,
         sweep_every: Duration | None = None,
-        encrypt_with: Keys | None = None,
+        encrypt_with: OptionalKeys = False,
         serializer: Serializer | None = None,
         clock: Clock = wall_clock,
     ) -> None:

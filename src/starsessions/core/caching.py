@@ -14,20 +14,37 @@ RawHeaders = list[tuple[bytes, bytes]]
 _QUOTED = re.compile(rb'"[^"]*"')
 _VARY, _NO_STORE = (b"vary", b"Cookie"), (b"cache-control", b"no-store")
 
+# By their length: Vary, Set-Cookie and Cache-Control, and, if storing is forbidden, CDN-Cache-Control and the like.
+_NOTABLE = frozenset({4, 10, 13})
+_NOTABLE_IF_FORBIDDEN = _NOTABLE | frozenset(range(len("x-cache-control"), 64))
 
-def make_private(headers: Iterable[Iterable[bytes]], cookies: RawHeaders) -> tuple[RawHeaders, bool]:
-    """Return the headers of a response that depended on a session, with its cookies, and the result of `set_no_store`.
+
+def make_private(
+    headers: Iterable[Iterable[bytes]], cookies: RawHeaders, forbids_storing: bool
+) -> tuple[RawHeaders, RawHeaders]:
+    """Return the headers of a response that depended on a session, with its cookies.
 
     The list is a new one: an application may send the same list object with every response.
+
+    Args:
+        headers: the application's headers.
+        cookies: the headers that set cookies. If there are any, `forbids_storing` is true.
+        forbids_storing: whether no cache may store the response.
+
+    Returns:
+        The headers, and those of the application if they are worth a closer look: one may be `Set-Cookie` or
+        `Cache-Control`, by its length.
     """
     present: RawHeaders = [*headers]  # type: ignore[list-item]  # ASGI: pairs, and nearly always tuples
+    notable = _NOTABLE_IF_FORBIDDEN if forbids_storing else _NOTABLE
     for name, _ in present:
-        if len(name) in {4, 13}:  # the lengths of Vary and Cache-Control: only then look closer
-            present = [(name, value) for name, value in present]
-            vary_by_cookie(present)
-            invites = bool(cookies) and set_no_store(present)
-            return present + cookies, invites
-    return ([*present, _VARY, _NO_STORE, *cookies] if cookies else [*present, _VARY]), False
+        if len(name) in notable:
+            private = [(name, value) for name, value in present]
+            vary_by_cookie(private)
+            if forbids_storing:
+                set_no_store(private)
+            return private + cookies, present
+    return ([*present, _VARY, _NO_STORE, *cookies] if forbids_storing else [*present, _VARY]), []
 
 
 def vary_by_cookie(headers: RawHeaders) -> None:
@@ -46,21 +63,28 @@ def vary_by_cookie(headers: RawHeaders) -> None:
     headers.append(_VARY)
 
 
-def set_no_store(headers: RawHeaders) -> bool:
-    """Replace `Cache-Control` with `no-store`, unless it is set already.
+def set_no_store(headers: RawHeaders) -> None:
+    """Replace `Cache-Control` with `no-store`, unless it says so already, and every header that overrides it in a CDN.
 
-    Returns:
-        True if the replaced value allowed shared caching (`public`, `s-maxage`): the caller logs a warning.
+    Targeted headers (RFC 9213: `CDN-Cache-Control` and those of single vendors; `Surrogate-Control`) take precedence
+    over `Cache-Control` in the caches that they are meant for.
     """
-    present = [value for name, value in headers if len(name) == 13 and name.lower() == b"cache-control"]
-    if not present:
+    said = _directives(headers)
+    if b"no-store" not in said or invites_shared_caches(headers):
+        headers[:] = [header for header in headers if header[0].lower() != b"cache-control"]
         headers.append(_NO_STORE)
-        return False
-    plain = _QUOTED.sub(b"", b",".join(present)).lower()
-    directives = [directive.strip() for directive in plain.split(b",")]
-    invites = any(one == b"public" or one.startswith(b"s-maxage") for one in directives)
-    if b"no-store" in directives and not invites:
-        return False
-    headers[:] = [header for header in headers if header[0].lower() != b"cache-control"]
-    headers.append(_NO_STORE)
-    return invites
+    headers[:] = [(name, b"no-store") if _is_targeted(name.lower()) else (name, value) for name, value in headers]
+
+
+def invites_shared_caches(headers: Iterable[Iterable[bytes]]) -> bool:
+    """Return whether `Cache-Control` lets a shared cache store the response: `public`, or `s-maxage`."""
+    return any(one == b"public" or one.startswith(b"s-maxage") for one in _directives(headers))
+
+
+def _directives(headers: Iterable[Iterable[bytes]]) -> list[bytes]:
+    present = [value for name, value in headers if len(name) == 13 and name.lower() == b"cache-control"]
+    return [directive.strip() for directive in _QUOTED.sub(b"", b",".join(present)).lower().split(b",")]
+
+
+def _is_targeted(name: bytes) -> bool:
+    return name.endswith(b"-cache-control") or name == b"surrogate-control"

@@ -12,8 +12,8 @@ The rules follow from what browsers do with several cookies:
   signature or encryption covers the whole token. Nothing here has to detect the mixture.
 * They keep what is not overwritten, so a shorter token removes the parts of a longer one, including those that an
   older setting of `max_cookies` allowed.
-* One missing part makes the token malformed, and so does a part that arrives twice: with two candidates for each part,
-  the number of combinations to try would be up to the sender.
+* One missing part makes the token malformed. A part that arrives with two values makes it unusable: with two candidates
+  for each part, the number of combinations to try would be up to the sender.
 """
 
 import re
@@ -50,6 +50,8 @@ def tokens_of(
             return tokens
         if max_cookies > 1:
             tokens = [token for first in tokens if (token := _joined(headers, spec.name, first, max_cookies))]
+            if not tokens and any(_has_several(headers, name) for name in part_names(spec.name, max_cookies)):
+                return MissReason.SEVERAL
         if is_well_formed is not None:
             tokens = [token for token in tokens if is_well_formed(token)]
         return tokens or MissReason.MALFORMED
@@ -69,6 +71,16 @@ def _joined(headers: Sequence[tuple[bytes, bytes]], name: str, first: str, max_c
             return ""
         parts += values
     return "".join(parts)
+
+
+def _has_several(headers: Sequence[tuple[bytes, bytes]], name: str) -> bool:
+    values = find(headers, name)
+    return values is MissReason.SEVERAL or (isinstance(values, list) and len(values) > 1)
+
+
+def part_names(name: str, max_cookies: int) -> list[str]:
+    """Return the names of all cookies that a token may be split over."""
+    return [part_name(name, index) for index in range(max_cookies)]
 
 
 def part_name(name: str, index: int) -> str:

@@ -1,7 +1,9 @@
 """Read the session cookie from a request's headers, and write it in exactly one form.
 
 Reading follows RFC 6265bis, 4.1.1 and 5.6: pairs are separated by `;`, only SP and HTAB are trimmed, names are
-compared byte by byte, and nothing is unquoted or unescaped. The limits below bound the work, whatever is sent.
+compared byte by byte, and nothing is unescaped. One pair of double quotes around a value is removed, as RFC 6265, 4.1.1
+allows and Starlette does: some clients, aiohttp's among them, add it to a value with `/` or `=`. The limits below bound
+the work, whatever is sent.
 """
 
 import re
@@ -25,12 +27,15 @@ MAX_HEADER = 64 * 1024
 MAX_SAME_NAME = 4
 """The cookies with one name that are tried. More are an attack: the same name set for other paths or domains."""
 
+_CLOSING_QUOTE = r'(?="[ \t]*(?:;|\Z))'
+_OPENING_QUOTE = rf'(?:"(?=[^;]*{_CLOSING_QUOTE}))?+'  # only if there is a closing one
+_QUOTED = rf'(?<=")[^;]*{_CLOSING_QUOTE}'
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _DOMAIN = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _PATH = re.compile(r"/[!-:<-~]*")
 
 
-Values = list[str] | Literal[MissReason.NO_COOKIE, MissReason.MALFORMED]
+Values = list[str] | Literal[MissReason.NO_COOKIE, MissReason.MALFORMED, MissReason.SEVERAL]
 """The distinct values of a cookie, at least one; or why there is none that the library could have set."""
 
 
@@ -46,8 +51,7 @@ def find(headers: Iterable[tuple[bytes, bytes]], name: str) -> Values:
 @cache
 def finder(name: str) -> Callable[[Iterable[tuple[bytes, bytes]]], Values]:
     """Return `find` for one name. The cache stays small, since names come from settings."""
-    # Searched in ";" + header. Each piece ends where the next one begins, so the time is linear in the header's length.
-    values_in = re.compile(rf";[ \t]*+{re.escape(name)}[ \t]*+=[ \t]*+([^;]*[^; \t]|)").findall
+    values_in = _pattern(name).findall
     most = MAX_COOKIE - len(name)
 
     def find(headers: Iterable[tuple[bytes, bytes]]) -> Values:
@@ -62,10 +66,26 @@ def finder(name: str) -> Callable[[Iterable[tuple[bytes, bytes]]], Values]:
             return MissReason.NO_COOKIE
         values = list(dict.fromkeys(values))
         if len(values) > MAX_SAME_NAME:
-            return MissReason.MALFORMED
+            return MissReason.SEVERAL
         return [value for value in values if 0 < len(value) <= most and value.isascii()] or MissReason.MALFORMED
 
     return find
+
+
+def count(headers: Iterable[tuple[bytes, bytes]], name: str) -> int:
+    """Return how many cookies with this name a request has, equal ones included: up to the limit on their size.
+
+    >>> count([(b"cookie", b"session=x; session=x; a=1")], "session")
+    2
+    """
+    header = b";".join([value for key, value in headers if key == b"cookie"])
+    return len(_pattern(name).findall(f";{str(header, 'latin-1')}")) if len(header) <= MAX_HEADER else 0
+
+
+@cache
+def _pattern(name: str) -> re.Pattern[str]:
+    # Searched in ";" + header. Each piece ends where the next one begins, so the time is linear in the header's length.
+    return re.compile(rf";[ \t]*+{re.escape(name)}[ \t]*+=[ \t]*+{_OPENING_QUOTE}({_QUOTED}|[^;]*[^; \t]|)")
 
 
 @dataclass(frozen=True, slots=True)

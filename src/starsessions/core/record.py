@@ -26,6 +26,8 @@ class MissReason(StrEnum):
 
     NO_COOKIE = "no cookie"
     MALFORMED = "malformed"
+    SEVERAL = "several cookies of one name"
+    """Several are valid, or there are too many: one was planted, or left by another `domain` or `path`."""
     BAD_SIGNATURE = "bad signature"
     UNKNOWN = "unknown"
     ROTATED = "rotated away"

@@ -209,6 +209,8 @@ class SessionState(Struct, eq=False):
     """Whether another request ended or rotated the session after it was loaded, and no new one has begun."""
     cookie: Cookie = Cookie.LEAVE
     """What the response does to the cookie."""
+    wrote: bool = False
+    """Whether this request has stored or ended a session, whatever that does to the cookie."""
     models: Sequence[Callable[[], None]] = ()
     """The models of `starsessions.typed`: each writes its changes into the data when it is called."""
 
@@ -234,6 +236,7 @@ class SessionState(Struct, eq=False):
 
     def saved(self, command: Create | Replace | Rotate, kept: Found, now: int) -> None:
         """Record that the backend has carried out the command, and now holds `kept`."""
+        self.wrote = True
         found = self.found
         # The cookie must be set if its value or its lifetime differs from what the browser has.
         if (
@@ -260,7 +263,7 @@ class SessionState(Struct, eq=False):
     def deleted(self, data: dict[str, Any]) -> None:
         """Record that this request has ended the session."""
         self.forget(data)
-        self.has_ended = self.modified = True
+        self.has_ended = self.modified = self.wrote = True
         self.cookie = Cookie.CLEAR
 
     def lost(self, data: dict[str, Any]) -> None:
@@ -370,7 +373,9 @@ class SessionState(Struct, eq=False):
     def _begin(self, data: dict[str, Any], now: int, by_hand: bool) -> Command:
         is_empty = self.identity is None and not by_hand and not dict.__len__(data)
         stale = self.is_lost or self.miss_reason is MissReason.JUST_ROTATED
-        action, cookie = decide_new(self.has_ended, stale, is_empty, self.next_id is not None)
+        # Code for Starlette signs out with `session.clear()`, also when several cookies made the session unreadable.
+        ended = self.has_ended or (self.modified and self.miss_reason is MissReason.SEVERAL)
+        action, cookie = decide_new(ended, stale, is_empty, self.next_id is not None)
         if action is Action.NOTHING:
             return NOTHING if cookie is Cookie.LEAVE else _CLEAR
         if action is Action.DISCARD:

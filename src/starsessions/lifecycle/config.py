@@ -14,6 +14,8 @@ from starsessions.core.record import Found, MissReason, deadline
 from starsessions.core.serializer import differs_for_sure, dumper_again, is_builtin, matcher
 from starsessions.core.state import Create, Replace, Rotate, Rules
 from starsessions.events import OnEvent
+from starsessions.lifecycle.advice import CookieAdvice
+from starsessions.notices import Notices
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -47,6 +49,11 @@ class Config(Rules, frozen=True):
     users: UserRules
     anonymous_if_unavailable: bool
     """Whether a request continues with an empty session when the store fails."""
+    no_store: bool
+    """Whether responses that have read an existing session are kept out of all caches, the browser's included."""
+    notices: Notices
+    """What has been logged once for this middleware."""
+    advice: CookieAdvice
 
     @classmethod
     def build(
@@ -58,12 +65,14 @@ class Config(Rules, frozen=True):
         anonymous_if_unavailable: bool = False,
         on_event: OnEvent | None = None,
         users: UserRules = UserRules(),  # noqa: B008 - it is frozen
+        no_store: bool = False,
     ) -> Self:
         """Derive the configuration from the settings, the backend and its serializer."""
         serializer, policy = backend.serializer, backend.policy
         # Checks a token before the backend sees it; None for signed and encrypted tokens, which verify themselves.
         is_well_formed = None if backend.is_client_side else backend.is_well_formed
         store_now, stored_now = _storing_now(backend)
+        notices = Notices()
         return cls(
             policy=policy,
             is_client_side=backend.is_client_side,
@@ -86,6 +95,9 @@ class Config(Rules, frozen=True):
             on_event=on_event,
             users=users,
             anonymous_if_unavailable=anonymous_if_unavailable,
+            no_store=no_store,
+            notices=notices,
+            advice=CookieAdvice(cookie, notices),
         )
 
 

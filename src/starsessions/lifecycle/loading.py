@@ -3,6 +3,7 @@
 import logging
 
 from starsessions.core.cookies import Values
+from starsessions.core.cookies import find as find_values
 from starsessions.core.record import Found, MissReason, Policy, why_expired
 from starsessions.events import StoreFailed, events_for_miss
 from starsessions.exceptions import BackendUnavailable, SessionNotLoaded
@@ -10,6 +11,8 @@ from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
 
 _log = logging.getLogger("starsessions")
+
+_REJECTED = (MissReason.MALFORMED, MissReason.BAD_SIGNATURE, MissReason.SEVERAL)
 
 
 async def load(session: TrackedDict) -> None:
@@ -37,7 +40,10 @@ def load_now(session: TrackedDict) -> None:
     found: Values | Found | MissReason = config.tokens_in(state.headers)
     if isinstance(found, list):
         now = int(config.clock())
-        found = choose([peek(token, now) for token in found], config.policy, now)
+        if len(found) == 1:
+            found = _judged(peek(found[0], now), config.policy, now)
+        else:
+            found = _choose_for(state, [peek(token, now) for token in found], now)
     dict.update(session, state.loaded(found))
     if state.miss_reason is not None:
         _report_miss(state, state.miss_reason)
@@ -51,13 +57,22 @@ async def find(state: RequestState) -> Found | MissReason:
         return tokens
     now, fetch = int(config.clock()), config.backend.fetch
     try:
-        return choose([await fetch(token, now) for token in tokens], config.policy, now)
+        return _choose_for(state, [await fetch(token, now) for token in tokens], now)
     except BackendUnavailable as error:
         if not config.anonymous_if_unavailable:
             raise
         _log.warning("The session store failed, so a request continues with an empty session: %s", error)
         state.note(StoreFailed(str(error)))
         return MissReason.UNAVAILABLE
+
+
+async def find_all(state: RequestState) -> list[Found]:
+    """Return every valid session among the request's cookies, to end them all."""
+    config, tokens = state.config, state.config.tokens_in(state.headers)
+    now = int(config.clock())
+    results = [await config.backend.fetch(token, now) for token in tokens] if isinstance(tokens, list) else []
+    judged = [_judged(result, config.policy, now) for result in results]
+    return [result for result in judged if isinstance(result, Found)]
 
 
 async def revalidate(session: TrackedDict) -> bool:
@@ -71,7 +86,7 @@ async def revalidate(session: TrackedDict) -> bool:
     if found is None:
         return False
     now = int(config.clock())
-    current = choose([await config.backend.refetch(found, now)], config.policy, now)
+    current = _judged(await config.backend.refetch(found, now), config.policy, now)
     if not isinstance(current, Found) or _handle(current) != _handle(found):
         state.lost(session)
         return False
@@ -88,23 +103,44 @@ def choose(results: list[Found | MissReason], policy: Policy, now: int) -> Found
     """Return the only valid session among the request's cookies, or the reason why there is none.
 
     A browser may send several cookies of this name, set for different paths or domains. If two of them are valid, an
-    attacker planted one, and the server cannot tell which (RFC 6265bis, 4.2.2 and 8.6), so neither is used.
+    attacker may have planted one, and the server cannot tell which (RFC 6265bis, 4.2.2 and 8.6), so neither is used.
+    The next response that begins or ends a session removes the others: see `core.twins`.
     """
-    if len(results) == 1:  # nearly always
-        [result] = results
-        return why_expired(result.record, policy, now) or result if isinstance(result, Found) else result
-    judged = [choose([result], policy, now) for result in results]
+    judged = [_judged(result, policy, now) for result in results]
     live = [result for result in judged if isinstance(result, Found)]
     if len(live) == 1:
         return live[0]
-    return MissReason.MALFORMED if live else judged[0]
+    return MissReason.SEVERAL if live else judged[0]
+
+
+def _judged(result: Found | MissReason, policy: Policy, now: int) -> Found | MissReason:
+    return why_expired(result.record, policy, now) or result if isinstance(result, Found) else result
+
+
+def _choose_for(state: RequestState, results: list[Found | MissReason], now: int) -> Found | MissReason:
+    state.brings_foreign = _has_foreign(results, state.config.is_client_side)
+    return choose(results, state.config.policy, now)
+
+
+def _has_foreign(results: list[Found | MissReason], is_client_side: bool) -> bool:
+    """Return whether one of several cookies may be another application's, which this one must not remove."""
+    return len(results) > 1 and any(
+        result is MissReason.BAD_SIGNATURE
+        or result is MissReason.MALFORMED
+        or (result is MissReason.UNKNOWN and not is_client_side)
+        for result in results
+    )
 
 
 def _report_miss(state: RequestState, why: MissReason) -> None:
     if why is MissReason.ROTATED:
         _log.warning("A request used a session id that was replaced by a newer one, after its grace period.")
-    if state.config.on_event is not None:
-        tokens = state.config.tokens_in(state.headers)
+    config = state.config
+    if why in _REJECTED:
+        values = find_values(state.headers, config.cookie.name)
+        config.advice.on_rejected(why, state.headers, values if isinstance(values, list) else [])
+    if config.on_event is not None:
+        tokens = config.tokens_in(state.headers)
         state.note(*events_for_miss(why, tokens if isinstance(tokens, list) else ()))
 
 

@@ -23,6 +23,8 @@ class RequestState(SessionState, eq=False):
     client: tuple[str, int] | None = None
     """The peer's address. (Storing the scope would create a reference cycle with the session, which delays freeing.)"""
 
+    brings_foreign: bool = False
+    """Whether the request has several cookies of this name, and one of them may be another application's."""
     events: Sequence[Event] = ()
     """The events to report to the application after the response."""
     clears_site_data: bool = False

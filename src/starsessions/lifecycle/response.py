@@ -3,24 +3,23 @@
 HTTP and WebSocket responses share this code.
 """
 
-import logging
 import re
 from collections.abc import Iterator
 
-from starlette.types import Message
+from starlette.types import Message, Scope
 
-from starsessions.core.caching import RawHeaders, make_private
-from starsessions.core.chunking import MIN_ROOM, cookies_for, room_for, split
-from starsessions.core.cookies import MAX_COOKIE
+from starsessions.core.caching import RawHeaders, invites_shared_caches, make_private
+from starsessions.core.chunking import MIN_ROOM, cookies_for, part_names, room_for, split
+from starsessions.core.cookies import MAX_COOKIE, count, find
 from starsessions.core.decision import Cookie
 from starsessions.core.record import MissReason, cookie_max_age
 from starsessions.core.serializer import Msgpack
+from starsessions.core.twins import Place, removals
 from starsessions.exceptions import ImproperlyConfigured, SessionTooLarge, UnsupportedValue
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict
 
-_log = logging.getLogger("starsessions")
-
+_LEAVE = Cookie.LEAVE
 _COOKIE_VALUE = re.compile(r"[!#-+\--:<-\[\]-~]+")  # cookie-octets: RFC 6265bis, 4.1.1
 _NOTHING_REFUSED = (None, MissReason.NO_COOKIE)
 
@@ -28,16 +27,22 @@ RETRY_AFTER = 5
 """The `Retry-After` of a 503 response, in seconds."""
 
 
-def with_session(message: Message, session: TrackedDict, scheme: str) -> Message:
+def with_session(message: Message, session: TrackedDict, scope: Scope) -> Message:
     """Return the start of an HTTP response with the headers of the session added.
 
     The message and its list of headers are copied: an application may send the same objects in every response.
     """
     state = session.__starsessions__
-    cookies = set_cookies(session, scheme) if state.cookie is not Cookie.LEAVE else []
-    headers, invited = make_private(message.get("headers", ()), cookies)
-    if invited:
-        _log.warning("A response that sets the session cookie had Cache-Control: public; it is now sent with no-store.")
+    if state.cookie is not _LEAVE:
+        cookies, forbids = set_cookies(session, scope), True
+    else:
+        # Even without a cookie: the page may show a message that this request took, and must not come from a cache.
+        cookies, forbids = [], state.wrote or state.is_lost
+        if state.config.no_store and state.found is not None:
+            forbids = True
+    headers, notable = make_private(message.get("headers", ()), cookies, forbids)
+    if notable:
+        _look_closer(notable, forbids, state, scope)
     if cookies and state.clears_site_data:
         # If a new session began after the sign-out (a flash message), its cookie is in this response and must survive.
         what = b'"cookies", ' if state.found is None else b""
@@ -45,37 +50,82 @@ def with_session(message: Message, session: TrackedDict, scheme: str) -> Message
     return {**message, "headers": headers}
 
 
-def with_session_cookie(message: Message, session: TrackedDict, scheme: str) -> Message:
+def _look_closer(headers: RawHeaders, forbids: bool, state: RequestState, scope: Scope) -> None:
+    """Report what the application's own headers do to the session."""
+    advice, mine = state.config.advice, state.config.cookie.name.encode() + b"="
+    if invites_shared_caches(headers):
+        advice.on_shared_cache(scope.get("path", ""), forbids)
+    if any(name.lower() == b"set-cookie" and value.startswith(mine) for name, value in headers):
+        advice.on_second_writer()
+
+
+def with_session_cookie(message: Message, session: TrackedDict, scope: Scope) -> Message:
     """Return the response to a WebSocket handshake with the headers of the session added."""
     if message["type"] != "websocket.accept":  # rejected with an HTTP response
-        return with_session(message, session, scheme)
-    if session.__starsessions__.cookie is Cookie.LEAVE:
+        return with_session(message, session, scope)
+    if session.__starsessions__.cookie is _LEAVE:
         return message
-    return {**message, "headers": [*message.get("headers", ()), *set_cookies(session, scheme)]}
+    return {**message, "headers": [*message.get("headers", ()), *set_cookies(session, scope)]}
 
 
-def set_cookies(session: TrackedDict, scheme: str) -> RawHeaders:
+def set_cookies(session: TrackedDict, scope: Scope) -> RawHeaders:
     """Return the `Set-Cookie` headers that store the session's token in the browser, or delete it."""
     state = session.__starsessions__
-    config, found = state.config, state.found
+    config, found, scheme = state.config, state.found, scope.get("scheme", "http")
     if found is None:
-        return _spelled([], 0, state, scheme)
-    token = found.token
+        return _spelled([], 0, state, scope)
+    token, record = found.token, found.record
     if not config.is_client_side and _COOKIE_VALUE.fullmatch(token) is None:
         raise ImproperlyConfigured(
             "The backend returned a session id that cannot be the value of a cookie: let generate_id() and write() use "
             "only the characters A-Z a-z 0-9 - _."
         )
-    max_age = cookie_max_age(found.record, config.policy, int(config.clock()))
-    # A rejected cookie may be the first of several, written when max_cookies was higher: the others must be deleted.
-    if len(token) <= config.room_in_one and state.miss_reason in _NOTHING_REFUSED:  # nearly always
+    if scheme != "https" or config.cookie.domain is not None:
+        config.advice.on_cookie(scope, scheme)
+    max_age = cookie_max_age(record, config.policy, int(config.clock()))
+    if (
+        len(token) <= config.room_in_one
+        # A rejected cookie may be the first of several, written when max_cookies was higher, or there are twins.
+        and state.miss_reason in _NOTHING_REFUSED
+        and record.rotated_at != record.renewed_at
+        and not state.has_ended
+    ):  # nearly always
         return [(b"set-cookie", f"{config.cookie.name}={token}{config.attributes(scheme, max_age)}".encode())]
-    return _spelled(_parts(session, token, max_age, scheme), max_age, state, scheme)
+    return _spelled(_parts(session, token, max_age, scheme), max_age, state, scope)
 
 
-def _spelled(parts: list[str], max_age: int | None, state: RequestState, scheme: str) -> RawHeaders:
+def _spelled(parts: list[str], max_age: int | None, state: RequestState, scope: Scope) -> RawHeaders:
     config, spec = state.config, state.config.cookie
-    return cookies_for(spec, parts, max_age, spec.is_secure(scheme), config.backend.max_cookies, state.headers)
+    secure = spec.is_secure(scope.get("scheme", "http"))
+    cookies = cookies_for(spec, parts, max_age, secure, config.backend.max_cookies, state.headers)
+    return [*_removed_twins(state, scope, secure), *cookies]
+
+
+def _removed_twins(state: RequestState, scope: Scope, secure: bool) -> RawHeaders:
+    """Return the headers that remove this session's other cookies, which another `domain` or `path` has left.
+
+    A signed or encrypted one would stay valid, and make the next request ambiguous. A response that only renews the
+    cookie removes nothing, and a cookie that may be another application's is left alone.
+    """
+    config, found, why = state.config, state.found, state.miss_reason
+    name, many = config.cookie.name, config.backend.max_cookies
+    is_renewal = found is not None and found.record.rotated_at != found.record.renewed_at and not state.has_ended
+    if why is not MissReason.SEVERAL and (why is not None or is_renewal or _has_foreign(state)):
+        return []
+    copies = count(state.headers, name)
+    is_certain = why is MissReason.SEVERAL or copies > 1
+    if not copies and not is_certain:
+        return []
+    parts = [one for one in part_names(name, many)[1:] if find(state.headers, one) is not MissReason.NO_COOKIE]
+    host = next((value for key, value in state.headers if key == b"host"), b"")
+    place = Place(str(host, "latin-1"), scope.get("path", ""), scope.get("root_path", ""), secure)
+    return removals(config.cookie, [name, *parts], place, is_certain)
+
+
+def _has_foreign(state: RequestState) -> bool:
+    """Return whether the request may have another application's cookie of this name beside the session's."""
+    values, tokens = find(state.headers, state.config.cookie.name), state.config.tokens_in(state.headers)
+    return state.brings_foreign or len(values) > len(tokens)
 
 
 def _parts(session: TrackedDict, token: str, max_age: int | None, scheme: str) -> list[str]:

@@ -14,7 +14,7 @@ import anyio
 from starsessions.backends.base import Conflict
 from starsessions.backends.user_index import PENDING
 from starsessions.core import merge
-from starsessions.core.record import Found, Identity, deadline
+from starsessions.core.record import Found, Identity, MissReason, deadline
 from starsessions.core.state import (
     BY_HAND,
     NOTHING,
@@ -31,7 +31,7 @@ from starsessions.core.state import (
 )
 from starsessions.events import ConflictResolved, SignedOut, events_for_save, handle_of
 from starsessions.exceptions import ResponseStarted, SessionError, SessionGone
-from starsessions.lifecycle.loading import find
+from starsessions.lifecycle.loading import find, find_all
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
 
@@ -250,7 +250,11 @@ async def end(session: TrackedDict) -> None:
     if found is None and state.explicit_id is not None:  # the application set is_loaded, so nothing was looked up
         looked = await find(state)
         found = looked if isinstance(looked, Found) else None
-    if found is None:
+    if found is None and state.miss_reason is MissReason.SEVERAL:  # they are all in this browser
+        for one in await find_all(state):
+            await config.backend.delete(one, now)
+        state.deleted(session)
+    elif found is None:
         state.forget(session)
     else:
         await config.backend.delete(found, now)

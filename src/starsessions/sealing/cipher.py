@@ -43,8 +43,11 @@ class Cipher:
             self._key_id = derive(key, binding.label(Purpose.KEY_ID), _KEY_ID)
             self._sealing = [AESGCM(derive(key, self._label + bytes((which,)))) for which in range(256)]
             self._ciphers |= {self._key_id + bytes((which,)): one for which, one in enumerate(self._sealing)}
-        if len(self._ciphers) < 256 * len(keys):
-            raise ImproperlyConfigured("The list of keys contains the same key twice: remove one.")
+        if len(self._ciphers) < 256 * len(keys):  # by chance, this happens to one pair of keys in four billion
+            raise ImproperlyConfigured(
+                "The list of keys contains the same key twice, or two with the same id of four bytes: remove one, or "
+                "generate another."
+            )
 
     def seal(self, plain: bytes, associated_data: bytes = b"") -> bytes:
         """Encrypt. `associated_data` is authenticated but not included: decrypting needs the same value."""

@@ -3,58 +3,90 @@
 import hmac
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, Protocol, TypeAlias
 
 from starlette.datastructures import Secret
 
 from starsessions.exceptions import ImproperlyConfigured
 
-Key = str | bytes | Secret
-Keys = Key | Sequence[Key]
+
+class Undisclosed(Protocol):
+    """A key that is not shown by accident: pydantic's `SecretStr` and `SecretBytes`."""
+
+    def get_secret_value(self) -> Any:
+        """Return the key, a str or bytes."""
+
+
+Key: TypeAlias = str | bytes | Secret | Undisclosed
+Keys: TypeAlias = Key | Sequence[Key]
+OptionalKeys: TypeAlias = Keys | Literal[False]
+"""For a setting without which nothing is encrypted. Not None: a variable that is not set must not mean that."""
 
 STRONG = 32
 """The length in bytes below which a key is weak: 256 bits if it is random (NIST SP 800-131A requires 112)."""
 
+GENERATE = "Generate one: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+
 _log = logging.getLogger("starsessions")
 
 
-def key_list(keys: Keys) -> list[bytes]:
+def key_list(keys: Keys, setting: str = "secret_key", *, refuses_short: bool = False) -> list[bytes]:
     """Return the keys as bytes; the first is the one that signs or encrypts.
 
-    A weak key is logged as a warning, without showing the key.
+    Other weak keys are logged as a warning. The key is never shown.
+
+    Args:
+        keys: what the application passed.
+        setting: the name of the keyword, for messages.
+        refuses_short: refuse keys of less than 32 bytes. Starlette and versions 1.x took any key, so those that sign
+            are only reported. There is no such past where something is encrypted.
 
     Raises:
-        ImproperlyConfigured: a key is empty or has another type.
+        ImproperlyConfigured: a key is missing, empty or too short, or has another type.
     """
-    several = [keys] if isinstance(keys, (str, bytes, Secret)) else keys
-    if not isinstance(several, Sequence) or not several:
-        raise ImproperlyConfigured("secret_key must be a str or bytes, or a list of them: new cookies use the first.")
-    return [_key(key) for key in several]
+    several = [keys] if isinstance(keys, (str, bytes, Secret)) or hasattr(keys, "get_secret_value") else keys
+    if not isinstance(several, Sequence):
+        raise ImproperlyConfigured(f"{setting} {_what_is_wrong_with(several)}")
+    if not several:
+        raise ImproperlyConfigured(f"{setting} is an empty list. {GENERATE}")
+    return [_key(key, setting, refuses_short) for key in several]
 
 
-def _key(key: object) -> bytes:
+def _key(key: object, setting: str, refuses_short: bool) -> bytes:
     if isinstance(key, Secret):
         key = str(key)
+    elif hasattr(key, "get_secret_value"):
+        key = key.get_secret_value()
     if not isinstance(key, (str, bytes)):
-        raise ImproperlyConfigured(
-            f"secret_key must be a str or bytes, or a flat list of them, not {type(key).__name__}."
-        )
+        raise ImproperlyConfigured(f"{setting} {_what_is_wrong_with(key)}")
     try:
         raw = key.encode() if isinstance(key, str) else key
     except UnicodeEncodeError:
-        raise ImproperlyConfigured("secret_key contains a lone surrogate: pass valid text, or bytes.") from None
+        raise ImproperlyConfigured(f"{setting} contains a lone surrogate: pass valid text, or bytes.") from None
     if not raw:
+        raise ImproperlyConfigured(f"{setting} is empty: is the variable that holds the key set? {GENERATE}")
+    if refuses_short and len(raw) < STRONG:
         raise ImproperlyConfigured(
-            "secret_key is empty. Generate one: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            f"{setting} has {len(raw)} bytes, and needs {STRONG}: a short key can be guessed, and all data decrypted. "
+            f"{GENERATE}"
         )
     if len(raw) < STRONG or len(set(raw)) < STRONG // 4:
         _log.warning(
-            "secret_key is weak (%d bytes, %d different): an attacker who guesses it can sign in as any user. "
-            "Generate one: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
+            "%s is weak (%d bytes, %d different): an attacker who guesses it can sign in as any user. %s",
+            setting,
             len(raw),
             len(set(raw)),
+            GENERATE,
         )
     return raw
+
+
+def _what_is_wrong_with(key: object) -> str:
+    if key is None:
+        return f"is None: is the variable that holds the key set? {GENERATE}"
+    return (
+        f"must be a str, bytes or SecretStr, or a flat list of them, not {type(key).__name__}: the first one is used."
+    )
 
 
 def hmac_with(key: bytes, digest: Callable[[bytes], Any]) -> Callable[[bytes], bytes]:

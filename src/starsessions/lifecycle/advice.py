@@ -1,0 +1,150 @@
+"""What the log says once about the cookie and the servers around the application, each with its cure.
+
+None of this costs a request that leaves its cookie alone: settings are looked at when the application is built, a
+request when it gets a cookie (and no more than the first `MOST_LOOKS`), and a rejected cookie when it is rejected.
+"""
+
+import logging
+import re
+from collections.abc import Iterable
+
+from starlette.types import Scope
+
+from starsessions.core.cookies import MAX_HEADER, CookieSpec
+from starsessions.core.record import MissReason
+from starsessions.core.twins import covers, host_of
+from starsessions.notices import Notices
+
+MOST_LOOKS = 1000
+"""The responses with a cookie that are looked at. What is wrong with a deployment shows in the first of them."""
+
+_PROTO = re.compile(r"\bproto=\"?https\b", re.IGNORECASE)
+_LOCAL = re.compile(r"localhost|.*\.localhost|127(\.[0-9]+){3}|\[::1\]|")
+_SHORTEST_FOREIGN = 16
+"""The length below which a cookie is rather a stranger's experiment than the session of another application."""
+
+
+class CookieAdvice:
+    """The advice of one middleware."""
+
+    def __init__(self, cookie: CookieSpec, notices: Notices) -> None:
+        self._cookie = cookie
+        self._notices = notices
+        self._looks = MOST_LOOKS
+        self._has_domain = cookie.domain is not None
+
+    def on_settings(self, max_cookies: int) -> None:
+        """Report settings that work in some places only."""
+        cookie = self._cookie
+        if max_cookies > 2:
+            self._notices.warn(
+                "max_cookies",
+                "max_cookies=%d allows sessions that many servers and proxies refuse, with a 400 or 502 that this "
+                "library does not see: the browser is then locked out until its cookies are deleted. Use 2 at most, "
+                "keep sessions in a store, or raise the proxy's limits (docs/guides/production/proxy.md).",
+                max_cookies,
+            )
+        if cookie.partitioned and cookie.same_site != "none":
+            self._notices.warn(
+                "partitioned",
+                "partitioned=True has no effect with same_site=%r, because browsers send such a cookie to no iframe of "
+                'another site: pass same_site="none" and https_only=True, or remove partitioned=True.',
+                cookie.same_site,
+            )
+
+    def on_cookie(self, scope: Scope, scheme: str) -> None:
+        """Report a cookie that the browser will not keep or not protect. Called for each response that sets one."""
+        if not self._looks or (scheme in ("https", "wss") and not self._has_domain):
+            return
+        self._looks -= 1
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        host = host_of(str(headers.get(b"host", b""), "latin-1"))
+        domain = self._cookie.domain
+        if domain is not None and host and not covers(domain, host):
+            self._notices.warn(
+                "domain",
+                "Browsers reject the cookie %s: its domain %s does not cover the host of the request, %s. Change "
+                "domain=…, or let the proxy pass on the Host header.",
+                self._cookie.name,
+                domain,
+                host,
+            )
+        if scheme not in ("https", "wss"):
+            self._on_plain_http(headers, host, scheme)
+
+    def _on_plain_http(self, headers: dict[bytes, bytes], host: str, scheme: str) -> None:
+        if headers.get(b"x-forwarded-proto", b"").strip().lower() == b"https" or _PROTO.search(
+            str(headers.get(b"forwarded", b""), "latin-1")
+        ):
+            self._notices.warn(
+                "forwarded",
+                "A request says that its browser used https (X-Forwarded-Proto or Forwarded), and the server does not "
+                "trust that header, so the request counts as http: the cookie %s is not Secure unless https_only=True. "
+                "If it came from your proxy, start uvicorn with --forwarded-allow-ips=<the proxy's address>.",
+                self._cookie.name,
+            )
+        elif self._cookie.is_secure(scheme) and _LOCAL.fullmatch(host) is None:
+            self._notices.warn(
+                "secure",
+                "The cookie %s is Secure, and the request came over http to %s: the browser or test client will not "
+                "send it back. Use https; in tests, TestClient(app, base_url='https://testserver').",
+                self._cookie.name,
+                host,
+            )
+
+    def on_rejected(self, why: MissReason, headers: Iterable[tuple[bytes, bytes]], values: list[str]) -> None:
+        """Report a rejected cookie, if that is not something that happens to every application."""
+        name = self._cookie.name
+        if sum(len(value) + 1 for key, value in headers if key == b"cookie") - 1 > MAX_HEADER:
+            self._notices.warn(
+                "header",
+                "A request had more than %d bytes of cookies, so its session was not looked for. Make other cookies "
+                "smaller, or set them for narrower paths.",
+                MAX_HEADER,
+            )
+        elif why is MissReason.SEVERAL:
+            self._notices.warn(
+                "planted",
+                "A request had several cookies %s, so none was used: another host of the domain planted one, or "
+                "domain=…, path=… or partitioned=… has changed. Signing in removes the others. A name that begins with "
+                "__Host- keeps them out.",
+                name,
+            )
+        elif any(len(value) >= _SHORTEST_FOREIGN for value in values):
+            self._notices.warn(
+                "foreign",
+                "A request had a cookie %s that this application did not write, or not with its present keys. If "
+                "another application on this host (on any port) uses the same name, each signs the users of the other "
+                "out: give one of them another session_cookie=….",
+                name,
+            )
+
+    def on_second_writer(self) -> None:
+        """Report that a response sets the cookie besides this middleware."""
+        self._notices.warn(
+            "second writer",
+            "Something else also sets the cookie %s, so each overwrites the session of the other: a mounted "
+            "application that has a SessionMiddleware of its own (NiceGUI adds one), or Starlette's. Give one of them "
+            "another session_cookie=….",
+            self._cookie.name,
+            level=logging.ERROR,
+        )
+
+    def on_shared_cache(self, path: str, is_replaced: bool) -> None:
+        """Report a `Cache-Control` that lets a shared cache keep a page which depends on a session."""
+        if is_replaced:
+            message = "The response of %s writes the session and had Cache-Control: public; it is sent with no-store."
+        else:
+            message = (
+                "The response of %s depends on the session and has Cache-Control: public or s-maxage, so a cache that "
+                "ignores `Vary: Cookie` gives it to other users. Use `private`, or do not read the session there."
+            )
+        self._notices.warn(("public", path, is_replaced), message, path)
+
+    def on_late_read(self) -> None:
+        """Report a session that was first read after the headers were sent."""
+        self._notices.warn(
+            "late",
+            "A response read the session only after its headers were sent (a stream that reads it, perhaps), so it has "
+            "no `Vary: Cookie`, and a cache may give it to other users. Read the session before the response starts.",
+        )
