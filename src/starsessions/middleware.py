@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
+from secrets import token_bytes
 from typing import Any, Literal
 
 import anyio
@@ -26,6 +27,7 @@ from starsessions.lifecycle.loading import load
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.response import unavailable, with_session, with_session_cookie
 from starsessions.lifecycle.saving import decide, save, save_for_headers, save_now
+from starsessions.lifecycle.startup import fails_at_startup
 from starsessions.lifecycle.validation import (
     ANOTHER,
     check_choices,
@@ -91,6 +93,7 @@ class SessionMiddleware:
     >>> app = Starlette(middleware=[Middleware(SessionMiddleware, secret_key="a key of 32 random bytes or more")])
     """
 
+    @fails_at_startup(secret_key=token_bytes())
     @names_keywords
     def __init__(
         self,

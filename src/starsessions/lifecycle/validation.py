@@ -11,6 +11,7 @@ from starsessions.core.durations import Duration, seconds
 from starsessions.core.record import DEFAULT_MAX_AGE, Policy
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.lifecycle.config import Config, UserRules
+from starsessions.lifecycle.startup import Misconfigured
 
 _log = logging.getLogger("starsessions")
 
@@ -156,9 +157,12 @@ def user_rules(backend: Backend, max_sessions: int | None, on_too_many: str) -> 
 
 
 def check_stack(app: object, config: Config, scope_key: str) -> None:
-    """Raise `ImproperlyConfigured` if a wrapped middleware writes the same cookie."""
+    """Raise `ImproperlyConfigured` if a wrapped middleware writes the same cookie, or is itself misconfigured."""
     name = config.cookie.name
     for layer in layers(app):
+        wrapped = getattr(layer, "app", None)
+        if isinstance(wrapped, Misconfigured):
+            raise wrapped.error
         inner = getattr(layer, "config", None)
         if isinstance(inner, Config):
             if inner.cookie.name == name:
