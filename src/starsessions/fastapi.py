@@ -28,6 +28,7 @@ from fastapi.openapi.models import APIKey
 from fastapi.security import APIKeyCookie
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
+from starlette.routing import NoMatchFound
 
 from starsessions import get_miss_reason, users
 from starsessions.core.durations import Duration, seconds
@@ -101,7 +102,8 @@ class SessionCookie(SecurityBase):
 
         Args:
             redirect_to: where to redirect (303) a browser that navigates, with the wanted page as `next`: see
-                `safe_next`. A script that fetches still gets the 401. A WebSocket is rejected.
+                `safe_next`. A path of this application ("/login", without the root path), the name of a route
+                ("login_page"), or a URL. A script that fetches still gets the 401. A WebSocket is rejected.
         """
         _check_redirect(redirect_to)
 
@@ -206,7 +208,7 @@ def _refusal(connection: HTTPConnection, status: int, detail: str, redirect_to: 
 
 def _with_next(redirect_to: str, connection: HTTPConnection) -> str:
     """Return the sign-in page's URL with the wanted page as `next`, unless the request was a form that was sent."""
-    location, _, fragment = quote(redirect_to, safe=":/%#?=@[]!$&'()*+,;").partition("#")
+    location, _, fragment = quote(_url_of(redirect_to, connection), safe=":/%#?=@[]!$&'()*+,;").partition("#")
     fragment = f"#{fragment}" if fragment else ""
     if connection.scope["method"] not in ("GET", "HEAD"):
         return location + fragment
@@ -216,10 +218,30 @@ def _with_next(redirect_to: str, connection: HTTPConnection) -> str:
     return f"{location}{'&' if '?' in location else '?'}next={quote(wanted, safe='/')}{fragment}"
 
 
+def _url_of(redirect_to: str, connection: HTTPConnection) -> str:
+    """Return a path from the root of the host, or the URL."""
+    if redirect_to.startswith("/"):
+        return _root_of(connection) + redirect_to
+    if "/" in redirect_to:
+        return redirect_to
+    try:
+        return _root_of(connection) + str(connection.scope["router"].url_path_for(redirect_to))
+    except NoMatchFound:
+        raise ImproperlyConfigured(
+            f"redirect_to={redirect_to!r} is not the name of a route without parameters. Pass such a name, or a path "
+            'that starts with a slash, such as "/login".'
+        ) from None
+
+
+def _root_of(connection: HTTPConnection) -> str:
+    """Return the path under which a proxy serves the application, without that of a mount."""
+    root: str = connection.scope.get("app_root_path", connection.scope.get("root_path", ""))
+    return root.rstrip("/")
+
+
 def _wanted(connection: HTTPConnection) -> str:
     """Return the path and query that the browser requested, from the root of the host."""
-    scope = connection.scope
-    root: str = scope.get("app_root_path", scope.get("root_path", ""))
+    scope, root = connection.scope, _root_of(connection)
     path: str = scope["path"]
     if path != root and not path.startswith(f"{root}/"):  # some servers leave the root path out
         path = root + path
@@ -228,9 +250,12 @@ def _wanted(connection: HTTPConnection) -> str:
 
 
 def _check_redirect(redirect_to: str | None) -> None:
-    if redirect_to is not None and not redirect_to.startswith(("/", "https://", "http://")):
+    if redirect_to is None or redirect_to.startswith(("/", "https://", "http://")):
+        return
+    if not redirect_to or "/" in redirect_to:
         raise ImproperlyConfigured(
-            'redirect_to must be a path, such as "/login", or a URL that starts with https:// or http://.'
+            'redirect_to must be a path that starts with a slash, such as "/login", the name of a route, such as '
+            '"login_page", or a URL that starts with https:// or http://.'
         )
 
 
