@@ -36,6 +36,7 @@ from starsessions.lifecycle.validation import (
     names_keywords,
     policy_from,
     user_rules,
+    warn_of_conflicts,
     writes,
 )
 from starsessions.sealing.keys import Keys
@@ -136,6 +137,7 @@ class SessionMiddleware:
             on_unavailable=on_unavailable,
         )
         adapted = adapt(backend)
+        warn_of_conflicts(adapted, on_conflict)
         policy = policy_from(adapted, max_age, absolute_timeout, rolling, renew_every, rotate_every)
 
         self.app = app
