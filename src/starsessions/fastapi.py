@@ -57,6 +57,7 @@ _NOT_SIGNED_IN = "Not signed in."
 _NOT_FRESH = "You signed in too long ago for this. Sign in again."
 _SAFE_PATH = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 _LONGEST_NEXT = 2000
+_REDIRECTS = ("/", "https://", "http://")
 _NOT_IN_A_SCHEME_NAME = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -250,9 +251,10 @@ def _wanted(connection: HTTPConnection) -> str:
 
 
 def _check_redirect(redirect_to: str | None) -> None:
-    if redirect_to is None or redirect_to.startswith(("/", "https://", "http://")):
+    if redirect_to is None:
         return
-    if not redirect_to or "/" in redirect_to:
+    is_str = isinstance(redirect_to, str)
+    if not is_str or not redirect_to or ("/" in redirect_to and not redirect_to.startswith(_REDIRECTS)):
         raise ImproperlyConfigured(
             'redirect_to must be a path that starts with a slash, such as "/login", the name of a route, such as '
             '"login_page", or a URL that starts with https:// or http://.'

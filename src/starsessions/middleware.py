@@ -31,6 +31,7 @@ from starsessions.lifecycle.startup import fails_at_startup
 from starsessions.lifecycle.validation import (
     ANOTHER,
     check_choices,
+    check_flags,
     check_stack,
     layers,
     names_keywords,
@@ -129,6 +130,7 @@ class SessionMiddleware:
             backend = CookieBackend(secret_key)
         elif secret_key is not None:
             _log.warning("SessionMiddleware uses its backend and ignores its secret_key: remove one of them.")
+        check_flags(autoload=autoload, partitioned=partitioned, rolling=rolling)
         check_choices(
             app_name=app_name,
             scope_key=scope_key,

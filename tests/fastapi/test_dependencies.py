@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -496,8 +497,9 @@ def test_a_document_that_names_another_cookie_is_reported_once(
 
 def test_settings_that_cannot_work_are_rejected_at_startup() -> None:
     for make in (signed_in, user_id, lambda redirect_to: fresh(60, redirect_to)):
-        with pytest.raises(ImproperlyConfigured, match="redirect_to must be a path"):
-            make(redirect_to="login/")
+        for wrong in ("login/", "", "ftp://example.com/", Path("/login")):
+            with pytest.raises(ImproperlyConfigured, match="redirect_to must be a path"):
+                make(redirect_to=wrong)
     with pytest.raises(ImproperlyConfigured, match="within must be"):
         fresh(within=0)
 

@@ -8,6 +8,7 @@ import pytest
 from starlette.applications import Starlette
 
 from starsessions import CookieBackend, ImproperlyConfigured, InMemoryBackend, SessionMiddleware, SessionNotLoaded
+from starsessions.backends.redis import RedisBackend
 from starsessions.timeouts import AAL1, AAL2, AAL3
 from tests.rows import rows
 from tests.site import KEY
@@ -40,6 +41,13 @@ def build(**settings: Any) -> None:
 def test_durations_that_cannot_work_raise(settings: dict[str, Any], names: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=names):
         build(**{"backend": InMemoryBackend(), **settings})
+
+
+@rows("flag", ["autoload", "rolling", "partitioned"])
+@rows("value", ["false", "", 0, None])
+def test_a_flag_from_a_variable_must_be_a_bool(flag: str, value: object) -> None:
+    with pytest.raises(ImproperlyConfigured, match=f"{flag} must be True or False"):
+        build(**{"secret_key": KEY, flag: value})
 
 
 @rows(
@@ -111,6 +119,11 @@ def test_a_keyword_of_2_x_or_of_another_library_names_the_right_one(keyword: str
     with pytest.raises(TypeError, match=f"SessionMiddleware has no keyword '{keyword}': use {meant}") as raised:
         build(**{"secret_key": KEY, keyword: "any"})
     assert str(raised.value).endswith(f"use {meant}.")
+
+
+def test_a_prefix_of_redis_that_is_a_function_as_in_2_x_is_refused() -> None:
+    with pytest.raises(ImproperlyConfigured, match="prefix must be a str, not function"):
+        RedisBackend("redis://localhost", lambda key: key)  # type: ignore[arg-type]
 
 
 def test_an_unloaded_session_names_what_helps_in_a_coroutine_a_function_and_a_template() -> None:

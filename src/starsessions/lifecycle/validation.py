@@ -101,6 +101,13 @@ def names_keywords(init: Callable[P, None]) -> Callable[P, None]:
     return checked
 
 
+def check_flags(**flags: object) -> None:
+    """Raise `ImproperlyConfigured` for a flag that is no bool: `"false"` from an environment variable is true."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ImproperlyConfigured(f"{name} must be True or False, not {type(value).__name__}.")
+
+
 def check_choices(*, app_name: Any, scope_key: Any, on_conflict: Any, on_event: Any, on_unavailable: Any) -> None:
     """Raise `ImproperlyConfigured` for an invalid value of a setting."""
     if app_name is not None and (not isinstance(app_name, str) or not app_name):
