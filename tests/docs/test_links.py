@@ -82,9 +82,10 @@ LONGER = {
     "guides/data/typed.md",
     "guides/front-ends/csrf.md",
     "guides/migrate/from-2x.md",
+    "guides/migrate/from-starlette.md",
     "guides/production/sizes.md",
 }
-"""Two variants of an application, two defences, all names of two releases, and measurements."""
+"""Two variants of an application, two defences, what a migration must know, and measurements."""
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=name_of)
