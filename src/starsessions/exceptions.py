@@ -42,16 +42,15 @@ class SessionNotLoaded(SessionError):
     >>> from starsessions import InMemoryBackend, Session
     >>> Session(InMemoryBackend())["user"]
     Traceback (most recent call last):
-    starsessions.exceptions.SessionNotLoaded: The session is not loaded. In an `async def`: \
-`await load_session(request)` first. In a `def`, or for a template: take `session: CurrentSession` (FastAPI), or pass \
-autoload=True to SessionMiddleware.
+    starsessions.exceptions.SessionNotLoaded: Call `await session.load()` first. In a `def`, or before a template: \
+take `session: CurrentSession` (FastAPI), or pass autoload=True to SessionMiddleware.
     """
 
     def __init__(
         self,
         message: str = (
-            "The session is not loaded. In an `async def`: `await load_session(request)` first. In a `def`, or for a "
-            "template: take `session: CurrentSession` (FastAPI), or pass autoload=True to SessionMiddleware."
+            "Call `await session.load()` first. In a `def`, or before a template: take `session: CurrentSession` "
+            "(FastAPI), or pass autoload=True to SessionMiddleware."
         ),
     ) -> None:
         super().__init__(message)

@@ -121,6 +121,13 @@ def test_a_keyword_of_2_x_or_of_another_library_names_the_right_one(keyword: str
     assert str(raised.value).endswith(f"use {meant}.")
 
 
+def test_a_url_or_the_third_argument_of_starlettes_middleware_in_the_place_of_a_backend_is_explained() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"RedisBackend\(url\)"):
+        build(backend="redis://localhost")
+    with pytest.raises(ImproperlyConfigured, match="session_cookie=…"):
+        SessionMiddleware(Starlette(), KEY, "sid")  # type: ignore[arg-type]
+
+
 def test_a_prefix_of_redis_that_is_a_function_as_in_2_x_is_refused() -> None:
     with pytest.raises(ImproperlyConfigured, match="prefix must be a str, not function"):
         RedisBackend("redis://localhost", lambda key: key)  # type: ignore[arg-type]
@@ -128,4 +135,4 @@ def test_a_prefix_of_redis_that_is_a_function_as_in_2_x_is_refused() -> None:
 
 def test_an_unloaded_session_names_what_helps_in_a_coroutine_a_function_and_a_template() -> None:
     message = str(SessionNotLoaded())
-    assert all(cure in message for cure in ("await load_session(request)", "CurrentSession", "autoload=True"))
+    assert all(cure in message for cure in ("await session.load()", "CurrentSession", "autoload=True"))
