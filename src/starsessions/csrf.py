@@ -40,6 +40,7 @@ from starsessions.core.csrf import (
 )
 from starsessions.core.encoding import to_base64url
 from starsessions.exceptions import ImproperlyConfigured, SessionError
+from starsessions.lifecycle.startup import fails_at_startup
 from starsessions.session import get_session
 
 __all__ = [
@@ -116,6 +117,7 @@ class CsrfMiddleware:
     >>> app = Starlette(middleware=[Middleware(CsrfMiddleware, trusted_origins=["https://admin.example.com"])])
     """
 
+    @fails_at_startup()
     def __init__(
         self,
         app: ASGIApp,

@@ -28,6 +28,7 @@ from fastapi.openapi.models import APIKey
 from fastapi.security import APIKeyCookie
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
+from starlette.routing import NoMatchFound
 
 from starsessions import get_miss_reason, users
 from starsessions.core.durations import Duration, seconds
@@ -56,6 +57,7 @@ _NOT_SIGNED_IN = "Not signed in."
 _NOT_FRESH = "You signed in too long ago for this. Sign in again."
 _SAFE_PATH = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 _LONGEST_NEXT = 2000
+_REDIRECTS = ("/", "https://", "http://")
 _NOT_IN_A_SCHEME_NAME = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -101,7 +103,8 @@ class SessionCookie(SecurityBase):
 
         Args:
             redirect_to: where to redirect (303) a browser that navigates, with the wanted page as `next`: see
-                `safe_next`. A script that fetches still gets the 401. A WebSocket is rejected.
+                `safe_next`. A path of this application ("/login", without the root path), the name of a route
+                ("login_page"), or a URL. A script that fetches still gets the 401. A WebSocket is rejected.
         """
         _check_redirect(redirect_to)
 
@@ -206,7 +209,7 @@ def _refusal(connection: HTTPConnection, status: int, detail: str, redirect_to: 
 
 def _with_next(redirect_to: str, connection: HTTPConnection) -> str:
     """Return the sign-in page's URL with the wanted page as `next`, unless the request was a form that was sent."""
-    location, _, fragment = quote(redirect_to, safe=":/%#?=@[]!$&'()*+,;").partition("#")
+    location, _, fragment = quote(_url_of(redirect_to, connection), safe=":/%#?=@[]!$&'()*+,;").partition("#")
     fragment = f"#{fragment}" if fragment else ""
     if connection.scope["method"] not in ("GET", "HEAD"):
         return location + fragment
@@ -216,10 +219,30 @@ def _with_next(redirect_to: str, connection: HTTPConnection) -> str:
     return f"{location}{'&' if '?' in location else '?'}next={quote(wanted, safe='/')}{fragment}"
 
 
+def _url_of(redirect_to: str, connection: HTTPConnection) -> str:
+    """Return a path from the root of the host, or the URL."""
+    if redirect_to.startswith("/"):
+        return _root_of(connection) + redirect_to
+    if "/" in redirect_to:
+        return redirect_to
+    try:
+        return _root_of(connection) + str(connection.scope["router"].url_path_for(redirect_to))
+    except NoMatchFound:
+        raise ImproperlyConfigured(
+            f"redirect_to={redirect_to!r} is not the name of a route without parameters. Pass such a name, or a path "
+            'that starts with a slash, such as "/login".'
+        ) from None
+
+
+def _root_of(connection: HTTPConnection) -> str:
+    """Return the path under which a proxy serves the application, without that of a mount."""
+    root: str = connection.scope.get("app_root_path", connection.scope.get("root_path", ""))
+    return root.rstrip("/")
+
+
 def _wanted(connection: HTTPConnection) -> str:
     """Return the path and query that the browser requested, from the root of the host."""
-    scope = connection.scope
-    root: str = scope.get("app_root_path", scope.get("root_path", ""))
+    scope, root = connection.scope, _root_of(connection)
     path: str = scope["path"]
     if path != root and not path.startswith(f"{root}/"):  # some servers leave the root path out
         path = root + path
@@ -228,9 +251,13 @@ def _wanted(connection: HTTPConnection) -> str:
 
 
 def _check_redirect(redirect_to: str | None) -> None:
-    if redirect_to is not None and not redirect_to.startswith(("/", "https://", "http://")):
+    if redirect_to is None:
+        return
+    is_str = isinstance(redirect_to, str)
+    if not is_str or not redirect_to or ("/" in redirect_to and not redirect_to.startswith(_REDIRECTS)):
         raise ImproperlyConfigured(
-            'redirect_to must be a path, such as "/login", or a URL that starts with https:// or http://.'
+            'redirect_to must be a path that starts with a slash, such as "/login", the name of a route, such as '
+            '"login_page", or a URL that starts with https:// or http://.'
         )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
+from secrets import token_bytes
 from typing import Any, Literal
 
 import anyio
@@ -26,14 +27,17 @@ from starsessions.lifecycle.loading import load
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.response import unavailable, with_session, with_session_cookie
 from starsessions.lifecycle.saving import decide, save, save_for_headers, save_now
+from starsessions.lifecycle.startup import fails_at_startup
 from starsessions.lifecycle.validation import (
     ANOTHER,
     check_choices,
+    check_flags,
     check_stack,
     layers,
     names_keywords,
     policy_from,
     user_rules,
+    warn_of_conflicts,
     writes,
 )
 from starsessions.sealing.keys import Keys
@@ -93,6 +97,7 @@ class SessionMiddleware:
     >>> app = Starlette(middleware=[Middleware(SessionMiddleware, secret_key="a key of 32 random bytes or more")])
     """
 
+    @fails_at_startup(secret_key=token_bytes())
     @names_keywords
     def __init__(
         self,
@@ -131,6 +136,7 @@ class SessionMiddleware:
             backend = CookieBackend(secret_key)
         elif secret_key is not None:
             _log.warning("SessionMiddleware uses its backend and ignores its secret_key: remove one of them.")
+        check_flags(autoload=autoload, partitioned=partitioned, rolling=rolling)
         check_choices(
             app_name=app_name,
             scope_key=scope_key,
@@ -139,6 +145,7 @@ class SessionMiddleware:
             on_unavailable=on_unavailable,
         )
         adapted = adapt(backend)
+        warn_of_conflicts(adapted, on_conflict)
         policy = policy_from(adapted, max_age, absolute_timeout, rolling, renew_every, rotate_every)
 
         self.app = app

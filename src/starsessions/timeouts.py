@@ -11,17 +11,19 @@ signing in again starts it anew. The inactivity timeout counts from the last use
 
 from typing import TypedDict
 
+from starsessions.core.durations import Duration
+
 __all__ = ["AAL1", "AAL2", "AAL3", "Timeouts"]
 
 _MINUTE, _HOUR, _DAY = 60, 60 * 60, 24 * 60 * 60
 
 
 class Timeouts(TypedDict):
-    """The keywords of the middleware that say how long a session may last. Seconds."""
+    """The keywords of the middleware that say how long a session may last, in seconds or as a `timedelta`."""
 
-    max_age: int
+    max_age: Duration
     """The inactivity timeout."""
-    absolute_timeout: int
+    absolute_timeout: Duration
     rolling: bool
     """Use renews a session, and not only a write: otherwise `max_age` would not be an inactivity timeout."""
 

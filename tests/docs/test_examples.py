@@ -4,6 +4,8 @@ import ast
 import asyncio
 import inspect
 import logging
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from starlette.testclient import TestClient
 from starsessions import BackendUnavailable, CookieBackend, SessionMiddleware, users
 from starsessions.stores import StoreBackend
 from starsessions.testing import session_of, sign_in
-from tests.docs.pages import README, Story, name_of, pages, stories, story_of, tell
+from tests.docs.pages import README, ROOT, Story, name_of, pages, stories, story_of, tell
 from tests.site import KEY
 
 STORIES = [story for document in [README, *pages()] for story in stories(document)]
@@ -346,3 +348,17 @@ class TestTheBackendOfThePage(_suites["TestMemoryBackend"]):  # type: ignore[mis
     @pytest.fixture
     def open_backend(self) -> Callable[[], Any]:
         return lambda: StoreBackend(_written["DictStore"]())
+
+
+@pytest.mark.once
+def test_the_complete_application_passes_its_tests_under_a_path_and_a_type_checker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROOT_PATH", "/shop")
+    story = story_of("tutorials/complete-application.md")
+    (tmp_path / "app.py").write_text("\n\n".join(block.code for block in story), encoding="utf-8")
+    for command in ("pytest -q -p no:cacheprovider app.py", f"mypy --config-file {ROOT / 'pyproject.toml'} app.py"):
+        done = subprocess.run(
+            [sys.executable, "-m", *command.split()], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -80,10 +80,12 @@ def test_a_guide_begins_with_code_or_a_table(page: Path) -> None:
 LONGER = {
     "guides/data/typed.md",
     "guides/front-ends/csrf.md",
+    "guides/migrate/from-2x.md",
+    "guides/migrate/from-starlette.md",
     "guides/production/proxy.md",
     "guides/production/sizes.md",
 }
-"""Two variants of an application, two defences, four proxies, and measurements."""
+"""Two variants of an application, two defences, what a migration must know, four proxies, and measurements."""
 
 
 @rows("page", GUIDES, ids=name_of)

@@ -5,11 +5,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
+from starlette.applications import Starlette
 from starlette.middleware.sessions import SessionMiddleware as StarlettesMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
@@ -283,6 +288,64 @@ def test_next_of_a_mounted_application_is_the_whole_path(pages: FastAPI, browser
     assert location.partition("?next=")[2] == "/base/shop/x"
 
 
+@rows("root", ["", "/base", "/base/", "/bäse"])
+@rows(
+    "redirect_to, location",
+    [
+        ("/login", "{0}/login?next={1}/page"),
+        ("login_page", "{0}/account/login?next={1}/page"),
+        ("mounted:login", "{0}/sub/login?next={1}/page"),
+        ("https://sso.test/login", "https://sso.test/login?next={1}/page"),
+    ],
+)
+def test_redirect_to_is_a_path_or_a_route_of_the_application_wherever_a_proxy_serves_it(
+    memory_app: FastAPI, browser_of: BrowserOf, root: str, redirect_to: str, location: str
+) -> None:
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
+    app.add_api_route("/account/login", lambda: "", name="login_page")
+    app.mount("/sub", Starlette(routes=[Route("/login", lambda request: PlainTextResponse(), name="login")]), "mounted")
+
+    @app.get("/page")
+    def page(user: Annotated[str, Depends(user_id(redirect_to=redirect_to))]) -> str:
+        return user
+
+    found = browser_of(app, root_path=root).get("/page").headers["location"]
+    prefix = quote(root.rstrip("/"))
+    assert found == location.format(prefix, quote(prefix))
+
+
+def test_redirect_to_is_found_from_within_a_mounted_application(pages: FastAPI, browser_of: BrowserOf) -> None:
+    outer, shop = FastAPI(), FastAPI()
+    shop.add_middleware(SessionMiddleware, backend=InMemoryBackend())
+    shop.add_api_route("/login", lambda: "", name="login_page")
+
+    @shop.get("/by-name")
+    def by_name(user: Annotated[str, Depends(user_id(redirect_to="shop:login_page"))]) -> str:
+        return user
+
+    @shop.get("/by-path")
+    def by_path(user: Annotated[str, Depends(user_id(redirect_to="/shop/login"))]) -> str:
+        return user
+
+    outer.mount("/shop", shop, "shop")
+    browser = browser_of(outer, root_path="/base")
+    for path in ("/base/shop/by-name", "/base/shop/by-path"):
+        assert browser.get(path).headers["location"] == f"/base/shop/login?next={path}"
+
+
+def test_redirect_to_that_names_no_route_is_an_error_that_says_so(browser_of: BrowserOf) -> None:
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
+
+    @app.get("/page/{number}")
+    def page(user: Annotated[str, Depends(user_id(redirect_to="page"))]) -> str:
+        return user
+
+    with pytest.raises(ImproperlyConfigured, match="redirect_to='page' is not the name of a route without parameters"):
+        browser_of(app).get("/page/1")
+
+
 def table_of_safe_next() -> list[tuple[str, str]]:
     rows = [line.split("|")[1:3] for line in inspect.getdoc(safe_next).splitlines() if line.startswith("|")]  # type: ignore[union-attr]
     return [(target.strip().replace(r"\t", "\t"), goes_to.strip()) for target, goes_to in rows[2:]]
@@ -434,8 +497,9 @@ def test_a_document_that_names_another_cookie_is_reported_once(
 
 def test_settings_that_cannot_work_are_rejected_at_startup() -> None:
     for make in (signed_in, user_id, lambda redirect_to: fresh(60, redirect_to)):
-        with pytest.raises(ImproperlyConfigured, match="redirect_to must be a path"):
-            make(redirect_to="login")
+        for wrong in ("login/", "", "ftp://example.com/", Path("/login")):
+            with pytest.raises(ImproperlyConfigured, match="redirect_to must be a path"):
+                make(redirect_to=wrong)
     with pytest.raises(ImproperlyConfigured, match="within must be"):
         fresh(within=0)
 

@@ -492,7 +492,7 @@ async def test_an_id_that_changes_with_a_grace_leaves_open_forms_alone(
     site_of: SiteOf, store_backend: SessionBackend, clock: Clock
 ) -> None:
     """No rights have changed; laravel/framework#9531 shows what happens otherwise."""
-    site = site_of(backend=store_backend, rotate_every=60)
+    site = site_of(backend=store_backend, rotate_every=61)
 
     def token(session: Session) -> str:
         return csrf_token(HTTPConnection({"type": "http", "session": session}))

@@ -169,6 +169,11 @@ def adapt(backend: SessionBackend | Store) -> Backend:
         if isinstance(backend, Backend) and all(getattr(kind, call) is getattr(Backend, call) for call in calls):
             return backend
         return AdaptedBackend(backend)
+    if isinstance(backend, str):
+        raise ImproperlyConfigured(
+            "backend is a str: pass RedisBackend(url), SQLAlchemyBackend(url) or another backend. (For the name of the "
+            "cookie, as the third argument of Starlette's SessionMiddleware, write session_cookie=….)"
+        )
     if not is_store(backend):
         raise ImproperlyConfigured(
             f"backend must be an instance of a subclass of starsessions.SessionBackend, or a store, not "

@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from starsessions import users
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from starsessions.lifecycle.startup import Misconfigured
 from starsessions.middleware import SessionMiddleware
 from starsessions.session import Session
 
@@ -318,6 +319,8 @@ def _installed_in(app: Any, root_path: str, is_mounted: bool = False) -> Iterato
             if app.middleware_stack is None:  # build it, as the first request would
                 app.middleware_stack = app.build_middleware_stack()
             app = app.middleware_stack
+        if isinstance(app, Misconfigured):
+            raise app.error
         if isinstance(app, SessionMiddleware):
             yield _Installed(app, root_path, is_mounted)
         for route in _routes_of(app):

@@ -1,5 +1,7 @@
 """A clock for tests."""
 
+from datetime import timedelta
+
 
 class Clock:
     """A clock that only the test advances: pass it as the `clock=` of a backend.
@@ -19,6 +21,6 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def advance(self, seconds: float) -> None:
-        """Advance the clock by this number of seconds."""
-        self.now += seconds
+    def advance(self, by: float | timedelta) -> None:
+        """Advance the clock by this many seconds, or by a `timedelta`."""
+        self.now += by.total_seconds() if isinstance(by, timedelta) else by

@@ -93,6 +93,8 @@ class RedisStore:
             raise ImproperlyConfigured(
                 "Sessions in Redis need the package redis: install the extra starsessions[redis]."
             ) from missing
+        if not isinstance(prefix, str):
+            raise ImproperlyConfigured(f"prefix must be a str, not {type(prefix).__name__}.")
         self._prefix = prefix.encode()
         self._timeout = time_limit("timeout", timeout)
         self._failures = (exceptions.RedisError, exceptions.RedisClusterException, OSError)

@@ -1,0 +1,138 @@
+"""The settings of the middleware: what cannot work raises, what does nothing is logged, and both name the keyword."""
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+
+from starsessions import CookieBackend, ImproperlyConfigured, InMemoryBackend, SessionMiddleware, SessionNotLoaded
+from starsessions.backends.redis import RedisBackend
+from starsessions.timeouts import AAL1, AAL2, AAL3
+from tests.rows import rows
+from tests.site import KEY
+
+DAY = timedelta(days=1)
+
+
+def build(**settings: Any) -> None:
+    SessionMiddleware(Starlette(), **settings)
+
+
+@rows(
+    "settings, names",
+    [
+        ({"max_age": -1}, "max_age must be between"),
+        ({"max_age": 1.5}, "max_age must be seconds"),
+        ({"max_age": True}, "max_age must be seconds"),
+        ({"max_age": "100"}, "max_age must be seconds"),
+        ({"max_age": timedelta(milliseconds=500)}, "max_age must be between"),
+        ({"absolute_timeout": 0}, "absolute_timeout must be between"),
+        ({"rotate_every": timedelta(0)}, "rotate_every must be between"),
+        ({"renew_every": 10}, "renew_every has no effect without rolling=True"),
+        ({"rolling": True, "renew_every": 100, "max_age": 100}, "renew_every must be shorter than max_age"),
+        ({"rolling": True, "renew_every": 14 * DAY, "max_age": None}, "renew_every must be shorter than max_age"),
+        ({"rotate_every": 60}, "rotate_every must be longer than the 60 seconds"),
+        ({"rotate_every": timedelta(seconds=60.9)}, "rotate_every must be longer than the 60 seconds"),
+        ({"backend": CookieBackend(KEY), "rotate_every": 600}, "rotate_every needs a backend with a store"),
+    ],
+)
+def test_durations_that_cannot_work_raise(settings: dict[str, Any], names: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=names):
+        build(**{"backend": InMemoryBackend(), **settings})
+
+
+@rows("flag", ["autoload", "rolling", "partitioned"])
+@rows("value", ["false", "", 0, None])
+def test_a_flag_from_a_variable_must_be_a_bool(flag: str, value: object) -> None:
+    with pytest.raises(ImproperlyConfigured, match=f"{flag} must be True or False"):
+        build(**{"secret_key": KEY, flag: value})
+
+
+@rows(
+    "settings, without_effect",
+    [
+        ({"max_age": 7200, "absolute_timeout": 3600}, ["max_age"]),
+        ({"max_age": DAY, "rolling": True, "renew_every": 7200, "absolute_timeout": 3600}, ["max_age", "renew_every"]),
+        ({"rotate_every": 7200, "absolute_timeout": 3600}, ["rotate_every"]),
+        ({"max_age": 3600, "rotate_every": 3600, "absolute_timeout": 3600}, []),
+        ({"absolute_timeout": 3600}, []),
+        ({"backend": CookieBackend(KEY), "on_conflict": "raise"}, ['on_conflict="raise"']),
+        ({"on_conflict": "raise"}, []),
+        ({"max_age": None, "absolute_timeout": 3600}, []),
+        ({"max_age": None, "rolling": True}, []),
+        ({"max_age": 100, "rotate_every": 3600}, []),
+        ({"rotate_every": 61}, []),
+        ({**AAL1}, []),
+        ({**AAL2}, []),
+        ({**AAL3}, []),
+        ({**AAL2, "max_age": timedelta(minutes=30)}, []),
+    ],
+)
+def test_a_setting_that_has_no_effect_beside_the_others_is_logged_once(
+    caplog: pytest.LogCaptureFixture, settings: dict[str, Any], without_effect: list[str]
+) -> None:
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "starsessions"):
+        build(**{"backend": InMemoryBackend(), **settings})
+    assert [record.getMessage().partition(" has no effect: ")[0] for record in caplog.records] == without_effect
+
+
+@rows(
+    "settings, message",
+    [
+        ({}, r"needs secret_key=… or backend=…"),
+        ({"secret_key": None}, r"^secret_key of SessionMiddleware is None: is the variable set"),
+        ({"backend": None}, r"^backend of SessionMiddleware is None: is the variable set"),
+        ({"secret_key": None, "backend": None}, r"^secret_key and backend of SessionMiddleware is None"),
+    ],
+)
+def test_a_key_from_a_variable_that_is_not_set_is_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=message):
+        build(**settings)
+
+
+def test_an_explicit_none_beside_the_other_is_fine() -> None:
+    build(secret_key=None, backend=InMemoryBackend())
+    build(secret_key=KEY, backend=None)
+    SessionMiddleware(Starlette(), KEY, backend=None)
+    SessionMiddleware(Starlette(), KEY, None)
+
+
+@rows(
+    "keyword, meant",
+    [
+        ("store", "backend"),
+        ("lifetime", "max_age"),
+        ("cookie_name", "session_cookie"),
+        ("cookie_same_site", "same_site"),
+        ("cookie_https_only", "https_only"),
+        ("cookie_domain", "domain"),
+        ("cookie_path", "path"),
+        ("serializer", "serializer=… of the backend"),
+        ("encryptor", "encrypt_with=… of the backend, or EncryptedCookieBackend"),
+        ("secure", "https_only"),
+    ],
+)
+def test_a_keyword_of_2_x_or_of_another_library_names_the_right_one(keyword: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=f"SessionMiddleware has no keyword '{keyword}': use {meant}") as raised:
+        build(**{"secret_key": KEY, keyword: "any"})
+    assert str(raised.value).endswith(f"use {meant}.")
+
+
+def test_a_url_or_the_third_argument_of_starlettes_middleware_in_the_place_of_a_backend_is_explained() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"RedisBackend\(url\)"):
+        build(backend="redis://localhost")
+    with pytest.raises(ImproperlyConfigured, match="session_cookie=…"):
+        SessionMiddleware(Starlette(), KEY, "sid")  # type: ignore[arg-type]
+
+
+def test_a_prefix_of_redis_that_is_a_function_as_in_2_x_is_refused() -> None:
+    with pytest.raises(ImproperlyConfigured, match="prefix must be a str, not function"):
+        RedisBackend("redis://localhost", lambda key: key)  # type: ignore[arg-type]
+
+
+def test_an_unloaded_session_names_what_helps_in_a_coroutine_a_function_and_a_template() -> None:
+    message = str(SessionNotLoaded())
+    assert all(cure in message for cure in ("await session.load()", "CurrentSession", "autoload=True"))
