@@ -4,6 +4,7 @@
 what the sender knows: put `csrf_input(request)` into the form, and call `await csrf.verify(request)` where it arrives.
 
     app.add_middleware(CsrfMiddleware, trusted_origins=["https://admin.example.com"])
+    app.add_middleware(SessionMiddleware, backend=backend)
 
     @app.post("/transfer", dependencies=[Depends(csrf.verify)])
 
@@ -41,6 +42,8 @@ from starsessions.core.csrf import (
 )
 from starsessions.core.encoding import to_base64url
 from starsessions.exceptions import ImproperlyConfigured, SessionError
+from starsessions.lifecycle.config import Config
+from starsessions.lifecycle.validation import layers
 from starsessions.notices import Notices
 from starsessions.session import get_session, load_session
 
@@ -128,10 +131,11 @@ class CsrfMiddleware:
         trusted_origins: origins whose pages may send requests, such as `"https://admin.example.com"`.
         bypass: paths that pages of any origin may send to, in the syntax of routes, `"/hooks/{name}"`. A pattern must
             match the whole path.
-        refuse: returns the response to a rejected request, instead of the 403 with a text: `refuse(request, error)`.
+        refuse: returns the response to a rejected request, instead of the 403 with a text: `refuse(request, error)`. It
+            can use the session, because this middleware is inside `SessionMiddleware`: `add_middleware` adds it before.
 
     Raises:
-        ImproperlyConfigured: an origin, a path or `refuse` is malformed.
+        ImproperlyConfigured: an origin, a path or `refuse` is malformed, or `refuse` could not use the session.
 
     >>> from starlette.applications import Starlette
     >>> from starlette.middleware import Middleware
@@ -148,6 +152,12 @@ class CsrfMiddleware:
     ) -> None:
         if refuse is not None and not callable(refuse):
             raise ImproperlyConfigured("refuse must be a function: refuse(request, error) returns a response.")
+        if refuse is not None and any(isinstance(getattr(layer, "config", None), Config) for layer in layers(app)):
+            raise ImproperlyConfigured(
+                "refuse could not use the session, because CsrfMiddleware is outside SessionMiddleware: call "
+                "add_middleware(CsrfMiddleware, …) before add_middleware(SessionMiddleware, …); in a list, put "
+                "SessionMiddleware first."
+            )
         self.app = app
         self._trusted: frozenset[str] = frozenset(map(_trusted, _list_of_str("trusted_origins", trusted_origins)))
         self._bypass: list[Pattern[str]] = [_pattern(path) for path in _list_of_str("bypass", bypass)]

@@ -71,8 +71,8 @@ def bank(**settings: Any) -> Starlette:
             WebSocketRoute("/talk", talk),
         ],
         middleware=[
-            Middleware(CsrfMiddleware, **settings),
             Middleware(SessionMiddleware, secret_key=KEY, autoload=True),
+            Middleware(CsrfMiddleware, **settings),
         ],
     )
 
@@ -239,7 +239,11 @@ def refuse_now(request: Request, error: CsrfFailed) -> Response:
     return JSONResponse({"error": error.why, "path": request.url.path}, error.status_code)
 
 
-@pytest.mark.parametrize("refuse", [refuse_now, refuse_later])
+def refuse_a_person(request: Request, error: CsrfFailed) -> Response:
+    return JSONResponse({"error": error.why, "path": request.session.get("path", "/transfer")}, error.status_code)
+
+
+@pytest.mark.parametrize("refuse", [refuse_now, refuse_later, refuse_a_person])
 def test_the_application_can_handle_rejected_requests(browser_of: BrowserOf, refuse: Any) -> None:
     browser = browser_of(bank(refuse=refuse))
     response = browser.post("/transfer", headers=CROSS_SITE)
@@ -266,6 +270,15 @@ def test_the_application_can_handle_rejected_requests(browser_of: BrowserOf, ref
 def test_an_invalid_setting_fails_at_startup(settings: dict[str, Any]) -> None:
     with pytest.raises(ImproperlyConfigured):
         CsrfMiddleware(bank(), **settings)
+
+
+def test_a_refusal_that_could_not_use_the_session_fails_at_startup() -> None:
+    """The stack is built from the inside out, so the outer middleware sees the inner one."""
+    session, check = Middleware(SessionMiddleware, secret_key=KEY), Middleware(CsrfMiddleware, refuse=refuse_now)
+    with pytest.raises(ImproperlyConfigured, match="before add_middleware"):
+        Starlette(middleware=[check, session]).build_middleware_stack()
+    Starlette(middleware=[session, check]).build_middleware_stack()
+    Starlette(middleware=[Middleware(CsrfMiddleware), session]).build_middleware_stack()
 
 
 # What it knows: a token
