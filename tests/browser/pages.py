@@ -57,7 +57,7 @@ async def start(request: Request) -> Response:
 
 async def end(request: Request) -> Response:
     await sign_out(get_session(request), clear_site_data=request.url.path.endswith("clear"))
-    return RedirectResponse("/plain", 303)
+    return RedirectResponse("/plain?signed-out", 303)
 
 
 async def worker(request: Request) -> Response:

@@ -33,6 +33,13 @@ class Tab:
         WebDriverWait(self.browser, HANG, 0.05).until(staleness_of(page))
         return self.text()
 
+    def back(self) -> str:
+        """Go back, and return the page's text."""
+        here = self.browser.current_url
+        self.browser.back()
+        WebDriverWait(self.browser, HANG, 0.05).until(lambda browser: browser.current_url != here)
+        return self.text()
+
     def waits_for(self, text: str) -> None:
         """Wait until the page says this: a script sends the browser on."""
         ignored = [WebDriverException]  # a question that meets the page while it is being replaced
