@@ -17,6 +17,8 @@ class Tab:
 
     def __init__(self, browser: webdriver.Chrome) -> None:
         self.browser = browser
+        # A question that meets the page while it is being replaced is answered with an unnamed error: ask again.
+        self._wait = WebDriverWait(browser, HANG, 0.05, ignored_exceptions=[WebDriverException])
 
     def open(self, port: int, path: str = "/", host: str = "localhost", **query: str) -> str:
         """Open a page and return its text."""
@@ -24,26 +26,26 @@ class Tab:
         return self.text()
 
     def text(self) -> str:
-        return self.browser.find_element(By.TAG_NAME, "body").text.strip('" \n')
+        [text] = self._wait.until(lambda browser: [browser.find_element(By.TAG_NAME, "body").text])
+        return text.strip('" \n')
 
     def click(self, element_id: str) -> str:
         """Click, wait for the next page, and return its text."""
         page = self.browser.find_element(By.TAG_NAME, "html")
         self.browser.find_element(By.ID, element_id).click()
-        WebDriverWait(self.browser, HANG, 0.05).until(staleness_of(page))
+        self._wait.until(staleness_of(page))
         return self.text()
 
     def back(self) -> str:
         """Go back, and return the page's text."""
         here = self.browser.current_url
         self.browser.back()
-        WebDriverWait(self.browser, HANG, 0.05).until(lambda browser: browser.current_url != here)
+        self._wait.until(lambda browser: browser.current_url != here)
         return self.text()
 
     def waits_for(self, text: str) -> None:
         """Wait until the page says this: a script sends the browser on."""
-        ignored = [WebDriverException]  # a question that meets the page while it is being replaced
-        WebDriverWait(self.browser, HANG, 0.05, ignored_exceptions=ignored).until(lambda _: text in self.text())
+        self._wait.until(lambda _: text in self.text())
 
     def cookies(self) -> dict[str, str]:
         """Return all cookies of the browser, by their names."""
