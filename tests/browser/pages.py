@@ -1,5 +1,7 @@
 """Pages with a session in memory: what a browser does with them is the question."""
 
+from html import escape
+
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -7,6 +9,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from starsessions import InMemoryBackend, SessionMiddleware
+from starsessions.csrf import CsrfMiddleware
 from starsessions.flash import add_flash, pop_flashes
 from starsessions.session import get_session
 from starsessions.users import get_user_id, sign_in, sign_out
@@ -38,6 +41,10 @@ async def cached(request: Request) -> Response:
 
 async def plain(request: Request) -> Response:
     return page("plain")
+
+
+async def frame(request: Request) -> Response:
+    return HTMLResponse(f'<iframe src="/plain" sandbox="{escape(request.query_params["sandbox"])}"></iframe>')
 
 
 async def say(request: Request) -> Response:
@@ -78,6 +85,7 @@ app = Starlette(
         Route("/cached", cached),
         Route("/plain", plain),
         Route("/account", account),
+        Route("/frame", frame),
         Route("/say", say, methods=["POST"]),
         Route("/say-cached", say, methods=["POST"]),
         Route("/sign-in", start, methods=["POST"]),
@@ -85,5 +93,8 @@ app = Starlette(
         Route("/sign-out-and-clear", end, methods=["POST"]),
         Route("/worker.js", worker),
     ],
-    middleware=[Middleware(SessionMiddleware, backend=InMemoryBackend(), autoload=True)],
+    middleware=[
+        Middleware(SessionMiddleware, backend=InMemoryBackend(), autoload=True),
+        Middleware(CsrfMiddleware, bypass=["/say", "/sign-in"]),
+    ],
 )
