@@ -44,8 +44,8 @@ app.mount("/static", StaticFiles(directory=pages.HERE / "static"), name="static"
 for part in (shop, account, live):
     app.include_router(part.router)
 
-# Rejects requests that another site makes a browser send. It is inside of the session middleware (the last one added is
-# the outermost), because the page for rejected requests shows who is signed in.
+# Rejects requests that another site makes a browser send. Like everything that uses the session, it is inside the
+# session middleware (the last one added is the outermost): the page for rejected requests shows who is signed in.
 app.add_middleware(CsrfMiddleware, refuse=pages.refused)
 app.add_exception_handler(CsrfFailed, pages.refused)
 

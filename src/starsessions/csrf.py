@@ -4,6 +4,7 @@
 what the sender knows: put `csrf_input(request)` into the form, and call `await csrf.verify(request)` where it arrives.
 
     app.add_middleware(CsrfMiddleware, trusted_origins=["https://admin.example.com"])
+    app.add_middleware(SessionMiddleware, backend=backend)
 
     @app.post("/transfer", dependencies=[Depends(csrf.verify)])
 
@@ -14,9 +15,10 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from html import escape
+from importlib.util import find_spec
 from os import urandom
 from re import Pattern
-from typing import Any
+from typing import Any, TypeGuard
 
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
@@ -40,8 +42,11 @@ from starsessions.core.csrf import (
 )
 from starsessions.core.encoding import to_base64url
 from starsessions.exceptions import ImproperlyConfigured, SessionError
+from starsessions.lifecycle.config import Config
 from starsessions.lifecycle.startup import fails_at_startup
-from starsessions.session import get_session
+from starsessions.lifecycle.validation import layers
+from starsessions.notices import Notices
+from starsessions.session import get_session, load_session
 
 __all__ = [
     "CsrfFailed",
@@ -58,6 +63,10 @@ _HEADER = "x-csrf-token"
 
 _log = logging.getLogger("starsessions")
 _ORIGIN_WAS_CHECKED = "starsessions.origin_was_checked"
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+_PARSERS = ("python_multipart", "multipart")
+"""What Starlette reads forms with: the module's name, and the one that it had before."""
+_notices = Notices()
 
 _CURES = {
     WhyRefused.CROSS_SITE: (
@@ -68,6 +77,11 @@ _CURES = {
         "Rejected: the Origin of this request differs from its Host. If that origin is trusted, add it to "
         "trusted_origins=[…] of CsrfMiddleware. If a proxy changes Host, configure it to forward the browser's value."
     ),
+    WhyRefused.NULL_ORIGIN: (
+        "Rejected: the page that sent this request has the origin null. If it is your own page in a sandboxed frame, "
+        "add allow-same-origin to the frame's sandbox attribute. If it has Referrer-Policy: no-referrer, use "
+        "same-origin."
+    ),
     WhyRefused.NO_TOKEN: (
         "Rejected: this request has no CSRF token. Put {{ csrf_input() }} into the form, or send the token in the "
         "header X-CSRF-Token."
@@ -77,19 +91,30 @@ _CURES = {
         "Reload the page and send the form again."
     ),
 }
+_SIGNED_IN = (
+    "You are signed in already, and this page is out of date, so what you sent was not done. "
+    "Go on, or reload the page and send it again."
+)
 
 
 class CsrfFailed(SessionError, HTTPException):
-    """The request was rejected: a 403 whose text names the cure. Error handlers find the reason in `why`.
+    """The request was rejected: a 403 whose text names the cure.
+
+    Args:
+        why: the reason.
+        signed_in: whether the user is signed in by now: the login form was sent twice, or another tab has signed in.
 
     >>> error = CsrfFailed(WhyRefused.STALE_TOKEN)
     >>> error.status_code, error.detail[:25]
     (403, 'This page is out of date:')
+    >>> CsrfFailed(WhyRefused.STALE_TOKEN, signed_in=True).detail[:26]
+    'You are signed in already,'
     """
 
-    def __init__(self, why: WhyRefused) -> None:
-        HTTPException.__init__(self, 403, _CURES[why])
+    def __init__(self, why: WhyRefused, *, signed_in: bool = False) -> None:
+        HTTPException.__init__(self, 403, _SIGNED_IN if signed_in and why is WhyRefused.STALE_TOKEN else _CURES[why])
         self.why = why
+        self.signed_in = signed_in
 
 
 Refuse = Callable[[Request, CsrfFailed], Response | Awaitable[Response]]
@@ -107,10 +132,11 @@ class CsrfMiddleware:
         trusted_origins: origins whose pages may send requests, such as `"https://admin.example.com"`.
         bypass: paths that pages of any origin may send to, in the syntax of routes, `"/hooks/{name}"`. A pattern must
             match the whole path.
-        refuse: returns the response to a rejected request, instead of the 403 with a text: `refuse(request, error)`.
+        refuse: returns the response to a rejected request, instead of the 403 with a text: `refuse(request, error)`. It
+            can use the session, because this middleware is inside `SessionMiddleware`: `add_middleware` adds it before.
 
     Raises:
-        ImproperlyConfigured: an origin, a path or `refuse` is malformed.
+        ImproperlyConfigured: an origin, a path or `refuse` is malformed, or `refuse` could not use the session.
 
     >>> from starlette.applications import Starlette
     >>> from starlette.middleware import Middleware
@@ -128,6 +154,12 @@ class CsrfMiddleware:
     ) -> None:
         if refuse is not None and not callable(refuse):
             raise ImproperlyConfigured("refuse must be a function: refuse(request, error) returns a response.")
+        if refuse is not None and any(isinstance(getattr(layer, "config", None), Config) for layer in layers(app)):
+            raise ImproperlyConfigured(
+                "refuse could not use the session, because CsrfMiddleware is outside SessionMiddleware: call "
+                "add_middleware(CsrfMiddleware, …) before add_middleware(SessionMiddleware, …); in a list, put "
+                "SessionMiddleware first."
+            )
         self.app = app
         self._trusted: frozenset[str] = frozenset(map(_trusted, _list_of_str("trusted_origins", trusted_origins)))
         self._bypass: list[Pattern[str]] = [_pattern(path) for path in _list_of_str("bypass", bypass)]
@@ -138,8 +170,9 @@ class CsrfMiddleware:
             await self.app(scope, receive, send)
             return
         why = why_foreign(_kind(scope), scope["headers"], self._trusted)
-        if why is None or any(pattern.fullmatch(_route_path(scope)) for pattern in self._bypass):
+        if why is None:
             scope[_ORIGIN_WAS_CHECKED] = True
+        if why is None or any(pattern.fullmatch(_route_path(scope)) for pattern in self._bypass):
             await self.app(scope, receive, send)
             return
         error = CsrfFailed(why)
@@ -175,11 +208,13 @@ async def verify(request: HTTPConnection) -> None:
     starsessions.csrf.CsrfFailed: 403: Rejected: this request has no CSRF token. Put {{ csrf_input() }} into the \
 form, or send the token in the header X-CSRF-Token.
     """
-    why = await _why_not_meant(request)
-    if why is not None:
-        if isinstance(request, Request):
-            await request.close()  # the form was read above, and nothing else closes its files
-        raise CsrfFailed(why)
+    kind = _kind(request.scope)
+    if kind == "unsafe":
+        await _verify_token(request)
+    elif _ORIGIN_WAS_CHECKED not in request.scope:
+        why = why_foreign(kind, request.scope["headers"], ())
+        if why is not None:
+            raise CsrfFailed(why)
 
 
 def csrf_token(request: HTTPConnection) -> str:
@@ -233,24 +268,39 @@ class _Markup(str):
         return str(self)
 
 
-async def _why_not_meant(request: HTTPConnection) -> WhyRefused | None:
-    kind = _kind(request.scope)
-    if kind == "safe":
-        return None
-    if kind == "handshake":
-        return None if _ORIGIN_WAS_CHECKED in request.scope else why_foreign(kind, request.scope["headers"], ())
-    session = get_session(request)
-    token = await _token_of(request)
-    if not token:
-        return WhyRefused.NO_TOKEN
-    await session.load()
-    return None if is_good(token, secrets_in(session)) else WhyRefused.STALE_TOKEN
+async def _verify_token(request: HTTPConnection) -> None:
+    session = await load_session(request)
+    secrets, signed_in = secrets_in(session), session.__starsessions__.user is not None
+    token = request.headers.get(_HEADER)
+    if token is None and _has_form(request):
+        if not secrets:  # no token would be good: do not parse the form of a stranger
+            error = CsrfFailed(WhyRefused.STALE_TOKEN, signed_in=signed_in)
+            error.detail += " If that does not help, the form has no token: put {{ csrf_input() }} into it."
+            raise error
+        token = await _token_in_form(request)
+    if token and is_good(token, secrets):
+        return
+    if isinstance(request, Request):
+        await request.close()  # the form was read above, and nothing else closes its files
+    raise CsrfFailed(WhyRefused.STALE_TOKEN if token else WhyRefused.NO_TOKEN, signed_in=signed_in)
 
 
-async def _token_of(request: HTTPConnection) -> str:
-    header = request.headers.get(_HEADER)
-    if header is not None or not isinstance(request, Request):
-        return header or ""
+def _has_form(request: HTTPConnection) -> TypeGuard[Request]:
+    """Return whether the body is a form that can be read."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in _FORMS or not isinstance(request, Request):
+        return False
+    if not any(find_spec(name) for name in _PARSERS):
+        _notices.warn(
+            "python-multipart",
+            "A form was rejected, because its CSRF token cannot be read without python-multipart: run "
+            "`pip install python-multipart`, or send the token in the header X-CSRF-Token.",
+        )
+        return False
+    return True
+
+
+async def _token_in_form(request: Request) -> str:
     value = (await request.form()).get(_FIELD)  # Starlette caches the form: the endpoint gets the same one
     return value if isinstance(value, str) else ""
 
@@ -280,8 +330,9 @@ def _trusted(origin: str) -> str:
         return as_origin(origin)
     except ValueError:
         raise ImproperlyConfigured(
-            f"trusted_origins: {origin!r} is not an origin. Write scheme://host or scheme://host:port, without a path, "
-            "a trailing slash or wildcards."
+            f"trusted_origins: no browser sends the origin {origin!r}. Write scheme://host or scheme://host:port, "
+            "without a path, a trailing slash or wildcards: list each origin. Write a name in Unicode as xn--…, and "
+            "https:// in place of wss://."
         ) from None
 
 

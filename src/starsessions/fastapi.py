@@ -201,7 +201,10 @@ def _user_of(session: Session, connection: HTTPConnection, redirect_to: str | No
 def _refusal(connection: HTTPConnection, status: int, detail: str, redirect_to: str | None) -> Exception:
     if connection.scope["type"] == "websocket":
         return WebSocketException(1008, detail)
-    if redirect_to is not None and connection.headers.get("sec-fetch-mode", "navigate") == "navigate":
+    headers = connection.headers
+    # Firefox hides the mode of a navigation that a service worker passes on, and leaves the other header.
+    navigates = headers.get("sec-fetch-mode", "navigate") == "navigate" or "upgrade-insecure-requests" in headers
+    if redirect_to is not None and navigates:
         return HTTPException(303, headers={"location": _with_next(redirect_to, connection)})
     # No WWW-Authenticate: cookies have no scheme, and some schemes make the browser ask for a password.
     return HTTPException(status, detail)

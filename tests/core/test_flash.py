@@ -30,8 +30,8 @@ def test_the_requests_of_the_table_show_messages_as_it_says(headers: str, page: 
     assert is_page_navigation([(name.upper().encode(), value.upper().encode()) for name, _, value in pairs]) is page
 
 
-def test_the_table_has_seventeen_rows() -> None:
-    assert len(TABLE) == 17
+def test_the_table_has_twenty_two_rows() -> None:
+    assert len(TABLE) == 22
 
 
 def put(data: dict[str, Any], *texts: str) -> dict[str, Any]:

@@ -84,8 +84,9 @@ LONGER = {
     "guides/migrate/from-starlette.md",
     "guides/production/proxy.md",
     "guides/production/sizes.md",
+    "guides/users/callbacks.md",
 }
-"""Two variants of an application, two defences, what a migration must know, four proxies, and measurements."""
+"""Two variants of an application, two defences, what a migration must know, four proxies, measurements, three ways."""
 
 
 @rows("page", GUIDES, ids=name_of)

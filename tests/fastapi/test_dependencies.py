@@ -261,6 +261,8 @@ def test_a_browser_that_navigates_is_sent_to_sign_in_and_back(
     response = browser.request(method, f"http://testserver{path}", headers={"sec-fetch-mode": "navigate"})
     assert (response.status_code, response.headers["location"]) == (303, location)
     assert browser.request(method, f"http://testserver{path}").status_code == 303  # no Fetch metadata
+    passed_on = {"sec-fetch-mode": "same-origin", "upgrade-insecure-requests": "1"}  # Firefox, by a service worker
+    assert browser.request(method, f"http://testserver{path}", headers=passed_on).status_code == 303
     browser.post("/sign-in/ann")
     assert browser.request(method, f"http://testserver{path}").status_code == 200
 

@@ -2,6 +2,8 @@
 
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,10 +17,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.templating import Jinja2Templates
 from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from starsessions import ImproperlyConfigured, InMemoryBackend, Session, SessionBackend, SessionMiddleware, users
+from starsessions import ImproperlyConfigured, InMemoryBackend, Session, SessionBackend, SessionMiddleware, csrf, users
 from starsessions.csrf import CsrfFailed, CsrfMiddleware, WhyRefused, context_processor, csrf_input, csrf_token, verify
+from starsessions.notices import Notices
 from starsessions.session import get_session
 from tests.rows import rows
 from tests.site import KEY, Browser, Clock, Site, call
@@ -67,8 +71,8 @@ def bank(**settings: Any) -> Starlette:
             WebSocketRoute("/talk", talk),
         ],
         middleware=[
-            Middleware(CsrfMiddleware, **settings),
             Middleware(SessionMiddleware, secret_key=KEY, autoload=True),
+            Middleware(CsrfMiddleware, **settings),
         ],
     )
 
@@ -92,12 +96,25 @@ def test_a_form_on_a_foreign_subdomain_transfers_no_money(browser_of: BrowserOf)
     assert browser_of(bank()).post("/transfer", headers=headers).status_code == 403
 
 
-@pytest.mark.parametrize("origin", ["null", "https://evil.example", "http://testserver.evil.example"])
-def test_an_older_browser_says_by_its_origin_that_it_comes_from_elsewhere(browser_of: BrowserOf, origin: str) -> None:
+@rows(
+    ("origin", "cure"),
+    [("null", "allow-same-origin"), ("https://evil.example", "proxy"), ("http://testserver.evil.example", "proxy")],
+)
+def test_an_older_browser_says_by_its_origin_that_it_comes_from_elsewhere(
+    browser_of: BrowserOf, origin: str, cure: str
+) -> None:
     """`null`: from a sandboxed frame, a `data:` URL, or after a redirect."""
     response = browser_of(bank()).post("/transfer", headers={"Origin": origin})
     assert response.status_code == 403
-    assert "proxy" in response.text
+    assert cure in response.text
+
+
+def test_the_refusal_of_a_sandboxed_frame_names_a_cure_that_works(browser_of: BrowserOf) -> None:
+    """`trusted_origins=["null"]` is refused at start, so it must not be the cure."""
+    response = browser_of(bank()).post("/transfer", headers={"Sec-Fetch-Site": "cross-site", "Origin": "null"})
+    assert response.status_code == 403
+    assert "allow-same-origin" in response.text
+    assert "trusted_origins" not in response.text
 
 
 @pytest.mark.parametrize("headers", [OWN, {"Sec-Fetch-Site": "none"}, {"Origin": "http://testserver"}, {}])
@@ -222,7 +239,11 @@ def refuse_now(request: Request, error: CsrfFailed) -> Response:
     return JSONResponse({"error": error.why, "path": request.url.path}, error.status_code)
 
 
-@pytest.mark.parametrize("refuse", [refuse_now, refuse_later])
+def refuse_a_person(request: Request, error: CsrfFailed) -> Response:
+    return JSONResponse({"error": error.why, "path": request.session.get("path", "/transfer")}, error.status_code)
+
+
+@pytest.mark.parametrize("refuse", [refuse_now, refuse_later, refuse_a_person])
 def test_the_application_can_handle_rejected_requests(browser_of: BrowserOf, refuse: Any) -> None:
     browser = browser_of(bank(refuse=refuse))
     response = browser.post("/transfer", headers=CROSS_SITE)
@@ -238,7 +259,7 @@ def test_the_application_can_handle_rejected_requests(browser_of: BrowserOf, ref
         {"trusted_origins": ["*"]},
         {"trusted_origins": ["null"]},
         {"trusted_origins": ["admin.example"]},
-        {"trusted_origins": ["https://*.example/"]},
+        {"trusted_origins": ["https://*.example.com"]},
         {"trusted_origins": [b"https://admin.example"]},
         {"trusted_origins": None},
         {"bypass": "/hooks"},
@@ -249,6 +270,15 @@ def test_the_application_can_handle_rejected_requests(browser_of: BrowserOf, ref
 def test_an_invalid_setting_fails_at_startup(settings: dict[str, Any]) -> None:
     with pytest.raises(ImproperlyConfigured):
         CsrfMiddleware(bank(), **settings)
+
+
+def test_a_refusal_that_could_not_use_the_session_fails_at_startup() -> None:
+    """The stack is built from the inside out, so the outer middleware sees the inner one."""
+    session, check = Middleware(SessionMiddleware, secret_key=KEY), Middleware(CsrfMiddleware, refuse=refuse_now)
+    with pytest.raises(ImproperlyConfigured, match="before add_middleware"):
+        Starlette(middleware=[check, session]).build_middleware_stack()
+    Starlette(middleware=[session, check]).build_middleware_stack()
+    Starlette(middleware=[Middleware(CsrfMiddleware), session]).build_middleware_stack()
 
 
 # What it knows: a token
@@ -335,6 +365,84 @@ def test_a_token_in_the_address_does_not_count(browser_of: BrowserOf, backend: S
     assert why(browser.post(f"/post?csrf_token={token}&X-CSRF-Token={token}")) == "no token"
 
 
+async def a_body_that_must_not_be_read() -> Message:
+    raise AssertionError("the body was read")
+
+
+def from_a_stranger(content_type: str) -> Request:
+    headers = [(b"content-type", content_type.encode())]
+    scope = {"type": "http", "method": "POST", "headers": headers, "session": Session(InMemoryBackend())}
+    return Request(scope, a_body_that_must_not_be_read)
+
+
+@pytest.mark.anyio
+@rows(
+    ("content_type", "why"),
+    [
+        ("application/x-www-form-urlencoded", WhyRefused.STALE_TOKEN),
+        ("Multipart/Form-Data; boundary=x", WhyRefused.STALE_TOKEN),
+        ("application/json", WhyRefused.NO_TOKEN),
+        ("text/plain", WhyRefused.NO_TOKEN),
+        ("", WhyRefused.NO_TOKEN),
+    ],
+)
+async def test_the_body_of_a_stranger_is_not_read(content_type: str, why: WhyRefused) -> None:
+    with pytest.raises(CsrfFailed) as failed:
+        await verify(from_a_stranger(content_type))
+    assert failed.value.why is why
+    assert "csrf_input()" in failed.value.detail
+
+
+def test_without_python_multipart_a_header_is_enough_and_a_form_is_refused() -> None:
+    """Starlette asserts in `request.form()` then, and that would be a 500 for any stranger."""
+    code = """
+import sys
+sys.modules["python_multipart"] = sys.modules["multipart"] = None
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+from starsessions import SessionMiddleware
+from starsessions.csrf import csrf_token, verify
+
+async def page(request):
+    return PlainTextResponse(csrf_token(request))
+
+async def post(request):
+    await verify(request)
+    return PlainTextResponse("done")
+
+app = Starlette(
+    routes=[Route("/", page), Route("/", post, methods=["POST"])],
+    middleware=[Middleware(SessionMiddleware, secret_key="0123456789" * 4, autoload=True)],
+)
+browser = TestClient(app)
+answers = [browser.post("/"), browser.post("/", json={}), browser.post("/", data={"csrf_token": "x"})]
+token = browser.get("/").text
+answers += [browser.post("/", data={"csrf_token": token}) for _ in range(2)]
+answers += [browser.post("/", json={}, headers={"X-CSRF-Token": token})]
+print([answer.status_code for answer in answers])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[403, 403, 403, 403, 403, 200]"
+    assert ran.stderr.count("pip install python-multipart") == 1
+
+
+@pytest.mark.anyio
+async def test_that_python_multipart_is_missing_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(csrf, "_notices", Notices())
+    for name in ("python_multipart", "multipart"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for _ in range(2):
+        with pytest.raises(CsrfFailed):
+            await verify(from_a_stranger("multipart/form-data"))
+    [record] = caplog.records
+    assert "X-CSRF-Token" in record.getMessage()
+
+
 def test_a_form_of_plain_text_smuggles_no_token(browser_of: BrowserOf, backend: SessionBackend) -> None:
     """`enctype=text/plain` is how another site sends JSON without a preflight."""
     browser = browser_of(shop(backend))
@@ -377,11 +485,33 @@ def test_a_token_issued_before_sign_in_is_invalid_afterwards(
     victim.post(way)
     response = victim.post("/post", data={"csrf_token": known})
     assert why(response) == "stale token"
-    assert "Reload the page" in response.text
+    assert ("You are signed in already" in response.text) is (way == "/sign-in-a-user")
+    assert "eload the page" in response.text
     assert victim.post("/post", data={"csrf_token": victim.get("/form").text}).status_code == 200
 
 
 @pytest.mark.guarantee(22)
+@pytest.mark.guarantee(22)
+@rows("sent", [{}, {"csrf_token": "of the visitor"}])
+def test_a_form_that_is_out_of_date_tells_a_signed_in_person_so(
+    browser_of: BrowserOf, backend: SessionBackend, sent: dict[str, str]
+) -> None:
+    """The login form is sent twice: the second one has the token of the visitor."""
+    app = shop(backend)
+    app.add_exception_handler(CsrfFailed, say_whether_signed_in)  # type: ignore[arg-type]
+    browser = browser_of(app)
+    browser.get("/form")
+    assert browser.post("/post", data=sent).json() is False
+    browser.post("/sign-in-a-user")
+    assert browser.post("/post", data=sent).json() is True
+    browser.post("/sign-out")
+    assert browser.post("/post", data=sent).json() is False
+
+
+async def say_whether_signed_in(request: Request, error: CsrfFailed) -> Response:
+    return JSONResponse(error.signed_in)
+
+
 def test_a_form_opened_before_sign_out_gets_a_clear_error(browser_of: BrowserOf, backend: SessionBackend) -> None:
     browser = browser_of(shop(backend))
     token = browser.get("/form").text
@@ -624,6 +754,15 @@ def test_the_dependency_lets_no_other_site_open_a_websocket(browser_of: BrowserO
         connection.receive_json()
     with pytest.raises(WebSocketDenialResponse), browser.websocket_connect("/talk", headers=CROSS_SITE):
         pass
+
+
+def test_bypass_does_not_speak_for_the_dependency(browser_of: BrowserOf, backend: SessionBackend) -> None:
+    """`bypass` is about what the middleware checks: where this WebSocket comes from has not been checked."""
+    browser = browser_of(fast(backend, Middleware(CsrfMiddleware, bypass=["/talk"])))
+    with pytest.raises(WebSocketDenialResponse), browser.websocket_connect("/talk", headers=CROSS_SITE):
+        pass
+    with browser.websocket_connect("/talk", headers=OWN) as connection, pytest.raises(WebSocketDisconnect):
+        connection.receive_json()
 
 
 def test_the_dependency_uses_the_trusted_origins_of_the_middleware(

@@ -12,13 +12,16 @@ change anything, `unsafe` for all other methods, and `handshake` for a WebSocket
 | unsafe    | other          | trusted | pass           |                                                            |
 | unsafe    | other          | own     | cross-site     | http and https of one host are two origins                 |
 | unsafe    | other          | foreign | cross-site     | a subdomain is another origin, maybe another owner's       |
+| unsafe    | other          | null    | null origin    | a sandboxed frame: any page can be in one                  |
 | unsafe    | other          | missing | cross-site     |                                                            |
 | unsafe    | missing        | missing | pass           | not a browser of this decade                               |
 | unsafe    | missing        | own     | pass           | an older browser                                           |
 | unsafe    | missing        | trusted | pass           |                                                            |
-| unsafe    | missing        | foreign | foreign origin | `null` is foreign: a sandbox gives it to any page          |
+| unsafe    | missing        | foreign | foreign origin |                                                            |
+| unsafe    | missing        | null    | null origin    |                                                            |
 | handshake |                | trusted | pass           |                                                            |
 | handshake |                | foreign | foreign origin | CWE-1385: a handshake is a GET that CORS ignores           |
+| handshake |                | null    | null origin    |                                                            |
 | handshake | same-origin    | own     | pass           |                                                            |
 | handshake | none           | own     | pass           |                                                            |
 | handshake | missing        | own     | pass           | browsers that send Origin only                             |
@@ -58,6 +61,8 @@ _PREFIX = "__csrf__"
 _LABEL = b"starsessions/v1/csrf/"
 
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#@\\\s,]+)")
+_HOST = re.compile(r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_SAME = ("same-origin", "none")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 Kind = Literal["safe", "unsafe", "handshake"]
@@ -72,6 +77,7 @@ class WhyRefused(StrEnum):
 
     CROSS_SITE = "cross-site"
     FOREIGN_ORIGIN = "foreign origin"
+    NULL_ORIGIN = "null origin"
     NO_TOKEN = "no token"  # noqa: S105 - the name of a reason
     STALE_TOKEN = "stale token"  # noqa: S105 - as above
 
@@ -90,10 +96,12 @@ def why_foreign(kind: Kind, headers: Iterable[tuple[bytes, bytes]], trusted: Col
     site, origin = header_of(headers, b"sec-fetch-site"), header_of(headers, b"origin")
     if origin in trusted:
         return None
+    if origin == "null" and (kind == "handshake" or site not in _SAME):
+        return WhyRefused.NULL_ORIGIN
     if kind == "handshake" and origin and not _is_own(origin, header_of(headers, b"host")):
         return WhyRefused.FOREIGN_ORIGIN
     if site:
-        return None if site in ("same-origin", "none") else WhyRefused.CROSS_SITE
+        return None if site in _SAME else WhyRefused.CROSS_SITE
     return None if not origin or _is_own(origin, header_of(headers, b"host")) else WhyRefused.FOREIGN_ORIGIN
 
 
@@ -106,13 +114,13 @@ def as_origin(text: str) -> str:
     """Return an origin in the form that browsers send: in lower case, without the default port.
 
     Raises:
-        ValueError: the text is not an origin.
+        ValueError: no browser sends such an origin. A wildcard, a name in Unicode or `wss://` would match nothing.
 
     >>> as_origin("https://Example.com:443")
     'https://example.com'
     """
     found = _ORIGIN.fullmatch(text.lower())
-    if found is None:
+    if found is None or found[1] in ("ws", "wss") or _HOST.fullmatch(found[2]) is None:
         raise ValueError("not an origin")
     return f"{found[1]}://{_without_default_port(found[1], found[2])}"
 

@@ -6,25 +6,30 @@ shown does not restore it. The number is the order of the messages; the salt sep
 
 Pages show messages; other requests of a browser do not:
 
-| the request's headers                                   | page | because                                         |
-|---------------------------------------------------------|------|-------------------------------------------------|
-|                                                         | yes  | an older browser, plain http, or no browser     |
-| sec-fetch-mode: navigate, sec-fetch-dest: document      | yes  | a page, or the response to a form               |
-| sec-fetch-mode: navigate, sec-fetch-dest: iframe        | yes  | an application embedded in another page         |
-| sec-fetch-mode: navigate                                | yes  |                                                 |
-| sec-fetch-mode: navigate, sec-fetch-dest: embed         | no   | a plugin                                        |
-| sec-fetch-mode: cors, sec-fetch-dest: empty             | no   | `fetch()`                                       |
-| sec-fetch-mode: same-origin, sec-fetch-dest: empty      | no   | `fetch()`                                       |
-| sec-fetch-mode: no-cors, sec-fetch-dest: image          | no   | a part of a page                                |
-| sec-fetch-mode: websocket, sec-fetch-dest: empty        | no   |                                                 |
-| sec-fetch-dest: serviceworker                           | no   |                                                 |
-| sec-websocket-version: 13                               | no   | a handshake without Fetch metadata              |
-| x-requested-with: XMLHttpRequest                        | no   | libraries send it where browsers send nothing   |
-| sec-purpose: prefetch, sec-fetch-mode: navigate         | no   | the user may never see it                       |
-| sec-purpose: prefetch;prerender, sec-fetch-mode: navigate | no | the user may never see it                      |
-| purpose: prefetch                                       | no   | older Chromium, and Safari                      |
-| x-moz: prefetch                                         | no   | older Firefox                                   |
-| x-purpose: preview                                      | no   | Safari's preview of a page                      |
+| the request's headers                                                            | page | because                  |
+|----------------------------------------------------------------------------------|------|--------------------------|
+|                                                                                  | yes  | plain http, old browsers |
+| sec-fetch-mode: navigate, sec-fetch-dest: document                               | yes  | a page                   |
+| sec-fetch-mode: navigate, sec-fetch-dest: iframe                                 | yes  | a page in another        |
+| sec-fetch-mode: navigate                                                         | yes  |                          |
+| sec-fetch-mode: navigate, sec-fetch-dest: empty, upgrade-insecure-requests: 1    | yes  | behind a service worker  |
+| sec-fetch-mode: same-origin, sec-fetch-dest: empty, upgrade-insecure-requests: 1 | yes  | the same, in Firefox     |
+| sec-fetch-mode: navigate, sec-fetch-dest: empty                                  | no   | not known to be a page   |
+| sec-fetch-mode: navigate, sec-fetch-dest: embed                                  | no   | a plugin                 |
+| sec-fetch-dest: embed, upgrade-insecure-requests: 1                              | no   |                          |
+| sec-fetch-mode: cors, sec-fetch-dest: empty                                      | no   | `fetch()`                |
+| sec-fetch-mode: same-origin, sec-fetch-dest: empty                               | no   | `fetch()`                |
+| sec-fetch-mode: no-cors, sec-fetch-dest: image                                   | no   | a part of a page         |
+| sec-fetch-mode: websocket, sec-fetch-dest: empty                                 | no   |                          |
+| sec-fetch-dest: serviceworker                                                    | no   |                          |
+| sec-websocket-version: 13                                                        | no   | no Fetch metadata        |
+| x-requested-with: XMLHttpRequest                                                 | no   | libraries send it        |
+| sec-purpose: prefetch, sec-fetch-mode: navigate                                  | no   | it may never be seen     |
+| sec-purpose: prefetch;prerender, sec-fetch-mode: navigate                        | no   | it may never be seen     |
+| sec-purpose: prefetch, sec-fetch-dest: empty, upgrade-insecure-requests: 1       | no   | `<link rel=prefetch>`    |
+| purpose: prefetch                                                                | no   | older Chromium, Safari   |
+| x-moz: prefetch                                                                  | no   | older Firefox            |
+| x-purpose: preview                                                               | no   | Safari's preview         |
 """
 
 import re
@@ -98,10 +103,11 @@ def is_page_navigation(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     False
     """
     present = {name.lower(): value.strip().lower() for name, value in headers}
-    if (
-        present.get(b"sec-fetch-mode", b"navigate") != b"navigate"
-        or present.get(b"sec-fetch-dest", b"document") not in _PAGES
-    ):
+    mode, dest = present.get(b"sec-fetch-mode", b"navigate"), present.get(b"sec-fetch-dest", b"document")
+    # A service worker that passes a navigation on, `fetch(event.request)`, hides its destination (and in Firefox its
+    # mode). What remains is a header that browsers send with navigations only.
+    passed_on = dest == b"empty" and present.get(b"upgrade-insecure-requests") == b"1"
+    if not passed_on and (mode != b"navigate" or dest not in _PAGES):
         return False
     if present.get(b"x-requested-with") == b"xmlhttprequest" or b"sec-websocket-version" in present:
         return False

@@ -1,0 +1,61 @@
+"""What the tests do in a tab of Chromium."""
+
+from typing import Any
+from urllib.parse import urlencode
+
+from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import staleness_of
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.demo.visitors import HANG
+
+
+class Tab:
+    """One tab. A site is on `localhost`, and another site on `127.0.0.1`."""
+
+    def __init__(self, browser: webdriver.Chrome) -> None:
+        self.browser = browser
+        # A question that meets the page while it is being replaced is answered with an unnamed error: ask again.
+        self._wait = WebDriverWait(browser, HANG, 0.05, ignored_exceptions=[WebDriverException])
+
+    def open(self, port: int, path: str = "/", host: str = "localhost", **query: str) -> str:
+        """Open a page and return its text."""
+        self.browser.get(f"http://{host}:{port}{path}{'?' if query else ''}{urlencode(query)}")
+        return self.text()
+
+    def text(self) -> str:
+        [text] = self._wait.until(lambda browser: [browser.find_element(By.TAG_NAME, "body").text])
+        return text.strip('" \n')
+
+    def click(self, element_id: str) -> str:
+        """Click, wait for the next page, and return its text."""
+        page = self.browser.find_element(By.TAG_NAME, "html")
+        self.browser.find_element(By.ID, element_id).click()
+        self._wait.until(staleness_of(page))
+        return self.text()
+
+    def back(self) -> str:
+        """Go back, and return the page's text."""
+        here = self.browser.current_url
+        self.browser.back()
+        self._wait.until(lambda browser: browser.current_url != here)
+        return self.text()
+
+    def waits_for(self, text: str) -> None:
+        """Wait until the page says this: a script sends the browser on."""
+        self._wait.until(lambda _: text in self.text())
+
+    def cookies(self) -> dict[str, str]:
+        """Return all cookies of the browser, by their names."""
+        found = self.browser.execute_cdp_cmd("Storage.getCookies", {})["cookies"]
+        return {cookie["name"]: cookie["value"] for cookie in found}
+
+    def script(self, code: str, *arguments: Any) -> Any:
+        """Run a script that awaits, and return what it returns."""
+        return self.browser.execute_async_script(
+            "const done = arguments[arguments.length - 1];"
+            f"(async (...arguments) => {{ {code} }})(...arguments).then(done, error => done(String(error)));",
+            *arguments,
+        )
