@@ -166,9 +166,7 @@ def test_spans_hold_the_cookie_if_all_headers_are_captured_unless_it_is_sanitize
         "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE": ".*",
     }
     sanitized = {"OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS": "cookie,set-cookie"}
-    assert seen_by("opentelemetry_spans", middleware, "/spans", **all_headers) == {
-        page: ["cookie"] for page in PAGES
-    }
+    assert seen_by("opentelemetry_spans", middleware, "/spans", **all_headers) == {page: ["cookie"] for page in PAGES}
     assert seen_by("opentelemetry_spans", middleware, "/spans", **all_headers, **sanitized) == {}
 
 
@@ -224,7 +222,10 @@ def page_of_nicegui(browser: httpx2.Client) -> str:
 @neighbour("Gradio", AS_IT_IS, "gradio_login", "gradio")
 @with_both
 def test_gradio_lets_in_who_has_signed_in(middleware: str) -> None:
-    with served("gradio_login", middleware, "gradio", GRADIO_ANALYTICS_ENABLED="False") as app, app.browser() as browser:
+    with (
+        served("gradio_login", middleware, "gradio", GRADIO_ANALYTICS_ENABLED="False") as app,
+        app.browser() as browser,
+    ):
         assert browser.get("/gui/config").status_code == 401
         browser.post("/login/ann")
         assert browser.get("/gui/config").status_code == 200

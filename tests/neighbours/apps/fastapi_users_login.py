@@ -39,9 +39,7 @@ def strategy() -> JWTStrategy[User, int]:
     return JWTStrategy(secret=KEY, lifetime_seconds=3600)
 
 
-backend = AuthenticationBackend(
-    name="cookie", transport=CookieTransport(cookie_secure=False), get_strategy=strategy
-)
+backend = AuthenticationBackend(name="cookie", transport=CookieTransport(cookie_secure=False), get_strategy=strategy)
 users = FastAPIUsers[User, int](manager, [backend])
 
 

@@ -18,6 +18,5 @@ if OURS:
     SessionMiddleware = partial(Ours, autoload=True)
     ON_THE_SERVER = {"backend": InMemoryBackend()}
 else:
-    from starlette.middleware.sessions import SessionMiddleware
 
     ON_THE_SERVER = {"secret_key": KEY}
