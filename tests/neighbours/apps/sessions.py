@@ -1,4 +1,4 @@
-"""The middleware of an application: Starlette's, or ours. The rest of each application is the same for both."""
+"""The middleware of an application: Starlette's, or this package's. The rest of each application is the same for both."""
 
 import os
 from functools import partial
@@ -18,5 +18,4 @@ if OURS:
     SessionMiddleware = partial(Ours, autoload=True)
     ON_THE_SERVER = {"backend": InMemoryBackend()}
 else:
-
     ON_THE_SERVER = {"secret_key": KEY}
