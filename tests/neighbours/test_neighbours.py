@@ -1,5 +1,7 @@
-"""Libraries that use `request.session` do with this middleware what they do with Starlette's: each its published package, served
-by uvicorn in a process of its own, and a client on a socket."""
+"""Libraries that use `request.session` do with this middleware what they do with Starlette's.
+
+Each is its published package, served by uvicorn in a process of its own, and the client is on a socket.
+"""
 
 import json
 import re
