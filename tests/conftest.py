@@ -27,12 +27,22 @@ BACKENDS: dict[str, Callable[[Clock], SessionBackend]] = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--wide", action="store_true", help="run the tests marked `wide`, and no others")
     parser.addoption("--at-once", action="store_true", help="print each failure when it happens, and again at the end")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--at-once"):
         config.pluginmanager.register(FailuresAtOnce(config))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    for item in items:
+        chosen[(item.get_closest_marker("wide") is not None) == config.getoption("--wide")].append(item)
+    items[:] = chosen[True]
+    if chosen[False]:
+        config.hook.pytest_deselected(items=chosen[False])
 
 
 class FailuresAtOnce:

@@ -23,7 +23,7 @@ MIDDLEWARES = ["starlette", "starsessions"]
 def environment(name: str) -> Path:
     """The Python of an environment with the packages of requirements/NAME.txt; it is created on first use."""
     requirements = HERE / "requirements" / f"{name}.txt"
-    folder = ROOT / ".venv" / "neighbours" / name
+    folder = ROOT / ".wide" / "neighbours" / name
     stamp = hashlib.sha256(f"{sys.version}\n{requirements.read_text()}".encode()).hexdigest()
     python = folder / "bin" / "python"
     if not (folder / "stamp").exists() or (folder / "stamp").read_text() != stamp:
