@@ -30,7 +30,7 @@ from starsessions.core.state import (
     Rotate,
 )
 from starsessions.events import ConflictResolved, SignedOut, events_for_save, handle_of
-from starsessions.exceptions import ResponseStarted, SessionError, SessionGone
+from starsessions.exceptions import ResponseStarted, SessionError, SessionGone, UnsupportedValue
 from starsessions.lifecycle.loading import find, find_all
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
@@ -50,7 +50,11 @@ def decide(session: TrackedDict, by_hand: bool = False) -> Command:
     state = session.__starsessions__
     if state.models:
         state.sync_models()
-    return state.command(session, int(state.config.clock()), by_hand)
+    try:
+        return state.command(session, int(state.config.clock()), by_hand)
+    except UnsupportedValue as error:
+        # The frames that are left out hold the data, and error trackers send the local variables of all frames.
+        raise error.with_traceback(None) from None
 
 
 async def save(session: TrackedDict, command: Command | None = None, *, by_hand: bool = False) -> None:
