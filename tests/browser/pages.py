@@ -1,5 +1,6 @@
 """Pages with a session in memory: what a browser does with them is the question."""
 
+import os
 from html import escape
 
 from starlette.applications import Starlette
@@ -94,7 +95,7 @@ app = Starlette(
         Route("/worker.js", worker),
     ],
     middleware=[
-        Middleware(SessionMiddleware, backend=InMemoryBackend(), autoload=True),
+        Middleware(SessionMiddleware, backend=InMemoryBackend(), autoload=True, no_store="NO_STORE" in os.environ),
         Middleware(CsrfMiddleware, bypass=["/say", "/sign-in"]),
     ],
 )

@@ -43,3 +43,12 @@ def test_back_after_a_sign_out_shows_what_the_guide_says(
     assert tab.back() == shown
     tab.browser.refresh()
     assert tab.text() == "a visitor"
+
+
+def test_with_no_store_back_asks_the_server_although_the_page_says_nothing(tab: Tab, start: Callable[..., int]) -> None:
+    port = start("pages", NO_STORE="1")
+    tab.open(port, "/plain")
+    tab.click("sign-in")
+    assert tab.open(port, "/account") == "Ada"
+    tab.click(SIGN_OUT)
+    assert tab.back() == "a visitor"

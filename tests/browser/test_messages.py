@@ -48,3 +48,15 @@ def test_a_worker_that_makes_its_own_request_gets_no_message(behind_worker: Call
     tab.click("say")
     tab.browser.refresh()
     assert tab.text() == "no message (cors empty)"
+
+
+@pytest.mark.guarantee(10, 23)
+def test_a_page_that_may_be_cached_shows_its_message_once(tab: Tab, start: Callable[..., int]) -> None:
+    """The page sends `private, max-age=600`, and its message must not come out of the browser's cache."""
+    tab.open(start("pages"), "/plain")
+    tab.click("sign-in")  # otherwise the session ends with its last message, and the cookie is deleted
+    for _ in range(3):  # the clock's second may change in between, and then a cookie is sent, and with it no-store
+        assert tab.click("say-cached") == "Saved"
+        tab.click("to-plain")
+        assert tab.click("to-cached") == "no message"
+        tab.click("to-plain")
