@@ -68,6 +68,20 @@ def test_a_message_survives_the_redirect_and_is_shown_once(visit: Callable[..., 
     assert visitor.cookies() == []
 
 
+@pytest.mark.guarantee(5)
+def test_a_visitor_whose_sign_in_is_sent_twice_is_signed_in_with_the_cart(
+    visit: Callable[..., Visitor], tmp_path: Path
+) -> None:
+    """The browser throws the first answer away. Without luck with the time, nine of twenty were not signed in."""
+    for delay in range(0, 20, 2):
+        visitor = visit(DEMO_BACKEND=f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}")
+        visitor.click("add-tea")
+        visitor.send_twice("name-field", "Ada", delay)
+        assert (visitor.sees("name"), visitor.sees("pieces")) == ("Ada", "1"), f"{delay} ms"
+        visitor.open("")
+        assert (visitor.sees("name"), visitor.sees("pieces")) == ("Ada", "1"), f"{delay} ms"
+
+
 # --- two tabs --------------------------------------------------------------------------------------------------------
 
 
