@@ -46,3 +46,18 @@ def test_a_second_cookie_arrives_with_the_callback(tab: Tab, start: Start, port:
     state = tab.open(port, "/booking")
     assert come_back(tab, start, port, "/booking/callback", state=state) == "Booked."
     assert "Please start again." in come_back(tab, start, port, "/booking/callback", state=state)
+
+
+def test_what_a_callback_writes_leaves_the_session_at_home_alone(tab: Tab, start: Start) -> None:
+    """The browser has kept its cookie back, so a new one would replace a session that is still in use."""
+    pages = start("pages")
+    tab.open(pages, "/plain")
+    tab.click("sign-in")
+    come_back(tab, start, pages, "/say")
+    assert tab.open(pages, "/account") == "Ada"
+
+
+def test_a_callback_may_sign_the_user_in(tab: Tab, start: Start) -> None:
+    pages = start("pages")
+    come_back(tab, start, pages, "/sign-in")
+    assert tab.open(pages, "/account") == "Ada"
