@@ -244,7 +244,7 @@ def test_gradio_lets_in_who_has_signed_in(middleware: str) -> None:
         assert browser.get("/gui/config").status_code == 401
 
 
-@neighbour("FastMCP", AS_IT_IS, "fastmcp_consent", "fastmcp")
+@neighbour("FastMCP", WITH_THIS_LINE, "fastmcp_consent", "fastmcp")
 @with_both
 def test_a_consent_page_of_fastmcp_belongs_to_one_browser(middleware: str) -> None:
     with served("fastmcp_consent", middleware, "fastmcp") as app, app.browser() as browser, app.browser() as thief:
