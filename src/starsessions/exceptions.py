@@ -32,7 +32,8 @@ class ImproperlyConfigured(SessionError):
     >>> from starsessions import SessionMiddleware
     >>> SessionMiddleware(app=None)
     Traceback (most recent call last):
-    starsessions.exceptions.ImproperlyConfigured: SessionMiddleware needs secret_key=… or backend=….
+    starsessions.exceptions.ImproperlyConfigured: SessionMiddleware needs secret_key=… or backend=…. (None counts as \
+missing: is the variable that holds the key set?)
     """
 
 

@@ -31,13 +31,13 @@ from starsessions.lifecycle.startup import fails_at_startup
 from starsessions.lifecycle.validation import (
     ANOTHER,
     check_choices,
+    check_effect,
     check_flags,
     check_stack,
     layers,
     names_keywords,
     policy_from,
     user_rules,
-    warn_of_conflicts,
     writes,
 )
 from starsessions.sealing.keys import Keys
@@ -126,7 +126,10 @@ class SessionMiddleware:
         cookie = CookieSpec(session_cookie, same_site, https_only, path, domain, partitioned)
         if backend is None:
             if secret_key is None:
-                raise ImproperlyConfigured("SessionMiddleware needs secret_key=… or backend=….")
+                raise ImproperlyConfigured(
+                    "SessionMiddleware needs secret_key=… or backend=…. (None counts as missing: is the variable that "
+                    "holds the key set?)"
+                )
             backend = CookieBackend(secret_key)
         elif secret_key is not None:
             _log.warning("SessionMiddleware uses its backend and ignores its secret_key: remove one of them.")
@@ -139,7 +142,6 @@ class SessionMiddleware:
             on_unavailable=on_unavailable,
         )
         adapted = adapt(backend)
-        warn_of_conflicts(adapted, on_conflict)
         policy = policy_from(adapted, max_age, absolute_timeout, rolling, renew_every, rotate_every)
 
         self.app = app
@@ -153,6 +155,7 @@ class SessionMiddleware:
             users=user_rules(adapted, max_sessions_per_user, on_too_many),
         )
         check_stack(app, self.config, scope_key)
+        check_effect(self.config)
         self._loads_first = autoload and self.config.peek is None
         self.scope_key = scope_key
 
