@@ -78,16 +78,11 @@ def test_a_guide_begins_with_code_or_a_table(page: Path) -> None:
     assert text_without_code(page).startswith("# ")
 
 
-LONGER = {
-    "guides/data/typed.md",
-    "guides/front-ends/csrf.md",
-    "guides/migrate/from-2x.md",
-    "guides/migrate/from-starlette.md",
-    "guides/production/sizes.md",
-}
-"""Two variants of an application, two defences, what a migration must know, and measurements."""
+LONGER = {"guides/data/typed.md", "guides/front-ends/csrf.md", "guides/production/sizes.md"}
+"""Two variants of an application, two defences, and measurements."""
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=name_of)
 def test_a_guide_is_short(page: Path) -> None:
-    assert len(page.read_text(encoding="utf-8").splitlines()) <= (140 if name_of(page) in LONGER else 90)
+    is_longer = name_of(page) in LONGER or page.parent.name == "migrate"  # all that is called otherwise
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= (140 if is_longer else 90)

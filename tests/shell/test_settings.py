@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
-from starsessions import CookieBackend, ImproperlyConfigured, InMemoryBackend, SessionMiddleware, SessionNotLoaded
+from starsessions import CookieBackend, ImproperlyConfigured, InMemoryBackend, SessionMiddleware
 from starsessions.backends.redis import RedisBackend
 from starsessions.timeouts import AAL1, AAL2, AAL3
 from tests.rows import rows
@@ -123,8 +123,3 @@ def test_a_url_or_the_third_argument_of_starlettes_middleware_in_the_place_of_a_
 def test_a_prefix_of_redis_that_is_a_function_as_in_2_x_is_refused() -> None:
     with pytest.raises(ImproperlyConfigured, match="prefix must be a str, not function"):
         RedisBackend("redis://localhost", lambda key: key)  # type: ignore[arg-type]
-
-
-def test_an_unloaded_session_names_what_helps_in_a_coroutine_a_function_and_a_template() -> None:
-    message = str(SessionNotLoaded())
-    assert all(cure in message for cure in ("await session.load()", "CurrentSession", "autoload=True"))
