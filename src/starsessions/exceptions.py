@@ -43,18 +43,9 @@ class SessionNotLoaded(SessionError):
     >>> from starsessions import InMemoryBackend, Session
     >>> Session(InMemoryBackend())["user"]
     Traceback (most recent call last):
-    starsessions.exceptions.SessionNotLoaded: Call `await session.load()` first. In a `def`, or before a template: \
-take `session: CurrentSession` (FastAPI), or pass autoload=True to SessionMiddleware.
+    starsessions.exceptions.SessionNotLoaded: Call `await session.load()` first, or pass autoload=True to \
+SessionMiddleware.
     """
-
-    def __init__(
-        self,
-        message: str = (
-            "Call `await session.load()` first. In a `def`, or before a template: take `session: CurrentSession` "
-            "(FastAPI), or pass autoload=True to SessionMiddleware."
-        ),
-    ) -> None:
-        super().__init__(message)
 
 
 class UnsupportedValue(SessionError, TypeError):

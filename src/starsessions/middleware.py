@@ -31,13 +31,13 @@ from starsessions.lifecycle.startup import fails_at_startup
 from starsessions.lifecycle.validation import (
     ANOTHER,
     check_choices,
+    check_effect,
     check_flags,
     check_stack,
     layers,
     names_keywords,
     policy_from,
     user_rules,
-    warn_of_conflicts,
     writes,
 )
 from starsessions.sealing.keys import Keys
@@ -145,7 +145,6 @@ class SessionMiddleware:
             on_unavailable=on_unavailable,
         )
         adapted = adapt(backend)
-        warn_of_conflicts(adapted, on_conflict)
         policy = policy_from(adapted, max_age, absolute_timeout, rolling, renew_every, rotate_every)
 
         self.app = app
@@ -161,6 +160,7 @@ class SessionMiddleware:
         )
         self.config.advice.on_settings(adapted.max_cookies)
         check_stack(app, self.config, scope_key)
+        check_effect(self.config)
         self._loads_first = autoload and self.config.peek is None
         self.scope_key = scope_key
 

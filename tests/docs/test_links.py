@@ -80,15 +80,14 @@ def test_a_guide_begins_with_code_or_a_table(page: Path) -> None:
 LONGER = {
     "guides/data/typed.md",
     "guides/front-ends/csrf.md",
-    "guides/migrate/from-2x.md",
-    "guides/migrate/from-starlette.md",
     "guides/production/proxy.md",
     "guides/production/sizes.md",
     "guides/users/callbacks.md",
 }
-"""Two variants of an application, two defences, what a migration must know, four proxies, measurements, three ways."""
+"""Two variants of an application, two defences, four proxies, measurements, three ways."""
 
 
 @rows("page", GUIDES, ids=name_of)
 def test_a_guide_is_short(page: Path) -> None:
-    assert len(page.read_text(encoding="utf-8").splitlines()) <= (140 if name_of(page) in LONGER else 90)
+    is_longer = name_of(page) in LONGER or page.parent.name == "migrate"  # all that is called otherwise
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= (140 if is_longer else 90)

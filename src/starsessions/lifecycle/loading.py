@@ -36,7 +36,7 @@ def load_now(session: TrackedDict) -> None:
     state = session.__starsessions__
     config, peek = state.config, state.config.peek
     if peek is None:
-        raise SessionNotLoaded
+        raise SessionNotLoaded("Call `await session.load()` first, or pass autoload=True to SessionMiddleware.")
     found: Values | Found | MissReason = config.tokens_in(state.headers)
     if isinstance(found, list):
         now = int(config.clock())

@@ -71,13 +71,8 @@ _ELSEWHERE = {
 }
 
 
-_EITHER = ("secret_key", "backend")
-_APP_ONLY = 2
-"""The positional arguments of a constructor that gets neither of them that way: `self` and `app`."""
-
-
 def names_keywords(init: Callable[P, None]) -> Callable[P, None]:
-    """Decorate a constructor, so that its error names the keyword that was unknown or None, and the right one.
+    """Decorate a constructor, so that the error for a keyword of another library names the right keyword.
 
     (A `**unknown` in the signature would work as well, but then type checkers would accept any keyword.)
     """
@@ -91,11 +86,6 @@ def names_keywords(init: Callable[P, None]) -> Callable[P, None]:
                 meant = _ELSEWHERE.get(name)
                 cure = f"use {meant}" if meant else "see its documentation for the list"
                 raise TypeError(f"SessionMiddleware has no keyword {name!r}: {cure}.")
-        unset = [name for name in _EITHER if name in kwargs]
-        if len(args) <= _APP_ONLY and unset and all(kwargs[name] is None for name in unset):
-            raise ImproperlyConfigured(
-                f"{' and '.join(unset)} of SessionMiddleware is None: is the variable set that it was read from?"
-            )
         init(*args, **kwargs)
 
     return checked
@@ -144,7 +134,7 @@ def policy_from(
         raise ImproperlyConfigured("renew_every has no effect without rolling=True: add it, or remove renew_every.")
     if interval is not None and interval >= lifetime:
         raise ImproperlyConfigured("renew_every must be shorter than max_age, or sessions expire before a renewal.")
-    policy = Policy(
+    return Policy(
         max_age=lifetime,
         absolute_timeout=_optional("absolute_timeout", absolute_timeout),
         rolling=rolling,
@@ -153,38 +143,32 @@ def policy_from(
         rotate_every=_optional("rotate_every", rotate_every),
         rotate_grace=ROTATE_GRACE,
     )
-    _check_limits(policy)
-    return policy
-
-
-def _check_limits(policy: Policy) -> None:
-    """Raise if an id would rotate within the grace of the last one; warn of what the absolute timeout never allows."""
-    if policy.rotate_every is not None and policy.rotate_every <= policy.rotate_grace:
-        raise ImproperlyConfigured(
-            f"rotate_every must be longer than the {policy.rotate_grace} seconds for which a replaced id still works."
-        )
-    if policy.absolute_timeout is None:
-        return
-    for setting, value in (
-        # A `max_age` that is the default was not chosen: then a shorter `absolute_timeout` is all that was meant.
-        ("max_age", 0 if policy.browser_session or policy.max_age == DEFAULT_MAX_AGE else policy.max_age),
-        ("renew_every", policy.renew_every or 0),
-        ("rotate_every", policy.rotate_every or 0),
-    ):
-        if value > policy.absolute_timeout:
-            _log.warning("%s has no effect: absolute_timeout is shorter. Remove one of them.", setting)
 
 
 def _optional(setting: str, value: Duration | None) -> int | None:
     return None if value is None else seconds(setting, value)
 
 
-def warn_of_conflicts(backend: Backend, on_conflict: str) -> None:
-    """Warn of `on_conflict="raise"` where a conflict is never noticed."""
-    if on_conflict == "raise" and backend.is_client_side:
+def check_effect(config: Config) -> None:
+    """Raise if an id would rotate within the grace of the last one; warn of a setting that another one outdoes."""
+    policy = config.policy
+    if policy.rotate_every is not None and policy.rotate_every <= policy.rotate_grace:
+        raise ImproperlyConfigured(
+            f"rotate_every must be longer than the {policy.rotate_grace} seconds for which a replaced id still works."
+        )
+    if config.raises_on_conflict and config.is_client_side:
         _log.warning(
             'on_conflict="raise" has no effect: the server does not keep a cookie to compare with. Use a store.'
         )
+    # A `max_age` that is the default was not chosen: then a shorter `absolute_timeout` is all that was meant.
+    max_age = 0 if policy.browser_session or policy.max_age == DEFAULT_MAX_AGE else policy.max_age
+    for setting, value in (
+        ("max_age", max_age),
+        ("renew_every", policy.renew_every),
+        ("rotate_every", policy.rotate_every),
+    ):
+        if policy.absolute_timeout is not None and (value or 0) > policy.absolute_timeout:
+            _log.warning("%s has no effect: absolute_timeout is shorter. Remove one of them.", setting)
 
 
 def user_rules(backend: Backend, max_sessions: int | None, on_too_many: str) -> UserRules:
