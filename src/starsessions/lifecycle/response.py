@@ -125,7 +125,7 @@ def _removed_twins(state: RequestState, scope: Scope, secure: bool) -> RawHeader
 def _has_foreign(state: RequestState) -> bool:
     """Return whether the request may have another application's cookie of this name beside the session's."""
     values, tokens = find(state.headers, state.config.cookie.name), state.config.tokens_in(state.headers)
-    return state.brings_foreign or len(values) > len(tokens)
+    return state.brings_foreign or not isinstance(tokens, list) or len(values) > len(tokens)
 
 
 def _parts(session: TrackedDict, token: str, max_age: int | None, scheme: str) -> list[str]:
