@@ -112,10 +112,7 @@ def _removed_twins(state: RequestState, scope: Scope, secure: bool) -> RawHeader
     is_renewal = found is not None and found.record.rotated_at != found.record.renewed_at and not state.has_ended
     if why is not MissReason.SEVERAL and (why is not None or is_renewal or _has_foreign(state)):
         return []
-    copies = count(state.headers, name)
-    is_certain = why is MissReason.SEVERAL or copies > 1
-    if not copies and not is_certain:
-        return []
+    is_certain = why is MissReason.SEVERAL or count(state.headers, name) > 1
     parts = [one for one in part_names(name, many)[1:] if find(state.headers, one) is not MissReason.NO_COOKIE]
     host = next((value for key, value in state.headers if key == b"host"), b"")
     place = Place(str(host, "latin-1"), scope.get("path", ""), scope.get("root_path", ""), secure)
@@ -125,7 +122,7 @@ def _removed_twins(state: RequestState, scope: Scope, secure: bool) -> RawHeader
 def _has_foreign(state: RequestState) -> bool:
     """Return whether the request may have another application's cookie of this name beside the session's."""
     values, tokens = find(state.headers, state.config.cookie.name), state.config.tokens_in(state.headers)
-    return state.brings_foreign or len(values) > len(tokens)
+    return state.brings_foreign or not isinstance(tokens, list) or len(values) > len(tokens)
 
 
 def _parts(session: TrackedDict, token: str, max_age: int | None, scheme: str) -> list[str]:
