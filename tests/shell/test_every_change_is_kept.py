@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from enum import IntEnum
+from enum import Enum
 from typing import Any
 from uuid import UUID
 
@@ -269,7 +269,7 @@ async def test_a_value_reads_back_equal_and_of_its_type(
     assert type(data["value"]) is type(value)
 
 
-class Colour(IntEnum):
+class Colour(Enum):
     RED = 1
 
 

@@ -420,7 +420,10 @@ class SessionState(Struct, eq=False):
         if self.expiry is not None and self.expiry != expiry_of(found.record):
             return True
         base = found.record.payload
-        return not config.matches(base, data) and self._is_other(config.dumps(data), base, data)
+        if config.matches(base, data):
+            return False
+        payload = config.dumps(data)
+        return bool(payload != base) and self._is_other(payload, base, data)
 
     # What is allowed now
 

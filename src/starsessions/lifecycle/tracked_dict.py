@@ -8,16 +8,13 @@ overridden.
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from typing import Any, NoReturn, Self
-from uuid import UUID
 
 from starsessions.core import merge
+from starsessions.core.kinds import SCALARS
 from starsessions.lifecycle.request_state import RequestState
 
-# Types whose values cannot be changed in place. A tuple is not one of them: it may hold a list.
-_UNCHANGEABLE = frozenset({str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, UUID, Decimal})
+_UNCHANGEABLE = SCALARS  # a tuple may hold a list
 
 # Types that the built-in serializers store as they are.
 _PLAIN = frozenset({str, int, bool, type(None)})
