@@ -1,11 +1,16 @@
 """Durations in settings: whole seconds, or an error that names the setting."""
 
-from datetime import timedelta
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from starsessions.core.durations import seconds
+from starsessions.core.durations import expiry, seconds
+from starsessions.core.record import LAST_INSTANT
 from starsessions.exceptions import ImproperlyConfigured
 from tests.rows import rows
 
@@ -37,3 +42,33 @@ def test_another_type_is_rejected_by_name(value: Any) -> None:
         ImproperlyConfigured, match=f"^renew_every must be seconds .* timedelta, not {type(value).__name__}"
     ):
         seconds("renew_every", value)
+
+
+naive = datetime
+"""Deliberately without a zone."""
+EAST, WEST = timezone(timedelta(hours=14)), timezone(timedelta(hours=-14))
+
+
+@contextmanager
+def living_in(zone: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", zone)
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no tzset")
+@rows("zone", ["Pacific/Auckland", "Asia/Tokyo", "UTC", "America/New_York"])
+def test_an_instant_is_the_same_for_all_local_zones(zone: str) -> None:
+    """The ends of the calendar are outside of what the platform converts, in some zones."""
+    never = [naive.max, datetime.max.replace(tzinfo=UTC), datetime.max.replace(tzinfo=WEST)]
+    past = [naive.min, datetime.min.replace(tzinfo=UTC), datetime.min.replace(tzinfo=EAST), naive(1970, 1, 1)]
+    with living_in(zone):
+        for value in never:
+            assert expiry(value, now=10**6).until == LAST_INSTANT
+        for value in past:
+            with pytest.raises(ValueError, match=r"in the past.* local time: pass datetime\.now\(UTC\)"):
+                expiry(value, now=10**6)
+        assert expiry(naive.fromtimestamp(2 * 10**9), now=10**6).until == 2 * 10**9
+        assert expiry(datetime.fromtimestamp(2 * 10**9, UTC), now=10**6).until == 2 * 10**9

@@ -50,7 +50,7 @@ from msgspec.msgpack import Decoder as MsgpackDecoder
 from msgspec.msgpack import Encoder as MsgpackEncoder
 from msgspec.msgpack import Ext
 
-from starsessions.core.kinds import CLOCKS, CONTAINERS, as_base, zone_name
+from starsessions.core.kinds import CLOCKS, CONTAINERS, HELD, as_base, zone_name
 from starsessions.exceptions import UnsupportedValue
 
 T = TypeVar("T")
@@ -65,6 +65,7 @@ _HINT = (
     "Store a dict, list, tuple, set, str, number, bytes, datetime, date, time, timedelta, UUID or Decimal made from it."
 )
 _KEY_HINT = "Use a str or an int."
+_ZONE_HINT = "Its zone gives no offset from UTC: store it in UTC, or without a zone."
 
 
 class Serializer(Protocol):
@@ -311,13 +312,26 @@ def _wrap(value: Any, path: str, depth: int) -> Any:
         base = as_base(value)
         if base is not None:
             return _wrap(base, path, depth)
-    raise UnsupportedValue(path, kind.__qualname__, _hint(value, path))
+    raise UnsupportedValue(path, _name(kind), _hint(value, path))
+
+
+def _name(kind: type) -> str:
+    """Return the type's name, with its module if it could be taken for a type that a session holds (numpy's bool)."""
+    name = kind.__qualname__
+    taken = any(name == held.__name__ for held in HELD if held is not kind)
+    return f"{kind.__module__}.{name}" if taken else name
 
 
 def _hint(value: Any, path: str) -> str:
     if path.startswith("a key of"):
         return _KEY_HINT
-    return "Store its value." if isinstance(value, Enum) else _HINT
+    if isinstance(value, Enum):
+        return "Store its value."
+    kind = type(value)
+    base = next((parent for parent in kind.__mro__ if parent in HELD), None)
+    if base is None:
+        return _HINT
+    return _HINTS.get(kind, f"It would not come back equal: store a {base.__name__} made from it.")
 
 
 def _wrap_sequence(values: Iterable[Any], path: str, depth: int, code: int | None) -> Any:
@@ -431,6 +445,7 @@ _WRAPPERS: dict[type, Callable[[Any], Any]] = {
     # A signaling NaN raises when it is compared, and changes are detected by comparison.
     Decimal: lambda value: None if value.is_snan() else Ext(9, str(value).encode()),
 }
+_HINTS: dict[type, str] = {_DATETIME: _ZONE_HINT, _TIME: _ZONE_HINT, Decimal: "It cannot be compared."}
 _UNWRAPPERS: dict[int, Callable[[memoryview], Any]] = {
     1: lambda raw: tuple(_from_msgpack(raw)),
     2: lambda raw: set(_from_msgpack(raw)),

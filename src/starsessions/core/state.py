@@ -77,6 +77,7 @@ from starsessions.core.record import (
     Record,
     cookie_max_age,
     expiry_of,
+    readable,
     rotation_due,
     touch_due,
     why_expired,
@@ -224,7 +225,7 @@ class SessionState(Struct, eq=False):
         """Take the backend's answer, and return the data."""
         self.is_loaded = True
         if isinstance(result, Found):
-            data = self._read(result)
+            data = readable(result.record, self.config.loads)
             if data is not None:
                 self.found, self.miss_reason, self.is_lost = result, None, False
                 return data
@@ -490,15 +491,7 @@ class SessionState(Struct, eq=False):
     def _read_alive(self, found: Found, now: int) -> dict[str, Any] | None:
         if why_expired(found.record, self.config.policy, now) is not None:
             return None
-        return self._read(found)
-
-    def _read(self, found: Found) -> dict[str, Any] | None:
-        """Return the data of a record; None if another release of the application stored something unreadable."""
-        try:
-            data = self.config.loads(found.record.payload)
-        except Exception:
-            return None
-        return data if type(data) is dict else None
+        return readable(found.record, self.config.loads)
 
     def _lasts_otherwise(self, old: Found, new: Found, now: int) -> bool:
         policy = self.config.policy
