@@ -369,7 +369,8 @@ class SessionState(Struct, eq=False):
         return Replace(found, renewed)
 
     def _begin(self, data: dict[str, Any], now: int, by_hand: bool) -> Command:
-        is_empty = self.identity is None and not by_hand and not dict.__len__(data)
+        holds = self.is_loaded and dict.__len__(data)
+        is_empty = self.identity is None and not by_hand and not holds
         stale = self.is_lost or self.miss_reason is MissReason.JUST_ROTATED
         action, cookie = decide_new(self.has_ended, stale, is_empty, self.next_id is not None)
         if action is Action.NOTHING:
@@ -417,7 +418,7 @@ class SessionState(Struct, eq=False):
         """Return whether anything has changed since the session was last saved."""
         found, config = self.found, self.config
         if found is None:
-            return dict.__len__(data) > 0
+            return self.is_loaded and dict.__len__(data) > 0
         if self.expiry is not None and self.expiry != expiry_of(found.record):
             return True
         base = found.record.payload
