@@ -43,7 +43,7 @@ class SessionNotLoaded(SessionError):
     >>> Session(InMemoryBackend())["user"]
     Traceback (most recent call last):
     starsessions.exceptions.SessionNotLoaded: A `def` function cannot load the session. FastAPI passes it loaded to a \
-parameter `session: CurrentSession` (starsessions.fastapi). Elsewhere call `await request.session.load()` in an \
+parameter `session: CurrentSession` (starsessions.fastapi). Elsewhere call `await session.load()` in an \
 `async def` function before, or pass autoload=True to SessionMiddleware.
     """
 

@@ -135,7 +135,7 @@ async def test_a_session_that_is_declared_loaded_or_not_starts_over() -> None:
 async def test_the_error_names_what_helps_where_it_is_raised() -> None:
     session = Session(InMemoryBackend())
 
-    with pytest.raises(SessionNotLoaded, match=r"^Call `await request\.session\.load\(\)` before .* a template"):
+    with pytest.raises(SessionNotLoaded, match=r"^Call `await session\.load\(\)` before .* a template"):
         session.get("user")
     with pytest.raises(SessionNotLoaded, match=r"^A `def` function cannot load .* `session: CurrentSession`"):
         await run_sync(session.get, "user")

@@ -55,11 +55,11 @@ def _how_to_load() -> str:
     except Exception:  # no event loop runs in this thread: it is that of a `def` function, where nothing can be awaited
         return (
             "A `def` function cannot load the session. FastAPI passes it loaded to a parameter "
-            "`session: CurrentSession` (starsessions.fastapi). Elsewhere call `await request.session.load()` in an "
+            "`session: CurrentSession` (starsessions.fastapi). Elsewhere call `await session.load()` in an "
             "`async def` function before, or pass autoload=True to SessionMiddleware."
         )
     return (
-        "Call `await request.session.load()` before the session is used, also by a template, or pass autoload=True to "
+        "Call `await session.load()` before the session is used, also by a template, or pass autoload=True to "
         "SessionMiddleware. In FastAPI, `session: CurrentSession` (starsessions.fastapi) is loaded."
     )
 

@@ -22,7 +22,7 @@ _PLAIN = frozenset({str, int, bool, type(None)})
 
 _MISSING = object()
 
-_ERROR = SessionNotLoaded("Call `await request.session.load()` first, or pass autoload=True to SessionMiddleware.")
+_ERROR = SessionNotLoaded("Call `await session.load()` first, or pass autoload=True to SessionMiddleware.")
 NOT_LOADED: dict[Any, Any] = {"SessionNotLoaded": _ERROR, _ERROR: None}
 """What a session holds until it is loaded. No method shows it, but C code that reads a dict without calling its methods
 would take an empty one for an empty session. No encoder knows the value, and no converter a key that is no str.
