@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -23,11 +24,12 @@ from tests.rows import rows
         (timedelta(seconds=1), 1),
         (timedelta(days=14), 14 * 24 * 60 * 60),
         (timedelta(seconds=1, milliseconds=999), 1),
+        (HTTPStatus.OK, 200),
     ],
 )
 def test_a_duration_is_in_whole_seconds_rounded_down(value: int | timedelta, wanted: int) -> None:
     assert seconds("max_age", value) == wanted
-    assert type(seconds("max_age", value)) is int
+    assert type(seconds("max_age", value)) is type(expiry(value, now=0).lifetime) is int
 
 
 @rows("value", [0, -1, timedelta(0), timedelta(milliseconds=999), timedelta(days=-1), timedelta.min])

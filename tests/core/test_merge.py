@@ -202,6 +202,7 @@ def test_values_that_differ_in_type_or_value_are_not_the_same(one: Any, other: A
         ({"a": 1}, OrderedDict(a=1)),
         ([MissReason.EXPIRED, {MissReason.EXPIRED: 1}], ["expired", {"expired": 1}]),
         ({(HTTPStatus.OK,)}, {(200,)}),
+        ({datetime(2024, 5, 6, tzinfo=Berlin())}, {datetime(2024, 5, 6, tzinfo=timezone(timedelta(hours=2)))}),
         (
             datetime(2024, 10, 27, 2, 30, tzinfo=Berlin()),
             datetime(2024, 10, 27, 2, 30, tzinfo=timezone(timedelta(hours=2))),

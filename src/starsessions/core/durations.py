@@ -35,7 +35,7 @@ def seconds(setting: str, value: Duration) -> int:
         raise ImproperlyConfigured(f"{setting} must be seconds (an int) or a timedelta, not {type(value).__name__}.")
     if not 1 <= value <= LONGEST:
         raise ImproperlyConfigured(f"{setting} must be between 1 and {LONGEST} seconds.")
-    return value
+    return int(value)
 
 
 def time_limit(setting: str, value: float | timedelta) -> float:
@@ -81,7 +81,7 @@ def expiry(value: int | timedelta | datetime | None, now: int) -> Expiry:
         raise ValueError("set_expiry() got a negative duration. To end the session, call `await session.delete()`.")
     if lifetime > LONGEST:
         raise ValueError(f"set_expiry() got a duration that is too long. Pass at most {LONGEST} seconds.")
-    return Expiry(lifetime=lifetime) if lifetime else Expiry(browser=True)
+    return Expiry(lifetime=int(lifetime)) if lifetime else Expiry(browser=True)
 
 
 def _instant(value: datetime) -> int:
