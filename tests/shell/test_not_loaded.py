@@ -76,7 +76,7 @@ def test_no_reader_takes_a_session_that_is_not_loaded_for_an_empty_one(reader: s
     with pytest.raises(Exception, match=r"SessionNotLoaded|load|Expected `str`") as caught:
         READERS[reader](session)
 
-    assert isinstance(caught.value, SessionNotLoaded | TypeError | ValueError)
+    assert isinstance(caught.value, SessionNotLoaded | TypeError | ValueError | msgspec.ValidationError)
 
 
 def test_orjson_does_not_take_a_session_that_is_not_loaded_for_an_empty_one() -> None:
