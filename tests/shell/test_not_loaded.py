@@ -68,7 +68,6 @@ READERS: dict[str, Callable[[Session], Any]] = {
 }
 
 
-@pytest.mark.guarantee(4)
 @rows("reader", READERS)
 def test_no_reader_takes_a_session_that_is_not_loaded_for_an_empty_one(reader: str) -> None:
     session = Session(InMemoryBackend())
