@@ -43,8 +43,9 @@ class SessionNotLoaded(SessionError):
     >>> from starsessions import InMemoryBackend, Session
     >>> Session(InMemoryBackend())["user"]
     Traceback (most recent call last):
-    starsessions.exceptions.SessionNotLoaded: Call `await session.load()` first, or pass autoload=True to \
-SessionMiddleware.
+    starsessions.exceptions.SessionNotLoaded: A `def` function cannot load the session. FastAPI passes it loaded to a \
+parameter `session: CurrentSession` (starsessions.fastapi). Elsewhere call `await session.load()` in an \
+`async def` function before, or pass autoload=True to SessionMiddleware.
     """
 
 

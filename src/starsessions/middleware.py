@@ -28,6 +28,7 @@ from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.response import unavailable, with_session, with_session_cookie
 from starsessions.lifecycle.saving import decide, save, save_for_headers, save_now
 from starsessions.lifecycle.startup import fails_at_startup
+from starsessions.lifecycle.tracked_dict import NOT_LOADED
 from starsessions.lifecycle.validation import (
     ANOTHER,
     check_choices,
@@ -46,7 +47,7 @@ from starsessions.stores.base import Store
 
 _log = logging.getLogger("starsessions")
 
-_new = Session.__new__
+_new, _fill = Session.__new__, dict.update
 _SENT = (CLOSED, BY_HAND)
 _NOT_SENT = (OPEN, SAVING)
 
@@ -172,6 +173,7 @@ class SessionMiddleware:
         if key in scope:
             self._check_outer(scope[key], scope)
         scope[key] = session = _new(Session)
+        _fill(session, NOT_LOADED)
         state = RequestState(self.config, headers=scope["headers"], client=scope.get("client"))
         session.__starsessions__ = state
 
@@ -271,6 +273,7 @@ class SessionMiddleware:
         if self.scope_key in scope:
             self._check_outer(scope[self.scope_key], scope)
         scope[self.scope_key] = session = _new(Session)
+        _fill(session, NOT_LOADED)
         state = RequestState(self.config, headers=scope["headers"], client=scope.get("client"))
         session.__starsessions__ = state
 

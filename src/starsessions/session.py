@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from inspect import currentframe
 from typing import Any, TypeVar
 
 from starlette.requests import HTTPConnection
@@ -17,7 +18,7 @@ from starsessions.lifecycle import loading, saving
 from starsessions.lifecycle import sign_in as signing_in
 from starsessions.lifecycle.config import Config
 from starsessions.lifecycle.request_state import RequestState
-from starsessions.lifecycle.tracked_dict import TrackedDict
+from starsessions.lifecycle.tracked_dict import NOT_LOADED, TrackedDict
 from starsessions.stores.base import Store
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class Session(TrackedDict):
 
     def __init__(self, backend: SessionBackend | Store, session_id: str | None = None) -> None:
         """Create a session to use by hand."""
-        super().__init__()
+        super().__init__(NOT_LOADED)
         adapted = adapt(backend).bound_or_default()
         config = Config.build(adapted, CookieSpec(), autoload=False)
         self.__starsessions__: RequestState = RequestState(config, explicit_id=session_id)
@@ -112,7 +113,8 @@ class Session(TrackedDict):
     def mark_modified(self) -> None:
         """Record a change, for code written for Starlette. Changes are detected without it."""
         self.mark_accessed()
-        self.__starsessions__.modified = True
+        state = self.__starsessions__
+        state.modified = state.exposed = True  # compare all of it: C code may have handed out a list
 
     # Part of version 1.0.2
 
@@ -181,7 +183,14 @@ class Session(TrackedDict):
 
     @property
     def session_id(self) -> str | None:
-        """The id of a loaded or new session; None if there is none. It is a secret: do not display or log it."""
+        """The id of a loaded or new session; None if there is none. It is a secret: do not display or log it.
+
+        In a Jinja template, `session.session_id` is the application's key of that name, as with Starlette's session.
+        """
+        frame = currentframe()
+        caller = frame and frame.f_back
+        if caller is not None and caller.f_globals.get("__name__", "").startswith("jinja2."):
+            raise AttributeError("session_id")  # Jinja looks for the key then
         return self.__starsessions__.session_id
 
     @property
@@ -192,9 +201,11 @@ class Session(TrackedDict):
     @is_loaded.setter
     def is_loaded(self, value: bool) -> None:
         state = self.__starsessions__
+        if not value or not state.is_loaded:
+            dict.clear(self)
         state.is_loaded = value
         if not value:  # the next load() starts over
-            dict.clear(self)
+            dict.update(self, NOT_LOADED)
             state.ready = False
             state.found = None
             state.models = ()

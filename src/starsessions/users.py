@@ -8,6 +8,7 @@ from starsessions.backends.adapter import adapt
 from starsessions.backends.base import Backend, SessionBackend
 from starsessions.backends.user_index import IndexedSession, UserIndex
 from starsessions.core.durations import Duration, seconds
+from starsessions.core.kinds import as_base
 from starsessions.core.record import Identity, Record
 from starsessions.core.serializer import is_unicode
 from starsessions.events import OnEvent, Revoked, dispatch
@@ -54,6 +55,7 @@ async def sign_in(
         raise TypeError("sign_in() takes the id of a user as a str that is not empty: pass str(user.id).")
     if not is_unicode(user_id) or not is_unicode(method):
         raise UnsupportedValue("what sign_in() was given", "str with half of a character", "No text has that.")
+    user_id, method = as_base(user_id, user_id), as_base(method, method)
     session = await load_session(source)
     return await signing_in.sign_in(session, user_id, remember, keep_data, method)
 

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from starsessions.core.decision import Cookie
-from starsessions.core.record import Expiry, Found, MissReason
+from starsessions.core.record import Expiry, Found, MissReason, readable
 from starsessions.core.state import NOTHING, Command, Create, Nothing, Replace, Rotate, SessionState
 from tests.core.races import (
     A_LOGOUT_IS_FINAL,
@@ -280,7 +280,7 @@ class RevivesTheLost(SessionState, eq=False):
 
 class BelievesTheExpired(SessionState, eq=False):
     def _read_alive(self, current: Found | None, now: int) -> dict[str, Any] | None:
-        return None if current is None else self._read(current)
+        return None if current is None else readable(current.record, self.config.loads)
 
 
 class KeepsTheOldRecord(SessionState, eq=False):

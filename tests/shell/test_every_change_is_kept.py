@@ -1,13 +1,15 @@
 """Guarantees 2 and 3: every change is saved, nothing else is written, and what goes in comes out."""
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
-from enum import IntEnum
+from enum import Enum, StrEnum
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
+from authlib.oidc.core import UserInfo
 
 from starsessions import EncryptedCookieBackend, InMemoryBackend, Session, SessionBackend, UnsupportedValue
 from tests.rows import rows
@@ -269,7 +271,77 @@ async def test_a_value_reads_back_equal_and_of_its_type(
     assert type(data["value"]) is type(value)
 
 
-class Colour(IntEnum):
+class Field(StrEnum):
+    USER = "user"
+
+
+class Paris(tzinfo):
+    """A zone without a name, which is stored as its offset."""
+
+    def utcoffset(self, when: datetime | None) -> timedelta:
+        return timedelta(hours=2)
+
+
+@pytest.mark.guarantee(3)
+async def test_a_value_and_a_key_of_a_subclass_are_kept_in_every_backend(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    """The line of many programs with Authlib: `request.session["user"] = token["userinfo"]`."""
+    site = site_of(backend=backend, autoload=True)
+    user = UserInfo(sub="1", roles=[Field.USER])
+    at = datetime(2024, 10, 27, 2, 30, fold=1, tzinfo=Paris())
+
+    async def store(session: Session) -> None:
+        session[Field.USER] = user
+        session["at"] = at
+        session["inside"] = [{Field.USER: at}]
+
+    async def store_and_go_on(session: Session) -> None:
+        await store(session)
+        await session.persist()
+        assert session["user"] is user
+        assert session["at"] is at
+
+    for act in (store_and_go_on, store):
+        await site.visit(act)
+        data = await site.data()
+        assert data["user"] == {"sub": "1", "roles": ["user"]}
+        assert (data["at"].replace(tzinfo=None), data["at"].utcoffset()) == (at.replace(tzinfo=None), at.utcoffset())
+        assert {type(key) for key in data["inside"][0]} <= {str, Field}
+
+    assert (await site.visit(store)).set_cookies == []  # the same values again are no change
+
+
+async def test_what_equals_nothing_is_no_change_that_comes_too_late(site_of: Callable[..., Site]) -> None:
+    site = site_of(backend=InMemoryBackend(), autoload=True)
+    nan_as_a_key = {float("nan"): 1}
+
+    await site.visit(lambda session: session.update(odd=[nan_as_a_key, datetime(2024, 5, 6, tzinfo=Paris())]))
+
+    assert "odd" in await site.data()
+
+
+@pytest.mark.parametrize("change", ["tea", ("tea", 1)])
+async def test_a_list_that_code_in_c_handed_out_is_saved_if_the_session_is_told(
+    site_of: Callable[..., Site], backend: SessionBackend, change: Any
+) -> None:
+    class Basket(msgspec.Struct):
+        cart: Any
+
+    site = site_of(backend=backend, autoload=True)
+    await site.visit(lambda session: session.update(cart=[]))
+
+    def act(session: Session) -> None:
+        session.mark_accessed()
+        len(session)
+        msgspec.convert(session, Basket).cart.append(change)
+        session.mark_modified()
+
+    await site.visit(act)
+    assert await site.data() == {"cart": [change]}
+
+
+class Colour(Enum):
     RED = 1
 
 

@@ -3,10 +3,13 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Any, Literal
 
 import pytest
+from markupsafe import Markup
 from msgspec import msgpack
+from sqlalchemy.sql.elements import quoted_name
 
 from starsessions import (
     BackendUnavailable,
@@ -32,6 +35,10 @@ from tests.shell.people import Recorded, sign_in, signed_in, user_of
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
+
+
+class Name(StrEnum):
+    ANN = "ann"
 
 
 # The list
@@ -72,6 +79,18 @@ async def test_the_list_shows_recognisable_devices_and_no_ids_or_keys(
     assert oldest.handle not in cookie
     assert cookie not in repr([newest, oldest])
     assert await site.data(Browser({"session": oldest.handle})) == {}
+
+
+@pytest.mark.parametrize("ann", [Markup("ann"), Name.ANN, quoted_name("ann", quote=True)], ids=repr)
+async def test_a_user_id_of_a_subclass_is_the_id_as_text(
+    site_of: Callable[..., Site], listing: SessionBackend, ann: str
+) -> None:
+    site = site_of(backend=listing)
+    browser = await signed_in(site, ann, method=ann)
+
+    assert type(await user_of(site, browser)) is str
+    assert [one.method for one in await UserSessions(listing).list(ann)] == ["ann"]
+    assert await UserSessions(listing).revoke_all("ann") == 1
 
 
 async def test_the_device_is_named_by_the_user_agent_header_wherever_it_is(

@@ -19,7 +19,7 @@ from starsessions.backends.user_index import PENDING, Index, IndexedSession, Use
 from starsessions.core.binding import DEFAULT_BINDING, Binding, binding_for
 from starsessions.core.durations import Clock
 from starsessions.core.encoding import ID_BYTES, is_valid_id, to_base64url
-from starsessions.core.record import Found, MissReason, Policy, Record, deadline, why_expired
+from starsessions.core.record import Found, MissReason, Policy, Record, deadline, readable, why_expired
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import ImproperlyConfigured, SessionError
 
@@ -366,7 +366,7 @@ class Backend(SessionBackend):
     async def read(self, session_id: str) -> dict[str, Any]:
         backend = self.by_hand()
         found = await _live(backend, session_id)
-        return backend.serializer.loads(found.record.payload) if found else {}
+        return (found and readable(found.record, backend.serializer.loads)) or {}
 
     async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
         backend = self.by_hand()

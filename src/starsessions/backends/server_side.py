@@ -20,7 +20,7 @@ from starsessions.backends.user_index import IndexedSession, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
 from starsessions.core.durations import Clock
 from starsessions.core.encoding import key_under
-from starsessions.core.record import Found, MissReason, Opaque, Policy, Record, why_expired
+from starsessions.core.record import Found, Instant, Key, MissReason, Opaque, Policy, Record, why_expired
 from starsessions.core.serializer import Msgpack, Serializer
 from starsessions.exceptions import SessionError
 from starsessions.sealing.cipher import Cipher
@@ -48,10 +48,10 @@ class Pointer(Opaque, frozen=True):
     It is a map in MessagePack and a record is an array, so that the first byte distinguishes them.
     """
 
-    to: str
-    at: int
+    to: Key
+    at: Instant
     """The time of the rotation, in seconds since 1970."""
-    until: int
+    until: Instant
     """The time until which the old id still works; 0: it stopped working at once."""
 
 

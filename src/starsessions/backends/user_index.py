@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
 from starsessions.core.encoding import key_under, to_base64url
-from starsessions.core.record import Identity, Opaque, Record
+from starsessions.core.record import Identity, Instant, Key, Opaque, Record
 from starsessions.exceptions import BackendUnavailable
 from starsessions.sealing.cipher import Cipher
 from starsessions.stores.base import Conflict, Entry, Store
@@ -31,11 +31,11 @@ class IndexedSession(Opaque, frozen=True, array_like=True):
     """One session in the index."""
 
     handle: str
-    key: str
+    key: Key
     """The store's key of its record; empty if the session is in the cookie."""
 
-    listed_at: int
-    until: int
+    listed_at: Instant
+    until: Instant
     """When the listing ends. By then the session has expired, or a renewal has extended the listing."""
 
     identity: Identity | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from starsessions.core.record import Expiry
+from starsessions.core.record import LAST_INSTANT, Expiry
 from starsessions.exceptions import ImproperlyConfigured
 
 LONGEST = 10**10
@@ -35,7 +35,7 @@ def seconds(setting: str, value: Duration) -> int:
         raise ImproperlyConfigured(f"{setting} must be seconds (an int) or a timedelta, not {type(value).__name__}.")
     if not 1 <= value <= LONGEST:
         raise ImproperlyConfigured(f"{setting} must be between 1 and {LONGEST} seconds.")
-    return value
+    return int(value)
 
 
 def time_limit(setting: str, value: float | timedelta) -> float:
@@ -62,9 +62,12 @@ def expiry(value: int | timedelta | datetime | None, now: int) -> Expiry:
     Expiry(lifetime=60, until=None, browser=False)
     """
     if isinstance(value, datetime):
-        until = int(value.timestamp())
+        until = _instant(value)
         if until <= now:
-            raise ValueError("set_expiry() got a time in the past. To end the session, call `await session.delete()`.")
+            raise ValueError(
+                "set_expiry() got a time in the past. A datetime without a zone is local time: pass "
+                "datetime.now(UTC) + timedelta(…). To end the session, call `await session.delete()`."
+            )
         return Expiry(until=until)
     if isinstance(value, timedelta):
         lifetime = int(value.total_seconds())
@@ -78,4 +81,11 @@ def expiry(value: int | timedelta | datetime | None, now: int) -> Expiry:
         raise ValueError("set_expiry() got a negative duration. To end the session, call `await session.delete()`.")
     if lifetime > LONGEST:
         raise ValueError(f"set_expiry() got a duration that is too long. Pass at most {LONGEST} seconds.")
-    return Expiry(lifetime=lifetime) if lifetime else Expiry(browser=True)
+    return Expiry(lifetime=int(lifetime)) if lifetime else Expiry(browser=True)
+
+
+def _instant(value: datetime) -> int:
+    try:
+        return min(int(value.timestamp()), LAST_INSTANT)
+    except (OverflowError, ValueError, OSError):  # near the ends of the calendar, in some zones and on some platforms
+        return LAST_INSTANT if value.year > 1970 else 0

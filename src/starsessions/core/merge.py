@@ -11,15 +11,19 @@ it. Three dicts are enough for all of this: `base`, as loaded; `mine`, as this r
 `diff(base, mine)` is what this request did, and `apply` does the same to `theirs`.
 
 Everything depends on telling a change from none. `==` is too generous: `True == 1 == 1.0`, and two times in different
-zones are equal. `same` compares types as well, and their text where two equal values still differ.
+zones are equal. `same` compares types as well, and their text where two equal values still differ. A value of a
+subclass is compared as the base type that is stored.
 """
 
 from collections.abc import Mapping
-from datetime import datetime, time
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-_COMPARED_BY_REPR = (float, Decimal, datetime, time)
+from starsessions.core.kinds import CLOCKS, as_base, zone_name
+
+_DATETIME, _, _TIME = CLOCKS
+_COMPARED_BY_REPR = frozenset({float, Decimal})
+_CLOCKS = frozenset({_DATETIME, _TIME})
 
 
 class Changes(NamedTuple):
@@ -30,21 +34,34 @@ class Changes(NamedTuple):
 
 
 def same(one: Any, other: Any) -> bool:
-    """Return whether two values are equal and have the same types at every level.
+    """Return whether two values are equal and have the same types at every level. A subclass counts as its base type.
 
     `==` is not enough: `1 == True == 1.0`, and a session that turned one into another has changed. Nor is it for
     `Decimal("1.0")` and `Decimal("1.00")`, or for one instant in two time zones.
     """
-    if type(one) is not type(other):
+    one, other = as_base(one, one), as_base(other, other)
+    kind = type(one)
+    if kind is not type(other):
         return False
-    if isinstance(one, _COMPARED_BY_REPR):
+    if kind in _COMPARED_BY_REPR:
         return repr(one) == repr(other)
+    if kind in _CLOCKS:
+        return _spelled(one) == _spelled(other)
     if isinstance(one, dict):
         return same_items(one, other)
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, (set, frozenset)):
         return set(map(_typed, one)) == set(map(_typed, other))
+    return _equal(one, other)
+
+
+def _spelled(clock: Any) -> tuple[Any, ...]:
+    """Return what a session keeps of a datetime or a time: any zone without a name is its offset."""
+    return repr(clock.replace(tzinfo=None)), clock.tzinfo is None, clock.utcoffset(), zone_name(clock.tzinfo)
+
+
+def _equal(one: Any, other: Any) -> bool:
     compares: object = type(one).__eq__
     if compares is object.__eq__:  # an object that only a custom backend can store, and that defines no equality
         return one is other or _same_parts(one, other)
@@ -61,9 +78,13 @@ def _same_parts(one: Any, other: Any) -> bool:
 
 def _typed(item: Any) -> tuple[type, Any]:
     """Return an item of a set with its type at every level: `{(0,)} == {(False,)}`."""
-    if isinstance(item, (tuple, frozenset)):
-        return type(item), type(item)(map(_typed, item))
-    return type(item), repr(item) if isinstance(item, _COMPARED_BY_REPR) else item
+    item = as_base(item, item)
+    kind = type(item)
+    if kind is tuple or kind is frozenset:
+        return kind, kind(map(_typed, item))
+    if kind in _CLOCKS:
+        return kind, _spelled(item)
+    return kind, repr(item) if kind in _COMPARED_BY_REPR else item
 
 
 def same_items(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:

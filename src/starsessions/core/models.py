@@ -8,24 +8,21 @@ and after a round trip shows whether a value would come back unchanged.
 import dataclasses
 import re
 from collections.abc import Callable, Iterator
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from enum import Enum
 from typing import Any, NamedTuple, Protocol, TypeVar
-from uuid import UUID
 
 import msgspec
 from msgspec import Struct
 from msgspec.inspect import DataclassType, StructType, TypedDictType, type_info
 from msgspec.structs import force_setattr
 
+from starsessions.core.kinds import CONTAINERS, SCALARS, as_base
 from starsessions.exceptions import ImproperlyConfigured
 
 M = TypeVar("M")
 
-_NATIVE = (bytes, datetime, date, time, timedelta, UUID, Decimal)
-_LEAVES: frozenset[type] = frozenset({str, int, float, bool, type(None), *_NATIVE})
-_CONTAINERS: frozenset[type] = frozenset({list, tuple, set, frozenset})
+_NATIVE = SCALARS - {str, int, float, bool, type(None)}
+_SEQUENCES = CONTAINERS - {dict}
 
 _MSGSPEC_PATH = re.compile(r"`\$\.?(?P<path>[^`]*)`$")
 """Where msgspec reports an error. Keys of dicts and items of lists are `[...]` there, so it reveals no value."""
@@ -152,19 +149,18 @@ class _Pydantic:
 def _plain(value: Any, convert: Callable[[Any], Any]) -> Any:
     """Return plain data. `convert` handles values of unknown types; a serializer rejects whatever it leaves."""
     kind = type(value)
-    if kind in _LEAVES:
+    if kind in SCALARS:
         return value
     if kind is dict:
         return {_plain(key, convert): _plain(item, convert) for key, item in value.items()}
-    if kind in _CONTAINERS:
+    if kind in _SEQUENCES:
         return kind(_plain(item, convert) for item in value)
     if kind is Unpacked:
         return _plain(value.content, convert)
     if isinstance(value, Enum):
         return _plain(value.value, convert)
-    if isinstance(value, tuple):  # a NamedTuple
-        return tuple(_plain(item, convert) for item in value)
-    return convert(value)
+    base = as_base(value)
+    return convert(value) if base is None else _plain(base, convert)
 
 
 def _unchanged(value: Any) -> Any:
@@ -186,7 +182,7 @@ def _unpack(value: Any) -> Any:
     kind = type(value)
     if kind is dict:
         return {_unpack(key): _unpack(item) for key, item in value.items()}
-    if kind in _CONTAINERS:
+    if kind in _SEQUENCES:
         return kind(_unpack(item) for item in value)
     if isinstance(value, Struct):
         return Unpacked(kind, dict(_struct_items(value)))

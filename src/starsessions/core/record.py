@@ -5,16 +5,26 @@ timestamps of itsdangerous. A session expires exactly at its limit: one that las
 have passed.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 DEFAULT_MAX_AGE = 14 * 24 * 60 * 60
 
 # The clocks of two servers never agree to the second. A record from further in the future than this was written by a
 # clock that has been set back since, and trusting it would let the session outlive its limits.
 CLOCK_SKEW = 60
+
+
+LAST_INSTANT = 253_402_300_799
+"""The last second of the year 9999. Python has no datetime after it."""
+
+# A record from outside is read by these types only, so no later arithmetic or conversion of a time can fail.
+Instant = Annotated[int, Meta(ge=0, le=LAST_INSTANT)]
+Key = Annotated[str, Meta(pattern=r"^[\x20-\x7e]*\Z")]
+"""A key of a store (in memory that is the id, as the application spells it), or nothing."""
 
 
 class MissReason(StrEnum):
@@ -60,7 +70,7 @@ class Identity(Opaque, frozen=True, array_like=True):
 
     user_id: str
 
-    signed_in_at: int
+    signed_in_at: Instant
 
     handle: str
     """The session's public name. It stays the same when the id is rotated."""
@@ -70,7 +80,7 @@ class Identity(Opaque, frozen=True, array_like=True):
 
     agent: str = ""
     address: str = ""
-    listed_until: int = 0
+    listed_until: Instant = 0
     """The instant until which the user's list is certain to exist. A renewal beyond it has to list the session again.
     """
 
@@ -84,26 +94,38 @@ class Record(Opaque, frozen=True, array_like=True):
     payload: Any
     """The data, encoded by the serializer: bytes. (An adapted 1.x backend has a private copy of the data instead.)"""
 
-    began_at: int
+    began_at: Instant
     """When the session began, or last signed in. Writes and renewals leave it alone."""
 
-    renewed_at: int
+    renewed_at: Instant
     """When the session was last written or touched."""
 
-    lifetime: int | None = None
+    lifetime: Instant | None = None
     """Seconds from `renewed_at`, instead of the policy's `max_age`: set by `set_expiry(seconds)`."""
 
-    until: int | None = None
+    until: Instant | None = None
     """A fixed expiry time that no renewal moves: set by `set_expiry(datetime)`."""
 
     browser: bool = False
     """Whether the cookie has no `Max-Age`: set by `set_expiry(None)`. The session still expires on the server."""
 
-    rotated_at: int | None = None
+    rotated_at: Instant | None = None
     """When the session last got a new id. None: it still has its first one."""
 
     identity: Identity | None = None
     """The signed-in user. None: the session is anonymous."""
+
+
+def readable(record: Record, loads: Callable[[Any], dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the data of a record from a store or a cookie; None if it holds none that this application can read.
+
+    Everything from outside is read here, after its decoder has checked the types and times.
+    """
+    try:
+        data = loads(record.payload)
+    except Exception:  # garbage, or the data of another release
+        return None
+    return data if type(data) is dict else None
 
 
 class Found(Opaque, frozen=True):

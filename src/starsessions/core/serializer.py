@@ -2,8 +2,9 @@
 
 MessagePack (msgspec, in C) supports None, bool, int, float, str, bytes, list and dict. It would also accept a tuple, a
 set, a datetime or an Enum, and silently return something else. So the type of every value is checked: plain data goes
-straight to C, other supported types are wrapped in extension types, and everything else is rejected, with its path.
-There is no pickle, and decoding never builds an object of a class that the data names.
+straight to C, other supported types are wrapped in extension types, a value of a subclass is kept as its base type if
+the two are equal, and everything else is rejected, with its path. There is no pickle, and decoding never builds an
+object of a class that the data names. What can be decoded can be encoded again, whatever its bytes.
 
     code  type            content
     1     tuple           array
@@ -34,8 +35,9 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from enum import Enum
 from math import isfinite
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -48,6 +50,7 @@ from msgspec.msgpack import Decoder as MsgpackDecoder
 from msgspec.msgpack import Encoder as MsgpackEncoder
 from msgspec.msgpack import Ext
 
+from starsessions.core.kinds import CLOCKS, CONTAINERS, HELD, as_base, zone_name
 from starsessions.exceptions import UnsupportedValue
 
 T = TypeVar("T")
@@ -58,7 +61,11 @@ _NOT_PLAIN = (TypeError, ValueError, OverflowError, RecursionError)
 """What the encoders raise for an unsupported value (a lone surrogate is a ValueError)."""
 
 _FIRST_STEP = re.compile(r"""session\[("(?:[^"\\]|\\.)*"|[^\]]*)\]""")
-_HINT = "Store a dict, list, str, number, bytes, date, time, UUID, Decimal, tuple or set made from it."
+_HINT = (
+    "Store a dict, list, tuple, set, str, number, bytes, datetime, date, time, timedelta, UUID or Decimal made from it."
+)
+_KEY_HINT = "Use a str or an int."
+_ZONE_HINT = "Its zone gives no offset from UTC: store it in UTC, or without a zone."
 
 
 class Serializer(Protocol):
@@ -128,17 +135,11 @@ def dumper_again(serializer: Serializer) -> Callable[[dict[str, Any], Any, bool]
 
 
 class Msgpack:
-    """The default serializer. It keeps every type listed above, and keys of str, int, float, bool, None or bytes."""
+    """The default serializer. It keeps every type listed above, and as a key each of them that is hashable."""
 
     def dumps(self, data: dict[str, Any], /) -> bytes:
-        try:
-            payload = _to_msgpack(data)
-        except _NOT_PLAIN:
-            pass  # a value is not plain: the walk below wraps it, or reports its type and path
-        else:
-            if _is_plain(data, _MSGPACK_SCALARS, _MSGPACK_KEYS):
-                return payload
-        return _to_msgpack(_wrap_items(data, "session", 1))
+        payload = _if_plain(data, _to_msgpack, _MSGPACK_SCALARS, _MSGPACK_KEYS)
+        return _wrapped_to_msgpack(_wrap_items(data, "session", 1)) if payload is None else payload
 
     def dumps_again(self, data: dict[str, Any], base: bytes, in_order: bool, /) -> tuple[bytes, bool]:
         """Encode `data` again, where safe without checking types; and tell whether other bytes are certainly a change.
@@ -165,32 +166,34 @@ class Msgpack:
             if payload.startswith(b"{"):
                 return _to_json(data) == payload and _is_plain(data, _JSON_SCALARS, _JSON_KEYS)
             return _to_msgpack(data) == payload and _is_plain(data, _MSGPACK_SCALARS, _MSGPACK_KEYS)
-        except _NOT_PLAIN:
+        except Exception:  # as in _if_plain
             return False
 
     def loads(self, payload: bytes, /) -> dict[str, Any]:
         if not payload.startswith(b"{"):
-            return _dict_from_msgpack(payload)
-        try:
-            return _dict_from_json(payload)
-        except DecodeError:
-            # Python's own json wrote Starlette's cookies, and also writes NaN, Infinity and lone surrogates.
-            data: dict[str, Any] = json.loads(payload)
-            return data
+            data = _dict_from_msgpack(payload)
+        else:
+            try:
+                data = _dict_from_json(payload)
+            except DecodeError:
+                # Python's own json wrote Starlette's cookies, and also writes NaN, Infinity and lone surrogates.
+                data = json.loads(payload)
+        if len(payload) > MAX_DEPTH and len(payload) - len(payload.translate(None, _OPENS)) > MAX_DEPTH:
+            _check_depth([*data, *data.values()], MAX_DEPTH)
+        return data
 
 
 class PlainJson(Msgpack):
     """JSON for data that is plain JSON, as in Starlette's own session cookies; MessagePack for all other data."""
 
     def dumps(self, data: dict[str, Any], /) -> bytes:
-        try:
-            payload = _to_json(data)
-        except _NOT_PLAIN:
-            pass
-        else:
-            if _is_plain(data, _JSON_SCALARS, _JSON_KEYS):
-                return payload
-        return super().dumps(data)
+        payload = _if_plain(data, _to_json, _JSON_SCALARS, _JSON_KEYS)
+        if payload is None:
+            payload = _if_plain(data, _to_msgpack, _MSGPACK_SCALARS, _MSGPACK_KEYS)
+        if payload is None:
+            data = _wrap_items(data, "session", 1)  # with values of subclasses as their base types, it may be plain
+            payload = _if_plain(data, _to_json, _JSON_SCALARS, _JSON_KEYS)
+        return _wrapped_to_msgpack(data) if payload is None else payload
 
     def dumps_again(self, data: dict[str, Any], base: bytes, in_order: bool, /) -> tuple[bytes, bool]:
         # Python's own json may have written NaN or Infinity, which are not valid JSON.
@@ -208,11 +211,21 @@ class PlainJson(Msgpack):
         return self.dumps(data), False
 
 
+def _if_plain(
+    data: dict[Any, Any], encode: Callable[[Any], bytes], scalars: frozenset[type], keys: frozenset[type]
+) -> bytes | None:
+    """Encode the data in C if it is plain; None if it is not."""
+    try:
+        payload = encode(data)
+    except Exception:  # of the encoder, or of the zone of a datetime
+        return None  # a value is not plain: the caller wraps it, or reports its type and path
+    return payload if _is_plain(data, scalars, keys) else None
+
+
 def _is_plain(data: Any, scalars: frozenset[type], keys: frozenset[type], depth: int = MAX_DEPTH) -> bool:
     """Return whether data has only these types, dicts and lists, and is not nested too deeply to be decoded.
 
-    A subclass (an IntEnum, an OrderedDict) is not plain, although it encodes and compares like its parent: it would be
-    decoded as another type.
+    A subclass (an IntEnum, an OrderedDict) is not plain, although it may encode like its parent: it has to be compared.
     """
     values: Any = data
     if type(data) is not list:
@@ -236,13 +249,39 @@ def _is_plain(data: Any, scalars: frozenset[type], keys: frozenset[type], depth:
     return True
 
 
+def _check_depth(values: Iterable[Any], left: int) -> None:
+    """Raise for data that is nested too deeply to be encoded again."""
+    for value in values:
+        if left == 0:
+            raise ValueError("too deep")
+        kind = type(value)
+        if kind in CONTAINERS:
+            _check_depth([*value, *value.values()] if kind is dict else value, left - 1)
+
+
+class _Key:
+    """A key that MessagePack lacks. (An Ext is not hashable.)"""
+
+    __slots__ = ("ext",)
+
+    def __init__(self, ext: Ext) -> None:
+        self.ext = ext
+
+    def __repr__(self) -> str:
+        return "…"
+
+
 def _wrap_items(mapping: dict[Any, Any], path: str, depth: int) -> dict[Any, Any]:
-    for key in dict.keys(mapping):
-        if type(key) not in _MSGPACK_SCALARS or key != key:
-            raise UnsupportedValue(f"a key of {path}", type(key).__qualname__, "Use a str or an int.")
-        if type(_wrap(key, path, depth)) is Ext:
-            raise UnsupportedValue(f"a key of {path}", f"{type(key).__qualname__} out of range", "Use a str or an int.")
-    return {key: _wrap(value, path + _step(key), depth) for key, value in dict.items(mapping)}
+    items = {}
+    for key, value in dict.items(mapping):
+        key = _wrap_key(key, f"a key of {path}", depth)
+        items[key] = _wrap(value, path + _step(key), depth)
+    return items
+
+
+def _wrap_key(key: Any, path: str, depth: int) -> Any:
+    wrapped = _wrap(key, path, depth)
+    return _Key(wrapped) if type(wrapped) is Ext else wrapped
 
 
 def _step(key: Any) -> str:
@@ -250,7 +289,7 @@ def _step(key: Any) -> str:
 
 
 def _first_step(path: str) -> str:
-    found = _FIRST_STEP.match(path)
+    found = _FIRST_STEP.search(path)
     return found[0] if found else path
 
 
@@ -261,25 +300,43 @@ def _wrap(value: Any, path: str, depth: int) -> Any:
         raise UnsupportedValue(_first_step(path), kind.__qualname__, "It is too deep, or contains itself.")
     if kind is dict:
         return _wrap_items(value, path, depth + 1)
-    if kind is list:
-        return _wrap_sequence(value, path, depth)
-    if kind is int:
-        return value if -(1 << 63) <= value < 1 << 64 else Ext(10, _int_to_bytes(value))
-    if kind is str:
-        return value if is_unicode(value) else Ext(11, value.encode("utf-8", "surrogatepass"))
-    if kind in _MSGPACK_SCALARS:
-        return value
     if kind in _ARRAYS:
-        return Ext(_ARRAYS[kind], _to_msgpack(_wrap_sequence(value, path, depth)))
-    wrap = _WRAPPERS.get(kind)
-    wrapped = wrap(value) if wrap is not None else None
-    if wrapped is None:
-        raise UnsupportedValue(path, kind.__qualname__, _HINT)
-    return wrapped
+        return _wrap_sequence(value, path, depth, _ARRAYS[kind])
+    if kind in _WRAPPERS:
+        wrapped = _WRAPPERS[kind](value)
+        if wrapped is not None:
+            return wrapped
+    elif kind in _MSGPACK_SCALARS:
+        return value
+    else:
+        base = as_base(value)
+        if base is not None:
+            return _wrap(base, path, depth)
+    raise UnsupportedValue(path, _name(kind), _hint(value, path))
 
 
-def _wrap_sequence(values: Iterable[Any], path: str, depth: int) -> list[Any]:
-    return [_wrap(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(values)]
+def _name(kind: type) -> str:
+    """Return the type's name, with its module if it could be taken for a type that a session holds (numpy's bool)."""
+    name = kind.__qualname__
+    taken = any(name == held.__name__ for held in HELD if held is not kind)
+    return f"{kind.__module__}.{name}" if taken else name
+
+
+def _hint(value: Any, path: str) -> str:
+    if path.startswith("a key of"):
+        return _KEY_HINT
+    if isinstance(value, Enum):
+        return "Store its value."
+    kind = type(value)
+    base = next((parent for parent in kind.__mro__ if parent in HELD), None)
+    if base is None:
+        return _HINT
+    return _HINTS.get(kind, f"It would not come back equal: store a {base.__name__} made from it.")
+
+
+def _wrap_sequence(values: Iterable[Any], path: str, depth: int, code: int | None) -> Any:
+    wrapped = [_wrap(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(values)]
+    return wrapped if code is None else Ext(code, _wrapped_to_msgpack(wrapped))
 
 
 def is_unicode(text: str) -> bool:
@@ -291,8 +348,10 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def _int_to_bytes(value: int) -> bytes:
-    return value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)
+def _wrap_int(value: int) -> int | Ext:
+    if -(1 << 63) <= value < 1 << 64:
+        return value
+    return Ext(10, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
 
 
 def _wrap_clock(code: int) -> Callable[[Any], Ext | None]:
@@ -300,10 +359,14 @@ def _wrap_clock(code: int) -> Callable[[Any], Ext | None]:
         zone = value.tzinfo
         if zone is None and not value.fold:
             return Ext(code, _to_msgpack(value.isoformat()))
-        # A zone without a name, or whose name has other rules on other machines, is stored as its offset, if the result
-        # is the same instant. (Around a clock change Python compares such instants as different.)
-        name = _name_of(zone)
-        offset = value.utcoffset()
+        # A zone without a name, or whose name has other rules on other machines, is stored as its offset. (The result
+        # has the same local time, offset and fold. `==` does not tell: in the hour that clocks repeat, a time equals
+        # none in another zone, PEP 495.)
+        name = zone_name(zone)
+        try:
+            offset = value.utcoffset()
+        except Exception:  # a class of the application's own
+            return None
         naive = value.replace(tzinfo=None).isoformat()
         microseconds = None if offset is None else offset // timedelta(microseconds=1)
         for kept_name in (name, None):
@@ -315,21 +378,8 @@ def _wrap_clock(code: int) -> Callable[[Any], Ext | None]:
     return wrap
 
 
-def _name_of(zone: tzinfo | None) -> str | None:
-    """Return the name by which the zone can be loaded again; None if it has none."""
-    if zone is None or isinstance(zone, timezone):
-        return None
-    from zoneinfo import ZoneInfo  # here, because the import is slow and few sessions contain such a zone
-
-    return zone.key if isinstance(zone, ZoneInfo) else None
-
-
 def _is_itself(value: datetime | time, read: Any) -> bool:
-    return (
-        bool(value == read)
-        and (value.tzinfo is None) == (read.tzinfo is None)
-        and bool(value.utcoffset() == read.utcoffset())
-    )
+    return (value.tzinfo is None) == (read.tzinfo is None) and bool(value.utcoffset() == read.utcoffset())
 
 
 def _unwrap_clock(kind: type[datetime] | type[time]) -> Callable[[memoryview], datetime | time]:
@@ -340,7 +390,7 @@ def _unwrap_clock(kind: type[datetime] | type[time]) -> Callable[[memoryview], d
         naive, fold, name, microseconds = content
         value = kind.fromisoformat(naive).replace(fold=fold)
         if name is not None:
-            from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # here, as in _name_of
+            from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # here, as in zone_name
 
             with suppress(ZoneInfoNotFoundError, ValueError):  # this machine lacks the zone: use the offset
                 return value.replace(tzinfo=ZoneInfo(name))
@@ -349,6 +399,17 @@ def _unwrap_clock(kind: type[datetime] | type[time]) -> Callable[[memoryview], d
         return value
 
     return unwrap
+
+
+def _unwrap_date(kind: type[date]) -> Callable[[memoryview], date]:
+    return lambda raw: kind.fromisoformat(str(raw, "ascii"))
+
+
+def _unwrap_decimal(raw: memoryview) -> Decimal:
+    number = Decimal(str(raw, "ascii"))
+    if number.is_snan():
+        raise ValueError("a signaling NaN")
+    return number
 
 
 def _unwrap(code: int, raw: memoryview) -> Any:
@@ -360,34 +421,41 @@ _to_json = JsonEncoder().encode
 _to_msgpack = MsgpackEncoder().encode
 _from_msgpack = MsgpackDecoder(ext_hook=_unwrap).decode
 _dict_from_msgpack = MsgpackDecoder(dict, ext_hook=_unwrap).decode
+_wrapped_to_msgpack = MsgpackEncoder(enc_hook=lambda key: key.ext).encode
 
 _JSON_SCALARS: frozenset[type] = frozenset({type(None), bool, int, str})
 _JSON_KEYS: frozenset[type] = frozenset({str})
 _MSGPACK_SCALARS: frozenset[type] = _JSON_SCALARS | {float, bytes}
+_MSGPACK_KEYS: frozenset[type] = _MSGPACK_SCALARS - {float}  # a float may be NaN, which is checked item by item
 _EXT = b"\xc7\xc8\xc9\xd4\xd5\xd6\xd7\xd8"
 """The first bytes of all extension types."""
-_MSGPACK_KEYS: frozenset[type] = _MSGPACK_SCALARS - {float}  # a float may be NaN, which is checked item by item
+_OPENS = b"[{" + bytes(range(0x80, 0xA0)) + b"\xdc\xdd\xde\xdf" + _EXT
+"""The first bytes of all containers, in JSON and in MessagePack. Text may contain them as well."""
 
-_ARRAYS: dict[type, int] = {tuple: 1, set: 2, frozenset: 3}
-_WRAPPERS: dict[type, Callable[[Any], Ext | None]] = {
-    datetime: _wrap_clock(4),
-    date: lambda value: Ext(5, value.isoformat().encode()),
-    time: _wrap_clock(6),
+_DATETIME, _DATE, _TIME = CLOCKS
+_ARRAYS: dict[type, int | None] = {list: None, tuple: 1, set: 2, frozenset: 3}
+_WRAPPERS: dict[type, Callable[[Any], Any]] = {
+    int: _wrap_int,
+    str: lambda value: value if is_unicode(value) else Ext(11, value.encode("utf-8", "surrogatepass")),
+    _DATETIME: _wrap_clock(4),
+    _DATE: lambda value: Ext(5, value.isoformat().encode()),
+    _TIME: _wrap_clock(6),
     timedelta: lambda value: Ext(7, _to_msgpack([value.days, value.seconds, value.microseconds])),
     UUID: lambda value: Ext(8, value.bytes),
     # A signaling NaN raises when it is compared, and changes are detected by comparison.
     Decimal: lambda value: None if value.is_snan() else Ext(9, str(value).encode()),
 }
+_HINTS: dict[type, str] = {_DATETIME: _ZONE_HINT, _TIME: _ZONE_HINT, Decimal: "It cannot be compared."}
 _UNWRAPPERS: dict[int, Callable[[memoryview], Any]] = {
     1: lambda raw: tuple(_from_msgpack(raw)),
     2: lambda raw: set(_from_msgpack(raw)),
     3: lambda raw: frozenset(_from_msgpack(raw)),
-    4: _unwrap_clock(datetime),
-    5: lambda raw: date.fromisoformat(str(raw, "ascii")),
-    6: _unwrap_clock(time),
+    4: _unwrap_clock(_DATETIME),
+    5: _unwrap_date(_DATE),
+    6: _unwrap_clock(_TIME),
     7: lambda raw: timedelta(*_from_msgpack(raw)),
     8: lambda raw: UUID(bytes=bytes(raw)),
-    9: lambda raw: Decimal(str(raw, "ascii")),
+    9: _unwrap_decimal,
     10: lambda raw: int.from_bytes(raw, "big", signed=True),
     11: lambda raw: str(raw, "utf-8", "surrogatepass"),
 }

@@ -77,6 +77,7 @@ from starsessions.core.record import (
     Record,
     cookie_max_age,
     expiry_of,
+    readable,
     rotation_due,
     touch_due,
     why_expired,
@@ -226,7 +227,7 @@ class SessionState(Struct, eq=False):
         """Take the backend's answer, and return the data."""
         self.is_loaded = True
         if isinstance(result, Found):
-            data = self._read(result)
+            data = readable(result.record, self.config.loads)
             if data is not None:
                 self.found, self.miss_reason, self.is_lost = result, None, False
                 return data
@@ -371,7 +372,8 @@ class SessionState(Struct, eq=False):
         return Replace(found, renewed)
 
     def _begin(self, data: dict[str, Any], now: int, by_hand: bool) -> Command:
-        is_empty = self.identity is None and not by_hand and not dict.__len__(data)
+        holds = self.is_loaded and dict.__len__(data)
+        is_empty = self.identity is None and not by_hand and not holds
         stale = self.is_lost or self.miss_reason is MissReason.JUST_ROTATED
         # Code for Starlette signs out with `session.clear()`, also when several cookies made the session unreadable.
         ended = self.has_ended or (self.modified and self.miss_reason is MissReason.SEVERAL)
@@ -421,11 +423,14 @@ class SessionState(Struct, eq=False):
         """Return whether anything has changed since the session was last saved."""
         found, config = self.found, self.config
         if found is None:
-            return dict.__len__(data) > 0
+            return self.is_loaded and dict.__len__(data) > 0
         if self.expiry is not None and self.expiry != expiry_of(found.record):
             return True
         base = found.record.payload
-        return not config.matches(base, data) and self._is_other(config.dumps(data), base, data)
+        if config.matches(base, data):
+            return False
+        payload = config.dumps(data)
+        return bool(payload != base) and self._is_other(payload, base, data)
 
     # What is allowed now
 
@@ -492,15 +497,7 @@ class SessionState(Struct, eq=False):
     def _read_alive(self, found: Found, now: int) -> dict[str, Any] | None:
         if why_expired(found.record, self.config.policy, now) is not None:
             return None
-        return self._read(found)
-
-    def _read(self, found: Found) -> dict[str, Any] | None:
-        """Return the data of a record; None if another release of the application stored something unreadable."""
-        try:
-            data = self.config.loads(found.record.payload)
-        except Exception:
-            return None
-        return data if type(data) is dict else None
+        return readable(found.record, self.config.loads)
 
     def _lasts_otherwise(self, old: Found, new: Found, now: int) -> bool:
         policy = self.config.policy

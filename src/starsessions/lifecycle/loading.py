@@ -2,6 +2,8 @@
 
 import logging
 
+import anyio
+
 from starsessions.core.cookies import Values
 from starsessions.core.cookies import find as find_values
 from starsessions.core.record import Found, MissReason, Policy, why_expired
@@ -13,6 +15,7 @@ from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
 _log = logging.getLogger("starsessions")
 
 _REJECTED = (MissReason.MALFORMED, MissReason.BAD_SIGNATURE, MissReason.SEVERAL)
+_clear, _fill = dict.clear, dict.update  # the hot path looks them up once
 
 
 async def load(session: TrackedDict) -> None:
@@ -22,7 +25,8 @@ async def load(session: TrackedDict) -> None:
         return
     found = await find(state)
     if not state.is_loaded:  # another task of this request may have loaded it meanwhile
-        dict.update(session, state.loaded(found))
+        _clear(session)
+        _fill(session, state.loaded(found))
         if state.miss_reason is not None:
             _report_miss(state, state.miss_reason)
 
@@ -36,7 +40,7 @@ def load_now(session: TrackedDict) -> None:
     state = session.__starsessions__
     config, peek = state.config, state.config.peek
     if peek is None:
-        raise SessionNotLoaded("Call `await session.load()` first, or pass autoload=True to SessionMiddleware.")
+        raise SessionNotLoaded(_how_to_load())
     found: Values | Found | MissReason = config.tokens_in(state.headers)
     if isinstance(found, list):
         now = int(config.clock())
@@ -44,9 +48,25 @@ def load_now(session: TrackedDict) -> None:
             found = _judged(peek(found[0], now), config.policy, now)
         else:
             found = _choose_for(state, [peek(token, now) for token in found], now)
-    dict.update(session, state.loaded(found))
+    _clear(session)
+    _fill(session, state.loaded(found))
     if state.miss_reason is not None:
         _report_miss(state, state.miss_reason)
+
+
+def _how_to_load() -> str:
+    try:
+        anyio.get_current_task()
+    except Exception:  # no event loop runs in this thread: it is that of a `def` function, where nothing can be awaited
+        return (
+            "A `def` function cannot load the session. FastAPI passes it loaded to a parameter "
+            "`session: CurrentSession` (starsessions.fastapi). Elsewhere call `await session.load()` in an "
+            "`async def` function before, or pass autoload=True to SessionMiddleware."
+        )
+    return (
+        "Call `await session.load()` before the session is used, also by a template, or pass autoload=True to "
+        "SessionMiddleware. In FastAPI, `session: CurrentSession` (starsessions.fastapi) is loaded."
+    )
 
 
 async def find(state: RequestState) -> Found | MissReason:

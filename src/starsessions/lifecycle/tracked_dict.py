@@ -1,28 +1,32 @@
 """A dict that calls a hook before every read and every change.
 
 It is a real dict, because code written for Starlette checks `isinstance(session, dict)`. Some C code reads a dict
-without calling its methods (`json.dumps`, msgspec). `dict(session)` and `**session` do call them, because `__iter__` is
-overridden.
+without calling its methods (orjson, msgspec, pydantic), so a session that is not loaded is not empty: see `NOT_LOADED`.
+`dict(session)` and `**session` do call them, because `__iter__` is overridden.
 """
 
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from typing import Any, NoReturn, Self
-from uuid import UUID
 
 from starsessions.core import merge
+from starsessions.core.kinds import SCALARS
+from starsessions.exceptions import SessionNotLoaded
 from starsessions.lifecycle.request_state import RequestState
 
-# Types whose values cannot be changed in place. A tuple is not one of them: it may hold a list.
-_UNCHANGEABLE = frozenset({str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, UUID, Decimal})
+_UNCHANGEABLE = SCALARS  # a tuple may hold a list
 
 # Types that the built-in serializers store as they are.
 _PLAIN = frozenset({str, int, bool, type(None)})
 
 _MISSING = object()
+
+_ERROR = SessionNotLoaded("Call `await session.load()` first, or pass autoload=True to SessionMiddleware.")
+NOT_LOADED: dict[Any, Any] = {"SessionNotLoaded": _ERROR, _ERROR: None}
+"""What a session holds until it is loaded. No method shows it, but C code that reads a dict without calling its methods
+would take an empty one for an empty session. No encoder knows the value, and no converter a key that is no str.
+"""
 
 
 class TrackedDict(dict[str, Any]):
