@@ -25,7 +25,7 @@ from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, Re
 from starsessions.lifecycle.config import Config
 from starsessions.lifecycle.loading import load
 from starsessions.lifecycle.request_state import RequestState
-from starsessions.lifecycle.response import unavailable, with_session, with_session_cookie
+from starsessions.lifecycle.response import look_closer, unavailable, with_session, with_session_cookie
 from starsessions.lifecycle.saving import decide, save, save_for_headers, save_now
 from starsessions.lifecycle.startup import fails_at_startup
 from starsessions.lifecycle.tracked_dict import NOT_LOADED
@@ -180,9 +180,10 @@ class SessionMiddleware:
         def send_with_session(message: Message) -> Awaitable[None]:
             # Not a coroutine function, so that messages which stay unchanged cost next to nothing.
             if message["type"] == "http.response.start" and state.phase in _NOT_SENT:
-                replaced = scope.get(key) is not session and self._is_replaced(session, scope)
-                if replaced or state.accessed:
-                    return self._start(session, replaced, scope, message, send)
+                if scope.get(key) is not session:
+                    return self._start_beside_another(session, scope, message, send)
+                if state.accessed:
+                    return self._start(session, False, scope, message, send)
                 state.phase = CLOSED
             return send(message)
 
@@ -198,6 +199,16 @@ class SessionMiddleware:
                 await dispatch(state.events, self.config.on_event)
         if state.phase in _SENT and (state.exposed or scope.get(key) is not session):
             self._check_saved(session, scope)
+
+    def _start_beside_another(self, session: Session, scope: Scope, message: Message, send: Send) -> Awaitable[None]:
+        """Send the start of a response whose request got another session: a dict, or an inner middleware's."""
+        state = session.__starsessions__
+        replaced = self._is_replaced(session, scope)
+        if replaced or state.accessed:
+            return self._start(session, replaced, scope, message, send)
+        look_closer(message.get("headers", ()), False, state, scope)
+        state.phase = CLOSED
+        return send(message)
 
     def _start(self, session: Session, replaced: bool, scope: Scope, message: Message, send: Send) -> Awaitable[None]:
         """Save the session and send the start of the response."""

@@ -42,7 +42,7 @@ def with_session(message: Message, session: TrackedDict, scope: Scope) -> Messag
             forbids = True
     headers, notable = make_private(message.get("headers", ()), cookies, forbids)
     if notable:
-        _look_closer(notable, forbids, state, scope)
+        look_closer(notable, forbids, state, scope)
     if cookies and state.clears_site_data:
         # If a new session began after the sign-out (a flash message), its cookie is in this response and must survive.
         what = b'"cookies", ' if state.found is None else b""
@@ -50,7 +50,7 @@ def with_session(message: Message, session: TrackedDict, scope: Scope) -> Messag
     return {**message, "headers": headers}
 
 
-def _look_closer(headers: RawHeaders, forbids: bool, state: RequestState, scope: Scope) -> None:
+def look_closer(headers: RawHeaders, forbids: bool, state: RequestState, scope: Scope) -> None:
     """Report what the application's own headers do to the session."""
     advice, mine = state.config.advice, state.config.cookie.name.encode() + b"="
     if invites_shared_caches(headers):
