@@ -135,9 +135,11 @@ async def test_after_a_change_of_the_cookies_place_people_sign_in_once_more_at_m
             else:
                 await person.at(change_it if step == "write" else is_signed_in)
             clock.advance(1)
+        # With a new id, signing in works at once. In a store the old cookie has the same id, or a dead one.
+        allowed = 0 if kind == "memory" or (way != "plain" and "sign in" in steps) else 1
         while not await person.is_signed_in():
             extra += 1
-            assert extra <= 1, steps
+            assert extra <= allowed, steps
             await person.signs_in()
         assert await person.is_signed_in(), steps
 
@@ -159,6 +161,41 @@ async def test_one_of_the_old_cookies_that_outlives_the_other_signs_in_no_one(
     assert person.copies == 2
     await person.signs_out()
     assert person.copies == 0
+
+
+@pytest.mark.guarantee(6)
+@rows("kind", BACKENDS)
+async def test_signing_out_with_a_message_leaves_the_cookie_of_the_message_only(
+    site_of: Callable[..., Site], clock: Clock, kind: str
+) -> None:
+    async def say_goodbye(session: Session) -> None:
+        await session.flush()
+        session["message"] = "bye"
+
+    backend = BACKENDS[kind](clock)
+    person = Person(site_of(backend=backend), "plain")
+    await person.signs_in()
+    person.site = site_of(backend=backend, domain="example.com")
+    await person.at(say_goodbye)
+    assert await person.at(dict) == {"message": "bye"}
+    assert person.copies == 1
+
+
+@pytest.mark.guarantee(6)
+async def test_signing_out_revokes_every_session_that_the_browser_brings(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    backend = CookieBackend(KEY, revocations=MemoryStore(), clock=clock)
+    person = Person(site_of(backend=backend), "sign_in")
+    await person.signs_in()
+    site = person.site = site_of(backend=backend, domain="example.com")
+    await person.at(write)
+    stolen = [cookie.value for cookie in person.jar.jar.values()]
+    assert len(stolen) == 2
+    await person.signs_out()
+    for value in stolen:
+        reply = await site.visit(is_signed_in, headers=[(b"cookie", f"session={value}".encode())])
+        assert reply.result is False
 
 
 @pytest.mark.guarantee(6)
