@@ -2,10 +2,10 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend, Session, SessionBackend
 from starsessions.core.cookies import CookieSpec

@@ -11,8 +11,9 @@ that they must not obey, and one that matches no cookie.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
+
+from msgspec import Struct
 
 from starsessions.core.caching import RawHeaders
 from starsessions.core.cookies import CookieSpec
@@ -29,21 +30,16 @@ _HOST = re.compile(r"([a-z0-9_-]+\.)+[a-z][a-z0-9-]*")
 _PATH = re.compile(r"/[!-:<-~]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a request was sent.
-
-    Args:
-        host: the `Host` header; its port is ignored.
-        path: the path, as the browser spells it.
-        root_path: the path at which a proxy serves the application.
-        is_secure: whether the response may set `Secure` cookies.
-    """
+class Place(Struct, frozen=True):
+    """Where a request was sent."""
 
     host: str
+    """The `Host` header; its port is ignored."""
     path: str
     root_path: str
+    """The path at which a proxy serves the application."""
     is_secure: bool
+    """Whether the response may set `Secure` cookies."""
 
 
 def removals(spec: CookieSpec, names: Sequence[str], place: Place, is_certain: bool = True) -> RawHeaders:
