@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from starsessions.core.binding import DEFAULT_BINDING, binding_for
 from starsessions.core.encoding import from_base64, to_base64
-from starsessions.core.record import MissReason, Record
+from starsessions.core.record import LAST_INSTANT, MissReason, Record
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.sealing import signed
 from starsessions.sealing.encrypted import PREFIX, Encrypter
@@ -29,10 +29,10 @@ RECORD = Record(b"\x81\xa4user\x01", 1_600_000_000, 1_700_000_000, 60, None, Tru
 records = st.builds(
     Record,
     st.binary(max_size=200),
-    st.integers(0, 2**40),
-    st.integers(0, 2**40),
+    st.integers(0, LAST_INSTANT),
+    st.integers(0, LAST_INSTANT),
     st.none() | st.integers(1, 2**40),
-    st.none() | st.integers(0, 2**40),
+    st.none() | st.integers(0, LAST_INSTANT),
     st.booleans(),
 )
 

@@ -14,7 +14,7 @@ from itsdangerous import Signer as ItsdangerousSigner
 
 from starsessions.core.binding import binding_for
 from starsessions.core.encoding import from_base64url, to_base64url
-from starsessions.core.record import MissReason, Record
+from starsessions.core.record import LAST_INSTANT, MissReason, Record
 from starsessions.sealing.envelope import pack
 from starsessions.sealing.keys import derive
 from starsessions.sealing.signed import PREFIX, Signer, StarletteSigner
@@ -29,10 +29,10 @@ OWN_RECORD = Record(b"\x81\xa4user\x01", 1_600_000_000, 1_700_000_000, 60, None,
 records = st.builds(
     Record,
     st.binary(max_size=200),
-    st.integers(0, 2**40),
-    st.integers(0, 2**40),
+    st.integers(0, LAST_INSTANT),
+    st.integers(0, LAST_INSTANT),
     st.none() | st.integers(1, 2**40),
-    st.none() | st.integers(0, 2**40),
+    st.none() | st.integers(0, LAST_INSTANT),
     st.booleans(),
 )
 

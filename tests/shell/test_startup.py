@@ -28,7 +28,7 @@ WRONG: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
     "a keyword of 2.x": (SessionMiddleware, {"store": "redis://localhost"}, "'store': use backend"),
     "nothing": (SessionMiddleware, {}, "needs secret_key=… or backend=…"),
     "a type": (SessionMiddleware, {"backend": object()}, "backend"),
-    "CSRF": (CsrfMiddleware, {"trusted_origins": ["https://a.test/"]}, "is not an origin"),
+    "CSRF": (CsrfMiddleware, {"trusted_origins": ["https://a.test/"]}, "no browser sends the origin"),
     "a keyword of CSRF": (CsrfMiddleware, {"origins": []}, "origins"),
 }
 APPLICATION = """
