@@ -14,6 +14,7 @@ from starsessions.core.record import Found, MissReason, deadline
 from starsessions.core.serializer import differs_for_sure, dumper_again, is_builtin, matcher
 from starsessions.core.state import Create, Replace, Rotate, Rules
 from starsessions.events import OnEvent
+from starsessions.lifecycle.outage import Outage
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -47,6 +48,7 @@ class Config(Rules, frozen=True):
     users: UserRules
     anonymous_if_unavailable: bool
     """Whether a request continues with an empty session when the store fails."""
+    outage: Outage
 
     @classmethod
     def build(
@@ -86,6 +88,7 @@ class Config(Rules, frozen=True):
             on_event=on_event,
             users=users,
             anonymous_if_unavailable=anonymous_if_unavailable,
+            outage=Outage(),
         )
 
 
