@@ -524,6 +524,28 @@ async def test_the_documented_permissions_are_sufficient(server: RedisServer, op
     await check(open_store(f"redis://ours:x@127.0.0.1:{server.port}"))
 
 
+async def test_a_server_that_evicts_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It may evict the list of a user before the sessions on it, which then cannot be ended."""
+    with servers.standalone() as server:
+        for limit, policy, permission, lines in [
+            ("0", "allkeys-lru", "+info", 0),
+            ("100mb", "noeviction", "+info", 0),
+            ("100mb", "volatile-lru", "-info", 0),
+            ("100mb", "volatile-lru", "+info", 1),
+        ]:
+            caplog.clear()
+            server.ask("CONFIG", "SET", "maxmemory", limit, "maxmemory-policy", policy)
+            server.ask("ACL", "SETUSER", "default", permission)
+            for options in ({}, {"single_connection_client": True}):  # one gets bytes, the other a dict
+                async with Redis.from_url(server.url, **options) as client:
+                    store = RedisStore(client, f"{policy}:", timeout=20)
+                    for n in range(3):
+                        await store.create(f"{permission}{options}{n}", b"", expires_at=NOW + LIFE, now=NOW)
+            found = [record.getMessage() for record in caplog.records]
+            assert len(found) == 2 * lines
+            assert all("(maxmemory-policy volatile-lru)" in line for line in found)
+
+
 @pytest.mark.parametrize("refuses", ["cluster", "permissions"])
 async def test_a_server_that_refuses_mget_is_read_key_by_key_and_not_asked_again(
     open_store: Open, refuses: str

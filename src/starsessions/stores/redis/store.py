@@ -17,17 +17,25 @@ old one may be computed twice.)
 Redis counts the time to live by its own clock. The caller's clock decides whether an entry has expired.
 """
 
+from contextlib import suppress
 from datetime import timedelta
 from hashlib import sha1
 from os import urandom
+from re import search
 from struct import Struct
 from typing import Any
 
 from starsessions.core.durations import time_limit
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from starsessions.notices import Notices
 from starsessions.stores.base import Conflict, Entry, Version
 from starsessions.stores.redis.clients import ClientOrUrl, clients_for
 from starsessions.stores.redis.connection import Read, Send, within
+
+_EVICTS = (
+    "Redis evicts keys when its memory is full (maxmemory-policy %s): sessions, and perhaps the list of a user's "
+    "sessions before the sessions, so that `end_all` would miss some. Set `maxmemory-policy noeviction`."
+)
 
 LAYOUT = 1
 HEAD = Struct(">B8sQ")
@@ -104,6 +112,8 @@ class RedisStore:
         # After these errors a command is retried. A read-only error means a failover: another node is the primary now.
         self._lost = (exceptions.ConnectionError, exceptions.ReadOnlyError)
         self.clients = clients_for(client_or_url, self._timeout)
+        self._notices = Notices()
+        self._policy_is_known = False
         self._is_ours = isinstance(client_or_url, str) or callable(client_or_url)
 
     async def get(self, key: str, *, now: int) -> Entry | None:
@@ -146,7 +156,18 @@ class RedisStore:
         version = urandom(8)
         entry = HEAD.pack(LAYOUT, version, max(0, expires_at)) + value
         await self._swap(key, entry, expected, now, min((expires_at - now) * 1000, _LONGEST))
+        if not self._policy_is_known:
+            self._policy_is_known = True
+            await self._check_policy()
         return version
+
+    async def _check_policy(self) -> None:
+        """Warn of a server that evicts sessions. It may forbid the question, for instance by an ACL."""
+        with suppress(BackendUnavailable):
+            said = repr(await within(self._timeout, self.clients.get().send("INFO", "memory"), self._failures))
+            limit, policy = search(r"maxmemory\W+([0-9]+)", said), search(r"maxmemory_policy\W+([a-z-]+)", said)
+            if limit and policy and limit[1] != "0" and policy[1] != "noeviction":
+                self._notices.warn("policy", _EVICTS, policy[1])
 
     async def _swap(self, key: str, entry: bytes, expected: bytes, now: int, milliseconds: int) -> None:
         """Replace the entry that has the version `expected` with `entry`, or raise `Conflict`."""
