@@ -150,6 +150,8 @@ def test_a_loop_that_was_not_shut_down_is_forgotten() -> None:
         loop.close()
     last = asyncio.run(use())
     assert closed == [last]
+    asyncio.run(objects.aclose())  # this loop has none
+    assert closed == [last]
     assert len(objects._open) <= 2
 
 

@@ -88,7 +88,7 @@ class Backends(BackendSuite):
 
 @pytest.mark.once
 class TestStoreOnFakeRedis(Stores):
-    """fakeredis stands for all servers whose Lua is not complete: its scripts have no `struct`."""
+    """Like other servers with an incomplete Lua, it has no `struct`."""
 
     __test__ = True
 
