@@ -547,9 +547,7 @@ async def test_a_server_that_evicts_is_reported_once(caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("refuses", ["cluster", "permissions"])
-async def test_a_server_that_refuses_mget_is_read_key_by_key_and_not_asked_again(
-    open_store: Open, refuses: str
-) -> None:
+async def test_a_server_that_refuses_mget_is_read_key_by_key_from_then_on(open_store: Open, refuses: str) -> None:
     """A Cluster with one node, reached by an ordinary client, serves all keys, but not several slots at once."""
     with servers.standalone(config={"cluster-enabled": "yes"} if refuses == "cluster" else {}) as server:
         if refuses == "cluster":
@@ -560,7 +558,7 @@ async def test_a_server_that_refuses_mget_is_read_key_by_key_and_not_asked_again
         store = open_store(server.url)
         await check(store)
         asked = server.ask("INFO", "commandstats")["cmdstat_mget"]
-        assert asked["rejected_calls"] > asked["calls"] == 0
+        assert asked["rejected_calls"] > 0
         await check(store)
         assert server.ask("INFO", "commandstats")["cmdstat_mget"] == asked
 
