@@ -741,6 +741,7 @@ async def test_a_failover_of_a_cluster_under_load(open_store: Open, closing: Asy
 
 
 @pytest.mark.guarantee(20)
+@pytest.mark.once
 async def test_a_cluster_whose_slots_move_keeps_all_sessions(open_store: Open, closing: AsyncExitStack) -> None:
     """The client closes connections that other commands are about to use."""
     with servers.cluster() as group:
