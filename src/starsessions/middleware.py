@@ -254,7 +254,7 @@ class SessionMiddleware:
         state = session.__starsessions__
         if state.phase not in _NOT_SENT:
             raise error
-        _log.error("Rejected a request because the session store failed.", exc_info=error)
+        self.config.outage.failed("Requests that need their session are answered 503.", error)
         state.note(StoreFailed(str(error)))
         for message in unavailable(scope["type"], "websocket.http.response" in scope.get("extensions", ())):
             await send(message)

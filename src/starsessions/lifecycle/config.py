@@ -15,6 +15,7 @@ from starsessions.core.serializer import differs_for_sure, dumper_again, is_buil
 from starsessions.core.state import Create, Replace, Rotate, Rules
 from starsessions.events import OnEvent
 from starsessions.lifecycle.advice import CookieAdvice
+from starsessions.lifecycle.outage import Outage
 from starsessions.notices import Notices
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -54,6 +55,7 @@ class Config(Rules, frozen=True):
     notices: Notices
     """What has been logged once for this middleware."""
     advice: CookieAdvice
+    outage: Outage
 
     @classmethod
     def build(
@@ -98,6 +100,7 @@ class Config(Rules, frozen=True):
             no_store=no_store,
             notices=notices,
             advice=CookieAdvice(cookie, notices),
+            outage=Outage(),
         )
 
 

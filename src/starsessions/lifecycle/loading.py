@@ -77,11 +77,14 @@ async def find(state: RequestState) -> Found | MissReason:
         return tokens
     now, fetch = int(config.clock()), config.backend.fetch
     try:
-        return _choose_for(state, [await fetch(token, now) for token in tokens], now)
+        results = [await fetch(token, now) for token in tokens]
+        if config.outage.is_known:
+            config.outage.ended()
+        return _choose_for(state, results, now)
     except BackendUnavailable as error:
         if not config.anonymous_if_unavailable:
             raise
-        _log.warning("The session store failed, so a request continues with an empty session: %s", error)
+        config.outage.failed("Requests continue with an empty session.", error)
         state.note(StoreFailed(str(error)))
         return MissReason.UNAVAILABLE
 
