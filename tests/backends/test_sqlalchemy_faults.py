@@ -583,6 +583,27 @@ async def test_a_full_disk_leaves_no_partial_write(tmp_path: Path) -> None:
         event.remove(pool_of(backend), "checkout", fill)
 
 
+async def test_prepared_statements_behind_a_pooler_are_named_with_their_cure(postgres_server: Address) -> None:
+    """As behind PgBouncer in transaction mode, the connection has statements that another client has prepared."""
+    engine = create_async_engine(postgres_server.over("psycopg"))
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def as_if_used_before(connection: Any, record: Any) -> None:
+        cursor = connection.cursor()
+        for n in range(20):
+            cursor.execute(f"PREPARE _pg3_{n} AS SELECT 1")
+        cursor.close()
+        connection.commit()
+
+    async with opened(engine) as backend:
+
+        async def visits() -> None:
+            for n in range(20):  # psycopg prepares what it has executed a few times
+                await backend.store.create(f"key-{n}", b"", expires_at=NOW + 9, now=NOW)
+
+        assert re.search("PgBouncer.*prepare_threshold.*statement_cache_size", str(await fails(visits())))
+
+
 async def test_a_dropped_table_is_a_failure_and_not_an_empty_session(db: Database) -> None:
     async with opened(db.url) as backend:
         session_id = await backend.write({"user": "ann"})
