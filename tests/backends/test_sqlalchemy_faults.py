@@ -148,9 +148,10 @@ async def test_requests_fail_at_once_while_the_server_is_down_and_work_when_it_i
 
 @pytest.mark.guarantee(20)
 async def test_a_paused_server_costs_a_request_its_time_and_no_connection(own: Own) -> None:
-    async with opened(own.url, timeout=0.3) as backend:
+    async with opened(own.url, timeout=30) as backend:
         store = backend.store
         await works(store)
+        store._database._timeout = 0.3
         with own.server.paused():
             await fails(store.get("key", now=NOW))
             verbs: list[Awaitable[Any]] = [store.get(f"key-{n}", now=NOW) for n in range(10)]
