@@ -85,15 +85,16 @@ READ_ONLY: Codes = frozenset(
 NO_TABLE: Codes = frozenset({"42P01", 1146, "no such table"})
 """PostgreSQL, MySQL and SQLite: the table does not exist."""
 
+PREPARED: Codes = frozenset({"26000", "42P05"})
+"""PostgreSQL: a prepared statement does not exist, or exists already."""
+
 CAUSES: dict[Codes, str] = {
     NO_TABLE: "The table {table!r} is missing: create it with `await backend.create_table()`, or with an Alembic "
     "migration that uses backend.metadata.",
     LOCKED: "The SQLite file is locked by another transaction. If it is this request's own, end it before the response "
     'starts (FastAPI: `Depends(get_db, scope="function")`), or keep the sessions in a file of their own.',
-    frozenset(
-        {"26000", "42P05"}
-    ): "Prepared statements do not work, as behind PgBouncer in transaction mode. Create the "
-    "engine with poolclass=NullPool, and connect_args={{'prepare_threshold': None}} for psycopg, or for asyncpg "
+    PREPARED: "Prepared statements do not work, as behind PgBouncer in transaction mode. Create the engine with "
+    "poolclass=NullPool, and connect_args={{'prepare_threshold': None}} for psycopg, or for asyncpg "
     "{{'statement_cache_size': 0, 'prepared_statement_name_func': lambda: f'__{{uuid4()}}__'}}.",
 }
 """What is wrong and how to fix it, for errors that have one usual cause."""
@@ -240,7 +241,7 @@ class Database:
         """
         local, attempts, in_doubt = self._local.get(), 0, False
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._timeout / 2  # for the time after that, a lock would be no news
+        until = loop.time() + self._timeout / 2  # a lock that is held for longer is reported, and not waited for
         async with local.free:
             while True:
                 try:
