@@ -15,7 +15,7 @@ from starsessions.core.serializer import Serializer
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.notices import Notices
 from starsessions.sealing.keys import Keys
-from starsessions.stores.sqlalchemy.connection import CAUSES, NO_TABLE, engine_for
+from starsessions.stores.sqlalchemy.connection import engine_for
 from starsessions.stores.sqlalchemy.store import SQLAlchemyStore
 from starsessions.stores.sqlalchemy.table import session_table
 from starsessions.stores.sweeper import sweep_forever
@@ -147,4 +147,4 @@ class SQLAlchemyBackend(StoreBackend):
             _logger.warning("The session database does not answer yet, so its table was not checked: %s", error)
             return
         if not is_there:
-            raise ImproperlyConfigured(CAUSES[NO_TABLE].format(table=self.table.fullname))
+            raise ImproperlyConfigured(self.store.no_table)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from importlib.util import find_spec
 from random import random
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, NoReturn, ParamSpec, TypeVar
 
 from anyio import CancelScope
 from sqlalchemy import (
@@ -248,18 +248,20 @@ class Database:
                     return await greenlet_spawn(partial(_once, local.engine, work, *args, **kwargs)), in_doubt
                 except Exception as error:
                     failure = _as_the_driver_said(error)
-                if has_code(failure, BUSY):
+                if _has_code(failure, BUSY):
                     attempts += 1
                     again = attempts < MAX_ATTEMPTS and loop.time() < until
                     await asyncio.sleep(0.002 * 2**attempts * random())  # noqa: S311 - jitter
                 else:
                     again, in_doubt = not in_doubt, True
                 if not again:
-                    raise BackendUnavailable(self._explain(failure)) from failure
+                    self._fail(failure)
 
-    def _explain(self, failure: Exception) -> str:
-        known = [cause.format(table=self._table) for codes, cause in CAUSES.items() if has_code(failure, codes)]
-        return " ".join([f"The store failed: {type(failure).__name__}.", *known])
+    def _fail(self, failure: Exception) -> NoReturn:
+        for codes, cause in CAUSES.items():
+            if _has_code(failure, codes):
+                raise BackendUnavailable(cause.format(table=self._table)) from None
+        raise BackendUnavailable(f"The store failed: {type(failure).__name__}.") from failure
 
 
 def _once(engine: Engine, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -310,10 +312,10 @@ def _spoils(error: Exception) -> bool:
     """Return whether the connection must not be reused: its state is unknown, or its server is now a replica."""
     if isinstance(error, InterfaceError | InternalError) or not isinstance(error, SQLAlchemyError):
         return True
-    return isinstance(error, DBAPIError) and has_code(error.orig, READ_ONLY)
+    return isinstance(error, DBAPIError) and _has_code(error.orig, READ_ONLY)
 
 
-def has_code(failure: BaseException | None, codes: Codes) -> bool:
+def _has_code(failure: BaseException | None, codes: Codes) -> bool:
     """Return whether a driver's error has one of these codes, in any of the places where drivers put it."""
     first = next(iter(getattr(failure, "args", ())), None)
     said = (

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.base import Conflict, Entry, Version
-from starsessions.stores.sqlalchemy.connection import MOST_CONNECTIONS, NO_TABLE, Database, has_code
+from starsessions.stores.sqlalchemy.connection import CAUSES, MOST_CONNECTIONS, NO_TABLE, Database
 from starsessions.stores.sqlalchemy.table import Statements
 
 MAX_ROUNDS = 8
@@ -38,6 +38,7 @@ class SQLAlchemyStore:
         self, engine: AsyncEngine, table: Table, *, timeout: float = 5.0, connections: int = MOST_CONNECTIONS
     ) -> None:
         self.table = table
+        self.no_table: str = CAUSES[NO_TABLE].format(table=table.fullname)
         self._database = Database(engine, table.fullname, timeout, connections)
         self.statements: Statements = Statements(table)
 
@@ -60,9 +61,9 @@ class SQLAlchemyStore:
         try:
             await self.get("", now=0)  # an inspector would not apply the engine's schema_translate_map
         except BackendUnavailable as error:
-            if has_code(error.__cause__, NO_TABLE):
-                return False
-            raise
+            if str(error) != self.no_table:
+                raise
+            return False
         return True
 
     async def create_table(self) -> None:
