@@ -263,6 +263,15 @@ def test_a_privacy_middleware_leaves_browser_and_network_out() -> None:
     assert {(one.agent, one.address) for one in listed} == {("", ""), ("Firefox on Linux", "203.0.113.0/24")}
 
 
+def test_an_application_that_keeps_its_sessions_in_sqlite_starts_as_it_is_printed() -> None:
+    started = 0
+    for story in STORIES:
+        if any("sqlite+aiosqlite:///" in block.code for block in story) and "app" in (names := tell(story)):
+            with TestClient(names["app"]):
+                started += 1
+    assert started >= 4
+
+
 def test_the_cron_job_ends() -> None:
     asyncio.run(tell(story_of("guides/production/cleanup.md", 1))["purge"]())
 

@@ -11,6 +11,10 @@ T = TypeVar("T")
 
 Close = Callable[[T], Awaitable[object]]
 
+_closing_at_the_end: dict[AbstractEventLoop, set[AsyncGenerator[None]]] = {}
+"""The generators of each loop. Without this reference, those of an owner that is dropped early (as in
+`asyncio.run(SQLAlchemyBackend(url).create_table())`) would be destroyed in the middle of closing."""
+
 
 def running_loop() -> AbstractEventLoop:
     """Return the running event loop of asyncio.
@@ -52,18 +56,22 @@ class PerLoop(Generic[T]):
 
     async def aclose(self) -> None:
         """Close the object of the running event loop, if there is one. `get` makes a new one."""
-        found = self._open.pop(running_loop(), None)
+        loop = running_loop()
+        found = self._open.pop(loop, None)
         if found is not None:
+            _closing_at_the_end[loop].discard(found[1])
             await found[1].aclose()
 
     def _new(self, loop: AbstractEventLoop) -> T:
-        for ended in [other for other in tuple(self._open) if other.is_closed()]:
-            self._open.pop(ended, None)
+        for held in (self._open, _closing_at_the_end):
+            for ended in [other for other in tuple(held) if other.is_closed()]:
+                held.pop(ended, None)
         new = self._make()
         closing = _closing(new, self._close)
         with suppress(StopIteration):  # it is at its `yield`
             closing.asend(None).send(None)
         self._open[loop] = new, closing
+        _closing_at_the_end.setdefault(loop, set()).add(closing)
         return new
 
 
