@@ -34,6 +34,7 @@ from starsessions.core.state import (
 from starsessions.exceptions import BackendUnavailable, ResponseStarted, SessionConflict
 from starsessions.lifecycle.request_state import RequestState
 from tests.core.machines import FOREVER, MSGPACK, NOW, RULES, found_with, machine, record_of, rules
+from tests.rows import rows
 
 ANN = Identity("ann", NOW, "ann's-handle")
 BOB = Identity("bob", NOW, "bob's-handle")
@@ -220,7 +221,13 @@ def test_a_request_that_lost_its_session_begins_another_one_only_if_it_asks_for_
     assert (state.found, state.is_lost, state.cookie) == (kept, False, Cookie.SET)
 
 
-ENDS = {"deleted": SessionState.deleted, "lost": SessionState.lost, "forget": SessionState.forget}
+def lose(state: SessionState, data: dict[str, Any]) -> None:
+    """Lose the session when no sign-in is pending."""
+    state.identity = None
+    assert not state.lost(data)
+
+
+ENDS = {"deleted": SessionState.deleted, "lost": lose, "forget": SessionState.forget}
 
 
 @pytest.mark.parametrize("ends", ENDS)
@@ -249,10 +256,64 @@ def test_a_session_that_this_request_ended_clears_the_cookie() -> None:
 def test_a_session_that_was_ended_elsewhere_leaves_the_cookie_alone() -> None:
     state, data = with_notes()
 
-    state.lost(data)
+    lose(state, data)
 
     assert (state.cookie, state.has_ended, state.is_lost) == (Cookie.LEAVE, False, True)
     assert state.command(data, NOW) == NOTHING
+
+
+OF_ANN, OF_BOB = found_with({"b": 5}, "other", identity=ANN), found_with({"b": 5}, "other", identity=BOB)
+
+
+@rows(
+    ("moved_to", "kept"),
+    [
+        (None, {"new": 3}),  # ended
+        (OF_ANN, {"a": 2, "new": 3}),  # the same form, sent twice
+        (OF_BOB, {"new": 3}),  # another person
+        (found_with({"b": 5}, "other"), {"a": 2, "new": 3}),  # only its id has changed
+    ],
+)
+def test_a_pending_sign_in_gets_a_session_of_its_own_when_the_one_that_it_was_to_replace_is_lost(
+    moved_to: Found | None, kept: dict[str, Any]
+) -> None:
+    """What was stored under another id since then is in none of them: the holder of an old id gains nothing."""
+    state, data = machine({"a": 1}, cookie=Cookie.SET, models=[print])
+    state.sign_in(ANN, "new id", Expiry(60))
+    data |= {"a": 2, "new": 3}
+
+    assert state.conflict(None, data, NOW, moved_to) == kept
+    assert (state.found, state.cookie, state.is_lost) == (None, Cookie.LEAVE, True)
+    assert bool(state.models) is ("a" in kept)
+    created = state.command(data, LATER)
+    assert created == Create(record_of(kept, LATER, lifetime=60, identity=ANN), "new id")
+    state.saved(created, Found("new id", created.record), LATER)
+    assert (state.cookie, state.is_lost, state.identity, state.next_id) == (Cookie.SET, False, None, None)
+
+
+@rows(("asks", "command"), [(False, DISCARD), (True, Create(record_of({"a": 1}, LATER, identity=ANN), "new id"))])
+def test_an_id_in_its_grace_period_rotates_nothing_and_a_sign_in_with_it_is_another_session(
+    asks: bool, command: Command
+) -> None:
+    state, data = machine(found_with({"a": 1}, is_alias=True, identity=ANN, began_at=NOW - 5), ROTATING)
+    if asks:
+        state.sign_in(ANN, "new id", None)
+    else:
+        state.rotate("new id", grace=60)
+
+    assert state.command(data, LATER) == state.command(data, LATER, True) == command
+
+
+def test_the_data_of_the_session_that_the_same_form_has_replaced_is_added_to_what_is_there() -> None:
+    state, data = machine(MissReason.JUST_ROTATED)
+    data["a"] = 2
+
+    state.take_along(MSGPACK.dumps({"a": 1, "b": 1}), data)
+    assert data == {"a": 2, "b": 1}
+
+    for garbage in (b"\xc1", MSGPACK.dumps({"c": 1})[1:]):
+        state.take_along(garbage, data)
+    assert data == {"a": 2, "b": 1}
 
 
 def test_forgetting_alone_says_nothing_to_the_browser() -> None:
@@ -276,7 +337,7 @@ NOT_ALIVE = {
 
 @pytest.mark.parametrize("what", NOT_ALIVE)
 def test_a_conflict_with_nothing_that_lives_is_a_lost_session(what: str) -> None:
-    state, data = machine({"a": 1}, cookie=Cookie.SET, identity=ANN, next_id="new")
+    state, data = machine({"a": 1}, cookie=Cookie.SET, next_id="new")
     data["b"] = 1
 
     assert state.conflict(NOT_ALIVE[what], data, NOW) is None
@@ -334,10 +395,14 @@ def test_a_request_that_was_overtaken_by_a_rotation_does_not_bring_the_old_id_ba
 
 @pytest.mark.parametrize("what", NOT_ALIVE)
 def test_a_change_that_is_to_be_made_anew_is_lost_where_nothing_lives(what: str) -> None:
-    state, data = machine({"a": 1}, cookie=Cookie.SET, identity=ANN, next_id="new")
+    state, data = machine({"a": 1}, cookie=Cookie.SET, next_id="new")
 
     assert not state.overtaken(NOT_ALIVE[what], data, NOW)
-    assert (state.is_lost, state.found, state.cookie, state.identity, data) == (True, None, Cookie.LEAVE, None, {})
+    assert (state.is_lost, state.found, state.cookie, state.next_id, data) == (True, None, Cookie.LEAVE, None, {})
+
+    state, data = machine({"a": 1}, identity=ANN, next_id="new")
+    assert state.overtaken(NOT_ALIVE[what], data, NOW)
+    assert (state.is_lost, state.found, state.identity, data) == (True, None, ANN, {})
 
 
 def test_a_change_that_is_to_be_made_anew_keeps_what_was_asked_for() -> None:

@@ -28,12 +28,14 @@ from tests.core.races import (
     NEW_IDS,
     NO_OTHER,
     NO_UPDATE_IS_LOST,
+    NONE_SIGNED_OUT,
     PROMISES,
     RAISING,
     REPORTED,
     ROLLING,
     ROTATED_AWAY,
     ROTATING,
+    SIGNED_IN,
     THE_LOST_ARE_SILENT,
     TOLD,
     Action,
@@ -170,8 +172,8 @@ EVERY_ORDER: dict[str, tuple[list[Race], int]] = {
         races(HANDLERS, 2, config=ROLLING, time_passes=True),
         10301,
     ),
-    "two requests that rotate the session": (races(HANDLERS, 2, config=ROTATING, user="bob"), 2751),
-    "three requests that renew the session": (races(FEW, 3, config=ROLLING), 14288),
+    "two requests that rotate the session": (races(HANDLERS, 2, config=ROTATING, user="bob"), 2739),
+    "three requests that renew the session": (races(FEW, 3, config=ROLLING), 14038),
     "one request, and two that follow each other": (
         [Race([HANDLERS["rotates"], other], ROLLING, again=HANDLERS["rotates"]) for other in HANDLERS.values()],
         366,
@@ -247,31 +249,39 @@ def test_counters_are_exact_in_every_order_of(name: str) -> None:
 class OverwritesOnConflict(SessionState, eq=False):
     """Takes what it has for what is stored."""
 
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
         if current is None:
-            return super().conflict(current, data, now)
+            return super().conflict(current, data, now, moved_to)
         self.found = current
         return dict(data)
 
 
 class MergesNoDeletions(SessionState, eq=False):
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
         ours = dict(data)
-        merged = super().conflict(current, data, now)
+        merged = super().conflict(current, data, now, moved_to)
         return None if merged is None else self.stored() | ours
 
 
 class DropsItsOwnChanges(SessionState, eq=False):
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
-        merged = super().conflict(current, data, now)
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
+        merged = super().conflict(current, data, now, moved_to)
         return None if merged is None else self.stored()
 
 
 class RevivesTheLost(SessionState, eq=False):
     """Begins a new session with the data of one that was ended."""
 
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
-        ours, merged = dict(data), super().conflict(current, data, now)
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
+        ours, merged = dict(data), super().conflict(current, data, now, moved_to)
         if merged is None:
             self.is_lost = False
             return ours
@@ -286,9 +296,11 @@ class BelievesTheExpired(SessionState, eq=False):
 class KeepsTheOldRecord(SessionState, eq=False):
     """Merges the data, and not whose session it is and how long it lasts."""
 
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
         before = self.found
-        merged = super().conflict(current, data, now)
+        merged = super().conflict(current, data, now, moved_to)
         if merged is not None and before is not None and self.found is not None:
             record = replace(before.record, payload=self.found.record.payload)
             self.found = replace(self.found, record=record)
@@ -298,8 +310,10 @@ class KeepsTheOldRecord(SessionState, eq=False):
 class AdoptsNothing(SessionState, eq=False):
     """Tries again what was refused."""
 
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
-        before, merged = self.found, super().conflict(current, data, now)
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
+        before, merged = self.found, super().conflict(current, data, now, moved_to)
         if merged is not None:
             self.found = before
         return merged
@@ -308,17 +322,19 @@ class AdoptsNothing(SessionState, eq=False):
 class CountsOnWhatItHas(SessionState, eq=False):
     """Makes a change anew on the data that it has loaded, in the place of what is stored now."""
 
-    def overtaken(self, current: Found | None, data: dict[str, Any], now: int) -> bool:
-        before, goes_on = self.found, super().overtaken(current, data, now)
+    def overtaken(self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None) -> bool:
+        before, goes_on = self.found, super().overtaken(current, data, now, moved_to)
         if goes_on and before is not None and self.found is not None:
             self.found = replace(self.found, record=before.record)
         return goes_on
 
 
 class NeverRaises(SessionState, eq=False):
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
         self.config = replace(self.config, raises_on_conflict=False)
-        return super().conflict(current, data, now)
+        return super().conflict(current, data, now, moved_to)
 
 
 class SavedKeepsTheNotes(SessionState, eq=False):
@@ -359,26 +375,28 @@ class ForgetsNoData(SessionState, eq=False):
 
 
 class LostClearsTheCookie(SessionState, eq=False):
-    def lost(self, data: dict[str, Any]) -> None:
-        super().lost(data)
+    def lost(self, data: dict[str, Any], moved_to: Found | None = None) -> bool:
+        goes_on = super().lost(data, moved_to)
         self.cookie = Cookie.CLEAR
+        return goes_on
 
 
 class LostKeepsTheCookie(SessionState, eq=False):
     """Has set a cookie before it lost the session, and says so still."""
 
-    def lost(self, data: dict[str, Any]) -> None:
-        cookie = self.cookie
-        super().lost(data)
+    def lost(self, data: dict[str, Any], moved_to: Found | None = None) -> bool:
+        cookie, goes_on = self.cookie, super().lost(data, moved_to)
         self.cookie = cookie
+        return goes_on
 
 
 class BeginsAfterALoss(SessionState, eq=False):
     """Stores what was put in after the session was lost."""
 
-    def lost(self, data: dict[str, Any]) -> None:
-        super().lost(data)
+    def lost(self, data: dict[str, Any], moved_to: Found | None = None) -> bool:
+        goes_on = super().lost(data, moved_to)
         self.is_lost = False
+        return goes_on
 
 
 class BeginsForTheLate(SessionState, eq=False):
@@ -393,14 +411,16 @@ class BeginsForTheLate(SessionState, eq=False):
 class BringsTheOldIdBack(SessionState, eq=False):
     """Was overtaken by a rotation with a grace, and sets the cookie that it has."""
 
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
-        cookie, merged = self.cookie, super().conflict(current, data, now)
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
+        cookie, merged = self.cookie, super().conflict(current, data, now, moved_to)
         if merged is not None:
             self.cookie = cookie
         return merged
 
-    def overtaken(self, current: Found | None, data: dict[str, Any], now: int) -> bool:
-        cookie, goes_on = self.cookie, super().overtaken(current, data, now)
+    def overtaken(self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None) -> bool:
+        cookie, goes_on = self.cookie, super().overtaken(current, data, now, moved_to)
         if goes_on:
             self.cookie = cookie
         return goes_on
@@ -467,6 +487,35 @@ class ClearsForTheDead(Decides, eq=False):
         return Nothing(Cookie.CLEAR) if command is NOTHING and self.found is None else command
 
 
+class DropsTheSignIn(SessionState, eq=False):
+    """Takes a sign-in for any other change that came too late, and says that it went well."""
+
+    def lost(self, data: dict[str, Any], moved_to: Found | None = None) -> bool:
+        self.identity = None
+        return super().lost(data, moved_to)
+
+
+class KeepsWhatWasEnded(SessionState, eq=False):
+    """Signs in with the data that it has, whatever has become of the session."""
+
+    def lost(self, data: dict[str, Any], moved_to: Found | None = None) -> bool:
+        return super().lost(data, self.found)
+
+
+class SignsInWithoutTheCart(SessionState, eq=False):
+    def lost(self, data: dict[str, Any], moved_to: Found | None = None) -> bool:
+        return super().lost(data)
+
+
+class RotatesForTheOldId(SessionState, eq=False):
+    """Gives the holder of an id in its grace period the session for good."""
+
+    def command(self, data: dict[str, Any], now: int, by_hand: bool = False) -> Command:
+        if self.found is not None and self.next_id is not None:
+            self.found = replace(self.found, is_alias=False)
+        return super().command(data, now, by_hand)
+
+
 USUAL = (
     races([*FEW, "rotates, saves and goes on", "signs in and out and leaves a message"], 2, config=ROLLING)
     + races(["reads", "sets a key", "clears", "changes inside", "logs out and leaves a message"], 2)
@@ -515,6 +564,10 @@ WRONG: dict[Machine, set[str]] = {
     SavesAtTheEndOnly: {CONFIRMED},
     ClearsForTheDead: {IN_ORDER, THE_LOST_ARE_SILENT, TOLD},
     SeesNoChangeInside: {COUNTED, NO_UPDATE_IS_LOST, REPORTED},
+    DropsTheSignIn: {SIGNED_IN},
+    KeepsWhatWasEnded: {NO_UPDATE_IS_LOST},
+    SignsInWithoutTheCart: {NO_UPDATE_IS_LOST},
+    RotatesForTheOldId: {NONE_SIGNED_OUT},
 }
 
 

@@ -343,6 +343,13 @@ class Backend(SessionBackend):
         """Read a session again that was found earlier, following rotations."""
         return await self.fetch(found.token, now)
 
+    async def data_before_sign_in(self, token: str, user_id: str, now: int) -> Any | None:
+        """Return the payload of the session that a sign-in of this user has replaced a moment ago; None: there is none.
+
+        It is what the holder of the old id could read anyway, and nothing that was added since.
+        """
+        return None
+
     async def discard(self, token: str, now: int) -> None:
         """Delete an entry that holds no session: garbage, or the pointer that a rotation has left."""
 

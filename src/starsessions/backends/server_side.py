@@ -53,6 +53,8 @@ class Pointer(Opaque, frozen=True):
     """The time of the rotation, in seconds since 1970."""
     until: int
     """The time until which the old id still works; 0: it stopped working at once."""
+    payload: bytes | None = None
+    """The data of the session before a sign-in: for the same sign-in if it is sent twice. None: it was no sign-in."""
 
 
 class Location(Opaque, frozen=True):
@@ -169,7 +171,8 @@ class StoreBackend(Backend):
                 "generate_id() returned an id that is in use: let it return a new random id at each call."
             ) from None
         try:
-            pointer = self._value(place.key, Pointer(new_key, now, usable_until))
+            before = None if identity is None or stays else found.record.payload
+            pointer = self._value(place.key, Pointer(new_key, now, usable_until, before))
             # Longer than any request is in flight, but not so long that pointers outnumber the sessions.
             known_until = min(ends_at, max(now, usable_until) + KNOWN_FOR)
             expires_at = max(known_until, usable_until)
@@ -215,6 +218,16 @@ class StoreBackend(Backend):
         key, entry = await self._moved_to(place.key, await self.store.get(place.key, now=now), now)
         read = self._read(found.token, key, entry, is_alias=found.is_alias or key != place.key)
         return MissReason.UNDECODABLE if isinstance(read, Pointer) else read
+
+    async def data_before_sign_in(self, token: str, user_id: str, now: int) -> bytes | None:
+        key = self.key_of(token)
+        pointer = self._read(token, key, await self.store.get(key, now=now))
+        if not isinstance(pointer, Pointer) or pointer.payload is None:
+            return None
+        key, entry = await self._moved_to(pointer.to, await self.store.get(pointer.to, now=now), now)
+        successor = self._read("", key, entry)
+        user = successor.record.identity if isinstance(successor, Found) else None
+        return None if user is None or user.user_id != user_id else pointer.payload
 
     async def revoke(self, listed: IndexedSession, now: int) -> None:
         found = await self.look_up(listed, now)

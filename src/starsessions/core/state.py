@@ -14,7 +14,8 @@ run every order of events without an event loop, thousands per second (`tests/co
     └────────┘ ◄───────────────── └──────┘ ──► Rotate      ── saved(kept) ──────────► live, under a new id
       │    ▲    deleted(), lost()       │ ──► Delete       ── deleted() ────────────► new
       │    └───────────────────────────┘                   ── conflict(current) ────► live: merged, decide again
-      │ command()                                          ── conflict(None) ───────► lost: nothing is written
+      │ command()                                          ── conflict(None) ───────► lost: nothing is written,
+      │                                                                               unless a sign-in is pending
       └──► Nothing | Discard | Create ── saved(kept) ──► live
 
 *Facts* report what happened: `loaded`, `saved`, `deleted`, `lost`, `conflict`. *Requests* record what the handler
@@ -32,11 +33,13 @@ Three rules keep the state consistent.
    the keys that this request set or deleted are applied to the stored data, and `command` decides again. If the record
    is missing, the session was ended or rotated elsewhere. Then it is `lost`, and this request cannot bring it back:
    that makes a sign-out final. The request does not begin another session either, unless it asks for a new id, as a
-   sign-in does.
+   sign-in does. A pending sign-in outlives the session that it was to replace, because a browser sends a form twice and
+   drops the first response: it begins a session of its own. An id within its grace period rotates nothing. Otherwise
+   the holder of an old id could take the session from the holder of the current one.
 2. **A request is cleared once it is done.** `saved` clears those of `next_id`, `expiry` and `identity` that its command
-   carried out: another task of this request may have asked for more since the decision. `deleted` and `lost` clear all
-   of them. Otherwise they would apply to the next session: if a user signed in and out within one request, data that
-   the handler stores afterwards would sign the user in again.
+   carried out: another task of this request may have asked for more since the decision. `deleted` clears all of them,
+   and so does `lost`, unless a sign-in is pending. Otherwise they would apply to the next session: if a user signed in
+   and out within one request, data that the handler stores afterwards would sign the user in again.
 3. **The cookie changes only when this request has succeeded.** `cookie` is what the response tells the browser. If
    another request ended or rotated the session, the cookie is left alone: the response to that request has already told
    the browser the new state, and this response may arrive later. This also applies while the old id still works: a
@@ -148,6 +151,7 @@ Command = Nothing | Discard | Create | Replace | Rotate | Delete
 
 NOTHING, DISCARD = Nothing(), Discard()
 _CLEAR = Nothing(Cookie.CLEAR)
+_WRITES_NOTHING_THERE = (Action.DELETE, Action.DISCARD, Action.CREATE)
 
 
 class Rules(Struct, frozen=True):
@@ -263,24 +267,39 @@ class SessionState(Struct, eq=False):
         self.has_ended = self.modified = True
         self.cookie = Cookie.CLEAR
 
-    def lost(self, data: dict[str, Any]) -> None:
-        """Record that another request ended or rotated the session. Its response has told the browser the new state."""
-        self.forget(data)
+    def lost(self, data: dict[str, Any], moved_to: Found | None = None) -> bool:
+        """Record that another request ended or rotated the session. Its response has told the browser the new state.
+
+        Return whether a sign-in is pending, which begins a session of its own. It keeps the data only if the lost
+        session lives on under another id, `moved_to`, and belongs to no other user. Otherwise it keeps only the keys
+        that this request has added.
+        """
+        identity = self.identity
+        if identity is None:
+            self.forget(data)
+        else:
+            if moved_to is None or _is_of_another_user(moved_to, identity):
+                for key in self.stored():
+                    dict.pop(data, key, None)
+                self.models = ()
+            self.found = self.explicit_id = None
         self.is_lost = True
         self.cookie = Cookie.LEAVE
+        return identity is not None
 
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
-        """Merge this request's changes into `current`, which another request has stored. None: the session is lost.
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
+        """Merge this request's changes into `current`, which another request has stored. None: nothing is to be saved.
 
         The keys that this request set or deleted are applied to the stored data. If both requests changed a key, this
-        one wins, because it is later.
+        one wins, because it is later. If the session is lost, only a pending sign-in is saved: see `lost`.
 
         Raises:
             SessionConflict: both requests changed a key, and `on_conflict` is "raise".
         """
         if current is None or (theirs := self._read_alive(current, now)) is None:
-            self.lost(data)
-            return None
+            return dict(dict.items(data)) if self.lost(data, moved_to) else None
         base = self.stored()
         ours = merge.diff(base, dict(dict.items(data)))
         if self.config.raises_on_conflict and merge.conflicting_keys(ours, merge.diff(base, theirs)):
@@ -288,11 +307,10 @@ class SessionState(Struct, eq=False):
         self._adopt(current)
         return merge.apply(ours, theirs)
 
-    def overtaken(self, current: Found | None, data: dict[str, Any], now: int) -> bool:
+    def overtaken(self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None) -> bool:
         """Take over `current` without merging, because the change will run again on it. False: the session is lost."""
         if current is None or self._read_alive(current, now) is None:
-            self.lost(data)
-            return False
+            return self.lost(data, moved_to)
         self._adopt(current)
         return True
 
@@ -323,6 +341,11 @@ class SessionState(Struct, eq=False):
         self.rotate(new_id)
         # Drop the expiry that the previous sign-in set.
         self.expiry = expiry or self.expiry or Expiry()
+
+    def take_along(self, payload: Any, data: dict[str, Any]) -> None:
+        """Add the data of the session that a sign-in of this user has just replaced, except keys that are set anew."""
+        for key, value in (self._decoded(payload) or {}).items():
+            dict.setdefault(data, key, value)
 
     # The decision
 
@@ -357,11 +380,11 @@ class SessionState(Struct, eq=False):
         if config.keeps_going:
             due = touch_due(record, config.policy, now)
             rotate = rotate or self._is_rotation_due(found, now)
-        action, _ = decide_live(emptied, rotate, changed, due)
+        action, _ = decide_live(emptied, rotate, changed, due, found.is_alias, self.identity is not None)
         if action is Action.NOTHING:
             return NOTHING
-        if action is Action.DELETE:
-            return Delete(found)
+        if action in _WRITES_NOTHING_THERE:
+            return self._instead(action, found, data, now)
         renewed = self._renewed(record, config.dumps(data) if payload is None else payload, now)
         if action is Action.ROTATE:
             return self._rotate(found, replace(renewed, rotated_at=now), now)
@@ -375,8 +398,15 @@ class SessionState(Struct, eq=False):
             return NOTHING if cookie is Cookie.LEAVE else _CLEAR
         if action is Action.DISCARD:
             return DISCARD
-        config = self.config
-        record = Record(config.dumps(data), now, now, *(self.expiry or Expiry()), None, self.identity)
+        return self._create(data, now)
+
+    def _instead(self, action: Action, found: Found, data: dict[str, Any], now: int) -> Command:
+        if action is Action.DELETE:
+            return Delete(found)
+        return DISCARD if action is Action.DISCARD else self._create(data, now)
+
+    def _create(self, data: dict[str, Any], now: int) -> Create:
+        record = Record(self.config.dumps(data), now, now, *(self.expiry or Expiry()), None, self.identity)
         return Create(record, self.next_id or self.explicit_id)
 
     def _rotate(self, found: Found, record: Record, now: int) -> Rotate:
@@ -491,8 +521,11 @@ class SessionState(Struct, eq=False):
 
     def _read(self, found: Found) -> dict[str, Any] | None:
         """Return the data of a record; None if another release of the application stored something unreadable."""
+        return self._decoded(found.record.payload)
+
+    def _decoded(self, payload: Any) -> dict[str, Any] | None:
         try:
-            data = self.config.loads(found.record.payload)
+            data = self.config.loads(payload)
         except Exception:
             return None
         return data if type(data) is dict else None
@@ -500,3 +533,8 @@ class SessionState(Struct, eq=False):
     def _lasts_otherwise(self, old: Found, new: Found, now: int) -> bool:
         policy = self.config.policy
         return cookie_max_age(new.record, policy, now) != cookie_max_age(old.record, policy, now)
+
+
+def _is_of_another_user(found: Found, identity: Identity) -> bool:
+    user = found.record.identity
+    return user is not None and user.user_id != identity.user_id

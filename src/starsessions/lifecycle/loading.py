@@ -73,7 +73,7 @@ async def revalidate(session: TrackedDict) -> bool:
     now = int(config.clock())
     current = choose([await config.backend.refetch(found, now)], config.policy, now)
     if not isinstance(current, Found) or _handle(current) != _handle(found):
-        state.lost(session)
+        state.lost(session, current if isinstance(current, Found) else None)
         return False
     if current.version != found.version:
         state.sync_models()

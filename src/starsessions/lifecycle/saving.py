@@ -31,7 +31,7 @@ from starsessions.core.state import (
 )
 from starsessions.events import ConflictResolved, SignedOut, events_for_save, handle_of
 from starsessions.exceptions import ResponseStarted, SessionError, SessionGone
-from starsessions.lifecycle.loading import find
+from starsessions.lifecycle.loading import choose, find
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
 
@@ -61,7 +61,8 @@ async def save(session: TrackedDict, command: Command | None = None, *, by_hand:
             await carry_out(command or decide(session, by_hand), session)
             return
         except Conflict as conflict:
-            merged = state.conflict(conflict.current, session, int(state.config.clock()))
+            moved_to = await _moved_to(conflict, state)
+            merged = state.conflict(conflict.current, session, int(state.config.clock()), moved_to)
             if merged is None:
                 return
             replace_items(session, merged)
@@ -124,9 +125,20 @@ async def carry_out(command: Command, session: TrackedDict) -> None:
             _note_save(command, kept, state, signed_in)
         state.saved(command, kept, now)
         return
-    # All sessions of this user were revoked during this sign-in.
     await backend.delete(kept, now)
+    state.identity = None
     state.lost(session)
+    raise SessionGone("The sign-in was not saved, because the user's sessions were revoked meanwhile.")
+
+
+async def _moved_to(conflict: Conflict, state: RequestState) -> Found | None:
+    """Return where the lost session lives now, which decides whether a pending sign-in keeps its data."""
+    config, found = state.config, state.found
+    if conflict.current is not None or found is None or state.identity is None:
+        return None
+    now = int(config.clock())
+    current = choose([await config.backend.refetch(found, now)], config.policy, now)
+    return current if isinstance(current, Found) else None
 
 
 async def _create(command: Create, state: RequestState, ends_at: int, now: int) -> Found:
@@ -148,12 +160,13 @@ async def _is_revoked(kept: Found, signed_in: Identity, state: RequestState, now
 def _note_save(
     command: Create | Replace | Rotate, kept: Found, state: RequestState, signed_in: Identity | None
 ) -> None:
-    state.note(*events_for_save(state.found, kept, type(command) is Rotate, signed_in))
+    before = None if type(command) is Create else state.found
+    state.note(*events_for_save(before, kept, type(command) is Rotate, signed_in))
 
 
 def _note_merge(state: RequestState) -> None:
-    assert state.found is not None
-    state.note(ConflictResolved(handle_of(state.found)))
+    if state.found is not None:
+        state.note(ConflictResolved(handle_of(state.found)))
 
 
 # Saving that a handler asks for. The session has been loaded.
@@ -201,9 +214,11 @@ async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -
         try:
             await carry_out(decide(session), session)
         except Conflict as conflict:
-            if state.overtaken(conflict.current, session, int(config.clock())):
-                # What was made of older data must not be what the handler goes on with, if the next attempt fails.
-                before = merge.apply(pending, state.stored())
+            # What was made of older data must not be what the handler goes on with, if the next attempt fails.
+            replace_items(session, before)
+            moved_to = await _moved_to(conflict, state)
+            if state.overtaken(conflict.current, session, int(config.clock()), moved_to):
+                before = dict(dict.items(session)) if state.found is None else merge.apply(pending, state.stored())
                 replace_items(session, before)
                 _note_merge(state)
                 continue

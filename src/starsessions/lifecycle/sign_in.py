@@ -11,7 +11,7 @@ from starsessions.backends.base import Backend
 from starsessions.backends.user_index import PENDING, Index, IndexedSession, listing_end, new_handle
 from starsessions.core.csrf import SECRET_BYTES, renew_secrets
 from starsessions.core.encoding import to_base64url
-from starsessions.core.record import Expiry, Identity, Policy
+from starsessions.core.record import Expiry, Identity, MissReason, Policy
 from starsessions.core.user_agent import describe, truncate_ip
 from starsessions.events import Revoked
 from starsessions.exceptions import TooManySessions
@@ -36,9 +36,24 @@ async def sign_in(session: TrackedDict, user_id: str, remember: bool, keep_data:
         await end(session)
     elif not keep_data:
         session.clear()
+    elif state.miss_reason is MissReason.JUST_ROTATED:
+        await _take_along(session, user_id, now)
     state.sign_in(identity, new_id, Expiry(lifetime=remember_for(config.policy)) if remember else None)
     end_open_forms(session)
     return new_id
+
+
+async def _take_along(session: TrackedDict, user_id: str, now: int) -> None:
+    """Keep the data of the anonymous session if the same form has signed this user in a moment ago (a double submit).
+
+    That response may never have arrived, and with it the cookie of the session that the data was moved to.
+    """
+    state = session.__starsessions__
+    tokens = state.config.tokens_in(state.headers)
+    for token in tokens if isinstance(tokens, list) else ():
+        payload = await state.config.backend.data_before_sign_in(token, user_id, now)
+        if payload is not None:
+            state.take_along(payload, session)
 
 
 async def regenerate_id(session: TrackedDict, grace: int) -> str:
