@@ -40,6 +40,7 @@ from starsessions.core.csrf import (
 )
 from starsessions.core.encoding import to_base64url
 from starsessions.exceptions import ImproperlyConfigured, SessionError
+from starsessions.lifecycle.sign_in import take_along
 from starsessions.session import get_session
 
 __all__ = [
@@ -242,7 +243,11 @@ async def _why_not_meant(request: HTTPConnection) -> WhyRefused | None:
     if not token:
         return WhyRefused.NO_TOKEN
     await session.load()
-    return None if is_good(token, secrets_in(session)) else WhyRefused.STALE_TOKEN
+    if is_good(token, secrets_in(session)):
+        return None
+    # A form that was sent twice: the first one has signed in and renewed the secrets, and its response may be lost.
+    earlier = secrets_in(await take_along(session, {}))
+    return None if is_good(token, earlier) else WhyRefused.STALE_TOKEN
 
 
 async def _token_of(request: HTTPConnection) -> str:

@@ -28,11 +28,15 @@ from starsessions.lifecycle.response import unavailable, with_session, with_sess
 from starsessions.lifecycle.saving import decide, save, save_for_headers, save_now
 from starsessions.lifecycle.validation import (
     ANOTHER,
+    AT_HOME,
+    DEFAULT_MAX_SESSIONS,
+    DEFAULT_MAX_SIZE,
     check_choices,
     check_stack,
     layers,
     names_keywords,
     policy_from,
+    size_limit,
     user_rules,
     writes,
 )
@@ -75,6 +79,10 @@ class SessionMiddleware:
             `BackendUnavailable`; "anonymous" continues with an empty session, and responds 503 only if it is changed.
         on_event: a function or coroutine function, called after the response with each event: see
             `starsessions.events`.
+        anonymous_max_age: the longest that a session lasts without use in which no user has signed in, in seconds or as
+            a `timedelta`. None: `max_age`, or one day if it holds nothing but CSRF secrets and flash messages.
+        max_size: the largest encoded session that is kept on the server, in bytes; a larger one raises
+            `SessionTooLarge` when it is saved. None: any size. Cookies have limits of their own.
         max_sessions_per_user: how many sessions a user may have. None: any number.
         on_too_many: what happens at one sign-in more: "evict" ends the oldest session, "refuse" raises
             `TooManySessions`.
@@ -113,7 +121,9 @@ class SessionMiddleware:
         on_conflict: Literal["merge", "raise"] = "merge",
         on_unavailable: Literal["error", "anonymous"] = "error",
         on_event: OnEvent | None = None,
-        max_sessions_per_user: int | None = None,
+        anonymous_max_age: Duration | None = None,
+        max_size: int | None = DEFAULT_MAX_SIZE,
+        max_sessions_per_user: int | None = DEFAULT_MAX_SESSIONS,
         on_too_many: Literal["evict", "refuse"] = "evict",
         scope_key: str = "session",
         app_name: str | None = None,
@@ -133,7 +143,7 @@ class SessionMiddleware:
             on_unavailable=on_unavailable,
         )
         adapted = adapt(backend)
-        policy = policy_from(adapted, max_age, absolute_timeout, rolling, renew_every, rotate_every)
+        policy = policy_from(adapted, max_age, absolute_timeout, rolling, renew_every, rotate_every, anonymous_max_age)
 
         self.app = app
         self.config: Config = Config.build(
@@ -144,6 +154,7 @@ class SessionMiddleware:
             anonymous_if_unavailable=on_unavailable == "anonymous",
             on_event=on_event,
             users=user_rules(adapted, max_sessions_per_user, on_too_many),
+            max_size=size_limit(adapted, max_size),
         )
         check_stack(app, self.config, scope_key)
         self._loads_first = autoload and self.config.peek is None
@@ -157,7 +168,9 @@ class SessionMiddleware:
         if key in scope:
             self._check_outer(scope[key], scope)
         scope[key] = session = _new(Session)
-        state = RequestState(self.config, headers=scope["headers"], client=scope.get("client"))
+        state = RequestState(
+            self.config, headers=scope["headers"], method=scope.get("method"), client=scope.get("client")
+        )
         session.__starsessions__ = state
 
         def send_with_session(message: Message) -> Awaitable[None]:
@@ -173,7 +186,7 @@ class SessionMiddleware:
             if self._loads_first:
                 await load(session)
             await self.app(scope, receive, send_with_session)
-        except BackendUnavailable as error:
+        except Exception as error:
             await self._refuse(session, error, scope, send)
             return
         finally:
@@ -188,10 +201,11 @@ class SessionMiddleware:
         if state.phase is SAVING:  # saving failed, and this is the application's error response
             state.phase = Phase.FAILED
             return send(message)
-        state.phase = SAVING
-        command = None if replaced else NOTHING if state.is_settled else decide(session)
-        if command is not NOTHING and (command is None or not save_now(session, command)):
-            return self._start_saving(command, session, scope, message, send)
+        if replaced or not state.is_settled:
+            state.phase = SAVING
+            command = None if replaced else decide(session)
+            if command is not NOTHING and (command is None or not save_now(session, command)):
+                return self._start_saving(command, session, scope, message, send)
         state.phase = CLOSED
         return send(with_session(message, session, scope.get("scheme", "http")))
 
@@ -208,6 +222,9 @@ class SessionMiddleware:
             state.phase = CLOSED
         finally:
             state.finish_saving()
+        if state.is_at_home and state.is_lost:
+            path = scope.get("path", "")
+            self.config.notices.warn(("at home", path), AT_HOME, path)
         await send(with_session(message, session, scope.get("scheme", "http")))
 
     def _check_saved(self, session: Session, scope: Scope) -> None:
@@ -221,9 +238,13 @@ class SessionMiddleware:
                 "call `await session.persist()` after the change."
             )
 
-    async def _refuse(self, session: Session, error: BackendUnavailable, scope: Scope, send: Send) -> None:
-        """Respond 503 because the store failed; re-raise if part of a response has already been sent."""
+    async def _refuse(self, session: Session, error: Exception, scope: Scope, send: Send) -> None:
+        """Respond 503 because the store failed. Re-raise any other error, and if part of a response has been sent."""
         state = session.__starsessions__
+        if not isinstance(error, BackendUnavailable):
+            if state.phase is OPEN:
+                state.phase = Phase.LEFT
+            raise error
         if state.phase not in _NOT_SENT:
             raise error
         _log.error("Rejected a request because the session store failed.", exc_info=error)
@@ -309,6 +330,7 @@ class SessionMiddleware:
             _log.warning("The WebSocket was rejected, so the changes that its handler made to the session are lost.")
             return
         state.check_reachable()
+        state.phase = BY_HAND  # a rejected handshake sends no cookie either
         async with state.save_lock():
             await save(session)
 

@@ -24,10 +24,10 @@ from tests.core.machines import MSGPACK, NOW, rules
 MAX_AGE, GRACE, MOMENT = 200, 20, 30
 MOST_TRIES = 10
 
-CALM = rules(Policy(max_age=MAX_AGE))
-ROLLING = rules(Policy(max_age=MAX_AGE, rolling=True, renew_every=1))
-ROTATING = rules(Policy(max_age=MAX_AGE, rotate_every=1, rotate_grace=GRACE))
-RAISING = rules(Policy(max_age=MAX_AGE), raises_on_conflict=True)
+CALM = rules(Policy(max_age=MAX_AGE), sends_ids=True)
+ROLLING = rules(Policy(max_age=MAX_AGE, rolling=True, renew_every=1), sends_ids=True)
+ROTATING = rules(Policy(max_age=MAX_AGE, rotate_every=1, rotate_grace=GRACE), sends_ids=True)
+RAISING = rules(Policy(max_age=MAX_AGE), raises_on_conflict=True, sends_ids=True)
 
 START: dict[str, Any] = {"a": 1, "b": [1], "c": 1, "count": 0}
 
@@ -92,6 +92,8 @@ class Truth(Struct):
     expiry: Expiry = Expiry()
     began_at: int = NOW
     has_ended: bool = False
+    told: int = NOW + MAX_AGE
+    """Until when the browser keeps its cookie."""
 
 
 class Place:
@@ -213,7 +215,7 @@ class Wishes:
         data = {key: value for key, value in (truth.data | self.data).items() if value is not MISSING}
         expiry = truth.expiry if self.expiry is None else self.expiry
         if self.identity is None:
-            return Truth(data, truth.user, expiry, truth.began_at)
+            return Truth(data, truth.user, expiry, truth.began_at)  # the rest is not compared
         return Truth(data, self.identity.user_id, expiry, at)
 
 
@@ -374,7 +376,7 @@ class Request:
             return
         kept = self._carried_out(command)
         self._compare(kept, command.record.renewed_at)
-        state.saved(command, kept, command.record.renewed_at)
+        state.saved(command, kept)
 
     def _carried_out(self, command: Create | Replace | Rotate) -> Found:
         place = self.place
@@ -390,6 +392,7 @@ class Request:
                 self.takes_along = MSGPACK.loads(self.state.found.record.payload)
             place.truths[kept.token] = Truth(self.takes_along, began_at=command.record.renewed_at)
             self.takes_along = {}
+            place.truths[kept.token].told = deadline(kept.record, CALM.policy)
             self.is_lost, self.tells = False, True
             return kept
         kept = place.replace(command) if isinstance(command, Replace) else place.rotate(command)
@@ -397,8 +400,11 @@ class Request:
             NONE_SIGNED_OUT, not (isinstance(command, Rotate) and command.found.token != command.found.version[0])
         )
         place.truths[kept.token] = place.truths[command.found.token]
-        lasts = deadline(command.found.record, CALM.policy), deadline(kept.record, CALM.policy)
-        self.tells = not kept.is_alias and (self.tells or kept.token != command.found.token or lasts[0] != lasts[1])
+        ends, truth = deadline(kept.record, CALM.policy), place.truths[kept.token]
+        moves = abs(ends - truth.told) * 10 >= ends - kept.record.renewed_at
+        if kept.token != command.found.token or (moves and not kept.is_alias):
+            self.tells, truth.told = True, ends
+        self.tells = self.tells and not kept.is_alias
         return kept
 
     def _compare(self, kept: Found, at: int) -> None:
@@ -453,7 +459,7 @@ class Request:
         if self.wishes.identity is None:
             self.wishes = Wishes()
             return
-        # The sign-in goes on: with what the browser had if that is nobody else's by now, or with what is new.
+        # The sign-in goes on: with what the browser had if no other user has it by now, or with what is new.
         if moved_to is not None and self.place.truths[moved_to.token].user in (None, self.wishes.identity.user_id):
             self.takes_along = self.known
         else:
@@ -551,7 +557,7 @@ def run(races: Iterable[Race], machine: Machine = SessionState) -> tuple[int, se
 def _start(user: str | None) -> Place:
     place = Place()
     identity = None if user is None else Identity(user, NOW, f"handle-{user}")
-    place.create(Create(Record(MSGPACK.dumps(START), NOW, NOW, identity=identity), "start"))
+    place.create(Create(Record(MSGPACK.dumps(START), NOW, NOW, identity=identity, told=NOW + MAX_AGE), "start"))
     place.truths["start"] = Truth(deepcopy(START), user)
     place.now += 2  # with ROLLING it is time to renew the session, with ROTATING to rotate it
     return place

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from starsessions.core.decision import Cookie
-from starsessions.core.record import Expiry, Found, MissReason
+from starsessions.core.record import Expiry, Found, MissReason, Record, deadline
 from starsessions.core.state import NOTHING, Command, Create, Nothing, Replace, Rotate, SessionState
 from tests.core.races import (
     A_LOGOUT_IS_FINAL,
@@ -142,6 +142,7 @@ HANDLERS: dict[str, tuple[Action, ...]] = {
     "signs in and out and leaves a message": (is_remembered, saves, logs_out, sets(message="bye")),
     "signs in, is refused and leaves a message": (is_remembered, logs_out, sets(message="bye")),
     "sets an expiry": (expires,),
+    "sets an expiry, saves and goes on": (expires, saves, sets(e=1)),
 }
 
 
@@ -290,7 +291,7 @@ class RevivesTheLost(SessionState, eq=False):
 
 class BelievesTheExpired(SessionState, eq=False):
     def _read_alive(self, current: Found | None, now: int) -> dict[str, Any] | None:
-        return None if current is None else self._read(current)
+        return None if current is None else self._decoded(current.record.payload)
 
 
 class KeepsTheOldRecord(SessionState, eq=False):
@@ -338,18 +339,18 @@ class NeverRaises(SessionState, eq=False):
 
 
 class SavedKeepsTheNotes(SessionState, eq=False):
-    def saved(self, command: Create | Replace | Rotate, kept: Found, now: int) -> None:
+    def saved(self, command: Create | Replace | Rotate, kept: Found) -> None:
         notes = self.next_id, self.expiry, self.identity
-        super().saved(command, kept, now)
+        super().saved(command, kept)
         self.next_id, self.expiry, self.identity = notes
 
 
 class SavedKeepsTheUser(SessionState, eq=False):
     """Signs the user in again with each save, so that the session never reaches its end."""
 
-    def saved(self, command: Create | Replace | Rotate, kept: Found, now: int) -> None:
+    def saved(self, command: Create | Replace | Rotate, kept: Found) -> None:
         identity = self.identity
-        super().saved(command, kept, now)
+        super().saved(command, kept)
         self.identity = identity
 
 
@@ -427,14 +428,14 @@ class BringsTheOldIdBack(SessionState, eq=False):
 
 
 class SetsTheCookieOfAnAlias(SessionState, eq=False):
-    def saved(self, command: Create | Replace | Rotate, kept: Found, now: int) -> None:
-        super().saved(command, kept, now)
+    def saved(self, command: Create | Replace | Rotate, kept: Found) -> None:
+        super().saved(command, kept)
         self.cookie = Cookie.SET
 
 
 class TellsNoBrowser(SessionState, eq=False):
-    def saved(self, command: Create | Replace | Rotate, kept: Found, now: int) -> None:
-        super().saved(command, kept, now)
+    def saved(self, command: Create | Replace | Rotate, kept: Found) -> None:
+        super().saved(command, kept)
         self.cookie = Cookie.LEAVE
 
 
@@ -516,6 +517,13 @@ class RotatesForTheOldId(SessionState, eq=False):
         return super().command(data, now, by_hand)
 
 
+class SendsAnUnchangedId(SessionState, eq=False):
+    """Sets the cookie whenever the session is renewed, and perhaps after another response has replaced the id."""
+
+    def _told(self, record: Record, now: int) -> Record:
+        return replace(record, told=deadline(record, self.config.policy))
+
+
 USUAL = (
     races([*FEW, "rotates, saves and goes on", "signs in and out and leaves a message"], 2, config=ROLLING)
     + races(["reads", "sets a key", "clears", "changes inside", "logs out and leaves a message"], 2)
@@ -531,6 +539,7 @@ USUAL = (
         2,
     )
     + races(["sets a key", "rotates", "saves at once"], 2, time_passes=True)
+    + races(["sets an expiry, saves and goes on", "rotates with a grace"], 2)
     + races(["reads", "rotates with a grace", "sets a key"], 2, config=ROTATING)
     + [race for race, _ in COUNTERS.values()]
 )
@@ -541,7 +550,7 @@ WRONG: dict[Machine, set[str]] = {
     DropsItsOwnChanges: {NO_UPDATE_IS_LOST},
     RevivesTheLost: {A_LOGOUT_IS_FINAL, EXPIRED_STAYS, IN_ORDER, NO_OTHER, NO_UPDATE_IS_LOST},
     BelievesTheExpired: {IT_ENDS},
-    KeepsTheOldRecord: {ITS_USER},
+    KeepsTheOldRecord: {ITS_USER, TOLD},
     AdoptsNothing: {IT_ENDS},
     CountsOnWhatItHas: {COUNTED},
     NeverRaises: {REPORTED},
@@ -560,7 +569,7 @@ WRONG: dict[Machine, set[str]] = {
     LogsOutOnTheServerOnly: {TOLD},
     KeepsTheOldId: {ROTATED_AWAY},
     RotatesByCopying: {A_LOGOUT_IS_FINAL, EXPIRED_STAYS, IN_ORDER, ITS_USER, NO_OTHER, NO_UPDATE_IS_LOST, ROTATED_AWAY},
-    DoesNotRotate: {ROTATED_AWAY},
+    DoesNotRotate: {ROTATED_AWAY, TOLD},
     SavesAtTheEndOnly: {CONFIRMED},
     ClearsForTheDead: {IN_ORDER, THE_LOST_ARE_SILENT, TOLD},
     SeesNoChangeInside: {COUNTED, NO_UPDATE_IS_LOST, REPORTED},
@@ -568,6 +577,7 @@ WRONG: dict[Machine, set[str]] = {
     KeepsWhatWasEnded: {NO_UPDATE_IS_LOST},
     SignsInWithoutTheCart: {NO_UPDATE_IS_LOST},
     RotatesForTheOldId: {NONE_SIGNED_OUT},
+    SendsAnUnchangedId: {TOLD},
 }
 
 

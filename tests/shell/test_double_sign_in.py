@@ -5,11 +5,13 @@ although the first one has rotated the id that both came with.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from starlette.requests import HTTPConnection
 
-from starsessions import Session, SessionBackend, SessionGone, update_atomically, users
+from starsessions import BackendUnavailable, Session, SessionBackend, SessionGone, csrf, update_atomically, users
 from starsessions.testing.conformance.interleaving import Schedule
 from starsessions.users import UserSessions
 from tests.rows import rows
@@ -117,8 +119,20 @@ async def test_a_sign_in_whose_session_was_ended_meanwhile_is_saved_without_its_
     assert (await site_of(backend=store_backend).visit(content, second)).result == ("ann", data | {"new": 1})
 
 
+async def test_a_form_that_arrives_after_another_request_has_replaced_the_id_signs_in_without_its_data(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    """Only a sign-in leaves the data behind for the same form."""
+    site, browser = site_of(backend=store_backend), Browser()
+    await site.visit(fill, browser)
+    old = Browser(dict(browser.cookies))
+    await site.visit(Session.regenerate_id, browser)
+    await site.visit(sign_in(), old)
+    assert (await site.visit(content, old)).result == ("ann", {})
+
+
 @pytest.mark.guarantee(21)
-async def test_who_holds_the_id_from_before_a_sign_in_gets_nothing_that_came_after_it(
+async def test_the_holder_of_the_old_id_gets_nothing_that_was_added_since_the_sign_in(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
     """Not even with the password, and a stranger not even what was there before."""
@@ -138,7 +152,7 @@ async def test_who_holds_the_id_from_before_a_sign_in_gets_nothing_that_came_aft
         assert (await site.visit(content, attacker)).result == (user, data)
     await site.visit(users.sign_out, victim)
     await site.visit(sign_in(), planted)
-    assert (await site.visit(content, planted)).result == ("ann", {}), "what was signed out is over"
+    assert (await site.visit(content, planted)).result == ("ann", {}), "what was signed out has ended"
 
 
 @pytest.mark.guarantee(21)
@@ -193,3 +207,59 @@ async def test_a_sign_in_that_was_revoked_meanwhile_raises_and_does_not_answer_a
         await site.visit(act, browser)
     assert await UserSessions(listing).list("ann") == []
     assert (await site.visit(content, browser)).result[0] is None
+
+
+@pytest.mark.guarantee(20)
+@rows("before", [None, fill])
+@rows("call", range(1, 12))
+async def test_an_attempt_that_failed_halfway_and_was_ignored_is_a_lost_store_and_no_reused_id(
+    clock: Clock, before: Any, call: int
+) -> None:
+    """`persist()` fails after it has stored the session, the handler goes on, and the response saves again."""
+    story, browser = Story(KINDS["stored"], clock), Browser()
+    await story.visit(before or Session.load, browser)
+
+    async def act(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        story.store.breaks_at, story.store.how = story.store.calls + call, "call lost"
+        with suppress(BackendUnavailable):
+            await session.persist()
+        story.store.breaks_at = 0
+
+    reply = await story.site().visit(act, browser)
+    assert reply.messages[0]["status"] in (200, 503)
+    assert await story.user(browser) == ("ann" if reply.messages[0]["status"] == 200 else None)
+    await story.visit(sign_in(), browser)
+    assert await story.user(browser) == "ann"
+    await story.end_all()
+
+
+@pytest.mark.guarantee(21)
+async def test_a_form_with_a_token_that_arrives_after_the_first_one_was_answered_signs_in_with_the_cart(
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
+) -> None:
+    """The token is that of the page, and the page is that of the session that was just replaced."""
+    site, visitor = site_of(backend=store_backend), Browser()
+
+    def page(session: Session) -> str:
+        fill(session)
+        return csrf.csrf_token(HTTPConnection({"type": "http", "session": session}))
+
+    token = (await site.visit(page, visitor)).result
+    old = dict(visitor.cookies)
+
+    async def form(session: Session) -> None:
+        headers = [(b"x-csrf-token", token.encode())]
+        await csrf.verify(HTTPConnection({"type": "http", "method": "POST", "headers": headers, "session": session}))
+        await users.sign_in(session, "ann")
+
+    for _ in range(2):
+        browser = Browser(dict(old))
+        await site.visit(form, browser)
+        user, data = (await site.visit(content, browser)).result
+        assert (user, data["cart"]) == ("ann", ["tea"])
+        with pytest.raises(csrf.CsrfFailed):
+            await site.visit(form, browser)  # the page is out of date in the new session
+    clock.advance(30)
+    with pytest.raises(csrf.CsrfFailed):
+        await site.visit(form, Browser(dict(old)))

@@ -11,7 +11,6 @@ from msgspec import msgpack
 from starsessions import (
     BackendUnavailable,
     CookieBackend,
-    EncryptedCookieBackend,
     ImproperlyConfigured,
     InMemoryBackend,
     Session,
@@ -595,14 +594,6 @@ def test_a_limit_without_a_list_is_refused(site_of: Callable[..., Site], backend
     if getattr(backend, "user_index", None) is None:
         with pytest.raises(ImproperlyConfigured, match="lists each user"):
             site_of(backend=backend, max_sessions_per_user=2)
-
-
-async def test_only_a_cookie_that_cannot_be_revoked_is_warned_of(
-    site_of: Callable[..., Site], backend: SessionBackend, caplog: pytest.LogCaptureFixture
-) -> None:
-    await site_of(backend=backend).visit(sign_in())
-    is_in_a_cookie = isinstance(backend, (CookieBackend, EncryptedCookieBackend))
-    assert ("cannot be revoked" in caplog.text) == is_in_a_cookie
 
 
 async def test_a_visitor_who_is_not_signed_in_ends_no_other_sessions(

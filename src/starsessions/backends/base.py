@@ -118,6 +118,13 @@ class Conflict(Exception):
         self.current = current
 
 
+class IdInUse(SessionError):
+    """A new session was to be stored under an id that is taken."""
+
+    def __init__(self) -> None:
+        super().__init__("generate_id() returned an id that is in use: let it return a new random id at each call.")
+
+
 class Backend(SessionBackend):
     """The interface that the session works with. No method writes unconditionally, which makes a sign-out final.
 
@@ -146,6 +153,9 @@ class Backend(SessionBackend):
 
     user_index: UserIndex | None = None
     """The lists of users' sessions; None: this backend cannot list or revoke sessions."""
+
+    allow_unrevocable: bool = False
+    """Whether users may sign in although the token cannot be revoked, because the browser holds the session."""
 
     max_cookies: int = 1
     """The number of cookies that a token may be split over."""
@@ -343,10 +353,15 @@ class Backend(SessionBackend):
         """Read a session again that was found earlier, following rotations."""
         return await self.fetch(found.token, now)
 
-    async def data_before_sign_in(self, token: str, user_id: str, now: int) -> Any | None:
-        """Return the payload of the session that a sign-in of this user has replaced a moment ago; None: there is none.
+    async def data_before_sign_in(self, token: str, user_id: str | None, now: int) -> Any | None:
+        """Return the payload of the session that a sign-in has replaced a moment ago; None: there is none.
 
         It is what the holder of the old id could read anyway, and nothing that was added since.
+
+        Args:
+            token: the old id.
+            user_id: the user who must be signed in in the new session. None: any.
+            now: the current time.
         """
         return None
 
@@ -385,7 +400,7 @@ class Backend(SessionBackend):
                 if found is None:
                     record = Record(payload, now, now)
                     return (await backend.create(record, session_id, deadline(record, backend.policy), now)).token
-                record = replace(found.record, payload=payload, renewed_at=now)
+                record = replace(found.record, payload=payload, renewed_at=now, is_bare=False)
                 return (await backend.replace(found, record, deadline(record, backend.policy), now)).token
             except Conflict as conflict:
                 if found is None and conflict.current is None:

@@ -15,14 +15,13 @@ from typing import ClassVar
 from msgspec.msgpack import Decoder, Encoder
 
 from starsessions import stores
-from starsessions.backends.base import Backend, Conflict, wall_clock
+from starsessions.backends.base import Backend, Conflict, IdInUse, wall_clock
 from starsessions.backends.user_index import IndexedSession, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
 from starsessions.core.durations import Clock
 from starsessions.core.encoding import key_under
 from starsessions.core.record import Found, MissReason, Opaque, Policy, Record, why_expired
 from starsessions.core.serializer import Msgpack, Serializer
-from starsessions.exceptions import SessionError
 from starsessions.sealing.cipher import Cipher
 from starsessions.sealing.keys import Keys, key_list
 from starsessions.stores.base import Entry, Store, Version
@@ -167,9 +166,7 @@ class StoreBackend(Backend):
             write = self.store.create(new_key, self._value(new_key, record), expires_at=ends_at, now=now)
             renewed = await self._written(write, session_id, new_key, record, now)
         except Conflict:
-            raise SessionError(
-                "generate_id() returned an id that is in use: let it return a new random id at each call."
-            ) from None
+            raise IdInUse from None
         try:
             before = None if identity is None or stays else found.record.payload
             pointer = self._value(place.key, Pointer(new_key, now, usable_until, before))
@@ -219,11 +216,13 @@ class StoreBackend(Backend):
         read = self._read(found.token, key, entry, is_alias=found.is_alias or key != place.key)
         return MissReason.UNDECODABLE if isinstance(read, Pointer) else read
 
-    async def data_before_sign_in(self, token: str, user_id: str, now: int) -> bytes | None:
+    async def data_before_sign_in(self, token: str, user_id: str | None, now: int) -> bytes | None:
         key = self.key_of(token)
         pointer = self._read(token, key, await self.store.get(key, now=now))
         if not isinstance(pointer, Pointer) or pointer.payload is None:
             return None
+        if user_id is None:
+            return pointer.payload
         key, entry = await self._moved_to(pointer.to, await self.store.get(pointer.to, now=now), now)
         successor = self._read("", key, entry)
         user = successor.record.identity if isinstance(successor, Found) else None

@@ -69,7 +69,20 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from starsessions.core import merge
-from starsessions.core.decision import Action, Cookie, decide_live, decide_new
+from starsessions.core.decision import (
+    CLEAR,
+    CREATE,
+    DELETE,
+    LEAVE,
+    REPLACE,
+    ROTATE,
+    TOUCH,
+    Cookie,
+    Decision,
+    decide_live,
+    decide_new,
+)
+from starsessions.core.decision import DISCARD as DECIDED_DISCARD
 from starsessions.core.record import (
     Expiry,
     Found,
@@ -78,13 +91,15 @@ from starsessions.core.record import (
     Opaque,
     Policy,
     Record,
-    cookie_max_age,
     expiry_of,
+    is_bare,
     rotation_due,
+    to_tell,
     touch_due,
     why_expired,
 )
-from starsessions.exceptions import BackendUnavailable, ResponseStarted, SessionConflict
+from starsessions.core.sizes import heaviest
+from starsessions.exceptions import BackendUnavailable, ResponseStarted, SessionConflict, SessionTooLarge
 
 
 class Phase(Enum):
@@ -98,6 +113,8 @@ class Phase(Enum):
     """Saving failed, and the application has sent another response."""
     CLOSED = auto()
     """The headers have been sent. Nothing is saved automatically."""
+    LEFT = auto()
+    """An exception has left the middleware: the handler of `Exception` runs outside of it, and nothing is saved."""
     BY_HAND = auto()
     """The headers have been sent, and `persist()` saves. For a WebSocket, so does the end of the connection."""
 
@@ -112,7 +129,7 @@ class Nothing(Struct, frozen=True):
 
 
 class Discard(Struct, frozen=True):
-    """Drop the handler's data: a new session would replace the rotated one in the browser."""
+    """Drop the handler's data: a new session would replace the one in the browser."""
 
 
 class Create(Opaque, frozen=True):
@@ -150,8 +167,7 @@ class Delete(Struct, frozen=True):
 Command = Nothing | Discard | Create | Replace | Rotate | Delete
 
 NOTHING, DISCARD = Nothing(), Discard()
-_CLEAR = Nothing(Cookie.CLEAR)
-_WRITES_NOTHING_THERE = (Action.DELETE, Action.DISCARD, Action.CREATE)
+_WITHOUT_A_SESSION: dict[Decision, Command] = {LEAVE: NOTHING, CLEAR: Nothing(Cookie.CLEAR), DECIDED_DISCARD: DISCARD}
 
 
 class Rules(Struct, frozen=True):
@@ -160,6 +176,10 @@ class Rules(Struct, frozen=True):
     policy: Policy
     is_client_side: bool
     """Whether the token contains the data, so that every change needs a new cookie."""
+    sends_ids: bool
+    """Whether the browser gets ids, which stay the same when the data changes: see `Record.told`."""
+    max_size: int | None
+    """The longest payload in bytes that is saved; None: any."""
     raises_on_conflict: bool
     keeps_going: bool
     """Whether use alone can renew or rotate a session."""
@@ -211,8 +231,12 @@ class SessionState(Struct, eq=False):
     """Whether this request ended a valid session."""
     is_lost: bool = False
     """Whether another request ended or rotated the session after it was loaded, and no new one has begun."""
+    is_at_home: bool = False
+    """Whether another site sent the request, and the browser kept its cookie at home: see `core/arrival.py`."""
     cookie: Cookie = Cookie.LEAVE
     """What the response does to the cookie."""
+    wrote: bool = False
+    """Whether this request has written the session, or ended it: then no cache may keep its response."""
     models: Sequence[Callable[[], None]] = ()
     """The models of `starsessions.typed`: each writes its changes into the data when it is called."""
 
@@ -228,7 +252,7 @@ class SessionState(Struct, eq=False):
         """Take the backend's answer, and return the data."""
         self.is_loaded = True
         if isinstance(result, Found):
-            data = self._read(result)
+            data = self._decoded(result.record.payload)
             if data is not None:
                 self.found, self.miss_reason, self.is_lost = result, None, False
                 return data
@@ -236,7 +260,7 @@ class SessionState(Struct, eq=False):
         self.miss_reason = result
         return {}
 
-    def saved(self, command: Create | Replace | Rotate, kept: Found, now: int) -> None:
+    def saved(self, command: Create | Replace | Rotate, kept: Found) -> None:
         """Record that the backend has carried out the command, and now holds `kept`."""
         found = self.found
         # The cookie must be set if its value or its lifetime differs from what the browser has.
@@ -244,10 +268,11 @@ class SessionState(Struct, eq=False):
             found is None
             or kept.token != found.token
             or type(command) is not Replace
-            or (not kept.is_alias and self._lasts_otherwise(found, kept, now))
+            or kept.record.told != found.record.told
         ):
             self.cookie = Cookie.SET
         self.found = kept
+        self.wrote = True
         self.is_lost = False
         if self.next_id is not None or self.expiry is not None or self.identity is not None:
             self._forget_notes_in(command)
@@ -264,7 +289,7 @@ class SessionState(Struct, eq=False):
     def deleted(self, data: dict[str, Any]) -> None:
         """Record that this request has ended the session."""
         self.forget(data)
-        self.has_ended = self.modified = True
+        self.has_ended = self.modified = self.wrote = True
         self.cookie = Cookie.CLEAR
 
     def lost(self, data: dict[str, Any], moved_to: Found | None = None) -> bool:
@@ -380,38 +405,52 @@ class SessionState(Struct, eq=False):
         if config.keeps_going:
             due = touch_due(record, config.policy, now)
             rotate = rotate or self._is_rotation_due(found, now)
-        action, _ = decide_live(emptied, rotate, changed, due, found.is_alias, self.identity is not None)
-        if action is Action.NOTHING:
+        decision = decide_live(emptied, rotate, changed, due, found.is_alias, self.identity is not None)
+        if decision is LEAVE:
             return NOTHING
-        if action in _WRITES_NOTHING_THERE:
-            return self._instead(action, found, data, now)
-        renewed = self._renewed(record, config.dumps(data) if payload is None else payload, now)
-        if action is Action.ROTATE:
-            return self._rotate(found, replace(renewed, rotated_at=now), now)
-        return Replace(found, renewed)
+        if decision is not REPLACE and decision is not TOUCH:
+            return self._instead(decision, found, data, payload, now)
+        renewed = self._renewed(record, config.dumps(data) if payload is None else payload, data, now)
+        return Replace(found, self._told(renewed, now) if config.sends_ids and not found.is_alias else renewed)
 
     def _begin(self, data: dict[str, Any], now: int, by_hand: bool) -> Command:
         is_empty = self.identity is None and not by_hand and not dict.__len__(data)
-        stale = self.is_lost or self.miss_reason is MissReason.JUST_ROTATED
-        action, cookie = decide_new(self.has_ended, stale, is_empty, self.next_id is not None)
-        if action is Action.NOTHING:
-            return NOTHING if cookie is Cookie.LEAVE else _CLEAR
-        if action is Action.DISCARD:
-            return DISCARD
-        return self._create(data, now)
+        stale = self.is_lost or self.is_at_home or self.miss_reason is MissReason.JUST_ROTATED
+        decision = decide_new(self.has_ended, stale, is_empty, self.next_id is not None)
+        return self._create(data, now) if decision is CREATE else _WITHOUT_A_SESSION[decision]
 
-    def _instead(self, action: Action, found: Found, data: dict[str, Any], now: int) -> Command:
-        if action is Action.DELETE:
+    def _instead(self, decision: Decision, found: Found, data: dict[str, Any], payload: Any, now: int) -> Command:
+        """Return a command that does not store the session under the id that it has."""
+        if decision is DELETE:
             return Delete(found)
-        return DISCARD if action is Action.DISCARD else self._create(data, now)
+        if decision is CREATE:
+            return self._create(data, now)
+        if decision is not ROTATE:
+            return DISCARD
+        payload = self.config.dumps(data) if payload is None else payload
+        return self._rotate(found, self._renewed(found.record, payload, data, now), now)
 
     def _create(self, data: dict[str, Any], now: int) -> Create:
-        record = Record(self.config.dumps(data), now, now, *(self.expiry or Expiry()), None, self.identity)
-        return Create(record, self.next_id or self.explicit_id)
+        config, identity = self.config, self.identity
+        payload = config.dumps(data)
+        if config.max_size is not None and len(payload) > config.max_size:
+            raise SessionTooLarge(len(payload), config.max_size, heaviest(data), in_store=True)
+        bare = config.sends_ids and identity is None and is_bare(data)
+        record = Record(payload, now, now, *(self.expiry or Expiry()), None, identity, is_bare=bare)
+        return Create(self._told(record, now), self.next_id or self.explicit_id)
 
     def _rotate(self, found: Found, record: Record, now: int) -> Rotate:
         grace = self.grace if self.next_id is not None else self.config.policy.rotate_grace
+        record = self._told(replace(record, rotated_at=now, told=-1), now)
         return Rotate(found, record, self.next_id, now + grace if grace else 0)
+
+    def _told(self, record: Record, now: int) -> Record:
+        """Note in the record until when the browser will keep its cookie, if the response has to say so."""
+        config = self.config
+        if not config.sends_ids or not (self.phase is OPEN or self.phase is SAVING):
+            return record
+        told = to_tell(record, config.policy, now)
+        return record if told == record.told else replace(record, told=told)
 
     def _is_rotation_due(self, found: Found, now: int) -> bool:
         # Only while the cookie can still be sent, and not for a request that sent the previous id.
@@ -425,6 +464,8 @@ class SessionState(Struct, eq=False):
             payload, sure = config.dumps(data), False
         else:
             payload, sure = config.dumps_again(data, base, self.in_order)
+        if config.max_size is not None and len(payload) > config.max_size:
+            raise SessionTooLarge(len(payload), config.max_size, heaviest(data), in_store=True)
         return payload, payload != base and (sure or self._is_other(payload, base, data))
 
     def _is_other(self, payload: Any, base: Any, data: dict[str, Any]) -> bool:
@@ -432,14 +473,20 @@ class SessionState(Struct, eq=False):
             self.config.loads(base), dict(dict.items(data))
         )
 
-    def _renewed(self, record: Record, payload: Any, now: int) -> Record:
+    def _renewed(self, record: Record, payload: Any, data: dict[str, Any], now: int) -> Record:
         """Return the record to store. `began_at` stays, so that `absolute_timeout` counts from the beginning."""
-        record = replace(record, payload=payload, renewed_at=now)
+        bare = (
+            self.config.sends_ids
+            and (self.exposed or record.is_bare or not self.in_order)  # otherwise nothing was removed
+            and record.identity is None
+            and is_bare(data)
+        )
+        record = replace(record, payload=payload, renewed_at=now, is_bare=bare)
         if self.expiry is not None:
             record = replace(record, **self.expiry._asdict())
         if self.identity is not None:
             # A sign-in restarts the lifetime (NIST SP 800-63B-4, 5.2: reauthentication resets both limits).
-            record = replace(record, began_at=now, identity=self.identity)
+            record = replace(record, began_at=now, identity=self.identity, is_bare=False)
         return record
 
     def has_unsaved(self, data: dict[str, Any]) -> bool:
@@ -517,22 +564,15 @@ class SessionState(Struct, eq=False):
     def _read_alive(self, found: Found, now: int) -> dict[str, Any] | None:
         if why_expired(found.record, self.config.policy, now) is not None:
             return None
-        return self._read(found)
-
-    def _read(self, found: Found) -> dict[str, Any] | None:
-        """Return the data of a record; None if another release of the application stored something unreadable."""
         return self._decoded(found.record.payload)
 
     def _decoded(self, payload: Any) -> dict[str, Any] | None:
+        """Return the data of a payload; None if another release of the application stored something unreadable."""
         try:
             data = self.config.loads(payload)
         except Exception:
             return None
         return data if type(data) is dict else None
-
-    def _lasts_otherwise(self, old: Found, new: Found, now: int) -> bool:
-        policy = self.config.policy
-        return cookie_max_age(new.record, policy, now) != cookie_max_age(old.record, policy, now)
 
 
 def _is_of_another_user(found: Found, identity: Identity) -> bool:

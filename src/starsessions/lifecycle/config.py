@@ -14,6 +14,7 @@ from starsessions.core.record import Found, MissReason, deadline
 from starsessions.core.serializer import differs_for_sure, dumper_again, is_builtin, matcher
 from starsessions.core.state import Create, Replace, Rotate, Rules
 from starsessions.events import OnEvent
+from starsessions.notices import Notices
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -43,6 +44,8 @@ class Config(Rules, frozen=True):
     """The longest token, in characters, that fits into one cookie; -1: it must be computed for each response."""
     attributes: Callable[[str, int | None], str]
     """Returns the attributes of the cookie for a scheme and a `Max-Age`: see `CookieSpec`."""
+    notices: Notices
+    """What is logged once for this middleware."""
     on_event: OnEvent | None
     users: UserRules
     anonymous_if_unavailable: bool
@@ -58,6 +61,8 @@ class Config(Rules, frozen=True):
         anonymous_if_unavailable: bool = False,
         on_event: OnEvent | None = None,
         users: UserRules = UserRules(),  # noqa: B008 - it is frozen
+        sends_cookies: bool = True,
+        max_size: int | None = None,
     ) -> Self:
         """Derive the configuration from the settings, the backend and its serializer."""
         serializer, policy = backend.serializer, backend.policy
@@ -67,6 +72,8 @@ class Config(Rules, frozen=True):
         return cls(
             policy=policy,
             is_client_side=backend.is_client_side,
+            sends_ids=sends_cookies and not backend.is_client_side,
+            max_size=max_size,
             raises_on_conflict=raises_on_conflict,
             keeps_going=policy.rolling or policy.rotate_every is not None,
             loads=serializer.loads,
@@ -83,6 +90,7 @@ class Config(Rules, frozen=True):
             stored_now=stored_now,
             room_in_one=MAX_COOKIE - len(cookie.name) if backend.max_cookies == 1 else -1,
             attributes=lru_cache(maxsize=64)(cookie.attributes),  # nearly always the same arguments
+            notices=Notices(),
             on_event=on_event,
             users=users,
             anonymous_if_unavailable=anonymous_if_unavailable,

@@ -2,6 +2,7 @@
 
 import logging
 
+from starsessions.core.arrival import is_at_home
 from starsessions.core.cookies import Values
 from starsessions.core.record import Found, MissReason, Policy, why_expired
 from starsessions.events import StoreFailed, events_for_miss
@@ -101,6 +102,8 @@ def choose(results: list[Found | MissReason], policy: Policy, now: int) -> Found
 
 
 def _report_miss(state: RequestState, why: MissReason) -> None:
+    if why is MissReason.NO_COOKIE:
+        state.is_at_home = is_at_home(state.method, state.config.cookie.same_site, state.headers)
     if why is MissReason.ROTATED:
         _log.warning("A request used a session id that was replaced by a newer one, after its grace period.")
     if state.config.on_event is not None:

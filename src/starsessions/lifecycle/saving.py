@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from starsessions.backends.base import Conflict
+from starsessions.backends.base import Conflict, IdInUse
 from starsessions.backends.user_index import PENDING
 from starsessions.core import merge
 from starsessions.core.record import Found, Identity, deadline
@@ -30,7 +30,7 @@ from starsessions.core.state import (
     Rotate,
 )
 from starsessions.events import ConflictResolved, SignedOut, events_for_save, handle_of
-from starsessions.exceptions import ResponseStarted, SessionError, SessionGone
+from starsessions.exceptions import BackendUnavailable, ResponseStarted, SessionError, SessionGone
 from starsessions.lifecycle.loading import choose, find
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
@@ -86,7 +86,7 @@ def save_now(session: TrackedDict, command: Command) -> bool:
         return False  # `save` runs into the same conflict, and merges
     if config.on_event is not None:
         _note_save(command, kept, state, state.identity)
-    state.saved(command, kept, command.record.renewed_at)
+    state.saved(command, kept)
     return True
 
 
@@ -115,15 +115,12 @@ async def carry_out(command: Command, session: TrackedDict) -> None:
     ends_at = deadline(command.record, state.config.policy)
     if isinstance(command, Replace):
         kept = await backend.replace(command.found, command.record, ends_at, now)
-    elif isinstance(command, Create):
-        kept = await _create(command, state, ends_at, now)
     else:
-        new_id = command.session_id or await backend.new_id()
-        kept = await backend.rotate(command.found, command.record, new_id, ends_at, now, command.usable_until)
+        kept = await _stored_under_new_id(command, state, ends_at, now)
     if signed_in is None or not await _is_revoked(kept, signed_in, state, now):
         if state.config.on_event is not None:
             _note_save(command, kept, state, signed_in)
-        state.saved(command, kept, now)
+        state.saved(command, kept)
         return
     await backend.delete(kept, now)
     state.identity = None
@@ -141,14 +138,27 @@ async def _moved_to(conflict: Conflict, state: RequestState) -> Found | None:
     return current if isinstance(current, Found) else None
 
 
-async def _create(command: Create, state: RequestState, ends_at: int, now: int) -> Found:
+async def _stored_under_new_id(command: Create | Rotate, state: RequestState, ends_at: int, now: int) -> Found:
+    tried_id, state.tried_id = state.tried_id, command.session_id
     try:
-        return await state.config.backend.create(command.record, command.session_id, ends_at, now)
+        return await _stored_anew(command, state, ends_at, now)
+    except IdInUse:
+        if command.session_id is None or command.session_id != tried_id:
+            raise
+        # What is stored there is this request's own: the store failed after an earlier attempt had written it.
+        raise BackendUnavailable("The store failed while it saved the session: send the request again.") from None
+
+
+async def _stored_anew(command: Create | Rotate, state: RequestState, ends_at: int, now: int) -> Found:
+    backend = state.config.backend
+    if isinstance(command, Rotate):
+        new_id = command.session_id or await backend.new_id()
+        return await backend.rotate(command.found, command.record, new_id, ends_at, now, command.usable_until)
+    try:
+        return await backend.create(command.record, command.session_id, ends_at, now)
     except Conflict:
         if state.explicit_id is None or state.next_id is not None:
-            raise SessionError(
-                "generate_id() returned an id that is in use: let it return a new random id at each call."
-            ) from None
+            raise IdInUse from None
         raise  # the application chose this id, and another task has stored a session under it meanwhile
 
 
@@ -188,8 +198,17 @@ async def persist(session: TrackedDict) -> str:
     async with _by_hand(state):
         await save(session, by_hand=True)
     if state.found is None:
-        raise SessionGone("The session was ended by another request after it was loaded, so nothing was saved.")
+        raise SessionGone(_why_gone(state))
     return state.found.token
+
+
+def _why_gone(state: RequestState) -> str:
+    if state.is_at_home:
+        return (
+            "Nothing was saved: another site sent this request without the session cookie, and a new session would "
+            "replace the one that the browser has. See docs/guides/users/callbacks.md."
+        )
+    return "The session was ended by another request after it was loaded, so nothing was saved."
 
 
 async def update_atomically(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -> T:
@@ -226,7 +245,7 @@ async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -
             replace_items(session, before)
             raise
         if state.is_lost:
-            raise SessionGone("The session was ended by another request after it was loaded, so nothing was saved.")
+            raise SessionGone(_why_gone(state))
         return result
     raise SessionError(_CONTENDED)
 
@@ -236,8 +255,7 @@ async def _by_hand(state: RequestState) -> AsyncIterator[None]:
     """Hold the right to save for one task of this request, before or after the headers are sent."""
     state.check_known()
     if state.is_saving:
-        state.headers_saved = state.headers_saved or anyio.Event()
-        await state.headers_saved.wait()
+        await _headers_saved(state)
     if state.phase in _FAILED:  # a new id that was asked for would be stored, and the browser never told of it
         raise ResponseStarted(
             "Saving the session failed when the response started, so it cannot be saved by hand in this request either."
@@ -254,10 +272,24 @@ async def _by_hand(state: RequestState) -> AsyncIterator[None]:
     state.save_was_cancelled = False
 
 
+async def _headers_saved(state: RequestState) -> None:
+    """Wait until what the headers wait for is saved, or has failed."""
+    state.headers_saved = state.headers_saved or anyio.Event()
+    await state.headers_saved.wait()
+
+
 async def end(session: TrackedDict) -> None:
     """End the session at once: a sign-out must not depend on a response that may fail."""
     state = session.__starsessions__
     state.check_known()
+    if state.is_saving:
+        await _headers_saved(state)
+    async with state.save_lock():  # what another task of this request is saving has to be ended, too
+        await _end(session)
+
+
+async def _end(session: TrackedDict) -> None:
+    state = session.__starsessions__
     config = state.config
     if state.phase is not OPEN and config.is_client_side:
         state.check_reachable()

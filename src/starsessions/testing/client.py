@@ -102,7 +102,7 @@ def sign_in(
     client: _AsyncClient,
     user_id: str,
     *,
-    remember: bool = False,
+    remember: bool | None = None,
     keep_data: bool = True,
     method: str = "",
     session_cookie: str | None = None,
@@ -113,7 +113,7 @@ def sign_in(
     client: _TestClient,
     user_id: str,
     *,
-    remember: bool = False,
+    remember: bool | None = None,
     keep_data: bool = True,
     method: str = "",
     session_cookie: str | None = None,
@@ -123,7 +123,7 @@ def sign_in(
     client: Client,
     user_id: str,
     *,
-    remember: bool = False,
+    remember: bool | None = None,
     keep_data: bool = True,
     method: str = "",
     session_cookie: str | None = None,
@@ -134,7 +134,7 @@ def sign_in(
     Args:
         client: a `TestClient`, or an httpx `AsyncClient` with an `ASGITransport`.
         user_id: the id of the user.
-        remember: keep the user signed in for 30 days.
+        remember: as for `users.sign_in`.
         keep_data: keep the session's data; otherwise it is cleared.
         method: how the user signed in, for the list of sessions.
         session_cookie: the name of the session's cookie, if the application has several sessions. None: the only one.
@@ -143,7 +143,8 @@ def sign_in(
     >>> from starlette.applications import Starlette
     >>> from starlette.middleware import Middleware
     >>> from starlette.testclient import TestClient
-    >>> app = Starlette(middleware=[Middleware(SessionMiddleware, secret_key="a key of 32 random bytes or more")])
+    >>> from starsessions import InMemoryBackend
+    >>> app = Starlette(middleware=[Middleware(SessionMiddleware, backend=InMemoryBackend())])
     >>> client = TestClient(app)
     >>> sign_in(client, "42")
     >>> with session_of(client) as session:
