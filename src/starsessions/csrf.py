@@ -71,7 +71,8 @@ _notices = Notices()
 _CURES = {
     WhyRefused.CROSS_SITE: (
         "Rejected: a page of another origin sent this request. If that origin is trusted, add it to "
-        "trusted_origins=[…] of CsrfMiddleware."
+        "trusted_origins=[…] of CsrfMiddleware. If this is the callback of a payment service or identity provider, add "
+        "its path to bypass=[…]."
     ),
     WhyRefused.FOREIGN_ORIGIN: (
         "Rejected: the Origin of this request differs from its Host. If that origin is trusted, add it to "

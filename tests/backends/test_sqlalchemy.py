@@ -389,7 +389,7 @@ async def test_an_engine_made_from_a_url_is_closed_and_can_be_used_again(db: Dat
 
 REFUSED = {
     "a sync engine": (lambda: create_engine("sqlite://"), "AsyncEngine from create_async_engine"),
-    "nothing": (lambda: None, "not a NoneType"),
+    "nothing": (lambda: None, "not NoneType: is the variable that holds the URL set"),
     "a sync driver": (lambda: "sqlite+pysqlite:///sessions.db", "does not support asyncio.*aiosqlite"),
     "a driver that is missing": (lambda: "postgresql+pg8000://host/db", "is not installed.*asyncpg"),
     "no URL": (lambda: "hunter2", "cannot read this URL"),

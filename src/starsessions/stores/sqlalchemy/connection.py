@@ -331,9 +331,10 @@ def engine_for(engine_or_url: AsyncEngine | URL | str, timeout: float) -> tuple[
     if isinstance(engine_or_url, AsyncEngine):
         return _engine_like(engine_or_url)
     if not isinstance(engine_or_url, URL | str):
+        end = "." if engine_or_url else ": is the variable that holds the URL set?"
         raise ImproperlyConfigured(
             f"SQLAlchemyBackend takes a URL, or an AsyncEngine from create_async_engine(), not "
-            f"a {type(engine_or_url).__name__}."
+            f"{type(engine_or_url).__name__}{end}"
         )
     return _engine_from_url(engine_or_url, timeout), MOST_CONNECTIONS
 
