@@ -76,7 +76,8 @@ _CURES = {
     ),
     WhyRefused.FOREIGN_ORIGIN: (
         "Rejected: the Origin of this request differs from its Host. If that origin is trusted, add it to "
-        "trusted_origins=[…] of CsrfMiddleware. If a proxy changes Host, configure it to forward the browser's value."
+        "trusted_origins=[…] of CsrfMiddleware. If a proxy changes Host, configure it to forward the browser's value, "
+        "with the port (nginx: proxy_set_header Host $http_host)."
     ),
     WhyRefused.NULL_ORIGIN: (
         "Rejected: the page that sent this request has the origin null. If it is your own page in a sandboxed frame, "
