@@ -116,6 +116,6 @@ def test_bytes_that_are_no_record_are_rejected(content: object, flags: int) -> N
 def test_the_bytes_match_the_docstring() -> None:
     """They are out there, in cookies: what this test pins may be added to, and not changed."""
     record = Record(b"data", 1, 2, 3, 4, True, 5)
-    body = msgspec.msgpack.encode([b"data", 1, 2, 3, 4, True, 5, None])
+    body = msgspec.msgpack.encode([b"data", 1, 2, 3, 4, True, 5, None, -1, False])
 
     assert pack(record) == body

@@ -68,6 +68,8 @@ class Config(Rules, frozen=True):
         on_event: OnEvent | None = None,
         users: UserRules = UserRules(),  # noqa: B008 - it is frozen
         no_store: bool = False,
+        sends_cookies: bool = True,
+        max_size: int | None = None,
     ) -> Self:
         """Derive the configuration from the settings, the backend and its serializer."""
         serializer, policy = backend.serializer, backend.policy
@@ -78,6 +80,8 @@ class Config(Rules, frozen=True):
         return cls(
             policy=policy,
             is_client_side=backend.is_client_side,
+            sends_ids=sends_cookies and not backend.is_client_side,
+            max_size=max_size,
             raises_on_conflict=raises_on_conflict,
             keeps_going=policy.rolling or policy.rotate_every is not None,
             loads=serializer.loads,
