@@ -487,6 +487,16 @@ async def test_a_database_that_does_not_answer_at_the_start_is_logged(caplog: py
     assert "hunter2" not in record.message
 
 
+async def test_a_sqlite_file_in_a_directory_that_does_not_exist_is_reported_with_the_cure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = SQLAlchemyBackend(f"sqlite+aiosqlite:///{tmp_path}/missing/sessions.db")
+    async with backend.lifespan():
+        with pytest.raises(BackendUnavailable, match="create its directory"):
+            await backend.write({"n": 1})
+    assert "create its directory" in caplog.text
+
+
 def test_the_table_belongs_to_the_metadata_of_the_application_if_it_is_given() -> None:
     metadata = MetaData(schema="app")
     table = session_table(metadata, "web_sessions")

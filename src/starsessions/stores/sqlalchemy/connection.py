@@ -93,6 +93,8 @@ CAUSES: dict[Codes, str] = {
     "migration that uses backend.metadata.",
     LOCKED: "The SQLite file is locked by another transaction. If it is this request's own, end it before the response "
     'starts (FastAPI: `Depends(get_db, scope="function")`), or keep the sessions in a file of their own.',
+    frozenset({"SQLITE_CANTOPEN"}): "The SQLite file cannot be opened: create its directory, or correct the URL (three "
+    "slashes begin a relative path, four an absolute one).",
     PREPARED: "Prepared statements do not work, as behind PgBouncer in transaction mode. Create the engine with "
     "poolclass=NullPool, and connect_args={{'prepare_threshold': None}} for psycopg, or for asyncpg "
     "{{'statement_cache_size': 0, 'prepared_statement_name_func': lambda: f'__{{uuid4()}}__'}}.",
