@@ -72,11 +72,13 @@ _notices = Notices()
 _CURES = {
     WhyRefused.CROSS_SITE: (
         "Rejected: a page of another origin sent this request. If that origin is trusted, add it to "
-        "trusted_origins=[…] of CsrfMiddleware."
+        "trusted_origins=[…] of CsrfMiddleware. If this is the callback of a payment service or identity provider, add "
+        "its path to bypass=[…]."
     ),
     WhyRefused.FOREIGN_ORIGIN: (
         "Rejected: the Origin of this request differs from its Host. If that origin is trusted, add it to "
-        "trusted_origins=[…] of CsrfMiddleware. If a proxy changes Host, configure it to forward the browser's value."
+        "trusted_origins=[…] of CsrfMiddleware. If a proxy changes Host, configure it to forward the browser's value, "
+        "with the port (nginx: proxy_set_header Host $http_host)."
     ),
     WhyRefused.NULL_ORIGIN: (
         "Rejected: the page that sent this request has the origin null. If it is your own page in a sandboxed frame, "

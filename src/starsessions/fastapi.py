@@ -160,8 +160,8 @@ class SessionCookie(SecurityBase):
         name = session.__starsessions__.config.cookie.name
         if name != self._name:
             _log.warning(
-                "The OpenAPI document says that the session cookie is called %r, but the middleware calls it %r: "
-                "make the dependencies with SessionCookie(%r).",
+                "The OpenAPI document calls the session cookie %r, and the middleware %r. Sessions work, but the "
+                "document is wrong: make the dependencies with SessionCookie(%r).",
                 self._name,
                 name,
                 name,

@@ -149,6 +149,7 @@ class SessionMiddleware:
             backend = CookieBackend(secret_key)
         elif secret_key is not None:
             _log.warning("SessionMiddleware uses its backend and ignores its secret_key: remove one of them.")
+        adapted = adapt(backend)
         check_flags(autoload=autoload, partitioned=partitioned, rolling=rolling)
         check_choices(
             app_name=app_name,
@@ -157,7 +158,6 @@ class SessionMiddleware:
             on_event=on_event,
             on_unavailable=on_unavailable,
         )
-        adapted = adapt(backend)
         policy = policy_from(adapted, max_age, absolute_timeout, rolling, renew_every, rotate_every, anonymous_max_age)
 
         self.app = app

@@ -6,6 +6,7 @@ Each rule of the essay in that module has a test here. What several machines do 
 
 import json
 from collections import OrderedDict
+from collections.abc import Callable
 from copy import copy, deepcopy
 from decimal import Decimal
 from typing import Any, get_args

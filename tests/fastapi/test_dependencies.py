@@ -492,8 +492,8 @@ def test_a_document_that_names_another_cookie_is_reported_once(
     browser.get("/")
     [record] = caplog.records
     assert record.getMessage() == (
-        "The OpenAPI document says that the session cookie is called 'session', but the middleware calls it "
-        "'__Host-session': make the dependencies with SessionCookie('__Host-session')."
+        "The OpenAPI document calls the session cookie 'session', and the middleware '__Host-session'. Sessions work, "
+        "but the document is wrong: make the dependencies with SessionCookie('__Host-session')."
     )
 
 

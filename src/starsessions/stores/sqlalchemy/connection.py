@@ -93,6 +93,8 @@ CAUSES: dict[Codes, str] = {
     "migration that uses backend.metadata.",
     LOCKED: "The SQLite file is locked by another transaction. If it is this request's own, end it before the response "
     'starts (FastAPI: `Depends(get_db, scope="function")`), or keep the sessions in a file of their own.',
+    frozenset({"SQLITE_CANTOPEN"}): "The SQLite file cannot be opened: create its directory, or correct the URL (three "
+    "slashes begin a relative path, four an absolute one).",
     PREPARED: "Prepared statements do not work, as behind PgBouncer in transaction mode. Create the engine with "
     "poolclass=NullPool, and connect_args={{'prepare_threshold': None}} for psycopg, or for asyncpg "
     "{{'statement_cache_size': 0, 'prepared_statement_name_func': lambda: f'__{{uuid4()}}__'}}.",
@@ -331,9 +333,10 @@ def engine_for(engine_or_url: AsyncEngine | URL | str, timeout: float) -> tuple[
     if isinstance(engine_or_url, AsyncEngine):
         return _engine_like(engine_or_url)
     if not isinstance(engine_or_url, URL | str):
+        end = "." if engine_or_url else ": is the variable that holds the URL set?"
         raise ImproperlyConfigured(
             f"SQLAlchemyBackend takes a URL, or an AsyncEngine from create_async_engine(), not "
-            f"a {type(engine_or_url).__name__}."
+            f"{type(engine_or_url).__name__}{end}"
         )
     return _engine_from_url(engine_or_url, timeout), MOST_CONNECTIONS
 
