@@ -137,7 +137,7 @@ class SessionMiddleware:
             backend = CookieBackend(secret_key)
         elif secret_key is not None:
             _log.warning("SessionMiddleware uses its backend and ignores its secret_key: remove one of them.")
-        check_flags(autoload=autoload, partitioned=partitioned, rolling=rolling)
+        check_flags(autoload=autoload, no_store=no_store, partitioned=partitioned, rolling=rolling)
         check_choices(
             app_name=app_name,
             scope_key=scope_key,

@@ -83,11 +83,17 @@ class CookieAdvice:
                 "If it came from your proxy, start uvicorn with --forwarded-allow-ips=<the proxy's address>.",
                 self._cookie.name,
             )
-        elif self._cookie.is_secure(scheme) and _LOCAL.fullmatch(host) is None:
+        elif (
+            self._cookie.is_secure(scheme)
+            and _LOCAL.fullmatch(host) is None
+            # Browsers send it over https only: then a proxy in front speaks https, and does not say so.
+            and b"sec-fetch-site" not in headers
+        ):
             self._notices.warn(
                 "secure",
-                "The cookie %s is Secure, and the request came over http to %s: the browser or test client will not "
-                "send it back. Use https; in tests, TestClient(app, base_url='https://testserver').",
+                "The cookie %s is Secure, and the request came over http to %s: unless a proxy in front speaks https, "
+                "the browser or test client will not send it back. Use https; in tests, "
+                "TestClient(app, base_url='https://testserver').",
                 self._cookie.name,
                 host,
             )
