@@ -347,6 +347,18 @@ class Colours(str, enum.Enum):  # noqa: UP042 - as it was spelled before StrEnum
     RED = "r"
 
 
+class Folded(str):
+    """As the name of a header: equal in any case, and under a hash that no str has."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self.lower() == str(other).lower()
+
+    def __hash__(self) -> int:
+        return hash(("folded", self.lower()))
+
+
 class Nanoseconds(datetime):
     """As pandas' Timestamp: finer than its base type."""
 
@@ -467,6 +479,14 @@ def test_any_other_type_is_rejected_with_its_path_and_type(serializer: Msgpack, 
     assert caught.value.kind == kind
     assert str(caught.value).startswith('session["cart"][2]["price"] is a')
     assert f" {kind}, which a session cannot hold. " in str(caught.value)
+
+
+@pytest.mark.guarantee(3)
+@both
+@rows("of", [lambda a, b: {a: 1, b: 2}, lambda a, b: {a, b}, lambda a, b: {(a,): 1, (b,): 2}, lambda a, b: {a: 1}])
+def test_keys_and_items_that_would_become_one_are_rejected(serializer: Msgpack, of: Callable[[Any, Any], Any]) -> None:
+    with pytest.raises(UnsupportedValue, match="Folded"):
+        serializer.dumps({"a": of(Folded("A"), "A")})
 
 
 @both

@@ -72,11 +72,19 @@ def as_base(value: Any, otherwise: Any = None) -> Any:
         if kind in _AS_BASE:
             try:
                 made = _AS_BASE[kind](value)
-                is_equal = value == made or (value != value and made != made)  # NaN is unequal to itself
+                # As a key or in a set, it is only found again under the same hash.
+                is_equal = (value == made and _hash(value) == _hash(made)) or (value != value and made != made)  # NaN
             except Exception:  # the class does as it likes
                 return otherwise
             return made if is_equal else otherwise
     return otherwise
+
+
+def _hash(value: Any) -> int | None:
+    try:
+        return hash(value)
+    except TypeError:  # a list, or a tuple that holds one
+        return None
 
 
 def zone_name(zone: tzinfo | None) -> str | None:
