@@ -83,7 +83,8 @@ class Ours(Contestant):
             elif self.kind == "memory":
                 self.backend = InMemoryBackend()
             else:
-                self.backend = {"signed": CookieBackend, "encrypted": EncryptedCookieBackend}[self.kind](KEY)
+                kind = {"signed": CookieBackend, "encrypted": EncryptedCookieBackend}[self.kind]
+                self.backend = kind(KEY, allow_unrevocable=True)
             if self.url:
                 await stack.enter_async_context(self.backend.lifespan())
             yield

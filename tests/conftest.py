@@ -18,8 +18,8 @@ settings.register_profile("starsessions", max_examples=50, deadline=None, suppre
 settings.load_profile("starsessions")
 
 BACKENDS: dict[str, Callable[[Clock], SessionBackend]] = {
-    "signed": lambda clock: CookieBackend(KEY, clock=clock),
-    "encrypted": lambda clock: EncryptedCookieBackend(KEY, clock=clock),
+    "signed": lambda clock: CookieBackend(KEY, allow_unrevocable=True, clock=clock),
+    "encrypted": lambda clock: EncryptedCookieBackend(KEY, allow_unrevocable=True, clock=clock),
     "memory": lambda clock: InMemoryBackend(clock=clock),
     "stored": lambda clock: StoreBackend(MemoryStore(), clock=clock),
     "custom": lambda clock: DictBackend(),

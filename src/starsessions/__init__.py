@@ -20,7 +20,9 @@ from starsessions.exceptions import (
 from starsessions.middleware import SessionMiddleware
 from starsessions.session import (
     Session,
+    get_created_at,
     get_miss_reason,
+    get_remaining,
     get_session,
     load_session,
     set_expiry,
@@ -48,7 +50,9 @@ __all__ = [
     "SessionTooLarge",
     "TooManySessions",
     "UnsupportedValue",
+    "get_created_at",
     "get_miss_reason",
+    "get_remaining",
     "get_session",
     "load_session",
     "set_expiry",

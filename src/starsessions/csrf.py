@@ -43,6 +43,7 @@ from starsessions.core.csrf import (
 from starsessions.core.encoding import to_base64url
 from starsessions.exceptions import ImproperlyConfigured, SessionError
 from starsessions.lifecycle.config import Config
+from starsessions.lifecycle.sign_in import take_along
 from starsessions.lifecycle.startup import fails_at_startup
 from starsessions.lifecycle.validation import layers
 from starsessions.notices import Notices
@@ -271,14 +272,16 @@ class _Markup(str):
 async def _verify_token(request: HTTPConnection) -> None:
     session = await load_session(request)
     secrets, signed_in = secrets_in(session), session.__starsessions__.user is not None
+    # Of a form that was sent twice, the first one has signed in and renewed the secrets, and its response may be lost.
+    earlier = secrets_in(await take_along(session, {}))
     token = request.headers.get(_HEADER)
     if token is None and _has_form(request):
-        if not secrets:  # no token would be good: do not parse the form of a stranger
+        if not (secrets or earlier):  # no token would be good: do not parse the form of a stranger
             error = CsrfFailed(WhyRefused.STALE_TOKEN, signed_in=signed_in)
             error.detail += " If that does not help, the form has no token: put {{ csrf_input() }} into it."
             raise error
         token = await _token_in_form(request)
-    if token and is_good(token, secrets):
+    if token and (is_good(token, secrets) or is_good(token, earlier)):
         return
     if isinstance(request, Request):
         await request.close()  # the form was read above, and nothing else closes its files

@@ -70,12 +70,13 @@ class UnsupportedValue(SessionError, TypeError):
 
 
 class SessionTooLarge(SessionError, ValueError):
-    """The cookie would be larger than browsers accept (4096 bytes), so it is not sent.
+    """The cookie would be larger than browsers accept (4096 bytes), or the session than `max_size`. It is not saved.
 
     Args:
-        size: the size of the cookie, in bytes.
-        limit: how much a browser accepts, in bytes.
+        size: the size of the cookie or the session, in bytes.
+        limit: how much a browser accepts, or `max_size`.
         largest: the largest keys of the session, each with its size in bytes.
+        in_store: whether the session is kept on the server.
 
     >>> raise SessionTooLarge(5000, 4096, [("cart", 4100)])
     Traceback (most recent call last):
@@ -83,11 +84,12 @@ class SessionTooLarge(SessionError, ValueError):
 Largest keys: 'cart' (4100 bytes). Store less, or use a backend that keeps the data on the server.
     """
 
-    def __init__(self, size: int, limit: int, largest: list[tuple[str, int]]) -> None:
+    def __init__(self, size: int, limit: int, largest: list[tuple[str, int]], *, in_store: bool = False) -> None:
         heavy = ", ".join(f"{key!r} ({weight} bytes)" for key, weight in largest)
+        what, who = ("session", "max_size allows") if in_store else ("session cookie", "browsers accept")
+        cure = "raise SessionMiddleware's max_size" if in_store else "use a backend that keeps the data on the server"
         super().__init__(
-            f"The session cookie would take {size} bytes; browsers accept {limit}. Largest keys: {heavy}. "
-            "Store less, or use a backend that keeps the data on the server."
+            f"The {what} would take {size} bytes; {who} {limit}. Largest keys: {heavy}. Store less, or {cure}."
         )
         self.size = size
         self.limit = limit

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from secrets import token_bytes
-from typing import Any, Literal
+from typing import Literal
 
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,6 +31,11 @@ from starsessions.lifecycle.startup import fails_at_startup
 from starsessions.lifecycle.tracked_dict import NOT_LOADED
 from starsessions.lifecycle.validation import (
     ANOTHER,
+    AT_HOME,
+    DEFAULT_MAX_SESSIONS,
+    DEFAULT_MAX_SIZE,
+    NESTED,
+    SERVED_BY_OUTER,
     check_choices,
     check_effect,
     check_flags,
@@ -38,6 +43,7 @@ from starsessions.lifecycle.validation import (
     layers,
     names_keywords,
     policy_from,
+    size_limit,
     user_rules,
     writes,
 )
@@ -82,6 +88,10 @@ class SessionMiddleware:
             `starsessions.events`.
         no_store: True sends `Cache-Control: no-store` with every response that has read an existing session, so that
             the browser asks the server again after a sign-out, when the user presses "Back".
+        anonymous_max_age: the longest that a session lasts without use in which no user has signed in, in seconds or as
+            a `timedelta`. None: `max_age`, or one day if it holds nothing but CSRF secrets and flash messages.
+        max_size: the largest encoded session that is kept on the server, in bytes; a larger one raises
+            `SessionTooLarge` when it is saved. None: any size. Cookies have limits of their own.
         max_sessions_per_user: how many sessions a user may have. None: any number.
         on_too_many: what happens at one sign-in more: "evict" ends the oldest session, "refuse" raises
             `TooManySessions`.
@@ -122,7 +132,9 @@ class SessionMiddleware:
         on_unavailable: Literal["error", "anonymous"] = "error",
         on_event: OnEvent | None = None,
         no_store: bool = False,
-        max_sessions_per_user: int | None = None,
+        anonymous_max_age: Duration | None = None,
+        max_size: int | None = DEFAULT_MAX_SIZE,
+        max_sessions_per_user: int | None = DEFAULT_MAX_SESSIONS,
         on_too_many: Literal["evict", "refuse"] = "evict",
         scope_key: str = "session",
         app_name: str | None = None,
@@ -146,7 +158,7 @@ class SessionMiddleware:
             on_unavailable=on_unavailable,
         )
         adapted = adapt(backend)
-        policy = policy_from(adapted, max_age, absolute_timeout, rolling, renew_every, rotate_every)
+        policy = policy_from(adapted, max_age, absolute_timeout, rolling, renew_every, rotate_every, anonymous_max_age)
 
         self.app = app
         self.config: Config = Config.build(
@@ -158,10 +170,12 @@ class SessionMiddleware:
             on_event=on_event,
             users=user_rules(adapted, max_sessions_per_user, on_too_many),
             no_store=no_store,
+            max_size=size_limit(adapted, max_size),
         )
         self.config.advice.on_settings(adapted.max_cookies)
         check_stack(app, self.config, scope_key)
         check_effect(self.config)
+        self._autoload = autoload
         self._loads_first = autoload and self.config.peek is None
         self.scope_key = scope_key
 
@@ -170,20 +184,21 @@ class SessionMiddleware:
             await self._serve_other(scope, receive, send)
             return
         key = self.scope_key
-        if key in scope:
-            self._check_outer(scope[key], scope)
+        if key in scope and await self._is_served_by_outer(scope):
+            await self.app(scope, receive, send)
+            return
         scope[key] = session = _new(Session)
         _fill(session, NOT_LOADED)
-        state = RequestState(self.config, headers=scope["headers"], client=scope.get("client"))
+        state = RequestState(
+            self.config, headers=scope["headers"], method=scope.get("method"), client=scope.get("client")
+        )
         session.__starsessions__ = state
 
         def send_with_session(message: Message) -> Awaitable[None]:
             # Not a coroutine function, so that messages which stay unchanged cost next to nothing.
             if message["type"] == "http.response.start" and state.phase in _NOT_SENT:
-                if scope.get(key) is not session:
-                    return self._start_beside_another(session, scope, message, send)
-                if state.accessed:
-                    return self._start(session, False, scope, message, send)
+                if state.accessed or scope.get(key) is not session:
+                    return self._start(session, scope, message, send)
                 state.phase = CLOSED
             return send(message)
 
@@ -191,7 +206,7 @@ class SessionMiddleware:
             if self._loads_first:
                 await load(session)
             await self.app(scope, receive, send_with_session)
-        except BackendUnavailable as error:
+        except Exception as error:
             await self._refuse(session, error, scope, send)
             return
         finally:
@@ -200,26 +215,22 @@ class SessionMiddleware:
         if state.phase in _SENT and (state.exposed or scope.get(key) is not session):
             self._check_saved(session, scope)
 
-    def _start_beside_another(self, session: Session, scope: Scope, message: Message, send: Send) -> Awaitable[None]:
-        """Send the start of a response whose request got another session: a dict, or an inner middleware's."""
-        state = session.__starsessions__
-        replaced = self._is_replaced(session, scope)
-        if replaced or state.accessed:
-            return self._start(session, replaced, scope, message, send)
-        look_closer(message.get("headers", ()), False, state, scope)
-        state.phase = CLOSED
-        return send(message)
-
-    def _start(self, session: Session, replaced: bool, scope: Scope, message: Message, send: Send) -> Awaitable[None]:
+    def _start(self, session: Session, scope: Scope, message: Message, send: Send) -> Awaitable[None]:
         """Save the session and send the start of the response."""
         state = session.__starsessions__
         if state.phase is SAVING:  # saving failed, and this is the application's error response
             state.phase = Phase.FAILED
             return send(message)
-        state.phase = SAVING
-        command = None if replaced else NOTHING if state.is_settled else decide(session)
-        if command is not NOTHING and (command is None or not save_now(session, command)):
-            return self._start_saving(command, session, scope, message, send)
+        replaced = scope.get(self.scope_key) is not session and self._is_replaced(session, scope)
+        if not (replaced or state.accessed):  # another middleware's session is in the place of this one
+            look_closer(message.get("headers", ()), False, state, scope)
+            state.phase = CLOSED
+            return send(message)
+        if replaced or not state.is_settled:
+            state.phase = SAVING
+            command = None if replaced else decide(session)
+            if command is not NOTHING and (command is None or not save_now(session, command)):
+                return self._start_saving(command, session, scope, message, send)
         state.phase = CLOSED
         return send(with_session(message, session, scope))
 
@@ -236,6 +247,9 @@ class SessionMiddleware:
             state.phase = CLOSED
         finally:
             state.finish_saving()
+        if state.is_at_home and state.is_lost:
+            path = scope.get("path", "")
+            self.config.notices.warn(("at home", path), AT_HOME, path)
         await send(with_session(message, session, scope))
 
     def _check_saved(self, session: Session, scope: Scope) -> None:
@@ -249,12 +263,16 @@ class SessionMiddleware:
                 "call `await session.persist()` after the change."
             )
 
-    async def _refuse(self, session: Session, error: BackendUnavailable, scope: Scope, send: Send) -> None:
-        """Respond 503 because the store failed; re-raise if part of a response has already been sent."""
+    async def _refuse(self, session: Session, error: Exception, scope: Scope, send: Send) -> None:
+        """Respond 503 because the store failed. Re-raise any other error, and if part of a response has been sent."""
         state = session.__starsessions__
+        if not isinstance(error, BackendUnavailable):
+            if state.phase is OPEN:
+                state.phase = Phase.LEFT
+            raise error
         if state.phase not in _NOT_SENT:
             raise error
-        _log.error("Rejected a request because the session store failed.", exc_info=error)
+        self.config.outage.failed("Requests that need their session are answered 503.", error)
         state.note(StoreFailed(str(error)))
         for message in unavailable(scope["type"], "websocket.http.response" in scope.get("extensions", ())):
             await send(message)
@@ -281,8 +299,9 @@ class SessionMiddleware:
         await serve(scope, receive, send)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.scope_key in scope:
-            self._check_outer(scope[self.scope_key], scope)
+        if self.scope_key in scope and await self._is_served_by_outer(scope):
+            await self.app(scope, receive, send)
+            return
         scope[self.scope_key] = session = _new(Session)
         _fill(session, NOT_LOADED)
         state = RequestState(self.config, headers=scope["headers"], client=scope.get("client"))
@@ -338,6 +357,7 @@ class SessionMiddleware:
             _log.warning("The WebSocket was rejected, so the changes that its handler made to the session are lost.")
             return
         state.check_reachable()
+        state.phase = BY_HAND  # a rejected handshake sends no cookie either
         async with state.save_lock():
             await save(session)
 
@@ -367,16 +387,25 @@ class SessionMiddleware:
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
                 raise
 
-    def _check_outer(self, outer: Any, scope: Scope) -> None:
-        name = self.config.cookie.name
-        if isinstance(outer, Session):
-            if outer.__starsessions__.config.cookie.name == name:
-                raise ImproperlyConfigured(
-                    f"Two nested SessionMiddlewares use the cookie {name!r}: "
-                    "remove one of them, or give it another session_cookie=…."
-                )
-        elif any(writes(layer, name) for layer in layers(getattr(scope.get("app"), "middleware_stack", None))):
-            raise ImproperlyConfigured(ANOTHER.format(name))
+    async def _is_served_by_outer(self, scope: Scope) -> bool:
+        """Return whether an outer middleware has the same sessions, as around a mounted application: then it serves.
+
+        Two sessions of one request would overwrite each other's cookie.
+        """
+        name, outer = self.config.cookie.name, scope[self.scope_key]
+        if not isinstance(outer, Session):
+            if any(writes(layer, name) for layer in layers(getattr(scope.get("app"), "middleware_stack", None))):
+                raise ImproperlyConfigured(ANOTHER.format(name))
+            return False
+        theirs = outer.__starsessions__.config
+        if theirs.cookie.name != name:
+            return False
+        if self.config.backend.place != theirs.backend.place:
+            raise ImproperlyConfigured(NESTED.format(name))
+        self.config.notices.warn("nested", SERVED_BY_OUTER, name)
+        if self._autoload:
+            await load(outer)
+        return True
 
 
 def _has_unsaved(session: Session) -> bool:

@@ -1,7 +1,7 @@
 """`Session`, and the functions that find and use the session of a request."""
 
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from inspect import currentframe
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from starsessions.backends.adapter import adapt
 from starsessions.backends.base import SessionBackend
 from starsessions.core.cookies import CookieSpec
 from starsessions.core.durations import Duration, expiry, seconds
-from starsessions.core.record import MissReason
+from starsessions.core.record import Found, MissReason, deadline
 from starsessions.core.state import CLOSED, OPEN
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.lifecycle import loading, saving
@@ -55,7 +55,7 @@ class Session(TrackedDict):
         """Create a session to use by hand."""
         super().__init__(NOT_LOADED)
         adapted = adapt(backend).bound_or_default()
-        config = Config.build(adapted, CookieSpec(), autoload=False)
+        config = Config.build(adapted, CookieSpec(), autoload=False, sends_cookies=False)
         self.__starsessions__: RequestState = RequestState(config, explicit_id=session_id)
 
     # The hooks of TrackedDict
@@ -338,6 +338,30 @@ async def update_atomically(source: SessionSource, change: Callable[[dict[str, A
     """
     session = await load_session(source)
     return await saving.update_atomically(session, change)
+
+
+def get_created_at(source: SessionSource) -> datetime | None:
+    """Return when the session began, or when its user last signed in; None without a session."""
+    found = _found(source)
+    return None if found is None else datetime.fromtimestamp(found.record.began_at, UTC)
+
+
+def get_remaining(source: SessionSource) -> float | None:
+    """Return in how many seconds the session expires if it is not used again; None without a session.
+
+    It is the session as it is stored: `set_expiry` in this request counts from the next save on.
+    """
+    found = _found(source)
+    if found is None:
+        return None
+    config = get_session(source).__starsessions__.config
+    return max(0.0, deadline(found.record, config.policy) - config.clock())
+
+
+def _found(source: SessionSource) -> Found | None:
+    session = get_session(source)
+    bool(session)  # loads it, or raises SessionNotLoaded
+    return session.__starsessions__.found
 
 
 def get_miss_reason(source: SessionSource) -> MissReason | None:

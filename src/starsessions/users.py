@@ -30,7 +30,7 @@ __all__ = [
 
 
 async def sign_in(
-    source: SessionSource, user_id: str, *, remember: bool = False, keep_data: bool = True, method: str = ""
+    source: SessionSource, user_id: str, *, remember: bool | None = None, keep_data: bool = True, method: str = ""
 ) -> str:
     """Sign a user in, and return the session's new id. The old id stops working at once.
 
@@ -41,12 +41,15 @@ async def sign_in(
     Args:
         source: a request, a WebSocket, or a session.
         user_id: the user's id, a str that is not empty.
-        remember: keep the session for 30 days, even after the browser is closed. Where `absolute_timeout` is 30
-            days or less, the session lasts as long as any other.
+        remember: the user's answer to "remember me". True: the session lasts for 30 days, even after the browser is
+            closed; where `absolute_timeout` is 30 days or less, as long as any other. False: the cookie ends with the
+            browser. None: the user was not asked, and the session lasts for `max_age`.
         keep_data: keep the data of the anonymous session. Data of another user is never kept.
         method: how the user signed in, in the application's words, for the list of devices.
 
     Raises:
+        ImproperlyConfigured: the session is in a cookie that cannot be revoked: see `allow_unrevocable` of the backend.
+        SessionGone: all of the user's sessions were revoked during the sign-in. It is raised when the session is saved.
         TooManySessions: the user has `max_sessions_per_user` sessions, and `on_too_many="refuse"` is set.
         ResponseStarted: the headers have been sent, and the new id can no longer reach the browser.
         TypeError: `user_id` is not a str, or is empty.

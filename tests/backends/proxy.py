@@ -1,6 +1,8 @@
 """A TCP proxy between a client and a server of the same machine, which a test can have lose things."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -26,6 +28,15 @@ class Proxy:
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
+
+    def reset(self) -> None:
+        """Reset all connections: the clients learn it by a RST, not by an end of the stream."""
+        for writer in self._writers:
+            connection = writer.get_extra_info("socket")
+            if connection.fileno() != -1:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+        self._writers.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

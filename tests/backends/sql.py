@@ -50,11 +50,15 @@ async def opened(engine_or_url: Any, **settings: Any) -> AsyncIterator[SQLAlchem
     try:
         yield backend
     finally:
-        await backend.store.finished()
-        await backend.engine.dispose()
+        await backend.store.aclose()
         async with backend.engine.begin() as connection:
             await connection.run_sync(backend.table.drop)
         await backend.engine.dispose()
+
+
+def pool_of(backend: SQLAlchemyBackend) -> Any:
+    """The connections of the sessions in this event loop; `backend.engine` has others."""
+    return backend.store._database._local.get().engine.pool
 
 
 async def until(condition: Callable[[], bool]) -> None:

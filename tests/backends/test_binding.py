@@ -60,9 +60,9 @@ class World:
         store, encrypted_store, clock = self.store, self.encrypted_store, self.clock
         encrypting = StoreBackend(encrypted_store, encrypt_with=KEY, clock=clock)
         self.backends: dict[str, SessionBackend] = {
-            "signed": CookieBackend(KEY, clock=clock),
+            "signed": CookieBackend(KEY, allow_unrevocable=True, clock=clock),
             "signed, revocable": CookieBackend(KEY, revocations=store, clock=clock),
-            "encrypted": EncryptedCookieBackend(KEY, clock=clock),
+            "encrypted": EncryptedCookieBackend(KEY, allow_unrevocable=True, clock=clock),
             "encrypted, revocable": EncryptedCookieBackend(KEY, revocations=encrypting, clock=clock),
             "in a store": StoreBackend(store, clock=clock),
             "encrypted in a store": encrypting,
@@ -355,8 +355,8 @@ def backend(request: pytest.FixtureRequest, clock: Clock) -> Any:
     return {
         "memory": lambda: InMemoryBackend(clock=clock),
         "stored": lambda: StoreBackend(MemoryStore(), clock=clock),
-        "signed": lambda: CookieBackend(KEY, clock=clock, starlette_format=False),
-        "encrypted": lambda: EncryptedCookieBackend(KEY, clock=clock),
+        "signed": lambda: CookieBackend(KEY, clock=clock, allow_unrevocable=True, starlette_format=False),
+        "encrypted": lambda: EncryptedCookieBackend(KEY, allow_unrevocable=True, clock=clock),
     }[request.param]()
 
 

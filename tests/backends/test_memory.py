@@ -76,6 +76,21 @@ async def test_sessions_written_and_ended_alternately_leave_no_entries() -> None
     assert store.all_keys() == store._keys == []
 
 
+async def test_many_sessions_that_expire_at_once_are_removed_by_a_fifth_as_many_writes() -> None:
+    """One removal for each write would keep the memory of the peak, since each write also adds one."""
+    store = MemoryStore()
+    for n in range(10_000):
+        await store.create(f"old-{n}", b"", expires_at=100, now=1)
+    removed = []
+    for n in range(2000):
+        before = len(store)
+        await store.create(f"new-{n}", b"", expires_at=1000, now=100)
+        removed.append(before + 1 - len(store))
+    assert len(store) == 2000
+    assert max(removed) <= 16  # no request waits for all of them
+    assert all([await store.get(f"new-{n}", now=100) for n in range(2000)])
+
+
 async def test_the_sweep_keeps_each_key_exactly_once() -> None:
     import random
 

@@ -19,7 +19,7 @@ from starsessions.backends.redis import RedisBackend
 from tests.backends.sql import DATABASES, database, opened
 from tests.servers.process import Address
 from tests.shell import test_atomic_updates as atomic
-from tests.shell import test_sign_in, test_users
+from tests.shell import test_double_sign_in, test_sign_in, test_users
 from tests.site import KEY, Browser, Clock, Site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
@@ -35,6 +35,7 @@ SCENARIOS = [
     test_users.test_parallel_sign_ins_are_never_more_than_allowed,
     test_users.test_the_list_is_of_one_user_only,
     test_users.test_anonymous_sessions_are_not_listed,
+    test_double_sign_in.test_a_form_that_is_sent_twice_signs_in_with_the_cart,
 ]
 
 

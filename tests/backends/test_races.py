@@ -370,3 +370,67 @@ async def test_a_persist_while_a_websocket_is_accepted_stores_the_session_in_the
     site.browser.take(await call(site.app, {"type": "websocket", "headers": []}))
     assert list(backend._storage) == [site.browser.cookies["session"]]
     assert await site_of(backend=backend).data(site.browser) == {"a": 1, "b": 2}
+
+
+@pytest.mark.guarantee(16)
+async def test_a_late_response_does_not_bring_back_an_id_that_was_replaced(
+    site_of: Callable[..., Site], server_backend: SessionBackend, clock: Clock
+) -> None:
+    """A write is saved, then the id is replaced; the response to the write arrives last."""
+    site = site_of(backend=server_backend, max_age=100)
+    await site.visit(lambda session: session.update(a=1))
+    clock.advance(9)
+    writing, rotating = Browser(dict(site.browser.cookies)), Browser(dict(site.browser.cookies))
+    late = await site.visit(lambda session: session.update(a=2), writing)
+    early = await site.visit(Session.regenerate_id, rotating)
+
+    site.browser.take(early)
+    site.browser.take(late)
+
+    assert late.set_cookies == []
+    assert await site.data() == {"a": 2}
+
+
+async def test_the_cookie_is_sent_again_when_a_tenth_of_its_lifetime_has_passed(
+    site_of: Callable[..., Site], server_backend: SessionBackend, clock: Clock
+) -> None:
+    site = site_of(backend=server_backend, max_age=100)
+    sent = []
+    for n in range(25):
+        sent.append(len((await site.visit(lambda session, n=n: session.update(n=n))).set_cookies))  # type: ignore[misc]
+        clock.advance(1)
+    assert [n for n, count in enumerate(sent) if count] == [0, 10, 20]
+
+
+@pytest.mark.both_loops
+async def test_a_delete_ends_what_another_task_of_the_request_is_saving(site_of: Callable[..., Site]) -> None:
+    backend = Waits()
+    site = site_of(backend=backend)
+
+    async def act(session: Session) -> None:
+        session["a"] = 1
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.persist)
+            await backend.writing.wait()
+            await session.delete()
+
+    await site.visit(act)
+    assert (backend._storage, site.browser.cookies) == ({}, {})
+
+
+@pytest.mark.both_loops
+async def test_a_delete_while_the_headers_are_sent_ends_what_is_being_saved(site_of: Callable[..., Site]) -> None:
+    backend = Waits()
+    site = site_of(backend=backend)
+
+    async def sign_out(session: Session) -> None:
+        await backend.writing.wait()
+        await session.delete()
+
+    async def act(session: Session) -> None:
+        session["a"] = 1
+        tasks.start_soon(sign_out, session)
+
+    async with anyio.create_task_group() as tasks:
+        await site.visit(act)
+    assert backend._storage == {}

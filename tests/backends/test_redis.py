@@ -613,20 +613,6 @@ class TestByUrl:
         async with backend.lifespan():
             pass
 
-    def test_it_works_in_one_event_loop_after_the_other(self, backend: RedisBackend) -> None:
-        async def write() -> str:
-            return await backend.write({"a": 1})
-
-        async def read(session_id: str) -> Any:
-            async with backend.lifespan():
-                return await backend.read(session_id)
-
-        with asyncio.Runner() as first, asyncio.Runner() as second:
-            session_id = first.run(write())
-            opened = backend.store._opened
-            assert second.run(read(session_id)) == {"a": 1}
-            first.run(opened.client.aclose())
-
 
 async def test_a_client_that_was_given_stays_open(server: RedisServer, closing: AsyncExitStack) -> None:
     client = await closing.enter_async_context(Redis.from_url(server.url))

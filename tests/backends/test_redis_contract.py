@@ -86,6 +86,19 @@ class Backends(BackendSuite):
         return open_one
 
 
+@pytest.mark.once
+class TestStoreOnFakeRedis(Stores):
+    """Like other servers with an incomplete Lua, it has no `struct`."""
+
+    __test__ = True
+
+    @pytest.fixture
+    def connect(self) -> Connect:
+        fakeredis = pytest.importorskip("fakeredis")
+        server = fakeredis.FakeServer()
+        return lambda: fakeredis.FakeAsyncRedis(server=server)
+
+
 class TestStoreOnOneServer(OneServer, Stores):
     __test__ = True
 

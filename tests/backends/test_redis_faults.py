@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -153,6 +154,42 @@ async def test_a_restart_between_two_commands_is_no_failure(
     server.restart()
     version = await store.replace("key", b"2", version, expires_at=NOW + LIFE, now=NOW)
     server.restart()
+    assert await store.delete("key", version, now=NOW) is True
+
+
+LOOPS = [
+    ("asyncio", {"use_uvloop": False}),
+    pytest.param(
+        ("asyncio", {"use_uvloop": True}),
+        marks=pytest.mark.skipif(find_spec("uvloop") is None, reason="uvloop is not installed"),
+    ),
+]
+"""Both event loops that servers use. Each has other errors for a connection that is not there any more."""
+
+
+@pytest.mark.guarantee(20)
+@pytest.mark.parametrize("anyio_backend", LOOPS, ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("make", ["by url", "one connection"])
+async def test_a_connection_that_was_reset_is_no_failure(
+    between: Proxy, open_store: Open, closing: AsyncExitStack, make: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop has noticed, and closed its transport, but the driver has not."""
+    monkeypatch.setattr("starsessions.stores.redis.connection._MOMENT", 60)
+    client = CLIENTS[make](between.url)
+    if not isinstance(client, str):
+        closing.push_async_callback(client.aclose)
+    store = open_store(client)
+    version = await store.create("key", b"1", expires_at=NOW + LIFE, now=NOW)
+
+    async def reset() -> None:
+        between.reset()
+        await asyncio.sleep(0.05)
+
+    await reset()
+    assert await store.get("key", now=NOW) == Entry(b"1", NOW + LIFE, version)
+    await reset()
+    version = await store.replace("key", b"2", version, expires_at=NOW + LIFE, now=NOW)
+    await reset()
     assert await store.delete("key", version, now=NOW) is True
 
 
@@ -487,6 +524,45 @@ async def test_the_documented_permissions_are_sufficient(server: RedisServer, op
     await check(open_store(f"redis://ours:x@127.0.0.1:{server.port}"))
 
 
+async def test_a_server_that_evicts_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It may evict the list of a user before the sessions on it, which then cannot be ended."""
+    with servers.standalone() as server:
+        for limit, policy, permission, lines in [
+            ("0", "allkeys-lru", "+info", 0),
+            ("100mb", "noeviction", "+info", 0),
+            ("100mb", "volatile-lru", "-info", 0),
+            ("100mb", "volatile-lru", "+info", 1),
+        ]:
+            caplog.clear()
+            server.ask("CONFIG", "SET", "maxmemory", limit, "maxmemory-policy", policy)
+            server.ask("ACL", "SETUSER", "default", permission)
+            for options in ({}, {"single_connection_client": True}):  # one gets bytes, the other a dict
+                async with Redis.from_url(server.url, **options) as client:
+                    store = RedisStore(client, f"{policy}:", timeout=20)
+                    for n in range(3):
+                        await store.create(f"{permission}{options}{n}", b"", expires_at=NOW + LIFE, now=NOW)
+            found = [record.getMessage() for record in caplog.records]
+            assert len(found) == 2 * lines
+            assert all("(maxmemory-policy volatile-lru)" in line for line in found)
+
+
+@pytest.mark.parametrize("refuses", ["cluster", "permissions"])
+async def test_a_server_that_refuses_mget_is_read_key_by_key_from_then_on(open_store: Open, refuses: str) -> None:
+    """A Cluster with one node, reached by an ordinary client, serves all keys, but not several slots at once."""
+    with servers.standalone(config={"cluster-enabled": "yes"} if refuses == "cluster" else {}) as server:
+        if refuses == "cluster":
+            server.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+            server.wait_until(server.serves_cluster, "did not serve its slots")
+        else:
+            server.ask("ACL", "SETUSER", "default", "-mget")
+        store = open_store(server.url)
+        await check(store)
+        asked = server.ask("INFO", "commandstats")["cmdstat_mget"]
+        assert asked["rejected_calls"] > 0
+        await check(store)
+        assert server.ask("INFO", "commandstats")["cmdstat_mget"] == asked
+
+
 # Under load
 
 
@@ -664,6 +740,33 @@ async def test_a_failover_of_a_cluster_under_load(open_store: Open, closing: Asy
         await failover(open_store(client), group.primary_of(key), lambda of: group.wait_for_takeover(key, of))
 
 
+@pytest.mark.guarantee(20)
+@pytest.mark.once
+async def test_a_cluster_whose_slots_move_keeps_all_sessions(open_store: Open, closing: AsyncExitStack) -> None:
+    """The client closes connections that other commands are about to use."""
+    with servers.cluster() as group:
+        client = await closing.enter_async_context(RedisCluster.from_url(group.url))
+        store = open_store(client)
+        going = True
+
+        async def writer(key: str) -> int:
+            changes = 0
+            version = await store.create(key, b"0", expires_at=NOW + LIFE, now=NOW)
+            while going:
+                found = await store.get(key, now=NOW)
+                assert found == (b"%d" % changes, NOW + LIFE, version)
+                changes += 1
+                version = await store.replace(key, b"%d" % changes, version, expires_at=NOW + LIFE, now=NOW)
+            return changes
+
+        keys = [f"key-{n}" for n in range(8)]
+        writers = [asyncio.create_task(writer(key)) for key in keys]
+        for n, key in enumerate(keys):
+            await asyncio.to_thread(group.move, f"faults:{key}", group.nodes[n % 3])
+        going = False
+        assert min(await asyncio.gather(*writers)) > 0
+
+
 async def failover(
     store: RedisStore, primary: RedisServer, wait_for_failover: Callable[[RedisServer], RedisServer]
 ) -> None:
@@ -678,7 +781,8 @@ async def failover(
     await asyncio.to_thread(wait_for_failover, primary)
     await until_it_works(store)
     keep.cancel()
-    await asyncio.gather(keep, return_exceptions=True)
+    with pytest.raises(asyncio.CancelledError):  # it has met nothing else
+        await keep
     await before.audit()
     for key in Load.SHARED:
         await store.delete(key, now=NOW)

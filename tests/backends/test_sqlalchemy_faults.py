@@ -21,7 +21,7 @@ from starsessions import BackendUnavailable
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore
 from starsessions.stores.base import Conflict, Entry
 from starsessions.stores.sqlalchemy.connection import MAX_ATTEMPTS
-from tests.backends.sql import DATABASES, NOW, Database, database, opened, until
+from tests.backends.sql import DATABASES, NOW, Database, database, opened, pool_of, until
 from tests.servers import mariadb, postgres
 from tests.servers.process import Address, Server
 
@@ -148,17 +148,19 @@ async def test_requests_fail_at_once_while_the_server_is_down_and_work_when_it_i
 
 @pytest.mark.guarantee(20)
 async def test_a_paused_server_costs_a_request_its_time_and_no_connection(own: Own) -> None:
-    async with opened(own.url, timeout=0.3) as backend:
+    async with opened(own.url, timeout=30) as backend:
         store = backend.store
         await works(store)
+        store._database._timeout = 0.3
         with own.server.paused():
             await fails(store.get("key", now=NOW))
             verbs: list[Awaitable[Any]] = [store.get(f"key-{n}", now=NOW) for n in range(10)]
             verbs += [store.create(f"key-{n}", b"", expires_at=NOW + 9, now=NOW) for n in range(10)]
             await asyncio.gather(*(fails(verb) for verb in verbs))
         await store.finished()
-        await asyncio.gather(*(works(SQLAlchemyStore(backend.engine, backend.table, timeout=30)) for _ in range(10)))
-        assert backend.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+        store._database._timeout = 30
+        await asyncio.gather(*(works(store) for _ in range(10)))
+        assert pool_of(backend).checkedout() == 0
 
 
 @dataclass
@@ -290,8 +292,7 @@ async def behind_proxy(shared: Database) -> AsyncIterator[tuple[SQLAlchemyBacken
         backend = SQLAlchemyBackend(url, direct.table.name)
         await works(backend.store)
         yield backend, direct.store, proxy
-        await backend.store.finished()
-        await backend.engine.dispose()
+        await backend.store.aclose()
     server.close()
     await server.wait_closed()
 
@@ -375,7 +376,7 @@ async def test_cancelled_requests_leak_and_poison_no_connection(db: Database) ->
             assert all(outcome is None or isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
         await asyncio.gather(*(works(store) for _ in range(10)))
         await store.finished()
-        assert backend.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+        assert pool_of(backend).checkedout() == 0
         if db.is_postgres:
             async with backend.engine.connect() as connection:
                 mine = text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE :table")
@@ -400,9 +401,8 @@ async def test_a_cancelled_write_ends_before_its_request_continues(shared: Datab
 
 
 async def test_a_read_that_is_cancelled_waits_for_nothing(db: Database) -> None:
-    engine = create_async_engine(db.url, pool_size=1, max_overflow=0)
-    async with opened(engine, timeout=30) as backend:
-        async with engine.connect():
+    async with opened(create_async_engine(db.url, pool_size=1), timeout=30) as backend:
+        async with backend.store._database._local.get().free:  # another read has the only connection
             reader = asyncio.create_task(backend.store.get("key", now=NOW))
             await asyncio.sleep(0.01)
             reader.cancel()
@@ -532,20 +532,21 @@ async def test_a_replica_serves_reads_and_a_write_looks_for_the_primary_again(sh
             cursor.close()
             connection.commit()
 
-        backend = SQLAlchemyBackend(engine, writable.table.name)
+        backend, other = SQLAlchemyBackend(engine, writable.table.name), SQLAlchemyBackend(engine, "new_table")
         assert await backend.store.get("key", now=NOW) == (b"1", NOW + 9, version)
         for verb in (
             backend.store.create("new", b"", expires_at=NOW + 9, now=NOW),
             backend.store.replace("key", b"", version, expires_at=NOW + 9, now=NOW),
             backend.store.delete("key", now=NOW),
-            SQLAlchemyBackend(engine, "new_table").create_table(),
+            other.create_table(),
         ):
             await fails(verb)
         assert await backend.store.get("key", now=NOW) == (b"1", NOW + 9, version)
-        assert len(connections) == 9  # one for each attempt to write, and one for each read after a failure
+        # One for each attempt to write, one for the first read of each backend, and one for the read after a failure.
+        assert len(connections) == 10
         is_replica = False
         await works(backend.store)
-        await engine.dispose()
+        await asyncio.gather(backend.store.aclose(), other.store.aclose())
 
 
 async def test_a_file_that_may_only_be_read_serves_reads(tmp_path: Path) -> None:
@@ -556,7 +557,7 @@ async def test_a_file_that_may_only_be_read_serves_reads(tmp_path: Path) -> None
         assert await backend.store.get("key", now=NOW) == (b"1", NOW + 9, version)
         await fails(backend.store.create("new", b"", expires_at=NOW + 9, now=NOW))
         assert await backend.store.get("key", now=NOW) == (b"1", NOW + 9, version)
-        await backend.engine.dispose()
+        await backend.store.aclose()
 
 
 @pytest.mark.guarantee(20)
@@ -565,7 +566,7 @@ async def test_a_full_disk_leaves_no_partial_write(tmp_path: Path) -> None:
         store = backend.store
         version = await store.create("key", b"1", expires_at=NOW + 9, now=NOW)
 
-        @event.listens_for(backend.engine.sync_engine, "checkout")
+        @event.listens_for(pool_of(backend), "checkout")
         def fill(connection: Any, record: Any, proxy: Any) -> None:
             cursor = connection.cursor()
             cursor.execute("PRAGMA max_page_count = 1")  # SQLite makes of it what it has already
@@ -580,7 +581,28 @@ async def test_a_full_disk_leaves_no_partial_write(tmp_path: Path) -> None:
             assert "full" in str(failure.__cause__)
         assert await store.get("key", now=NOW) == (b"1", NOW + 9, version)
         assert await store.get("new", now=NOW) is None
-        event.remove(backend.engine.sync_engine, "checkout", fill)
+        event.remove(pool_of(backend), "checkout", fill)
+
+
+async def test_prepared_statements_behind_a_pooler_are_named_with_their_cure(postgres_server: Address) -> None:
+    """As behind PgBouncer in transaction mode, the connection has statements that another client has prepared."""
+    engine = create_async_engine(postgres_server.over("psycopg"))
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def as_if_used_before(connection: Any, record: Any) -> None:
+        cursor = connection.cursor()
+        for n in range(20):
+            cursor.execute(f"PREPARE _pg3_{n} AS SELECT 1")
+        cursor.close()
+        connection.commit()
+
+    async with opened(engine) as backend:
+
+        async def visits() -> None:
+            for n in range(20):  # psycopg prepares what it has executed a few times
+                await backend.store.create(f"key-{n}", b"", expires_at=NOW + 9, now=NOW)
+
+        assert re.search("PgBouncer.*prepare_threshold.*statement_cache_size", str(await fails(visits())))
 
 
 async def test_a_dropped_table_is_a_failure_and_not_an_empty_session(db: Database) -> None:
@@ -610,29 +632,24 @@ async def test_a_table_that_was_altered_since_is_used_as_it_is_now(db: Database)
         await works(backend.store)
 
 
-async def test_a_pool_without_a_free_connection_fails_in_time(db: Database) -> None:
-    engine = create_async_engine(db.url, pool_size=1, max_overflow=0)
-    async with opened(engine, timeout=0.2) as backend:
-        async with engine.connect():
-            await asyncio.gather(*(fails(backend.store.get("key", now=NOW)) for _ in range(5)))
-        await works(backend.store)
-
-
-async def test_a_pool_timeout_shorter_than_the_stores_is_a_failure_too(tmp_path: Path) -> None:
-    engine = create_async_engine(
-        f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}", pool_size=1, max_overflow=0, pool_timeout=0.05
-    )
+async def test_the_sessions_open_no_more_connections_than_the_pool_has_and_wait_for_them_in_time(db: Database) -> None:
+    engine = create_async_engine(db.url, pool_size=2, max_overflow=8)
     async with opened(engine, timeout=30) as backend:
-        async with engine.connect():
-            await fails(backend.store.get("key", now=NOW))
-        await works(backend.store)
+        store, connections = backend.store, []
+        event.listen(pool_of(backend), "connect", lambda *args: connections.append(1))
+        await asyncio.gather(*(works(store) for _ in range(10)))
+        assert len(connections) == 1  # and the one of create_table()
+        store._database._timeout = 0.2
+        async with store._database._local.get().free, store._database._local.get().free:
+            await asyncio.gather(*(fails(store.get("key", now=NOW)) for _ in range(5)))
+        await works(store)
 
 
 @pytest.mark.parametrize("error", [OSError("network"), ValueError("a bug of a driver")])
 async def test_a_connection_in_an_unknown_state_is_not_reused(error: Exception, tmp_path: Path) -> None:
     async with opened(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}") as backend:
         fresh = []
-        event.listen(backend.engine.sync_engine, "connect", lambda *args: fresh.append(1))
+        event.listen(pool_of(backend), "connect", lambda *args: fresh.append(1))
         failures = [error, error]
 
         def fail(*args: Any) -> None:

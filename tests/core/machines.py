@@ -18,11 +18,15 @@ def rules(
     serializer: Serializer = MSGPACK,
     is_client_side: bool = False,
     raises_on_conflict: bool = False,
+    max_size: int | None = None,
+    sends_ids: bool = False,
 ) -> Rules:
     """The rules as `lifecycle/config.py` prepares them."""
     return Rules(
         policy=policy,
         is_client_side=is_client_side,
+        sends_ids=sends_ids,
+        max_size=max_size,
         raises_on_conflict=raises_on_conflict,
         keeps_going=policy.rolling or policy.rotate_every is not None,
         loads=serializer.loads,

@@ -24,10 +24,10 @@ from tests.core.machines import MSGPACK, NOW, rules
 MAX_AGE, GRACE, MOMENT = 200, 20, 30
 MOST_TRIES = 10
 
-CALM = rules(Policy(max_age=MAX_AGE))
-ROLLING = rules(Policy(max_age=MAX_AGE, rolling=True, renew_every=1))
-ROTATING = rules(Policy(max_age=MAX_AGE, rotate_every=1, rotate_grace=GRACE))
-RAISING = rules(Policy(max_age=MAX_AGE), raises_on_conflict=True)
+CALM = rules(Policy(max_age=MAX_AGE), sends_ids=True)
+ROLLING = rules(Policy(max_age=MAX_AGE, rolling=True, renew_every=1), sends_ids=True)
+ROTATING = rules(Policy(max_age=MAX_AGE, rotate_every=1, rotate_grace=GRACE), sends_ids=True)
+RAISING = rules(Policy(max_age=MAX_AGE), raises_on_conflict=True, sends_ids=True)
 
 START: dict[str, Any] = {"a": 1, "b": [1], "c": 1, "count": 0}
 
@@ -49,10 +49,12 @@ COUNTED = "atomic updates all count"
 REPORTED = "where conflicts raise, no change of another request is overwritten"
 IT_ENDS = "a request that was refused succeeds, or learns that its session has ended"
 NEW_IDS = "an id is given to one session, once"
+SIGNED_IN = "a sign-in is stored and its cookie sent, or the handler learns that it is not; it is never dropped"
+NONE_SIGNED_OUT = "the holder of an old id, in its grace period, takes the session from no holder of the current one"
 
 PROMISES = frozenset(
     {NO_UPDATE_IS_LOST, ITS_USER, A_LOGOUT_IS_FINAL, EXPIRED_STAYS, ROTATED_AWAY, NO_OTHER, THE_LOST_ARE_SILENT, TOLD}
-    | {IN_ORDER, LATE, CONFIRMED, COUNTED, REPORTED, IT_ENDS, NEW_IDS}
+    | {IN_ORDER, LATE, CONFIRMED, COUNTED, REPORTED, IT_ENDS, NEW_IDS, SIGNED_IN, NONE_SIGNED_OUT}
 )
 
 
@@ -90,6 +92,8 @@ class Truth(Struct):
     expiry: Expiry = Expiry()
     began_at: int = NOW
     has_ended: bool = False
+    told: int = NOW + MAX_AGE
+    """Until when the browser keeps its cookie."""
 
 
 class Place:
@@ -211,7 +215,7 @@ class Wishes:
         data = {key: value for key, value in (truth.data | self.data).items() if value is not MISSING}
         expiry = truth.expiry if self.expiry is None else self.expiry
         if self.identity is None:
-            return Truth(data, truth.user, expiry, truth.began_at)
+            return Truth(data, truth.user, expiry, truth.began_at)  # the rest is not compared
         return Truth(data, self.identity.user_id, expiry, at)
 
 
@@ -224,12 +228,18 @@ class Request:
         self.state = machine(config)
         self.data: dict[str, Any] = {}
         self.wishes = Wishes()
+        self.known: dict[str, Any] = {}
+        """The data as it was last read or stored."""
+        self.takes_along: dict[str, Any] = {}
+        """What a sign-in takes into a session of its own."""
         self.session: Truth | None = None
         """The session that it knows of, until it ends it."""
         self.stored: list[Found] = []
         self.tells = False
         """Whether the browser has to be told of what was stored."""
         self.has_ended = self.is_lost = self.has_raised = self.asked_for_id = False
+        self.signs_in: Identity | None = None
+        """The user whom the handler has signed in, until it ends the session."""
         self.returned: Any = None
         self.last_write = 0
         self.answer: tuple[Cookie, str | None] = Cookie.LEAVE, None
@@ -260,6 +270,7 @@ class Request:
         if isinstance(found, Found):
             self.session = self.place.truths[found.token]
         self.data = self.state.loaded(found)
+        self.known = deepcopy(self.data)
 
     def change(self, change: Callable[[dict[str, Any]], Any]) -> Any:
         """Change the data, and note what was changed. Everything was handed out, so that it is compared."""
@@ -284,7 +295,7 @@ class Request:
         identity = Identity(user, self.place.now, f"handle-{user}")
         wishes = self.wishes
         wishes.grace, wishes.identity, wishes.expiry = 0, identity, expiry or wishes.expiry or Expiry()
-        self.asked_for_id = True
+        self.asked_for_id, self.signs_in = True, identity
         self.state.sign_in(identity, new_id, expiry)
 
     def expire(self, expiry: Expiry) -> None:
@@ -293,7 +304,7 @@ class Request:
 
     def end(self) -> Steps:
         found = self.state.found
-        self.wishes = Wishes()
+        self.wishes, self.signs_in = Wishes(), None
         if found is None:
             self.state.forget(self.data)
             return
@@ -318,8 +329,8 @@ class Request:
             try:
                 yield from self.carry_out()
             except Refused as refused:
-                self._look_at(refused.current)
-                if state.overtaken(refused.current, self.data, self.place.now):
+                moved_to = self._look_at(refused.current)
+                if state.overtaken(refused.current, self.data, self.place.now, moved_to):
                     continue
             if state.is_lost:
                 raise SessionGone
@@ -335,8 +346,8 @@ class Request:
                 yield from self.carry_out(by_hand)
                 return
             except Refused as refused:
-                self._look_at(refused.current)
-                merged = self.state.conflict(refused.current, self.data, self.place.now)
+                moved_to = self._look_at(refused.current)
+                merged = self.state.conflict(refused.current, self.data, self.place.now, moved_to)
                 if merged is None:
                     return
                 self.data.clear()
@@ -365,23 +376,35 @@ class Request:
             return
         kept = self._carried_out(command)
         self._compare(kept, command.record.renewed_at)
-        state.saved(command, kept, command.record.renewed_at)
+        state.saved(command, kept)
 
     def _carried_out(self, command: Create | Replace | Rotate) -> Found:
         place = self.place
         if isinstance(command, Create):
             kept = place.create(command)
-            if self.session is not None and not (self.is_lost and self.wishes.grace is not None):
+            is_alias = self.state.found is not None and self.state.found.is_alias
+            may_begin = self.wishes.identity is not None if is_alias else self.is_lost and self.wishes.grace is not None
+            if self.session is not None and not may_begin:
                 self.place.promise(EXPIRED_STAYS, place.now < NOW + MAX_AGE)
                 self.place.promise(A_LOGOUT_IS_FINAL, not self.session.has_ended)
                 self.place.promise(NO_OTHER, False)
-            place.truths[kept.token] = Truth({}, began_at=command.record.renewed_at)
+            if is_alias and self.state.found is not None:
+                self.takes_along = MSGPACK.loads(self.state.found.record.payload)
+            place.truths[kept.token] = Truth(self.takes_along, began_at=command.record.renewed_at)
+            self.takes_along = {}
+            place.truths[kept.token].told = deadline(kept.record, CALM.policy)
             self.is_lost, self.tells = False, True
             return kept
         kept = place.replace(command) if isinstance(command, Replace) else place.rotate(command)
+        self.place.promise(
+            NONE_SIGNED_OUT, not (isinstance(command, Rotate) and command.found.token != command.found.version[0])
+        )
         place.truths[kept.token] = place.truths[command.found.token]
-        lasts = deadline(command.found.record, CALM.policy), deadline(kept.record, CALM.policy)
-        self.tells = not kept.is_alias and (self.tells or kept.token != command.found.token or lasts[0] != lasts[1])
+        ends, truth = deadline(kept.record, CALM.policy), place.truths[kept.token]
+        moves = abs(ends - truth.told) * 10 >= ends - kept.record.renewed_at
+        if kept.token != command.found.token or (moves and not kept.is_alias):
+            self.tells, truth.told = True, ends
+        self.tells = self.tells and not kept.is_alias
         return kept
 
     def _compare(self, kept: Found, at: int) -> None:
@@ -396,10 +419,10 @@ class Request:
             ITS_USER, (user, expiry, record.began_at) == (expected.user, expected.expiry, expected.began_at)
         )
         truth.data, truth.user, truth.expiry, truth.began_at = expected.data, user, expiry, record.began_at
-        if old is not None and self.wishes.grace == 0:
+        if old is not None and self.wishes.grace == 0 and not old.is_alias:
             place.dead |= {old.token, old.version[0]}
         place.check_the_dead()
-        self.wishes, self.session = Wishes(), truth
+        self.wishes, self.session, self.known = Wishes(), truth, deepcopy(expected.data)
         self.stored.append(kept)
         self.last_write = place.versions
 
@@ -411,21 +434,41 @@ class Request:
         self.last_write = self.place.versions
         self.state.deleted(self.data)
 
-    def _look_at(self, current: Found | None) -> None:
+    def _look_at(self, current: Found | None) -> Found | None:
+        """Note what a refusal means. Return where the session is that a pending sign-in has lost."""
         if current is None or not self.place.is_alive(current):
-            self._is_lost()
-            return
+            moved_to = self._moved_to() if current is None and self.wishes.identity is not None else None
+            self._is_lost(moved_to)
+            return moved_to
         stored = MSGPACK.loads(current.record.payload)
         for key in [key for key, value in self.wishes.data.items() if stored.get(key, MISSING) == value]:
             del self.wishes.data[key]  # another request has done the same, and so this one need not
         if current.is_alias:
             self.tells = False  # the browser is being given another id
+        self.known = stored
+        return None
 
-    def _is_lost(self) -> None:
-        self.is_lost, self.tells, self.wishes = True, False, Wishes()
+    def _moved_to(self) -> Found | None:
+        if self.state.found is None:
+            return None
+        found = self.place.fetch(self.state.found.token, grace=False)
+        return found if isinstance(found, Found) and self.place.is_alive(found) else None
+
+    def _is_lost(self, moved_to: Found | None = None) -> None:
+        self.is_lost, self.tells = True, False
+        if self.wishes.identity is None:
+            self.wishes = Wishes()
+            return
+        # The sign-in goes on: with what the browser had if no other user has it by now, or with what is new.
+        if moved_to is not None and self.place.truths[moved_to.token].user in (None, self.wishes.identity.user_id):
+            self.takes_along = self.known
+        else:
+            self.wishes.data = {key: value for key, value in self.wishes.data.items() if key not in self.known}
 
     def _answer(self) -> None:
         cookie, found = self.state.cookie, self.state.found
+        if self.signs_in is not None:
+            self.place.promise(SIGNED_IN, any(one.record.identity is self.signs_in for one in self.stored))
         self.answer = cookie, found.token if found is not None and cookie is Cookie.SET else None
         if self.is_lost:
             self.place.promise(THE_LOST_ARE_SILENT, cookie is Cookie.LEAVE)
@@ -514,7 +557,7 @@ def run(races: Iterable[Race], machine: Machine = SessionState) -> tuple[int, se
 def _start(user: str | None) -> Place:
     place = Place()
     identity = None if user is None else Identity(user, NOW, f"handle-{user}")
-    place.create(Create(Record(MSGPACK.dumps(START), NOW, NOW, identity=identity), "start"))
+    place.create(Create(Record(MSGPACK.dumps(START), NOW, NOW, identity=identity, told=NOW + MAX_AGE), "start"))
     place.truths["start"] = Truth(deepcopy(START), user)
     place.now += 2  # with ROLLING it is time to renew the session, with ROTATING to rotate it
     return place

@@ -7,7 +7,7 @@ from starsessions.core import decision
 from starsessions.core.decision import Action, Cookie, Decision, decide_live, decide_new
 from tests.rows import rows
 
-FACTS = ("live", "ended", "stale", "empty", "emptied", "rotate", "changed", "due")
+FACTS = ("live", "ended", "stale", "empty", "emptied", "rotate", "sign_in", "changed", "due")
 
 Facts = dict[str, bool]
 
@@ -38,9 +38,20 @@ def read_table() -> list[Row]:
 
 
 def decide(
-    live: bool, ended: bool, stale: bool, empty: bool, emptied: bool, rotate: bool, changed: bool, due: bool
+    *,
+    live: bool,
+    ended: bool,
+    stale: bool,
+    empty: bool,
+    emptied: bool,
+    rotate: bool,
+    sign_in: bool,
+    changed: bool,
+    due: bool,
 ) -> Decision:
-    return decide_live(emptied, rotate, changed, due) if live else decide_new(ended, stale, empty, rotate)
+    if live:
+        return decide_live(emptied, rotate, changed, due, stale, sign_in)
+    return decide_new(ended, stale, empty, rotate)
 
 
 TABLE = read_table()
@@ -48,7 +59,9 @@ COMBINATIONS = [dict(zip(FACTS, values, strict=True)) for values in product((Fal
 
 
 def is_reachable(facts: Facts) -> bool:
-    """Whether the facts can occur together: an `emptied` session is live and empty."""
+    """Whether the facts can occur together: an `emptied` session is live and empty, and a sign-in asks for an id."""
+    if facts["sign_in"] and not facts["rotate"]:
+        return False
     return not facts["emptied"] or (facts["live"] and facts["empty"])
 
 
@@ -59,9 +72,9 @@ def spelled(facts: Facts) -> str:
     return "+".join(fact for fact, holds in facts.items() if holds) or "none"
 
 
-def test_the_table_has_ten_rows_and_they_differ() -> None:
-    assert len(TABLE) == 10
-    assert len({tuple(row.conditions.items()) for row in TABLE}) == 10
+def test_the_table_has_twelve_rows_and_they_differ() -> None:
+    assert len(TABLE) == 12
+    assert len({tuple(row.conditions.items()) for row in TABLE}) == 12
 
 
 def test_the_table_uses_every_action_and_every_cookie() -> None:
@@ -104,12 +117,15 @@ def test_no_row_breaks_a_rule(facts: Facts) -> None:
         assert action in (Action.NOTHING, Action.DISCARD, Action.CREATE), "a missing session cannot be overwritten"
     if facts["live"] and facts["emptied"]:
         assert action is Action.DELETE, "an empty session is never kept"
-    if facts["live"]:
+    if facts["live"] and not (facts["stale"] and facts["sign_in"]):
         assert action is not Action.CREATE, "two sessions for one browser"
     if facts["live"] and facts["changed"]:
         assert action not in (Action.NOTHING, Action.TOUCH), "a change is lost"
     if facts["live"] and facts["rotate"] and not facts["emptied"]:
-        assert action is Action.ROTATE, "the old id keeps working"
+        assert action is not Action.REPLACE, "the old id keeps working"
+        assert (action is Action.ROTATE) is not facts["stale"], "an old id takes the session from the current one"
+    if facts["sign_in"] and not facts["empty"]:
+        assert cookie is Cookie.SET, "a sign-in is dropped in silence"
     if facts["stale"] and not facts["live"] and not facts["rotate"]:
         assert cookie is not Cookie.SET, "it would replace the rotated session in the browser"
     if spelled(facts) in ("empty", "live"):

@@ -284,8 +284,11 @@ def test_a_record_is_an_array_that_can_grow_at_its_end() -> None:
     assert decode(msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True, 5])) == Record(b"x", 1, 2, 3, 4, True, 5)
     identity = Identity("ann", 6, "handle", "password", "Firefox", "203.0.113.0/24", 7, 8)
     fields = ["ann", 6, "handle", "password", "Firefox", "203.0.113.0/24", 7, 8, "a later field"]
-    later = msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True, 5, fields, "a later field"])
-    assert decode(later) == Record(b"x", 1, 2, 3, 4, True, 5, identity)
+    assert decode(msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True, 5, fields])) == Record(
+        b"x", 1, 2, 3, 4, True, 5, identity, -1, False
+    )
+    later = msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True, 5, fields, 9, True, "a later field"])
+    assert decode(later) == Record(b"x", 1, 2, 3, 4, True, 5, identity, 9, True)
 
 
 def test_the_miss_reasons_are_the_documented_words() -> None:
@@ -335,4 +338,4 @@ def test_fields_missing_in_an_older_record_get_their_defaults() -> None:
     identity = msgspec.msgpack.decode(msgspec.msgpack.encode(["ann", 1, "handle"]), type=Identity)
     assert msgspec.structs.astuple(identity) == ("ann", 1, "handle", "", "", "", 0, 0)
     old = msgspec.msgpack.decode(msgspec.msgpack.encode([b"", 1, 2]), type=Record)
-    assert msgspec.structs.astuple(old) == (b"", 1, 2, None, None, False, None, None)
+    assert msgspec.structs.astuple(old) == (b"", 1, 2, None, None, False, None, None, -1, False)

@@ -31,7 +31,7 @@ from starsessions.core.state import (
     Rotate,
     SessionState,
 )
-from starsessions.exceptions import BackendUnavailable, ResponseStarted, SessionConflict
+from starsessions.exceptions import BackendUnavailable, ResponseStarted, SessionConflict, SessionTooLarge
 from starsessions.lifecycle.request_state import RequestState
 from tests.core.machines import FOREVER, MSGPACK, NOW, RULES, found_with, machine, record_of, rules
 from tests.rows import rows
@@ -102,24 +102,16 @@ def test_a_record_that_cannot_be_read_is_ignored(result: Any) -> None:
 
 # Facts: saved
 
-RENEWED = found_with({"a": 2}, version=2, renewed_at=LATER, began_at=NOW)
+TOLD = found_with({"a": 1}, told=LATER)
 SAVES: list[tuple[str, Found, type, Found, Cookie]] = [
     # what, what was found, the command, what is kept, the cookie
-    ("at the same second", found_with({"a": 1}), Replace, found_with({"a": 2}, version=2), Cookie.LEAVE),
-    ("later, so that it lasts for longer", found_with({"a": 1}), Replace, RENEWED, Cookie.SET),
-    ("later, with an end that stays", found_with({}, until=LATER + 9), Replace,
-     found_with({"a": 2}, until=LATER + 9, renewed_at=LATER, began_at=NOW), Cookie.LEAVE),
-    ("later, for a browser session", found_with({}, browser=True), Replace,
-     found_with({"a": 2}, browser=True, renewed_at=LATER, began_at=NOW), Cookie.LEAVE),
-    ("with another expiry", found_with({"a": 1}), Replace, found_with({"a": 1}, lifetime=60), Cookie.SET),
-    ("with a new token", found_with({"a": 1}), Replace, found_with({"a": 2}, "sealed-anew"), Cookie.SET),
-    ("later, by an id that is in its grace", found_with({"a": 1}, is_alias=True), Replace,
-     replace(RENEWED, is_alias=True), Cookie.LEAVE),
-    ("under a new id", found_with({"a": 1}), Rotate, found_with({"a": 1}, "new"), Cookie.SET),
-    ("under a new id, by one that is in its grace", found_with({"a": 1}, is_alias=True), Rotate,
-     found_with({"a": 1}, "new"), Cookie.SET),
-    ("under the same id, anew", found_with({"a": 1}), Rotate, found_with({"a": 1}), Cookie.SET),
-]  # fmt: skip
+    ("with the same end", TOLD, Replace, found_with({"a": 2}, version=2, told=LATER), Cookie.LEAVE),
+    ("with another end", TOLD, Replace, found_with({"a": 2}, version=2, told=LATER + 99), Cookie.SET),
+    ("until the browser is closed", TOLD, Replace, found_with({"a": 1}, version=2, told=0), Cookie.SET),
+    ("with a new token", TOLD, Replace, found_with({"a": 2}, "sealed-anew", told=LATER), Cookie.SET),
+    ("under a new id", TOLD, Rotate, found_with({"a": 1}, "new", told=LATER), Cookie.SET),
+    ("under the same id, anew", TOLD, Rotate, TOLD, Cookie.SET),
+]
 
 
 def carried_out(kind: type, found: Found, kept: Found) -> Replace | Rotate:
@@ -132,7 +124,7 @@ def test_a_save_sets_the_cookie_only_if_the_browser_has_another_one(
 ) -> None:
     state, _ = machine(found)
 
-    state.saved(carried_out(kind, found, kept), kept, LATER)
+    state.saved(carried_out(kind, found, kept), kept)
 
     assert state.cookie is cookie
     assert state.found == kept
@@ -142,7 +134,7 @@ def test_a_new_session_sets_the_cookie() -> None:
     state, _ = machine()
     kept = found_with({"a": 1})
 
-    state.saved(Create(kept.record, None), kept, NOW)
+    state.saved(Create(kept.record, None), kept)
 
     assert (state.cookie, state.found) == (Cookie.SET, kept)
 
@@ -151,8 +143,8 @@ def test_a_cookie_that_is_due_stays_due_when_the_next_save_needs_none() -> None:
     state, _ = machine()
     first, second = found_with({"a": 1}), found_with({"a": 2}, version=2)
 
-    state.saved(Create(first.record, None), first, NOW)
-    state.saved(Replace(first, second.record), second, NOW)
+    state.saved(Create(first.record, None), first)
+    state.saved(Replace(first, second.record), second)
 
     assert (state.cookie, state.found) == (Cookie.SET, second)
 
@@ -162,7 +154,7 @@ def test_what_was_asked_for_is_forgotten_when_it_is_saved(note: dict[str, Any]) 
     state, data = machine({"a": 1}, **note)
     kept = found_with({"a": 1}, "new", lifetime=60, identity=ANN)
 
-    state.saved(Rotate(found_with({"a": 1}), kept.record, "new", 0), kept, NOW)
+    state.saved(Rotate(found_with({"a": 1}), kept.record, "new", 0), kept)
 
     assert (state.next_id, state.expiry, state.identity) == (None, None, None)
     assert state.command(data, NOW) == NOTHING
@@ -177,12 +169,12 @@ def test_what_another_task_asked_for_since_the_decision_is_still_to_be_done() ->
     assert isinstance(decided, Replace)
 
     state.sign_in(ANN, "new", Expiry(60))  # while the store is waited for
-    state.saved(decided, Found("id", decided.record, 2), NOW)
+    state.saved(decided, Found("id", decided.record, 2))
 
     rotation = state.command(data, NOW)
     assert isinstance(rotation, Rotate)
     assert (rotation.session_id, rotation.record.identity, rotation.record.lifetime) == ("new", ANN, 60)
-    state.saved(rotation, Found("new", rotation.record, 3), NOW)
+    state.saved(rotation, Found("new", rotation.record, 3))
     assert state.command(data, NOW) == NOTHING
 
 
@@ -194,6 +186,92 @@ def test_a_session_that_is_found_at_a_second_look_is_neither_missing_nor_lost() 
 
     assert (data, state.miss_reason, state.is_lost) == ({"a": 1}, None, False)
     state.check_known()
+
+
+ENDS_AT = NOW + 10**6  # by the policy of these tests
+TO_TELL: list[tuple[str, dict[str, Any], dict[str, Any], int]] = [
+    # what, the record, the state, and until when the browser keeps its cookie by what is stored
+    ("told of nearly this end", {"told": ENDS_AT - 99_999}, {}, ENDS_AT - 99_999),
+    ("told of a much earlier end", {"told": ENDS_AT - 100_000}, {}, ENDS_AT),
+    ("told of a later end", {"told": ENDS_AT + 100_000}, {}, ENDS_AT),
+    ("told by another release", {}, {}, ENDS_AT),
+    ("told that it ends with the browser", {"told": 0}, {}, ENDS_AT),
+    ("told of an end, and now it ends with the browser", {"told": ENDS_AT}, {"expiry": Expiry(browser=True)}, 0),
+    ("told that it ends with the browser, as it does", {"told": 0, "browser": True}, {}, 0),
+    ("asked for a little more", {"told": ENDS_AT}, {"expiry": Expiry(10**6 + 9)}, ENDS_AT),
+    ("asked for much less", {"told": ENDS_AT}, {"expiry": Expiry(60)}, NOW + 60),
+    ("the headers are sent", {}, {"phase": Phase.BY_HAND}, -1),
+]
+
+
+@rows(("what", "record", "fields", "told"), TO_TELL)
+def test_a_write_notes_until_when_the_browser_keeps_its_cookie(
+    what: str, record: dict[str, Any], fields: dict[str, Any], told: int
+) -> None:
+    state, data = machine(found_with({"a": 1}, **record), rules(FOREVER, sends_ids=True), **fields)
+    data["a"] = 2
+    state.modified = True
+
+    command = state.command(data, NOW)
+
+    assert isinstance(command, Replace)
+    assert command.record.told == told, what
+
+
+def test_a_new_id_is_always_told_and_an_old_one_in_its_grace_never() -> None:
+    state, data = machine(found_with({"a": 1}, told=ENDS_AT + 1), rules(FOREVER, sends_ids=True), next_id="new")
+    command = state.command(data, NOW)
+    assert isinstance(command, Rotate)
+    assert command.record.told == ENDS_AT
+
+    state, data = machine(found_with({"a": 1}, is_alias=True), rules(FOREVER, sends_ids=True), modified=True)
+    data["a"] = 2
+    late = state.command(data, NOW)
+    assert isinstance(late, Replace)
+    assert late.record.told == -1
+
+
+@rows(
+    ("before", "after", "identity", "is_bare"),
+    [
+        ({}, {"__csrf__x": "a"}, None, True),
+        ({}, {"__csrf__x": "a", "__flash__1.x": ["a"]}, None, True),
+        ({}, {"__csrf__x": "a", "cart": 1}, None, False),
+        ({}, {"__csrf__x": "a"}, ANN, False),
+        ({"__csrf__x": "a"}, {"__csrf__x": "a", "cart": 1}, None, False),
+        ({"__csrf__x": "a", "cart": 1}, {"__csrf__x": "a"}, None, True),
+        ({"__csrf__x": "a", 1: 1}, {"__csrf__x": "a", 1: 2}, None, False),
+        ({"cart": 1}, {}, None, False),
+    ],
+)
+def test_a_session_with_nothing_but_the_librarys_own_keys_is_bare(
+    before: dict[str, Any], after: dict[str, Any], identity: Identity | None, is_bare: bool
+) -> None:
+    bare = bool(before) and all(str(key).startswith("__") for key in before)
+    loads = found_with(before, is_bare=bare) if before else None
+    state, data = machine(loads, rules(FOREVER, sends_ids=True), modified=True)
+    if identity is not None:
+        state.sign_in(identity, "new", None)
+    state.in_order = not before.keys() - after.keys()
+    data.clear()
+    data |= after
+
+    command = state.command(data, NOW, by_hand=True)
+
+    assert isinstance(command, Create | Replace)
+    assert command.record.is_bare is is_bare
+
+
+@pytest.mark.parametrize("loads", [None, {"cart": "small"}])
+def test_a_session_over_the_maximum_is_not_saved_and_its_largest_keys_are_named(loads: Any) -> None:
+    state, data = machine(loads, rules(FOREVER, max_size=100), modified=True)
+    data |= {"cart": "x" * 90, "user": "ann"}
+    with pytest.raises(
+        SessionTooLarge, match=r"would take \d+ bytes; max_size allows 100\. Largest keys: 'cart' \(\d+ "
+    ):
+        state.command(data, NOW)
+    del data["user"]
+    assert isinstance(state.command(data, NOW), Create | Replace)
 
 
 # Facts: deleted, lost
@@ -216,12 +294,18 @@ def test_a_request_that_lost_its_session_begins_another_one_only_if_it_asks_for_
     command = state.command(data, NOW)
     assert isinstance(command, Create)
     kept = Found("new", command.record)
-    state.saved(command, kept, NOW)
+    state.saved(command, kept)
 
     assert (state.found, state.is_lost, state.cookie) == (kept, False, Cookie.SET)
 
 
-ENDS = {"deleted": SessionState.deleted, "lost": SessionState.lost, "forget": SessionState.forget}
+def lose(state: SessionState, data: dict[str, Any]) -> None:
+    """Lose the session when no sign-in is pending."""
+    state.identity = None
+    assert not state.lost(data)
+
+
+ENDS = {"deleted": SessionState.deleted, "lost": lose, "forget": SessionState.forget}
 
 
 @rows("ends", ENDS)
@@ -250,10 +334,64 @@ def test_a_session_that_this_request_ended_clears_the_cookie() -> None:
 def test_a_session_that_was_ended_elsewhere_leaves_the_cookie_alone() -> None:
     state, data = with_notes()
 
-    state.lost(data)
+    lose(state, data)
 
     assert (state.cookie, state.has_ended, state.is_lost) == (Cookie.LEAVE, False, True)
     assert state.command(data, NOW) == NOTHING
+
+
+OF_ANN, OF_BOB = found_with({"b": 5}, "other", identity=ANN), found_with({"b": 5}, "other", identity=BOB)
+
+
+@rows(
+    ("moved_to", "kept"),
+    [
+        (None, {"new": 3}),  # ended
+        (OF_ANN, {"a": 2, "new": 3}),  # the same form, sent twice
+        (OF_BOB, {"new": 3}),  # another person
+        (found_with({"b": 5}, "other"), {"a": 2, "new": 3}),  # only its id has changed
+    ],
+)
+def test_a_pending_sign_in_gets_a_session_of_its_own_when_the_one_that_it_was_to_replace_is_lost(
+    moved_to: Found | None, kept: dict[str, Any]
+) -> None:
+    """What was stored under another id since then is in none of them: the holder of an old id gains nothing."""
+    state, data = machine({"a": 1}, cookie=Cookie.SET, models=[print])
+    state.sign_in(ANN, "new id", Expiry(60))
+    data |= {"a": 2, "new": 3}
+
+    assert state.conflict(None, data, NOW, moved_to) == kept
+    assert (state.found, state.cookie, state.is_lost) == (None, Cookie.LEAVE, True)
+    assert bool(state.models) is ("a" in kept)
+    created = state.command(data, LATER)
+    assert created == Create(record_of(kept, LATER, lifetime=60, identity=ANN), "new id")
+    state.saved(created, Found("new id", created.record))
+    assert (state.cookie, state.is_lost, state.identity, state.next_id) == (Cookie.SET, False, None, None)
+
+
+@rows(("asks", "command"), [(False, DISCARD), (True, Create(record_of({"a": 1}, LATER, identity=ANN), "new id"))])
+def test_an_id_in_its_grace_period_rotates_nothing_and_a_sign_in_with_it_is_another_session(
+    asks: bool, command: Command
+) -> None:
+    state, data = machine(found_with({"a": 1}, is_alias=True, identity=ANN, began_at=NOW - 5), ROTATING)
+    if asks:
+        state.sign_in(ANN, "new id", None)
+    else:
+        state.rotate("new id", grace=60)
+
+    assert state.command(data, LATER) == state.command(data, LATER, True) == command
+
+
+def test_the_data_of_the_session_that_the_same_form_has_replaced_is_added_to_what_is_there() -> None:
+    state, data = machine(MissReason.JUST_ROTATED)
+    data["a"] = 2
+
+    state.take_along(MSGPACK.dumps({"a": 1, "b": 1}), data)
+    assert data == {"a": 2, "b": 1}
+
+    for garbage in (b"\xc1", MSGPACK.dumps({"c": 1})[1:]):
+        state.take_along(garbage, data)
+    assert data == {"a": 2, "b": 1}
 
 
 def test_forgetting_alone_says_nothing_to_the_browser() -> None:
@@ -277,7 +415,7 @@ NOT_ALIVE = {
 
 @rows("what", NOT_ALIVE)
 def test_a_conflict_with_nothing_that_lives_is_a_lost_session(what: str) -> None:
-    state, data = machine({"a": 1}, cookie=Cookie.SET, identity=ANN, next_id="new")
+    state, data = machine({"a": 1}, cookie=Cookie.SET, next_id="new")
     data["b"] = 1
 
     assert state.conflict(NOT_ALIVE[what], data, NOW) is None
@@ -335,10 +473,14 @@ def test_a_request_that_was_overtaken_by_a_rotation_does_not_bring_the_old_id_ba
 
 @rows("what", NOT_ALIVE)
 def test_a_change_that_is_to_be_made_anew_is_lost_where_nothing_lives(what: str) -> None:
-    state, data = machine({"a": 1}, cookie=Cookie.SET, identity=ANN, next_id="new")
+    state, data = machine({"a": 1}, cookie=Cookie.SET, next_id="new")
 
     assert not state.overtaken(NOT_ALIVE[what], data, NOW)
-    assert (state.is_lost, state.found, state.cookie, state.identity, data) == (True, None, Cookie.LEAVE, None, {})
+    assert (state.is_lost, state.found, state.cookie, state.next_id, data) == (True, None, Cookie.LEAVE, None, {})
+
+    state, data = machine({"a": 1}, identity=ANN, next_id="new")
+    assert state.overtaken(NOT_ALIVE[what], data, NOW)
+    assert (state.is_lost, state.found, state.identity, data) == (True, None, ANN, {})
 
 
 def test_a_change_that_is_to_be_made_anew_keeps_what_was_asked_for() -> None:

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from starsessions.core.decision import Cookie
-from starsessions.core.record import Expiry, Found, MissReason, readable
+from starsessions.core.record import Expiry, Found, MissReason, Record, deadline, readable
 from starsessions.core.state import NOTHING, Command, Create, Nothing, Replace, Rotate, SessionState
 from tests.core.races import (
     A_LOGOUT_IS_FINAL,
@@ -28,12 +28,14 @@ from tests.core.races import (
     NEW_IDS,
     NO_OTHER,
     NO_UPDATE_IS_LOST,
+    NONE_SIGNED_OUT,
     PROMISES,
     RAISING,
     REPORTED,
     ROLLING,
     ROTATED_AWAY,
     ROTATING,
+    SIGNED_IN,
     THE_LOST_ARE_SILENT,
     TOLD,
     Action,
@@ -140,6 +142,7 @@ HANDLERS: dict[str, tuple[Action, ...]] = {
     "signs in and out and leaves a message": (is_remembered, saves, logs_out, sets(message="bye")),
     "signs in, is refused and leaves a message": (is_remembered, logs_out, sets(message="bye")),
     "sets an expiry": (expires,),
+    "sets an expiry, saves and goes on": (expires, saves, sets(e=1)),
 }
 
 
@@ -170,8 +173,8 @@ EVERY_ORDER: dict[str, tuple[list[Race], int]] = {
         races(HANDLERS, 2, config=ROLLING, time_passes=True),
         10301,
     ),
-    "two requests that rotate the session": (races(HANDLERS, 2, config=ROTATING, user="bob"), 2751),
-    "three requests that renew the session": (races(FEW, 3, config=ROLLING), 14288),
+    "two requests that rotate the session": (races(HANDLERS, 2, config=ROTATING, user="bob"), 2739),
+    "three requests that renew the session": (races(FEW, 3, config=ROLLING), 14038),
     "one request, and two that follow each other": (
         [Race([HANDLERS["rotates"], other], ROLLING, again=HANDLERS["rotates"]) for other in HANDLERS.values()],
         366,
@@ -247,31 +250,39 @@ def test_counters_are_exact_in_every_order_of(name: str) -> None:
 class OverwritesOnConflict(SessionState, eq=False):
     """Takes what it has for what is stored."""
 
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
         if current is None:
-            return super().conflict(current, data, now)
+            return super().conflict(current, data, now, moved_to)
         self.found = current
         return dict(data)
 
 
 class MergesNoDeletions(SessionState, eq=False):
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
         ours = dict(data)
-        merged = super().conflict(current, data, now)
+        merged = super().conflict(current, data, now, moved_to)
         return None if merged is None else self.stored() | ours
 
 
 class DropsItsOwnChanges(SessionState, eq=False):
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
-        merged = super().conflict(current, data, now)
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
+        merged = super().conflict(current, data, now, moved_to)
         return None if merged is None else self.stored()
 
 
 class RevivesTheLost(SessionState, eq=False):
     """Begins a new session with the data of one that was ended."""
 
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
-        ours, merged = dict(data), super().conflict(current, data, now)
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
+        ours, merged = dict(data), super().conflict(current, data, now, moved_to)
         if merged is None:
             self.is_lost = False
             return ours
@@ -280,15 +291,17 @@ class RevivesTheLost(SessionState, eq=False):
 
 class BelievesTheExpired(SessionState, eq=False):
     def _read_alive(self, current: Found | None, now: int) -> dict[str, Any] | None:
-        return None if current is None else readable(current.record, self.config.loads)
+        return None if current is None else readable(current.record.payload, self.config.loads)
 
 
 class KeepsTheOldRecord(SessionState, eq=False):
     """Merges the data, and not whose session it is and how long it lasts."""
 
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
         before = self.found
-        merged = super().conflict(current, data, now)
+        merged = super().conflict(current, data, now, moved_to)
         if merged is not None and before is not None and self.found is not None:
             record = replace(before.record, payload=self.found.record.payload)
             self.found = replace(self.found, record=record)
@@ -298,8 +311,10 @@ class KeepsTheOldRecord(SessionState, eq=False):
 class AdoptsNothing(SessionState, eq=False):
     """Tries again what was refused."""
 
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
-        before, merged = self.found, super().conflict(current, data, now)
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
+        before, merged = self.found, super().conflict(current, data, now, moved_to)
         if merged is not None:
             self.found = before
         return merged
@@ -308,32 +323,34 @@ class AdoptsNothing(SessionState, eq=False):
 class CountsOnWhatItHas(SessionState, eq=False):
     """Makes a change anew on the data that it has loaded, in the place of what is stored now."""
 
-    def overtaken(self, current: Found | None, data: dict[str, Any], now: int) -> bool:
-        before, goes_on = self.found, super().overtaken(current, data, now)
+    def overtaken(self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None) -> bool:
+        before, goes_on = self.found, super().overtaken(current, data, now, moved_to)
         if goes_on and before is not None and self.found is not None:
             self.found = replace(self.found, record=before.record)
         return goes_on
 
 
 class NeverRaises(SessionState, eq=False):
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
         self.config = replace(self.config, raises_on_conflict=False)
-        return super().conflict(current, data, now)
+        return super().conflict(current, data, now, moved_to)
 
 
 class SavedKeepsTheNotes(SessionState, eq=False):
-    def saved(self, command: Create | Replace | Rotate, kept: Found, now: int) -> None:
+    def saved(self, command: Create | Replace | Rotate, kept: Found) -> None:
         notes = self.next_id, self.expiry, self.identity
-        super().saved(command, kept, now)
+        super().saved(command, kept)
         self.next_id, self.expiry, self.identity = notes
 
 
 class SavedKeepsTheUser(SessionState, eq=False):
     """Signs the user in again with each save, so that the session never reaches its end."""
 
-    def saved(self, command: Create | Replace | Rotate, kept: Found, now: int) -> None:
+    def saved(self, command: Create | Replace | Rotate, kept: Found) -> None:
         identity = self.identity
-        super().saved(command, kept, now)
+        super().saved(command, kept)
         self.identity = identity
 
 
@@ -359,26 +376,28 @@ class ForgetsNoData(SessionState, eq=False):
 
 
 class LostClearsTheCookie(SessionState, eq=False):
-    def lost(self, data: dict[str, Any]) -> None:
-        super().lost(data)
+    def lost(self, data: dict[str, Any], moved_to: Found | None = None) -> bool:
+        goes_on = super().lost(data, moved_to)
         self.cookie = Cookie.CLEAR
+        return goes_on
 
 
 class LostKeepsTheCookie(SessionState, eq=False):
     """Has set a cookie before it lost the session, and says so still."""
 
-    def lost(self, data: dict[str, Any]) -> None:
-        cookie = self.cookie
-        super().lost(data)
+    def lost(self, data: dict[str, Any], moved_to: Found | None = None) -> bool:
+        cookie, goes_on = self.cookie, super().lost(data, moved_to)
         self.cookie = cookie
+        return goes_on
 
 
 class BeginsAfterALoss(SessionState, eq=False):
     """Stores what was put in after the session was lost."""
 
-    def lost(self, data: dict[str, Any]) -> None:
-        super().lost(data)
+    def lost(self, data: dict[str, Any], moved_to: Found | None = None) -> bool:
+        goes_on = super().lost(data, moved_to)
         self.is_lost = False
+        return goes_on
 
 
 class BeginsForTheLate(SessionState, eq=False):
@@ -393,28 +412,30 @@ class BeginsForTheLate(SessionState, eq=False):
 class BringsTheOldIdBack(SessionState, eq=False):
     """Was overtaken by a rotation with a grace, and sets the cookie that it has."""
 
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
-        cookie, merged = self.cookie, super().conflict(current, data, now)
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
+        cookie, merged = self.cookie, super().conflict(current, data, now, moved_to)
         if merged is not None:
             self.cookie = cookie
         return merged
 
-    def overtaken(self, current: Found | None, data: dict[str, Any], now: int) -> bool:
-        cookie, goes_on = self.cookie, super().overtaken(current, data, now)
+    def overtaken(self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None) -> bool:
+        cookie, goes_on = self.cookie, super().overtaken(current, data, now, moved_to)
         if goes_on:
             self.cookie = cookie
         return goes_on
 
 
 class SetsTheCookieOfAnAlias(SessionState, eq=False):
-    def saved(self, command: Create | Replace | Rotate, kept: Found, now: int) -> None:
-        super().saved(command, kept, now)
+    def saved(self, command: Create | Replace | Rotate, kept: Found) -> None:
+        super().saved(command, kept)
         self.cookie = Cookie.SET
 
 
 class TellsNoBrowser(SessionState, eq=False):
-    def saved(self, command: Create | Replace | Rotate, kept: Found, now: int) -> None:
-        super().saved(command, kept, now)
+    def saved(self, command: Create | Replace | Rotate, kept: Found) -> None:
+        super().saved(command, kept)
         self.cookie = Cookie.LEAVE
 
 
@@ -467,6 +488,42 @@ class ClearsForTheDead(Decides, eq=False):
         return Nothing(Cookie.CLEAR) if command is NOTHING and self.found is None else command
 
 
+class DropsTheSignIn(SessionState, eq=False):
+    """Takes a sign-in for any other change that came too late, and says that it went well."""
+
+    def lost(self, data: dict[str, Any], moved_to: Found | None = None) -> bool:
+        self.identity = None
+        return super().lost(data, moved_to)
+
+
+class KeepsWhatWasEnded(SessionState, eq=False):
+    """Signs in with the data that it has, whatever has become of the session."""
+
+    def lost(self, data: dict[str, Any], moved_to: Found | None = None) -> bool:
+        return super().lost(data, self.found)
+
+
+class SignsInWithoutTheCart(SessionState, eq=False):
+    def lost(self, data: dict[str, Any], moved_to: Found | None = None) -> bool:
+        return super().lost(data)
+
+
+class RotatesForTheOldId(SessionState, eq=False):
+    """Gives the holder of an id in its grace period the session for good."""
+
+    def command(self, data: dict[str, Any], now: int, by_hand: bool = False) -> Command:
+        if self.found is not None and self.next_id is not None:
+            self.found = replace(self.found, is_alias=False)
+        return super().command(data, now, by_hand)
+
+
+class SendsAnUnchangedId(SessionState, eq=False):
+    """Sets the cookie whenever the session is renewed, and perhaps after another response has replaced the id."""
+
+    def _told(self, record: Record, now: int) -> Record:
+        return replace(record, told=deadline(record, self.config.policy))
+
+
 USUAL = (
     races([*FEW, "rotates, saves and goes on", "signs in and out and leaves a message"], 2, config=ROLLING)
     + races(["reads", "sets a key", "clears", "changes inside", "logs out and leaves a message"], 2)
@@ -482,6 +539,7 @@ USUAL = (
         2,
     )
     + races(["sets a key", "rotates", "saves at once"], 2, time_passes=True)
+    + races(["sets an expiry, saves and goes on", "rotates with a grace"], 2)
     + races(["reads", "rotates with a grace", "sets a key"], 2, config=ROTATING)
     + [race for race, _ in COUNTERS.values()]
 )
@@ -492,7 +550,7 @@ WRONG: dict[Machine, set[str]] = {
     DropsItsOwnChanges: {NO_UPDATE_IS_LOST},
     RevivesTheLost: {A_LOGOUT_IS_FINAL, EXPIRED_STAYS, IN_ORDER, NO_OTHER, NO_UPDATE_IS_LOST},
     BelievesTheExpired: {IT_ENDS},
-    KeepsTheOldRecord: {ITS_USER},
+    KeepsTheOldRecord: {ITS_USER, TOLD},
     AdoptsNothing: {IT_ENDS},
     CountsOnWhatItHas: {COUNTED},
     NeverRaises: {REPORTED},
@@ -511,10 +569,15 @@ WRONG: dict[Machine, set[str]] = {
     LogsOutOnTheServerOnly: {TOLD},
     KeepsTheOldId: {ROTATED_AWAY},
     RotatesByCopying: {A_LOGOUT_IS_FINAL, EXPIRED_STAYS, IN_ORDER, ITS_USER, NO_OTHER, NO_UPDATE_IS_LOST, ROTATED_AWAY},
-    DoesNotRotate: {ROTATED_AWAY},
+    DoesNotRotate: {ROTATED_AWAY, TOLD},
     SavesAtTheEndOnly: {CONFIRMED},
     ClearsForTheDead: {IN_ORDER, THE_LOST_ARE_SILENT, TOLD},
     SeesNoChangeInside: {COUNTED, NO_UPDATE_IS_LOST, REPORTED},
+    DropsTheSignIn: {SIGNED_IN},
+    KeepsWhatWasEnded: {NO_UPDATE_IS_LOST},
+    SignsInWithoutTheCart: {NO_UPDATE_IS_LOST},
+    RotatesForTheOldId: {NONE_SIGNED_OUT},
+    SendsAnUnchangedId: {TOLD},
 }
 
 

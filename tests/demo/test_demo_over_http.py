@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.cookies import Morsel, SimpleCookie
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx2
@@ -179,6 +180,26 @@ def test_only_the_signed_cookie_lets_the_browser_read_the_session(
     with Browser(start_demo(DEMO_BACKEND=backend)) as browser:
         sign_in(browser, "Bartholomew")
         assert (b"Bartholomew" in readable(browser.cookies["session"])) is shown
+
+
+@pytest.mark.parametrize("backend", ["sqlite", *BACKENDS])
+def test_a_sign_in_form_that_is_sent_twice_at_once_signs_in_with_the_cart(
+    start_demo: Callable[..., int], backend: str
+) -> None:
+    """The browser gives up on the first response, and takes the second one."""
+    port = start_demo(DEMO_BACKEND=backend)
+    for delay in (0, 0.002, 0.005, 0.01, 0.02, 0.05) * 2:
+        with Browser(port) as browser:
+            browser.post("/cart", data={"sku": "tea"})
+            form = {"name": new_name(), **browser.token}
+            with Browser(port, browser.cookies["session"]) as given_up:
+                first = Thread(target=given_up.post, args=("/sign-in", form), kwargs={"follow_redirects": False})
+                first.start()
+                time.sleep(delay)
+                page = browser.post("/sign-in", form)
+                first.join()
+            assert form["name"] in page.text, f"not signed in, {delay} s later"
+            assert text_of(page, "quantity-tea") == "1", f"no cart, {delay} s later"
 
 
 # --- the cart: a list of dicts in the session ------------------------------------------------------------------------

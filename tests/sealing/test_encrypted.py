@@ -31,7 +31,7 @@ records = st.builds(
     st.binary(max_size=200),
     st.integers(0, LAST_INSTANT),
     st.integers(0, LAST_INSTANT),
-    st.none() | st.integers(1, 2**40),
+    st.none() | st.integers(1, LAST_INSTANT),
     st.none() | st.integers(0, LAST_INSTANT),
     st.booleans(),
 )

@@ -210,6 +210,19 @@ class RedisCluster(Group):
 
         return len(self._views()) == 1 and all(map(serves, self.answering))
 
+    def move(self, key: str, to: RedisServer) -> None:
+        """Move the slot of a key to another primary, with all that is in it, as redis-cli does."""
+        slot, of = str(key_slot(key.encode())), self.primary_of(key)
+        if of is to:
+            return
+        ids = {node: node.ask("CLUSTER", "MYID") for node in (of, to)}
+        to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[of])
+        of.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[to])
+        while keys := of.ask("CLUSTER", "GETKEYSINSLOT", slot, "100"):
+            of.ask("MIGRATE", "127.0.0.1", str(to.port), "", "0", "10000", "KEYS", *keys)
+        for node in (to, of, *self.nodes[:3]):
+            node.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[to])
+
     def primary_of(self, key: str | bytes) -> RedisServer:
         """The node that has this key, as soon as all nodes that answer agree on it. It may be dead."""
         return self._primary_of(key, lambda node: True, "does not agree on its primaries")

@@ -226,7 +226,9 @@ async def test_a_handler_that_fails_saves_nothing(site_of: Callable[..., Site], 
 
 
 @pytest.mark.guarantee(11)
-def test_a_handler_of_an_error_can_change_the_session_unless_it_is_outside_of_all_middleware() -> None:
+def test_a_handler_of_an_error_can_change_the_session_unless_it_is_outside_of_all_middleware(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Starlette runs the handler of `Exception` (or of 500) around all middleware, where nothing can be saved."""
 
     async def fails(request: Request) -> Response:
@@ -244,7 +246,9 @@ def test_a_handler_of_an_error_can_change_the_session_unless_it_is_outside_of_al
     unexpected = client.get("/")
     assert unexpected.text == "user: LookupError"
     assert "set-cookie" not in unexpected.headers
+    client.get("/")
     assert client.get("/show").json() == {}
+    assert caplog.text.count("error handler for Exception or 500") == 1
     assert client.get("/?expected").text == "user: ValueError"
     assert client.get("/show").json() == {"user": "ValueError"}
     assert client.get("/").text == "user: ValueError", "what is there can be read"

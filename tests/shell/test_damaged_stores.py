@@ -4,7 +4,7 @@ A store may be shared, restored from a backup, or written by another release dur
 """
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec import msgpack
 
-from starsessions import InMemoryBackend, Session, SessionBackend, users
+from starsessions import InMemoryBackend, Session, SessionBackend, SessionGone, users
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from starsessions.stores.base import Conflict, Entry, Store
@@ -184,7 +184,8 @@ async def test_no_request_or_list_fails_whatever_the_store_holds(
                 if random.random() < 0.2:
                     await UserSessions(backend).revoke_others(session)
 
-            await site.visit(everything, random.choice([browser, old]))
+            with suppress(SessionGone):  # a damaged list counts as revoked, and a sign-in that was on it says so
+                await site.visit(everything, random.choice([browser, old]))
             store.damages = True
             await UserSessions(backend).list("ann")
             await UserSessions(backend).revoke_all("ann")

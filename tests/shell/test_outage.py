@@ -4,8 +4,11 @@ The store here fails on command, so that each moment of a request can be looked 
 stopped and restarted are in tests/backends.
 """
 
+import errno
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -28,6 +31,7 @@ from starsessions import (
     update_atomically,
 )
 from starsessions.backends.server_side import StoreBackend
+from starsessions.lifecycle.outage import Outage, cause_of
 from starsessions.stores.memory import MemoryStore
 from starsessions.watch import revalidate
 from tests.shell.test_websocket import connect
@@ -43,7 +47,9 @@ class Failing(MemoryStore):
 
     def _check_up(self) -> None:
         if self.fails:
-            raise BackendUnavailable("The store failed: ConnectionError.")
+            error = ConnectionError("SECRET")
+            error.__context__ = ConnectionRefusedError(errno.ECONNREFUSED, "SECRET")
+            raise BackendUnavailable("The store failed: ConnectionError.") from error
 
     async def get(self, *args: Any, **instants: int) -> Any:
         self._check_up()
@@ -99,7 +105,7 @@ async def test_a_request_that_needs_its_session_is_answered_with_one_clean_503(
     assert reply.set_cookies == []
     assert reply.all("cache-control") == ["no-store"]
     assert reply.all("retry-after") == ["5"]
-    assert "Rejected a request" in caplog.text
+    assert "The session store failed" in caplog.text
     store.fails = False
     assert await site.data() == {"user": "ann"}
 
@@ -161,7 +167,7 @@ async def test_anonymous_continues_without_the_session_and_leaves_its_cookie_alo
     reply = await site.visit(lambda session: (dict(session), get_miss_reason(session)))
     assert reply.result == ({}, MissReason.UNAVAILABLE)
     assert reply.set_cookies == []
-    assert "continues with an empty session" in caplog.text
+    assert "Requests continue with an empty session" in caplog.text
     store.fails = False
     assert await site.data() == {"user": "ann"}
 
@@ -242,6 +248,72 @@ async def test_an_outage_after_the_response_has_started_is_an_error(
         await site.visit(Session.load, after=late)
 
 
+# What is logged
+
+
+@pytest.mark.parametrize("outcome", ["error", "anonymous"])
+async def test_an_outage_is_one_line_each_minute_and_one_at_its_end(
+    site_of: Callable[..., Site],
+    backend: StoreBackend,
+    store: Failing,
+    outcome: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hundreds of requests fail at once, and each traceback has a hundred lines."""
+    minutes = Clock()
+    monkeypatch.setattr("starsessions.lifecycle.config.Outage", partial(Outage, minutes))
+    site = site_of(backend=backend, on_unavailable=outcome)
+    await site.visit(sign_in)
+    caplog.set_level(logging.INFO)
+
+    async def requests(number: int) -> list[str]:
+        caplog.clear()
+        for _ in range(number):
+            await site.visit(Session.load)
+        assert all(record.exc_info is None for record in caplog.records)
+        return [f"{record.levelname}: {record.getMessage()}" for record in caplog.records]
+
+    means = {
+        "error": "Requests that need their session are answered 503.",
+        "anonymous": "Requests continue with an empty session.",
+    }[outcome]
+    why = "ConnectionError, ConnectionRefusedError, Connection refused."
+    store.fails = True
+    assert await requests(10) == [f"ERROR: The session store failed: {why} {means}"]
+    minutes.advance(59)
+    assert await requests(2) == []
+    minutes.advance(1)
+    assert await requests(3) == [
+        f"ERROR: The session store still fails: {why} {means} Failed requests since the last message: 11."
+    ]
+    store.fails = False
+    assert await requests(3) == ["WARNING: The session store works again. Failed requests since the last message: 2."]
+    store.fails = True  # it comes and goes: no two lines for each time
+    assert await requests(3) == []
+    minutes.advance(60)
+    assert await requests(1) == [
+        f"ERROR: The session store failed: {why} {means} Failed requests since the last message: 3."
+    ]
+    store.fails = False
+    assert await requests(3) == ["WARNING: The session store works again."]
+    caplog.set_level(logging.DEBUG)
+    store.fails = True
+    await site.visit(Session.load)
+    assert "Traceback" in caplog.text
+
+
+def test_the_cause_of_an_outage_names_the_root_and_quotes_no_driver() -> None:
+    for first, root, says in [
+        (LookupError("SECRET"), None, "LookupError."),
+        (LookupError("SECRET"), ValueError("SECRET"), "LookupError, ValueError."),
+        (LookupError("SECRET"), OSError("SECRET"), "LookupError, OSError."),
+    ]:
+        error = BackendUnavailable("The store failed: LookupError.")
+        error.__cause__, first.__context__ = first, root
+        assert cause_of(error) == says
+
+
 # What the application makes of it
 
 
@@ -318,7 +390,7 @@ async def test_a_websocket_that_needs_its_session_is_refused(
 
     reply = await connect(site, handler)
     assert reply.messages == [{"type": "websocket.close", "code": 1013}]
-    assert "Rejected a request" in caplog.text
+    assert "The session store failed" in caplog.text
 
 
 async def test_a_websocket_is_refused_with_a_503_where_the_server_can_say_so(

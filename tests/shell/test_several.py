@@ -163,15 +163,61 @@ def test_a_mounted_app_with_a_middleware_of_its_own_has_a_session_of_its_own() -
     assert "sub=" in response.headers["set-cookie"]
 
 
+def mounted(outer: dict[str, Any], inner: dict[str, Any]) -> TestClient:
+    """A browser of an application and one that is mounted in it, each with a middleware of its own."""
+    routes = [Route("/", count), WebSocketRoute("/ws", tell)]
+    sub = Starlette(routes=routes, middleware=[Middleware(SessionMiddleware, **inner)])
+    app = Starlette(routes=[Route("/", count), Mount("/sub", sub)])
+    app.add_middleware(SessionMiddleware, **outer)
+    return TestClient(app)
+
+
+async def tell(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.send_json(websocket.session)
+    await websocket.close()
+
+
+STORE, SHARED = MemoryStore(), InMemoryBackend()
+
+
 @pytest.mark.guarantee(12)
-def test_a_mounted_middleware_with_the_outer_cookie_raises() -> None:
-    sub = Starlette(
-        routes=[Route("/", count)], middleware=[Middleware(SessionMiddleware, secret_key=KEY, autoload=True)]
-    )
-    app = Starlette(routes=[Mount("/sub", sub)])
-    app.add_middleware(SessionMiddleware, secret_key=KEY, autoload=True)
+@rows("settings", [{"secret_key": KEY}, {"backend": SHARED}, {"backend": STORE}], ids=str)
+def test_a_mounted_application_with_the_same_sessions_shares_that_of_the_outer_one(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.clear()
+    browser = mounted({**settings, "autoload": True}, {**settings, "autoload": True})
+    assert [browser.get(path).json()["n"] for path in ("/", "/sub/", "/sub/", "/")] == [1, 2, 3, 4]
+    with browser.websocket_connect("/sub/ws") as websocket:
+        assert websocket.receive_json() == {"n": 4}
+    assert len(browser.cookies) == 1
+    assert [record.getMessage()[:50] for record in caplog.records] == [
+        "A SessionMiddleware for the cookie 'session' is in"
+    ]
+
+
+@rows("settings", [{"secret_key": KEY}, {"backend": SHARED}], ids=str)
+def test_a_mounted_application_loads_the_shared_session_if_it_says_autoload(settings: dict[str, Any]) -> None:
+    browser = mounted(settings, {**settings, "autoload": True})
+    assert [browser.get("/sub/").json()["n"] for _ in range(2)] == [1, 2]
+
+
+@pytest.mark.guarantee(12)
+@rows(
+    ("outer", "inner"),
+    [
+        ({"secret_key": KEY}, {"secret_key": KEY[::-1]}),
+        ({"secret_key": KEY}, {"backend": InMemoryBackend()}),
+        ({"backend": InMemoryBackend()}, {"backend": InMemoryBackend()}),
+    ],
+    ids=str,
+)
+def test_a_mounted_middleware_with_other_sessions_under_the_outer_cookie_raises(
+    outer: dict[str, Any], inner: dict[str, Any]
+) -> None:
     with pytest.raises(ImproperlyConfigured, match="session_cookie"):
-        TestClient(app).get("/sub/")
+        mounted({**outer, "autoload": True}, {**inner, "autoload": True}).get("/sub/")
 
 
 @pytest.mark.guarantee(12)
@@ -300,8 +346,10 @@ def test_two_middlewares_with_one_cookie_in_a_websocket_raise_too() -> None:
     async def echo(websocket: WebSocket) -> None:
         await websocket.accept()
 
-    middleware = [Middleware(SessionMiddleware, secret_key=KEY, autoload=True)]
-    sub = Starlette(routes=[WebSocketRoute("/", echo)], middleware=middleware)
-    app = Starlette(routes=[Mount("/sub", sub)], middleware=middleware)
+    def middleware(key: str) -> list[Middleware]:
+        return [Middleware(SessionMiddleware, secret_key=key, autoload=True)]
+
+    sub = Starlette(routes=[WebSocketRoute("/", echo)], middleware=middleware(KEY[::-1]))
+    app = Starlette(routes=[Mount("/sub", sub)], middleware=middleware(KEY))
     with pytest.raises(ImproperlyConfigured, match="session_cookie"), TestClient(app).websocket_connect("/sub/"):
         pass

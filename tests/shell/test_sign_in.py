@@ -8,6 +8,7 @@ import pytest
 
 from starsessions import (
     CookieBackend,
+    EncryptedCookieBackend,
     ImproperlyConfigured,
     ResponseStarted,
     Session,
@@ -17,6 +18,7 @@ from starsessions import (
     users,
 )
 from starsessions.backends.user_index import index_key
+from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from tests.rows import rows
 from tests.shell.people import LISTING, sign_in, user_of
@@ -297,12 +299,22 @@ async def test_a_copy_of_an_old_signed_or_encrypted_cookie_is_invalid(
 
 
 @pytest.mark.requirement("ASVS 7.4.1")
-async def test_a_sign_in_with_an_irrevocable_cookie_is_logged_once(
-    site_of: Callable[..., Site], caplog: pytest.LogCaptureFixture
+@rows("backend", [CookieBackend(KEY), EncryptedCookieBackend(KEY), EncryptedCookieBackend(KEY, accept_signed=KEY)])
+async def test_a_sign_in_with_a_cookie_that_cannot_be_revoked_is_refused_unless_it_is_asked_for(
+    site_of: Callable[..., Site], clock: Clock, caplog: pytest.LogCaptureFixture, backend: SessionBackend
 ) -> None:
-    site = site_of()
-    for _ in range(2):
+    site = site_of(backend=backend)
+    with pytest.raises(ImproperlyConfigured, match=r"revocations=<store> to CookieBackend .* allow_unrevocable=True"):
         await site.visit(sign_in())
-    assert caplog.text.count("revocations=") == 1
+    assert (await site.visit(lambda session: (users.get_user_id(session), dict(session)))).result == (None, {})
+
+    for asked in (
+        CookieBackend(KEY, allow_unrevocable=True, clock=clock),
+        EncryptedCookieBackend(KEY, revocations=MemoryStore(), clock=clock),
+    ):
+        site = site_of(backend=asked)
+        await site.visit(sign_in())
+        assert await user_of(site, site.browser) == "ann"
+    assert caplog.records == []
     with pytest.raises(ImproperlyConfigured, match="revocations="):
-        UserSessions(CookieBackend(KEY))
+        UserSessions(CookieBackend(KEY, allow_unrevocable=True))

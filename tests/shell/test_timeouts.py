@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from starsessions import (
+    InMemoryBackend,
     MissReason,
     SessionBackend,
     get_miss_reason,
@@ -64,12 +65,27 @@ async def test_a_remembered_session_lasts_longer(
     assert await user_of(site, site.browser) == "ann"
 
 
-async def test_another_sign_in_without_remember_is_not_remembered(
-    site_of: Callable[..., Site], backend: SessionBackend
+@rows(("remember", "max_age"), [(True, "2592000"), (None, "100"), (False, "")])
+async def test_a_user_is_remembered_as_they_have_said_last(
+    site_of: Callable[..., Site], backend: SessionBackend, remember: bool | None, max_age: str
 ) -> None:
-    site = site_of(backend=backend, max_age=100)
-    await site.visit(sign_in(remember=True))
-    assert "Max-Age=100" in (await site.visit(sign_in(remember=False))).set_cookie
+    """True: for 30 days. False, the box was not ticked: until the browser is closed. None: there was no box."""
+    for before in (True, None, False):
+        site = site_of(backend=backend, max_age=100)
+        await site.visit(sign_in(remember=before))
+        _, _, lasts = (await site.visit(sign_in(remember=remember))).set_cookie.partition("; Max-Age=")
+        assert lasts.partition(";")[0] == max_age
+
+
+@rows(("settings", "logged"), [(AAL2, 1), ({"absolute_timeout": 30 * 86400}, 1), ({"absolute_timeout": 31 * 86400}, 0)])
+async def test_remember_me_that_has_no_effect_is_logged_once(
+    site_of: Callable[..., Site], clock: Clock, caplog: pytest.LogCaptureFixture, settings: Any, logged: int
+) -> None:
+    caplog.clear()
+    site = site_of(backend=InMemoryBackend(clock=clock), **settings)
+    for _ in range(2):
+        await site.visit(sign_in(remember=True))
+    assert caplog.text.count("sign_in(remember=True) has no effect") == logged
 
 
 @pytest.mark.requirement("ASVS 7.1.1", "NIST 5.1(5)", "NIST 5.2")

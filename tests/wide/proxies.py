@@ -73,8 +73,8 @@ ServerName localhost
 Listen 127.0.0.1:{port}
 PidFile {folder / "pid"}
 ErrorLog {folder / "log"}
-User nobody
-Group nogroup
+User daemon
+Group daemon
 {lines}
 ProxyPass / http://127.0.0.1:{application}/
 """)

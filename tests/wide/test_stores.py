@@ -1,5 +1,6 @@
 """The stores keep their contracts on servers that the ordinary run leaves out, and over other transports."""
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -119,7 +120,6 @@ class TestSqlStore(StoreSuite):
             await backend.create_table()
             async with backend.lifespan():
                 yield backend.store
-            await backend.engine.dispose()
 
         return open_one
 
@@ -128,3 +128,16 @@ class TestSqlBackend(BackendSuite):
     @pytest.fixture
     def open_backend(self, connect: Connect) -> OpenBackend:
         return lambda: opened(connect(), timeout=30)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_default_settings_behind_an_old_pgbouncer_name_the_cure(
+    driver: str, postgres_server: Address, old_pgbouncer_server: Address
+) -> None:
+    async with opened(postgres_server.over("psycopg")) as direct:
+        backend = SQLAlchemyBackend(old_pgbouncer_server.over(driver), direct.table.name)
+        visits = (backend.write({"n": n}) for n in range(100))
+        outcomes = await asyncio.gather(*visits, return_exceptions=True)
+        assert any("PgBouncer" in str(outcome) for outcome in outcomes)
+        await backend.store.aclose()

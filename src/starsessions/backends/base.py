@@ -118,6 +118,13 @@ class Conflict(Exception):
         self.current = current
 
 
+class IdInUse(SessionError):
+    """A new session was to be stored under an id that is taken."""
+
+    def __init__(self) -> None:
+        super().__init__("generate_id() returned an id that is in use: let it return a new random id at each call.")
+
+
 class Backend(SessionBackend):
     """The interface that the session works with. No method writes unconditionally, which makes a sign-out final.
 
@@ -146,6 +153,9 @@ class Backend(SessionBackend):
 
     user_index: UserIndex | None = None
     """The lists of users' sessions; None: this backend cannot list or revoke sessions."""
+
+    allow_unrevocable: bool = False
+    """Whether users may sign in although the token cannot be revoked, because the browser holds the session."""
 
     max_cookies: int = 1
     """The number of cookies that a token may be split over."""
@@ -234,6 +244,11 @@ class Backend(SessionBackend):
         """
         bound = self.bound_once()
         return self.bound_for() if bound is None else bound
+
+    @property
+    def place(self) -> object:
+        """Where the sessions are: equal for two backends that find the same sessions by the same cookie."""
+        return self if self.original is None else self.original
 
     def by_hand(self) -> Self:
         """Return the copy that `read`, `write`, `remove` and `exists` work on."""
@@ -343,6 +358,18 @@ class Backend(SessionBackend):
         """Read a session again that was found earlier, following rotations."""
         return await self.fetch(found.token, now)
 
+    async def data_before_sign_in(self, token: str, user_id: str | None, now: int) -> Any | None:
+        """Return the payload of the session that a sign-in has replaced a moment ago; None: there is none.
+
+        It is what the holder of the old id could read anyway, and nothing that was added since.
+
+        Args:
+            token: the old id.
+            user_id: the user who must be signed in in the new session. None: any.
+            now: the current time.
+        """
+        return None
+
     async def discard(self, token: str, now: int) -> None:
         """Delete an entry that holds no session: garbage, or the pointer that a rotation has left."""
 
@@ -366,7 +393,7 @@ class Backend(SessionBackend):
     async def read(self, session_id: str) -> dict[str, Any]:
         backend = self.by_hand()
         found = await _live(backend, session_id)
-        return (found and readable(found.record, backend.serializer.loads)) or {}
+        return (found and readable(found.record.payload, backend.serializer.loads)) or {}
 
     async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
         backend = self.by_hand()
@@ -378,7 +405,7 @@ class Backend(SessionBackend):
                 if found is None:
                     record = Record(payload, now, now)
                     return (await backend.create(record, session_id, deadline(record, backend.policy), now)).token
-                record = replace(found.record, payload=payload, renewed_at=now)
+                record = replace(found.record, payload=payload, renewed_at=now, is_bare=False)
                 return (await backend.replace(found, record, deadline(record, backend.policy), now)).token
             except Conflict as conflict:
                 if found is None and conflict.current is None:

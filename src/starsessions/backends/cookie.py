@@ -27,9 +27,15 @@ class _SealedCookieBackend(Backend):
     """Base class of both: tokens cannot be revoked without a list of valid ones, and writes never conflict."""
 
     is_client_side: ClassVar[bool] = True
+    _keys: list[bytes]
 
     def __init__(
-        self, max_age: Duration | None, max_cookies: int, revocations: Store | StoreBackend | None, clock: Clock
+        self,
+        max_age: Duration | None,
+        max_cookies: int,
+        revocations: Store | StoreBackend | None,
+        allow_unrevocable: bool,
+        clock: Clock,
     ) -> None:
         if not isinstance(max_cookies, int) or not 1 <= max_cookies <= MAX_PARTS:
             raise ImproperlyConfigured(f"max_cookies must be 1 to {MAX_PARTS}: servers reject larger headers.")
@@ -39,6 +45,7 @@ class _SealedCookieBackend(Backend):
         if not (revocations is None or isinstance(revocations, StoreBackend) or is_store(revocations)):
             raise ImproperlyConfigured(f"revocations must be a store, or a backend with a store. {WHAT_A_STORE_IS}")
         self._revocations = revocations
+        self.allow_unrevocable = allow_unrevocable
         self.user_index: UserIndex | None = None
         self.prepare(DEFAULT_BINDING, Policy() if self.max_age is None else Policy(self.max_age))
 
@@ -49,6 +56,10 @@ class _SealedCookieBackend(Backend):
         elif self._revocations is not None:
             self.user_index = UserIndex(self._revocations, binding, Purpose.COOKIE_LIST)
         self._seal_for(binding)
+
+    @property
+    def place(self) -> object:
+        return type(self), self._keys, self._revocations
 
     def lifespan(self) -> AbstractAsyncContextManager[Any]:
         return self._revocations.lifespan() if isinstance(self._revocations, StoreBackend) else super().lifespan()
@@ -138,6 +149,8 @@ class CookieBackend(_SealedCookieBackend):
         max_cookies: the number of cookies that a large session may be split over.
         starlette_format: False: never read or write Starlette's format.
         revocations: a store that lists the valid sign-ins, so that they can be revoked. None: they cannot be.
+        allow_unrevocable: let `sign_in()` work without `revocations`, although a stolen copy of the cookie then stays
+            valid after a sign-out.
         clock: returns the seconds since 1970; for tests.
 
     Raises:
@@ -162,6 +175,7 @@ class CookieBackend(_SealedCookieBackend):
         max_cookies: int = 1,
         starlette_format: bool = True,
         revocations: Store | StoreBackend | None = None,
+        allow_unrevocable: bool = False,
         clock: Clock = wall_clock,
     ) -> None:
         self.serializer: Serializer = serializer or PlainJson()
@@ -169,7 +183,7 @@ class CookieBackend(_SealedCookieBackend):
         self._keys = key_list(secret_key, self._keyword)
         self._compress = compress
         self._starlette = StarletteSigner(self._keys)
-        super().__init__(max_age, max_cookies, revocations, clock)
+        super().__init__(max_age, max_cookies, revocations, allow_unrevocable, clock)
 
     def _seal_for(self, binding: Binding) -> None:
         self._signer = Signer(self._keys, binding, self._compress)
@@ -236,6 +250,8 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         accept_signed: a key or a list of keys; signed cookies with one of them, also in Starlette's format, are still
             read, and re-encrypted when written. Use it to migrate. None: a cookie that is only signed is ignored.
         revocations: a store that lists the valid sign-ins, so that they can be revoked. None: they cannot be.
+        allow_unrevocable: let `sign_in()` work without `revocations`, although a stolen copy of the cookie then stays
+            valid after a sign-out.
         clock: returns the seconds since 1970; for tests.
 
     Raises:
@@ -258,6 +274,7 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         max_cookies: int = 1,
         accept_signed: Keys | None = None,
         revocations: Store | StoreBackend | None = None,
+        allow_unrevocable: bool = False,
         clock: Clock = wall_clock,
     ) -> None:
         self.serializer: Serializer = serializer or Msgpack()
@@ -265,7 +282,7 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         self._compress = compress
         self._encrypts_for: Binding | None = None
         self._signed = None if accept_signed is None else _AcceptedCookies(accept_signed, serializer=serializer)
-        super().__init__(max_age, max_cookies, revocations, clock)
+        super().__init__(max_age, max_cookies, revocations, allow_unrevocable, clock)
 
     def _seal_for(self, binding: Binding) -> None:
         if binding != self._encrypts_for:  # deriving all keys takes more than a millisecond

@@ -3,19 +3,16 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from starsessions.backends.base import wall_clock
 from starsessions.backends.server_side import StoreBackend
 from starsessions.core.durations import Clock
 from starsessions.core.serializer import Serializer
 from starsessions.sealing.keys import OptionalKeys
+from starsessions.stores.redis.clients import ClientOrUrl
 from starsessions.stores.redis.store import RedisStore
 
 __all__ = ["RedisBackend"]
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis, RedisCluster
 
 
 class RedisBackend(StoreBackend):
@@ -26,8 +23,9 @@ class RedisBackend(StoreBackend):
 
     Args:
         client_or_url: a URL, or a client from `redis.asyncio`: a `Redis`, a `RedisCluster`, or what `master_for()` of a
-            `Sentinel` returns. The backend closes a client that it makes from a URL when the application shuts down.
-            You close your own client, and its settings are not changed.
+            `Sentinel` returns; or a function that returns a client, called once in each event loop. The backend closes
+            a client that it makes from a URL or by a function when the application shuts down. You close your own
+            client, and its settings are not changed.
         prefix: the prefix of all keys in Redis. Applications that share a database need different ones.
         timeout: the seconds after which an operation raises `BackendUnavailable`.
         encrypt_with: a key of 32 bytes or more that encrypts what is stored, bound to its place. A list: the first key
@@ -47,7 +45,7 @@ class RedisBackend(StoreBackend):
 
     def __init__(
         self,
-        client_or_url: "Redis | RedisCluster | str",
+        client_or_url: ClientOrUrl,
         prefix: str = "starsessions:",
         *,
         timeout: float | timedelta = 5,
@@ -61,6 +59,7 @@ class RedisBackend(StoreBackend):
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
+        self.store.clients.get()  # it raises what is wrong with the settings, and connects at the first command
         try:
             yield
         finally:

@@ -15,14 +15,13 @@ from typing import ClassVar
 from msgspec.msgpack import Decoder, Encoder
 
 from starsessions import stores
-from starsessions.backends.base import Backend, Conflict, wall_clock
+from starsessions.backends.base import Backend, Conflict, IdInUse, wall_clock
 from starsessions.backends.user_index import IndexedSession, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
 from starsessions.core.durations import Clock
 from starsessions.core.encoding import key_under
 from starsessions.core.record import Found, Instant, Key, MissReason, Opaque, Policy, Record, why_expired
 from starsessions.core.serializer import Msgpack, Serializer
-from starsessions.exceptions import SessionError
 from starsessions.sealing.cipher import Cipher
 from starsessions.sealing.keys import OptionalKeys, key_list
 from starsessions.stores.base import Entry, Store, Version
@@ -53,6 +52,8 @@ class Pointer(Opaque, frozen=True):
     """The time of the rotation, in seconds since 1970."""
     until: Instant
     """The time until which the old id still works; 0: it stopped working at once."""
+    payload: bytes | None = None
+    """The data of the session before a sign-in: for the same sign-in if it is sent twice. None: it was no sign-in."""
 
 
 class Location(Opaque, frozen=True):
@@ -112,6 +113,10 @@ class StoreBackend(Backend):
         self.user_index: UserIndex
         self.prepare(DEFAULT_BINDING, self.policy)
 
+    @property
+    def place(self) -> object:
+        return self.store
+
     def prepare(self, binding: Binding, policy: Policy) -> None:
         super().prepare(binding, policy)
         self._label = binding.label(Purpose.SESSION_KEY)
@@ -165,11 +170,10 @@ class StoreBackend(Backend):
             write = self.store.create(new_key, self._value(new_key, record), expires_at=ends_at, now=now)
             renewed = await self._written(write, session_id, new_key, record, now)
         except Conflict:
-            raise SessionError(
-                "generate_id() returned an id that is in use: let it return a new random id at each call."
-            ) from None
+            raise IdInUse from None
         try:
-            pointer = self._value(place.key, Pointer(new_key, now, usable_until))
+            before = None if identity is None or stays else found.record.payload
+            pointer = self._value(place.key, Pointer(new_key, now, usable_until, before))
             # Longer than any request is in flight, but not so long that pointers outnumber the sessions.
             known_until = min(ends_at, max(now, usable_until) + KNOWN_FOR)
             expires_at = max(known_until, usable_until)
@@ -215,6 +219,18 @@ class StoreBackend(Backend):
         key, entry = await self._moved_to(place.key, await self.store.get(place.key, now=now), now)
         read = self._read(found.token, key, entry, is_alias=found.is_alias or key != place.key)
         return MissReason.UNDECODABLE if isinstance(read, Pointer) else read
+
+    async def data_before_sign_in(self, token: str, user_id: str | None, now: int) -> bytes | None:
+        key = self.key_of(token)
+        pointer = self._read(token, key, await self.store.get(key, now=now))
+        if not isinstance(pointer, Pointer) or pointer.payload is None:
+            return None
+        if user_id is None:
+            return pointer.payload
+        key, entry = await self._moved_to(pointer.to, await self.store.get(pointer.to, now=now), now)
+        successor = self._read("", key, entry)
+        user = successor.record.identity if isinstance(successor, Found) else None
+        return None if user is None or user.user_id != user_id else pointer.payload
 
     async def revoke(self, listed: IndexedSession, now: int) -> None:
         found = await self.look_up(listed, now)

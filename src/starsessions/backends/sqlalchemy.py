@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from starsessions.backends.base import wall_clock
 from starsessions.backends.server_side import StoreBackend
 from starsessions.core.durations import Clock, Duration, seconds, time_limit
+from starsessions.core.record import Found, MissReason
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from starsessions.notices import Notices
 from starsessions.sealing.keys import OptionalKeys
 from starsessions.stores.sqlalchemy.connection import engine_for
 from starsessions.stores.sqlalchemy.store import SQLAlchemyStore
@@ -30,18 +32,19 @@ _logger = logging.getLogger("starsessions")
 class SQLAlchemyBackend(StoreBackend):
     """Sessions in PostgreSQL, MySQL, MariaDB or SQLite, using SQLAlchemy's asyncio extension.
 
-    If you pass a URL, the backend creates an engine that needs one round trip for each read or write, and disposes of
-    it when the application shuts down. SQLite is switched to WAL mode. If you pass your own engine, you dispose of it,
-    and its settings are not changed. Unless it connects to PostgreSQL, create it with `isolation_level="AUTOCOMMIT",
-    skip_autocommit_rollback=True`: otherwise each statement needs an additional COMMIT and ROLLBACK.
+    The backend has a small pool of connections of its own, and closes it when the application shuts down. If you pass
+    your engine, its settings and events apply to that pool, and the engine itself is neither used nor changed. So a
+    request that holds one of its connections does not wait for itself. If you pass a URL, each read or write is one
+    round trip. So it is with an engine that connects to PostgreSQL; create others with
+    `isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True`, or each statement needs a COMMIT and a ROLLBACK.
 
     The table is not created automatically: call `create_table()`, or use Alembic with the backend's `metadata`. If the
     table is missing, the application fails at startup. If the database does not answer at startup, a warning is logged,
     because it may still be starting.
 
     Args:
-        engine_or_url: an `AsyncEngine`, or the URL of a database with an asyncio driver.
-        table_name: the name of the table.
+        engine_or_url: an `AsyncEngine`, or the URL of a database. If it names no driver, an installed one is used.
+        table_name: the name of the table, or `schema.table`.
         metadata: the metadata that the table is added to, for example that of your models. None: a new one.
         timeout: the seconds after which an operation raises `BackendUnavailable`.
         sweep_every: about how often this process removes expired sessions, in seconds or as a `timedelta`. None: never;
@@ -80,18 +83,30 @@ class SQLAlchemyBackend(StoreBackend):
         clock: Clock = wall_clock,
     ) -> None:
         limit = time_limit("timeout", timeout)
+        self._notices = Notices()
+        self._has_started = False
         self._sweep_every = None if sweep_every is None else seconds("sweep_every", sweep_every)
         self.engine: AsyncEngine
-        self.engine, self._is_ours = engine_for(engine_or_url, limit)
+        self.engine, connections = engine_for(engine_or_url, limit)
         self.table: Table = session_table(metadata, table_name)
         self.store: SQLAlchemyStore
-        store = SQLAlchemyStore(self.engine, self.table, timeout=limit)
+        store = SQLAlchemyStore(self.engine, self.table, timeout=limit, connections=connections)
         super().__init__(store, encrypt_with=encrypt_with, serializer=serializer, clock=clock)
 
     @property
     def metadata(self) -> "MetaData":
         """The metadata that contains the table, for Alembic's `target_metadata`."""
         return self.table.metadata
+
+    async def fetch(self, token: str, now: int) -> Found | MissReason:
+        if self._sweep_every is not None and not self._has_started:
+            self._notices.warn(
+                "lifespan",
+                "sweep_every has no effect, and expired sessions remain in the table, because the lifespan of the "
+                "SessionMiddleware did not run. Servers run that of the outermost application only: if it mounts the "
+                "one with the middleware, use `async with backend.lifespan():` in its lifespan.",
+            )
+        return await super().fetch(token, now)
 
     async def create_table(self) -> None:
         """Create the table and its index, unless it exists.
@@ -111,20 +126,19 @@ class SQLAlchemyBackend(StoreBackend):
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        await self._look_for_table()
+        self._has_started = True
         sweeper = None
-        if self._sweep_every is not None:
-            sweeper = asyncio.create_task(sweep_forever(self.store, self._sweep_every, self.clock))
         try:
+            await self._look_for_table()
+            if self._sweep_every is not None:
+                sweeper = asyncio.create_task(sweep_forever(self.store, self._sweep_every, self.clock))
             yield
         finally:
             if sweeper is not None:
                 sweeper.cancel()
                 with suppress(asyncio.CancelledError):
                     await sweeper
-            await self.store.finished()
-            if self._is_ours:
-                await self.engine.dispose()
+            await self.store.aclose()
 
     async def _look_for_table(self) -> None:
         try:
@@ -133,7 +147,4 @@ class SQLAlchemyBackend(StoreBackend):
             _logger.warning("The session database does not answer yet, so its table was not checked: %s", error)
             return
         if not is_there:
-            raise ImproperlyConfigured(
-                f"The table {self.table.fullname!r} is missing: create it with `await backend.create_table()`, or with "
-                "an Alembic migration that uses backend.metadata."
-            )
+            raise ImproperlyConfigured(self.store.no_table)

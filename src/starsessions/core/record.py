@@ -12,6 +12,14 @@ from typing import Annotated, Any, NamedTuple
 from msgspec import Meta, Struct
 
 DEFAULT_MAX_AGE = 14 * 24 * 60 * 60
+BARE_MAX_AGE = 24 * 60 * 60
+"""How long a session lasts that holds nothing but what the library itself has put there."""
+
+NEVER = 10**15
+"""More seconds than any session lasts."""
+
+OWN_KEYS = ("__csrf__", "__flash__")
+"""How the keys of the library begin: CSRF secrets and flash messages."""
 
 # The clocks of two servers never agree to the second. A record from further in the future than this was written by a
 # clock that has been set back since, and trusting it would let the session outlive its limits.
@@ -115,14 +123,21 @@ class Record(Opaque, frozen=True, array_like=True):
     identity: Identity | None = None
     """The signed-in user. None: the session is anonymous."""
 
+    told: int = -1
+    """When the cookie expires, as the browser was last told; 0: with the browser; -1: unknown. Only ids need it.
+    """
 
-def readable(record: Record, loads: Callable[[Any], dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the data of a record from a store or a cookie; None if it holds none that this application can read.
+    is_bare: bool = False
+    """Whether the data is only the library's own, and no user is signed in: such a session is short. Only in stores."""
+
+
+def readable(payload: Any, loads: Callable[[Any], dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the data of a payload from a store or a cookie; None if this application cannot read it.
 
     Everything from outside is read here, after its decoder has checked the types and times.
     """
     try:
-        data = loads(record.payload)
+        data = loads(payload)
     except Exception:  # garbage, or the data of another release
         return None
     return data if type(data) is dict else None
@@ -164,6 +179,8 @@ class Policy(Struct, frozen=True):
     rotate_every: int | None = None
     rotate_grace: int = 0
     """How long an id that `rotate_every` replaced keeps working, for requests that were already on their way."""
+    anonymous_max_age: int | None = None
+    """How long a session lasts without use in which no user is signed in. None: a day if it `is_bare`."""
 
 
 def deadline(record: Record, policy: Policy) -> int:
@@ -171,9 +188,18 @@ def deadline(record: Record, policy: Policy) -> int:
     end = record.until
     if end is None:
         end = record.renewed_at + (record.lifetime or policy.max_age)
+    if record.is_bare or policy.anonymous_max_age is not None:
+        end = min(end, record.renewed_at + _idle(record, policy))
     if policy.absolute_timeout is not None:
         end = min(end, record.began_at + policy.absolute_timeout)
     return end
+
+
+def _idle(record: Record, policy: Policy) -> int:
+    """Return how long the session may last without use for want of a user."""
+    if record.identity is not None:
+        return NEVER
+    return policy.anonymous_max_age or (BARE_MAX_AGE if record.is_bare else NEVER)
 
 
 def why_expired(record: Record, policy: Policy, now: int) -> MissReason | None:
@@ -184,6 +210,8 @@ def why_expired(record: Record, policy: Policy, now: int) -> MissReason | None:
     end = record.until
     if end is None:
         end = record.renewed_at + (record.lifetime or policy.max_age)
+    if record.is_bare or policy.anonymous_max_age is not None:
+        end = min(end, record.renewed_at + _idle(record, policy))
     return None if record.renewed_at - CLOCK_SKEW <= now < end else MissReason.EXPIRED
 
 
@@ -195,9 +223,10 @@ def touch_due(record: Record, policy: Policy, now: int) -> bool:
     """
     if not policy.rolling or record.until is not None:
         return False
-    interval = policy.renew_every or (record.lifetime or policy.max_age) // 10
-    if record.lifetime is not None:
-        interval = min(interval, record.lifetime // 2)
+    idle = min(record.lifetime or policy.max_age, _idle(record, policy))
+    interval = policy.renew_every or idle // 10
+    if record.lifetime is not None or idle < policy.max_age:
+        interval = min(interval, idle // 2)
     return now - record.renewed_at >= max(1, interval)
 
 
@@ -212,3 +241,31 @@ def cookie_max_age(record: Record, policy: Policy, now: int) -> int | None:
     if record.browser or (policy.browser_session and record.lifetime is None and record.until is None):
         return None
     return max(0, deadline(record, policy) - now)
+
+
+def to_tell(record: Record, policy: Policy, now: int) -> int:
+    """Return `Record.told` for a record that is about to be stored: another number means that its cookie must be set.
+
+    A response may arrive after a later one, which has set another id: the browser would go back to the old one, which
+    opens nothing any more. So an unchanged id is sent only if what is left of its lifetime moves by a tenth or more.
+
+    >>> [to_tell(Record(b"", 0, now, told=1_000), Policy(max_age=1_000), now) for now in (0, 99, 100, 112)]
+    [1000, 1000, 1100, 1112]
+    """
+    left, told = cookie_max_age(record, policy, now), record.told
+    if left is None:
+        return 0
+    end = now + left
+    return told if told > 0 and abs(end - told) * 10 < left else end
+
+
+def is_bare(data: dict[str, Any]) -> bool:
+    """Return whether the data is only what the library itself has put there.
+
+    >>> is_bare({"__csrf__x": "…"}), is_bare({"__csrf__x": "…", "cart": []}), is_bare({})
+    (True, False, False)
+    """
+    for key in dict.keys(data):
+        if not isinstance(key, str) or not key.startswith(OWN_KEYS):
+            return False
+    return dict.__len__(data) > 0

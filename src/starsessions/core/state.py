@@ -14,7 +14,8 @@ run every order of events without an event loop, thousands per second (`tests/co
     └────────┘ ◄───────────────── └──────┘ ──► Rotate      ── saved(kept) ──────────► live, under a new id
       │    ▲    deleted(), lost()       │ ──► Delete       ── deleted() ────────────► new
       │    └───────────────────────────┘                   ── conflict(current) ────► live: merged, decide again
-      │ command()                                          ── conflict(None) ───────► lost: nothing is written
+      │ command()                                          ── conflict(None) ───────► lost: nothing is written,
+      │                                                                               unless a sign-in is pending
       └──► Nothing | Discard | Create ── saved(kept) ──► live
 
 *Facts* report what happened: `loaded`, `saved`, `deleted`, `lost`, `conflict`. *Requests* record what the handler
@@ -32,11 +33,13 @@ Three rules keep the state consistent.
    the keys that this request set or deleted are applied to the stored data, and `command` decides again. If the record
    is missing, the session was ended or rotated elsewhere. Then it is `lost`, and this request cannot bring it back:
    that makes a sign-out final. The request does not begin another session either, unless it asks for a new id, as a
-   sign-in does.
+   sign-in does. A pending sign-in outlives the session that it was to replace, because a browser sends a form twice and
+   drops the first response: it begins a session of its own. An id within its grace period rotates nothing. Otherwise
+   the holder of an old id could take the session from the holder of the current one.
 2. **A request is cleared once it is done.** `saved` clears those of `next_id`, `expiry` and `identity` that its command
-   carried out: another task of this request may have asked for more since the decision. `deleted` and `lost` clear all
-   of them. Otherwise they would apply to the next session: if a user signed in and out within one request, data that
-   the handler stores afterwards would sign the user in again.
+   carried out: another task of this request may have asked for more since the decision. `deleted` clears all of them,
+   and so does `lost`, unless a sign-in is pending. Otherwise they would apply to the next session: if a user signed in
+   and out within one request, data that the handler stores afterwards would sign the user in again.
 3. **The cookie changes only when this request has succeeded.** `cookie` is what the response tells the browser. If
    another request ended or rotated the session, the cookie is left alone: the response to that request has already told
    the browser the new state, and this response may arrive later. This also applies while the old id still works: a
@@ -66,7 +69,20 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from starsessions.core import merge
-from starsessions.core.decision import Action, Cookie, decide_live, decide_new
+from starsessions.core.decision import (
+    CLEAR,
+    CREATE,
+    DELETE,
+    LEAVE,
+    REPLACE,
+    ROTATE,
+    TOUCH,
+    Cookie,
+    Decision,
+    decide_live,
+    decide_new,
+)
+from starsessions.core.decision import DISCARD as DECIDED_DISCARD
 from starsessions.core.record import (
     Expiry,
     Found,
@@ -75,14 +91,16 @@ from starsessions.core.record import (
     Opaque,
     Policy,
     Record,
-    cookie_max_age,
     expiry_of,
+    is_bare,
     readable,
     rotation_due,
+    to_tell,
     touch_due,
     why_expired,
 )
-from starsessions.exceptions import BackendUnavailable, ResponseStarted, SessionConflict
+from starsessions.core.sizes import heaviest
+from starsessions.exceptions import BackendUnavailable, ResponseStarted, SessionConflict, SessionTooLarge
 
 
 class Phase(Enum):
@@ -96,6 +114,8 @@ class Phase(Enum):
     """Saving failed, and the application has sent another response."""
     CLOSED = auto()
     """The headers have been sent. Nothing is saved automatically."""
+    LEFT = auto()
+    """An exception has left the middleware: the handler of `Exception` runs outside of it, and nothing is saved."""
     BY_HAND = auto()
     """The headers have been sent, and `persist()` saves. For a WebSocket, so does the end of the connection."""
 
@@ -110,7 +130,7 @@ class Nothing(Struct, frozen=True):
 
 
 class Discard(Struct, frozen=True):
-    """Drop the handler's data: a new session would replace the rotated one in the browser."""
+    """Drop the handler's data: a new session would replace the one in the browser."""
 
 
 class Create(Opaque, frozen=True):
@@ -148,7 +168,7 @@ class Delete(Struct, frozen=True):
 Command = Nothing | Discard | Create | Replace | Rotate | Delete
 
 NOTHING, DISCARD = Nothing(), Discard()
-_CLEAR = Nothing(Cookie.CLEAR)
+_WITHOUT_A_SESSION: dict[Decision, Command] = {LEAVE: NOTHING, CLEAR: Nothing(Cookie.CLEAR), DECIDED_DISCARD: DISCARD}
 
 
 class Rules(Struct, frozen=True):
@@ -157,6 +177,10 @@ class Rules(Struct, frozen=True):
     policy: Policy
     is_client_side: bool
     """Whether the token contains the data, so that every change needs a new cookie."""
+    sends_ids: bool
+    """Whether the browser gets ids, which stay the same when the data changes: see `Record.told`."""
+    max_size: int | None
+    """The longest payload in bytes that is saved; None: any."""
     raises_on_conflict: bool
     keeps_going: bool
     """Whether use alone can renew or rotate a session."""
@@ -208,10 +232,12 @@ class SessionState(Struct, eq=False):
     """Whether this request ended a valid session."""
     is_lost: bool = False
     """Whether another request ended or rotated the session after it was loaded, and no new one has begun."""
+    is_at_home: bool = False
+    """Whether another site sent the request, and the browser kept its cookie at home: see `core/arrival.py`."""
     cookie: Cookie = Cookie.LEAVE
     """What the response does to the cookie."""
     wrote: bool = False
-    """Whether this request has stored or ended a session, whatever that does to the cookie."""
+    """Whether this request has written the session, or ended it: then no cache may keep its response."""
     models: Sequence[Callable[[], None]] = ()
     """The models of `starsessions.typed`: each writes its changes into the data when it is called."""
 
@@ -227,7 +253,7 @@ class SessionState(Struct, eq=False):
         """Take the backend's answer, and return the data."""
         self.is_loaded = True
         if isinstance(result, Found):
-            data = readable(result.record, self.config.loads)
+            data = readable(result.record.payload, self.config.loads)
             if data is not None:
                 self.found, self.miss_reason, self.is_lost = result, None, False
                 return data
@@ -235,19 +261,19 @@ class SessionState(Struct, eq=False):
         self.miss_reason = result
         return {}
 
-    def saved(self, command: Create | Replace | Rotate, kept: Found, now: int) -> None:
+    def saved(self, command: Create | Replace | Rotate, kept: Found) -> None:
         """Record that the backend has carried out the command, and now holds `kept`."""
-        self.wrote = True
         found = self.found
         # The cookie must be set if its value or its lifetime differs from what the browser has.
         if (
             found is None
             or kept.token != found.token
             or type(command) is not Replace
-            or (not kept.is_alias and self._lasts_otherwise(found, kept, now))
+            or kept.record.told != found.record.told
         ):
             self.cookie = Cookie.SET
         self.found = kept
+        self.wrote = True
         self.is_lost = False
         if self.next_id is not None or self.expiry is not None or self.identity is not None:
             self._forget_notes_in(command)
@@ -267,24 +293,39 @@ class SessionState(Struct, eq=False):
         self.has_ended = self.modified = self.wrote = True
         self.cookie = Cookie.CLEAR
 
-    def lost(self, data: dict[str, Any]) -> None:
-        """Record that another request ended or rotated the session. Its response has told the browser the new state."""
-        self.forget(data)
+    def lost(self, data: dict[str, Any], moved_to: Found | None = None) -> bool:
+        """Record that another request ended or rotated the session. Its response has told the browser the new state.
+
+        Return whether a sign-in is pending, which begins a session of its own. It keeps the data only if the lost
+        session lives on under another id, `moved_to`, and belongs to no other user. Otherwise it keeps only the keys
+        that this request has added.
+        """
+        identity = self.identity
+        if identity is None:
+            self.forget(data)
+        else:
+            if moved_to is None or _is_of_another_user(moved_to, identity):
+                for key in self.stored():
+                    dict.pop(data, key, None)
+                self.models = ()
+            self.found = self.explicit_id = None
         self.is_lost = True
         self.cookie = Cookie.LEAVE
+        return identity is not None
 
-    def conflict(self, current: Found | None, data: dict[str, Any], now: int) -> dict[str, Any] | None:
-        """Merge this request's changes into `current`, which another request has stored. None: the session is lost.
+    def conflict(
+        self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None
+    ) -> dict[str, Any] | None:
+        """Merge this request's changes into `current`, which another request has stored. None: nothing is to be saved.
 
         The keys that this request set or deleted are applied to the stored data. If both requests changed a key, this
-        one wins, because it is later.
+        one wins, because it is later. If the session is lost, only a pending sign-in is saved: see `lost`.
 
         Raises:
             SessionConflict: both requests changed a key, and `on_conflict` is "raise".
         """
         if current is None or (theirs := self._read_alive(current, now)) is None:
-            self.lost(data)
-            return None
+            return dict(dict.items(data)) if self.lost(data, moved_to) else None
         base = self.stored()
         ours = merge.diff(base, dict(dict.items(data)))
         if self.config.raises_on_conflict and merge.conflicting_keys(ours, merge.diff(base, theirs)):
@@ -292,11 +333,10 @@ class SessionState(Struct, eq=False):
         self._adopt(current)
         return merge.apply(ours, theirs)
 
-    def overtaken(self, current: Found | None, data: dict[str, Any], now: int) -> bool:
+    def overtaken(self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None) -> bool:
         """Take over `current` without merging, because the change will run again on it. False: the session is lost."""
         if current is None or self._read_alive(current, now) is None:
-            self.lost(data)
-            return False
+            return self.lost(data, moved_to)
         self._adopt(current)
         return True
 
@@ -327,6 +367,11 @@ class SessionState(Struct, eq=False):
         self.rotate(new_id)
         # Drop the expiry that the previous sign-in set.
         self.expiry = expiry or self.expiry or Expiry()
+
+    def take_along(self, payload: Any, data: dict[str, Any]) -> None:
+        """Add the data of the session that a sign-in of this user has just replaced, except keys that are set anew."""
+        for key, value in (readable(payload, self.config.loads) or {}).items():
+            dict.setdefault(data, key, value)
 
     # The decision
 
@@ -361,34 +406,55 @@ class SessionState(Struct, eq=False):
         if config.keeps_going:
             due = touch_due(record, config.policy, now)
             rotate = rotate or self._is_rotation_due(found, now)
-        action, _ = decide_live(emptied, rotate, changed, due)
-        if action is Action.NOTHING:
+        decision = decide_live(emptied, rotate, changed, due, found.is_alias, self.identity is not None)
+        if decision is LEAVE:
             return NOTHING
-        if action is Action.DELETE:
-            return Delete(found)
-        renewed = self._renewed(record, config.dumps(data) if payload is None else payload, now)
-        if action is Action.ROTATE:
-            return self._rotate(found, replace(renewed, rotated_at=now), now)
-        return Replace(found, renewed)
+        if decision is not REPLACE and decision is not TOUCH:
+            return self._instead(decision, found, data, payload, now)
+        renewed = self._renewed(record, config.dumps(data) if payload is None else payload, data, now)
+        return Replace(found, self._told(renewed, now) if config.sends_ids and not found.is_alias else renewed)
 
     def _begin(self, data: dict[str, Any], now: int, by_hand: bool) -> Command:
         holds = self.is_loaded and dict.__len__(data)
         is_empty = self.identity is None and not by_hand and not holds
-        stale = self.is_lost or self.miss_reason is MissReason.JUST_ROTATED
+        stale = self.is_lost or self.is_at_home or self.miss_reason is MissReason.JUST_ROTATED
         # Code for Starlette signs out with `session.clear()`, also when several cookies made the session unreadable.
         ended = self.has_ended or (self.modified and self.miss_reason is MissReason.SEVERAL)
-        action, cookie = decide_new(ended, stale, is_empty, self.next_id is not None)
-        if action is Action.NOTHING:
-            return NOTHING if cookie is Cookie.LEAVE else _CLEAR
-        if action is Action.DISCARD:
+        decision = decide_new(ended, stale, is_empty, self.next_id is not None)
+        return self._create(data, now) if decision is CREATE else _WITHOUT_A_SESSION[decision]
+
+    def _instead(self, decision: Decision, found: Found, data: dict[str, Any], payload: Any, now: int) -> Command:
+        """Return a command that does not store the session under the id that it has."""
+        if decision is DELETE:
+            return Delete(found)
+        if decision is CREATE:
+            return self._create(data, now)
+        if decision is not ROTATE:
             return DISCARD
-        config = self.config
-        record = Record(config.dumps(data), now, now, *(self.expiry or Expiry()), None, self.identity)
-        return Create(record, self.next_id or self.explicit_id)
+        payload = self.config.dumps(data) if payload is None else payload
+        return self._rotate(found, self._renewed(found.record, payload, data, now), now)
+
+    def _create(self, data: dict[str, Any], now: int) -> Create:
+        config, identity = self.config, self.identity
+        payload = config.dumps(data)
+        if config.max_size is not None and len(payload) > config.max_size:
+            raise SessionTooLarge(len(payload), config.max_size, heaviest(data), in_store=True)
+        bare = config.sends_ids and identity is None and is_bare(data)
+        record = Record(payload, now, now, *(self.expiry or Expiry()), None, identity, is_bare=bare)
+        return Create(self._told(record, now), self.next_id or self.explicit_id)
 
     def _rotate(self, found: Found, record: Record, now: int) -> Rotate:
         grace = self.grace if self.next_id is not None else self.config.policy.rotate_grace
+        record = self._told(replace(record, rotated_at=now, told=-1), now)
         return Rotate(found, record, self.next_id, now + grace if grace else 0)
+
+    def _told(self, record: Record, now: int) -> Record:
+        """Note in the record until when the browser will keep its cookie, if the response has to say so."""
+        config = self.config
+        if not config.sends_ids or not (self.phase is OPEN or self.phase is SAVING):
+            return record
+        told = to_tell(record, config.policy, now)
+        return record if told == record.told else replace(record, told=told)
 
     def _is_rotation_due(self, found: Found, now: int) -> bool:
         # Only while the cookie can still be sent, and not for a request that sent the previous id.
@@ -402,6 +468,8 @@ class SessionState(Struct, eq=False):
             payload, sure = config.dumps(data), False
         else:
             payload, sure = config.dumps_again(data, base, self.in_order)
+        if config.max_size is not None and len(payload) > config.max_size:
+            raise SessionTooLarge(len(payload), config.max_size, heaviest(data), in_store=True)
         return payload, payload != base and (sure or self._is_other(payload, base, data))
 
     def _is_other(self, payload: Any, base: Any, data: dict[str, Any]) -> bool:
@@ -409,14 +477,20 @@ class SessionState(Struct, eq=False):
             self.config.loads(base), dict(dict.items(data))
         )
 
-    def _renewed(self, record: Record, payload: Any, now: int) -> Record:
+    def _renewed(self, record: Record, payload: Any, data: dict[str, Any], now: int) -> Record:
         """Return the record to store. `began_at` stays, so that `absolute_timeout` counts from the beginning."""
-        record = replace(record, payload=payload, renewed_at=now)
+        bare = (
+            self.config.sends_ids
+            and (self.exposed or record.is_bare or not self.in_order)  # otherwise nothing was removed
+            and record.identity is None
+            and is_bare(data)
+        )
+        record = replace(record, payload=payload, renewed_at=now, is_bare=bare)
         if self.expiry is not None:
             record = replace(record, **self.expiry._asdict())
         if self.identity is not None:
             # A sign-in restarts the lifetime (NIST SP 800-63B-4, 5.2: reauthentication resets both limits).
-            record = replace(record, began_at=now, identity=self.identity)
+            record = replace(record, began_at=now, identity=self.identity, is_bare=False)
         return record
 
     def has_unsaved(self, data: dict[str, Any]) -> bool:
@@ -497,8 +571,9 @@ class SessionState(Struct, eq=False):
     def _read_alive(self, found: Found, now: int) -> dict[str, Any] | None:
         if why_expired(found.record, self.config.policy, now) is not None:
             return None
-        return readable(found.record, self.config.loads)
+        return readable(found.record.payload, self.config.loads)
 
-    def _lasts_otherwise(self, old: Found, new: Found, now: int) -> bool:
-        policy = self.config.policy
-        return cookie_max_age(new.record, policy, now) != cookie_max_age(old.record, policy, now)
+
+def _is_of_another_user(found: Found, identity: Identity) -> bool:
+    user = found.record.identity
+    return user is not None and user.user_id != identity.user_id

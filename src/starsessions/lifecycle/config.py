@@ -15,6 +15,7 @@ from starsessions.core.serializer import differs_for_sure, dumper_again, is_buil
 from starsessions.core.state import Create, Replace, Rotate, Rules
 from starsessions.events import OnEvent
 from starsessions.lifecycle.advice import CookieAdvice
+from starsessions.lifecycle.outage import Outage
 from starsessions.notices import Notices
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -54,6 +55,7 @@ class Config(Rules, frozen=True):
     notices: Notices
     """What has been logged once for this middleware."""
     advice: CookieAdvice
+    outage: Outage
 
     @classmethod
     def build(
@@ -66,6 +68,8 @@ class Config(Rules, frozen=True):
         on_event: OnEvent | None = None,
         users: UserRules = UserRules(),  # noqa: B008 - it is frozen
         no_store: bool = False,
+        sends_cookies: bool = True,
+        max_size: int | None = None,
     ) -> Self:
         """Derive the configuration from the settings, the backend and its serializer."""
         serializer, policy = backend.serializer, backend.policy
@@ -76,6 +80,8 @@ class Config(Rules, frozen=True):
         return cls(
             policy=policy,
             is_client_side=backend.is_client_side,
+            sends_ids=sends_cookies and not backend.is_client_side,
+            max_size=max_size,
             raises_on_conflict=raises_on_conflict,
             keeps_going=policy.rolling or policy.rotate_every is not None,
             loads=serializer.loads,
@@ -98,6 +104,7 @@ class Config(Rules, frozen=True):
             no_store=no_store,
             notices=notices,
             advice=CookieAdvice(cookie, notices),
+            outage=Outage(),
         )
 
 

@@ -4,6 +4,7 @@ import logging
 
 import anyio
 
+from starsessions.core.arrival import is_at_home
 from starsessions.core.cookies import Values
 from starsessions.core.cookies import find as find_values
 from starsessions.core.record import Found, MissReason, Policy, why_expired
@@ -45,7 +46,7 @@ def load_now(session: TrackedDict) -> None:
     if isinstance(found, list):
         now = int(config.clock())
         if len(found) == 1:
-            found = _judged(peek(found[0], now), config.policy, now)
+            found = judge(peek(found[0], now), config.policy, now)
         else:
             found = _choose_for(state, [peek(token, now) for token in found], now)
     _clear(session)
@@ -77,11 +78,14 @@ async def find(state: RequestState) -> Found | MissReason:
         return tokens
     now, fetch = int(config.clock()), config.backend.fetch
     try:
-        return _choose_for(state, [await fetch(token, now) for token in tokens], now)
+        results = [await fetch(token, now) for token in tokens]
+        if config.outage.is_known:
+            config.outage.ended()
+        return _choose_for(state, results, now)
     except BackendUnavailable as error:
         if not config.anonymous_if_unavailable:
             raise
-        _log.warning("The session store failed, so a request continues with an empty session: %s", error)
+        config.outage.failed("Requests continue with an empty session.", error)
         state.note(StoreFailed(str(error)))
         return MissReason.UNAVAILABLE
 
@@ -91,7 +95,7 @@ async def find_all(state: RequestState) -> list[Found]:
     config, tokens = state.config, state.config.tokens_in(state.headers)
     now = int(config.clock())
     results = [await config.backend.fetch(token, now) for token in tokens] if isinstance(tokens, list) else []
-    judged = [_judged(result, config.policy, now) for result in results]
+    judged = [judge(result, config.policy, now) for result in results]
     return [result for result in judged if isinstance(result, Found)]
 
 
@@ -106,9 +110,9 @@ async def revalidate(session: TrackedDict) -> bool:
     if found is None:
         return False
     now = int(config.clock())
-    current = _judged(await config.backend.refetch(found, now), config.policy, now)
+    current = judge(await config.backend.refetch(found, now), config.policy, now)
     if not isinstance(current, Found) or _handle(current) != _handle(found):
-        state.lost(session)
+        state.lost(session, current if isinstance(current, Found) else None)
         return False
     if current.version != found.version:
         state.sync_models()
@@ -126,14 +130,14 @@ def choose(results: list[Found | MissReason], policy: Policy, now: int) -> Found
     attacker may have planted one, and the server cannot tell which (RFC 6265bis, 4.2.2 and 8.6), so neither is used.
     The next response that begins or ends a session removes the others: see `core.twins`.
     """
-    judged = [_judged(result, policy, now) for result in results]
+    judged = [judge(result, policy, now) for result in results]
     live = [result for result in judged if isinstance(result, Found)]
     if len(live) == 1:
         return live[0]
     return MissReason.SEVERAL if live else judged[0]
 
 
-def _judged(result: Found | MissReason, policy: Policy, now: int) -> Found | MissReason:
+def judge(result: Found | MissReason, policy: Policy, now: int) -> Found | MissReason:
     return why_expired(result.record, policy, now) or result if isinstance(result, Found) else result
 
 
@@ -153,6 +157,8 @@ def _has_foreign(results: list[Found | MissReason], is_client_side: bool) -> boo
 
 
 def _report_miss(state: RequestState, why: MissReason) -> None:
+    if why is MissReason.NO_COOKIE:
+        state.is_at_home = is_at_home(state.method, state.config.cookie.same_site, state.headers)
     if why is MissReason.ROTATED:
         _log.warning("A request used a session id that was replaced by a newer one, after its grace period.")
     config = state.config

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from starsessions.core.state import SessionState
+from starsessions.core.state import Phase, SessionState
 from starsessions.events import Event
 from starsessions.lifecycle.config import Config, Headers
 
@@ -20,6 +20,7 @@ class RequestState(SessionState, eq=False):
         config: Config
 
     headers: Headers = ()
+    method: str | None = None
     client: tuple[str, int] | None = None
     """The peer's address. (Storing the scope would create a reference cycle with the session, which delays freeing.)"""
 
@@ -31,6 +32,8 @@ class RequestState(SessionState, eq=False):
     """Whether the response sends `Clear-Site-Data`."""
     save_was_cancelled: bool = False
     """Whether the last `persist()` was cancelled. If so, an unsaved change is expected and raises no error."""
+    tried_id: str | None = None
+    """The new id under which this request last tried to store the session."""
     lock: anyio.Lock | None = None
     """Serializes the saves of this request's tasks; created by the first `persist()`."""
     is_saving: bool = False
@@ -42,6 +45,17 @@ class RequestState(SessionState, eq=False):
         """Record events for the application, if it has set `on_event`."""
         if self.config.on_event is not None:
             self.events = [*self.events, *events]
+
+    def check_change(self) -> None:
+        """Raise `ResponseStarted` for a change that could not be saved. Where that would hide an error, log it."""
+        if self.phase is not Phase.LEFT:
+            super().check_change()
+        else:
+            self.config.notices.warn(
+                "left",
+                "The session was changed in the error handler for Exception or 500, which runs outside of "
+                "SessionMiddleware, so the change is lost. Change it in a handler for a more specific exception.",
+            )
 
     def attach(self, model: Callable[[], None]) -> None:
         """Register `model`, which is called to write its changes into the data before that is compared or saved."""

@@ -13,9 +13,9 @@ from starsessions.core.chunking import MIN_ROOM, cookies_for, part_names, room_f
 from starsessions.core.cookies import MAX_COOKIE, count, find
 from starsessions.core.decision import Cookie
 from starsessions.core.record import MissReason, cookie_max_age
-from starsessions.core.serializer import Msgpack
+from starsessions.core.sizes import heaviest
 from starsessions.core.twins import Place, removals
-from starsessions.exceptions import ImproperlyConfigured, SessionTooLarge, UnsupportedValue
+from starsessions.exceptions import ImproperlyConfigured, SessionTooLarge
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict
 
@@ -135,21 +135,8 @@ def _parts(session: TrackedDict, token: str, max_age: int | None, scheme: str) -
     room = room_for(spec, most, max_age, spec.is_secure(scheme))
     parts = split(token, max(room, 1))
     if len(parts) > most or room < MIN_ROOM:
-        raise SessionTooLarge(len(spec.name) + len(token), most * MAX_COOKIE, _heaviest(session))
+        raise SessionTooLarge(len(spec.name) + len(token), most * MAX_COOKIE, heaviest(session))
     return parts
-
-
-def _heaviest(session: TrackedDict) -> list[tuple[str, int]]:
-    """Return the three largest keys, and the approximate size of each in bytes, before signing or encryption."""
-    weights = [(str(key), _weight(value)) for key, value in dict.items(session)]
-    return sorted(weights, key=lambda weight: weight[1], reverse=True)[:3]
-
-
-def _weight(value: object) -> int:
-    try:
-        return len(Msgpack().dumps({"": value}))
-    except UnsupportedValue:  # the application's serializer or backend may accept more types than the built-in one
-        return 0
 
 
 def unavailable(scope_type: str, can_send_response: bool) -> Iterator[Message]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from starsessions.backends.base import Conflict
+from starsessions.backends.base import Conflict, IdInUse
 from starsessions.backends.user_index import PENDING
 from starsessions.core import merge
 from starsessions.core.record import Found, Identity, MissReason, deadline
@@ -30,8 +30,8 @@ from starsessions.core.state import (
     Rotate,
 )
 from starsessions.events import ConflictResolved, SignedOut, events_for_save, handle_of
-from starsessions.exceptions import ResponseStarted, SessionError, SessionGone, UnsupportedValue
-from starsessions.lifecycle.loading import find, find_all
+from starsessions.exceptions import BackendUnavailable, ResponseStarted, SessionError, SessionGone, UnsupportedValue
+from starsessions.lifecycle.loading import find, find_all, judge
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
 
@@ -65,7 +65,8 @@ async def save(session: TrackedDict, command: Command | None = None, *, by_hand:
             await carry_out(command or decide(session, by_hand), session)
             return
         except Conflict as conflict:
-            merged = state.conflict(conflict.current, session, int(state.config.clock()))
+            moved_to = await _moved_to(conflict, state)
+            merged = state.conflict(conflict.current, session, int(state.config.clock()), moved_to)
             if merged is None:
                 return
             replace_items(session, merged)
@@ -89,7 +90,7 @@ def save_now(session: TrackedDict, command: Command) -> bool:
         return False  # `save` runs into the same conflict, and merges
     if config.on_event is not None:
         _note_save(command, kept, state, state.identity)
-    state.saved(command, kept, command.record.renewed_at)
+    state.saved(command, kept)
     return True
 
 
@@ -118,29 +119,50 @@ async def carry_out(command: Command, session: TrackedDict) -> None:
     ends_at = deadline(command.record, state.config.policy)
     if isinstance(command, Replace):
         kept = await backend.replace(command.found, command.record, ends_at, now)
-    elif isinstance(command, Create):
-        kept = await _create(command, state, ends_at, now)
     else:
-        new_id = command.session_id or await backend.new_id()
-        kept = await backend.rotate(command.found, command.record, new_id, ends_at, now, command.usable_until)
+        kept = await _stored_under_new_id(command, state, ends_at, now)
     if signed_in is None or not await _is_revoked(kept, signed_in, state, now):
         if state.config.on_event is not None:
             _note_save(command, kept, state, signed_in)
-        state.saved(command, kept, now)
+        state.saved(command, kept)
         return
-    # All sessions of this user were revoked during this sign-in.
     await backend.delete(kept, now)
+    state.identity = None
     state.lost(session)
+    raise SessionGone("The sign-in was not saved, because the user's sessions were revoked meanwhile.")
 
 
-async def _create(command: Create, state: RequestState, ends_at: int, now: int) -> Found:
+async def _moved_to(conflict: Conflict, state: RequestState) -> Found | None:
+    """Return where the lost session lives now, which decides whether a pending sign-in keeps its data."""
+    config, found = state.config, state.found
+    if conflict.current is not None or found is None or state.identity is None:
+        return None
+    now = int(config.clock())
+    current = judge(await config.backend.refetch(found, now), config.policy, now)
+    return current if isinstance(current, Found) else None
+
+
+async def _stored_under_new_id(command: Create | Rotate, state: RequestState, ends_at: int, now: int) -> Found:
+    tried_id, state.tried_id = state.tried_id, command.session_id
     try:
-        return await state.config.backend.create(command.record, command.session_id, ends_at, now)
+        return await _stored_anew(command, state, ends_at, now)
+    except IdInUse:
+        if command.session_id is None or command.session_id != tried_id:
+            raise
+        # What is stored there is this request's own: the store failed after an earlier attempt had written it.
+        raise BackendUnavailable("The store failed while it saved the session: send the request again.") from None
+
+
+async def _stored_anew(command: Create | Rotate, state: RequestState, ends_at: int, now: int) -> Found:
+    backend = state.config.backend
+    if isinstance(command, Rotate):
+        new_id = command.session_id or await backend.new_id()
+        return await backend.rotate(command.found, command.record, new_id, ends_at, now, command.usable_until)
+    try:
+        return await backend.create(command.record, command.session_id, ends_at, now)
     except Conflict:
         if state.explicit_id is None or state.next_id is not None:
-            raise SessionError(
-                "generate_id() returned an id that is in use: let it return a new random id at each call."
-            ) from None
+            raise IdInUse from None
         raise  # the application chose this id, and another task has stored a session under it meanwhile
 
 
@@ -152,12 +174,13 @@ async def _is_revoked(kept: Found, signed_in: Identity, state: RequestState, now
 def _note_save(
     command: Create | Replace | Rotate, kept: Found, state: RequestState, signed_in: Identity | None
 ) -> None:
-    state.note(*events_for_save(state.found, kept, type(command) is Rotate, signed_in))
+    before = None if type(command) is Create else state.found
+    state.note(*events_for_save(before, kept, type(command) is Rotate, signed_in))
 
 
 def _note_merge(state: RequestState) -> None:
-    assert state.found is not None
-    state.note(ConflictResolved(handle_of(state.found)))
+    if state.found is not None:
+        state.note(ConflictResolved(handle_of(state.found)))
 
 
 # Saving that a handler asks for. The session has been loaded.
@@ -179,8 +202,17 @@ async def persist(session: TrackedDict) -> str:
     async with _by_hand(state):
         await save(session, by_hand=True)
     if state.found is None:
-        raise SessionGone("The session was ended by another request after it was loaded, so nothing was saved.")
+        raise SessionGone(_why_gone(state))
     return state.found.token
+
+
+def _why_gone(state: RequestState) -> str:
+    if state.is_at_home:
+        return (
+            "Nothing was saved: another site sent this request without the session cookie, and a new session would "
+            "replace the one that the browser has. See docs/guides/users/callbacks.md."
+        )
+    return "The session was ended by another request after it was loaded, so nothing was saved."
 
 
 async def update_atomically(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -> T:
@@ -205,9 +237,11 @@ async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -
         try:
             await carry_out(decide(session), session)
         except Conflict as conflict:
-            if state.overtaken(conflict.current, session, int(config.clock())):
-                # What was made of older data must not be what the handler goes on with, if the next attempt fails.
-                before = merge.apply(pending, state.stored())
+            # What was made of older data must not be what the handler goes on with, if the next attempt fails.
+            replace_items(session, before)
+            moved_to = await _moved_to(conflict, state)
+            if state.overtaken(conflict.current, session, int(config.clock()), moved_to):
+                before = dict(dict.items(session)) if state.found is None else merge.apply(pending, state.stored())
                 replace_items(session, before)
                 _note_merge(state)
                 continue
@@ -215,7 +249,7 @@ async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -
             replace_items(session, before)
             raise
         if state.is_lost:
-            raise SessionGone("The session was ended by another request after it was loaded, so nothing was saved.")
+            raise SessionGone(_why_gone(state))
         return result
     raise SessionError(_CONTENDED)
 
@@ -225,8 +259,7 @@ async def _by_hand(state: RequestState) -> AsyncIterator[None]:
     """Hold the right to save for one task of this request, before or after the headers are sent."""
     state.check_known()
     if state.is_saving:
-        state.headers_saved = state.headers_saved or anyio.Event()
-        await state.headers_saved.wait()
+        await _headers_saved(state)
     if state.phase in _FAILED:  # a new id that was asked for would be stored, and the browser never told of it
         raise ResponseStarted(
             "Saving the session failed when the response started, so it cannot be saved by hand in this request either."
@@ -243,10 +276,24 @@ async def _by_hand(state: RequestState) -> AsyncIterator[None]:
     state.save_was_cancelled = False
 
 
+async def _headers_saved(state: RequestState) -> None:
+    """Wait until what the headers wait for is saved, or has failed."""
+    state.headers_saved = state.headers_saved or anyio.Event()
+    await state.headers_saved.wait()
+
+
 async def end(session: TrackedDict) -> None:
     """End the session at once: a sign-out must not depend on a response that may fail."""
     state = session.__starsessions__
     state.check_known()
+    if state.is_saving:
+        await _headers_saved(state)
+    async with state.save_lock():  # what another task of this request is saving has to be ended, too
+        await _end(session)
+
+
+async def _end(session: TrackedDict) -> None:
+    state = session.__starsessions__
     config = state.config
     if state.phase is not OPEN and config.is_client_side:
         state.check_reachable()

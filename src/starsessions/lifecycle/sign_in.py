@@ -1,34 +1,31 @@
 """Sign a user in: record the identity, list the session in the user's index, and rotate the id."""
 
-import logging
 from collections.abc import Set
 from os import urandom
-from weakref import WeakSet
+from typing import Any
 
 from msgspec.structs import replace
 
-from starsessions.backends.base import Backend
 from starsessions.backends.user_index import PENDING, Index, IndexedSession, listing_end, new_handle
 from starsessions.core.csrf import SECRET_BYTES, renew_secrets
 from starsessions.core.encoding import to_base64url
-from starsessions.core.record import Expiry, Identity, Policy
+from starsessions.core.record import Expiry, Identity, MissReason, Policy
 from starsessions.core.user_agent import describe, truncate_ip
 from starsessions.events import Revoked
-from starsessions.exceptions import TooManySessions
+from starsessions.exceptions import ImproperlyConfigured, TooManySessions
 from starsessions.lifecycle.config import UserRules
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.saving import end
 from starsessions.lifecycle.tracked_dict import TrackedDict
 
-_log = logging.getLogger("starsessions")
 REMEMBER_FOR = 30 * 24 * 60 * 60
-_warned: WeakSet[Backend] = WeakSet()
 
 
-async def sign_in(session: TrackedDict, user_id: str, remember: bool, keep_data: bool, method: str) -> str:
+async def sign_in(session: TrackedDict, user_id: str, remember: bool | None, keep_data: bool, method: str) -> str:
     """Sign the user in to this session, which has been loaded, under a new id, and return that id."""
     state = session.__starsessions__
     state.check_sendable()
+    check_revocable(state)
     config, before, now = state.config, state.user, int(state.config.clock())
     new_id = await config.backend.new_id()
     identity = await register(identity_of(user_id, method, state, now), new_id, state, now)
@@ -36,9 +33,32 @@ async def sign_in(session: TrackedDict, user_id: str, remember: bool, keep_data:
         await end(session)
     elif not keep_data:
         session.clear()
-    state.sign_in(identity, new_id, Expiry(lifetime=remember_for(config.policy)) if remember else None)
+    else:
+        await take_along(session, session, user_id)
+    state.sign_in(identity, new_id, expiry_for(remember, state))
     end_open_forms(session)
     return new_id
+
+
+async def take_along(session: TrackedDict, data: dict[str, Any], user_id: str | None = None) -> dict[str, Any]:
+    """Add to `data` what was in the session that the same form has signed in a moment ago (a double submit).
+
+    That response may never have arrived, and with it the cookie of the session that the data was moved to.
+
+    Args:
+        session: the session of a request whose id was rotated a moment ago. Otherwise nothing is added.
+        data: what the keys are added to, except those that it has. It is returned.
+        user_id: the user who must be signed in there. None: any, to check the form before the user is known.
+    """
+    state = session.__starsessions__
+    config = state.config
+    tokens = config.tokens_in(state.headers)
+    if state.miss_reason is MissReason.JUST_ROTATED and isinstance(tokens, list):
+        for token in tokens:
+            payload = await config.backend.data_before_sign_in(token, user_id, int(config.clock()))
+            if payload is not None:
+                state.take_along(payload, data)
+    return data
 
 
 async def regenerate_id(session: TrackedDict, grace: int) -> str:
@@ -50,6 +70,34 @@ async def regenerate_id(session: TrackedDict, grace: int) -> str:
     if not grace:  # a grace period lets requests in flight succeed, and open forms as well
         end_open_forms(session)
     return state.next_id or ""
+
+
+def check_revocable(state: RequestState) -> None:
+    """Raise `ImproperlyConfigured` if the sign-in could not be revoked, and the backend does not allow that."""
+    backend = state.config.backend
+    if backend.is_client_side and backend.user_index is None and not backend.allow_unrevocable:
+        raise ImproperlyConfigured(
+            "sign_in() was called, but the session is in a cookie that cannot be revoked: a stolen copy would stay "
+            "valid after the sign-out. Keep sessions in a store, or pass revocations=<store> to CookieBackend or "
+            "EncryptedCookieBackend; or accept it with CookieBackend(secret_key, allow_unrevocable=True)."
+        )
+
+
+def expiry_for(remember: bool | None, state: RequestState) -> Expiry | None:
+    """Return the expiry that the user has chosen; None: no choice, so that `max_age` applies."""
+    if remember is None:
+        return None
+    if not remember:
+        return Expiry(browser=True)
+    config = state.config
+    lifetime = remember_for(config.policy)
+    if lifetime != REMEMBER_FOR:
+        config.notices.warn(
+            "remember",
+            "sign_in(remember=True) has no effect, because no session may last longer than absolute_timeout. Remove "
+            'absolute_timeout, or the "remember me" box.',
+        )
+    return Expiry(lifetime=lifetime)
 
 
 def remember_for(policy: Policy) -> int:
@@ -80,12 +128,6 @@ async def register(identity: Identity, new_id: str, state: RequestState, now: in
     backend, rules, user_id = config.backend, config.users, identity.user_id
     user_index = backend.user_index
     if user_index is None:
-        if backend.is_client_side and backend not in _warned:
-            _warned.add(backend)
-            _log.warning(
-                "A user signed in with a cookie that cannot be revoked: a stolen copy stays valid after sign-out. "
-                "Pass revocations=<store> to the backend, or keep sessions in a store."
-            )
         return identity
     longest = max(config.policy.max_age, remember_for(config.policy))
     # A signed or encrypted cookie is valid while it is listed, and no backend can look up whether it was ever sent. So

@@ -6,6 +6,7 @@ from datetime import timedelta
 from functools import wraps
 from typing import Any, ParamSpec
 
+from starsessions.backends.adapter import AdaptedBackend
 from starsessions.backends.base import Backend
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.record import DEFAULT_MAX_AGE, Policy
@@ -24,8 +25,27 @@ _ASGI_KEYS = frozenset(
 )
 _MOST_LAYERS = 100
 
+DEFAULT_MAX_SESSIONS = 100
+"""How many sessions a user may have, in a backend that lists them."""
+
+DEFAULT_MAX_SIZE = 1024 * 1024
+"""How long the encoded data of a session on the server may be, in bytes."""
+
 ROTATE_GRACE = 60
 """Seconds for which an id that `rotate_every` replaced still works, for requests in flight."""
+AT_HOME = (
+    "A request from another site to %s came without the session cookie, which the browser keeps for itself. What the "
+    "handler stored in the session was dropped, because a new session would replace the one that the browser has. See "
+    "docs/guides/users/callbacks.md."
+)
+NESTED = (
+    "Two nested SessionMiddlewares use the cookie {!r} with different keys or stores: give both the same, or one of "
+    "them another session_cookie=…."
+)
+SERVED_BY_OUTER = (
+    "A SessionMiddleware for the cookie %r is inside of another one with the same key or store: both applications use "
+    "the session of the outer one, and the other settings of the inner one have no effect. Remove the inner one."
+)
 ANOTHER = (
     "Another SessionMiddleware, perhaps Starlette's own, also writes the cookie {!r}: "
     "remove it, or give one of them another session_cookie=…."
@@ -119,6 +139,7 @@ def policy_from(
     rolling: bool,
     renew_every: Duration | None,
     rotate_every: Duration | None,
+    anonymous_max_age: Duration | None,
 ) -> Policy:
     """Return how long sessions last."""
     if rotate_every is not None and not backend.has_grace:
@@ -142,6 +163,7 @@ def policy_from(
         browser_session=browser_session,
         rotate_every=_optional("rotate_every", rotate_every),
         rotate_grace=ROTATE_GRACE,
+        anonymous_max_age=_optional("anonymous_max_age", anonymous_max_age),
     )
 
 
@@ -178,12 +200,19 @@ def user_rules(backend: Backend, max_sessions: int | None, on_too_many: str) -> 
     if max_sessions is not None:
         if isinstance(max_sessions, bool) or not isinstance(max_sessions, int) or max_sessions < 1:
             raise ImproperlyConfigured("max_sessions_per_user must be an int of 1 or more, or None for no limit.")
-        if backend.user_index is None:
+        if backend.user_index is None and max_sessions != DEFAULT_MAX_SESSIONS:
             raise ImproperlyConfigured(
                 "max_sessions_per_user needs a backend that lists each user's sessions: keep sessions in a store, or "
                 "pass revocations=<store> to the cookie backend."
             )
     return UserRules(max_sessions, on_too_many == "evict")
+
+
+def size_limit(backend: Backend, max_size: int | None) -> int | None:
+    """Return the longest payload in bytes; None: any. Cookies have limits of their own, and a `SessionBackend`, too."""
+    if max_size is not None and (isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1):
+        raise ImproperlyConfigured("max_size must be an int of 1 or more, in bytes, or None for no limit.")
+    return None if backend.is_client_side or isinstance(backend, AdaptedBackend) else max_size
 
 
 def check_stack(app: object, config: Config, scope_key: str) -> None:

@@ -9,14 +9,16 @@ from starsessions.stores.base import Conflict, Entry, Version
 
 _HEAD = Struct(">QQQ")  # expires_at, version, and the index of the key in `_keys`
 
+_MOST = 16  # the entries that one write removes at most
+
 _FREE = 0  # the version of a missing entry
 
 
 class MemoryStore:
     """A store in a dict of this process. A lock makes each method atomic between threads.
 
-    No operation scans all entries. Each write checks two other entries in turn, and removes those that have expired, so
-    that expired entries are removed as fast as new ones are added.
+    No operation scans all entries. Each write checks other entries in turn until two have not expired, and removes up
+    to 16 that have. So expired entries are removed faster than new ones are added, however many expire at once.
 
     Each entry is one bytes object that begins with its expiry and version, because the garbage collector would have to
     visit a million containers. The sweep reads the expiries from an array, because the entries are spread over memory.
@@ -81,7 +83,7 @@ class MemoryStore:
                 self._ends.append(expires_at)
             else:
                 self._ends[place] = expires_at
-            self._sweep_two(now)
+            self._sweep(now)
             return version
 
     def _drop(self, key: str) -> None:
@@ -97,11 +99,15 @@ class MemoryStore:
             version = _HEAD.unpack_from(moved)[1]
             self._entries[last] = _HEAD.pack(expires_at, version, place) + moved[_HEAD.size :]
 
-    def _sweep_two(self, now: int) -> None:
-        for _ in range(min(2, len(self._keys))):
+    def _sweep(self, now: int) -> None:
+        live = 0
+        for _ in range(min(_MOST, len(self._keys))):
             if self._next >= len(self._keys):
                 self._next = 0
-            if now < self._ends[self._next]:
-                self._next += 1
-            else:
-                self._drop(self._keys[self._next])
+            if now >= self._ends[self._next]:
+                self._drop(self._keys[self._next])  # the last key takes its place
+                continue
+            self._next += 1
+            live += 1
+            if live == 2:
+                break

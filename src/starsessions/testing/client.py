@@ -103,7 +103,7 @@ def sign_in(
     client: _AsyncClient,
     user_id: str,
     *,
-    remember: bool = False,
+    remember: bool | None = None,
     keep_data: bool = True,
     method: str = "",
     session_cookie: str | None = None,
@@ -114,7 +114,7 @@ def sign_in(
     client: _TestClient,
     user_id: str,
     *,
-    remember: bool = False,
+    remember: bool | None = None,
     keep_data: bool = True,
     method: str = "",
     session_cookie: str | None = None,
@@ -124,7 +124,7 @@ def sign_in(
     client: Client,
     user_id: str,
     *,
-    remember: bool = False,
+    remember: bool | None = None,
     keep_data: bool = True,
     method: str = "",
     session_cookie: str | None = None,
@@ -135,7 +135,7 @@ def sign_in(
     Args:
         client: a `TestClient`, or an httpx `AsyncClient` with an `ASGITransport`.
         user_id: the id of the user.
-        remember: keep the user signed in for 30 days.
+        remember: as for `users.sign_in`.
         keep_data: keep the session's data; otherwise it is cleared.
         method: how the user signed in, for the list of sessions.
         session_cookie: the name of the session's cookie, if the application has several sessions. None: the only one.
@@ -144,7 +144,8 @@ def sign_in(
     >>> from starlette.applications import Starlette
     >>> from starlette.middleware import Middleware
     >>> from starlette.testclient import TestClient
-    >>> app = Starlette(middleware=[Middleware(SessionMiddleware, secret_key="a key of 32 random bytes or more")])
+    >>> from starsessions import InMemoryBackend
+    >>> app = Starlette(middleware=[Middleware(SessionMiddleware, backend=InMemoryBackend())])
     >>> client = TestClient(app)
     >>> sign_in(client, "42")
     >>> with session_of(client) as session:

@@ -1,22 +1,25 @@
-"""The connection to Redis: the client, its pool, and the timeout of each operation."""
+"""How a command reaches Redis: by a connection of a pool, alone or shared, and within a timeout."""
 
-from asyncio import AbstractEventLoop, Future, Semaphore, Task, get_running_loop, timeout
-from collections.abc import Awaitable, Callable
+from asyncio import AbstractEventLoop, Future, Semaphore, Task, get_running_loop, sleep, timeout
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from starsessions.exceptions import BackendUnavailable
 
 if TYPE_CHECKING:
-    from redis.asyncio import ConnectionPool, Redis, RedisCluster
+    from redis.asyncio import Redis, RedisCluster
 
 T = TypeVar("T")
 
-_CONNECTIONS = 50
+CONNECTIONS = 50
 """The size of the pool of a client made from a URL, for each process. If all connections are in use, commands wait."""
 
 _MOMENT = 0.1
 """Seconds for which a connection may be kept out of its pool after it was taken."""
+
+_PAUSES = (0.02, 0.1, 0.5)
+"""Seconds between the attempts at a command of a Cluster."""
 
 Send = Callable[..., Awaitable[Any]]
 """Sends a command, and returns its reply as bytes."""
@@ -27,8 +30,9 @@ Read = Callable[[bytes], Awaitable[Any]]
 
 
 class Transport(NamedTuple):
-    """The functions that send commands to the server."""
+    """A client, and the functions that send commands through it."""
 
+    client: "Redis | RedisCluster"
     send: Send
     read: Read
 
@@ -42,45 +46,68 @@ class _Lease(NamedTuple):
     """The time, by the event loop's clock, until which the connection may be kept."""
 
 
-class Opened(NamedTuple):
-    """A client made from a URL, and the event loop that its connections belong to."""
-
-    loop: AbstractEventLoop
-    client: "Redis"
-    way: Transport
-
-
 def transport_for(client: "Redis | RedisCluster", seconds: float) -> Transport:
-    """Return the functions that send commands through this client.
-
-    Raises:
-        ImproperlyConfigured: the client is of another kind, or reads from replicas.
-    """
+    """Return the functions that send commands through this client. They may be used in one event loop."""
     from redis.asyncio import Redis, RedisCluster
-    from redis.asyncio.client import Pipeline
     from redis.client import NEVER_DECODE
 
-    pool: ConnectionPool | None = None
+    driver = _Driver()
+    whole = partial(client.execute_command, **{NEVER_DECODE: True})
     if isinstance(client, RedisCluster):
-        primary = not (client.read_from_replicas or client.load_balancing_strategy)
-    elif isinstance(client, Redis) and not isinstance(client, Pipeline):
-        primary = getattr(client.connection_pool, "is_master", True)
-        # A subclass that overrides execute_command expects to see each command.
-        if type(client).execute_command is Redis.execute_command and not client.single_connection_client:
-            pool = client.connection_pool
+        send = _Whole(driver, whole, _PAUSES).send
+        # The keys of one MGET may be on different nodes.
+        return Transport(client, send, partial(send, "GET"))
+    # A subclass that overrides execute_command expects to see each command.
+    if type(client).execute_command is not Redis.execute_command or client.single_connection_client:
+        send = _Whole(driver, whole).send
     else:
-        kind = f"{type(client).__module__}.{type(client).__qualname__}"
-        raise ImproperlyConfigured(
-            f"RedisBackend takes a URL, or a Redis or RedisCluster client from redis.asyncio, not a {kind}."
-        )
-    if not primary:
-        raise ImproperlyConfigured(
-            "RedisBackend must not read from replicas: they may still hold a session that was ended. "
-            "Pass a client of the primary (`master_for()` of a Sentinel, or a RedisCluster without load balancing)."
-        )
-    send = _Pooled(pool).send if pool else partial(client.execute_command, **{NEVER_DECODE: True})
-    # In a Cluster the keys of one MGET may be on different nodes.
-    return Transport(send, partial(send, "GET") if isinstance(client, RedisCluster) else _Reads(send, seconds).read)
+        send = _Pooled(driver, client.connection_pool).send
+    return Transport(client, send, _Reads(send, seconds).read)
+
+
+class _Driver:
+    """Around each call of the driver: what it raises is a failure of Redis, or a lost connection, whatever its type.
+
+    A write to a connection that was reset is a RuntimeError on uvloop, and a TypeError in asyncio. A RedisCluster
+    raises an AttributeError while slots move. Errors of this package are not raised in here, and are not hidden.
+    """
+
+    def __init__(self) -> None:
+        from redis import exceptions
+
+        self.known = exceptions.RedisError
+        self._lost = exceptions.ConnectionError
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, self.known):
+            raise self._lost(type(error).__name__) from error
+
+
+class _Whole:
+    """Send each command by a client's `execute_command`.
+
+    The client of a Cluster sends a command again if it lost the connection, but closes connections that other commands
+    are about to use. So there, a connection that is lost in another way is also repeated here, after a pause.
+    """
+
+    def __init__(self, driver: _Driver, execute: Send, pauses: Sequence[float] = ()) -> None:
+        self._driver = driver
+        self._execute = execute
+        self._pauses = pauses
+
+    async def send(self, *command: Any) -> Any:
+        for pause in self._pauses:
+            try:
+                return await self._execute(*command)
+            except self._driver.known:
+                raise
+            except Exception:
+                await sleep(pause)
+        with self._driver:
+            return await self._execute(*command)
 
 
 class _Pooled:
@@ -94,13 +121,14 @@ class _Pooled:
     is kept, because the application may need each of them.
     """
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, driver: _Driver, pool: Any) -> None:
         from redis.exceptions import ReadOnlyError
 
+        self._driver = driver
         self._pool = pool
         self._free = Semaphore(pool.max_connections)
         self._demoted = ReadOnlyError
-        self._keeps = pool.max_connections >= _CONNECTIONS
+        self._keeps = pool.max_connections >= CONNECTIONS
         self._kept: _Lease | None = None
         self._current: _Lease | None = None
         """The lease that may be kept; a timer ends it."""
@@ -114,9 +142,10 @@ class _Pooled:
         taken = kept or await self._take()
         works = False
         try:
-            await taken.connection.send_command(*command)
-            # If this is cancelled it closes the connection, so that no other command reads its answer.
-            answer = await taken.connection.read_response(disable_decoding=True)
+            with self._driver:
+                await taken.connection.send_command(*command)
+                # If this is cancelled it closes the connection, so that no other command reads its answer.
+                answer = await taken.connection.read_response(disable_decoding=True)
             works = True
             return answer
         except self._demoted:
@@ -132,14 +161,17 @@ class _Pooled:
         loop = get_running_loop()
         await self._free.acquire()
         try:
-            return _Lease(await self._pool.get_connection(), loop, loop.time() + _MOMENT)
+            with self._driver:
+                connection = await self._pool.get_connection()
+            return _Lease(connection, loop, loop.time() + _MOMENT)
         except BaseException:
             self._free.release()
             raise
 
     async def _give_back(self, taken: _Lease) -> None:
         try:
-            await self._pool.release(taken.connection)
+            with self._driver:
+                await self._pool.release(taken.connection)
         finally:
             self._free.release()
 
@@ -163,10 +195,15 @@ class _Pooled:
 class _Reads:
     """Read keys with GET. Reads that begin in one turn of the event loop, while another is pending, share an MGET.
 
-    The MGET runs in its own task, so that it continues if one of the waiting requests is cancelled.
+    The MGET runs in its own task, so that it continues if one of the waiting requests is cancelled. A server that
+    refuses it (a Cluster behind an ordinary client, a proxy, an ACL) is not asked again.
     """
 
     def __init__(self, send: Send, seconds: float) -> None:
+        from redis.exceptions import ResponseError
+
+        self._refusal = ResponseError
+        self._shares = True
         self._send = send
         self._seconds = seconds
         self._under_way = 0
@@ -174,7 +211,7 @@ class _Reads:
         self._tasks: set[Task[None]] = set()
 
     async def read(self, name: bytes) -> Any:
-        if not self._under_way:
+        if not (self._under_way and self._shares):
             self._under_way += 1
             try:
                 return await self._send("GET", name)
@@ -187,7 +224,11 @@ class _Reads:
             task = loop.create_task(self._read_next())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await answer
+        try:
+            return await answer
+        except self._refusal:
+            self._shares = False
+            return await self._send("GET", name)
 
     async def _read_next(self) -> None:
         waiting, self._next = self._next, []
@@ -221,25 +262,3 @@ async def within(seconds: float, work: Awaitable[T], failures: tuple[type[Except
         raise BackendUnavailable(f"The store did not answer within {seconds:g} seconds.") from None
     except failures as error:
         raise BackendUnavailable(f"The store failed: {type(error).__name__}.") from error
-
-
-def client_from(url: str, timeout: float) -> "Redis":
-    from redis.asyncio import ConnectionPool, Redis
-
-    # No timeout for single reads and writes: each operation has one for everything that it does.
-    pool = ConnectionPool.from_url(
-        url, max_connections=_CONNECTIONS, socket_timeout=None, socket_connect_timeout=timeout
-    )
-    return Redis.from_pool(pool)
-
-
-def check_url(url: str) -> None:
-    try:
-        pool: Any = client_from(url, 1).connection_pool
-        pool.make_connection()  # it connects on first use
-    except Exception as error:
-        # The message of the error may contain a password.
-        raise ImproperlyConfigured(
-            f"The Redis URL is invalid ({type(error).__name__}): pass redis://[user:password@]host:port/db, the same "
-            "with rediss://, or unix://[user:password@]/path?db=0. For a Cluster or a Sentinel, pass a client."
-        ) from None

@@ -17,20 +17,25 @@ old one may be computed twice.)
 Redis counts the time to live by its own clock. The caller's clock decides whether an entry has expired.
 """
 
-from asyncio import get_running_loop
+from contextlib import suppress
 from datetime import timedelta
 from hashlib import sha1
 from os import urandom
+from re import search
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starsessions.core.durations import time_limit
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from starsessions.notices import Notices
 from starsessions.stores.base import Conflict, Entry, Version
-from starsessions.stores.redis.connection import Opened, Send, Transport, check_url, client_from, transport_for, within
+from starsessions.stores.redis.clients import ClientOrUrl, clients_for
+from starsessions.stores.redis.connection import Read, Send, within
 
-if TYPE_CHECKING:
-    from redis.asyncio import Redis, RedisCluster
+_EVICTS = (
+    "Redis evicts keys when its memory is full (maxmemory-policy %s): sessions, and perhaps the list of a user's "
+    "sessions before the sessions, so that `end_all` would miss some. Set `maxmemory-policy noeviction`."
+)
 
 LAYOUT = 1
 HEAD = Struct(">B8sQ")
@@ -41,11 +46,18 @@ _LONGEST = 10**15
 SCRIPT = b"""
 local entry, expected, now, milliseconds = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
+-- Not every server has `struct`.
+local function deadline(stored)
+    local seconds = 0
+    for place = 10, 17 do seconds = seconds * 256 + string.byte(stored, place) end
+    return seconds
+end
+
 local there = redis.pcall('GET', KEYS[1])
 if type(there) == 'table' then
     if not string.find(there.err, 'WRONGTYPE', 1, true) then return there end
     there = false
-elseif there and (#there < 17 or string.byte(there) ~= 1 or struct.unpack('>I8', there, 10) <= now) then
+elseif there and (#there < 17 or string.byte(there) ~= 1 or deadline(there) <= now) then
     there = false
 end
 
@@ -77,8 +89,8 @@ class RedisStore:
     """The store contract in Redis.
 
     Args:
-        client_or_url: a client, which the caller closes; or a URL, from which the store creates a client for each event
-            loop. `aclose` closes that one.
+        client_or_url: a client, which the caller closes; or a URL or a function, from which the store makes a client
+            for each event loop. `aclose` closes that one.
         prefix: the prefix of all keys in Redis.
         timeout: the seconds after which any operation raises `BackendUnavailable`.
 
@@ -86,7 +98,7 @@ class RedisStore:
         ImproperlyConfigured: the client or URL cannot be used, or the package redis is missing.
     """
 
-    def __init__(self, client_or_url: "Redis | RedisCluster | str", prefix: str, *, timeout: float | timedelta) -> None:
+    def __init__(self, client_or_url: ClientOrUrl, prefix: str, *, timeout: float | timedelta) -> None:
         try:
             from redis import exceptions
         except ImportError as missing:
@@ -97,20 +109,18 @@ class RedisStore:
             raise ImproperlyConfigured(f"prefix must be a str, not {type(prefix).__name__}.")
         self._prefix = prefix.encode()
         self._timeout = time_limit("timeout", timeout)
-        self._failures = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
+        self._failures = (exceptions.RedisError,)
         self._refusal, self._unknown_script = exceptions.ResponseError, exceptions.NoScriptError
         # After these errors a command is retried. A read-only error means a failover: another node is the primary now.
         self._lost = (exceptions.ConnectionError, exceptions.ReadOnlyError)
-        self._given: Transport | None = None
-        self._opened: Opened | None = None
-        if isinstance(client_or_url, str):
-            self._url = client_or_url
-            check_url(client_or_url)
-        else:
-            self._given = transport_for(client_or_url, self._timeout)
+        self.clients = clients_for(client_or_url, self._timeout)
+        self._notices = Notices()
+        self._policy_is_known = False
+        self._is_ours = isinstance(client_or_url, str) or callable(client_or_url)
 
     async def get(self, key: str, *, now: int) -> Entry | None:
-        return _entry(await within(self._timeout, self._read(key), self._failures), now)
+        read = self.clients.get().read
+        return _entry(await within(self._timeout, self._read(read, self._name(key)), self._failures), now)
 
     async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Version:
         return await self._put(key, value, b"", expires_at, now)
@@ -128,13 +138,11 @@ class RedisStore:
         return True
 
     async def aclose(self) -> None:
-        """Close the client made from a URL. The store can be used again: it then creates a new client."""
-        opened, self._opened = self._opened, None
-        if opened is not None and opened.loop is get_running_loop():
-            await opened.client.aclose()
+        """Close the client that the store made for this event loop. The store can be used again: it makes a new one."""
+        if self._is_ours:
+            await self.clients.aclose()
 
-    async def _read(self, key: str) -> bytes | None:
-        read, name = self._way().read, self._name(key)
+    async def _read(self, read: Read, name: bytes) -> bytes | None:
         try:
             try:
                 stored: bytes | None = await read(name)
@@ -150,11 +158,23 @@ class RedisStore:
         version = urandom(8)
         entry = HEAD.pack(LAYOUT, version, max(0, expires_at)) + value
         await self._swap(key, entry, expected, now, min((expires_at - now) * 1000, _LONGEST))
+        if not self._policy_is_known:
+            self._policy_is_known = True
+            await self._check_policy()
         return version
+
+    async def _check_policy(self) -> None:
+        """Warn of a server that evicts sessions. It may forbid the question, for instance by an ACL."""
+        with suppress(BackendUnavailable):
+            said = repr(await within(self._timeout, self.clients.get().send("INFO", "memory"), self._failures))
+            limit, policy = search(r"maxmemory\W+([0-9]+)", said), search(r"maxmemory_policy\W+([a-z-]+)", said)
+            if limit and policy and limit[1] != "0" and policy[1] != "noeviction":
+                self._notices.warn("policy", _EVICTS, policy[1])
 
     async def _swap(self, key: str, entry: bytes, expected: bytes, now: int, milliseconds: int) -> None:
         """Replace the entry that has the version `expected` with `entry`, or raise `Conflict`."""
-        work = self._run_script(self._name(key), entry, expected, now, milliseconds)
+        send = self.clients.get().send
+        work = self._run_script(send, self._name(key), entry, expected, now, milliseconds)
         answer, twice = await within(self._timeout, work, self._failures)
         if answer == 1:
             return
@@ -165,9 +185,8 @@ class RedisStore:
             return  # it was to be deleted, and it is
         raise Conflict(current)
 
-    async def _run_script(self, *arguments: Any) -> tuple[Any, bool]:
+    async def _run_script(self, send: Send, *arguments: Any) -> tuple[Any, bool]:
         """Return the reply to the script, and whether it was sent twice."""
-        send = self._way().send
         try:
             return await self._run_script_once(send, arguments), False
         except self._lost:
@@ -181,15 +200,6 @@ class RedisStore:
 
     def _name(self, key: str) -> bytes:
         return self._prefix + key.encode()
-
-    def _way(self) -> Transport:
-        if self._given is not None:
-            return self._given
-        opened, loop = self._opened, get_running_loop()
-        if opened is None or opened.loop is not loop:
-            client = client_from(self._url, self._timeout)
-            self._opened = opened = Opened(loop, client, transport_for(client, self._timeout))
-        return opened.way
 
 
 def _entry(stored: bytes | None, now: int) -> Entry | None:

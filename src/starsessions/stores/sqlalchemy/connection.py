@@ -1,5 +1,9 @@
 """Execute statements: each in its own transaction, in one round trip, and with a timeout.
 
+Connections come from a pool of the store's own, one for each event loop. A request may hold a connection of the
+application's pool until after its response (FastAPI's dependencies with `yield` do), and would wait for itself if the
+session needed a second one of the same pool.
+
 Each statement runs in its own task. After the timeout the request fails at once, while the task goes on to clean up its
 connection, which takes drivers seconds if the server does not answer. If a request is cancelled, its statement still
 runs to the end, so that no connection has to be closed in the middle of a reply. A cancelled write waits for that end,
@@ -13,11 +17,25 @@ carried out by the first attempt; the writer recognizes it by its version.
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from importlib.util import find_spec
 from random import random
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, NoReturn, ParamSpec, TypeVar
 
 from anyio import CancelScope
-from sqlalchemy import URL, Connection, CursorResult, Executable, Row, StaticPool, event
+from sqlalchemy import (
+    URL,
+    Connection,
+    CursorResult,
+    Engine,
+    Executable,
+    Pool,
+    QueuePool,
+    Row,
+    StaticPool,
+    event,
+    make_url,
+)
+from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import (
     ArgumentError,
@@ -34,42 +52,66 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util.concurrency import greenlet_spawn
 
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from starsessions.stores.loops import PerLoop
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-BUSY: set[str | int] = {
+Codes = frozenset[str | int]
+
+LOCKED: Codes = frozenset(
+    {"SQLITE_BUSY", "SQLITE_BUSY_RECOVERY", "SQLITE_BUSY_SNAPSHOT", "SQLITE_LOCKED", "SQLITE_LOCKED_SHAREDCACHE"}
+)
+
+BUSY: Codes = LOCKED | {
     "40001",  # PostgreSQL: serialization failure
     "40P01",  # PostgreSQL: deadlock
     "0A000",  # asyncpg: the table was altered since the statement was prepared
     1205,  # MySQL: waited too long for a lock
     1213,  # MySQL: deadlock
-    "SQLITE_BUSY",
-    "SQLITE_BUSY_RECOVERY",
-    "SQLITE_BUSY_SNAPSHOT",
-    "SQLITE_LOCKED",
-    "SQLITE_LOCKED_SHAREDCACHE",
 }
 """Errors after which nothing was changed, and a retry may succeed."""
 
-READ_ONLY: set[str | int] = {
-    "25006",  # PostgreSQL
-    1290,  # MySQL: --read-only
-    1792,  # MySQL: the transaction is read-only
-    1836,  # MySQL: a read-only mode
-}
+READ_ONLY: Codes = frozenset(
+    {
+        "25006",  # PostgreSQL
+        1290,  # MySQL: --read-only
+        1792,  # MySQL: the transaction is read-only
+        1836,  # MySQL: a read-only mode
+    }
+)
 """Errors for a write on a server that was the primary when the connection was made."""
+
+NO_TABLE: Codes = frozenset({"42P01", 1146, "no such table"})
+"""PostgreSQL, MySQL and SQLite: the table does not exist."""
+
+PREPARED: Codes = frozenset({"26000", "42P05"})
+"""PostgreSQL: a prepared statement does not exist, or exists already."""
+
+CAUSES: dict[Codes, str] = {
+    NO_TABLE: "The table {table!r} is missing: create it with `await backend.create_table()`, or with an Alembic "
+    "migration that uses backend.metadata.",
+    LOCKED: "The SQLite file is locked by another transaction. If it is this request's own, end it before the response "
+    'starts (FastAPI: `Depends(get_db, scope="function")`), or keep the sessions in a file of their own.',
+    PREPARED: "Prepared statements do not work, as behind PgBouncer in transaction mode. Create the engine with "
+    "poolclass=NullPool, and connect_args={{'prepare_threshold': None}} for psycopg, or for asyncpg "
+    "{{'statement_cache_size': 0, 'prepared_statement_name_func': lambda: f'__{{uuid4()}}__'}}.",
+}
+"""What is wrong and how to fix it, for errors that have one usual cause."""
 
 MAX_ATTEMPTS = 8
 """The attempts at a statement that fails with an error in `BUSY`."""
 
+MOST_CONNECTIONS = 15
+"""The size of SQLAlchemy's default pool, overflow included."""
+
 ASYNC_DRIVERS = {
-    "aiomysql": "mysql+aiomysql://",
-    "aiosqlite": "sqlite+aiosqlite:///",
-    "asyncmy": "mysql+asyncmy://",
-    "asyncpg": "postgresql+asyncpg://",
-    "psycopg": "postgresql+psycopg://",
+    "postgresql": ("psycopg", "asyncpg"),
+    "mysql": ("asyncmy",),
+    "mariadb": ("asyncmy",),
+    "sqlite": ("aiosqlite",),
 }
+"""The drivers that are tested, for each database. The first one that is installed is the default."""
 
 
 class Answer(NamedTuple):
@@ -82,21 +124,68 @@ class Answer(NamedTuple):
     """Whether an earlier attempt failed and may have been carried out."""
 
 
-class Database:
-    """An engine, with the timeout and the retries that the store needs."""
+class _OwnPool(OptionEngine):
+    """An engine with the settings and events of another one, and a pool of its own.
 
-    def __init__(self, engine: AsyncEngine, timeout: float) -> None:
+    SQLAlchemy's `OptionEngine` shares the pool as well. It is what `Engine.execution_options()` returns.
+    """
+
+    pool: Pool = None  # type: ignore[assignment] # hides the property that leads to the pool of the other engine
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine, {})
+        self.pool = engine.pool.recreate()
+
+
+class _Local(NamedTuple):
+    """What belongs to one event loop."""
+
+    engine: Engine
+    free: asyncio.Semaphore
+    running: set[asyncio.Task[Any]]
+
+
+def _open_local(engine: Engine, connections: int, timeout: float) -> _Local:
+    if not isinstance(engine.pool, StaticPool):  # a database in memory is one connection, which any event loop may use
+        engine = _OwnPool(engine)
+        if engine.dialect.name == "sqlite":
+            event.listen(engine.pool, "connect", partial(_wait_no_longer, timeout))
+    return _Local(engine, asyncio.Semaphore(connections), set())
+
+
+async def _close_local(local: _Local) -> None:
+    if not isinstance(local.engine.pool, StaticPool):
+        await greenlet_spawn(local.engine.dispose)
+
+
+class Database:
+    """The connections, with the timeout and the retries that the store needs.
+
+    Args:
+        engine: the engine whose settings are used. Its pool is not.
+        table: the name of the table, for error messages.
+        timeout: the seconds after which work is abandoned.
+        connections: the most connections that are open at once in one event loop.
+    """
+
+    def __init__(self, engine: AsyncEngine, table: str, timeout: float, connections: int) -> None:
         self.name: str = engine.dialect.name
-        self._engine = engine.sync_engine
+        self._engine = engine
+        self._table = table
         self._timeout = timeout
-        self._running: set[asyncio.Task[Any]] = set()
+        self._local = PerLoop(partial(_open_local, engine.sync_engine, connections, timeout), _close_local)
 
     async def with_timeout(self, work: Coroutine[Any, Any, T], *, writes: bool = False) -> T:
         """Return the result of the work. Raises `BackendUnavailable` after the timeout."""
+        try:
+            running = self._local.get().running
+        except ImproperlyConfigured:
+            work.close()
+            raise
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
         task = loop.create_task(work)
-        self._running.add(task)
+        running.add(task)
 
         def time_is_up() -> None:
             task.cancel()
@@ -107,7 +196,7 @@ class Database:
 
         def has_ended(task: asyncio.Task[T]) -> None:
             timer.cancel()
-            self._running.discard(task)
+            running.discard(task)
             if answer.done():  # the request has timed out or was cancelled
                 task.cancelled() or task.exception()
             elif task.cancelled():  # the event loop is being closed
@@ -128,8 +217,15 @@ class Database:
 
     async def finished(self) -> None:
         """Wait until no work is running. All work ends within the timeout, or soon after."""
-        while self._running:
-            await asyncio.wait(self._running)
+        while running := self._local.get().running:
+            await asyncio.wait(running)
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop."""
+        await self.finished()
+        await self._local.aclose()
+        if isinstance(self._engine.pool, StaticPool):
+            await self._engine.dispose()
 
     async def execute(self, statement: Executable, parameters: dict[str, Any]) -> Answer:
         (rows, written), in_doubt = await self.call(_execute, statement, parameters)
@@ -143,38 +239,48 @@ class Database:
         Raises:
             BackendUnavailable: the work failed. It replaces the many errors of drivers and event loops.
         """
-        attempts, in_doubt = 0, False
-        while True:
-            try:
-                return await greenlet_spawn(partial(self._once, work, *args, **kwargs)), in_doubt
-            except Exception as error:
-                failure = _as_the_driver_said(error)
-            if _is(failure, BUSY):
-                attempts += 1
-                again = attempts < MAX_ATTEMPTS
-                await asyncio.sleep(0.002 * 2**attempts * random())  # noqa: S311 - jitter
-            else:
-                again, in_doubt = not in_doubt, True
-            if not again:
-                raise BackendUnavailable(f"The store failed: {type(failure).__name__}.") from failure
+        local, attempts, in_doubt = self._local.get(), 0, False
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._timeout / 2  # a lock that is held for longer is reported, and not waited for
+        async with local.free:
+            while True:
+                try:
+                    return await greenlet_spawn(partial(_once, local.engine, work, *args, **kwargs)), in_doubt
+                except Exception as error:
+                    failure = _as_the_driver_said(error)
+                if _has_code(failure, BUSY):
+                    attempts += 1
+                    again = attempts < MAX_ATTEMPTS and loop.time() < until
+                    await asyncio.sleep(0.002 * 2**attempts * random())  # noqa: S311 - jitter
+                else:
+                    again, in_doubt = not in_doubt, True
+                if not again:
+                    self._fail(failure)
 
-    def _once(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._engine.connect() as connection:
-            driver: Any = connection.connection.dbapi_connection
-            commits = not self._engine.dialect.detect_autocommit_setting(driver)
-            if commits and self.name == "postgresql":
-                # An engine of the application. PostgreSQL drivers send nothing for this; others would send a statement.
-                connection.execution_options(isolation_level="AUTOCOMMIT")
-                commits = False
-            try:
-                result = work(connection, *args, **kwargs)
-                if commits:
-                    connection.commit()
-            except Exception as error:
-                if _spoils(error):
-                    connection.invalidate()
-                raise
-            return result
+    def _fail(self, failure: Exception) -> NoReturn:
+        for codes, cause in CAUSES.items():
+            if _has_code(failure, codes):
+                raise BackendUnavailable(cause.format(table=self._table)) from None
+        raise BackendUnavailable(f"The store failed: {type(failure).__name__}.") from failure
+
+
+def _once(engine: Engine, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    with engine.connect() as connection:
+        driver: Any = connection.connection.dbapi_connection
+        commits = not engine.dialect.detect_autocommit_setting(driver)
+        if commits and engine.dialect.name == "postgresql":
+            # An engine of the application. PostgreSQL drivers send nothing for this; others would send a statement.
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            commits = False
+        try:
+            result = work(connection, *args, **kwargs)
+            if commits:
+                connection.commit()
+        except Exception as error:
+            if _spoils(error):
+                connection.invalidate()
+            raise
+        return result
 
 
 def _execute(
@@ -206,40 +312,48 @@ def _spoils(error: Exception) -> bool:
     """Return whether the connection must not be reused: its state is unknown, or its server is now a replica."""
     if isinstance(error, InterfaceError | InternalError) or not isinstance(error, SQLAlchemyError):
         return True
-    return isinstance(error, DBAPIError) and _is(error.orig, READ_ONLY)
+    return isinstance(error, DBAPIError) and _has_code(error.orig, READ_ONLY)
 
 
-def _is(failure: BaseException | None, codes: set[str | int]) -> bool:
+def _has_code(failure: BaseException | None, codes: Codes) -> bool:
     """Return whether a driver's error has one of these codes, in any of the places where drivers put it."""
+    first = next(iter(getattr(failure, "args", ())), None)
     said = (
         getattr(failure, "sqlstate", None),
         getattr(failure, "sqlite_errorname", None),
-        *getattr(failure, "args", ())[:1],
+        first.partition(":")[0] if isinstance(first, str) else first,
     )
     return any(code in codes for code in said if isinstance(code, str | int))
 
 
-def engine_for(engine_or_url: AsyncEngine | URL | str, timeout: float) -> tuple[AsyncEngine, bool]:
-    """Return the engine, and whether it was made from a URL, so that the backend must close it."""
+def engine_for(engine_or_url: AsyncEngine | URL | str, timeout: float) -> tuple[AsyncEngine, int]:
+    """Return an engine, and the most connections that may be open at once."""
     if isinstance(engine_or_url, AsyncEngine):
-        if isinstance(engine_or_url.pool, StaticPool):
-            raise ImproperlyConfigured(
-                "All requests would share the one connection of this engine (StaticPool), and one request would roll "
-                "back the writes of another. Pass a URL instead: for SQLite in memory, 'sqlite+aiosqlite://'."
-            )
-        return engine_or_url, False
+        return _engine_like(engine_or_url)
     if not isinstance(engine_or_url, URL | str):
         raise ImproperlyConfigured(
             f"SQLAlchemyBackend takes a URL, or an AsyncEngine from create_async_engine(), not "
             f"a {type(engine_or_url).__name__}."
         )
-    return _engine_from_url(engine_or_url, timeout), True
+    return _engine_from_url(engine_or_url, timeout), MOST_CONNECTIONS
+
+
+def _engine_like(engine: AsyncEngine) -> tuple[AsyncEngine, int]:
+    if isinstance(engine.pool, StaticPool):
+        if engine.dialect.name != "sqlite":
+            raise ImproperlyConfigured(
+                "All requests would share the one connection of this engine (StaticPool), and one request would roll "
+                "back the writes of another: leave out poolclass=StaticPool."
+            )
+        return AsyncEngine(_OwnPool(engine.sync_engine)), MOST_CONNECTIONS
+    size = engine.pool.size() if isinstance(engine.pool, QueuePool) else 0
+    return engine, size or MOST_CONNECTIONS
 
 
 def _engine_from_url(url: URL | str, timeout: float) -> AsyncEngine:
     try:
         engine = create_async_engine(
-            url,
+            _with_driver(make_url(url)),
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,  # there is nothing to roll back, and MySQL would need a round trip for it
             hide_parameters=True,
@@ -248,20 +362,25 @@ def _engine_from_url(url: URL | str, timeout: float) -> AsyncEngine:
         raise ImproperlyConfigured(
             "SQLAlchemy cannot read this URL: pass one like postgresql+asyncpg://user:password@host/database."
         ) from None
-    except ModuleNotFoundError as error:
-        if error.name in ASYNC_DRIVERS:
-            raise ImproperlyConfigured(f"The driver of this URL is not installed: pip install {error.name}.") from None
-        raise _wrong_driver() from None
-    except InvalidRequestError:
-        raise _wrong_driver() from None
+    except (ModuleNotFoundError, InvalidRequestError):
+        raise ImproperlyConfigured(
+            "The driver of this URL is not installed, or does not support asyncio. Drivers that do: "
+            f"{', '.join(sorted({driver for drivers in ASYNC_DRIVERS.values() for driver in drivers}))}."
+        ) from None
     if engine.dialect.name == "sqlite":
         event.listen(engine.sync_engine, "connect", partial(_prepare_sqlite, timeout))
     return engine
 
 
-def _wrong_driver() -> ImproperlyConfigured:
-    known = ", ".join(ASYNC_DRIVERS.values())
-    return ImproperlyConfigured(f"The driver of this URL does not support asyncio: begin the URL with one of {known}.")
+def _with_driver(url: URL) -> URL:
+    """Add an installed driver to a URL that names none, because SQLAlchemy's defaults do not all support asyncio."""
+    drivers = ASYNC_DRIVERS.get(url.drivername, ())
+    for driver in drivers:
+        if find_spec(driver) is not None:
+            return url.set(drivername=f"{url.drivername}+{driver}")
+    if drivers:
+        raise ImproperlyConfigured(f"This URL needs a driver that supports asyncio: pip install {drivers[-1]}.")
+    return url
 
 
 def _prepare_sqlite(timeout: float, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
@@ -269,4 +388,13 @@ def _prepare_sqlite(timeout: float, connection: DBAPIConnection, record: Connect
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {int(timeout * 500)}")
     cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.close()
+
+
+def _wait_no_longer(timeout: float, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+    """Let SQLite wait for a lock for half the timeout of the store at most, so that there is time to say so."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout")
+    [waits] = cursor.fetchall()[0]
+    cursor.execute(f"PRAGMA busy_timeout = {min(waits, int(timeout * 500))}")
     cursor.close()

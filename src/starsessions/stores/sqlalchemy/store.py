@@ -3,12 +3,12 @@
 from os import urandom
 from typing import Any
 
-from sqlalchemy import Connection, Table, inspect
+from sqlalchemy import Connection, Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.base import Conflict, Entry, Version
-from starsessions.stores.sqlalchemy.connection import Database
+from starsessions.stores.sqlalchemy.connection import CAUSES, MOST_CONNECTIONS, NO_TABLE, Database
 from starsessions.stores.sqlalchemy.table import Statements
 
 MAX_ROUNDS = 8
@@ -28,14 +28,18 @@ class SQLAlchemyStore:
     The version is 63 random bits, chosen by the writer, so that a write whose reply was lost can be recognized.
 
     Args:
-        engine: the engine, which the caller disposes of.
+        engine: the engine whose settings are used. The store has connections of its own, in each event loop.
         table: the table: see `session_table`.
         timeout: the seconds after which a method raises `BackendUnavailable`.
+        connections: the most connections that are open at once in one event loop.
     """
 
-    def __init__(self, engine: AsyncEngine, table: Table, *, timeout: float = 5.0) -> None:
+    def __init__(
+        self, engine: AsyncEngine, table: Table, *, timeout: float = 5.0, connections: int = MOST_CONNECTIONS
+    ) -> None:
         self.table = table
-        self._database = Database(engine, timeout)
+        self.no_table: str = CAUSES[NO_TABLE].format(table=table.fullname)
+        self._database = Database(engine, table.fullname, timeout, connections)
         self.statements: Statements = Statements(table)
 
     async def get(self, key: str, *, now: int) -> Entry | None:
@@ -54,7 +58,13 @@ class SQLAlchemyStore:
         return await self._database.with_timeout(self._sweep(limit, now))
 
     async def has_table(self) -> bool:
-        return (await self._database.with_timeout(self._database.call(_has_table, self.table)))[0]
+        try:
+            await self.get("", now=0)  # an inspector would not apply the engine's schema_translate_map
+        except BackendUnavailable as error:
+            if str(error) != self.no_table:
+                raise
+            return False
+        return True
 
     async def create_table(self) -> None:
         """Create the table and its index, unless it exists."""
@@ -67,6 +77,10 @@ class SQLAlchemyStore:
     async def finished(self) -> None:
         """Wait for work that was abandoned after a timeout or a cancelled request."""
         await self._database.finished()
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop. The next method opens new ones."""
+        await self._database.aclose()
 
     async def _get(self, key: str, now: int) -> Entry | None:
         rows = (await self._database.execute(self.statements.get, {"p_key": key, "p_now": now})).rows
@@ -121,10 +135,6 @@ class SQLAlchemyStore:
             return (await execute(self.statements.sweep, parameters)).written
         keys = [row.key for row in (await execute(self.statements.some_dead, parameters)).rows]
         return (await execute(self.statements.delete_dead, {"p_keys": keys, "p_now": now})).written if keys else 0
-
-
-def _has_table(connection: Connection, table: Table) -> bool:
-    return inspect(connection).has_table(table.name, schema=table.schema)
 
 
 def _create_table(connection: Connection, table: Table) -> None:

@@ -39,7 +39,7 @@ def session_table(metadata: MetaData | None, name: str = "starsessions") -> Tabl
 
     Args:
         metadata: the metadata of your models. `MetaData(schema="…")` puts the table into a schema. None: a new one.
-        name: the name of the table.
+        name: the name of the table, or `schema.table`.
 
     >>> from sqlalchemy import MetaData
     >>> metadata = MetaData()
@@ -49,7 +49,9 @@ def session_table(metadata: MetaData | None, name: str = "starsessions") -> Tabl
     True
     """
     metadata = MetaData() if metadata is None else metadata
-    full_name = f"{metadata.schema}.{name}" if metadata.schema else name
+    named, _, name = name.rpartition(".")
+    schema = named or metadata.schema
+    full_name = f"{schema}.{name}" if schema else name
     if full_name in metadata.tables:
         return metadata.tables[full_name]
     return Table(
@@ -59,6 +61,7 @@ def session_table(metadata: MetaData | None, name: str = "starsessions") -> Tabl
         Column("value", _VALUE, nullable=False),
         Column("expires_at", BigInteger, nullable=False, index=True),
         Column("version", BigInteger, nullable=False, autoincrement=False),
+        schema=schema,
         mysql_engine="InnoDB",  # other engines lock the whole table, or lose data in a crash
         mariadb_engine="InnoDB",
     )

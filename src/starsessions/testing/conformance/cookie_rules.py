@@ -8,7 +8,7 @@ from secrets import token_hex
 from typing import Any
 
 from starsessions import users
-from starsessions.backends.base import SessionBackend
+from starsessions.backends.base import Backend, SessionBackend
 from starsessions.exceptions import SessionTooLarge
 from starsessions.session import Session
 from starsessions.testing.clock import Clock
@@ -53,6 +53,8 @@ class CookieFixture:
 @asynccontextmanager
 async def cookie_fixture(open_backend: OpenBackend) -> AsyncIterator[CookieFixture]:
     async with opened(open_backend()) as backend, opened(open_backend()) as another:
+        if isinstance(backend, Backend):
+            backend.allow_unrevocable = True  # the rules sign users in, with revocations and without
         yield CookieFixture(backend, another)
 
 

@@ -1,0 +1,82 @@
+"""One object for each event loop: a connection cannot be used in another loop, nor in a forked process."""
+
+from asyncio import AbstractEventLoop, get_running_loop
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+from starsessions.exceptions import ImproperlyConfigured
+
+T = TypeVar("T")
+
+Close = Callable[[T], Awaitable[object]]
+
+_closing_at_the_end: dict[AbstractEventLoop, set[AsyncGenerator[None]]] = {}
+"""The generators of each loop. Without this reference, those of an owner that is dropped early (as in
+`asyncio.run(SQLAlchemyBackend(url).create_table())`) would be destroyed in the middle of closing."""
+
+
+def running_loop() -> AbstractEventLoop:
+    """Return the running event loop of asyncio.
+
+    Raises:
+        ImproperlyConfigured: another library runs the application.
+    """
+    try:
+        return get_running_loop()
+    except RuntimeError:
+        raise ImproperlyConfigured(
+            "This store needs asyncio, and the application runs without it, for instance on trio: run the server with "
+            "asyncio, or keep the sessions in cookies or in memory."
+        ) from None
+
+
+class PerLoop(Generic[T]):
+    """Make an object when it is first used in an event loop, and close it when that loop ends.
+
+    An event loop that ends closes its asynchronous generators (PEP 525), and `asyncio.run()`, servers and test clients
+    see to that. So each object is closed by a generator of its loop: after `asyncio.run()` nothing is open that a
+    process could inherit by a fork. An object whose loop was closed without that is dropped.
+
+    Args:
+        make: returns a new object. It is called in the event loop, perhaps by several threads at once.
+        close: closes an object, in its event loop.
+    """
+
+    def __init__(self, make: Callable[[], T], close: Close[T]) -> None:
+        self._make = make
+        self._close = close
+        self._open: dict[AbstractEventLoop, tuple[T, AsyncGenerator[None]]] = {}
+
+    def get(self) -> T:
+        """Return the object of the running event loop."""
+        loop = running_loop()
+        found = self._open.get(loop)
+        return self._new(loop) if found is None else found[0]
+
+    async def aclose(self) -> None:
+        """Close the object of the running event loop, if there is one. `get` makes a new one."""
+        loop = running_loop()
+        found = self._open.pop(loop, None)
+        if found is not None:
+            _closing_at_the_end[loop].discard(found[1])
+            await found[1].aclose()
+
+    def _new(self, loop: AbstractEventLoop) -> T:
+        for held in (self._open, _closing_at_the_end):
+            for ended in [other for other in tuple(held) if other.is_closed()]:
+                held.pop(ended, None)
+        new = self._make()
+        closing = _closing(new, self._close)
+        with suppress(StopIteration):  # it is at its `yield`
+            closing.asend(None).send(None)
+        self._open[loop] = new, closing
+        _closing_at_the_end.setdefault(loop, set()).add(closing)
+        return new
+
+
+async def _closing(one: T, close: Close[T]) -> AsyncGenerator[None]:
+    try:
+        yield
+    finally:
+        await close(one)

@@ -1,0 +1,34 @@
+"""The table of `core/arrival.py`, read from its docstring, so that code and table agree."""
+
+from itertools import product
+
+from starsessions.core import arrival
+from starsessions.core.arrival import is_at_home
+from tests.rows import rows
+
+METHODS = {"safe": ["GET", "HEAD", "OPTIONS"], "unsafe": ["POST", "PUT", "PATCH", "DELETE", "TRACE", "post"]}
+SITES = {"cross-site": [b"cross-site"], "other": [b"same-origin", b"same-site", b"none", b"?"], "missing": [None]}
+ORIGINS = {
+    "own": [b"https://shop.example", b"http://shop.example", b"https://shop.example:443"],
+    "foreign": [b"https://pay.example", b"null", b"https://api.shop.example", b"https://shop.example:8443"],
+    "missing": [None],
+}
+
+
+def read_table() -> list[list[str]]:
+    lines = [line for line in (arrival.__doc__ or "").splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+@rows(("method", "site", "origin"), product(METHODS, SITES, ORIGINS))
+def test_each_request_is_judged_by_its_one_row(method: str, site: str, origin: str) -> None:
+    facts = (method, site, origin)
+    [row] = [row for row in read_table() if all(cell in ("", fact) for cell, fact in zip(row[:3], facts, strict=True))]
+    for verb, sec_fetch_site, of, same_site in product(
+        METHODS[method], SITES[site], ORIGINS[origin], ["lax", "strict", "none"]
+    ):
+        given = {b"sec-fetch-site": sec_fetch_site, b"origin": of, b"host": b"shop.example"}
+        headers = [(name, value) for name, value in given.items() if value is not None]
+
+        expected = row[3] == "yes" and same_site != "none"
+        assert is_at_home(verb, same_site, headers) is expected, (verb, headers, same_site)

@@ -1,0 +1,265 @@
+"""A sign-in that is sent twice (double click, reload, retry) ends signed in, whichever response the browser keeps.
+
+A browser drops the first response, and its cookie, when the form is sent again. So the second one must sign in, too,
+although the first one has rotated the id that both came with.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from starlette.requests import HTTPConnection
+
+from starsessions import BackendUnavailable, Session, SessionBackend, SessionGone, csrf, update_atomically, users
+from starsessions.testing.conformance.interleaving import Schedule
+from starsessions.users import UserSessions
+from tests.rows import rows
+from tests.shell.people import sign_in
+from tests.shell.test_sign_in_races import KINDS, Story, and_persist, and_update, twice, with_few_switches
+from tests.site import Browser, Clock, DictBackend, Site
+
+pytestmark = pytest.mark.anyio
+
+CART = {"cart": ["tea"]}
+
+
+def fill(session: Session) -> None:
+    session.update(CART)
+
+
+def content(session: Session) -> tuple[str | None, dict[str, Any]]:
+    return users.get_user_id(session), dict(session)
+
+
+async def without_data(session: Session) -> None:
+    await users.sign_in(session, "ann", keep_data=False)
+
+
+FORMS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "once": (sign_in(), CART),
+    "with a key of its own": (and_persist, CART | {"n": 1}),
+    "with an atomic update": (and_update, CART | {"n": 1}),
+    "twice": (twice, CART),
+    "without the data": (without_data, {}),
+}
+
+
+@pytest.fixture(params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> Any:
+    return KINDS[request.param]
+
+
+@pytest.mark.guarantee(21)
+@rows(("form", "data"), FORMS.values(), ids=FORMS)
+async def test_in_every_order_of_two_forms_both_responses_sign_in_with_the_cart(
+    kind: Any, clock: Clock, form: Any, data: dict[str, Any]
+) -> None:
+    async def scenario(schedule: Schedule) -> None:
+        story, visitor = Story(kind, clock), Browser()
+        await story.visit(fill, visitor)
+        one, other = Browser(dict(visitor.cookies)), Browser(dict(visitor.cookies))
+        await schedule.together(one=lambda: story.visit(form, one), other=lambda: story.visit(form, other))
+        for kept in (one, other):
+            assert (await story.site().visit(content, kept)).result == ("ann", data)
+        await story.end_all()
+
+    await with_few_switches(scenario)
+
+
+MOMENTS = ["before it is loaded", "before it is saved"]
+
+
+@pytest.mark.guarantee(21)
+async def test_a_form_that_is_sent_twice_signs_in_with_the_cart(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    for moment in MOMENTS:
+        visitor, second = Browser(), Browser()
+        await site_of(backend=backend).visit(fill, visitor)
+        second.cookies |= visitor.cookies
+
+        async def act(session: Session, moment: str = moment, first: Browser = visitor) -> None:
+            for now in MOMENTS:
+                if now == moment:
+                    await site_of(backend=backend).visit(sign_in(), first)
+                await session.load()
+            await users.sign_in(session, "ann")
+
+        await site_of(backend=backend, autoload=False).visit(act, second)
+        for kept in (visitor, second):
+            user, data = (await site_of(backend=backend).visit(content, kept)).result
+            # A backend of four methods leaves no trace of what was rotated, so the second form has no cart.
+            assert (user, data) in [("ann", CART)] + [("ann", {})] * isinstance(backend, DictBackend)
+
+
+BETWEEN: dict[str, tuple[Any, dict[str, Any]]] = {
+    "another person signs in": (sign_in("bob"), {}),
+    "the session is deleted": (Session.delete, {}),
+    "the id is replaced": (Session.regenerate_id, CART),
+}
+
+
+@pytest.mark.guarantee(14)
+@rows(("between", "data"), BETWEEN.values(), ids=BETWEEN)
+async def test_a_sign_in_whose_session_was_ended_meanwhile_is_saved_without_its_data(
+    site_of: Callable[..., Site], store_backend: SessionBackend, between: Any, data: dict[str, Any]
+) -> None:
+    first, second = Browser(), Browser()
+    await site_of(backend=store_backend).visit(fill, first)
+    second.cookies |= first.cookies
+
+    async def act(session: Session) -> None:
+        bool(session)  # loads it
+        await site_of(backend=store_backend).visit(between, first)
+        await users.sign_in(session, "ann")
+        session["new"] = 1
+
+    await site_of(backend=store_backend).visit(act, second)
+    assert (await site_of(backend=store_backend).visit(content, second)).result == ("ann", data | {"new": 1})
+
+
+async def test_a_form_that_arrives_after_another_request_has_replaced_the_id_signs_in_without_its_data(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    """Only a sign-in leaves the data behind for the same form."""
+    site, browser = site_of(backend=store_backend), Browser()
+    await site.visit(fill, browser)
+    old = Browser(dict(browser.cookies))
+    await site.visit(Session.regenerate_id, browser)
+    await site.visit(sign_in(), old)
+    assert (await site.visit(content, old)).result == ("ann", {})
+
+
+@pytest.mark.guarantee(21)
+async def test_the_holder_of_the_old_id_gets_nothing_that_was_added_since_the_sign_in(
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
+) -> None:
+    """Not even with the password, and a stranger not even what was there before."""
+    site, planted, victim = site_of(backend=store_backend), Browser(), Browser()
+    await site.visit(fill, planted)
+    victim.cookies |= planted.cookies
+
+    async def with_a_secret(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        session["second_factor"] = True
+
+    await site.visit(with_a_secret, victim)
+    for user, data in (("eve", {}), ("ann", CART)):
+        attacker = Browser(dict(planted.cookies))
+        assert (await site.visit(content, attacker)).result == (None, {})
+        await site.visit(sign_in(user), attacker)
+        assert (await site.visit(content, attacker)).result == (user, data)
+    await site.visit(users.sign_out, victim)
+    await site.visit(sign_in(), planted)
+    assert (await site.visit(content, planted)).result == ("ann", {}), "what was signed out has ended"
+
+
+@pytest.mark.guarantee(21)
+async def test_two_strangers_forms_at_once_both_sign_in(site_of: Callable[..., Site], backend: SessionBackend) -> None:
+    browsers = [Browser(), Browser()]
+
+    async def act(session: Session) -> None:
+        await site_of(backend=backend).visit(sign_in(), browsers[0])
+        await users.sign_in(session, "ann")
+
+    await site_of(backend=backend).visit(act, browsers[1])
+    for browser in browsers:
+        assert (await site_of(backend=backend).visit(content, browser)).result == ("ann", {})
+
+
+async def test_an_atomic_update_after_the_first_one_was_lost_is_made_once(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    site, browser = site_of(backend=store_backend), Browser()
+    await site.visit(lambda session: session.update(n=1, cart=["tea"]), browser)
+    copy = Browser(dict(browser.cookies))
+
+    async def act(session: Session) -> int:
+        await users.sign_in(session, "ann")
+        await site_of(backend=store_backend).visit(sign_in(), copy)
+
+        def add(data: dict[str, Any]) -> int:
+            data["n"] += 1
+            return int(data["n"])
+
+        return await update_atomically(session, add)
+
+    assert (await site.visit(act, browser)).result == 2
+    assert (await site.visit(content, browser)).result == ("ann", CART | {"n": 2})
+
+
+@pytest.mark.guarantee(21)
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_a_sign_in_that_was_revoked_meanwhile_raises_and_does_not_answer_as_if_done(
+    site_of: Callable[..., Site], listing: SessionBackend, by_hand: bool
+) -> None:
+    site, browser = site_of(backend=listing), Browser()
+    await site.visit(fill, browser)
+
+    async def act(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        await UserSessions(listing).revoke_all("ann")
+        if by_hand:
+            await session.persist()
+
+    with pytest.raises(SessionGone, match="sign-in was not saved"):
+        await site.visit(act, browser)
+    assert await UserSessions(listing).list("ann") == []
+    assert (await site.visit(content, browser)).result[0] is None
+
+
+@pytest.mark.guarantee(20)
+@rows("before", [None, fill])
+@rows("call", range(1, 12))
+async def test_an_attempt_that_failed_halfway_and_was_ignored_is_a_lost_store_and_no_reused_id(
+    clock: Clock, before: Any, call: int
+) -> None:
+    """`persist()` fails after it has stored the session, the handler goes on, and the response saves again."""
+    story, browser = Story(KINDS["stored"], clock), Browser()
+    await story.visit(before or Session.load, browser)
+
+    async def act(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        story.store.breaks_at, story.store.how = story.store.calls + call, "call lost"
+        with suppress(BackendUnavailable):
+            await session.persist()
+        story.store.breaks_at = 0
+
+    reply = await story.site().visit(act, browser)
+    assert reply.messages[0]["status"] in (200, 503)
+    assert await story.user(browser) == ("ann" if reply.messages[0]["status"] == 200 else None)
+    await story.visit(sign_in(), browser)
+    assert await story.user(browser) == "ann"
+    await story.end_all()
+
+
+@pytest.mark.guarantee(21)
+async def test_a_form_with_a_token_that_arrives_after_the_first_one_was_answered_signs_in_with_the_cart(
+    site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
+) -> None:
+    """The token is that of the page, and the page is that of the session that was just replaced."""
+    site, visitor = site_of(backend=store_backend), Browser()
+
+    def page(session: Session) -> str:
+        fill(session)
+        return csrf.csrf_token(HTTPConnection({"type": "http", "session": session}))
+
+    token = (await site.visit(page, visitor)).result
+    old = dict(visitor.cookies)
+
+    async def form(session: Session) -> None:
+        headers = [(b"x-csrf-token", token.encode())]
+        await csrf.verify(HTTPConnection({"type": "http", "method": "POST", "headers": headers, "session": session}))
+        await users.sign_in(session, "ann")
+
+    for _ in range(2):
+        browser = Browser(dict(old))
+        await site.visit(form, browser)
+        user, data = (await site.visit(content, browser)).result
+        assert (user, data["cart"]) == ("ann", ["tea"])
+        with pytest.raises(csrf.CsrfFailed):
+            await site.visit(form, browser)  # the page is out of date in the new session
+    clock.advance(30)
+    with pytest.raises(csrf.CsrfFailed):
+        await site.visit(form, Browser(dict(old)))
