@@ -231,6 +231,12 @@ class SessionMiddleware:
             command = None if replaced else decide(session)
             if command is not NOTHING and (command is None or not save_now(session, command)):
                 return self._start_saving(command, session, scope, message, send)
+            if (
+                not state.is_loaded
+                and message["status"] < 300
+                and isinstance(self.config.tokens_in(state.headers), list)
+            ):
+                self.config.advice.on_not_loaded(scope.get("path", ""))
         state.phase = CLOSED
         return send(with_session(message, session, scope))
 

@@ -154,3 +154,13 @@ class CookieAdvice:
             "A response read the session only after its headers were sent (a stream that reads it, perhaps), so it has "
             "no `Vary: Cookie`, and a cache may give it to other users. Read the session before the response starts.",
         )
+
+    def on_not_loaded(self, path: str) -> None:
+        """Report a response for which the session was taken and not loaded, although the browser may have one."""
+        self._notices.warn(
+            "not loaded",
+            "The handler of %s took request.session and did not load it. If it read it, most code raises "
+            "SessionNotLoaded, but pydantic finds no keys: with a response_model, FastAPI then sends defaults. Call "
+            "`await session.load()` before, or pass autoload=True to SessionMiddleware.",
+            path,
+        )
