@@ -359,6 +359,17 @@ class Folded(str):
         return hash(("folded", self.lower()))
 
 
+class Between(timedelta):
+    """As pendulum's Duration and Interval: its parts are spelled otherwise, and it has another hash."""
+
+    @property
+    def days(self) -> int:  # type: ignore[override]
+        return 99
+
+    def __hash__(self) -> int:
+        return hash(("between", timedelta.__hash__(self)))
+
+
 class Nanoseconds(datetime):
     """As pandas' Timestamp: finer than its base type."""
 
@@ -397,6 +408,7 @@ SUBCLASSES: dict[str, tuple[Any, Any]] = {
     "date": (type("Date", (date,), {})(2024, 1, 2), date(2024, 1, 2)),
     "time": (type("Time", (time,), {})(1, 2, 3, 4, UTC, fold=1), time(1, 2, 3, 4, UTC, fold=1)),
     "timedelta": (type("Delta", (timedelta,), {})(1, 2, 3), timedelta(1, 2, 3)),
+    "Interval": ([Between(-1, 2, 3)], [timedelta(-1, 2, 3)]),
     "UUID": (asyncpg.pgproto.pgproto.UUID(str(UUID(int=7))), UUID(int=7)),
     "Decimal": (Money("1.50"), Decimal("1.50")),
     "Decimal NaN": (Money("NaN"), Decimal("NaN")),

@@ -44,7 +44,7 @@ _AS_BASE: dict[type, Callable[[Any], Any]] = {
     CLOCKS[0]: _with_fold(CLOCKS[0], "year month day hour minute second microsecond tzinfo"),
     CLOCKS[1]: _of_parts(CLOCKS[1], "year month day"),
     time: _with_fold(time, "hour minute second microsecond tzinfo"),
-    timedelta: _of_parts(timedelta, "days seconds microseconds"),
+    timedelta: timedelta.__pos__,  # what an overridden `days` says (pendulum) need not be what it is
     UUID: lambda value: UUID(int=value.int),
     Decimal: Decimal,
 }
@@ -72,19 +72,11 @@ def as_base(value: Any, otherwise: Any = None) -> Any:
         if kind in _AS_BASE:
             try:
                 made = _AS_BASE[kind](value)
-                # As a key or in a set, it is only found again under the same hash.
-                is_equal = (value == made and _hash(value) == _hash(made)) or (value != value and made != made)  # NaN
+                is_equal = value == made or (value != value and made != made)  # NaN is unequal to itself
             except Exception:  # the class does as it likes
                 return otherwise
             return made if is_equal else otherwise
     return otherwise
-
-
-def _hash(value: Any) -> int | None:
-    try:
-        return hash(value)
-    except TypeError:  # a list, or a tuple that holds one
-        return None
 
 
 def zone_name(zone: tzinfo | None) -> str | None:
