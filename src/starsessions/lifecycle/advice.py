@@ -151,8 +151,9 @@ class CookieAdvice:
         """Report a session that was first read after the headers were sent."""
         self._notices.warn(
             "late",
-            "A response read the session only after its headers were sent (a stream that reads it, perhaps), so it has "
-            "no `Vary: Cookie`, and a cache may give it to other users. Read the session before the response starts.",
+            "The session was first read after the headers of a response were sent. If its body depends on the session (a "
+            "stream), read the session before the response starts: without `Vary: Cookie`, a cache may give the "
+            "response to other users. For a log or a background task, this does not matter.",
         )
 
     def on_not_loaded(self, path: str) -> None:
