@@ -189,15 +189,13 @@ class SessionMiddleware:
             return
         scope[key] = session = _new(Session)
         _fill(session, NOT_LOADED)
-        state = RequestState(
-            self.config, headers=scope["headers"], method=scope.get("method"), client=scope.get("client")
-        )
+        state = RequestState(self.config, headers=scope["headers"], method=scope["method"], client=scope.get("client"))
         session.__starsessions__ = state
 
         def send_with_session(message: Message) -> Awaitable[None]:
             # Not a coroutine function, so that messages which stay unchanged cost next to nothing.
             if message["type"] == "http.response.start" and state.phase in _NOT_SENT:
-                if state.accessed or scope.get(key) is not session:
+                if state.ready or state.accessed or scope.get(key) is not session:
                     return self._start(session, scope, message, send)
                 state.phase = CLOSED
             return send(message)
@@ -221,22 +219,25 @@ class SessionMiddleware:
         if state.phase is SAVING:  # saving failed, and this is the application's error response
             state.phase = Phase.FAILED
             return send(message)
-        replaced = scope.get(self.scope_key) is not session and self._is_replaced(session, scope)
-        if not (replaced or state.accessed):  # another middleware's session is in the place of this one
-            look_closer(message.get("headers", ()), False, state, scope)
-            state.phase = CLOSED
-            return send(message)
-        if replaced or not state.is_settled:
-            state.phase = SAVING
-            command = None if replaced else decide(session)
-            if command is not NOTHING and (command is None or not save_now(session, command)):
-                return self._start_saving(command, session, scope, message, send)
-            if (
-                not state.is_loaded
-                and message["status"] < 300
-                and isinstance(self.config.tokens_in(state.headers), list)
-            ):
-                self.config.advice.on_not_loaded(scope.get("path", ""))
+        replaced = False
+        if scope.get(self.scope_key) is not session:
+            replaced = self._is_replaced(session, scope)
+            if not (replaced or session.accessed):  # another middleware's session is in the place of this one
+                look_closer(message.get("headers", ()), False, state, scope)
+                state.phase = CLOSED
+                return send(message)
+        if replaced:
+            return self._start_saving(None, session, scope, message, send)
+        if not state.is_settled:
+            try:
+                command = decide(session)
+                if command is not NOTHING and not save_now(session, command):
+                    return self._start_saving(command, session, scope, message, send)
+            except BaseException:
+                state.phase = SAVING
+                raise
+            if not state.is_loaded and message["status"] < 300:
+                self.config.advice.on_not_loaded(scope.get("path", ""), self.config.tokens_in(state.headers))
         state.phase = CLOSED
         return send(with_session(message, session, scope))
 
@@ -245,7 +246,7 @@ class SessionMiddleware:
     ) -> None:
         """Save before sending: if saving fails, nothing has been sent, and the error response is complete."""
         state = session.__starsessions__
-        state.is_saving = True
+        state.phase, state.is_saving = SAVING, True
         try:
             if command is None:
                 await self._adopt(session, scope)
@@ -316,7 +317,7 @@ class SessionMiddleware:
         async def send_with_session(message: Message) -> None:
             kind = message["type"]
             if state.phase is OPEN and kind in ("websocket.accept", "websocket.http.response.start"):
-                if state.accessed or self._is_replaced(session, scope):
+                if session.accessed or self._is_replaced(session, scope):
                     await self._save_for_handshake(session, scope)
                     message = with_session_cookie(message, session, scope)
                 state.phase = BY_HAND

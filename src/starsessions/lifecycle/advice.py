@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from starlette.types import Scope
 
-from starsessions.core.cookies import MAX_HEADER, CookieSpec
+from starsessions.core.cookies import MAX_HEADER, CookieSpec, Values
 from starsessions.core.record import MissReason
 from starsessions.core.twins import covers, host_of
 from starsessions.notices import Notices
@@ -151,13 +151,15 @@ class CookieAdvice:
         """Report a session that was first read after the headers were sent."""
         self._notices.warn(
             "late",
-            "The session was first read after the headers of a response were sent. If its body depends on the session (a "
-            "stream), read the session before the response starts: without `Vary: Cookie`, a cache may give the "
-            "response to other users. For a log or a background task, this does not matter.",
+            "The session was first read after the headers of a response were sent. If its body depends on the session "
+            "(a stream), read it before the response starts: without `Vary: Cookie`, a cache may give the response to "
+            "other users. For a log or a background task, this does not matter.",
         )
 
-    def on_not_loaded(self, path: str) -> None:
-        """Report a response for which the session was taken and not loaded, although the browser may have one."""
+    def on_not_loaded(self, path: str, tokens: Values) -> None:
+        """Report a response for which the session was taken and not loaded, if the browser may have one."""
+        if not isinstance(tokens, list):
+            return
         self._notices.warn(
             "not loaded",
             "The handler of %s took request.session and did not load it. If it read it, most code raises "

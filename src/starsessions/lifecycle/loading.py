@@ -42,7 +42,9 @@ def load_now(session: TrackedDict) -> None:
     if isinstance(found, list):
         now = int(config.clock())
         if len(found) == 1:
-            found = judge(peek(found[0], now), config.policy, now)
+            found = peek(found[0], now)
+            if isinstance(found, Found):
+                found = why_expired(found.record, config.policy, now) or found
         else:
             found = _choose_for(state, [peek(token, now) for token in found], now)
     _clear(session)

@@ -34,20 +34,19 @@ def with_session(message: Message, session: TrackedDict, scope: Scope) -> Messag
     The message and its list of headers are copied: an application may send the same objects in every response.
     """
     state = session.__starsessions__
-    if state.cookie is not _LEAVE:
-        cookies, forbids = set_cookies(session, scope), True
-    else:
+    if state.cookie is _LEAVE:
         # Even without a cookie: the page may show a message that this request took, and must not come from a cache.
-        cookies, forbids = [], state.wrote or state.is_lost
-        if state.config.no_store and state.found is not None:
-            forbids = True
-    headers, notable = make_private(message.get("headers", ()), cookies, forbids)
+        forbids = state.wrote or (state.config.no_store and state.found is not None)
+        headers, notable = make_private(message.get("headers", ()), [], forbids)
+    else:
+        forbids = True
+        headers, notable = make_private(message.get("headers", ()), set_cookies(session, scope), forbids)
+        if state.clears_site_data:
+            # If a new session began after the sign-out (a flash message), its cookie is in this response and must stay.
+            what = b'"cookies", ' if state.found is None else b""
+            headers.append((b"clear-site-data", b'"cache", ' + what + b'"storage"'))
     if notable:
         look_closer(notable, forbids, state, scope)
-    if cookies and state.clears_site_data:
-        # If a new session began after the sign-out (a flash message), its cookie is in this response and must survive.
-        what = b'"cookies", ' if state.found is None else b""
-        headers.append((b"clear-site-data", b'"cache", ' + what + b'"storage"'))
     return {**message, "headers": headers}
 
 
