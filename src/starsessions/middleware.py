@@ -150,7 +150,7 @@ class SessionMiddleware:
         elif secret_key is not None:
             _log.warning("SessionMiddleware uses its backend and ignores its secret_key: remove one of them.")
         adapted = adapt(backend)
-        check_flags(autoload=autoload, partitioned=partitioned, rolling=rolling)
+        check_flags(autoload=autoload, no_store=no_store, partitioned=partitioned, rolling=rolling)
         check_choices(
             app_name=app_name,
             scope_key=scope_key,
@@ -238,6 +238,8 @@ class SessionMiddleware:
             except BaseException:
                 state.phase = SAVING
                 raise
+            if not state.is_loaded and message["status"] < 300:
+                self.config.advice.on_not_loaded(scope.get("path", ""), self.config.tokens_in(state.headers))
         state.phase = CLOSED
         return send(with_session(message, session, scope))
 

@@ -43,7 +43,7 @@ def test_durations_that_cannot_work_raise(settings: dict[str, Any], names: str) 
         build(**{"backend": InMemoryBackend(), **settings})
 
 
-@rows("flag", ["autoload", "rolling", "partitioned"])
+@rows("flag", ["autoload", "no_store", "rolling", "partitioned"])
 @rows("value", ["false", "", 0, None])
 def test_a_flag_from_a_variable_must_be_a_bool(flag: str, value: object) -> None:
     with pytest.raises(ImproperlyConfigured, match=f"{flag} must be True or False"):

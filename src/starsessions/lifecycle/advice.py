@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from starlette.types import Scope
 
-from starsessions.core.cookies import MAX_HEADER, CookieSpec
+from starsessions.core.cookies import MAX_HEADER, CookieSpec, Values
 from starsessions.core.record import MissReason
 from starsessions.core.twins import covers, host_of
 from starsessions.notices import Notices
@@ -83,11 +83,17 @@ class CookieAdvice:
                 "If it came from your proxy, start uvicorn with --forwarded-allow-ips=<the proxy's address>.",
                 self._cookie.name,
             )
-        elif self._cookie.is_secure(scheme) and _LOCAL.fullmatch(host) is None:
+        elif (
+            self._cookie.is_secure(scheme)
+            and _LOCAL.fullmatch(host) is None
+            # Browsers send it over https only: then a proxy in front speaks https, and does not say so.
+            and b"sec-fetch-site" not in headers
+        ):
             self._notices.warn(
                 "secure",
-                "The cookie %s is Secure, and the request came over http to %s: the browser or test client will not "
-                "send it back. Use https; in tests, TestClient(app, base_url='https://testserver').",
+                "The cookie %s is Secure, and the request came over http to %s: unless a proxy in front speaks https, "
+                "the browser or test client will not send it back. Use https; in tests, "
+                "TestClient(app, base_url='https://testserver').",
                 self._cookie.name,
                 host,
             )
@@ -145,6 +151,19 @@ class CookieAdvice:
         """Report a session that was first read after the headers were sent."""
         self._notices.warn(
             "late",
-            "A response read the session only after its headers were sent (a stream that reads it, perhaps), so it has "
-            "no `Vary: Cookie`, and a cache may give it to other users. Read the session before the response starts.",
+            "The session was first read after the headers of a response were sent. If its body depends on the session "
+            "(a stream), read it before the response starts: without `Vary: Cookie`, a cache may give the response to "
+            "other users. For a log or a background task, this does not matter.",
+        )
+
+    def on_not_loaded(self, path: str, tokens: Values) -> None:
+        """Report a response for which the session was taken and not loaded, if the browser may have one."""
+        if not isinstance(tokens, list):
+            return
+        self._notices.warn(
+            "not loaded",
+            "The handler of %s took request.session and did not load it. If it read it, most code raises "
+            "SessionNotLoaded, but pydantic finds no keys: with a response_model, FastAPI then sends defaults. Call "
+            "`await session.load()` before, or pass autoload=True to SessionMiddleware.",
+            path,
         )

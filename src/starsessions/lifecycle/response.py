@@ -21,6 +21,7 @@ from starsessions.lifecycle.tracked_dict import TrackedDict
 
 _LEAVE = Cookie.LEAVE
 _COOKIE_VALUE = re.compile(r"[!#-+\--:<-\[\]-~]+")  # cookie-octets: RFC 6265bis, 4.1.1
+_is_removal = re.compile(rb"; *max-age=0 *(;|\Z)", re.IGNORECASE).search  # `response.delete_cookie()` of a sign-out
 _NOTHING_REFUSED = (None, MissReason.NO_COOKIE)
 
 RETRY_AFTER = 5
@@ -54,7 +55,9 @@ def look_closer(headers: RawHeaders, forbids: bool, state: RequestState, scope: 
     advice, mine = state.config.advice, state.config.cookie.name.encode() + b"="
     if invites_shared_caches(headers):
         advice.on_shared_cache(scope.get("path", ""), forbids)
-    if any(name.lower() == b"set-cookie" and value.startswith(mine) for name, value in headers):
+    if any(
+        name.lower() == b"set-cookie" and value.startswith(mine) and not _is_removal(value) for name, value in headers
+    ):
         advice.on_second_writer()
 
 
