@@ -63,6 +63,7 @@ async def test_saving_by_hand_in_a_callback_raises_and_names_the_guide(
         ({"method": "GET"}, {}),
         ({"headers": [(b"sec-fetch-site", b"same-origin")]}, {}),
         ({"headers": [(b"host", b"shop.example")]}, {}),
+        ({"headers": [(b"host", b"127.0.0.1:8000"), (b"origin", b"http://shop.example")]}, {}),  # nginx, plain http
         ({}, {"same_site": "none", "https_only": True}),
         ({"headers": [*CROSS_SITE, (b"cookie", b"session=unknown")]}, {}),
     ],
