@@ -397,8 +397,8 @@ class SessionMiddleware:
             if any(writes(layer, name) for layer in layers(getattr(scope.get("app"), "middleware_stack", None))):
                 raise ImproperlyConfigured(ANOTHER.format(name))
             return False
-        theirs = outer.__starsessions__.config
-        if theirs.cookie.name != name:
+        theirs, phase = outer.__starsessions__.config, outer.__starsessions__.phase
+        if theirs.cookie.name != name or phase is not OPEN:  # its middleware has finished: the request is tried again
             return False
         if self.config.backend.place != theirs.backend.place:
             raise ImproperlyConfigured(NESTED.format(name))
