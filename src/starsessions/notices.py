@@ -7,7 +7,7 @@ from time import monotonic
 _log = logging.getLogger("starsessions")
 
 MOST = 100
-"""The different messages that are logged at most. A key may contain a path, which anyone can choose."""
+"""The messages with a tuple as their key that are logged at most. It contains a path, which anyone can choose."""
 
 
 class Notices:
@@ -23,6 +23,7 @@ class Notices:
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._logged_at: dict[Hashable, float] = {}
+        self._made_up = 0
 
     def warn(
         self,
@@ -36,7 +37,7 @@ class Notices:
         """Log a message, unless one with this key was logged before. Return whether it was logged.
 
         Args:
-            key: what the message is about.
+            key: what the message is about; a tuple, if visitors choose a part of it.
             message: the message, with `%s` for each of `args`. It must not contain an id, a token or a session's data.
             every: log again after this many seconds. None: never again.
             level: the level of the `logging` module.
@@ -45,8 +46,10 @@ class Notices:
         now = self._clock()
         before = self._logged_at.get(key)
         if before is None:
-            if len(self._logged_at) >= MOST:
-                return False
+            if isinstance(key, tuple):
+                self._made_up += 1
+                if self._made_up > MOST:
+                    return False
         elif every is None or now < before + every:
             return False
         self._logged_at[key] = now

@@ -36,4 +36,5 @@ def test_a_stranger_who_makes_up_paths_fills_neither_the_log_nor_the_memory(capl
     notices = Notices()
     logged = [notices.warn(("path", number), "about a path") for number in range(MOST + 50)]
     assert logged == [True] * MOST + [False] * 50
-    assert len(caplog.records) == MOST
+    assert notices.warn("planted", "about a cookie"), "what no stranger makes up is said all the same"
+    assert len(caplog.records) == MOST + 1
