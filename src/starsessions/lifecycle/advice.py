@@ -139,11 +139,13 @@ class CookieAdvice:
     def on_shared_cache(self, path: str, is_replaced: bool) -> None:
         """Report a `Cache-Control` that lets a shared cache keep a page which depends on a session."""
         if is_replaced:
-            message = "The response of %s writes the session and had Cache-Control: public; it is sent with no-store."
+            message = (
+                "The response of %.200r writes the session and had Cache-Control: public; it is sent with no-store."
+            )
         else:
             message = (
-                "The response of %s depends on the session and has Cache-Control: public or s-maxage, so a cache that "
-                "ignores `Vary: Cookie` gives it to other users. Use `private`, or do not read the session there."
+                "The response of %.200r depends on the session and has Cache-Control: public or s-maxage, so a cache "
+                "that ignores `Vary: Cookie` gives it to other users. Use `private`, or do not read the session there."
             )
         self._notices.warn(("public", path, is_replaced), message, path)
 

@@ -16,9 +16,11 @@ carried out by the first attempt; the writer recognizes it by its version.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from importlib.util import find_spec
 from random import random
+from threading import Lock
 from typing import Any, Concatenate, NamedTuple, NoReturn, ParamSpec, TypeVar
 
 from anyio import CancelScope
@@ -139,20 +141,40 @@ class _OwnPool(OptionEngine):
         self.pool = engine.pool.recreate()
 
 
+class _Turn:
+    """Lets one event loop at a time use the connection of a database in memory, which belongs to all of them.
+
+    SQLAlchemy's own lock raises in the second loop, which closes the connection, and the database ends with it. Waiting
+    for a lock of threads could block the loop that has to release it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+
+    async def __aenter__(self) -> None:
+        while not self._lock.acquire(blocking=False):  # noqa: ASYNC110 - an event of asyncio belongs to one loop
+            await asyncio.sleep(0.001)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 class _Local(NamedTuple):
     """What belongs to one event loop."""
 
     engine: Engine
     free: asyncio.Semaphore
+    turn: AbstractAsyncContextManager[None]
     running: set[asyncio.Task[Any]]
 
 
-def _open_local(engine: Engine, connections: int, timeout: float) -> _Local:
-    if not isinstance(engine.pool, StaticPool):  # a database in memory is one connection, which any event loop may use
-        engine = _OwnPool(engine)
-        if engine.dialect.name == "sqlite":
-            event.listen(engine.pool, "connect", partial(_wait_no_longer, timeout))
-    return _Local(engine, asyncio.Semaphore(connections), set())
+def _open_local(engine: Engine, connections: int, timeout: float, turn: _Turn) -> _Local:
+    if isinstance(engine.pool, StaticPool):
+        return _Local(engine, asyncio.Semaphore(1), turn, set())
+    engine = _OwnPool(engine)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine.pool, "connect", partial(_wait_no_longer, timeout))
+    return _Local(engine, asyncio.Semaphore(connections), nullcontext(), set())
 
 
 async def _close_local(local: _Local) -> None:
@@ -175,7 +197,7 @@ class Database:
         self._engine = engine
         self._table = table
         self._timeout = timeout
-        self._local = PerLoop(partial(_open_local, engine.sync_engine, connections, timeout), _close_local)
+        self._local = PerLoop(partial(_open_local, engine.sync_engine, connections, timeout, _Turn()), _close_local)
 
     async def with_timeout(self, work: Coroutine[Any, Any, T], *, writes: bool = False) -> T:
         """Return the result of the work. Raises `BackendUnavailable` after the timeout."""
@@ -244,7 +266,7 @@ class Database:
         local, attempts, in_doubt = self._local.get(), 0, False
         loop = asyncio.get_running_loop()
         until = loop.time() + self._timeout / 2  # a lock that is held for longer is reported, and not waited for
-        async with local.free:
+        async with local.free, local.turn:
             while True:
                 try:
                     return await greenlet_spawn(partial(_once, local.engine, work, *args, **kwargs)), in_doubt
