@@ -27,6 +27,7 @@ from starlette.testclient import TestClient
 
 from starsessions import ImproperlyConfigured, InMemoryBackend, SessionMiddleware
 from starsessions.backends.redis import RedisBackend
+from starsessions.stores import loops
 from starsessions.stores.loops import PerLoop
 from tests.servers.process import Address
 from tests.servers.redis import SentinelAddress
@@ -94,6 +95,50 @@ def test_a_loop_that_ends_leaves_no_connection(redis_server: Address) -> None:
             for _ in range(2):
                 asyncio.run(use(backend))
                 assert count() == before
+
+
+def test_a_backend_that_is_dropped_keeps_no_connection_though_its_loop_goes_on(
+    redis_server: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application may make many in one loop: for its tests, or for its customers."""
+    monkeypatch.setattr(loops, "SOON", 0)
+
+    async def main(count: Callable[[], int]) -> None:
+        before = count()
+        for _ in range(3):
+            await RedisBackend(redis_server.url, secrets.token_hex(4)).write({"n": 1})
+        client = Redis.from_url(redis_server.url)
+        await RedisBackend(client, secrets.token_hex(4)).write({"n": 1})
+        kept = RedisBackend(redis_server.url, secrets.token_hex(4))
+        await kept.write({"n": 1})
+        async with asyncio.timeout(30):
+            while await asyncio.to_thread(count) != before + 2:
+                gc.collect()
+        left = [await asyncio.to_thread(count) for _ in range(20)]
+        assert set(left) == {before + 2}, "the application closes its own client"
+        await client.aclose()
+
+    with connections(redis_server) as count:
+        asyncio.run(main(count))
+
+
+def test_a_loop_that_ends_while_a_dropped_backend_is_to_be_closed_closes_it_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loops, "SOON", 0)
+    closed = []
+
+    async def close(one: object) -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        closed.append(one)
+
+    async def main() -> None:
+        PerLoop(object, close).get()
+
+    asyncio.run(main())
+    gc.collect()
+    assert (len(closed), caplog.records) == (1, [])
 
 
 def test_loops_at_the_same_time_do_not_disturb_each_other(backend: Any) -> None:

@@ -1,13 +1,19 @@
 """One object for each event loop: a connection cannot be used in another loop, nor in a forked process."""
 
-from asyncio import AbstractEventLoop, get_running_loop
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from asyncio import AbstractEventLoop, Task, get_running_loop
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Generic, TypeVar
+from weakref import finalize
 
 from starsessions.exceptions import ImproperlyConfigured
 
 T = TypeVar("T")
+
+SOON = 1.0
+"""Seconds after which what belonged to a dropped owner is closed."""
+
+_tasks: set[Task[None]] = set()
 
 Close = Callable[[T], Awaitable[object]]
 
@@ -41,12 +47,15 @@ class PerLoop(Generic[T]):
     Args:
         make: returns a new object. It is called in the event loop, perhaps by several threads at once.
         close: closes an object, in its event loop.
+        is_owner: close the objects also soon after this was dropped. False: the application may still use one of them.
     """
 
-    def __init__(self, make: Callable[[], T], close: Close[T]) -> None:
+    def __init__(self, make: Callable[[], T], close: Close[T], *, is_owner: bool = True) -> None:
         self._make = make
         self._close = close
         self._open: dict[AbstractEventLoop, tuple[T, AsyncGenerator[None]]] = {}
+        if is_owner:
+            finalize(self, _close_soon, self._open).atexit = False
 
     def get(self) -> T:
         """Return the object of the running event loop."""
@@ -73,6 +82,24 @@ class PerLoop(Generic[T]):
         self._open[loop] = new, closing
         _closing_at_the_end.setdefault(loop, set()).add(closing)
         return new
+
+
+def _close_soon(opened: Mapping[AbstractEventLoop, tuple[object, AsyncGenerator[None]]]) -> None:
+    """Close what a dropped owner has left open in loops that go on. One that ends before does it, and does it whole."""
+    for loop, (_, closing) in opened.items():
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(loop.call_later, SOON, _close_now, loop, closing)
+
+
+def _close_now(loop: AbstractEventLoop, closing: AsyncGenerator[None]) -> None:
+    async def close() -> None:
+        with suppress(RuntimeError):  # the loop is ending, and closes it
+            await closing.aclose()
+
+    task = loop.create_task(close())
+    task.add_done_callback(lambda _: _closing_at_the_end[loop].discard(closing))
+    task.add_done_callback(_tasks.discard)
+    _tasks.add(task)
 
 
 async def _closing(one: T, close: Close[T]) -> AsyncGenerator[None]:

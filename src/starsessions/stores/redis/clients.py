@@ -30,7 +30,8 @@ def clients_for(given: ClientOrUrl, seconds: float) -> PerLoop[Transport]:
         make = given
     else:
         make = _Given(_checked(given)).client
-    return PerLoop(lambda: transport_for(_checked(make()), seconds), _close)
+    is_owner = isinstance(given, str) or callable(given)
+    return PerLoop(lambda: transport_for(_checked(make()), seconds), _close, is_owner=is_owner)
 
 
 class _Given:
