@@ -21,32 +21,11 @@ from importlib.util import find_spec
 from random import random
 from typing import Any, Concatenate, NamedTuple, NoReturn, ParamSpec, TypeVar
 
+import sqlalchemy as sa
 from anyio import CancelScope
-from sqlalchemy import (
-    URL,
-    Connection,
-    CursorResult,
-    Engine,
-    Executable,
-    Pool,
-    QueuePool,
-    Row,
-    StaticPool,
-    event,
-    make_url,
-)
+from sqlalchemy import event, exc
 from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import (
-    ArgumentError,
-    DBAPIError,
-    IntegrityError,
-    InterfaceError,
-    InternalError,
-    InvalidRequestError,
-    SQLAlchemyError,
-    StatementError,
-)
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util.concurrency import greenlet_spawn
@@ -115,7 +94,7 @@ ASYNC_DRIVERS = {
 
 
 class Answer(NamedTuple):
-    rows: Sequence[Row[Any]]
+    rows: Sequence[sa.Row[Any]]
 
     written: int
     """The number of rows written; 0 if an INSERT found its key in use."""
@@ -130,9 +109,9 @@ class _OwnPool(OptionEngine):
     SQLAlchemy's `OptionEngine` shares the pool as well. It is what `Engine.execution_options()` returns.
     """
 
-    pool: Pool = None  # type: ignore[assignment] # hides the property that leads to the pool of the other engine
+    pool: sa.Pool = None  # type: ignore[assignment] # hides the property that leads to the pool of the other engine
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: sa.Engine) -> None:
         super().__init__(engine, {})
         self.pool = engine.pool.recreate()
 
@@ -140,13 +119,14 @@ class _OwnPool(OptionEngine):
 class _Local(NamedTuple):
     """What belongs to one event loop."""
 
-    engine: Engine
+    engine: sa.Engine
     free: asyncio.Semaphore
     running: set[asyncio.Task[Any]]
 
 
-def _open_local(engine: Engine, connections: int, timeout: float) -> _Local:
-    if not isinstance(engine.pool, StaticPool):  # a database in memory is one connection, which any event loop may use
+def _open_local(engine: sa.Engine, connections: int, timeout: float) -> _Local:
+    # A database in memory is one connection, which any event loop may use.
+    if not isinstance(engine.pool, sa.StaticPool):
         engine = _OwnPool(engine)
         if engine.dialect.name == "sqlite":
             event.listen(engine.pool, "connect", partial(_wait_no_longer, timeout))
@@ -154,7 +134,7 @@ def _open_local(engine: Engine, connections: int, timeout: float) -> _Local:
 
 
 async def _close_local(local: _Local) -> None:
-    if not isinstance(local.engine.pool, StaticPool):
+    if not isinstance(local.engine.pool, sa.StaticPool):
         await greenlet_spawn(local.engine.dispose)
 
 
@@ -224,15 +204,15 @@ class Database:
         """Close the connections of this event loop."""
         await self.finished()
         await self._local.aclose()
-        if isinstance(self._engine.pool, StaticPool):
+        if isinstance(self._engine.pool, sa.StaticPool):
             await self._engine.dispose()
 
-    async def execute(self, statement: Executable, parameters: dict[str, Any]) -> Answer:
+    async def execute(self, statement: sa.Executable, parameters: dict[str, Any]) -> Answer:
         (rows, written), in_doubt = await self.call(_execute, statement, parameters)
         return Answer(rows, written, in_doubt)
 
     async def call(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+        self, work: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> tuple[T, bool]:
         """Run the work on a connection. Return its result, and whether an earlier attempt may have been carried out.
 
@@ -264,7 +244,7 @@ class Database:
         raise BackendUnavailable(f"The store failed: {type(failure).__name__}.") from failure
 
 
-def _once(engine: Engine, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+def _once(engine: sa.Engine, work: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
     with engine.connect() as connection:
         driver: Any = connection.connection.dbapi_connection
         commits = not engine.dialect.detect_autocommit_setting(driver)
@@ -284,11 +264,11 @@ def _once(engine: Engine, work: Callable[Concatenate[Connection, P], T], *args: 
 
 
 def _execute(
-    connection: Connection, statement: Executable, parameters: dict[str, Any]
-) -> tuple[Sequence[Row[Any]], int]:
+    connection: sa.Connection, statement: sa.Executable, parameters: dict[str, Any]
+) -> tuple[Sequence[sa.Row[Any]], int]:
     try:
-        result: CursorResult[Any] = connection.execute(statement, parameters)
-    except IntegrityError:
+        result: sa.CursorResult[Any] = connection.execute(statement, parameters)
+    except exc.IntegrityError:
         return (), 0
     return (result.all(), 0) if result.returns_rows else ((), result.rowcount)
 
@@ -299,7 +279,7 @@ def _as_the_driver_said(error: Exception) -> Exception:
     SQLAlchemy's error shows the parameters, which are keys and sessions. The frames of the tracebacks hold them as
     well, and tools that print local variables would show them.
     """
-    if isinstance(error, StatementError) and isinstance(error.orig, Exception):
+    if isinstance(error, exc.StatementError) and isinstance(error.orig, Exception):
         error = error.orig
     link: BaseException | None = error
     while link is not None:
@@ -310,9 +290,9 @@ def _as_the_driver_said(error: Exception) -> Exception:
 
 def _spoils(error: Exception) -> bool:
     """Return whether the connection must not be reused: its state is unknown, or its server is now a replica."""
-    if isinstance(error, InterfaceError | InternalError) or not isinstance(error, SQLAlchemyError):
+    if isinstance(error, exc.InterfaceError | exc.InternalError) or not isinstance(error, exc.SQLAlchemyError):
         return True
-    return isinstance(error, DBAPIError) and _has_code(error.orig, READ_ONLY)
+    return isinstance(error, exc.DBAPIError) and _has_code(error.orig, READ_ONLY)
 
 
 def _has_code(failure: BaseException | None, codes: Codes) -> bool:
@@ -326,11 +306,11 @@ def _has_code(failure: BaseException | None, codes: Codes) -> bool:
     return any(code in codes for code in said if isinstance(code, str | int))
 
 
-def engine_for(engine_or_url: AsyncEngine | URL | str, timeout: float) -> tuple[AsyncEngine, int]:
+def engine_for(engine_or_url: AsyncEngine | sa.URL | str, timeout: float) -> tuple[AsyncEngine, int]:
     """Return an engine, and the most connections that may be open at once."""
     if isinstance(engine_or_url, AsyncEngine):
         return _engine_like(engine_or_url)
-    if not isinstance(engine_or_url, URL | str):
+    if not isinstance(engine_or_url, sa.URL | str):
         raise ImproperlyConfigured(
             f"SQLAlchemyBackend takes a URL, or an AsyncEngine from create_async_engine(), not "
             f"a {type(engine_or_url).__name__}."
@@ -339,30 +319,30 @@ def engine_for(engine_or_url: AsyncEngine | URL | str, timeout: float) -> tuple[
 
 
 def _engine_like(engine: AsyncEngine) -> tuple[AsyncEngine, int]:
-    if isinstance(engine.pool, StaticPool):
+    if isinstance(engine.pool, sa.StaticPool):
         if engine.dialect.name != "sqlite":
             raise ImproperlyConfigured(
                 "All requests would share the one connection of this engine (StaticPool), and one request would roll "
                 "back the writes of another: leave out poolclass=StaticPool."
             )
         return AsyncEngine(_OwnPool(engine.sync_engine)), MOST_CONNECTIONS
-    size = engine.pool.size() if isinstance(engine.pool, QueuePool) else 0
+    size = engine.pool.size() if isinstance(engine.pool, sa.QueuePool) else 0
     return engine, size or MOST_CONNECTIONS
 
 
-def _engine_from_url(url: URL | str, timeout: float) -> AsyncEngine:
+def _engine_from_url(url: sa.URL | str, timeout: float) -> AsyncEngine:
     try:
         engine = create_async_engine(
-            _with_driver(make_url(url)),
+            _with_driver(sa.make_url(url)),
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,  # there is nothing to roll back, and MySQL would need a round trip for it
             hide_parameters=True,
         )
-    except ArgumentError:
+    except exc.ArgumentError:
         raise ImproperlyConfigured(
             "SQLAlchemy cannot read this URL: pass one like postgresql+asyncpg://user:password@host/database."
         ) from None
-    except (ModuleNotFoundError, InvalidRequestError):
+    except (ModuleNotFoundError, exc.InvalidRequestError):
         raise ImproperlyConfigured(
             "The driver of this URL is not installed, or does not support asyncio. Drivers that do: "
             f"{', '.join(sorted({driver for drivers in ASYNC_DRIVERS.values() for driver in drivers}))}."
@@ -372,7 +352,7 @@ def _engine_from_url(url: URL | str, timeout: float) -> AsyncEngine:
     return engine
 
 
-def _with_driver(url: URL) -> URL:
+def _with_driver(url: sa.URL) -> sa.URL:
     """Add an installed driver to a URL that names none, because SQLAlchemy's defaults do not all support asyncio."""
     drivers = ASYNC_DRIVERS.get(url.drivername, ())
     for driver in drivers:
