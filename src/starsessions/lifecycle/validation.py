@@ -52,43 +52,28 @@ ANOTHER = (
 )
 
 
-# Names of settings in other libraries and in earlier versions of this one, and their names here.
+# Settings of this library, and their names in other libraries and in earlier versions of this one.
 _ELSEWHERE = {
-    "clock": "clock=… of the backend",
-    "cookie": "session_cookie",
-    "cookie_domain": "domain",
-    "cookie_https_only": "https_only",
-    "cookie_name": "session_cookie",
-    "cookie_path": "path",
-    "cookie_same_site": "same_site",
-    "cookie_samesite": "same_site",
-    "cookie_secure": "https_only",
-    "encryptor": "encrypt_with=… of the backend, or EncryptedCookieBackend",
-    "expire": "max_age",
-    "expires": "max_age",
-    "key": "secret_key",
-    "key_prefix": "prefix=… of RedisBackend",
-    "lifetime": "max_age",
-    "limits": "**AAL2 of starsessions.timeouts",
-    "max_lifetime": "absolute_timeout",
-    "name": "session_cookie",
-    "prefix": "prefix=… of RedisBackend",
-    "redis_url": "backend=RedisBackend(url)",
-    "remember_for": "remember=True of starsessions.users.sign_in, which is 30 days",
-    "rolling_sessions": "rolling",
-    "rotate_grace": "rotate_every, whose grace is 60 seconds",
-    "samesite": "same_site",
-    "secret": "secret_key",
-    "secure": "https_only",
-    "serializer": "serializer=… of the backend",
-    "session_lifetime": "max_age",
-    "session_name": "session_cookie",
-    "session_store": "backend",
-    "store": "backend",
-    "store_factory": "backend",
-    "timeout": "max_age",
-    "ttl": "max_age",
+    "absolute_timeout": "max_lifetime",
+    "backend": "session_store store store_factory",
+    "backend=RedisBackend(url)": "redis_url",
+    "domain": "cookie_domain",
+    "https_only": "cookie_https_only cookie_secure secure",
+    "max_age": "expire expires lifetime session_lifetime timeout ttl",
+    "path": "cookie_path",
+    "rolling": "rolling_sessions",
+    "same_site": "cookie_same_site cookie_samesite samesite",
+    "secret_key": "key secret",
+    "session_cookie": "cookie cookie_name name session_name",
+    "**AAL2 of starsessions.timeouts": "limits",
+    "clock=… of the backend": "clock",
+    "encrypt_with=… of the backend, or EncryptedCookieBackend": "encryptor",
+    "prefix=… of RedisBackend": "key_prefix prefix",
+    "remember=True of starsessions.users.sign_in, which is 30 days": "remember_for",
+    "rotate_every, whose grace is 60 seconds": "rotate_grace",
+    "serializer=… of the backend": "serializer",
 }
+_MEANT = {name: meant for meant, names in _ELSEWHERE.items() for name in names.split()}
 
 
 def names_keywords(init: Callable[P, None]) -> Callable[P, None]:
@@ -103,7 +88,7 @@ def names_keywords(init: Callable[P, None]) -> Callable[P, None]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> None:
         for name in kwargs:
             if name not in known:
-                meant = _ELSEWHERE.get(name)
+                meant = _MEANT.get(name)
                 cure = f"use {meant}" if meant else "see its documentation for the list"
                 raise TypeError(f"SessionMiddleware has no keyword {name!r}: {cure}.")
         init(*args, **kwargs)
