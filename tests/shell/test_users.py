@@ -311,7 +311,7 @@ async def test_a_list_is_stored_as_arrays_in_which_each_field_keeps_its_place(cl
     identity = Identity("ann", now, "a-handle", "password", "Firefox", "192.0.2.0", now + 60, 3)
     listed = IndexedSession("a-handle", "a-key", now, now + 60, identity)
 
-    await UserIndex(store).change("ann", lambda before: (*before, listed), now + 60, now)
+    await UserIndex(store).change("ann", lambda before: (*before, listed), now, keep_until=now + 60)
 
     fields = ["a-handle", "a-key", now, now + 60]
     of_user = ["ann", now, "a-handle", "password", "Firefox", "192.0.2.0", now + 60, 3]
