@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from importlib.util import find_spec
 from random import random
-from typing import Any, Concatenate, NamedTuple, NoReturn, ParamSpec, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import sqlalchemy as sa
 from anyio import CancelScope
@@ -33,7 +33,6 @@ from sqlalchemy.util.concurrency import greenlet_spawn
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.stores.loops import PerLoop
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 Codes = frozenset[str | int]
@@ -163,37 +162,27 @@ class Database:
             work.close()
             raise
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
+        until = loop.time() + self._timeout
         task = loop.create_task(work)
         running.add(task)
 
-        def time_is_up() -> None:
-            task.cancel()
-            if not answer.done():
-                answer.set_exception(BackendUnavailable(f"The store did not answer within {self._timeout:g} seconds."))
-
-        timer = loop.call_later(self._timeout, time_is_up)
-
         def has_ended(task: asyncio.Task[T]) -> None:
-            timer.cancel()
             running.discard(task)
-            if answer.done():  # the request has timed out or was cancelled
-                task.cancelled() or task.exception()
-            elif task.cancelled():  # the event loop is being closed
-                answer.cancel()
-            elif (failure := task.exception()) is not None:
-                answer.set_exception(failure)
-            else:
-                answer.set_result(task.result())
+            task.cancelled() or task.exception()  # asked for, although no one may be waiting for it any more
 
         task.add_done_callback(has_ended)
         try:
-            return await answer
+            await asyncio.wait({task}, timeout=self._timeout)
         except asyncio.CancelledError:
+            loop.call_at(until, task.cancel)
             if writes:
                 with CancelScope(shield=True):
-                    await asyncio.wait({task}, timeout=timer.when() - loop.time())
+                    await asyncio.wait({task}, timeout=until - loop.time())
             raise
+        if not task.done():
+            task.cancel()
+            raise BackendUnavailable(f"The store did not answer within {self._timeout:g} seconds.")
+        return task.result()
 
     async def finished(self) -> None:
         """Wait until no work is running. All work ends within the timeout, or soon after."""
@@ -208,12 +197,10 @@ class Database:
             await self._engine.dispose()
 
     async def execute(self, statement: sa.Executable, parameters: dict[str, Any]) -> Answer:
-        (rows, written), in_doubt = await self.call(_execute, statement, parameters)
+        (rows, written), in_doubt = await self.call(lambda connection: _execute(connection, statement, parameters))
         return Answer(rows, written, in_doubt)
 
-    async def call(
-        self, work: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> tuple[T, bool]:
+    async def call(self, work: Callable[[sa.Connection], T]) -> tuple[T, bool]:
         """Run the work on a connection. Return its result, and whether an earlier attempt may have been carried out.
 
         Raises:
@@ -225,7 +212,7 @@ class Database:
         async with local.free:
             while True:
                 try:
-                    return await greenlet_spawn(partial(_once, local.engine, work, *args, **kwargs)), in_doubt
+                    return await greenlet_spawn(_once, local.engine, work), in_doubt
                 except Exception as error:
                     failure = _as_the_driver_said(error)
                 if _has_code(failure, BUSY):
@@ -244,7 +231,7 @@ class Database:
         raise BackendUnavailable(f"The store failed: {type(failure).__name__}.") from failure
 
 
-def _once(engine: sa.Engine, work: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+def _once(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
     with engine.connect() as connection:
         driver: Any = connection.connection.dbapi_connection
         commits = not engine.dialect.detect_autocommit_setting(driver)
@@ -253,7 +240,7 @@ def _once(engine: sa.Engine, work: Callable[Concatenate[sa.Connection, P], T], *
             connection.execution_options(isolation_level="AUTOCOMMIT")
             commits = False
         try:
-            result = work(connection, *args, **kwargs)
+            result = work(connection)
             if commits:
                 connection.commit()
         except Exception as error:
