@@ -26,20 +26,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from starsessions.core.csrf import (
-    NONCE_BYTES,
-    SAFE_METHODS,
-    SECRET_BYTES,
-    Kind,
-    WhyRefused,
-    as_origin,
-    header_of,
-    is_good,
-    put_secret,
-    secrets_in,
-    token_for,
-    why_foreign,
-)
+from starsessions.core import csrf as rules
+from starsessions.core.csrf import WhyRefused
 from starsessions.core.encoding import to_base64url
 from starsessions.exceptions import ImproperlyConfigured, SessionError
 from starsessions.lifecycle.config import Config
@@ -170,7 +158,7 @@ class CsrfMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        why = why_foreign(_kind(scope), scope["headers"], self._trusted)
+        why = rules.why_foreign(_kind(scope), scope["headers"], self._trusted)
         if why is None:
             scope[_ORIGIN_WAS_CHECKED] = True
         if why is None or any(pattern.fullmatch(_route_path(scope)) for pattern in self._bypass):
@@ -181,7 +169,7 @@ class CsrfMiddleware:
             "%s (%s, Sec-Fetch-Site %.40r, Origin %.200r, Host %.200r)",
             error.detail,
             scope.get("method", "WebSocket"),
-            *(header_of(scope["headers"], name) for name in (b"sec-fetch-site", b"origin", b"host")),
+            *(rules.header_of(scope["headers"], name) for name in (b"sec-fetch-site", b"origin", b"host")),
         )
         if scope["type"] == "websocket":
             # The server turns this into a 403. No page can read the body of a response to a handshake.
@@ -213,7 +201,7 @@ form, or send the token in the header X-CSRF-Token.
     if kind == "unsafe":
         await _verify_token(request)
     elif _ORIGIN_WAS_CHECKED not in request.scope:
-        why = why_foreign(kind, request.scope["headers"], ())
+        why = rules.why_foreign(kind, request.scope["headers"], ())
         if why is not None:
             raise CsrfFailed(why)
 
@@ -233,9 +221,9 @@ def csrf_token(request: HTTPConnection) -> str:
     True
     """
     session = get_session(request)
-    secrets = secrets_in(session)
-    secret = secrets[0] if secrets else put_secret(session, to_base64url(urandom(6)), urandom(SECRET_BYTES))
-    return token_for(secret, urandom(NONCE_BYTES))
+    secrets = rules.secrets_in(session)
+    secret = secrets[0] if secrets else rules.put_secret(session, to_base64url(urandom(6)), urandom(rules.SECRET_BYTES))
+    return rules.token_for(secret, urandom(rules.NONCE_BYTES))
 
 
 def csrf_input(request: HTTPConnection) -> str:
@@ -271,9 +259,9 @@ class _Markup(str):
 
 async def _verify_token(request: HTTPConnection) -> None:
     session = await load_session(request)
-    secrets, signed_in = secrets_in(session), session.__starsessions__.user is not None
+    secrets, signed_in = rules.secrets_in(session), session.__starsessions__.user is not None
     # Of a form that was sent twice, the first one has signed in and renewed the secrets, and its response may be lost.
-    earlier = secrets_in(await take_along(session, {}))
+    earlier = rules.secrets_in(await take_along(session, {}))
     token = request.headers.get(_HEADER)
     if token is None and _has_form(request):
         if not (secrets or earlier):  # no token would be good: do not parse the form of a stranger
@@ -281,7 +269,7 @@ async def _verify_token(request: HTTPConnection) -> None:
             error.detail += " If that does not help, the form has no token: put {{ csrf_input() }} into it."
             raise error
         token = await _token_in_form(request)
-    if token and (is_good(token, secrets) or is_good(token, earlier)):
+    if token and (rules.is_good(token, secrets) or rules.is_good(token, earlier)):
         return
     if isinstance(request, Request):
         await request.close()  # the form was read above, and nothing else closes its files
@@ -308,10 +296,10 @@ async def _token_in_form(request: Request) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _kind(scope: Scope) -> Kind:
+def _kind(scope: Scope) -> rules.Kind:
     if scope["type"] == "websocket":
         return "handshake"
-    return "safe" if scope["method"] in SAFE_METHODS else "unsafe"
+    return "safe" if scope["method"] in rules.SAFE_METHODS else "unsafe"
 
 
 def _route_path(scope: Scope) -> str:
@@ -330,7 +318,7 @@ def _list_of_str(setting: str, values: object) -> Sequence[str]:
 
 def _trusted(origin: str) -> str:
     try:
-        return as_origin(origin)
+        return rules.as_origin(origin)
     except ValueError:
         raise ImproperlyConfigured(
             f"trusted_origins: no browser sends the origin {origin!r}. Write scheme://host or scheme://host:port, "
