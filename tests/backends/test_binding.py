@@ -24,8 +24,7 @@ from starsessions import (
     get_miss_reason,
     users,
 )
-from starsessions.backends.server_side import StoreBackend, key_for
-from starsessions.backends.user_index import index_key
+from starsessions.backends.server_side import StoreBackend
 from starsessions.core.binding import DEFAULT_BINDING, UNBOUND, Binding, Purpose, binding_for
 from starsessions.core.csrf import is_good, put_secret, secrets_in, token_for
 from starsessions.core.encoding import to_base64url
@@ -35,6 +34,7 @@ from starsessions.sealing.encrypted import Encrypter
 from starsessions.sealing.signed import Signer, StarletteSigner
 from starsessions.stores import MemoryStore
 from starsessions.users import UserSessions
+from tests.keys import index_key, key_for
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 BINDINGS = [

@@ -68,15 +68,6 @@ _decode_record = Decoder(Record).decode
 _decode_pointer = Decoder(Pointer).decode
 
 
-def key_for(token: str, binding: Binding = DEFAULT_BINDING) -> str:
-    """Return the key under which a store keeps the session with this id: 43 characters of base64url.
-
-    >>> key_for("an-id") != key_for("An-id"), len(key_for("an-id"))
-    (True, 43)
-    """
-    return key_under(binding.label(Purpose.SESSION_KEY), token)
-
-
 class StoreBackend(Backend):
     """Sessions in a `Store`. Subclasses create the store themselves.
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from msgspec.msgpack import Decoder, Encoder
 from msgspec.structs import replace
 
-from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
+from starsessions.core.binding import Binding, Purpose
 from starsessions.core.encoding import key_under, to_base64url
 from starsessions.core.record import Identity, Instant, Key, Opaque, Record
 from starsessions.exceptions import BackendUnavailable
@@ -57,15 +57,6 @@ _encode = Encoder().encode
 _decode = Decoder(Index).decode
 
 
-def index_key(user_id: str, binding: Binding = DEFAULT_BINDING, purpose: Purpose = Purpose.SESSION_LIST) -> str:
-    """Return the store's key of this user's list.
-
-    >>> index_key("ann") != index_key("Ann"), len(index_key("ann"))
-    (True, 43)
-    """
-    return key_under(binding.label(purpose), user_id)
-
-
 def new_handle() -> str:
     """Return a new public name for a session: 16 random characters. It does not give access to the session.
 
@@ -98,13 +89,7 @@ class UserIndex:
     Backends do not share lists, because none can tell whether the sessions of another one are still valid.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        binding: Binding = DEFAULT_BINDING,
-        purpose: Purpose = Purpose.SESSION_LIST,
-        cipher: Cipher | None = None,
-    ) -> None:
+    def __init__(self, store: Store, binding: Binding, purpose: Purpose, cipher: Cipher | None = None) -> None:
         """Create the index.
 
         Args:
