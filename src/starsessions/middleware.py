@@ -133,13 +133,7 @@ class SessionMiddleware:
         elif secret_key is not None:
             _log.warning("SessionMiddleware uses its backend and ignores its secret_key: remove one of them.")
         validation.check_flags(autoload=autoload, partitioned=partitioned, rolling=rolling)
-        validation.check_choices(
-            app_name=app_name,
-            scope_key=scope_key,
-            on_conflict=on_conflict,
-            on_event=on_event,
-            on_unavailable=on_unavailable,
-        )
+        validation.check_choices(app_name, scope_key, on_conflict, on_event, on_unavailable)
         adapted = adapt(backend)
         policy = validation.policy_from(
             adapted, max_age, absolute_timeout, rolling, renew_every, rotate_every, anonymous_max_age

@@ -103,7 +103,7 @@ def check_flags(**flags: object) -> None:
             raise ImproperlyConfigured(f"{name} must be True or False, not {type(value).__name__}.")
 
 
-def check_choices(*, app_name: Any, scope_key: Any, on_conflict: Any, on_event: Any, on_unavailable: Any) -> None:
+def check_choices(app_name: Any, scope_key: Any, on_conflict: Any, on_event: Any, on_unavailable: Any) -> None:
     """Raise `ImproperlyConfigured` for an invalid value of a setting."""
     if app_name is not None and (not isinstance(app_name, str) or not app_name):
         raise ImproperlyConfigured("app_name must be a non-empty str, or None to use the name of the cookie.")
