@@ -37,15 +37,7 @@ from starsessions.lifecycle.validation import layers
 from starsessions.notices import Notices
 from starsessions.session import get_session, load_session
 
-__all__ = [
-    "CsrfFailed",
-    "CsrfMiddleware",
-    "WhyRefused",
-    "context_processor",
-    "csrf_input",
-    "csrf_token",
-    "verify",
-]
+__all__ = ["CsrfFailed", "CsrfMiddleware", "WhyRefused", "context_processor", "csrf_input", "csrf_token", "verify"]
 
 _FIELD = "csrf_token"
 _HEADER = "x-csrf-token"

@@ -25,13 +25,7 @@ class Notices:
         self._logged_at: dict[Hashable, float] = {}
 
     def warn(
-        self,
-        key: Hashable,
-        message: str,
-        *args: object,
-        every: float | None = None,
-        level: int = logging.WARNING,
-        error: BaseException | None = None,
+        self, key: Hashable, message: str, *args: object, every: float | None = None, level: int = logging.WARNING
     ) -> bool:
         """Log a message, unless one with this key was logged before. Return whether it was logged.
 
@@ -40,7 +34,6 @@ class Notices:
             message: the message, with `%s` for each of `args`. It must not contain an id, a token or a session's data.
             every: log again after this many seconds. None: never again.
             level: the level of the `logging` module.
-            error: the exception whose traceback is logged as well.
         """
         now = self._clock()
         before = self._logged_at.get(key)
@@ -50,5 +43,5 @@ class Notices:
         elif every is None or now < before + every:
             return False
         self._logged_at[key] = now
-        _log.log(level, message, *args, exc_info=error, stacklevel=2)
+        _log.log(level, message, *args, stacklevel=2)
         return True

@@ -108,9 +108,7 @@ class Config(Rules, frozen=True):
         )
 
 
-def _storing_now(
-    backend: Backend,
-) -> tuple[Callable[[Any], Found] | None, tuple[type[Create | Replace | Rotate], ...]]:
+def _storing_now(backend: Backend) -> tuple[Callable[[Any], Found] | None, tuple[type[Create | Replace | Rotate], ...]]:
     """Return the function that carries out commands without I/O, and the commands that it accepts."""
     if not backend.never_waits:
         return None, ()
