@@ -50,27 +50,18 @@ _PARSERS = ("python_multipart", "multipart")
 _notices = Notices()
 
 _CURES = {
-    WhyRefused.CROSS_SITE: (
-        "Rejected: a page of another origin sent this request. If that origin is trusted, add it to "
-        "trusted_origins=[…] of CsrfMiddleware."
-    ),
-    WhyRefused.FOREIGN_ORIGIN: (
-        "Rejected: the Origin of this request differs from its Host. If that origin is trusted, add it to "
-        "trusted_origins=[…] of CsrfMiddleware. If a proxy changes Host, configure it to forward the browser's value."
-    ),
-    WhyRefused.NULL_ORIGIN: (
-        "Rejected: the page that sent this request has the origin null. If it is your own page in a sandboxed frame, "
-        "add allow-same-origin to the frame's sandbox attribute. If it has Referrer-Policy: no-referrer, use "
-        "same-origin."
-    ),
-    WhyRefused.NO_TOKEN: (
-        "Rejected: this request has no CSRF token. Put {{ csrf_input() }} into the form, or send the token in the "
-        "header X-CSRF-Token."
-    ),
-    WhyRefused.STALE_TOKEN: (
-        "This page is out of date: you have signed in or out since you opened it, or your session has ended. "
-        "Reload the page and send the form again."
-    ),
+    WhyRefused.CROSS_SITE: "Rejected: a page of another origin sent this request. If that origin is trusted, add it to "
+    "trusted_origins=[…] of CsrfMiddleware.",
+    WhyRefused.FOREIGN_ORIGIN: "Rejected: the Origin of this request differs from its Host. If that origin is trusted, "
+    "add it to trusted_origins=[…] of CsrfMiddleware. If a proxy changes Host, configure it to forward the browser's "
+    "value.",
+    WhyRefused.NULL_ORIGIN: "Rejected: the page that sent this request has the origin null. If it is your own page in "
+    "a sandboxed frame, add allow-same-origin to the frame's sandbox attribute. If it has Referrer-Policy: "
+    "no-referrer, use same-origin.",
+    WhyRefused.NO_TOKEN: "Rejected: this request has no CSRF token. Put {{ csrf_input() }} into the form, or send the "
+    "token in the header X-CSRF-Token.",
+    WhyRefused.STALE_TOKEN: "This page is out of date: you have signed in or out since you opened it, or your session "
+    "has ended. Reload the page and send the form again.",
 }
 _SIGNED_IN = (
     "You are signed in already, and this page is out of date, so what you sent was not done. "
