@@ -46,6 +46,19 @@ SERVED_BY_OUTER = (
     "A SessionMiddleware for the cookie %r is inside of another one with the same key or store: both applications use "
     "the session of the outer one, and the other settings of the inner one have no effect. Remove the inner one."
 )
+ONE_PLACE = (
+    "Two SessionMiddlewares store their session in scope[%r]: handlers see only the session of the cookie %r, not that "
+    "of %r. Give one of them another scope_key=…."
+)
+ONE_KEY = (
+    "Two SessionMiddlewares share a secret_key and read Starlette's cookie format, which is not bound to the name of a "
+    "cookie: a value of the cookie %r is also valid in the cookie %r. Give each its own secret_key, or use "
+    "CookieBackend(…, starlette_format=False)."
+)
+TWICE = (
+    "SessionMiddleware is installed twice with the cookie {!r}: remove one of them, or give it another "
+    "session_cookie=… and scope_key=…."
+)
 ANOTHER = (
     "Another SessionMiddleware, perhaps Starlette's own, also writes the cookie {!r}: "
     "remove it, or give one of them another session_cookie=…."
@@ -210,26 +223,11 @@ def check_stack(app: object, config: Config, scope_key: str) -> None:
         inner = getattr(layer, "config", None)
         if isinstance(inner, Config):
             if inner.cookie.name == name:
-                raise ImproperlyConfigured(
-                    f"SessionMiddleware is installed twice with the cookie {name!r}: "
-                    "remove one of them, or give it another session_cookie=… and scope_key=…."
-                )
+                raise ImproperlyConfigured(TWICE.format(name))
             if getattr(layer, "scope_key", None) == scope_key:
-                _log.warning(
-                    "Two SessionMiddlewares store their session in scope[%r]: handlers see only the session of the "
-                    "cookie %r, not that of %r. Give one of them another scope_key=….",
-                    scope_key,
-                    inner.cookie.name,
-                    name,
-                )
+                _log.warning(ONE_PLACE, scope_key, inner.cookie.name, name)
             if not set(inner.backend.starlette_keys).isdisjoint(config.backend.starlette_keys):
-                _log.warning(
-                    "Two SessionMiddlewares share a secret_key and read Starlette's cookie format, which is not bound "
-                    "to the name of a cookie: a value of the cookie %r is also valid in the cookie %r. Give each its "
-                    "own secret_key, or use CookieBackend(…, starlette_format=False).",
-                    inner.cookie.name,
-                    name,
-                )
+                _log.warning(ONE_KEY, inner.cookie.name, name)
         if writes(layer, name):
             raise ImproperlyConfigured(ANOTHER.format(name))
 
