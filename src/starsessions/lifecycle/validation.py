@@ -182,11 +182,8 @@ def check_effect(config: Config) -> None:
         )
     # A `max_age` that is the default was not chosen: then a shorter `absolute_timeout` is all that was meant.
     max_age = 0 if policy.browser_session or policy.max_age == DEFAULT_MAX_AGE else policy.max_age
-    for setting, value in (
-        ("max_age", max_age),
-        ("renew_every", policy.renew_every),
-        ("rotate_every", policy.rotate_every),
-    ):
+    durations = {"max_age": max_age, "renew_every": policy.renew_every, "rotate_every": policy.rotate_every}
+    for setting, value in durations.items():
         if policy.absolute_timeout is not None and (value or 0) > policy.absolute_timeout:
             _log.warning("%s has no effect: absolute_timeout is shorter. Remove one of them.", setting)
 
