@@ -98,7 +98,7 @@ class Answer(NamedTuple):
     written: int
     """The number of rows written; 0 if an INSERT found its key in use."""
 
-    in_doubt: bool
+    in_doubt: bool = False
     """Whether an earlier attempt failed and may have been carried out."""
 
 
@@ -197,8 +197,8 @@ class Database:
             await self._engine.dispose()
 
     async def execute(self, statement: sa.Executable, parameters: dict[str, Any]) -> Answer:
-        (rows, written), in_doubt = await self.call(lambda connection: _execute(connection, statement, parameters))
-        return Answer(rows, written, in_doubt)
+        answer, in_doubt = await self.call(lambda connection: _execute(connection, statement, parameters))
+        return answer._replace(in_doubt=in_doubt)
 
     async def call(self, work: Callable[[sa.Connection], T]) -> tuple[T, bool]:
         """Run the work on a connection. Return its result, and whether an earlier attempt may have been carried out.
@@ -250,14 +250,12 @@ def _once(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
         return result
 
 
-def _execute(
-    connection: sa.Connection, statement: sa.Executable, parameters: dict[str, Any]
-) -> tuple[Sequence[sa.Row[Any]], int]:
+def _execute(connection: sa.Connection, statement: sa.Executable, parameters: dict[str, Any]) -> Answer:
     try:
         result: sa.CursorResult[Any] = connection.execute(statement, parameters)
     except exc.IntegrityError:
-        return (), 0
-    return (result.all(), 0) if result.returns_rows else ((), result.rowcount)
+        return Answer((), 0)
+    return Answer(result.all(), 0) if result.returns_rows else Answer((), result.rowcount)
 
 
 def _as_the_driver_said(error: Exception) -> Exception:
