@@ -133,9 +133,9 @@ class StoreBackend(Backend):
 
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
         token = session_id or await self.new_id()
-        if record.identity is not None:
-            record = await self.user_index.keep_indexed(record, self.key_of(token), ends_at, now)
         key = self.key_of(token)
+        if record.identity is not None:
+            record = await self.user_index.keep_indexed(record, key, ends_at, now)
         write = self.store.create(key, self._value(key, record), expires_at=ends_at, now=now)
         return await self._written(write, token, key, record, now)
 
