@@ -40,8 +40,7 @@ _MESSAGES = {
     "header": "A request had more than %d bytes of cookies, so its session was not looked for. Make other cookies "
     "smaller, or set them for narrower paths.",
     "planted": "A request had several cookies %s, so none was used: another host of the domain planted one, or "
-    "domain=…, path=… or partitioned=… has changed. Signing in removes the others. A name that begins with __Host- "
-    "keeps them out.",
+    "domain, path or partitioned has changed. Signing in removes the others; a name with __Host- keeps them out.",
     "foreign": "A request had a cookie %s that this application did not write, or not with its present keys. If "
     "another application on this host (on any port) uses the same name, each signs the users of the other out: give "
     "one of them another session_cookie=….",
