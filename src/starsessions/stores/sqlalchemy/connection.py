@@ -83,7 +83,7 @@ MAX_ATTEMPTS = 8
 MOST_CONNECTIONS = 15
 """The size of SQLAlchemy's default pool, overflow included."""
 
-ASYNC_DRIVERS = {
+ASYNC_DRIVERS: dict[str, tuple[str, ...]] = {
     "postgresql": ("psycopg", "asyncpg"),
     "mysql": ("asyncmy",),
     "mariadb": ("asyncmy",),
