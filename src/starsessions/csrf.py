@@ -51,9 +51,11 @@ _notices = Notices()
 
 _CURES = {
     WhyRefused.CROSS_SITE: "Rejected: a page of another origin sent this request. If that origin is trusted, add it to "
-    "trusted_origins=[…] of CsrfMiddleware.",
+    "trusted_origins=[…] of CsrfMiddleware. If this is the callback of a payment service or identity provider, add its "
+    "path to bypass=[…].",
     WhyRefused.FOREIGN_ORIGIN: "Rejected: the Origin of this request differs from its Host. If that origin is trusted, "
-    "add it to trusted_origins=[…] of CsrfMiddleware. If a proxy changes Host, let it pass on the browser's.",
+    "add it to trusted_origins=[…] of CsrfMiddleware. If a proxy changes Host, configure it to forward the browser's "
+    "value, with the port (nginx: proxy_set_header Host $http_host).",
     WhyRefused.NULL_ORIGIN: "Rejected: the page that sent this request has the origin null. If it is your own page in "
     "a sandboxed frame, add allow-same-origin to the frame's sandbox attribute. If it has Referrer-Policy: "
     "no-referrer, use same-origin.",

@@ -53,8 +53,8 @@ M = TypeVar("M")
 
 _NOT_SIGNED_IN = "Not signed in."
 _OTHER_NAME = (
-    "The OpenAPI document says that the session cookie is called %r, but the middleware calls it %r: make the "
-    "dependencies with SessionCookie(%r)."
+    "The OpenAPI document calls the session cookie %r, and the middleware %r. Sessions work, but the document is "
+    "wrong: make the dependencies with SessionCookie(%r)."
 )
 _NOT_FRESH = "You signed in too long ago for this. Sign in again."
 _SAFE_PATH = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")

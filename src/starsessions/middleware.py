@@ -10,6 +10,7 @@ from secrets import token_bytes
 from typing import Literal
 
 import anyio
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from starsessions.backends.adapter import adapt
@@ -21,7 +22,7 @@ from starsessions.core.durations import Duration
 from starsessions.core.record import DEFAULT_MAX_AGE
 from starsessions.core.state import BY_HAND, CLOSED, NOTHING, OPEN, SAVING, Command, Phase
 from starsessions.events import OnEvent, StoreFailed, dispatch
-from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted
+from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionError
 from starsessions.lifecycle import validation
 from starsessions.lifecycle.config import Config
 from starsessions.lifecycle.loading import load
@@ -132,9 +133,9 @@ class SessionMiddleware:
             backend = CookieBackend(secret_key)
         elif secret_key is not None:
             _log.warning("SessionMiddleware uses its backend and ignores its secret_key: remove one of them.")
-        validation.check_flags(autoload=autoload, partitioned=partitioned, rolling=rolling)
-        validation.check_choices(app_name, scope_key, on_conflict, on_event, on_unavailable)
         adapted = adapt(backend)
+        validation.check_flags(autoload=autoload, no_store=no_store, partitioned=partitioned, rolling=rolling)
+        validation.check_choices(app_name, scope_key, on_conflict, on_event, on_unavailable)
         policy = validation.policy_from(
             adapted, max_age, absolute_timeout, rolling, renew_every, rotate_every, anonymous_max_age
         )
@@ -176,7 +177,7 @@ class SessionMiddleware:
         def send_with_session(message: Message) -> Awaitable[None]:
             # Not a coroutine function, so that messages which stay unchanged cost next to nothing.
             if message["type"] == "http.response.start" and state.phase in _NOT_SENT:
-                if state.accessed or scope.get(key) is not session:
+                if state.ready or state.accessed or scope.get(key) is not session:
                     return self._start(session, scope, message, send)
                 state.phase = CLOSED
             return send(message)
@@ -186,7 +187,7 @@ class SessionMiddleware:
                 await load(session)
             await self.app(scope, receive, send_with_session)
         except Exception as error:
-            await self._refuse(session, error, scope, send)
+            await self._refuse(session, error, scope, receive, send)
             return
         finally:
             if state.events:
@@ -200,36 +201,47 @@ class SessionMiddleware:
         if state.phase is SAVING:  # saving failed, and this is the application's error response
             state.phase = Phase.FAILED
             return send(message)
-        replaced = scope.get(self.scope_key) is not session and self._is_replaced(session, scope)
-        if not (replaced or state.accessed):  # another middleware's session is in the place of this one
-            look_closer(message.get("headers", ()), False, state, scope)
-            state.phase = CLOSED
-            return send(message)
-        if replaced or not state.is_settled:
+        replaced = False
+        if scope.get(self.scope_key) is not session:
+            replaced = self._is_replaced(session, scope)
+            if not (replaced or session.accessed):  # another middleware's session is in the place of this one
+                look_closer(message.get("headers", ()), False, state, scope)
+                state.phase = CLOSED
+                return send(message)
+        if replaced:
+            return self._start_saving(None, session, scope, message, send)
+        try:
+            if not state.is_settled:
+                command = decide(session)
+                if command is not NOTHING and not save_now(session, command):
+                    return self._start_saving(command, session, scope, message, send)
+                if not state.is_loaded and message["status"] < 300:
+                    self.config.advice.on_not_loaded(scope.get("path", ""), self.config.tokens_in(state.headers))
+            message = with_session(message, session, scope)
+        except BaseException:
             state.phase = SAVING
-            command = None if replaced else decide(session)
-            if command is not NOTHING and (command is None or not save_now(session, command)):
-                return self._start_saving(command, session, scope, message, send)
+            raise
         state.phase = CLOSED
-        return send(with_session(message, session, scope))
+        return send(message)
 
     async def _start_saving(
         self, command: Command | None, session: Session, scope: Scope, message: Message, send: Send
     ) -> None:
         """Save before sending: if saving fails, nothing has been sent, and the error response is complete."""
         state = session.__starsessions__
-        state.is_saving = True
+        state.phase, state.is_saving = SAVING, True
         try:
             if command is None:
                 await self._adopt(session, scope)
             await save_for_headers(session, command)
+            message = with_session(message, session, scope)
             state.phase = CLOSED
         finally:
             state.finish_saving()
         if state.is_at_home and state.is_lost:
             path = scope.get("path", "")
             self.config.notices.warn(("at home", path), validation.AT_HOME, path)
-        await send(with_session(message, session, scope))
+        await send(message)
 
     def _check_saved(self, session: Session, scope: Scope) -> None:
         """Raise if a change came too late to be saved with the response: losing it silently would be worse."""
@@ -242,9 +254,15 @@ class SessionMiddleware:
                 "call `await session.persist()` after the change."
             )
 
-    async def _refuse(self, session: Session, error: Exception, scope: Scope, send: Send) -> None:
+    async def _refuse(self, session: Session, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond 503 because the store failed. Re-raise any other error, and if part of a response has been sent."""
         state = session.__starsessions__
+        failure = error.__cause__
+        if state.phase is SAVING and isinstance(error, RuntimeError) and isinstance(failure, SessionError):
+            # Starlette has a handler for it, but takes the response for started. Nothing has been sent yet.
+            if await _is_handled(failure, scope, receive, send):
+                return
+            error = failure
         if not isinstance(error, BackendUnavailable):
             if state.phase is OPEN:
                 state.phase = Phase.LEFT
@@ -289,7 +307,7 @@ class SessionMiddleware:
         async def send_with_session(message: Message) -> None:
             kind = message["type"]
             if state.phase is OPEN and kind in ("websocket.accept", "websocket.http.response.start"):
-                if state.accessed or self._is_replaced(session, scope):
+                if session.accessed or self._is_replaced(session, scope):
                     await self._save_for_handshake(session, scope)
                     message = with_session_cookie(message, session, scope)
                 state.phase = BY_HAND
@@ -302,7 +320,7 @@ class SessionMiddleware:
                 await load(session)
             await self.app(scope, receive, send_with_session)
         except BackendUnavailable as error:
-            await self._refuse(session, error, scope, send)
+            await self._refuse(session, error, scope, receive, send)
         finally:
             # Changes are saved however the connection ended: the peer disconnected, the handler failed, or the server
             # is shutting down and cancelled this task.
@@ -377,8 +395,8 @@ class SessionMiddleware:
             if any(validation.writes(layer, name) for layer in validation.layers(stack)):
                 raise ImproperlyConfigured(validation.ANOTHER.format(name))
             return False
-        theirs = outer.__starsessions__.config
-        if theirs.cookie.name != name:
+        theirs, phase = outer.__starsessions__.config, outer.__starsessions__.phase
+        if theirs.cookie.name != name or phase is not OPEN:  # its middleware has finished: the request is tried again
             return False
         if self.config.backend.place != theirs.backend.place:
             raise ImproperlyConfigured(validation.NESTED.format(name))
@@ -386,6 +404,22 @@ class SessionMiddleware:
         if self._autoload:
             await load(outer)
         return True
+
+
+async def _is_handled(failure: SessionError, scope: Scope, receive: Receive, send: Send) -> bool:
+    """Let the application's handler of this error respond. Return False if there is none to be found."""
+
+    async def fails(*_: object) -> None:
+        raise failure
+
+    by_class, by_status = scope.get("starlette.exception_handlers", ({}, {}))
+    try:
+        await ExceptionMiddleware(fails, {**by_class, **by_status})(scope, receive, send)
+    except SessionError as error:
+        if error is not failure:
+            raise
+        return False
+    return True
 
 
 def _has_unsaved(session: Session) -> bool:

@@ -66,7 +66,7 @@ class Session(TrackedDict):
             loading.load_now(self)
         if state.phase is CLOSED and not state.accessed:
             state.config.advice.on_late_read()
-        state.accessed = state.ready = True
+        state.ready = True
 
     def _before_change(self) -> None:
         state = self.__starsessions__
@@ -85,11 +85,13 @@ class Session(TrackedDict):
     @property
     def accessed(self) -> bool:
         """Whether the session was used in this request."""
-        return self.__starsessions__.accessed
+        state = self.__starsessions__
+        return state.ready or state.accessed
 
     @accessed.setter
     def accessed(self, value: bool) -> None:
-        self.__starsessions__.accessed = value
+        state = self.__starsessions__
+        state.accessed, state.ready = value, False
 
     @property
     def modified(self) -> bool:
@@ -98,12 +100,15 @@ class Session(TrackedDict):
 
     @modified.setter
     def modified(self, value: bool) -> None:
-        self.__starsessions__.modified = value
+        state = self.__starsessions__
+        state.modified = value or state.has_requests
 
     def mark_accessed(self) -> None:
         """Record an access. Starlette calls this when a handler reads `request.session`."""
         state = self.__starsessions__
-        if not state.ready and (state.is_loaded or state.config.peek is not None):
+        if state.ready:
+            return
+        if state.is_loaded or state.config.peek is not None:
             self._before_read()
         else:
             if state.phase is CLOSED and not state.accessed:

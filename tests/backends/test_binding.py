@@ -473,8 +473,9 @@ async def test_a_store_is_accepted_wherever_a_backend_is() -> None:
 
 @pytest.mark.parametrize("wrong", [{}, "redis://localhost", object(), DictBackend, StarletteSigner], ids=repr)
 def test_an_object_that_is_no_backend_or_store_is_rejected_with_the_cure(wrong: Any) -> None:
+    cure = r"RedisBackend\(url\)" if isinstance(wrong, str) else "get, create, replace and delete"
     for make in (lambda: Site(backend=wrong), lambda: Session(wrong), lambda: UserSessions(wrong)):
-        with pytest.raises(ImproperlyConfigured, match="get, create, replace and delete"):
+        with pytest.raises(ImproperlyConfigured, match=cure):
             make()
     with pytest.raises(ImproperlyConfigured, match=r"revocations must be a store.*get, create, replace and delete"):
         CookieBackend(KEY, revocations=wrong)

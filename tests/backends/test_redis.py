@@ -518,7 +518,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a blocking client": (blocking.Redis, r"or a Redis or RedisCluster client from redis\.asyncio, not a redis"),
     "a pipeline": (lambda: Redis().pipeline(), r"not a redis\.asyncio\.client\.Pipeline"),
     "a pool": (ConnectionPool, r"not a redis\.asyncio\.connection\.ConnectionPool"),
-    "nothing": (lambda: None, r"not a builtins\.NoneType"),
+    "nothing": (lambda: None, "not NoneType: is the variable that holds the URL set"),
     "replicas of a Sentinel": (lambda: Sentinel([("localhost", 1)]).slave_for("sessions"), "master_for"),
     "a Cluster that balances": (
         lambda: reading_replicas(load_balancing_strategy=LoadBalancingStrategy.ROUND_ROBIN),

@@ -389,7 +389,7 @@ async def test_an_engine_made_from_a_url_is_closed_and_can_be_used_again(db: Dat
 
 REFUSED = {
     "a sync engine": (lambda: create_engine("sqlite://"), "AsyncEngine from create_async_engine"),
-    "nothing": (lambda: None, "not a NoneType"),
+    "nothing": (lambda: None, "not NoneType: is the variable that holds the URL set"),
     "a sync driver": (lambda: "sqlite+pysqlite:///sessions.db", "does not support asyncio.*aiosqlite"),
     "a driver that is missing": (lambda: "postgresql+pg8000://host/db", "is not installed.*asyncpg"),
     "no URL": (lambda: "hunter2", "cannot read this URL"),
@@ -485,6 +485,16 @@ async def test_a_database_that_does_not_answer_at_the_start_is_logged(caplog: py
     [record] = caplog.records
     assert "does not answer yet" in record.message
     assert "hunter2" not in record.message
+
+
+async def test_a_sqlite_file_in_a_directory_that_does_not_exist_is_reported_with_the_cure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = SQLAlchemyBackend(f"sqlite+aiosqlite:///{tmp_path}/missing/sessions.db")
+    async with backend.lifespan():
+        with pytest.raises(BackendUnavailable, match="create its directory"):
+            await backend.write({"n": 1})
+    assert "create its directory" in caplog.text
 
 
 def test_the_table_belongs_to_the_metadata_of_the_application_if_it_is_given() -> None:

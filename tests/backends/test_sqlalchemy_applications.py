@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -116,6 +117,23 @@ async def test_a_database_in_memory_is_one_in_all_event_loops() -> None:
         with pytest.raises(ImproperlyConfigured, match="missing"):
             async with backend.lifespan():
                 pass
+
+
+def test_a_database_in_memory_serves_several_event_loops_at_once() -> None:
+    """They share its one connection. A failure on it would close it, and the database would end with it."""
+    backend = SQLAlchemyBackend("sqlite+aiosqlite://")
+    asyncio.run(backend.create_table())
+
+    async def use(thread: int) -> list[Any]:
+        async def visit(n: int) -> Any:
+            return await backend.read(await backend.write({"of": [thread, n]}))
+
+        return [found for _ in range(10) for found in await asyncio.gather(*map(visit, range(8)))]
+
+    with ThreadPoolExecutor(4) as threads:
+        for thread, found in enumerate(threads.map(lambda thread: asyncio.run(use(thread)), range(4))):
+            assert found == [{"of": [thread, n]} for n in range(8)] * 10
+    asyncio.run(backend.store.aclose())
 
 
 # Tables: where they are, and that they are missing

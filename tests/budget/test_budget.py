@@ -133,13 +133,13 @@ BACKENDS: dict[str, Callable[[], Any]] = {
 
 # On Python 3.11, and from 3.12 on.
 BUDGET: dict[tuple[str, Handler], tuple[Cost, Cost]] = {
-    ("signed", untouched): (Cost(3, 144), Cost(3, 137)),
-    ("signed", read): (Cost(20, 828), Cost(20, 783)),
-    ("signed", write): (Cost(38, 1450), Cost(38, 1350)),
-    ("encrypted", read): (Cost(22, 823), Cost(22, 786)),
-    ("encrypted", write): (Cost(40, 1395), Cost(40, 1305)),
-    ("memory", read): (Cost(23, 820), Cost(23, 783)),
-    ("memory", write): (Cost(46, 1621), Cost(46, 1518)),
+    ("signed", untouched): (Cost(3, 145), Cost(3, 140)),
+    ("signed", read): (Cost(19, 797), Cost(19, 748)),
+    ("signed", write): (Cost(37, 1414), Cost(37, 1311)),
+    ("encrypted", read): (Cost(21, 792), Cost(21, 751)),
+    ("encrypted", write): (Cost(39, 1359), Cost(39, 1266)),
+    ("memory", read): (Cost(22, 789), Cost(22, 748)),
+    ("memory", write): (Cost(45, 1578), Cost(45, 1471)),
 }
 
 

@@ -62,6 +62,7 @@ def test_vary_gets_cookie_unless_it_lists_cookie_or_a_star(before: RawHeaders, a
         ([b'private="x, no-store, y"'], [b"no-store"], False),
         ([b'private="public", no-store'], [b'private="public", no-store'], False),
         ([b"no-cache"], [b"no-store"], False),
+        ([b"must-understand, no-store, max-age=60"], [b"no-store"], False),
         ([b"private, max-age=60"], [b"no-store"], False),
         ([b"max-age=60"], [b"no-store"], False),
         ([b"public"], [b"no-store"], True),

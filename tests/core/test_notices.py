@@ -31,3 +31,15 @@ def test_a_stranger_who_makes_up_paths_fills_neither_the_log_nor_the_memory(capl
     logged = [notices.warn(("path", number), "about a path") for number in range(MOST + 50)]
     assert logged == [True] * MOST + [False] * 50
     assert len(caplog.records) == MOST
+    assert notices.warn("planted", "Nor does it keep other messages out of the log.")
+    assert notices.warn(("another kind", "/"), "Nor those about the paths of another kind.")
+
+
+def test_a_stranger_forges_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    notices = Notices()
+    notices.warn(
+        "path", "The response of %s: %d, %s", "/a\nCRITICAL forged \x1b[31m\u2028", 200, "/straße " + "x" * 9999
+    )
+    assert caplog.records[0].getMessage() == (
+        r"The response of /a\nCRITICAL forged \x1b[31m\u2028: 200, /straße " + "x" * 192
+    )

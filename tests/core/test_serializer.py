@@ -347,6 +347,29 @@ class Colours(str, enum.Enum):  # noqa: UP042 - as it was spelled before StrEnum
     RED = "r"
 
 
+class Folded(str):
+    """As the name of a header: equal in any case, and under a hash that no str has."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self.lower() == str(other).lower()
+
+    def __hash__(self) -> int:
+        return hash(("folded", self.lower()))
+
+
+class Between(timedelta):
+    """As pendulum's Duration and Interval: its parts are spelled otherwise, and it has another hash."""
+
+    @property
+    def days(self) -> int:  # type: ignore[override]
+        return 99
+
+    def __hash__(self) -> int:
+        return hash(("between", timedelta.__hash__(self)))
+
+
 class Nanoseconds(datetime):
     """As pandas' Timestamp: finer than its base type."""
 
@@ -385,6 +408,7 @@ SUBCLASSES: dict[str, tuple[Any, Any]] = {
     "date": (type("Date", (date,), {})(2024, 1, 2), date(2024, 1, 2)),
     "time": (type("Time", (time,), {})(1, 2, 3, 4, UTC, fold=1), time(1, 2, 3, 4, UTC, fold=1)),
     "timedelta": (type("Delta", (timedelta,), {})(1, 2, 3), timedelta(1, 2, 3)),
+    "Interval": ([Between(-1, 2, 3)], [timedelta(-1, 2, 3)]),
     "UUID": (asyncpg.pgproto.pgproto.UUID(str(UUID(int=7))), UUID(int=7)),
     "Decimal": (Money("1.50"), Decimal("1.50")),
     "Decimal NaN": (Money("NaN"), Decimal("NaN")),
@@ -467,6 +491,14 @@ def test_any_other_type_is_rejected_with_its_path_and_type(serializer: Msgpack, 
     assert caught.value.kind == kind
     assert str(caught.value).startswith('session["cart"][2]["price"] is a')
     assert f" {kind}, which a session cannot hold. " in str(caught.value)
+
+
+@pytest.mark.guarantee(3)
+@both
+@rows("of", [lambda a, b: {a: 1, b: 2}, lambda a, b: {a, b}, lambda a, b: {(a,): 1, (b,): 2}, lambda a, b: {a: 1}])
+def test_keys_and_items_that_would_become_one_are_rejected(serializer: Msgpack, of: Callable[[Any, Any], Any]) -> None:
+    with pytest.raises(UnsupportedValue, match="Folded"):
+        serializer.dumps({"a": of(Folded("A"), "A")})
 
 
 @both

@@ -6,6 +6,7 @@ Each rule of the essay in that module has a test here. What several machines do 
 
 import json
 from collections import OrderedDict
+from collections.abc import Callable
 from copy import copy, deepcopy
 from decimal import Decimal
 from typing import Any, get_args
@@ -823,8 +824,6 @@ def test_only_a_sign_in_starts_the_lifetime_anew() -> None:
 UNSETTLED: list[dict[str, Any]] = [
     {"modified": True},
     {"exposed": True},
-    {"next_id": "new"},
-    {"expiry": Expiry()},
     {"config": ROLLING},
     {"config": ROTATING},
 ]
@@ -841,6 +840,22 @@ def test_a_session_that_may_need_a_write_is_not_settled(fields: dict[str, Any]) 
     state, _ = machine({"a": 1}, **{"config": RULES, **fields})
 
     assert not state.is_settled
+
+
+@rows(
+    "ask",
+    [
+        lambda state: state.rotate("new"),
+        lambda state: state.expire(Expiry()),
+        lambda state: state.sign_in(ANN, "new", None),
+    ],
+)
+def test_a_session_that_was_asked_for_something_is_not_settled(ask: Callable[[SessionState], None]) -> None:
+    state, _ = machine({"a": 1})
+    ask(state)
+
+    assert not state.is_settled
+    assert state.has_requests
 
 
 def test_where_nothing_lives_nothing_is_settled() -> None:

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, WebSocket
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.middleware.sessions import SessionMiddleware as StarlettesMiddleware
 from starlette.responses import PlainTextResponse
@@ -492,8 +493,8 @@ def test_a_document_that_names_another_cookie_is_reported_once(
     browser.get("/")
     [record] = caplog.records
     assert record.getMessage() == (
-        "The OpenAPI document says that the session cookie is called 'session', but the middleware calls it "
-        "'__Host-session': make the dependencies with SessionCookie('__Host-session')."
+        "The OpenAPI document calls the session cookie 'session', and the middleware '__Host-session'. Sessions work, "
+        "but the document is wrong: make the dependencies with SessionCookie('__Host-session')."
     )
 
 
@@ -509,3 +510,49 @@ def test_settings_that_cannot_work_are_rejected_at_startup() -> None:
 def test_the_package_imports_neither_fastapi_nor_pydantic() -> None:
     code = "import sys, starsessions, starsessions.typed; assert not {'fastapi', 'pydantic'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Person(BaseModel):
+    user: str | None = None
+
+
+@pytest.mark.once
+@rows(
+    ("path", "is_logged"),
+    [
+        ("/me", True),  # pydantic asks the dict for keys in C, and finds none
+        ("/me/loaded", False),
+        ("/nothing", False),
+        ("/missing", False),
+    ],
+)
+def test_a_response_model_that_is_filled_from_a_session_that_is_not_loaded_is_reported_once(
+    caplog: pytest.LogCaptureFixture, path: str, is_logged: bool
+) -> None:
+    app = sign_in_routes(FastAPI())
+    app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
+
+    @app.get("/me", response_model=Person)
+    async def me(request: Request) -> Any:
+        return request.session
+
+    @app.get("/me/loaded", response_model=Person)
+    async def loaded(request: Request) -> Any:
+        await request.session.load()
+        return request.session
+
+    @app.get("/nothing")
+    async def nothing() -> None: ...
+
+    @app.get("/missing")
+    async def missing(request: Request) -> None:
+        raise HTTPException(404, str(request.session.is_loaded))
+
+    caplog.clear()
+    client = TestClient(app)
+    client.get(path)
+    assert caplog.records == []  # a visitor has no session to load
+    client.post("/sign-in/ann")
+    for _ in range(2):
+        client.get(path)
+    assert ["response_model" in record.getMessage() for record in caplog.records] == [True] * is_logged

@@ -71,6 +71,8 @@ def test_settings_that_do_not_work_everywhere_are_reported_when_the_application_
             for host in (b"localhost:8000", b"127.0.0.1:8000", b"[::1]:8000", b"app.localhost", b"")
         ),
         ({"https_only": True}, "https", [(b"host", b"testserver")], None),
+        # Behind a proxy that ends https and does not say so: browsers send Sec-Fetch-Site over https only.
+        ({"https_only": True}, "http", [(b"host", b"shop.example.com"), (b"sec-fetch-site", b"none")], None),
         ({"domain": "example.com"}, "https", [(b"host", b"shop.example.com")], None),
         ({"domain": ".Example.com"}, "https", [(b"host", b"EXAMPLE.com:443")], None),
         ({"domain": "example.com"}, "https", [(b"host", b"example.org")], "does not cover the host"),
@@ -137,6 +139,18 @@ async def test_a_rejected_cookie_is_reported_once_if_someone_has_to_do_something
         assert reply.result == {}
     assert len(said(caplog)) == (cure is not None)
     assert all(cure in one and FOREIGN not in one for one in said(caplog) if cure)
+
+
+async def test_an_application_that_deletes_the_cookie_itself_is_not_taken_for_a_second_one(
+    site_of: Callable[..., Site], caplog: pytest.LogCaptureFixture
+) -> None:
+    response = Response()
+    response.delete_cookie("session")
+    site = site_of()
+    site.response = response.raw_headers
+    await site.visit(write)
+    await site.visit(Session.clear)
+    assert said(caplog) == []
 
 
 async def count(request: Request) -> Response:

@@ -130,11 +130,13 @@ async def test_a_response_that_has_written_the_session_is_not_stored_though_it_s
     await site.visit(write)
     await site.visit(lambda session: add_flash(session, "Saved"))
     site.response = [(b"cache-control", b"private, max-age=600"), (b"cdn-cache-control", b"max-age=600")]
+    site.response += [(b"X-Accel-Expires", b"600")]
     reply = await site.visit(act)
     assert act in (write, Session.flush) or reply.result == [Flash("Saved")]
     assert act is Session.flush or reply.set_cookies == []
     assert reply.all("cache-control") == ["no-store"]
     assert reply.all("cdn-cache-control") == ["no-store"]
+    assert reply.all("x-accel-expires") == []
 
 
 async def test_a_message_that_a_rotated_id_took_is_not_stored_either(

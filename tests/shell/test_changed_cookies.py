@@ -34,6 +34,9 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "path narrowed": ({}, {"path": "/shop"}),
     "path widened": ({"path": "/shop"}, {}),
     "path of two segments widened": ({"path": "/shop/account"}, {}),
+    "path with a slash widened": ({"path": "/shop/"}, {}),
+    "path without its slash": ({"path": "/shop/"}, {"path": "/shop"}),
+    "path with a slash": ({"path": "/shop"}, {"path": "/shop/"}),
     "domain and path": ({"domain": "example.com"}, {"path": "/shop"}),
     "partitioned added": (EMBEDDED, {**EMBEDDED, "partitioned": True}),
     "partitioned removed": ({**EMBEDDED, "partitioned": True}, EMBEDDED),
@@ -280,8 +283,8 @@ def test_the_removals_of_one_response_are_bounded() -> None:
         (CookieSpec(), Place("Example.COM", "/x;y/z", "", False), ["/; domain=example.com"]),
         (CookieSpec(domain="Example.com"), Place("example.com", "/", "", False), ["/"]),
         (CookieSpec("__Host-session"), Place("a.example.com", "/x/y", "/r", True), ["/; secure; partitioned"]),
-        (CookieSpec(path="/x"), Place("", "/x/y", "/r;s", False), ["/"]),
-        (CookieSpec(path="/x"), Place("", "/x/y/z", "/r", False), ["/", "/r", "/x/y"]),
+        (CookieSpec(path="/x"), Place("", "/x/y", "/r;s", False), ["/", "/x/"]),
+        (CookieSpec(path="/x"), Place("", "/r/x/y/z", "/r", False), ["/", "/r", "/r/", "/r/x"]),
     ],
 )
 def test_only_what_can_be_named_safely_is_removed(spec: CookieSpec, place: Place, named: list[str]) -> None:

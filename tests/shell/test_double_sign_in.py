@@ -12,12 +12,14 @@ import pytest
 from starlette.requests import HTTPConnection
 
 from starsessions import BackendUnavailable, Session, SessionBackend, SessionGone, csrf, update_atomically, users
+from starsessions.backends.server_side import StoreBackend
+from starsessions.stores.memory import MemoryStore
 from starsessions.testing.conformance.interleaving import Schedule
 from starsessions.users import UserSessions
 from tests.rows import rows
 from tests.shell.people import sign_in
 from tests.shell.test_sign_in_races import KINDS, Story, and_persist, and_update, twice, with_few_switches
-from tests.site import Browser, Clock, DictBackend, Site
+from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
 
@@ -153,6 +155,51 @@ async def test_the_holder_of_the_old_id_gets_nothing_that_was_added_since_the_si
     await site.visit(users.sign_out, victim)
     await site.visit(sign_in(), planted)
     assert (await site.visit(content, planted)).result == ("ann", {}), "what was signed out has ended"
+
+
+@pytest.mark.guarantee(21)
+async def test_a_second_form_brings_the_cart_also_where_it_ends_the_session_of_the_first(
+    site_of: Callable[..., Site], listing: SessionBackend
+) -> None:
+    site, first = site_of(backend=listing, max_sessions_per_user=1), Browser()
+    await site.visit(fill, first)
+    second = Browser(dict(first.cookies))
+    for browser, other in ((first, None), (second, first)):
+        await site.visit(sign_in(), browser)
+        assert (await site.visit(content, browser)).result == ("ann", CART)
+        assert other is None or (await site.visit(content, other)).result == (None, {})
+
+
+@pytest.mark.guarantee(20)
+async def test_a_sign_in_with_an_id_in_its_grace_exceeds_no_limit(site_of: Callable[..., Site], clock: Clock) -> None:
+    """It begins a session beside the one that the id still opens."""
+    backend = StoreBackend(MemoryStore(), clock=clock)
+    site, browser = site_of(backend=backend, max_sessions_per_user=1, rotate_every=600), Browser()
+    await site.visit(sign_in(), browser)
+    old = Browser(dict(browser.cookies))
+    clock.advance(600)
+    await site.visit(fill, browser)
+    await site.visit(sign_in(), old)
+    assert (await site.visit(content, old)).result == ("ann", CART)
+    assert (await site.visit(content, browser)).result == (None, {})
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_what_is_kept_for_a_second_form_is_kept_for_half_a_minute(
+    site_of: Callable[..., Site], clock: Clock, encrypted: bool
+) -> None:
+    """And not for a day: it may be large, and the user may sign out, or the account be closed."""
+    store = MemoryStore()
+    backend = StoreBackend(store, encrypt_with=KEY if encrypted else False, clock=clock)
+    site, visitor = site_of(backend=backend), Browser()
+    await site.visit(lambda session: session.update(cart="tea" * 10_000), visitor)
+    for _ in range(3):
+        await site.visit(sign_in(), visitor)
+    await site.visit(users.sign_out, visitor)
+    clock.advance(30)
+    left = [await store.get(key, now=int(clock())) for key in store.all_keys()]
+    assert 3 <= len([entry for entry in left if entry]) < 10, "the replaced ids are known"
+    assert sum(len(entry.value) for entry in left if entry) < 2_000
 
 
 @pytest.mark.guarantee(21)

@@ -46,6 +46,17 @@ async def test_what_a_callback_writes_does_not_sign_the_user_out(
     assert caplog.text.count("/paid") == caplog.text.count("docs/guides/users/callbacks.md") == 1
 
 
+async def test_a_path_forges_no_line_of_the_log(
+    site_of: Callable[..., Site], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = site_of(backend=InMemoryBackend(clock=clock), autoload=True)
+    site.response = [(b"cache-control", b"public")]
+    path = "/a\nERROR all sessions are lost" + "x" * 500
+    await sent_by_another_site(site, lambda session: session.update(paid=1), path=path)
+    await site.visit(lambda session: session.get("n"), path=path)
+    assert [("\n" in one.getMessage(), len(one.getMessage()) < 600) for one in caplog.records] == [(False, True)] * 3
+
+
 @pytest.mark.parametrize("act", [Session.persist, update], ids=["persist", "update_atomically"])
 async def test_saving_by_hand_in_a_callback_raises_and_names_the_guide(
     site_of: Callable[..., Site], backend: SessionBackend, act: Any
@@ -63,6 +74,7 @@ async def test_saving_by_hand_in_a_callback_raises_and_names_the_guide(
         ({"method": "GET"}, {}),
         ({"headers": [(b"sec-fetch-site", b"same-origin")]}, {}),
         ({"headers": [(b"host", b"shop.example")]}, {}),
+        ({"headers": [(b"host", b"127.0.0.1:8000"), (b"origin", b"http://shop.example")]}, {}),  # nginx, plain http
         ({}, {"same_site": "none", "https_only": True}),
         ({"headers": [*CROSS_SITE, (b"cookie", b"session=unknown")]}, {}),
     ],

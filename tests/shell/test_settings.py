@@ -43,7 +43,7 @@ def test_durations_that_cannot_work_raise(settings: dict[str, Any], names: str) 
         build(**{"backend": InMemoryBackend(), **settings})
 
 
-@rows("flag", ["autoload", "rolling", "partitioned"])
+@rows("flag", ["autoload", "no_store", "rolling", "partitioned"])
 @rows("value", ["false", "", 0, None])
 def test_a_flag_from_a_variable_must_be_a_bool(flag: str, value: object) -> None:
     with pytest.raises(ImproperlyConfigured, match=f"{flag} must be True or False"):
@@ -117,7 +117,12 @@ def test_a_url_or_the_third_argument_of_starlettes_middleware_in_the_place_of_a_
     with pytest.raises(ImproperlyConfigured, match=r"RedisBackend\(url\)"):
         build(backend="redis://localhost")
     with pytest.raises(ImproperlyConfigured, match="session_cookie=…"):
-        SessionMiddleware(Starlette(), KEY, "sid")  # type: ignore[arg-type]
+        SessionMiddleware(Starlette(), KEY, "sid", 3600)  # type: ignore[arg-type]
+
+
+def test_a_backend_that_is_a_class_is_refused_with_the_parentheses() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"use an instance, InMemoryBackend\(…\)"):
+        build(backend=InMemoryBackend)
 
 
 def test_a_prefix_of_redis_that_is_a_function_as_in_2_x_is_refused() -> None:

@@ -203,6 +203,35 @@ def test_a_mounted_application_loads_the_shared_session_if_it_says_autoload(sett
     assert [browser.get("/sub/").json()["n"] for _ in range(2)] == [1, 2]
 
 
+@rows("settings", [{"secret_key": KEY}, {"backend": SHARED}], ids=str)
+def test_a_request_that_is_tried_again_has_a_session_that_is_saved(settings: dict[str, Any]) -> None:
+    """A middleware around it that calls it twice passes the same scope, with the session of the first attempt."""
+    attempts = []
+
+    async def fails_once(request: Request) -> Response:
+        attempts.append(request)
+        if len(attempts) % 2:
+            request.session["n"] = -1
+            raise OSError
+        return await count(request)
+
+    class TriesAgain:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await self.app(scope, receive, send)
+            except OSError:
+                await self.app(scope, receive, send)
+
+    app = Starlette(routes=[Route("/", fails_once)])
+    app.add_middleware(SessionMiddleware, **settings, autoload=True)
+    app.add_middleware(TriesAgain)
+    browser = TestClient(app)
+    assert [browser.get("/").json()["n"] for _ in range(3)] == [1, 2, 3]
+
+
 @pytest.mark.guarantee(12)
 @rows(
     ("outer", "inner"),

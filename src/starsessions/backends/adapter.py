@@ -174,6 +174,8 @@ def adapt(backend: SessionBackend | Store) -> Backend:
             "backend is a str: pass RedisBackend(url), SQLAlchemyBackend(url) or another backend. (For the name of the "
             "cookie, as the third argument of Starlette's SessionMiddleware, write session_cookie=….)"
         )
+    if isinstance(backend, type):
+        raise ImproperlyConfigured(f"backend is a class: use an instance, {backend.__name__}(…).")
     if not is_store(backend):
         raise ImproperlyConfigured(
             f"backend must be an instance of a subclass of starsessions.SessionBackend, or a store, not "

@@ -38,6 +38,9 @@ KNOWN_FOR = 24 * 60 * 60
 MAX_TRIES = 100
 """Conflicts after which a sign-out deletes the session unconditionally."""
 
+_BEFORE = "~"
+"""Ends the key of the data that a session had before its sign-in, for the same form if it is sent twice."""
+
 _OWNER = 8  # characters of the key, 48 bits: enough against accidents; `encrypt_with` protects against attackers
 
 
@@ -53,7 +56,7 @@ class Pointer(Opaque, frozen=True):
     until: Instant
     """The time until which the old id still works; 0: it stopped working at once."""
     payload: bytes | None = None
-    """The data of the session before a sign-in: for the same sign-in if it is sent twice. None: it was no sign-in."""
+    """The data of the session before a sign-in, under a key of its own. None: this is the pointer itself."""
 
 
 class Location(Opaque, frozen=True):
@@ -157,20 +160,24 @@ class StoreBackend(Backend):
         if identity is not None:  # a sign-in has listed the session under its new key
             record = await self.user_index.keep_indexed(record, place.key if stays else new_key, ends_at, now)
         # The new entry comes first: no browser knows its id yet, and if this is interrupted the old one is intact.
+        before = new_key + _BEFORE
         try:
             write = self.store.create(new_key, self._value(new_key, record), expires_at=ends_at, now=now)
             renewed = await self._written(write, session_id, new_key, record, now)
-        except Conflict:
+            if identity is not None and not stays:
+                kept = self._value(before, Pointer(new_key, now, 0, found.record.payload))
+                await self.store.create(before, kept, expires_at=now + MOMENT, now=now)
+        except (Conflict, stores.Conflict):
             raise IdInUse from None
         try:
-            before = None if identity is None or stays else found.record.payload
-            pointer = self._value(place.key, Pointer(new_key, now, usable_until, before))
+            pointer = self._value(place.key, Pointer(new_key, now, usable_until))
             # Longer than any request is in flight, but not so long that pointers outnumber the sessions.
             known_until = min(ends_at, max(now, usable_until) + KNOWN_FOR)
             expires_at = max(known_until, usable_until)
             await self.store.replace(place.key, pointer, place.version, expires_at=expires_at, now=now)
         except stores.Conflict as conflict:
-            await self.store.delete(new_key, now=now)
+            for key in (new_key, before):
+                await self.store.delete(key, now=now)
             raise Conflict(await self._current(found.token, place.key, conflict.current, now)) from None
         # The list is updated last: until then it names the old key, and the pointer there leads on.
         if old is not None and stays:
@@ -214,14 +221,17 @@ class StoreBackend(Backend):
     async def data_before_sign_in(self, token: str, user_id: str | None, now: int) -> bytes | None:
         key = self.key_of(token)
         pointer = self._read(token, key, await self.store.get(key, now=now))
-        if not isinstance(pointer, Pointer) or pointer.payload is None:
+        if not isinstance(pointer, Pointer):
             return None
-        if user_id is None:
-            return pointer.payload
+        key = pointer.to + _BEFORE
+        before = self._read(token, key, await self.store.get(key, now=now))
+        payload = before.payload if isinstance(before, Pointer) else None
+        if user_id is None or payload is None:
+            return payload
         key, entry = await self._moved_to(pointer.to, await self.store.get(pointer.to, now=now), now)
         successor = self._read("", key, entry)
         user = successor.record.identity if isinstance(successor, Found) else None
-        return None if user is None or user.user_id != user_id else pointer.payload
+        return None if user is None or user.user_id != user_id else payload
 
     async def revoke(self, listed: IndexedSession, now: int) -> None:
         found = await self.look_up(listed, now)

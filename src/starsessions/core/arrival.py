@@ -11,14 +11,20 @@ new visitor, and a session that it began would replace the one that the browser 
 | unsafe | other          |         | no      | same-site requests bring the cookie; none is the user's own |
 | unsafe | missing        | missing | no      | not a browser                                               |
 | unsafe | missing        | own     | no      |                                                             |
+| unsafe | missing        | unclear | no      | a sign-in that is dropped is worse than one that is ended   |
 | unsafe | missing        | foreign | yes     | an older browser, or plain http                             |
 
-A blank cell matches any value. `SameSite=None` cookies come with every request, so nothing is at home then.
+A blank cell matches any value. `own`: of the same site as `Host` or `X-Forwarded-Host`, as far as the last two labels
+of the names show. `unclear`: one of the two is no domain. Many proxies send `Host: 127.0.0.1:8000`, and a page that
+sends no referrer has the origin `null`. `SameSite=None` cookies come with every request, so nothing is at home then.
 """
 
+import re
 from collections.abc import Iterable
 
-from starsessions.core.csrf import SAFE_METHODS, header_of, why_foreign
+from starsessions.core.csrf import SAFE_METHODS, header_of
+
+_DOMAIN = re.compile(r"(?:.*[./])?([a-z0-9-]+\.[a-z][a-z0-9-]*)(?::[0-9]+)?", re.IGNORECASE)
 
 
 def is_at_home(method: str | None, same_site: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -33,4 +39,13 @@ def is_at_home(method: str | None, same_site: str, headers: Iterable[tuple[bytes
         return False
     headers = list(headers)
     site = header_of(headers, b"sec-fetch-site")
-    return site == "cross-site" if site else why_foreign("unsafe", headers, ()) is not None
+    if site:
+        return site == "cross-site"
+    host, shown, origin = (_site_of(header_of(headers, name)) for name in (b"host", b"x-forwarded-host", b"origin"))
+    return bool(host and origin) and origin not in (host, shown)
+
+
+def _site_of(place: str) -> str | None:
+    """Return the last two labels of a domain, or of an origin's; None if it is no domain."""
+    found = _DOMAIN.fullmatch(place.partition(",")[0])
+    return found and found[1].lower()

@@ -66,14 +66,19 @@ def vary_by_cookie(headers: RawHeaders) -> None:
 def set_no_store(headers: RawHeaders) -> None:
     """Replace `Cache-Control` with `no-store`, unless it says so already, and every header that overrides it in a CDN.
 
-    Targeted headers (RFC 9213: `CDN-Cache-Control` and those of single vendors; `Surrogate-Control`) take precedence
-    over `Cache-Control` in the caches that they are meant for.
+    Targeted headers (RFC 9213: `CDN-Cache-Control` and those of single vendors; `Surrogate-Control`; in nginx
+    `X-Accel-Expires`) take precedence over `Cache-Control` in the caches that they are meant for. A cache ignores
+    `no-store` beside `must-understand` (RFC 9111, 5.2.2.3).
     """
     said = _directives(headers)
-    if b"no-store" not in said or invites_shared_caches(headers):
+    if b"no-store" not in said or b"must-understand" in said or invites_shared_caches(headers):
         headers[:] = [header for header in headers if header[0].lower() != b"cache-control"]
         headers.append(_NO_STORE)
-    headers[:] = [(name, b"no-store") if _is_targeted(name.lower()) else (name, value) for name, value in headers]
+    headers[:] = [
+        (name, b"no-store") if _is_targeted(name.lower()) else (name, value)
+        for name, value in headers
+        if name.lower() != b"x-accel-expires"
+    ]
 
 
 def invites_shared_caches(headers: Iterable[Iterable[bytes]]) -> bool:

@@ -44,7 +44,7 @@ _AS_BASE: dict[type, Callable[[Any], Any]] = {
     CLOCKS[0]: _with_fold(CLOCKS[0], "year month day hour minute second microsecond tzinfo"),
     CLOCKS[1]: _of_parts(CLOCKS[1], "year month day"),
     time: _with_fold(time, "hour minute second microsecond tzinfo"),
-    timedelta: _of_parts(timedelta, "days seconds microseconds"),
+    timedelta: timedelta.__pos__,  # what an overridden `days` says (pendulum) need not be what it is
     UUID: lambda value: UUID(int=value.int),
     Decimal: Decimal,
 }

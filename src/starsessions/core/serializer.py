@@ -280,7 +280,7 @@ def _wrap_items(mapping: dict[Any, Any], path: str, depth: int) -> dict[Any, Any
 
 
 def _wrap_key(key: Any, path: str, depth: int) -> Any:
-    wrapped = _wrap(key, path, depth)
+    wrapped = _wrap(key, path, depth, is_hashed=True)
     return _Key(wrapped) if type(wrapped) is Ext else wrapped
 
 
@@ -293,15 +293,18 @@ def _first_step(path: str) -> str:
     return found[0] if found else path
 
 
-def _wrap(value: Any, path: str, depth: int) -> Any:
-    """Return the same tree with all types wrapped that MessagePack lacks. Raises UnsupportedValue for other types."""
+def _wrap(value: Any, path: str, depth: int, is_hashed: bool = False) -> Any:
+    """Return the same tree with all types wrapped that MessagePack lacks. Raises UnsupportedValue for other types.
+
+    A key, or an item of a set, (`is_hashed`) must have the hash of its base type: two could become one.
+    """
     kind = type(value)
     if depth > MAX_DEPTH:
         raise UnsupportedValue(_first_step(path), kind.__qualname__, "It is too deep, or contains itself.")
     if kind is dict:
         return _wrap_items(value, path, depth + 1)
     if kind in _ARRAYS:
-        return _wrap_sequence(value, path, depth, _ARRAYS[kind])
+        return _wrap_sequence(value, path, depth, _ARRAYS[kind], is_hashed)
     if kind in _WRAPPERS:
         wrapped = _WRAPPERS[kind](value)
         if wrapped is not None:
@@ -310,8 +313,8 @@ def _wrap(value: Any, path: str, depth: int) -> Any:
         return value
     else:
         base = as_base(value)
-        if base is not None:
-            return _wrap(base, path, depth)
+        if base is not None and (not is_hashed or hash(base) == hash(value)):
+            return _wrap(base, path, depth, is_hashed)
     raise UnsupportedValue(path, _name(kind), _hint(value, path))
 
 
@@ -334,8 +337,9 @@ def _hint(value: Any, path: str) -> str:
     return _HINTS.get(kind, f"It would not come back equal: store a {base.__name__} made from it.")
 
 
-def _wrap_sequence(values: Iterable[Any], path: str, depth: int, code: int | None) -> Any:
-    wrapped = [_wrap(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(values)]
+def _wrap_sequence(values: Iterable[Any], path: str, depth: int, code: int | None, is_hashed: bool) -> Any:
+    is_hashed = is_hashed or code in (_SET, _FROZENSET)
+    wrapped = [_wrap(item, f"{path}[{index}]", depth + 1, is_hashed) for index, item in enumerate(values)]
     return wrapped if code is None else Ext(code, _wrapped_to_msgpack(wrapped))
 
 
@@ -433,7 +437,8 @@ _OPENS = b"[{" + bytes(range(0x80, 0xA0)) + b"\xdc\xdd\xde\xdf" + _EXT
 """The first bytes of all containers, in JSON and in MessagePack. Text may contain them as well."""
 
 _DATETIME, _DATE, _TIME = CLOCKS
-_ARRAYS: dict[type, int | None] = {list: None, tuple: 1, set: 2, frozenset: 3}
+_SET, _FROZENSET = 2, 3
+_ARRAYS: dict[type, int | None] = {list: None, tuple: 1, set: _SET, frozenset: _FROZENSET}
 _WRAPPERS: dict[type, Callable[[Any], Any]] = {
     int: _wrap_int,
     str: lambda value: value if is_unicode(value) else Ext(11, value.encode("utf-8", "surrogatepass")),

@@ -206,6 +206,7 @@ class SessionState(Struct, eq=False):
     ready: bool = False
     """Whether the data is loaded and was accessed, so that reads need no further check."""
     accessed: bool = False
+    """Whether the session was accessed before it was `ready`."""
     modified: bool = False
     """Whether a method that changes the data was called."""
     exposed: bool = False
@@ -237,7 +238,7 @@ class SessionState(Struct, eq=False):
     cookie: Cookie = Cookie.LEAVE
     """What the response does to the cookie."""
     wrote: bool = False
-    """Whether this request has written the session, or ended it: then no cache may keep its response."""
+    """Whether this request has written the session, ended or lost it: then no cache may keep its response."""
     models: Sequence[Callable[[], None]] = ()
     """The models of `starsessions.typed`: each writes its changes into the data when it is called."""
 
@@ -255,7 +256,9 @@ class SessionState(Struct, eq=False):
         if isinstance(result, Found):
             data = readable(result.record.payload, self.config.loads)
             if data is not None:
-                self.found, self.miss_reason, self.is_lost = result, None, False
+                self.found = result
+                if self.miss_reason is not None or self.is_lost:  # setting a field costs more than looking at it
+                    self.miss_reason, self.is_lost = None, False
                 return data
             result = MissReason.UNDECODABLE
         self.miss_reason = result
@@ -274,7 +277,8 @@ class SessionState(Struct, eq=False):
             self.cookie = Cookie.SET
         self.found = kept
         self.wrote = True
-        self.is_lost = False
+        if self.is_lost:
+            self.is_lost = False
         if self.next_id is not None or self.expiry is not None or self.identity is not None:
             self._forget_notes_in(command)
 
@@ -309,7 +313,7 @@ class SessionState(Struct, eq=False):
                     dict.pop(data, key, None)
                 self.models = ()
             self.found = self.explicit_id = None
-        self.is_lost = True
+        self.is_lost = self.wrote = True
         self.cookie = Cookie.LEAVE
         return identity is not None
 
@@ -378,13 +382,12 @@ class SessionState(Struct, eq=False):
     @property
     def is_settled(self) -> bool:
         """Whether nothing can have changed, so that no decision is needed."""
-        return self.found is not None and not (
-            self.modified
-            or self.exposed
-            or self.next_id is not None
-            or self.expiry is not None
-            or self.config.keeps_going
-        )
+        return self.found is not None and not (self.modified or self.exposed or self.config.keeps_going)
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether a new id, an expiry or a sign-in is to be saved."""
+        return self.next_id is not None or self.expiry is not None or self.identity is not None
 
     def command(self, data: dict[str, Any], now: int, by_hand: bool = False) -> Command:
         """Return what the driver has to do. `by_hand`: `persist()` was called, and saves whatever has changed."""
@@ -398,8 +401,7 @@ class SessionState(Struct, eq=False):
             if differs:
                 changed = True
                 # A signed-in user has a session, whether or not there is data in it.
-                signed_in = self.identity is not None or record.identity is not None
-                emptied = not (dict.__len__(data) or by_hand or signed_in)
+                emptied = not (dict.__len__(data) or by_hand or self.user is not None)
         if self.expiry is not None and self.expiry != expiry_of(record):
             changed = True
         rotate = self.next_id is not None

@@ -22,7 +22,7 @@ MAX_REMOVED, MAX_TRIED = 12, 8
 """The removals that one response contains for each name at most, if there is certainly a second cookie, and if not. The
 likeliest come first."""
 
-MAX_DOMAINS, MAX_PATHS = 4, 4
+MAX_DOMAINS, MAX_PATHS = 4, 5
 MAX_HOST, MAX_PATH = 100, 64
 """The longest host and path that are tried, in characters, so that no URL can make the headers large."""
 
@@ -110,6 +110,8 @@ def _domains(host: str) -> list[str]:
 
 def _paths(place: Place, to_the_end: bool) -> list[str]:
     segments = place.path.split("/")[1:]
-    ends = range(1, len(segments) + to_the_end)
-    paths = ["/", place.root_path, *("/" + "/".join(segments[:end]) for end in ends)]
+    below = ["/" + "/".join(segments[:end]) for end in range(1, len(segments) + to_the_end)]
+    first = [place.root_path, *below[:1]]
+    # `path="/shop/"` is another place than `path="/shop"`.
+    paths = ["/", *(path.rstrip("/") + slash for path in first for slash in ("", "/")), *below[1:]]
     return [path for path in paths if len(path) <= MAX_PATH and _PATH.fullmatch(path)]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from starlette.types import Scope
 
-from starsessions.core.cookies import MAX_HEADER, CookieSpec
+from starsessions.core.cookies import MAX_HEADER, CookieSpec, Values
 from starsessions.core.record import MissReason
 from starsessions.core.twins import covers, host_of
 from starsessions.notices import Notices
@@ -35,8 +35,9 @@ _MESSAGES = {
     "forwarded": "A request says that its browser used https (X-Forwarded-Proto or Forwarded), and the server does not "
     "trust that header, so the request counts as http: the cookie %s is not Secure unless https_only=True. If it came "
     "from your proxy, start uvicorn with --forwarded-allow-ips=<the proxy's address>.",
-    "secure": "The cookie %s is Secure, and the request came over http to %s: the browser or test client will not send "
-    "it back. Use https; in tests, TestClient(app, base_url='https://testserver').",
+    "secure": "The cookie %s is Secure, and the request came over http to %s: unless a proxy in front speaks https, "
+    "the browser or test client will not send it back. Use https; in tests, "
+    "TestClient(app, base_url='https://testserver').",
     "header": "A request had more than %d bytes of cookies, so its session was not looked for. Make other cookies "
     "smaller, or set them for narrower paths.",
     "planted": "A request had several cookies %s, so none was used: another host of the domain planted one, or "
@@ -47,12 +48,16 @@ _MESSAGES = {
     "second writer": "Something else also sets the cookie %s, so each overwrites the session of the other: a mounted "
     "application that has a SessionMiddleware of its own (NiceGUI adds one), or Starlette's. Give one of them another "
     "session_cookie=….",
-    "late": "A response read the session only after its headers were sent (a stream that reads it, perhaps), so it has "
-    "no `Vary: Cookie`, and a cache may give it to other users. Read the session before the response starts.",
+    "late": "The session was first read after the headers of a response were sent. If its body depends on the session "
+    "(a stream), read it before the response starts: without `Vary: Cookie`, a cache may give the response to other "
+    "users. For a log or a background task, this does not matter.",
+    "not loaded": "The handler of %s took request.session and did not load it. If it read it, most code raises "
+    "SessionNotLoaded, but pydantic finds no keys: with a response_model, FastAPI then sends defaults. Call "
+    "`await session.load()` before, or pass autoload=True to SessionMiddleware.",
 }
-_REPLACED = "The response of %s writes the session and had Cache-Control: public; it is sent with no-store."
+_REPLACED = "The response of %.200r writes the session and had Cache-Control: public; it is sent with no-store."
 _SHARED = (
-    "The response of %s depends on the session and has Cache-Control: public or s-maxage, so a cache that ignores "
+    "The response of %.200r depends on the session and has Cache-Control: public or s-maxage, so a cache that ignores "
     "`Vary: Cookie` gives it to other users. Use `private`, or do not read the session there."
 )
 
@@ -87,7 +92,8 @@ class CookieAdvice:
         forwarded = str(headers.get(b"forwarded", b""), "latin-1")
         if headers.get(b"x-forwarded-proto", b"").strip().lower() == b"https" or _PROTO.search(forwarded):
             self._say("forwarded", name)
-        elif self._cookie.is_secure(scheme) and _LOCAL.fullmatch(host) is None:
+        # Browsers send Sec-Fetch-Site over https only: then a proxy in front speaks https, and does not say so.
+        elif self._cookie.is_secure(scheme) and _LOCAL.fullmatch(host) is None and b"sec-fetch-site" not in headers:
             self._say("secure", name, host)
 
     def on_rejected(self, why: MissReason, headers: Iterable[tuple[bytes, bytes]], values: list[str]) -> None:
@@ -110,6 +116,11 @@ class CookieAdvice:
     def on_late_read(self) -> None:
         """Report a session that was first read after the headers were sent."""
         self._say("late")
+
+    def on_not_loaded(self, path: str, tokens: Values) -> None:
+        """Report a response for which the session was taken and not loaded, if the browser may have one."""
+        if isinstance(tokens, list):
+            self._say("not loaded", path)
 
     def _say(self, what: str, *args: object, level: int = logging.WARNING) -> None:
         self._notices.warn(what, _MESSAGES[what], *args, level=level)

@@ -1,7 +1,5 @@
 """Load the session named by the request's cookie. Only this module and `saving` wait for the backend."""
 
-import logging
-
 import anyio
 
 from starsessions.core.arrival import is_at_home
@@ -12,8 +10,6 @@ from starsessions.events import StoreFailed, events_for_miss
 from starsessions.exceptions import BackendUnavailable, SessionNotLoaded
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
-
-_log = logging.getLogger("starsessions")
 
 _REJECTED = (MissReason.MALFORMED, MissReason.BAD_SIGNATURE, MissReason.SEVERAL)
 _clear, _fill = dict.clear, dict.update  # the hot path looks them up once
@@ -46,7 +42,9 @@ def load_now(session: TrackedDict) -> None:
     if isinstance(found, list):
         now = int(config.clock())
         if len(found) == 1:
-            found = judge(peek(found[0], now), config.policy, now)
+            found = peek(found[0], now)
+            if isinstance(found, Found):
+                found = why_expired(found.record, config.policy, now) or found
         else:
             found = _choose_for(state, [peek(token, now) for token in found], now)
     _clear(session)
@@ -159,9 +157,14 @@ def _has_foreign(results: list[Found | MissReason], is_client_side: bool) -> boo
 def _report_miss(state: RequestState, why: MissReason) -> None:
     if why is MissReason.NO_COOKIE:
         state.is_at_home = is_at_home(state.method, state.config.cookie.same_site, state.headers)
-    if why is MissReason.ROTATED:
-        _log.warning("A request used a session id that was replaced by a newer one, after its grace period.")
     config = state.config
+    if why is MissReason.ROTATED:  # its owner, too, can send it as often as they like
+        config.notices.warn(
+            "rotated",
+            "A request used a session id that was replaced by a newer one, after its grace period: perhaps a stolen "
+            "cookie. The event RotatedIdReused reports each of them, this message one a minute.",
+            every=60,
+        )
     if why in _REJECTED:
         values = find_values(state.headers, config.cookie.name)
         config.advice.on_rejected(why, state.headers, values if isinstance(values, list) else [])

@@ -21,6 +21,7 @@ from starsessions.lifecycle.tracked_dict import TrackedDict
 
 _LEAVE = Cookie.LEAVE
 _COOKIE_VALUE = re.compile(r"[!#-+\--:<-\[\]-~]+")  # cookie-octets: RFC 6265bis, 4.1.1
+_is_removal = re.compile(rb"; *max-age=0 *(;|\Z)", re.IGNORECASE).search  # `response.delete_cookie()` of a sign-out
 _NOTHING_REFUSED = (None, MissReason.NO_COOKIE)
 
 RETRY_AFTER = 5
@@ -33,20 +34,19 @@ def with_session(message: Message, session: TrackedDict, scope: Scope) -> Messag
     The message and its list of headers are copied: an application may send the same objects in every response.
     """
     state = session.__starsessions__
-    if state.cookie is not _LEAVE:
-        cookies, forbids = set_cookies(session, scope), True
-    else:
+    if state.cookie is _LEAVE:
         # Even without a cookie: the page may show a message that this request took, and must not come from a cache.
-        cookies, forbids = [], state.wrote or state.is_lost
-        if state.config.no_store and state.found is not None:
-            forbids = True
-    headers, notable = make_private(message.get("headers", ()), cookies, forbids)
+        forbids = state.wrote or (state.config.no_store and state.found is not None)
+        headers, notable = make_private(message.get("headers", ()), [], forbids)
+    else:
+        forbids = True
+        headers, notable = make_private(message.get("headers", ()), set_cookies(session, scope), forbids)
+        if state.clears_site_data:
+            # If a new session began after the sign-out (a flash message), its cookie is in this response and must stay.
+            what = b'"cookies", ' if state.found is None else b""
+            headers.append((b"clear-site-data", b'"cache", ' + what + b'"storage"'))
     if notable:
         look_closer(notable, forbids, state, scope)
-    if cookies and state.clears_site_data:
-        # If a new session began after the sign-out (a flash message), its cookie is in this response and must survive.
-        what = b'"cookies", ' if state.found is None else b""
-        headers.append((b"clear-site-data", b'"cache", ' + what + b'"storage"'))
     return {**message, "headers": headers}
 
 
@@ -55,7 +55,9 @@ def look_closer(headers: RawHeaders, forbids: bool, state: RequestState, scope: 
     advice, mine = state.config.advice, state.config.cookie.name.encode() + b"="
     if invites_shared_caches(headers):
         advice.on_shared_cache(scope.get("path", ""), forbids)
-    if any(name.lower() == b"set-cookie" and value.startswith(mine) for name, value in headers):
+    if any(
+        name.lower() == b"set-cookie" and value.startswith(mine) and not _is_removal(value) for name, value in headers
+    ):
         advice.on_second_writer()
 
 

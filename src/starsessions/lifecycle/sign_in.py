@@ -28,13 +28,13 @@ async def sign_in(session: TrackedDict, user_id: str, remember: bool | None, kee
     check_revocable(state)
     config, before, now = state.config, state.user, int(state.config.clock())
     new_id = await config.backend.new_id()
+    if keep_data:  # before the session that has the data is ended, if the user may have one only
+        await take_along(session, session, user_id)
     identity = await register(identity_of(user_id, method, state, now), new_id, state, now)
     if before is not None and before.user_id != user_id:
         await end(session)
     elif not keep_data:
         session.clear()
-    else:
-        await take_along(session, session, user_id)
     state.sign_in(identity, new_id, expiry_for(remember, state))
     end_open_forms(session)
     return new_id
@@ -124,7 +124,9 @@ async def register(identity: Identity, new_id: str, state: RequestState, now: in
 
     The session that it replaces stays listed until then, and does not count towards the limit.
     """
-    config, replaced = state.config, None if state.found is None else state.found.record.identity
+    config, found = state.config, state.found
+    # A sign-in with an id in its grace period replaces nothing: the session that the id opens lives on.
+    replaced = None if found is None or found.is_alias else found.record.identity
     backend, rules, user_id = config.backend, config.users, identity.user_id
     user_index = backend.user_index
     if user_index is None:

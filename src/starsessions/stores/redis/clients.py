@@ -106,9 +106,11 @@ def _checked(client: Client) -> Client:
     elif isinstance(client, Redis) and not isinstance(client, Pipeline):
         primary = getattr(client.connection_pool, "is_master", True)
     else:
-        kind = f"{type(client).__module__}.{type(client).__qualname__}"
+        kind = f"a {type(client).__module__}.{type(client).__qualname__}."
+        if client is None:
+            kind = "NoneType: is the variable that holds the URL set?"
         raise ImproperlyConfigured(
-            f"RedisBackend takes a URL, or a Redis or RedisCluster client from redis.asyncio, not a {kind}."
+            f"RedisBackend takes a URL, or a Redis or RedisCluster client from redis.asyncio, not {kind}"
         )
     if not primary:
         raise ImproperlyConfigured(

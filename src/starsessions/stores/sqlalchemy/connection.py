@@ -16,9 +16,11 @@ carried out by the first attempt; the writer recognizes it by its version.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from importlib.util import find_spec
 from random import random
+from threading import Lock
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import sqlalchemy as sa
@@ -71,6 +73,8 @@ CAUSES: dict[Codes, str] = {
     "migration that uses backend.metadata.",
     LOCKED: "The SQLite file is locked by another transaction. If it is this request's own, end it before the response "
     'starts (FastAPI: `Depends(get_db, scope="function")`), or keep the sessions in a file of their own.',
+    frozenset({"SQLITE_CANTOPEN"}): "The SQLite file cannot be opened: create its directory, or correct the URL (three "
+    "slashes begin a relative path, four an absolute one).",
     PREPARED: "Prepared statements do not work, as behind PgBouncer in transaction mode. Create the engine with "
     "poolclass=NullPool, and connect_args={{'prepare_threshold': None}} for psycopg, or for asyncpg "
     "{{'statement_cache_size': 0, 'prepared_statement_name_func': lambda: f'__{{uuid4()}}__'}}.",
@@ -115,21 +119,40 @@ class _OwnPool(OptionEngine):
         self.pool = engine.pool.recreate()
 
 
+class _Turn:
+    """Lets one event loop at a time use the connection of a database in memory, which belongs to all of them.
+
+    SQLAlchemy's own lock raises in the second loop, which closes the connection, and the database ends with it. Waiting
+    for a lock of threads could block the loop that has to release it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+
+    async def __aenter__(self) -> None:
+        while not self._lock.acquire(blocking=False):  # noqa: ASYNC110 - an event of asyncio belongs to one loop
+            await asyncio.sleep(0.001)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 class _Local(NamedTuple):
     """What belongs to one event loop."""
 
     engine: sa.Engine
     free: asyncio.Semaphore
+    turn: AbstractAsyncContextManager[None]
     running: set[asyncio.Task[Any]]
 
 
-def _open_local(engine: sa.Engine, connections: int, timeout: float) -> _Local:
-    # A database in memory is one connection, which any event loop may use.
-    if not isinstance(engine.pool, sa.StaticPool):
-        engine = _OwnPool(engine)
-        if engine.dialect.name == "sqlite":
-            event.listen(engine.pool, "connect", partial(_wait_no_longer, timeout))
-    return _Local(engine, asyncio.Semaphore(connections), set())
+def _open_local(engine: sa.Engine, connections: int, timeout: float, turn: _Turn) -> _Local:
+    if isinstance(engine.pool, sa.StaticPool):
+        return _Local(engine, asyncio.Semaphore(1), turn, set())
+    engine = _OwnPool(engine)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine.pool, "connect", partial(_wait_no_longer, timeout))
+    return _Local(engine, asyncio.Semaphore(connections), nullcontext(), set())
 
 
 async def _close_local(local: _Local) -> None:
@@ -152,7 +175,7 @@ class Database:
         self._engine = engine
         self._table = table
         self._timeout = timeout
-        self._local = PerLoop(partial(_open_local, engine.sync_engine, connections, timeout), _close_local)
+        self._local = PerLoop(partial(_open_local, engine.sync_engine, connections, timeout, _Turn()), _close_local)
 
     async def with_timeout(self, work: Coroutine[Any, Any, T], *, writes: bool = False) -> T:
         """Return the result of the work. Raises `BackendUnavailable` after the timeout."""
@@ -209,7 +232,7 @@ class Database:
         local, attempts, in_doubt = self._local.get(), 0, False
         loop = asyncio.get_running_loop()
         until = loop.time() + self._timeout / 2  # a lock that is held for longer is reported, and not waited for
-        async with local.free:
+        async with local.free, local.turn:
             while True:
                 try:
                     return await greenlet_spawn(_once, local.engine, work), in_doubt
@@ -296,9 +319,10 @@ def engine_for(engine_or_url: AsyncEngine | sa.URL | str, timeout: float) -> tup
     if isinstance(engine_or_url, AsyncEngine):
         return _engine_like(engine_or_url)
     if not isinstance(engine_or_url, sa.URL | str):
+        end = "." if engine_or_url else ": is the variable that holds the URL set?"
         raise ImproperlyConfigured(
             f"SQLAlchemyBackend takes a URL, or an AsyncEngine from create_async_engine(), not "
-            f"a {type(engine_or_url).__name__}."
+            f"{type(engine_or_url).__name__}{end}"
         )
     return _engine_from_url(engine_or_url, timeout), MOST_CONNECTIONS
 
