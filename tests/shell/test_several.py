@@ -327,7 +327,7 @@ def test_the_order_of_middlewares_that_use_the_session_is_starlettes(inner_first
     ("settings", "cure"),
     [
         ({}, "secret_key=… or backend=…"),
-        ({"backend": InMemoryBackend}, "instance of a subclass of"),
+        ({"backend": InMemoryBackend}, "is a class: use an instance"),
         ({"backend": object()}, "instance of a subclass of"),
         ({"secret_key": KEY, "session_cookie": ["a"]}, "session_cookie must be a str"),
         ({"secret_key": KEY, "session_cookie": "a b"}, "session_cookie"),
