@@ -26,20 +26,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from starsessions.core.csrf import (
-    NONCE_BYTES,
-    SAFE_METHODS,
-    SECRET_BYTES,
-    Kind,
-    WhyRefused,
-    as_origin,
-    header_of,
-    is_good,
-    put_secret,
-    secrets_in,
-    token_for,
-    why_foreign,
-)
+from starsessions.core import csrf as rules
+from starsessions.core.csrf import WhyRefused
 from starsessions.core.encoding import to_base64url
 from starsessions.exceptions import ImproperlyConfigured, SessionError
 from starsessions.lifecycle.config import Config
@@ -49,15 +37,7 @@ from starsessions.lifecycle.validation import layers
 from starsessions.notices import Notices
 from starsessions.session import get_session, load_session
 
-__all__ = [
-    "CsrfFailed",
-    "CsrfMiddleware",
-    "WhyRefused",
-    "context_processor",
-    "csrf_input",
-    "csrf_token",
-    "verify",
-]
+__all__ = ["CsrfFailed", "CsrfMiddleware", "WhyRefused", "context_processor", "csrf_input", "csrf_token", "verify"]
 
 _FIELD = "csrf_token"
 _HEADER = "x-csrf-token"
@@ -70,29 +50,19 @@ _PARSERS = ("python_multipart", "multipart")
 _notices = Notices()
 
 _CURES = {
-    WhyRefused.CROSS_SITE: (
-        "Rejected: a page of another origin sent this request. If that origin is trusted, add it to "
-        "trusted_origins=[…] of CsrfMiddleware. If this is the callback of a payment service or identity provider, add "
-        "its path to bypass=[…]."
-    ),
-    WhyRefused.FOREIGN_ORIGIN: (
-        "Rejected: the Origin of this request differs from its Host. If that origin is trusted, add it to "
-        "trusted_origins=[…] of CsrfMiddleware. If a proxy changes Host, configure it to forward the browser's value, "
-        "with the port (nginx: proxy_set_header Host $http_host)."
-    ),
-    WhyRefused.NULL_ORIGIN: (
-        "Rejected: the page that sent this request has the origin null. If it is your own page in a sandboxed frame, "
-        "add allow-same-origin to the frame's sandbox attribute. If it has Referrer-Policy: no-referrer, use "
-        "same-origin."
-    ),
-    WhyRefused.NO_TOKEN: (
-        "Rejected: this request has no CSRF token. Put {{ csrf_input() }} into the form, or send the token in the "
-        "header X-CSRF-Token."
-    ),
-    WhyRefused.STALE_TOKEN: (
-        "This page is out of date: you have signed in or out since you opened it, or your session has ended. "
-        "Reload the page and send the form again."
-    ),
+    WhyRefused.CROSS_SITE: "Rejected: a page of another origin sent this request. If that origin is trusted, add it to "
+    "trusted_origins=[…] of CsrfMiddleware. If this is the callback of a payment service or identity provider, add its "
+    "path to bypass=[…].",
+    WhyRefused.FOREIGN_ORIGIN: "Rejected: the Origin of this request differs from its Host. If that origin is trusted, "
+    "add it to trusted_origins=[…] of CsrfMiddleware. If a proxy changes Host, configure it to forward the browser's "
+    "value, with the port (nginx: proxy_set_header Host $http_host).",
+    WhyRefused.NULL_ORIGIN: "Rejected: the page that sent this request has the origin null. If it is your own page in "
+    "a sandboxed frame, add allow-same-origin to the frame's sandbox attribute. If it has Referrer-Policy: "
+    "no-referrer, use same-origin.",
+    WhyRefused.NO_TOKEN: "Rejected: this request has no CSRF token. Put {{ csrf_input() }} into the form, or send the "
+    "token in the header X-CSRF-Token.",
+    WhyRefused.STALE_TOKEN: "This page is out of date: you have signed in or out since you opened it, or your session "
+    "has ended. Reload the page and send the form again.",
 }
 _SIGNED_IN = (
     "You are signed in already, and this page is out of date, so what you sent was not done. "
@@ -172,7 +142,7 @@ class CsrfMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        why = why_foreign(_kind(scope), scope["headers"], self._trusted)
+        why = rules.why_foreign(_kind(scope), scope["headers"], self._trusted)
         if why is None:
             scope[_ORIGIN_WAS_CHECKED] = True
         if why is None or any(pattern.fullmatch(_route_path(scope)) for pattern in self._bypass):
@@ -183,7 +153,7 @@ class CsrfMiddleware:
             "%s (%s, Sec-Fetch-Site %.40r, Origin %.200r, Host %.200r)",
             error.detail,
             scope.get("method", "WebSocket"),
-            *(header_of(scope["headers"], name) for name in (b"sec-fetch-site", b"origin", b"host")),
+            *(rules.header_of(scope["headers"], name) for name in (b"sec-fetch-site", b"origin", b"host")),
         )
         if scope["type"] == "websocket":
             # The server turns this into a 403. No page can read the body of a response to a handshake.
@@ -215,7 +185,7 @@ form, or send the token in the header X-CSRF-Token.
     if kind == "unsafe":
         await _verify_token(request)
     elif _ORIGIN_WAS_CHECKED not in request.scope:
-        why = why_foreign(kind, request.scope["headers"], ())
+        why = rules.why_foreign(kind, request.scope["headers"], ())
         if why is not None:
             raise CsrfFailed(why)
 
@@ -235,9 +205,9 @@ def csrf_token(request: HTTPConnection) -> str:
     True
     """
     session = get_session(request)
-    secrets = secrets_in(session)
-    secret = secrets[0] if secrets else put_secret(session, to_base64url(urandom(6)), urandom(SECRET_BYTES))
-    return token_for(secret, urandom(NONCE_BYTES))
+    secrets = rules.secrets_in(session)
+    secret = secrets[0] if secrets else rules.put_secret(session, to_base64url(urandom(6)), urandom(rules.SECRET_BYTES))
+    return rules.token_for(secret, urandom(rules.NONCE_BYTES))
 
 
 def csrf_input(request: HTTPConnection) -> str:
@@ -273,9 +243,9 @@ class _Markup(str):
 
 async def _verify_token(request: HTTPConnection) -> None:
     session = await load_session(request)
-    secrets, signed_in = secrets_in(session), session.__starsessions__.user is not None
+    secrets, signed_in = rules.secrets_in(session), session.__starsessions__.user is not None
     # Of a form that was sent twice, the first one has signed in and renewed the secrets, and its response may be lost.
-    earlier = secrets_in(await take_along(session, {}))
+    earlier = rules.secrets_in(await take_along(session, {}))
     token = request.headers.get(_HEADER)
     if token is None and _has_form(request):
         if not (secrets or earlier):  # no token would be good: do not parse the form of a stranger
@@ -283,7 +253,7 @@ async def _verify_token(request: HTTPConnection) -> None:
             error.detail += " If that does not help, the form has no token: put {{ csrf_input() }} into it."
             raise error
         token = await _token_in_form(request)
-    if token and (is_good(token, secrets) or is_good(token, earlier)):
+    if token and (rules.is_good(token, secrets) or rules.is_good(token, earlier)):
         return
     if isinstance(request, Request):
         await request.close()  # the form was read above, and nothing else closes its files
@@ -310,10 +280,10 @@ async def _token_in_form(request: Request) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _kind(scope: Scope) -> Kind:
+def _kind(scope: Scope) -> rules.Kind:
     if scope["type"] == "websocket":
         return "handshake"
-    return "safe" if scope["method"] in SAFE_METHODS else "unsafe"
+    return "safe" if scope["method"] in rules.SAFE_METHODS else "unsafe"
 
 
 def _route_path(scope: Scope) -> str:
@@ -332,7 +302,7 @@ def _list_of_str(setting: str, values: object) -> Sequence[str]:
 
 def _trusted(origin: str) -> str:
     try:
-        return as_origin(origin)
+        return rules.as_origin(origin)
     except ValueError:
         raise ImproperlyConfigured(
             f"trusted_origins: no browser sends the origin {origin!r}. Write scheme://host or scheme://host:port, "

@@ -39,26 +39,30 @@ __all__ = [
 _log = logging.getLogger("starsessions")
 
 
-class Created(Struct, frozen=True):
+class Event(Struct, frozen=True):
+    """Any event. A later release may add others."""
+
+
+class Created(Event, frozen=True):
     """A session began: a value was stored in it, or a user signed in."""
 
     handle: str
 
 
-class Renewed(Struct, frozen=True):
+class Renewed(Event, frozen=True):
     """A session was written, after a change or (with `rolling`) after use, and its deadline moved."""
 
     handle: str
 
 
-class Rotated(Struct, frozen=True):
+class Rotated(Event, frozen=True):
     """A session got a new id. `before` is the handle of the old id, as in a later `RotatedIdReused`."""
 
     handle: str
     before: str
 
 
-class SignedIn(Struct, frozen=True):
+class SignedIn(Event, frozen=True):
     """A user signed in, maybe again, to confirm their identity. `method` is the value passed to `sign_in()`."""
 
     handle: str
@@ -66,21 +70,21 @@ class SignedIn(Struct, frozen=True):
     method: str
 
 
-class SignedOut(Struct, frozen=True):
+class SignedOut(Event, frozen=True):
     """A signed-in session was ended by its own browser."""
 
     handle: str
     user_id: str
 
 
-class Revoked(Struct, frozen=True):
+class Revoked(Event, frozen=True):
     """A user's session was ended from elsewhere: by `UserSessions`, or by the limit `max_sessions_per_user`."""
 
     handle: str
     user_id: str
 
 
-class Expired(Struct, frozen=True):
+class Expired(Event, frozen=True):
     """A request had the cookie of an expired session. (If the store has removed it already, this is an `UnknownId`.)
 
     `why`: whether the session was idle for too long, or reached its absolute limit.
@@ -90,13 +94,13 @@ class Expired(Struct, frozen=True):
     why: MissReason
 
 
-class ConflictResolved(Struct, frozen=True):
+class ConflictResolved(Event, frozen=True):
     """Two requests changed a session at the same time, and the changes of this one were merged in."""
 
     handle: str
 
 
-class RotatedIdReused(Struct, frozen=True):
+class RotatedIdReused(Event, frozen=True):
     """A request had an id that was rotated, after its grace period. The session is not opened.
 
     A browser does not do this for long, and a copied cookie looks like this: two parties used one id, and only one of
@@ -106,13 +110,13 @@ class RotatedIdReused(Struct, frozen=True):
     handle: str
 
 
-class UnknownId(Struct, frozen=True):
+class UnknownId(Event, frozen=True):
     """A request had an id without a session: ended, removed or made up. Many in a row suggest guessing."""
 
     handle: str
 
 
-class InvalidCookie(Struct, frozen=True):
+class InvalidCookie(Event, frozen=True):
     """A request had a cookie that the library did not write, or the stored value under its id could not be decoded.
 
     Args:
@@ -124,7 +128,7 @@ class InvalidCookie(Struct, frozen=True):
     why: MissReason
 
 
-class Planted(Struct, frozen=True):
+class Planted(Event, frozen=True):
     """A request had several cookies of the session's name, and more than one was valid (or there were too many to try).
 
     None was used. Either another host of the domain planted one, or `domain`, `path` or `partitioned` has changed. The
@@ -137,7 +141,7 @@ class Planted(Struct, frozen=True):
     handles: tuple[str, ...]
 
 
-class StoreFailed(Struct, frozen=True):
+class StoreFailed(Event, frozen=True):
     """The store failed, so the response was a 503, or the request went on without its session.
 
     `why` is the message of the `BackendUnavailable`, which names the kind of failure.
@@ -146,7 +150,7 @@ class StoreFailed(Struct, frozen=True):
     why: str
 
 
-class SchemaMismatch(Struct, frozen=True):
+class SchemaMismatch(Event, frozen=True):
     """A session's data no longer fits its model (`starsessions.typed`), and the handler got a fresh model.
 
     Args:
@@ -161,23 +165,6 @@ class SchemaMismatch(Struct, frozen=True):
     version: int
     why: str
 
-
-Event = (
-    Created
-    | Renewed
-    | Rotated
-    | SignedIn
-    | SignedOut
-    | Revoked
-    | Expired
-    | ConflictResolved
-    | RotatedIdReused
-    | UnknownId
-    | InvalidCookie
-    | Planted
-    | StoreFailed
-    | SchemaMismatch
-)
 
 OnEvent = Callable[[Event], Awaitable[object] | object]
 """A function or coroutine function that is called with each event, after the response. It cannot break a request: an

@@ -17,7 +17,6 @@ load it. They all work for HTTP and for WebSockets. For a session cookie that is
 `SessionCookie`.
 """
 
-import logging
 import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, TypeVar
@@ -34,6 +33,7 @@ from starsessions import get_miss_reason, users
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.record import MissReason
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from starsessions.notices import Notices
 from starsessions.session import Session, get_session
 from starsessions.typed import TypedSession
 
@@ -49,11 +49,13 @@ __all__ = [
     "user_id",
 ]
 
-_log = logging.getLogger("starsessions")
-
 M = TypeVar("M")
 
 _NOT_SIGNED_IN = "Not signed in."
+_OTHER_NAME = (
+    "The OpenAPI document calls the session cookie %r, and the middleware %r. Sessions work, but the document is "
+    "wrong: make the dependencies with SessionCookie(%r)."
+)
 _NOT_FRESH = "You signed in too long ago for this. Sign in again."
 _SAFE_PATH = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 _LONGEST_NEXT = 2000
@@ -90,12 +92,14 @@ class SessionCookie(SecurityBase):
         self.scheme_name: str = scheme_name or _NOT_IN_A_SCHEME_NAME.sub("_", name)
         self._name = name
         self._scope_key = scope_key
-        self._is_compared = False
+        self._notices = Notices()
 
     async def __call__(self, connection: HTTPConnection) -> Session:
         session = get_session(connection, self._scope_key)
         await session.load()
-        self._compare(session)
+        name = session.__starsessions__.config.cookie.name
+        if name != self._name:
+            self._notices.warn("name", _OTHER_NAME, self._name, name, name)
         return session
 
     def signed_in(self, redirect_to: str | None = None) -> Callable[..., Awaitable[Session]]:
@@ -151,21 +155,6 @@ class SessionCookie(SecurityBase):
             return await seen.load(session)
 
         return typed_session
-
-    def _compare(self, session: Session) -> None:
-        """Log a warning, once, if the middleware's cookie has another name."""
-        if self._is_compared:
-            return
-        self._is_compared = True
-        name = session.__starsessions__.config.cookie.name
-        if name != self._name:
-            _log.warning(
-                "The OpenAPI document calls the session cookie %r, and the middleware %r. Sessions work, but the "
-                "document is wrong: make the dependencies with SessionCookie(%r).",
-                self._name,
-                name,
-                name,
-            )
 
 
 def safe_next(target: str | None, default: str = "/") -> str:

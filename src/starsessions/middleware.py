@@ -23,6 +23,7 @@ from starsessions.core.record import DEFAULT_MAX_AGE
 from starsessions.core.state import BY_HAND, CLOSED, NOTHING, OPEN, SAVING, Command, Phase
 from starsessions.events import OnEvent, StoreFailed, dispatch
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionError
+from starsessions.lifecycle import validation
 from starsessions.lifecycle.config import Config
 from starsessions.lifecycle.loading import load
 from starsessions.lifecycle.request_state import RequestState
@@ -30,24 +31,6 @@ from starsessions.lifecycle.response import look_closer, unavailable, with_sessi
 from starsessions.lifecycle.saving import decide, save, save_for_headers, save_now
 from starsessions.lifecycle.startup import fails_at_startup
 from starsessions.lifecycle.tracked_dict import NOT_LOADED
-from starsessions.lifecycle.validation import (
-    ANOTHER,
-    AT_HOME,
-    DEFAULT_MAX_SESSIONS,
-    DEFAULT_MAX_SIZE,
-    NESTED,
-    SERVED_BY_OUTER,
-    check_choices,
-    check_effect,
-    check_flags,
-    check_stack,
-    layers,
-    names_keywords,
-    policy_from,
-    size_limit,
-    user_rules,
-    writes,
-)
 from starsessions.sealing.keys import Keys
 from starsessions.session import Session
 from starsessions.stores.base import Store
@@ -110,7 +93,7 @@ class SessionMiddleware:
     """
 
     @fails_at_startup(secret_key=token_bytes())
-    @names_keywords
+    @validation.names_keywords
     def __init__(
         self,
         app: ASGIApp,
@@ -134,8 +117,8 @@ class SessionMiddleware:
         on_event: OnEvent | None = None,
         no_store: bool = False,
         anonymous_max_age: Duration | None = None,
-        max_size: int | None = DEFAULT_MAX_SIZE,
-        max_sessions_per_user: int | None = DEFAULT_MAX_SESSIONS,
+        max_size: int | None = validation.DEFAULT_MAX_SIZE,
+        max_sessions_per_user: int | None = validation.DEFAULT_MAX_SESSIONS,
         on_too_many: Literal["evict", "refuse"] = "evict",
         scope_key: str = "session",
         app_name: str | None = None,
@@ -151,15 +134,11 @@ class SessionMiddleware:
         elif secret_key is not None:
             _log.warning("SessionMiddleware uses its backend and ignores its secret_key: remove one of them.")
         adapted = adapt(backend)
-        check_flags(autoload=autoload, no_store=no_store, partitioned=partitioned, rolling=rolling)
-        check_choices(
-            app_name=app_name,
-            scope_key=scope_key,
-            on_conflict=on_conflict,
-            on_event=on_event,
-            on_unavailable=on_unavailable,
+        validation.check_flags(autoload=autoload, no_store=no_store, partitioned=partitioned, rolling=rolling)
+        validation.check_choices(app_name, scope_key, on_conflict, on_event, on_unavailable)
+        policy = validation.policy_from(
+            adapted, max_age, absolute_timeout, rolling, renew_every, rotate_every, anonymous_max_age
         )
-        policy = policy_from(adapted, max_age, absolute_timeout, rolling, renew_every, rotate_every, anonymous_max_age)
 
         self.app = app
         self.config: Config = Config.build(
@@ -169,13 +148,13 @@ class SessionMiddleware:
             raises_on_conflict=on_conflict == "raise",
             anonymous_if_unavailable=on_unavailable == "anonymous",
             on_event=on_event,
-            users=user_rules(adapted, max_sessions_per_user, on_too_many),
+            users=validation.user_rules(adapted, max_sessions_per_user, on_too_many),
             no_store=no_store,
-            max_size=size_limit(adapted, max_size),
+            max_size=validation.size_limit(adapted, max_size),
         )
         self.config.advice.on_settings(adapted.max_cookies)
-        check_stack(app, self.config, scope_key)
-        check_effect(self.config)
+        validation.check_stack(app, self.config, scope_key)
+        validation.check_effect(self.config)
         self._autoload = autoload
         self._loads_first = autoload and self.config.peek is None
         self.scope_key = scope_key
@@ -261,7 +240,7 @@ class SessionMiddleware:
             state.finish_saving()
         if state.is_at_home and state.is_lost:
             path = scope.get("path", "")
-            self.config.notices.warn(("at home", path), AT_HOME, path)
+            self.config.notices.warn(("at home", path), validation.AT_HOME, path)
         await send(message)
 
     def _check_saved(self, session: Session, scope: Scope) -> None:
@@ -412,15 +391,16 @@ class SessionMiddleware:
         """
         name, outer = self.config.cookie.name, scope[self.scope_key]
         if not isinstance(outer, Session):
-            if any(writes(layer, name) for layer in layers(getattr(scope.get("app"), "middleware_stack", None))):
-                raise ImproperlyConfigured(ANOTHER.format(name))
+            stack = getattr(scope.get("app"), "middleware_stack", None)
+            if any(validation.writes(layer, name) for layer in validation.layers(stack)):
+                raise ImproperlyConfigured(validation.ANOTHER.format(name))
             return False
         theirs, phase = outer.__starsessions__.config, outer.__starsessions__.phase
         if theirs.cookie.name != name or phase is not OPEN:  # its middleware has finished: the request is tried again
             return False
         if self.config.backend.place != theirs.backend.place:
-            raise ImproperlyConfigured(NESTED.format(name))
-        self.config.notices.warn("nested", SERVED_BY_OUTER, name)
+            raise ImproperlyConfigured(validation.NESTED.format(name))
+        self.config.notices.warn("nested", validation.SERVED_BY_OUTER, name)
         if self._autoload:
             await load(outer)
         return True

@@ -36,7 +36,6 @@ class Notices:
         *args: object,
         every: float | None = None,
         level: int = logging.WARNING,
-        error: BaseException | None = None,
     ) -> bool:
         """Log a message, unless one with this key was logged before. Return whether it was logged.
 
@@ -46,7 +45,6 @@ class Notices:
             message: the message, with `%s` for each of `args`. It must not contain an id, a token or a session's data.
             every: log again after this many seconds. None: never again.
             level: the level of the `logging` module.
-            error: the exception whose traceback is logged as well.
         """
         now = self._clock()
         before = self._logged_at.get(key)
@@ -58,7 +56,7 @@ class Notices:
         elif every is None or now < before + every:
             return False
         self._logged_at[key] = now
-        _log.log(level, message, *map(_shown, args), exc_info=error, stacklevel=2)
+        _log.log(level, message, *map(_shown, args), stacklevel=2)
         return True
 
 

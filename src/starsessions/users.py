@@ -239,14 +239,11 @@ class UserSessions:
     async def _end(self, user_id: str, is_meant: Callable[[IndexedSession], bool]) -> int:
         backend, user_index, now = self._opened()
         which = [one for one in await user_index.of(user_id, now) if is_meant(one)]
-        handles = frozenset(one.handle for one in which)
         # Before they are removed from the list: after an interruption, the rest can still be revoked.
         ended = [await backend.look_up(one, now) is not None for one in which]
         for one in which:
             await backend.revoke(one, now)
-        await user_index.change(
-            user_id, lambda index: tuple(one for one in index if one.handle not in handles), now + 1, now
-        )
+        await user_index.remove(user_id, {one.handle for one in which}, now)
         # And once more afterwards: a session that was saved in between had found itself on the list.
         for one in which:
             await backend.revoke(one, now)

@@ -4,6 +4,7 @@ The artefacts are whatever is found in cookies and in stores after some visits, 
 being named here. What a label is derived for is a `Purpose`, and each purpose must be named here.
 """
 
+from abc import ABCMeta
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +25,7 @@ from starsessions import (
     get_miss_reason,
     users,
 )
-from starsessions.backends.server_side import StoreBackend, key_for
-from starsessions.backends.user_index import index_key
+from starsessions.backends.server_side import StoreBackend
 from starsessions.core.binding import DEFAULT_BINDING, UNBOUND, Binding, Purpose, binding_for
 from starsessions.core.csrf import is_good, put_secret, secrets_in, token_for
 from starsessions.core.encoding import to_base64url
@@ -35,6 +35,7 @@ from starsessions.sealing.encrypted import Encrypter
 from starsessions.sealing.signed import Signer, StarletteSigner
 from starsessions.stores import MemoryStore
 from starsessions.users import UserSessions
+from tests.keys import index_key, key_for
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 BINDINGS = [
@@ -473,7 +474,8 @@ async def test_a_store_is_accepted_wherever_a_backend_is() -> None:
 
 @pytest.mark.parametrize("wrong", [{}, "redis://localhost", object(), DictBackend, StarletteSigner], ids=repr)
 def test_an_object_that_is_no_backend_or_store_is_rejected_with_the_cure(wrong: Any) -> None:
-    cure = r"RedisBackend\(url\)" if isinstance(wrong, str) else "get, create, replace and delete"
+    cures = {str: r"RedisBackend\(url\)", type: "use an instance", ABCMeta: "use an instance"}
+    cure = cures.get(type(wrong), "get, create, replace and delete")
     for make in (lambda: Site(backend=wrong), lambda: Session(wrong), lambda: UserSessions(wrong)):
         with pytest.raises(ImproperlyConfigured, match=cure):
             make()

@@ -8,9 +8,10 @@ import pytest
 
 from starsessions import MissReason, Session, stores
 from starsessions.backends.base import Conflict
-from starsessions.backends.server_side import MAX_HOPS, MOMENT, Location, Pointer, StoreBackend, key_for
+from starsessions.backends.server_side import MAX_HOPS, MOMENT, Location, Pointer, StoreBackend
 from starsessions.core.record import Found, Identity, Record
 from starsessions.stores.memory import MemoryStore
+from tests.keys import key_for
 from tests.site import Browser, Clock, Site
 
 pytestmark = pytest.mark.anyio

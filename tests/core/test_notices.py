@@ -26,12 +26,6 @@ def test_a_message_that_recurs_is_logged_again_after_its_interval(caplog: pytest
     assert {record.levelname for record in caplog.records} == {"ERROR"}
 
 
-def test_the_traceback_of_an_error_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    Notices().warn("outage", "The store failed.", error=OSError("reset"))
-    assert caplog.records[0].exc_info is not None
-    assert "OSError: reset" in caplog.text
-
-
 def test_a_stranger_who_makes_up_paths_fills_neither_the_log_nor_the_memory(caplog: pytest.LogCaptureFixture) -> None:
     notices = Notices()
     logged = [notices.warn(("path", number), "about a path") for number in range(MOST + 50)]

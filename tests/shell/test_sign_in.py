@@ -17,9 +17,9 @@ from starsessions import (
     flash,
     users,
 )
-from starsessions.backends.user_index import index_key
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
+from tests.keys import index_key
 from tests.rows import rows
 from tests.shell.people import LISTING, sign_in, user_of
 from tests.shell.test_websocket import connect

@@ -25,11 +25,13 @@ from starsessions import (
 )
 from starsessions.backends.adapter import adapt
 from starsessions.backends.server_side import StoreBackend
-from starsessions.backends.user_index import MAX_TRIES, PENDING, Index, IndexedSession, UserIndex, index_key
+from starsessions.backends.user_index import MAX_TRIES, PENDING, Index, IndexedSession, UserIndex
+from starsessions.core.binding import DEFAULT_BINDING, Purpose
 from starsessions.core.record import Identity
 from starsessions.stores.base import Conflict
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSession, UserSessions
+from tests.keys import index_key
 from tests.rows import rows
 from tests.shell.people import Recorded, sign_in, signed_in, user_of
 from tests.site import KEY, Browser, Clock, DictBackend, Site
@@ -311,14 +313,16 @@ async def test_a_list_is_stored_as_arrays_in_which_each_field_keeps_its_place(cl
     identity = Identity("ann", now, "a-handle", "password", "Firefox", "192.0.2.0", now + 60, 3)
     listed = IndexedSession("a-handle", "a-key", now, now + 60, identity)
 
-    await UserIndex(store).change("ann", lambda before: (*before, listed), now + 60, now)
+    await UserIndex(store, DEFAULT_BINDING, Purpose.SESSION_LIST).change(
+        "ann", lambda before: (*before, listed), now, keep_until=now + 60
+    )
 
     fields = ["a-handle", "a-key", now, now + 60]
     of_user = ["ann", now, "a-handle", "password", "Firefox", "192.0.2.0", now + 60, 3]
     entry = await store.get(key, now=now)
     assert entry is not None
     assert entry.value == b"u1." + key[:8].encode() + msgpack.encode([[*fields, of_user]])
-    assert await UserIndex(store).of("ann", now) == (listed,)
+    assert await UserIndex(store, DEFAULT_BINDING, Purpose.SESSION_LIST).of("ann", now) == (listed,)
 
 
 async def test_a_list_is_never_read_as_a_session(site_of: Callable[..., Site], store_backend: SessionBackend) -> None:

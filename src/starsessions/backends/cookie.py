@@ -1,6 +1,5 @@
 """Backends that keep the session in the cookie, signed or encrypted."""
 
-from abc import abstractmethod
 from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar
@@ -55,7 +54,6 @@ class _SealedCookieBackend(Backend):
             self.user_index = self._revocations.index_for(binding, Purpose.COOKIE_LIST)
         elif self._revocations is not None:
             self.user_index = UserIndex(self._revocations, binding, Purpose.COOKIE_LIST)
-        self._seal_for(binding)
 
     @property
     def place(self) -> object:
@@ -64,22 +62,10 @@ class _SealedCookieBackend(Backend):
     def lifespan(self) -> AbstractAsyncContextManager[Any]:
         return self._revocations.lifespan() if isinstance(self._revocations, StoreBackend) else super().lifespan()
 
-    @abstractmethod
-    def _seal_for(self, binding: Binding) -> None:
-        """Prepare signing or encrypting for this binding and the policy."""
-
     @property
     def never_waits(self) -> bool:  # type: ignore[override]
         # If cookies can be revoked, loading one also reads the list of valid ones.
         return self.user_index is None
-
-    @abstractmethod
-    def seal(self, record: Record) -> str:
-        """Return the token for a record."""
-
-    @abstractmethod
-    def peek(self, token: str, now: int) -> Found | MissReason:
-        """Return the session in a token, or why there is none. Never raises, since an attacker can send any token."""
 
     async def fetch(self, token: str, now: int) -> Found | MissReason:
         found = self.peek(token, now)
@@ -185,7 +171,8 @@ class CookieBackend(_SealedCookieBackend):
         self._starlette = StarletteSigner(self._keys)
         super().__init__(max_age, max_cookies, revocations, allow_unrevocable, clock)
 
-    def _seal_for(self, binding: Binding) -> None:
+    def prepare(self, binding: Binding, policy: Policy) -> None:
+        super().prepare(binding, policy)
         self._signer = Signer(self._keys, binding, self._compress)
         self._may_be_plain = self._starlette_format and not self._asks_for_more(binding)
 
@@ -284,7 +271,8 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         self._signed = None if accept_signed is None else _AcceptedCookies(accept_signed, serializer=serializer)
         super().__init__(max_age, max_cookies, revocations, allow_unrevocable, clock)
 
-    def _seal_for(self, binding: Binding) -> None:
+    def prepare(self, binding: Binding, policy: Policy) -> None:
+        super().prepare(binding, policy)
         if binding != self._encrypts_for:  # deriving all keys takes more than a millisecond
             self._encrypter = Encrypter(self._keys, binding, self._compress)
             self._encrypts_for = binding

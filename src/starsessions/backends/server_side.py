@@ -71,15 +71,6 @@ _decode_record = Decoder(Record).decode
 _decode_pointer = Decoder(Pointer).decode
 
 
-def key_for(token: str, binding: Binding = DEFAULT_BINDING) -> str:
-    """Return the key under which a store keeps the session with this id: 43 characters of base64url.
-
-    >>> key_for("an-id") != key_for("An-id"), len(key_for("an-id"))
-    (True, 43)
-    """
-    return key_under(binding.label(Purpose.SESSION_KEY), token)
-
-
 class StoreBackend(Backend):
     """Sessions in a `Store`. Subclasses create the store themselves.
 
@@ -145,9 +136,9 @@ class StoreBackend(Backend):
 
     async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
         token = session_id or await self.new_id()
-        if record.identity is not None:
-            record = await self.user_index.keep_indexed(record, self.key_of(token), ends_at, now)
         key = self.key_of(token)
+        if record.identity is not None:
+            record = await self.user_index.keep_indexed(record, key, ends_at, now)
         write = self.store.create(key, self._value(key, record), expires_at=ends_at, now=now)
         return await self._written(write, token, key, record, now)
 

@@ -7,14 +7,14 @@ A list does not grow without limit: a sign-in that adds to it checks which of th
 session that was listed recently may not be stored yet, so it counts as valid for `PENDING` seconds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from os import urandom
 from typing import NamedTuple
 
 from msgspec.msgpack import Decoder, Encoder
 from msgspec.structs import replace
 
-from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
+from starsessions.core.binding import Binding, Purpose
 from starsessions.core.encoding import key_under, to_base64url
 from starsessions.core.record import Identity, Instant, Key, Opaque, Record
 from starsessions.exceptions import BackendUnavailable
@@ -57,15 +57,6 @@ _encode = Encoder().encode
 _decode = Decoder(Index).decode
 
 
-def index_key(user_id: str, binding: Binding = DEFAULT_BINDING, purpose: Purpose = Purpose.SESSION_LIST) -> str:
-    """Return the store's key of this user's list.
-
-    >>> index_key("ann") != index_key("Ann"), len(index_key("ann"))
-    (True, 43)
-    """
-    return key_under(binding.label(purpose), user_id)
-
-
 def new_handle() -> str:
     """Return a new public name for a session: 16 random characters. It does not give access to the session.
 
@@ -98,13 +89,7 @@ class UserIndex:
     Backends do not share lists, because none can tell whether the sessions of another one are still valid.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        binding: Binding = DEFAULT_BINDING,
-        purpose: Purpose = Purpose.SESSION_LIST,
-        cipher: Cipher | None = None,
-    ) -> None:
+    def __init__(self, store: Store, binding: Binding, purpose: Purpose, cipher: Cipher | None = None) -> None:
         """Create the index.
 
         Args:
@@ -137,8 +122,9 @@ class UserIndex:
         self,
         user_id: str,
         change: Callable[[Index], Index],
-        keep_until: int,
         now: int,
+        *,
+        keep_until: int = 0,
         seen: Snapshot | None = None,
     ) -> Index:
         """Change the user's list atomically, and return the list as it was before the change.
@@ -146,8 +132,9 @@ class UserIndex:
         Args:
             user_id: the user.
             change: returns the new list for an old one. It runs again if another request writes first.
-            keep_until: when the list expires, in seconds since 1970, unless it is kept longer already.
             now: the current time, in seconds since 1970.
+            keep_until: when the list expires, in seconds since 1970, unless it is kept longer already. A `change` that
+                adds to the list needs it.
             seen: the list that `look` has returned, to save a read. Only for a `change` that changes the list or
                 raises: an outdated list is detected by the write. None: read the list.
 
@@ -168,9 +155,8 @@ class UserIndex:
                 elif not after:
                     await self._store.delete(key, entry.version, now=now)
                 else:
-                    await self._store.replace(
-                        key, self._written(key, after), entry.version, expires_at=expires_at, now=now
-                    )
+                    written = self._written(key, after)
+                    await self._store.replace(key, written, entry.version, expires_at=expires_at, now=now)
                 return before
             except Conflict as conflict:
                 entry = conflict.current
@@ -194,34 +180,34 @@ class UserIndex:
             # A signed or encrypted cookie is valid while it is listed. One that was revoked must not be listed again.
             return index if self._is_sealed else (*index, listed)
 
-        await self.change(identity.user_id, renewed, listed.until, now)
+        await self.change(identity.user_id, renewed, now, keep_until=listed.until)
         return replace(record, identity=identity)
 
     async def moved(self, identity: Identity, key: str, now: int) -> None:
         """Update the key of a listed session after a rotation. A session that is not listed was ended, and stays so."""
-        await self.change(
-            identity.user_id,
-            lambda index: tuple(replace(one, key=key) if one.handle == identity.handle else one for one in index),
-            now,
-            now,
-        )
+
+        def moved(index: Index) -> Index:
+            return tuple(replace(one, key=key) if one.handle == identity.handle else one for one in index)
+
+        await self.change(identity.user_id, moved, now)
 
     async def next_generation(self, identity: Identity, now: int) -> Identity | None:
         """Start the next generation of a cookie, which invalidates all earlier ones. None if it is no longer listed."""
         turned = replace(identity, generation=identity.generation + 1)
-        before = await self.change(
-            identity.user_id,
-            lambda index: tuple(replace(one, identity=turned) if _is(one, identity) else one for one in index),
-            now,
-            now,
-        )
+
+        def turn(index: Index) -> Index:
+            return tuple(replace(one, identity=turned) if _is(one, identity) else one for one in index)
+
+        before = await self.change(identity.user_id, turn, now)
         return turned if any(_is(one, identity) for one in before) else None
 
     async def forget(self, identity: Identity, now: int) -> None:
         """Remove an ended session from the list. (Sessions in a store need no call: a lookup finds them missing.)"""
-        await self.change(
-            identity.user_id, lambda index: tuple(one for one in index if one.handle != identity.handle), now, now
-        )
+        await self.remove(identity.user_id, {identity.handle}, now)
+
+    async def remove(self, user_id: str, handles: Set[str], now: int) -> None:
+        """Remove the sessions with these handles from the user's list."""
+        await self.change(user_id, lambda index: tuple(one for one in index if one.handle not in handles), now)
 
     async def is_indexed(self, identity: Identity, now: int) -> bool:
         """Return whether the session is listed. Revoking a signed or encrypted cookie removes it from the list."""

@@ -17,10 +17,10 @@ The rules follow from what browsers do with several cookies:
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from starsessions.core.caching import RawHeaders
-from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Values, find, finder
+from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Headers, Values, find, finder
 from starsessions.core.record import MissReason
 
 MAX_PARTS = 9
@@ -34,7 +34,7 @@ _MARK_LENGTH = 3
 
 def tokens_of(
     spec: CookieSpec, max_cookies: int = 1, is_well_formed: Callable[[str], bool] | None = None
-) -> Callable[[Sequence[tuple[bytes, bytes]]], Values]:
+) -> Callable[[Headers], Values]:
     """Return a function of a request's headers: its distinct well-formed tokens, at least one, or why there is none.
 
     >>> tokens_of(CookieSpec("session"))([(b"cookie", b"session=abc")])
@@ -44,7 +44,7 @@ def tokens_of(
     if max_cookies == 1 and is_well_formed is None:
         return find
 
-    def tokens_in(headers: Sequence[tuple[bytes, bytes]]) -> Values:
+    def tokens_in(headers: Headers) -> Values:
         tokens = find(headers)
         if not isinstance(tokens, list):
             return tokens
@@ -59,7 +59,7 @@ def tokens_of(
     return tokens_in
 
 
-def _joined(headers: Sequence[tuple[bytes, bytes]], name: str, first: str, max_cookies: int) -> str:
+def _joined(headers: Headers, name: str, first: str, max_cookies: int) -> str:
     """Return all parts joined, or "" if a part is missing or has two well-formed values."""
     mark = _MARK.match(first)
     if mark is None:
@@ -73,7 +73,7 @@ def _joined(headers: Sequence[tuple[bytes, bytes]], name: str, first: str, max_c
     return "".join(parts)
 
 
-def _has_several(headers: Sequence[tuple[bytes, bytes]], name: str) -> bool:
+def _has_several(headers: Headers, name: str) -> bool:
     values = find(headers, name)
     return values is MissReason.SEVERAL or (isinstance(values, list) and len(values) > 1)
 
@@ -120,12 +120,7 @@ def room_for(spec: CookieSpec, max_cookies: int, max_age: int | None, secure: bo
 
 
 def cookies_for(
-    spec: CookieSpec,
-    parts: list[str],
-    max_age: int | None,
-    secure: bool,
-    max_cookies: int,
-    headers: Sequence[tuple[bytes, bytes]],
+    spec: CookieSpec, parts: list[str], max_age: int | None, secure: bool, max_cookies: int, headers: Headers
 ) -> RawHeaders:
     """Return the `Set-Cookie` headers for these parts, and those that remove parts of an older, longer token.
 

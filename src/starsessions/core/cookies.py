@@ -7,7 +7,7 @@ the work, whatever is sent.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
@@ -34,12 +34,14 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _DOMAIN = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _PATH = re.compile(r"/[!-:<-~]*")
 
+Headers = Sequence[tuple[bytes, bytes]]
+"""The headers of a request, with their names in lower case, as ASGI has them."""
 
 Values = list[str] | Literal[MissReason.NO_COOKIE, MissReason.MALFORMED, MissReason.SEVERAL]
 """The distinct values of a cookie, at least one; or why there is none that the library could have set."""
 
 
-def find(headers: Iterable[tuple[bytes, bytes]], name: str) -> Values:
+def find(headers: Headers, name: str) -> Values:
     """Return the distinct values of the cookies called `name`, in the order of the request.
 
     >>> find([(b"cookie", b"a=1; session=x"), (b"cookie", b"session=y;xsession=z")], "session")
@@ -49,12 +51,12 @@ def find(headers: Iterable[tuple[bytes, bytes]], name: str) -> Values:
 
 
 @cache
-def finder(name: str) -> Callable[[Iterable[tuple[bytes, bytes]]], Values]:
+def finder(name: str) -> Callable[[Headers], Values]:
     """Return `find` for one name. The cache stays small, since names come from settings."""
     values_in = _pattern(name).findall
     most = MAX_COOKIE - len(name)
 
-    def find(headers: Iterable[tuple[bytes, bytes]]) -> Values:
+    def find(headers: Headers) -> Values:
         header = b";".join([value for key, value in headers if key == b"cookie"])
         if len(header) > MAX_HEADER:
             return MissReason.MALFORMED
@@ -72,7 +74,7 @@ def finder(name: str) -> Callable[[Iterable[tuple[bytes, bytes]]], Values]:
     return find
 
 
-def count(headers: Iterable[tuple[bytes, bytes]], name: str) -> int:
+def count(headers: Headers, name: str) -> int:
     """Return how many cookies with this name a request has, equal ones included: up to the limit on their size.
 
     >>> count([(b"cookie", b"session=x; session=x; a=1")], "session")

@@ -21,9 +21,8 @@ from typing import Any, NamedTuple
 
 from starsessions.core.kinds import CLOCKS, as_base, zone_name
 
-_DATETIME, _, _TIME = CLOCKS
 _COMPARED_BY_REPR = frozenset({float, Decimal})
-_CLOCKS = frozenset({_DATETIME, _TIME})
+_CLOCKS = frozenset({CLOCKS[0], CLOCKS[2]})  # datetime and time
 
 
 class Changes(NamedTuple):

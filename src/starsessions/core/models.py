@@ -7,7 +7,7 @@ and after a round trip shows whether a value would come back unchanged.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -73,7 +73,7 @@ def adapter_for(model: type[M]) -> ModelAdapter[M]:
 
 def copy_of(value: Any) -> Any:
     """Return a copy of plain data."""
-    return _plain(value, _unchanged)
+    return _plain(value)
 
 
 def field_of(error: Exception) -> str:
@@ -146,8 +146,8 @@ class _Pydantic:
         object.__setattr__(model, name, getattr(other, name))
 
 
-def _plain(value: Any, convert: Callable[[Any], Any]) -> Any:
-    """Return plain data. `convert` handles values of unknown types; a serializer rejects whatever it leaves."""
+def _plain(value: Any, convert: Callable[[Any], Any] | None = None) -> Any:
+    """Return plain data. `convert` handles values of unknown types; a serializer rejects whatever is left of them."""
     kind = type(value)
     if kind in SCALARS:
         return value
@@ -160,11 +160,9 @@ def _plain(value: Any, convert: Callable[[Any], Any]) -> Any:
     if isinstance(value, Enum):
         return _plain(value.value, convert)
     base = as_base(value)
-    return convert(value) if base is None else _plain(base, convert)
-
-
-def _unchanged(value: Any) -> Any:
-    return value
+    if base is not None:
+        return _plain(base, convert)
+    return value if convert is None else convert(value)
 
 
 def _as_text(value: Any) -> Any:
@@ -185,12 +183,8 @@ def _unpack(value: Any) -> Any:
     if kind in _SEQUENCES:
         return kind(_unpack(item) for item in value)
     if isinstance(value, Struct):
-        return Unpacked(kind, dict(_struct_items(value)))
+        names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
+        return Unpacked(kind, {stored: _unpack(getattr(value, name)) for name, stored in names})
     if dataclasses.is_dataclass(kind):
         return Unpacked(kind, {field.name: _unpack(getattr(value, field.name)) for field in dataclasses.fields(kind)})
     return value
-
-
-def _struct_items(value: Struct) -> Iterator[tuple[str, Any]]:
-    for name, stored in zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True):
-        yield stored, _unpack(getattr(value, name))

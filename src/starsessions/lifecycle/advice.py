@@ -24,6 +24,44 @@ _SHORTEST_FOREIGN = 16
 """The length below which a cookie is rather a stranger's experiment than the session of another application."""
 
 
+_MESSAGES = {
+    "max_cookies": "max_cookies=%d allows sessions that many servers and proxies refuse, with a 400 or 502 that this "
+    "library does not see: the browser is then locked out until its cookies are deleted. Use 2 at most, keep sessions "
+    "in a store, or raise the proxy's limits (docs/guides/production/proxy.md).",
+    "partitioned": "partitioned=True has no effect with same_site=%r, because browsers send such a cookie to no iframe "
+    'of another site: pass same_site="none" and https_only=True, or remove partitioned=True.',
+    "domain": "Browsers reject the cookie %s: its domain %s does not cover the host of the request, %s. Change "
+    "domain=…, or let the proxy pass on the Host header.",
+    "forwarded": "A request says that its browser used https (X-Forwarded-Proto or Forwarded), and the server does not "
+    "trust that header, so the request counts as http: the cookie %s is not Secure unless https_only=True. If it came "
+    "from your proxy, start uvicorn with --forwarded-allow-ips=<the proxy's address>.",
+    "secure": "The cookie %s is Secure, and the request came over http to %s: unless a proxy in front speaks https, "
+    "the browser or test client will not send it back. Use https; in tests, "
+    "TestClient(app, base_url='https://testserver').",
+    "header": "A request had more than %d bytes of cookies, so its session was not looked for. Make other cookies "
+    "smaller, or set them for narrower paths.",
+    "planted": "A request had several cookies %s, so none was used: another host of the domain planted one, or "
+    "domain, path or partitioned has changed. Signing in removes the others; a name with __Host- keeps them out.",
+    "foreign": "A request had a cookie %s that this application did not write, or not with its present keys. If "
+    "another application on this host (on any port) uses the same name, each signs the users of the other out: give "
+    "one of them another session_cookie=….",
+    "second writer": "Something else also sets the cookie %s, so each overwrites the session of the other: a mounted "
+    "application that has a SessionMiddleware of its own (NiceGUI adds one), or Starlette's. Give one of them another "
+    "session_cookie=….",
+    "late": "The session was first read after the headers of a response were sent. If its body depends on the session "
+    "(a stream), read it before the response starts: without `Vary: Cookie`, a cache may give the response to other "
+    "users. For a log or a background task, this does not matter.",
+    "not loaded": "The handler of %s took request.session and did not load it. If it read it, most code raises "
+    "SessionNotLoaded, but pydantic finds no keys: with a response_model, FastAPI then sends defaults. Call "
+    "`await session.load()` before, or pass autoload=True to SessionMiddleware.",
+}
+_REPLACED = "The response of %.200r writes the session and had Cache-Control: public; it is sent with no-store."
+_SHARED = (
+    "The response of %.200r depends on the session and has Cache-Control: public or s-maxage, so a cache that ignores "
+    "`Vary: Cookie` gives it to other users. Use `private`, or do not read the session there."
+)
+
+
 class CookieAdvice:
     """The advice of one middleware."""
 
@@ -31,141 +69,58 @@ class CookieAdvice:
         self._cookie = cookie
         self._notices = notices
         self._looks = MOST_LOOKS
-        self._has_domain = cookie.domain is not None
 
     def on_settings(self, max_cookies: int) -> None:
         """Report settings that work in some places only."""
-        cookie = self._cookie
         if max_cookies > 2:
-            self._notices.warn(
-                "max_cookies",
-                "max_cookies=%d allows sessions that many servers and proxies refuse, with a 400 or 502 that this "
-                "library does not see: the browser is then locked out until its cookies are deleted. Use 2 at most, "
-                "keep sessions in a store, or raise the proxy's limits (docs/guides/production/proxy.md).",
-                max_cookies,
-            )
-        if cookie.partitioned and cookie.same_site != "none":
-            self._notices.warn(
-                "partitioned",
-                "partitioned=True has no effect with same_site=%r, because browsers send such a cookie to no iframe of "
-                'another site: pass same_site="none" and https_only=True, or remove partitioned=True.',
-                cookie.same_site,
-            )
+            self._say("max_cookies", max_cookies)
+        if self._cookie.partitioned and self._cookie.same_site != "none":
+            self._say("partitioned", self._cookie.same_site)
 
     def on_cookie(self, scope: Scope, scheme: str) -> None:
         """Report a cookie that the browser will not keep or not protect. Called for each response that sets one."""
-        if not self._looks or (scheme in ("https", "wss") and not self._has_domain):
+        name, domain = self._cookie.name, self._cookie.domain
+        if not self._looks or (scheme in ("https", "wss") and domain is None):
             return
         self._looks -= 1
         headers: dict[bytes, bytes] = dict(scope["headers"])
         host = host_of(str(headers.get(b"host", b""), "latin-1"))
-        domain = self._cookie.domain
         if domain is not None and host and not covers(domain, host):
-            self._notices.warn(
-                "domain",
-                "Browsers reject the cookie %s: its domain %s does not cover the host of the request, %s. Change "
-                "domain=…, or let the proxy pass on the Host header.",
-                self._cookie.name,
-                domain,
-                host,
-            )
-        if scheme not in ("https", "wss"):
-            self._on_plain_http(headers, host, scheme)
-
-    def _on_plain_http(self, headers: dict[bytes, bytes], host: str, scheme: str) -> None:
-        if headers.get(b"x-forwarded-proto", b"").strip().lower() == b"https" or _PROTO.search(
-            str(headers.get(b"forwarded", b""), "latin-1")
-        ):
-            self._notices.warn(
-                "forwarded",
-                "A request says that its browser used https (X-Forwarded-Proto or Forwarded), and the server does not "
-                "trust that header, so the request counts as http: the cookie %s is not Secure unless https_only=True. "
-                "If it came from your proxy, start uvicorn with --forwarded-allow-ips=<the proxy's address>.",
-                self._cookie.name,
-            )
-        elif (
-            self._cookie.is_secure(scheme)
-            and _LOCAL.fullmatch(host) is None
-            # Browsers send it over https only: then a proxy in front speaks https, and does not say so.
-            and b"sec-fetch-site" not in headers
-        ):
-            self._notices.warn(
-                "secure",
-                "The cookie %s is Secure, and the request came over http to %s: unless a proxy in front speaks https, "
-                "the browser or test client will not send it back. Use https; in tests, "
-                "TestClient(app, base_url='https://testserver').",
-                self._cookie.name,
-                host,
-            )
+            self._say("domain", name, domain, host)
+        if scheme in ("https", "wss"):
+            return
+        forwarded = str(headers.get(b"forwarded", b""), "latin-1")
+        if headers.get(b"x-forwarded-proto", b"").strip().lower() == b"https" or _PROTO.search(forwarded):
+            self._say("forwarded", name)
+        # Browsers send Sec-Fetch-Site over https only: then a proxy in front speaks https, and does not say so.
+        elif self._cookie.is_secure(scheme) and _LOCAL.fullmatch(host) is None and b"sec-fetch-site" not in headers:
+            self._say("secure", name, host)
 
     def on_rejected(self, why: MissReason, headers: Iterable[tuple[bytes, bytes]], values: list[str]) -> None:
         """Report a rejected cookie, if that is not something that happens to every application."""
-        name = self._cookie.name
         if sum(len(value) + 1 for key, value in headers if key == b"cookie") - 1 > MAX_HEADER:
-            self._notices.warn(
-                "header",
-                "A request had more than %d bytes of cookies, so its session was not looked for. Make other cookies "
-                "smaller, or set them for narrower paths.",
-                MAX_HEADER,
-            )
+            self._say("header", MAX_HEADER)
         elif why is MissReason.SEVERAL:
-            self._notices.warn(
-                "planted",
-                "A request had several cookies %s, so none was used: another host of the domain planted one, or "
-                "domain=…, path=… or partitioned=… has changed. Signing in removes the others. A name that begins with "
-                "__Host- keeps them out.",
-                name,
-            )
+            self._say("planted", self._cookie.name)
         elif any(len(value) >= _SHORTEST_FOREIGN for value in values):
-            self._notices.warn(
-                "foreign",
-                "A request had a cookie %s that this application did not write, or not with its present keys. If "
-                "another application on this host (on any port) uses the same name, each signs the users of the other "
-                "out: give one of them another session_cookie=….",
-                name,
-            )
+            self._say("foreign", self._cookie.name)
 
     def on_second_writer(self) -> None:
         """Report that a response sets the cookie besides this middleware."""
-        self._notices.warn(
-            "second writer",
-            "Something else also sets the cookie %s, so each overwrites the session of the other: a mounted "
-            "application that has a SessionMiddleware of its own (NiceGUI adds one), or Starlette's. Give one of them "
-            "another session_cookie=….",
-            self._cookie.name,
-            level=logging.ERROR,
-        )
+        self._say("second writer", self._cookie.name, level=logging.ERROR)
 
     def on_shared_cache(self, path: str, is_replaced: bool) -> None:
         """Report a `Cache-Control` that lets a shared cache keep a page which depends on a session."""
-        if is_replaced:
-            message = (
-                "The response of %.200r writes the session and had Cache-Control: public; it is sent with no-store."
-            )
-        else:
-            message = (
-                "The response of %.200r depends on the session and has Cache-Control: public or s-maxage, so a cache "
-                "that ignores `Vary: Cookie` gives it to other users. Use `private`, or do not read the session there."
-            )
-        self._notices.warn(("public", path, is_replaced), message, path)
+        self._notices.warn(("public", path, is_replaced), _REPLACED if is_replaced else _SHARED, path)
 
     def on_late_read(self) -> None:
         """Report a session that was first read after the headers were sent."""
-        self._notices.warn(
-            "late",
-            "The session was first read after the headers of a response were sent. If its body depends on the session "
-            "(a stream), read it before the response starts: without `Vary: Cookie`, a cache may give the response to "
-            "other users. For a log or a background task, this does not matter.",
-        )
+        self._say("late")
 
     def on_not_loaded(self, path: str, tokens: Values) -> None:
         """Report a response for which the session was taken and not loaded, if the browser may have one."""
-        if not isinstance(tokens, list):
-            return
-        self._notices.warn(
-            "not loaded",
-            "The handler of %s took request.session and did not load it. If it read it, most code raises "
-            "SessionNotLoaded, but pydantic finds no keys: with a response_model, FastAPI then sends defaults. Call "
-            "`await session.load()` before, or pass autoload=True to SessionMiddleware.",
-            path,
-        )
+        if isinstance(tokens, list):
+            self._say("not loaded", path)
+
+    def _say(self, what: str, *args: object, level: int = logging.WARNING) -> None:
+        self._notices.warn(what, _MESSAGES[what], *args, level=level)

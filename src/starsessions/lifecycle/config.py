@@ -1,6 +1,6 @@
 """The settings that all sessions of one middleware share, prepared once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Self
 
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from starsessions.backends.base import Backend, in_one_step
 from starsessions.core.chunking import tokens_of
-from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Values
+from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Headers, Values
 from starsessions.core.durations import Clock
 from starsessions.core.record import Found, MissReason, deadline
 from starsessions.core.serializer import differs_for_sure, dumper_again, is_builtin, matcher
@@ -17,8 +17,6 @@ from starsessions.events import OnEvent
 from starsessions.lifecycle.advice import CookieAdvice
 from starsessions.lifecycle.outage import Outage
 from starsessions.notices import Notices
-
-Headers = Sequence[tuple[bytes, bytes]]
 
 
 class UserRules(Struct, frozen=True):
@@ -108,9 +106,7 @@ class Config(Rules, frozen=True):
         )
 
 
-def _storing_now(
-    backend: Backend,
-) -> tuple[Callable[[Any], Found] | None, tuple[type[Create | Replace | Rotate], ...]]:
+def _storing_now(backend: Backend) -> tuple[Callable[[Any], Found] | None, tuple[type[Create | Replace | Rotate], ...]]:
     """Return the function that carries out commands without I/O, and the commands that it accepts."""
     if not backend.never_waits:
         return None, ()

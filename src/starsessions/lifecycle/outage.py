@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 from time import monotonic
 
+from starsessions.notices import Notices
+
 _log = logging.getLogger("starsessions")
 
 EVERY = 60
@@ -15,10 +17,9 @@ class Outage:
     """The outages of a middleware's store."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._clock = clock
-        self._logged_at: float | None = None
+        self._notices = Notices(clock)  # of its own: others may be full of messages about paths
         self._unlogged = 0
-        self.is_known = False
+        self.is_known: bool = False
         """Whether a failure was logged, and not yet that the store works again."""
 
     def failed(self, outcome: str, error: Exception) -> None:
@@ -29,22 +30,20 @@ class Outage:
             error: the failure. Its traceback is logged at the level DEBUG.
         """
         _log.debug("The session store failed.", exc_info=error)
-        now = self._clock()
-        if self._logged_at is not None and now < self._logged_at + EVERY:
-            self._unlogged += 1
-            return
         again = "still fails" if self.is_known else "failed"
-        _log.error("The session store %s: %s %s%s", again, cause_of(error), outcome, self._others())
-        self._logged_at, self.is_known = now, True
+        parts = again, cause_of(error), outcome, self._others()
+        if self._notices.warn("failed", "The session store %s: %s %s%s", *parts, every=EVERY, level=logging.ERROR):
+            self.is_known, self._unlogged = True, 0
+        else:
+            self._unlogged += 1
 
     def ended(self) -> None:
         """Log that the store works again."""
-        self.is_known = False
         _log.warning("The session store works again.%s", self._others())
+        self.is_known, self._unlogged = False, 0
 
     def _others(self) -> str:
-        unlogged, self._unlogged = self._unlogged, 0
-        return f" Failed requests since the last message: {unlogged}." if unlogged else ""
+        return f" Failed requests since the last message: {self._unlogged}." if self._unlogged else ""
 
 
 def cause_of(error: BaseException) -> str:

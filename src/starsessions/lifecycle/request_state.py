@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from starsessions.core.cookies import Headers
 from starsessions.core.state import Phase, SessionState
 from starsessions.events import Event
-from starsessions.lifecycle.config import Config, Headers
+from starsessions.lifecycle.config import Config
 
 
 class RequestState(SessionState, eq=False):

@@ -148,7 +148,7 @@ async def register(identity: Identity, new_id: str, state: RequestState, now: in
         index, evicted = enforce_limit(index, listed, gone, replaced, rules)
         return index
 
-    await user_index.change(user_id, add, until, now, seen)
+    await user_index.change(user_id, add, now, keep_until=until, seen=seen)
     for one in evicted:
         await backend.revoke(one, now)
         state.note(Revoked(one.handle, user_id))

@@ -46,49 +46,47 @@ SERVED_BY_OUTER = (
     "A SessionMiddleware for the cookie %r is inside of another one with the same key or store: both applications use "
     "the session of the outer one, and the other settings of the inner one have no effect. Remove the inner one."
 )
+ONE_PLACE = (
+    "Two SessionMiddlewares store their session in scope[%r]: handlers see only the session of the cookie %r, not that "
+    "of %r. Give one of them another scope_key=…."
+)
+ONE_KEY = (
+    "Two SessionMiddlewares share a secret_key and read Starlette's cookie format, which is not bound to the name of a "
+    "cookie: a value of the cookie %r is also valid in the cookie %r. Give each its own secret_key, or use "
+    "CookieBackend(…, starlette_format=False)."
+)
+TWICE = (
+    "SessionMiddleware is installed twice with the cookie {!r}: remove one of them, or give it another "
+    "session_cookie=… and scope_key=…."
+)
 ANOTHER = (
     "Another SessionMiddleware, perhaps Starlette's own, also writes the cookie {!r}: "
     "remove it, or give one of them another session_cookie=…."
 )
 
 
-# Names of settings in other libraries and in earlier versions of this one, and their names here.
+# Settings of this library, and their names in other libraries and in earlier versions of this one.
 _ELSEWHERE = {
-    "clock": "clock=… of the backend",
-    "cookie": "session_cookie",
-    "cookie_domain": "domain",
-    "cookie_https_only": "https_only",
-    "cookie_name": "session_cookie",
-    "cookie_path": "path",
-    "cookie_same_site": "same_site",
-    "cookie_samesite": "same_site",
-    "cookie_secure": "https_only",
-    "encryptor": "encrypt_with=… of the backend, or EncryptedCookieBackend",
-    "expire": "max_age",
-    "expires": "max_age",
-    "key": "secret_key",
-    "key_prefix": "prefix=… of RedisBackend",
-    "lifetime": "max_age",
-    "limits": "**AAL2 of starsessions.timeouts",
-    "max_lifetime": "absolute_timeout",
-    "name": "session_cookie",
-    "prefix": "prefix=… of RedisBackend",
-    "redis_url": "backend=RedisBackend(url)",
-    "remember_for": "remember=True of starsessions.users.sign_in, which is 30 days",
-    "rolling_sessions": "rolling",
-    "rotate_grace": "rotate_every, whose grace is 60 seconds",
-    "samesite": "same_site",
-    "secret": "secret_key",
-    "secure": "https_only",
-    "serializer": "serializer=… of the backend",
-    "session_lifetime": "max_age",
-    "session_name": "session_cookie",
-    "session_store": "backend",
-    "store": "backend",
-    "store_factory": "backend",
-    "timeout": "max_age",
-    "ttl": "max_age",
+    "absolute_timeout": "max_lifetime",
+    "backend": "session_store store store_factory",
+    "backend=RedisBackend(url)": "redis_url",
+    "domain": "cookie_domain",
+    "https_only": "cookie_https_only cookie_secure secure",
+    "max_age": "expire expires lifetime session_lifetime timeout ttl",
+    "path": "cookie_path",
+    "rolling": "rolling_sessions",
+    "same_site": "cookie_same_site cookie_samesite samesite",
+    "secret_key": "key secret",
+    "session_cookie": "cookie cookie_name name session_name",
+    "**AAL2 of starsessions.timeouts": "limits",
+    "clock=… of the backend": "clock",
+    "encrypt_with=… of the backend, or EncryptedCookieBackend": "encryptor",
+    "prefix=… of RedisBackend": "key_prefix prefix",
+    "remember=True of starsessions.users.sign_in, which is 30 days": "remember_for",
+    "rotate_every, whose grace is 60 seconds": "rotate_grace",
+    "serializer=… of the backend": "serializer",
 }
+_MEANT = {name: meant for meant, names in _ELSEWHERE.items() for name in names.split()}
 
 
 def names_keywords(init: Callable[P, None]) -> Callable[P, None]:
@@ -103,7 +101,7 @@ def names_keywords(init: Callable[P, None]) -> Callable[P, None]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> None:
         for name in kwargs:
             if name not in known:
-                meant = _ELSEWHERE.get(name)
+                meant = _MEANT.get(name)
                 cure = f"use {meant}" if meant else "see its documentation for the list"
                 raise TypeError(f"SessionMiddleware has no keyword {name!r}: {cure}.")
         init(*args, **kwargs)
@@ -118,7 +116,7 @@ def check_flags(**flags: object) -> None:
             raise ImproperlyConfigured(f"{name} must be True or False, not {type(value).__name__}.")
 
 
-def check_choices(*, app_name: Any, scope_key: Any, on_conflict: Any, on_event: Any, on_unavailable: Any) -> None:
+def check_choices(app_name: Any, scope_key: Any, on_conflict: Any, on_event: Any, on_unavailable: Any) -> None:
     """Raise `ImproperlyConfigured` for an invalid value of a setting."""
     if app_name is not None and (not isinstance(app_name, str) or not app_name):
         raise ImproperlyConfigured("app_name must be a non-empty str, or None to use the name of the cookie.")
@@ -184,11 +182,8 @@ def check_effect(config: Config) -> None:
         )
     # A `max_age` that is the default was not chosen: then a shorter `absolute_timeout` is all that was meant.
     max_age = 0 if policy.browser_session or policy.max_age == DEFAULT_MAX_AGE else policy.max_age
-    for setting, value in (
-        ("max_age", max_age),
-        ("renew_every", policy.renew_every),
-        ("rotate_every", policy.rotate_every),
-    ):
+    durations = {"max_age": max_age, "renew_every": policy.renew_every, "rotate_every": policy.rotate_every}
+    for setting, value in durations.items():
         if policy.absolute_timeout is not None and (value or 0) > policy.absolute_timeout:
             _log.warning("%s has no effect: absolute_timeout is shorter. Remove one of them.", setting)
 
@@ -225,26 +220,11 @@ def check_stack(app: object, config: Config, scope_key: str) -> None:
         inner = getattr(layer, "config", None)
         if isinstance(inner, Config):
             if inner.cookie.name == name:
-                raise ImproperlyConfigured(
-                    f"SessionMiddleware is installed twice with the cookie {name!r}: "
-                    "remove one of them, or give it another session_cookie=… and scope_key=…."
-                )
+                raise ImproperlyConfigured(TWICE.format(name))
             if getattr(layer, "scope_key", None) == scope_key:
-                _log.warning(
-                    "Two SessionMiddlewares store their session in scope[%r]: handlers see only the session of the "
-                    "cookie %r, not that of %r. Give one of them another scope_key=….",
-                    scope_key,
-                    inner.cookie.name,
-                    name,
-                )
+                _log.warning(ONE_PLACE, scope_key, inner.cookie.name, name)
             if not set(inner.backend.starlette_keys).isdisjoint(config.backend.starlette_keys):
-                _log.warning(
-                    "Two SessionMiddlewares share a secret_key and read Starlette's cookie format, which is not bound "
-                    "to the name of a cookie: a value of the cookie %r is also valid in the cookie %r. Give each its "
-                    "own secret_key, or use CookieBackend(…, starlette_format=False).",
-                    inner.cookie.name,
-                    name,
-                )
+                _log.warning(ONE_KEY, inner.cookie.name, name)
         if writes(layer, name):
             raise ImproperlyConfigured(ANOTHER.format(name))
 

@@ -27,6 +27,8 @@ STRONG = 32
 
 GENERATE = "Generate one: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
+_WEAK = "%s is weak (%d bytes, %d different): an attacker who guesses it can sign in as any user. %s"
+
 _log = logging.getLogger("starsessions")
 
 
@@ -71,13 +73,7 @@ def _key(key: object, setting: str, refuses_short: bool) -> bytes:
             f"{GENERATE}"
         )
     if len(raw) < STRONG or len(set(raw)) < STRONG // 4:
-        _log.warning(
-            "%s is weak (%d bytes, %d different): an attacker who guesses it can sign in as any user. %s",
-            setting,
-            len(raw),
-            len(set(raw)),
-            GENERATE,
-        )
+        _log.warning(_WEAK, setting, len(raw), len(set(raw)), GENERATE)
     return raw
 
 

@@ -29,38 +29,37 @@ def clients_for(given: ClientOrUrl, seconds: float) -> PerLoop[Transport]:
     elif callable(given):
         make = given
     else:
-        make = _Given(_checked(given)).client
+        make = _given(_checked(given))
     is_owner = isinstance(given, str) or callable(given)
     return PerLoop(lambda: transport_for(_checked(make()), seconds), _close, is_owner=is_owner)
 
 
-class _Given:
-    """A client of the application: for the event loop that uses it first. Other loops use copies of it."""
+def _given(client: Client) -> Callable[[], Client]:
+    """Return a function that gives the application's client to the event loop that asks first, and copies to others."""
+    free = [client]
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._is_free = [True]
-
-    def client(self) -> Client:
+    def given() -> Client:
         with suppress(IndexError):  # one thread at a time can take it
-            self._is_free.pop()
-            return self._client
-        return self._copy()
+            return free.pop()
+        return _copy(client)
 
-    def _copy(self) -> Client:
-        from redis.asyncio import ConnectionPool
+    return given
 
-        copied: Any = copy(self._client)
-        if not hasattr(copied, "connection_pool") or _sentinels(copied):
-            raise ImproperlyConfigured(
-                "This client of a Cluster or a Sentinel was used in another event loop, and its connections belong to "
-                "that loop: pass RedisBackend a function that makes the client. It is called once in each event loop."
-            )
-        pool: Any = ConnectionPool(max_connections=copied.connection_pool.max_connections)
-        pool.make_connection = copied.connection_pool.make_connection
-        copied.connection_pool = pool
-        copied.connection, copied.single_connection_client = None, False
-        return copied  # type: ignore[no-any-return]
+
+def _copy(client: Client) -> Client:
+    from redis.asyncio import ConnectionPool
+
+    copied: Any = copy(client)
+    if not hasattr(copied, "connection_pool") or _sentinels(copied):
+        raise ImproperlyConfigured(
+            "This client of a Cluster or a Sentinel was used in another event loop, and its connections belong to "
+            "that loop: pass RedisBackend a function that makes the client. It is called once in each event loop."
+        )
+    pool: Any = ConnectionPool(max_connections=copied.connection_pool.max_connections)
+    pool.make_connection = copied.connection_pool.make_connection
+    copied.connection_pool = pool
+    copied.connection, copied.single_connection_client = None, False
+    return copied  # type: ignore[no-any-return]
 
 
 async def _close(transport: Transport) -> None:

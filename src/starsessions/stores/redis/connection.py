@@ -52,14 +52,14 @@ def transport_for(client: "Redis | RedisCluster", seconds: float) -> Transport:
     from redis.client import NEVER_DECODE
 
     driver = _Driver()
-    whole = partial(client.execute_command, **{NEVER_DECODE: True})
+    execute = partial(client.execute_command, **{NEVER_DECODE: True})
     if isinstance(client, RedisCluster):
-        send = _Whole(driver, whole, _PAUSES).send
+        send = _whole(driver, execute, _PAUSES)
         # The keys of one MGET may be on different nodes.
         return Transport(client, send, partial(send, "GET"))
     # A subclass that overrides execute_command expects to see each command.
     if type(client).execute_command is not Redis.execute_command or client.single_connection_client:
-        send = _Whole(driver, whole).send
+        send = _whole(driver, execute)
     else:
         send = _Pooled(driver, client.connection_pool).send
     return Transport(client, send, _Reads(send, seconds).read)
@@ -86,28 +86,25 @@ class _Driver:
             raise self._lost(type(error).__name__) from error
 
 
-class _Whole:
-    """Send each command by a client's `execute_command`.
+def _whole(driver: _Driver, execute: Send, pauses: Sequence[float] = ()) -> Send:
+    """Return a function that sends each command by a client's `execute_command`.
 
     The client of a Cluster sends a command again if it lost the connection, but closes connections that other commands
     are about to use. So there, a connection that is lost in another way is also repeated here, after a pause.
     """
 
-    def __init__(self, driver: _Driver, execute: Send, pauses: Sequence[float] = ()) -> None:
-        self._driver = driver
-        self._execute = execute
-        self._pauses = pauses
-
-    async def send(self, *command: Any) -> Any:
-        for pause in self._pauses:
+    async def send(*command: Any) -> Any:
+        for pause in pauses:
             try:
-                return await self._execute(*command)
-            except self._driver.known:
+                return await execute(*command)
+            except driver.known:
                 raise
             except Exception:
                 await sleep(pause)
-        with self._driver:
-            return await self._execute(*command)
+        with driver:
+            return await execute(*command)
+
+    return send
 
 
 class _Pooled:

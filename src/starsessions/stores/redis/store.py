@@ -29,8 +29,9 @@ from starsessions.core.durations import time_limit
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.notices import Notices
 from starsessions.stores.base import Conflict, Entry, Version
+from starsessions.stores.loops import PerLoop
 from starsessions.stores.redis.clients import ClientOrUrl, clients_for
-from starsessions.stores.redis.connection import Read, Send, within
+from starsessions.stores.redis.connection import Read, Send, Transport, within
 
 _EVICTS = (
     "Redis evicts keys when its memory is full (maxmemory-policy %s): sessions, and perhaps the list of a user's "
@@ -113,14 +114,14 @@ class RedisStore:
         self._refusal, self._unknown_script = exceptions.ResponseError, exceptions.NoScriptError
         # After these errors a command is retried. A read-only error means a failover: another node is the primary now.
         self._lost = (exceptions.ConnectionError, exceptions.ReadOnlyError)
-        self.clients = clients_for(client_or_url, self._timeout)
+        self.clients: PerLoop[Transport] = clients_for(client_or_url, self._timeout)
         self._notices = Notices()
         self._policy_is_known = False
         self._is_ours = isinstance(client_or_url, str) or callable(client_or_url)
 
     async def get(self, key: str, *, now: int) -> Entry | None:
         read = self.clients.get().read
-        return _entry(await within(self._timeout, self._read(read, self._name(key)), self._failures), now)
+        return _entry(await within(self._timeout, self._read(read, self._prefix + key.encode()), self._failures), now)
 
     async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Version:
         return await self._put(key, value, b"", expires_at, now)
@@ -174,7 +175,7 @@ class RedisStore:
     async def _swap(self, key: str, entry: bytes, expected: bytes, now: int, milliseconds: int) -> None:
         """Replace the entry that has the version `expected` with `entry`, or raise `Conflict`."""
         send = self.clients.get().send
-        work = self._run_script(send, self._name(key), entry, expected, now, milliseconds)
+        work = self._run_script(send, self._prefix + key.encode(), entry, expected, now, milliseconds)
         answer, twice = await within(self._timeout, work, self._failures)
         if answer == 1:
             return
@@ -197,9 +198,6 @@ class RedisStore:
             return await send("EVALSHA", SHA, 1, *arguments)
         except self._unknown_script:
             return await send("EVAL", SCRIPT, 1, *arguments)
-
-    def _name(self, key: str) -> bytes:
-        return self._prefix + key.encode()
 
 
 def _entry(stored: bytes | None, now: int) -> Entry | None:

@@ -21,34 +21,13 @@ from functools import partial
 from importlib.util import find_spec
 from random import random
 from threading import Lock
-from typing import Any, Concatenate, NamedTuple, NoReturn, ParamSpec, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
+import sqlalchemy as sa
 from anyio import CancelScope
-from sqlalchemy import (
-    URL,
-    Connection,
-    CursorResult,
-    Engine,
-    Executable,
-    Pool,
-    QueuePool,
-    Row,
-    StaticPool,
-    event,
-    make_url,
-)
+from sqlalchemy import event, exc
 from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import (
-    ArgumentError,
-    DBAPIError,
-    IntegrityError,
-    InterfaceError,
-    InternalError,
-    InvalidRequestError,
-    SQLAlchemyError,
-    StatementError,
-)
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util.concurrency import greenlet_spawn
@@ -56,7 +35,6 @@ from sqlalchemy.util.concurrency import greenlet_spawn
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.stores.loops import PerLoop
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 Codes = frozenset[str | int]
@@ -109,7 +87,7 @@ MAX_ATTEMPTS = 8
 MOST_CONNECTIONS = 15
 """The size of SQLAlchemy's default pool, overflow included."""
 
-ASYNC_DRIVERS = {
+ASYNC_DRIVERS: dict[str, tuple[str, ...]] = {
     "postgresql": ("psycopg", "asyncpg"),
     "mysql": ("asyncmy",),
     "mariadb": ("asyncmy",),
@@ -119,12 +97,12 @@ ASYNC_DRIVERS = {
 
 
 class Answer(NamedTuple):
-    rows: Sequence[Row[Any]]
+    rows: Sequence[sa.Row[Any]]
 
     written: int
     """The number of rows written; 0 if an INSERT found its key in use."""
 
-    in_doubt: bool
+    in_doubt: bool = False
     """Whether an earlier attempt failed and may have been carried out."""
 
 
@@ -134,9 +112,9 @@ class _OwnPool(OptionEngine):
     SQLAlchemy's `OptionEngine` shares the pool as well. It is what `Engine.execution_options()` returns.
     """
 
-    pool: Pool = None  # type: ignore[assignment] # hides the property that leads to the pool of the other engine
+    pool: sa.Pool = None  # type: ignore[assignment] # hides the property that leads to the pool of the other engine
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: sa.Engine) -> None:
         super().__init__(engine, {})
         self.pool = engine.pool.recreate()
 
@@ -162,14 +140,14 @@ class _Turn:
 class _Local(NamedTuple):
     """What belongs to one event loop."""
 
-    engine: Engine
+    engine: sa.Engine
     free: asyncio.Semaphore
     turn: AbstractAsyncContextManager[None]
     running: set[asyncio.Task[Any]]
 
 
-def _open_local(engine: Engine, connections: int, timeout: float, turn: _Turn) -> _Local:
-    if isinstance(engine.pool, StaticPool):
+def _open_local(engine: sa.Engine, connections: int, timeout: float, turn: _Turn) -> _Local:
+    if isinstance(engine.pool, sa.StaticPool):
         return _Local(engine, asyncio.Semaphore(1), turn, set())
     engine = _OwnPool(engine)
     if engine.dialect.name == "sqlite":
@@ -178,7 +156,7 @@ def _open_local(engine: Engine, connections: int, timeout: float, turn: _Turn) -
 
 
 async def _close_local(local: _Local) -> None:
-    if not isinstance(local.engine.pool, StaticPool):
+    if not isinstance(local.engine.pool, sa.StaticPool):
         await greenlet_spawn(local.engine.dispose)
 
 
@@ -207,37 +185,27 @@ class Database:
             work.close()
             raise
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
+        until = loop.time() + self._timeout
         task = loop.create_task(work)
         running.add(task)
 
-        def time_is_up() -> None:
-            task.cancel()
-            if not answer.done():
-                answer.set_exception(BackendUnavailable(f"The store did not answer within {self._timeout:g} seconds."))
-
-        timer = loop.call_later(self._timeout, time_is_up)
-
         def has_ended(task: asyncio.Task[T]) -> None:
-            timer.cancel()
             running.discard(task)
-            if answer.done():  # the request has timed out or was cancelled
-                task.cancelled() or task.exception()
-            elif task.cancelled():  # the event loop is being closed
-                answer.cancel()
-            elif (failure := task.exception()) is not None:
-                answer.set_exception(failure)
-            else:
-                answer.set_result(task.result())
+            task.cancelled() or task.exception()  # asked for, although no one may be waiting for it any more
 
         task.add_done_callback(has_ended)
         try:
-            return await answer
+            await asyncio.wait({task}, timeout=self._timeout)
         except asyncio.CancelledError:
+            loop.call_at(until, task.cancel)
             if writes:
                 with CancelScope(shield=True):
-                    await asyncio.wait({task}, timeout=timer.when() - loop.time())
+                    await asyncio.wait({task}, timeout=until - loop.time())
             raise
+        if not task.done():
+            task.cancel()
+            raise BackendUnavailable(f"The store did not answer within {self._timeout:g} seconds.")
+        return task.result()
 
     async def finished(self) -> None:
         """Wait until no work is running. All work ends within the timeout, or soon after."""
@@ -248,16 +216,14 @@ class Database:
         """Close the connections of this event loop."""
         await self.finished()
         await self._local.aclose()
-        if isinstance(self._engine.pool, StaticPool):
+        if isinstance(self._engine.pool, sa.StaticPool):
             await self._engine.dispose()
 
-    async def execute(self, statement: Executable, parameters: dict[str, Any]) -> Answer:
-        (rows, written), in_doubt = await self.call(_execute, statement, parameters)
-        return Answer(rows, written, in_doubt)
+    async def execute(self, statement: sa.Executable, parameters: dict[str, Any]) -> Answer:
+        answer, in_doubt = await self.call(lambda connection: _execute(connection, statement, parameters))
+        return answer._replace(in_doubt=in_doubt)
 
-    async def call(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> tuple[T, bool]:
+    async def call(self, work: Callable[[sa.Connection], T]) -> tuple[T, bool]:
         """Run the work on a connection. Return its result, and whether an earlier attempt may have been carried out.
 
         Raises:
@@ -269,7 +235,7 @@ class Database:
         async with local.free, local.turn:
             while True:
                 try:
-                    return await greenlet_spawn(partial(_once, local.engine, work, *args, **kwargs)), in_doubt
+                    return await greenlet_spawn(_once, local.engine, work), in_doubt
                 except Exception as error:
                     failure = _as_the_driver_said(error)
                 if _has_code(failure, BUSY):
@@ -288,7 +254,7 @@ class Database:
         raise BackendUnavailable(f"The store failed: {type(failure).__name__}.") from failure
 
 
-def _once(engine: Engine, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+def _once(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
     with engine.connect() as connection:
         driver: Any = connection.connection.dbapi_connection
         commits = not engine.dialect.detect_autocommit_setting(driver)
@@ -297,7 +263,7 @@ def _once(engine: Engine, work: Callable[Concatenate[Connection, P], T], *args: 
             connection.execution_options(isolation_level="AUTOCOMMIT")
             commits = False
         try:
-            result = work(connection, *args, **kwargs)
+            result = work(connection)
             if commits:
                 connection.commit()
         except Exception as error:
@@ -307,14 +273,12 @@ def _once(engine: Engine, work: Callable[Concatenate[Connection, P], T], *args: 
         return result
 
 
-def _execute(
-    connection: Connection, statement: Executable, parameters: dict[str, Any]
-) -> tuple[Sequence[Row[Any]], int]:
+def _execute(connection: sa.Connection, statement: sa.Executable, parameters: dict[str, Any]) -> Answer:
     try:
-        result: CursorResult[Any] = connection.execute(statement, parameters)
-    except IntegrityError:
-        return (), 0
-    return (result.all(), 0) if result.returns_rows else ((), result.rowcount)
+        result: sa.CursorResult[Any] = connection.execute(statement, parameters)
+    except exc.IntegrityError:
+        return Answer((), 0)
+    return Answer(result.all(), 0) if result.returns_rows else Answer((), result.rowcount)
 
 
 def _as_the_driver_said(error: Exception) -> Exception:
@@ -323,7 +287,7 @@ def _as_the_driver_said(error: Exception) -> Exception:
     SQLAlchemy's error shows the parameters, which are keys and sessions. The frames of the tracebacks hold them as
     well, and tools that print local variables would show them.
     """
-    if isinstance(error, StatementError) and isinstance(error.orig, Exception):
+    if isinstance(error, exc.StatementError) and isinstance(error.orig, Exception):
         error = error.orig
     link: BaseException | None = error
     while link is not None:
@@ -334,9 +298,9 @@ def _as_the_driver_said(error: Exception) -> Exception:
 
 def _spoils(error: Exception) -> bool:
     """Return whether the connection must not be reused: its state is unknown, or its server is now a replica."""
-    if isinstance(error, InterfaceError | InternalError) or not isinstance(error, SQLAlchemyError):
+    if isinstance(error, exc.InterfaceError | exc.InternalError) or not isinstance(error, exc.SQLAlchemyError):
         return True
-    return isinstance(error, DBAPIError) and _has_code(error.orig, READ_ONLY)
+    return isinstance(error, exc.DBAPIError) and _has_code(error.orig, READ_ONLY)
 
 
 def _has_code(failure: BaseException | None, codes: Codes) -> bool:
@@ -350,11 +314,11 @@ def _has_code(failure: BaseException | None, codes: Codes) -> bool:
     return any(code in codes for code in said if isinstance(code, str | int))
 
 
-def engine_for(engine_or_url: AsyncEngine | URL | str, timeout: float) -> tuple[AsyncEngine, int]:
+def engine_for(engine_or_url: AsyncEngine | sa.URL | str, timeout: float) -> tuple[AsyncEngine, int]:
     """Return an engine, and the most connections that may be open at once."""
     if isinstance(engine_or_url, AsyncEngine):
         return _engine_like(engine_or_url)
-    if not isinstance(engine_or_url, URL | str):
+    if not isinstance(engine_or_url, sa.URL | str):
         end = "." if engine_or_url else ": is the variable that holds the URL set?"
         raise ImproperlyConfigured(
             f"SQLAlchemyBackend takes a URL, or an AsyncEngine from create_async_engine(), not "
@@ -364,30 +328,30 @@ def engine_for(engine_or_url: AsyncEngine | URL | str, timeout: float) -> tuple[
 
 
 def _engine_like(engine: AsyncEngine) -> tuple[AsyncEngine, int]:
-    if isinstance(engine.pool, StaticPool):
+    if isinstance(engine.pool, sa.StaticPool):
         if engine.dialect.name != "sqlite":
             raise ImproperlyConfigured(
                 "All requests would share the one connection of this engine (StaticPool), and one request would roll "
                 "back the writes of another: leave out poolclass=StaticPool."
             )
         return AsyncEngine(_OwnPool(engine.sync_engine)), MOST_CONNECTIONS
-    size = engine.pool.size() if isinstance(engine.pool, QueuePool) else 0
+    size = engine.pool.size() if isinstance(engine.pool, sa.QueuePool) else 0
     return engine, size or MOST_CONNECTIONS
 
 
-def _engine_from_url(url: URL | str, timeout: float) -> AsyncEngine:
+def _engine_from_url(url: sa.URL | str, timeout: float) -> AsyncEngine:
     try:
         engine = create_async_engine(
-            _with_driver(make_url(url)),
+            _with_driver(sa.make_url(url)),
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,  # there is nothing to roll back, and MySQL would need a round trip for it
             hide_parameters=True,
         )
-    except ArgumentError:
+    except exc.ArgumentError:
         raise ImproperlyConfigured(
             "SQLAlchemy cannot read this URL: pass one like postgresql+asyncpg://user:password@host/database."
         ) from None
-    except (ModuleNotFoundError, InvalidRequestError):
+    except (ModuleNotFoundError, exc.InvalidRequestError):
         raise ImproperlyConfigured(
             "The driver of this URL is not installed, or does not support asyncio. Drivers that do: "
             f"{', '.join(sorted({driver for drivers in ASYNC_DRIVERS.values() for driver in drivers}))}."
@@ -397,7 +361,7 @@ def _engine_from_url(url: URL | str, timeout: float) -> AsyncEngine:
     return engine
 
 
-def _with_driver(url: URL) -> URL:
+def _with_driver(url: sa.URL) -> sa.URL:
     """Add an installed driver to a URL that names none, because SQLAlchemy's defaults do not all support asyncio."""
     drivers = ASYNC_DRIVERS.get(url.drivername, ())
     for driver in drivers:

@@ -1,9 +1,10 @@
 """The store contract in SQL."""
 
+from functools import partial
 from os import urandom
 from typing import Any
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starsessions.exceptions import BackendUnavailable
@@ -69,7 +70,7 @@ class SQLAlchemyStore:
     async def create_table(self) -> None:
         """Create the table and its index, unless it exists."""
         try:
-            await self._database.with_timeout(self._database.call(_create_table, self.table))
+            await self._database.with_timeout(self._database.call(partial(self.table.create, checkfirst=True)))
         except BackendUnavailable:
             if not await self.has_table():  # another process may have created it at the same time
                 raise
@@ -135,7 +136,3 @@ class SQLAlchemyStore:
             return (await execute(self.statements.sweep, parameters)).written
         keys = [row.key for row in (await execute(self.statements.some_dead, parameters)).rows]
         return (await execute(self.statements.delete_dead, {"p_keys": keys, "p_now": now})).written if keys else 0
-
-
-def _create_table(connection: Connection, table: Table) -> None:
-    table.create(connection, checkfirst=True)

@@ -2,22 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Executable,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    bindparam,
-    delete,
-    insert,
-    literal_column,
-    select,
-    update,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 _LENGTH = 128  # the longest key that the contract allows
@@ -25,14 +10,14 @@ _LENGTH = 128  # the longest key that the contract allows
 # Keys are case-sensitive, which MySQL's default collation is not. "C" makes PostgreSQL compare bytes, whatever the
 # collation of the database is.
 _KEY = (
-    String(_LENGTH)
-    .with_variant(String(_LENGTH, collation="C"), "postgresql")
+    sa.String(_LENGTH)
+    .with_variant(sa.String(_LENGTH, collation="C"), "postgresql")
     .with_variant(mysql.VARCHAR(_LENGTH, charset="ascii", collation="ascii_bin"), "mysql", "mariadb")
 )
-_VALUE = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")  # their BLOB is limited to 64 KiB
+_VALUE = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")  # their BLOB is limited to 64 KiB
 
 
-def session_table(metadata: MetaData | None, name: str = "starsessions") -> Table:
+def session_table(metadata: sa.MetaData | None, name: str = "starsessions") -> sa.Table:
     """Return the table of the sessions as part of `metadata`, so that Alembic includes it in migrations.
 
     An existing table of this name is returned unchanged, so that your models and the backend can both call this.
@@ -48,19 +33,19 @@ def session_table(metadata: MetaData | None, name: str = "starsessions") -> Tabl
     >>> session_table(metadata) is metadata.tables["starsessions"]
     True
     """
-    metadata = MetaData() if metadata is None else metadata
+    metadata = sa.MetaData() if metadata is None else metadata
     named, _, name = name.rpartition(".")
     schema = named or metadata.schema
     full_name = f"{schema}.{name}" if schema else name
     if full_name in metadata.tables:
         return metadata.tables[full_name]
-    return Table(
+    return sa.Table(
         name,
         metadata,
-        Column("key", _KEY, primary_key=True),
-        Column("value", _VALUE, nullable=False),
-        Column("expires_at", BigInteger, nullable=False, index=True),
-        Column("version", BigInteger, nullable=False, autoincrement=False),
+        sa.Column("key", _KEY, primary_key=True),
+        sa.Column("value", _VALUE, nullable=False),
+        sa.Column("expires_at", sa.BigInteger, nullable=False, index=True),
+        sa.Column("version", sa.BigInteger, nullable=False, autoincrement=False),
         schema=schema,
         mysql_engine="InnoDB",  # other engines lock the whole table, or lose data in a crash
         mariadb_engine="InnoDB",
@@ -70,32 +55,34 @@ def session_table(metadata: MetaData | None, name: str = "starsessions") -> Tabl
 class Statements:
     """All statements on the table. Parameters begin with `p_`, because SQLAlchemy reserves the names of columns."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: sa.Table) -> None:
         columns = table.columns
         key, expires_at, version = columns["key"], columns["expires_at"], columns["version"]
-        content: dict[str, Any] = {name: bindparam(f"p_{name}") for name in ("value", "expires_at", "version")}
-        here = key == bindparam("p_key")
-        live, dead = expires_at > bindparam("p_now"), expires_at <= bindparam("p_now")
-        as_expected = version == bindparam("p_expect")
-        some_dead = select(key).where(dead).order_by(expires_at).limit(bindparam("p_limit", type_=Integer))
+        content: dict[str, Any] = {name: sa.bindparam(f"p_{name}") for name in ("value", "expires_at", "version")}
+        here = key == sa.bindparam("p_key")
+        live, dead = expires_at > sa.bindparam("p_now"), expires_at <= sa.bindparam("p_now")
+        as_expected = version == sa.bindparam("p_expect")
+        some_dead = sa.select(key).where(dead).order_by(expires_at).limit(sa.bindparam("p_limit", type_=sa.Integer))
 
-        self.get: Executable = select(columns["value"], expires_at, version).where(here, live)
-        self.insert: Executable = insert(table).values(key=bindparam("p_key"), **content)
-        self.take_over: Executable = update(table).where(here, dead).values(content)
-        self.replace: Executable = update(table).where(here, as_expected, live).values(content)
-        self.delete: Executable = delete(table).where(here, live)
-        self.delete_expected: Executable = delete(table).where(here, as_expected, live)
+        self.get: sa.Executable = sa.select(columns["value"], expires_at, version).where(here, live)
+        self.insert: sa.Executable = sa.insert(table).values(key=sa.bindparam("p_key"), **content)
+        self.take_over: sa.Executable = sa.update(table).where(here, dead).values(content)
+        self.replace: sa.Executable = sa.update(table).where(here, as_expected, live).values(content)
+        self.delete: sa.Executable = sa.delete(table).where(here, live)
+        self.delete_expected: sa.Executable = sa.delete(table).where(here, as_expected, live)
 
         # The rows are found by the index on expires_at and deleted by key: "+ 0" keeps the DELETE off that index.
         # There, MySQL and MariaDB would also lock the next rows to expire, in another order than an UPDATE does
         # (deadlocks).
-        still_dead = expires_at + literal_column("0") <= bindparam("p_now")
+        still_dead = expires_at + sa.literal_column("0") <= sa.bindparam("p_now")
 
         # One statement on PostgreSQL. Rows that another sweep has locked are skipped. It is a CTE because PostgreSQL
         # may run a subquery with LIMIT more than once, and would then delete more rows than the limit.
         locked = some_dead.with_for_update(skip_locked=True).cte("dead")
-        self.sweep: Executable = delete(table).where(key.in_(select(locked.columns["key"])), still_dead)
+        self.sweep: sa.Executable = sa.delete(table).where(key.in_(sa.select(locked.columns["key"])), still_dead)
 
         # Two statements elsewhere: for a DELETE with a subquery, MySQL and MariaDB scan the whole table.
-        self.some_dead: Executable = some_dead
-        self.delete_dead: Executable = delete(table).where(key.in_(bindparam("p_keys", expanding=True)), still_dead)
+        self.some_dead: sa.Executable = some_dead
+        self.delete_dead: sa.Executable = sa.delete(table).where(
+            key.in_(sa.bindparam("p_keys", expanding=True)), still_dead
+        )
