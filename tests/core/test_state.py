@@ -262,7 +262,7 @@ def test_a_session_with_nothing_but_the_librarys_own_keys_is_bare(
     assert command.record.is_bare is is_bare
 
 
-@pytest.mark.parametrize("loads", [None, {"cart": "small"}])
+@rows("loads", [None, {"cart": "small"}])
 def test_a_session_over_the_maximum_is_not_saved_and_its_largest_keys_are_named(loads: Any) -> None:
     state, data = machine(loads, rules(FOREVER, max_size=100), modified=True)
     data |= {"cart": "x" * 90, "user": "ann"}

@@ -33,7 +33,7 @@ def noise(size: int) -> str:
 
 @pytest.mark.requirement("ASVS 3.3.1", "NIST 5.1(4)", "NIST 5.1", "NIST 5.1.1(1)")
 @pytest.mark.guarantee(6)
-@pytest.mark.parametrize(
+@rows(
     ("scheme", "https_only", "secure"),
     [
         ("http", None, False),
@@ -138,7 +138,7 @@ async def test_a_hostile_cookie_header_is_ignored(
 
 
 @pytest.mark.guarantee(7)
-@pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
+@rows("make", [CookieBackend, EncryptedCookieBackend])
 async def test_a_cookie_over_4096_bytes_is_an_error_that_names_the_size_and_the_largest_keys(
     site_of: Callable[..., Site], make: Callable[..., SessionBackend]
 ) -> None:
@@ -157,7 +157,7 @@ async def test_a_cookie_over_4096_bytes_is_an_error_that_names_the_size_and_the_
 
 @pytest.mark.requirement("ASVS 3.3.5")
 @pytest.mark.guarantee(7)
-@pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
+@rows("make", [CookieBackend, EncryptedCookieBackend])
 async def test_the_limit_is_4096_bytes_of_name_and_value_exactly(
     site_of: Callable[..., Site], make: Callable[..., SessionBackend]
 ) -> None:
@@ -186,7 +186,7 @@ async def test_an_id_of_a_custom_backend_that_is_too_long_is_an_error(site_of: C
 
 
 @pytest.mark.guarantee(7)
-@pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
+@rows("make", [CookieBackend, EncryptedCookieBackend])
 async def test_compression_makes_repetitive_data_fit(
     site_of: Callable[..., Site], make: Callable[..., SessionBackend]
 ) -> None:
@@ -197,7 +197,7 @@ async def test_compression_makes_repetitive_data_fit(
 
 
 @pytest.mark.guarantee(7)
-@pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
+@rows("make", [CookieBackend, EncryptedCookieBackend])
 async def test_a_large_session_is_split_when_that_is_asked_for(
     site_of: Callable[..., Site], clock: Clock, make: Callable[..., SessionBackend]
 ) -> None:
@@ -261,7 +261,7 @@ async def test_a_value_that_only_the_custom_backend_knows_is_weighed_as_nothing(
         await site_of(backend=Tokens()).visit(lambda session: session.update(a=1, b=complex(1, 2)))
 
 
-@pytest.mark.parametrize("length", [3_700, 4_000, 5_000])
+@rows("length", [3_700, 4_000, 5_000])
 async def test_a_path_that_leaves_no_room_is_an_error_and_ends_no_session(
     site_of: Callable[..., Site], length: int
 ) -> None:

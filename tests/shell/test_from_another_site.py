@@ -46,7 +46,7 @@ async def test_what_a_callback_writes_does_not_sign_the_user_out(
     assert caplog.text.count("/paid") == caplog.text.count("docs/guides/users/callbacks.md") == 1
 
 
-@pytest.mark.parametrize("act", [Session.persist, update], ids=["persist", "update_atomically"])
+@rows("act", [Session.persist, update], ids=["persist", "update_atomically"])
 async def test_saving_by_hand_in_a_callback_raises_and_names_the_guide(
     site_of: Callable[..., Site], backend: SessionBackend, act: Any
 ) -> None:

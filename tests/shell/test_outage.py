@@ -34,6 +34,7 @@ from starsessions.backends.server_side import StoreBackend
 from starsessions.lifecycle.outage import Outage, cause_of
 from starsessions.stores.memory import MemoryStore
 from starsessions.watch import revalidate
+from tests.rows import rows
 from tests.shell.test_websocket import connect
 from tests.site import Clock, Reply, Site, call
 
@@ -201,7 +202,7 @@ CHANGES: dict[str, Callable[[Session], Any]] = {
 
 
 @pytest.mark.guarantee(20)
-@pytest.mark.parametrize("change", CHANGES)
+@rows("change", CHANGES)
 async def test_a_session_that_could_not_be_loaded_is_never_replaced_by_a_new_one(
     site_of: Callable[..., Site], backend: StoreBackend, store: Failing, change: str
 ) -> None:
@@ -487,7 +488,7 @@ def test_a_backend_that_cannot_start_stops_the_server_with_its_message() -> None
         raise AssertionError("it did start")
 
 
-@pytest.mark.parametrize("says_so", [False, True])
+@rows("says_so", [False, True])
 async def test_a_backend_that_cannot_start_reports_it_once_in_the_protocol(says_so: bool) -> None:
     sent: list[Any] = []
 
