@@ -15,6 +15,7 @@ from starsessions import (
     SessionTooLarge,
     get_miss_reason,
 )
+from starsessions.core.cookies import CookieSpec
 from starsessions.core.encoding import to_base64url
 from tests.rows import rows
 from tests.site import KEY, Browser, Clock, DictBackend, Site
@@ -268,6 +269,17 @@ async def test_a_path_that_leaves_no_room_is_an_error_and_ends_no_session(
     site = site_of(backend=CookieBackend(KEY, max_cookies=3), path="/" + "p" * length)
     with pytest.raises(SessionTooLarge):
         await site.visit(lambda session: session.update(x=noise(2_000)))
+
+
+async def test_a_path_may_leave_256_bytes_for_the_token_and_no_less(site_of: Callable[..., Site]) -> None:
+    def attributes(path: str) -> int:
+        return len(CookieSpec(path=path).set("session-9", "", 14 * 24 * 60 * 60, False)[1])
+
+    path = "/" + "p" * (4096 - 256 - attributes("/"))
+    backend = CookieBackend(KEY, max_cookies=3)
+    await site_of(backend=backend, path=path).visit(lambda session: session.update(x=1))
+    with pytest.raises(SessionTooLarge):
+        await site_of(backend=backend, path=path + "p").visit(lambda session: session.update(x=1))
 
 
 async def test_a_server_side_session_has_no_such_limit(site_of: Callable[..., Site]) -> None:
