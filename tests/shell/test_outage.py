@@ -304,14 +304,16 @@ async def test_an_outage_is_one_line_each_minute_and_one_at_its_end(
     assert "Traceback" in caplog.text
 
 
-def test_the_cause_of_an_outage_names_the_root_and_quotes_no_driver() -> None:
+@rows("link", ["__cause__", "__context__"])
+def test_the_cause_of_an_outage_names_the_root_and_quotes_no_driver(link: str) -> None:
     for first, root, says in [
         (LookupError("SECRET"), None, "LookupError."),
         (LookupError("SECRET"), ValueError("SECRET"), "LookupError, ValueError."),
         (LookupError("SECRET"), OSError("SECRET"), "LookupError, OSError."),
     ]:
         error = BackendUnavailable("The store failed: LookupError.")
-        error.__cause__, first.__context__ = first, root
+        error.__cause__ = first
+        setattr(first, link, root)
         assert cause_of(error) == says
 
 
