@@ -36,10 +36,23 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(FailuresAtOnce(config))
 
 
+ON_TRIO = {"signed", "memory"}
+"""On trio, one backend of each kind: the others share their code with these, or do not wait for anything."""
+
+
+def is_wide(item: pytest.Item) -> bool:
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    if parameters.get("anyio_backend") == "trio":
+        kinds = {parameters.get(name) for name in ("backend", "server_backend", "store_backend", "listing")}
+        if kinds - {None} - ON_TRIO:
+            return True
+    return item.get_closest_marker("wide") is not None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen: dict[bool, list[pytest.Item]] = {True: [], False: []}
     for item in items:
-        chosen[(item.get_closest_marker("wide") is not None) == config.getoption("--wide")].append(item)
+        chosen[is_wide(item) == config.getoption("--wide")].append(item)
     items[:] = chosen[True]
     if chosen[False]:
         config.hook.pytest_deselected(items=chosen[False])

@@ -37,17 +37,17 @@ def rows(names: str | Sequence[str], table: Iterable[Any], *, ids: Any = None) -
     spell = ids if callable(ids) else repr
 
     def decorate(test: Test) -> Test:
-        def run(**fixtures: Any) -> None:
+        def run(*self: Any, **fixtures: Any) -> None:
             with _collected(spell) as failed:
                 for title, row in table:
                     with failed(title):
-                        test(**fixtures, **row)
+                        test(*self, **fixtures, **row)
 
-        async def run_async(**fixtures: Any) -> None:
+        async def run_async(*self: Any, **fixtures: Any) -> None:
             with _collected(spell) as failed:
                 for title, row in table:
                     with failed(title):
-                        await test(**fixtures, **row)
+                        await test(*self, **fixtures, **row)
 
         wrapped: Any = functools.wraps(test)(run_async if inspect.iscoroutinefunction(test) else run)
         signature = inspect.signature(test)

@@ -36,6 +36,7 @@ from starsessions.sealing.signed import Signer, StarletteSigner
 from starsessions.stores import MemoryStore
 from starsessions.users import UserSessions
 from tests.keys import index_key, key_for
+from tests.rows import rows
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 BINDINGS = [
@@ -329,7 +330,7 @@ def test_keys_of_starlettes_format_are_distinguished_but_not_shown() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("order", [("stored", "sealed"), ("sealed", "stored")])
+@rows("order", [("stored", "sealed"), ("sealed", "stored")])
 async def test_one_store_may_hold_sessions_and_revocations(order: tuple[str, str], clock: Clock) -> None:
     store = MemoryStore()
     backends: dict[str, SessionBackend] = {
@@ -472,7 +473,7 @@ async def test_a_store_is_accepted_wherever_a_backend_is() -> None:
     assert await UserSessions(store, app_name="shop").list(USER) == []
 
 
-@pytest.mark.parametrize("wrong", [{}, "redis://localhost", object(), DictBackend, StarletteSigner], ids=repr)
+@rows("wrong", [{}, "redis://localhost", object(), DictBackend, StarletteSigner], ids=repr)
 def test_an_object_that_is_no_backend_or_store_is_rejected_with_the_cure(wrong: Any) -> None:
     cures = {str: r"RedisBackend\(url\)", type: "use an instance", ABCMeta: "use an instance"}
     cure = cures.get(type(wrong), "get, create, replace and delete")
@@ -483,7 +484,7 @@ def test_an_object_that_is_no_backend_or_store_is_rejected_with_the_cure(wrong: 
         CookieBackend(KEY, revocations=wrong)
 
 
-@pytest.mark.parametrize("wrong", ["", 5, b"shop"])
+@rows("wrong", ["", 5, b"shop"])
 def test_app_name_is_a_name_or_none(wrong: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="app_name"):
         Site(secret_key=KEY, app_name=wrong)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from starsessions import ImproperlyConfigured, InMemoryBackend, MissReason, Session, UnsupportedValue, get_miss_reason
+from tests.rows import rows
 from tests.site import Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
@@ -95,7 +96,7 @@ async def test_a_backend_whose_id_is_the_data_works(site_of: Callable[..., Site]
     assert site.browser.cookies == {}
 
 
-@pytest.mark.parametrize("returned", [None, 5, "a.b", "with space"])
+@rows("returned", [None, 5, "a.b", "with space"])
 async def test_an_id_that_is_well_formed_rejects_fails_on_writing(site_of: Callable[..., Site], returned: Any) -> None:
     class Odd(DictBackend):
         async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
@@ -248,7 +249,7 @@ class Slotted:
         self.value = value
 
 
-@pytest.mark.parametrize("kind", [Plain, Slotted])
+@rows("kind", [Plain, Slotted])
 async def test_objects_without_an_eq_method_are_compared_by_their_contents(
     site_of: Callable[..., Site], kind: type[Plain | Slotted]
 ) -> None:
@@ -267,7 +268,7 @@ async def test_a_value_that_cannot_be_copied_is_refused(site_of: Callable[..., S
         await site_of(backend=DictBackend()).visit(lambda session: session.update(lock=Lock()))
 
 
-@pytest.mark.parametrize("bad", ["a\r\nSet-Cookie: evil=1", "", "user:1", "ä"])
+@rows("bad", ["a\r\nSet-Cookie: evil=1", "", "user:1", "ä"])
 async def test_a_malformed_id_from_generate_id_fails_when_it_is_generated(
     site_of: Callable[..., Site], bad: str
 ) -> None:
@@ -279,7 +280,7 @@ async def test_a_malformed_id_from_generate_id_fails_when_it_is_generated(
         await site_of(backend=Odd()).visit(sign_in)
 
 
-@pytest.mark.parametrize("bad", ["a\r\nSet-Cookie: evil=1", "a;b", "ä", 'a"b'])
+@rows("bad", ["a\r\nSet-Cookie: evil=1", "a;b", "ä", 'a"b'])
 async def test_an_id_that_cannot_be_a_cookie_value_is_never_sent(site_of: Callable[..., Site], bad: str) -> None:
     class Trusting(DictBackend):
         async def generate_id(self) -> str:

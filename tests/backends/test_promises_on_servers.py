@@ -16,7 +16,8 @@ from redis.asyncio import Redis, RedisCluster
 
 from starsessions import EncryptedCookieBackend, SessionBackend, update_atomically
 from starsessions.backends.redis import RedisBackend
-from tests.backends.sql import DATABASES, database, opened
+from tests.backends.sql import database, opened
+from tests.rows import rows
 from tests.servers.process import Address
 from tests.shell import test_atomic_updates as atomic
 from tests.shell import test_double_sign_in, test_sign_in, test_users
@@ -39,7 +40,10 @@ SCENARIOS = [
 ]
 
 
-@pytest.fixture(params=["redis", "redis cluster", *DATABASES])
+WIDE = [pytest.param(name, marks=pytest.mark.wide) for name in ("redis cluster", "postgres-psycopg")]
+
+
+@pytest.fixture(params=["redis", "sqlite", "postgres-asyncpg", "mariadb", *WIDE])
 def open_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     if request.param.startswith("redis"):
         clustered = request.param == "redis cluster"
@@ -57,7 +61,7 @@ def open_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
 
 
 @pytest.mark.guarantee(21)
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+@rows("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 async def test_a_list_on_a_server(
     open_backend: Open, site_of: Callable[..., Site], clock: Clock, scenario: Callable[..., Any]
 ) -> None:

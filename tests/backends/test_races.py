@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from starsessions import ResponseStarted, Session, SessionBackend, set_expiry
+from tests.rows import rows
 from tests.site import Browser, Clock, DictBackend, Site, call
 
 pytestmark = pytest.mark.anyio
@@ -53,7 +54,7 @@ SLOW: dict[str, Change] = {
 
 @pytest.mark.requirement("ASVS 7.4.1", "NIST 5.1(3)")
 @pytest.mark.guarantee(14)
-@pytest.mark.parametrize("slow", SLOW)
+@rows("slow", SLOW)
 async def test_a_logout_is_final_whatever_a_slow_request_does(
     site_of: Callable[..., Site], server_backend: SessionBackend, slow: str
 ) -> None:
@@ -65,7 +66,7 @@ async def test_a_logout_is_final_whatever_a_slow_request_does(
 
 
 @pytest.mark.guarantee(14)
-@pytest.mark.parametrize("slow", SLOW)
+@rows("slow", SLOW)
 async def test_a_rotation_is_final_whatever_a_slow_request_does(
     site_of: Callable[..., Site], server_backend: SessionBackend, slow: str
 ) -> None:
@@ -76,7 +77,7 @@ async def test_a_rotation_is_final_whatever_a_slow_request_does(
     assert await site.data(browser) == ({} if slow == "logs out" else start)
 
 
-@pytest.mark.parametrize(
+@rows(
     "slow", ["writes", "deletes a key", "rotates", "clears", "sets an expiry"], ids=lambda slow: slow.replace(" ", "_")
 )
 async def test_a_slow_request_does_not_bring_back_an_expired_session(

@@ -22,6 +22,7 @@ from starsessions.stores.base import Conflict, Entry, Store
 from starsessions.stores.redis.connection import within
 from starsessions.stores.redis.store import RedisStore
 from tests.backends.proxy import Proxy, proxy
+from tests.rows import rows
 from tests.servers import redis as servers
 from tests.servers.process import Address
 from tests.servers.redis import RedisServer, SentinelAddress
@@ -112,7 +113,7 @@ async def test_stores_with_different_prefixes_are_separate(open_store: Open) -> 
 
 
 @pytest.mark.guarantee(19)
-@pytest.mark.parametrize("now", [1, NOW, NOW * 2])
+@rows("now", [1, NOW, NOW * 2])
 async def test_redis_expires_entries_by_its_own_clock(open_store: Open, ask: Any, now: int) -> None:
     store = open_store(prefix=f"ttl-{now}:")
     version = await store.create("key", b"value", expires_at=now + LIFE, now=now)
@@ -121,7 +122,7 @@ async def test_redis_expires_entries_by_its_own_clock(open_store: Open, ask: Any
     assert LIFE * 1000 < await ask("PTTL", f"ttl-{now}:key") <= 2 * LIFE * 1000
 
 
-@pytest.mark.parametrize("ahead", [10**10, 10**13, 2**62])
+@rows("ahead", [10**10, 10**13, 2**62])
 async def test_a_far_deadline_does_not_overflow(open_store: Open, ask: Any, ahead: int) -> None:
     store = open_store(prefix=f"far-{ahead}:")
     await store.create("key", b"value", expires_at=NOW + ahead, now=NOW)
@@ -131,7 +132,7 @@ async def test_a_far_deadline_does_not_overflow(open_store: Open, ask: Any, ahea
     assert await ask("PTTL", f"far-{ahead}:key") > 10**12
 
 
-@pytest.mark.parametrize("late", [0, 1, 2 * NOW])
+@rows("late", [0, 1, 2 * NOW])
 async def test_an_entry_that_has_expired_when_written_is_not_kept(open_store: Open, ask: Any, late: int) -> None:
     store = open_store(prefix=f"late-{late}:")
     version = await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW)
@@ -160,33 +161,41 @@ GARBAGE = {
 }
 
 
-@pytest.fixture(params=GARBAGE)
-async def garbage(request: pytest.FixtureRequest, open_store: Open, ask: Any) -> RedisStore:
-    command, *words = GARBAGE[request.param]
-    prefix = secrets.token_hex(4) + ":"
-    await ask(command, prefix + "key", *words)
-    return open_store(prefix=prefix)
-
-
 class TestGarbage:
-    async def test_is_not_there(self, garbage: RedisStore) -> None:
-        assert await garbage.get("key", now=NOW) is None
+    @pytest.fixture
+    def garbage(self, open_store: Open, ask: Any) -> Callable[[str], Awaitable[RedisStore]]:
+        async def put(kind: str) -> RedisStore:
+            command, *words = GARBAGE[kind]
+            prefix = secrets.token_hex(4) + ":"
+            await ask(command, prefix + "key", *words)
+            return open_store(prefix=prefix)
 
-    async def test_has_no_version(self, garbage: RedisStore) -> None:
-        assert await refused(garbage.replace("key", b"value", b"xxxxxxxx", expires_at=NOW + LIFE, now=NOW)) is None
-        assert await refused(garbage.delete("key", b"xxxxxxxx", now=NOW)) is None
+        return put
 
-    async def test_leaves_its_place_to_an_entry(self, garbage: RedisStore) -> None:
-        version = await garbage.create("key", b"value", expires_at=NOW + LIFE, now=NOW)
-        assert await garbage.get("key", now=NOW) == Entry(b"value", NOW + LIFE, version)
+    @rows("kind", GARBAGE)
+    async def test_is_not_there_and_has_no_version(self, garbage: Any, kind: str) -> None:
+        store = await garbage(kind)
+        assert await store.get("key", now=NOW) is None
+        assert await refused(store.replace("key", b"value", b"xxxxxxxx", expires_at=NOW + LIFE, now=NOW)) is None
+        assert await refused(store.delete("key", b"xxxxxxxx", now=NOW)) is None
 
-    async def test_can_be_removed(self, garbage: RedisStore, ask: Any) -> None:
-        assert await garbage.delete("key", now=NOW) is False
-        assert await ask("EXISTS", garbage._name("key")) == 0
+    @rows("kind", GARBAGE)
+    async def test_leaves_its_place_to_an_entry(self, garbage: Any, kind: str) -> None:
+        store = await garbage(kind)
+        version = await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW)
+        assert await store.get("key", now=NOW) == Entry(b"value", NOW + LIFE, version)
 
-    async def test_does_not_disturb_loads_that_share_a_command(self, garbage: RedisStore) -> None:
-        await garbage.create("other", b"value", expires_at=NOW + LIFE, now=NOW)
-        found = await asyncio.gather(*(garbage.get(key, now=NOW) for key in ["other", "key", "other", "key", "none"]))
+    @rows("kind", GARBAGE)
+    async def test_can_be_removed(self, garbage: Any, ask: Any, kind: str) -> None:
+        store = await garbage(kind)
+        assert await store.delete("key", now=NOW) is False
+        assert await ask("EXISTS", store._name("key")) == 0
+
+    @rows("kind", GARBAGE)
+    async def test_does_not_disturb_loads_that_share_a_command(self, garbage: Any, kind: str) -> None:
+        store = await garbage(kind)
+        await store.create("other", b"value", expires_at=NOW + LIFE, now=NOW)
+        found = await asyncio.gather(*(store.get(key, now=NOW) for key in ["other", "key", "other", "key", "none"]))
         assert [entry and entry.value for entry in found] == [b"value", None, b"value", None, None]
 
 
@@ -338,7 +347,7 @@ CLIENTS: dict[str, Callable[[str], Client]] = {
 }
 
 
-@pytest.mark.parametrize("kind", CLIENTS)
+@rows("kind", CLIENTS)
 async def test_clients_of_any_kind_work(kind: str, server: RedisServer, open_store: Open) -> None:
     async with CLIENTS[kind](server.url) as client:
         await check_store(open_store(client))
@@ -460,7 +469,7 @@ class TestTheConnectionThatIsKept:
         assert await store.get("list", now=NOW) is None
         assert (pool.taken, pool.out) == (1, 0)
 
-    @pytest.mark.parametrize(("most", "kept"), [(1, 0), (2, 0), (49, 0), (50, 1)])
+    @rows(("most", "kept"), [(1, 0), (2, 0), (49, 0), (50, 1)])
     async def test_is_none_of_a_small_pool_which_others_may_need(
         self, server: RedisServer, open_store: Open, most: int, kept: int
     ) -> None:
@@ -532,7 +541,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
+@rows("what", REFUSED)
 async def test_an_object_that_is_no_client_of_a_primary_is_rejected(what: str) -> None:
     make, says = REFUSED[what]
     with pytest.raises(ImproperlyConfigured, match=says) as refusal:
@@ -547,7 +556,7 @@ async def test_a_cluster_that_reads_from_replicas_is_refused() -> None:
         RedisBackend(reading_replicas(read_from_replicas=True))
 
 
-@pytest.mark.parametrize("timeout", [0, -1, math.nan])
+@rows("timeout", [0, -1, math.nan])
 def test_a_timeout_must_be_positive(timeout: float) -> None:
     with pytest.raises(ImproperlyConfigured, match="timeout must be more than 0 seconds"):
         RedisBackend("redis://localhost", timeout=timeout)

@@ -11,6 +11,7 @@ from redis.asyncio import Redis, RedisCluster, Sentinel
 from starsessions.backends.redis import RedisBackend
 from starsessions.stores.redis.store import RedisStore
 from starsessions.testing import BackendSuite, OpenBackend, OpenStore, StoreSuite
+from tests.backends import part
 from tests.servers.process import Address
 from tests.servers.redis import SentinelAddress
 
@@ -86,11 +87,8 @@ class Backends(BackendSuite):
         return open_one
 
 
-@pytest.mark.once
-class TestStoreOnFakeRedis(Stores):
+class FakeRedis:
     """Like other servers with an incomplete Lua, it has no `struct`."""
-
-    __test__ = True
 
     @pytest.fixture
     def connect(self) -> Connect:
@@ -103,21 +101,66 @@ class TestStoreOnOneServer(OneServer, Stores):
     __test__ = True
 
 
-class TestStoreOnACluster(Cluster, Stores):
-    __test__ = True
-
-
-class TestStoreOnASentinelSet(SentinelSet, Stores):
-    __test__ = True
-
-
 class TestBackendOnOneServer(OneServer, Backends):
     __test__ = True
 
 
+@pytest.mark.once
+class TestDriversOnFakeRedis(FakeRedis, Stores):
+    __test__ = True
+    contract = part.DRIVERS
+
+
+class TestDriversOnACluster(Cluster, Stores):
+    __test__ = True
+    contract = part.DRIVERS
+
+
+class TestRequestsOnACluster(Cluster, Backends):
+    __test__ = True
+    contract = part.REQUESTS
+
+
+class TestConnectionsOfASentinelSet(SentinelSet, Stores):
+    """Once it is found, the primary of a set is a server like any other."""
+
+    __test__ = True
+    contract = part.CONNECTIONS
+
+
+class TestRequestsOnASentinelSet(SentinelSet, Backends):
+    __test__ = True
+    contract = part.REQUESTS
+
+
+# All other rules
+
+
+@pytest.mark.wide
+class TestStoreOnFakeRedis(FakeRedis, Stores):
+    __test__ = True
+    contract = part.WITHOUT_DRIVERS
+
+
+@pytest.mark.wide
+class TestStoreOnACluster(Cluster, Stores):
+    __test__ = True
+    contract = part.WITHOUT_DRIVERS
+
+
+@pytest.mark.wide
 class TestBackendOnACluster(Cluster, Backends):
     __test__ = True
+    contract = part.WITHOUT_REQUESTS
 
 
+@pytest.mark.wide
+class TestStoreOnASentinelSet(SentinelSet, Stores):
+    __test__ = True
+    contract = part.WITHOUT_CONNECTIONS
+
+
+@pytest.mark.wide
 class TestBackendOnASentinelSet(SentinelSet, Backends):
     __test__ = True
+    contract = part.WITHOUT_REQUESTS

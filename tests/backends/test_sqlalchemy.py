@@ -27,6 +27,7 @@ from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore,
 from starsessions.stores.base import Conflict, Store, Sweeping
 from starsessions.stores.sweeper import BATCH, PAUSE, sweep_forever
 from tests.backends.sql import DATABASES, NOW, Database, database, opened, pool_of, until
+from tests.rows import rows
 from tests.servers import mariadb, postgres
 from tests.servers.process import Address
 from tests.site import Clock, Site
@@ -401,7 +402,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("what", list(REFUSED))
+@rows("what", list(REFUSED))
 def test_an_invalid_engine_is_rejected_with_the_cure(what: str) -> None:
     make, cure = REFUSED[what]
     with pytest.raises(ImproperlyConfigured, match=cure) as refused:
@@ -428,7 +429,7 @@ def test_a_url_without_a_driver_means_one_that_is_installed(monkeypatch: pytest.
         chosen("postgresql://host/db")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("settings", "message"),
     [({"timeout": 0}, "timeout"), ({"sweep_every": 0}, "sweep_every"), ({"sweep_every": "1h"}, "sweep_every")],
 )
@@ -697,7 +698,7 @@ async def sweeper(store: Sweeping, chance: float = 0.5) -> AsyncIterator[Sleeps]
         await task
 
 
-@pytest.mark.parametrize(("chance", "first", "then"), [(0, 0, 30), (0.5, 30, 60), (0.999, 59.94, 89.94)])
+@rows(("chance", "first", "then"), [(0, 0, 30), (0.5, 30, 60), (0.999, 59.94, 89.94)])
 async def test_workers_that_start_together_do_not_sweep_together(chance: float, first: float, then: float) -> None:
     async with sweeper(Piles(0), chance) as sleeps:
         assert await sleeps.asked.get() == pytest.approx(first)

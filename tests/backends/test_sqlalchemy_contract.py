@@ -1,4 +1,8 @@
-"""SQL databases keep the contracts: SQLite, PostgreSQL by two drivers, and MariaDB."""
+"""SQL databases keep the contracts: SQLite, PostgreSQL by two drivers, and MariaDB.
+
+The rules of a store run on all of them. A backend makes the same calls to each, in the same orders: on most of them,
+a part of its rules is enough.
+"""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -10,16 +14,24 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore, session_table
 from starsessions.testing import BackendSuite, OpenBackend, OpenStore, StoreSuite
-from tests.backends.sql import DATABASES, Database, database, opened
+from tests.backends import part
+from tests.backends.sql import Database, database, opened
 from tests.servers.process import Address
 
+each_database = pytest.mark.parametrize("db", ["sqlite", "postgres-asyncpg", "mariadb"], indirect=True)
+second_driver = pytest.mark.parametrize("db", ["postgres-psycopg"], indirect=True)
+asyncpg = pytest.mark.parametrize("db", ["postgres-asyncpg"], indirect=True)
+all_but_asyncpg = pytest.mark.parametrize("db", ["sqlite", "postgres-psycopg", "mariadb"], indirect=True)
 
-@pytest.fixture(params=list(DATABASES))
+
+@pytest.fixture
 def db(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     return database(request.param, request, tmp_path)
 
 
-class TestStore(StoreSuite):
+class Stores(StoreSuite):
+    __test__ = False
+
     @pytest.fixture
     async def open_store(self, db: Database) -> AsyncIterator[OpenStore]:
         names = set()
@@ -38,15 +50,77 @@ class TestStore(StoreSuite):
                 await connection.run_sync(session_table(MetaData(), name).drop)
 
 
-class TestBackend(BackendSuite):
+class Backends(BackendSuite):
+    __test__ = False
+
     @pytest.fixture
     def open_backend(self, db: Database) -> OpenBackend:
         return lambda: opened(db.url, timeout=30)
 
 
-class TestBackendWithAnEngineThatCommitsEachStatement(BackendSuite):
+class EngineThatCommitsEachStatement(BackendSuite):
     """As it comes out of `create_async_engine(url)`, except for PostgreSQL."""
+
+    __test__ = False
 
     @pytest.fixture
     def open_backend(self, mariadb_server: Address) -> OpenBackend:
         return lambda: opened(create_async_engine(mariadb_server.over("asyncmy")), timeout=30)
+
+
+@each_database
+class TestStore(Stores):
+    __test__ = True
+
+
+@second_driver
+class TestDriver(Stores):
+    __test__ = True
+    contract = part.DRIVERS
+
+
+@asyncpg
+class TestBackend(Backends):
+    __test__ = True
+    contract = part.FEW_ORDERS
+
+
+@all_but_asyncpg
+class TestRequests(Backends):
+    __test__ = True
+    contract = part.REQUESTS
+
+
+class TestRequestsWithAnEngineThatCommitsEachStatement(EngineThatCommitsEachStatement):
+    __test__ = True
+    contract = part.REQUESTS
+
+
+# All other rules
+
+
+@pytest.mark.wide
+@asyncpg
+class TestBackendInManyOrders(Backends):
+    __test__ = True
+    contract = part.MANY_ORDERS
+
+
+@pytest.mark.wide
+@second_driver
+class TestStoreOfTheSecondDriver(Stores):
+    __test__ = True
+    contract = part.WITHOUT_DRIVERS
+
+
+@pytest.mark.wide
+@all_but_asyncpg
+class TestBackendOnTheOthers(Backends):
+    __test__ = True
+    contract = part.WITHOUT_REQUESTS
+
+
+@pytest.mark.wide
+class TestBackendWithAnEngineThatCommitsEachStatement(EngineThatCommitsEachStatement):
+    __test__ = True
+    contract = part.WITHOUT_REQUESTS

@@ -175,7 +175,9 @@ class Diary:
 
 
 @pytest.mark.guarantee(20)
-@pytest.mark.parametrize("name", list(SERVERS))
+@pytest.mark.parametrize(
+    "name", ["postgres-asyncpg", "mariadb", pytest.param("postgres-psycopg", marks=pytest.mark.wide)]
+)
 async def test_after_kill_9_every_confirmed_change_is_there_and_no_ended_session_lives(name: str) -> None:
     with SERVERS[name](durable=True) as server:
         async with opened(Own(name, server).url, timeout=10) as backend:

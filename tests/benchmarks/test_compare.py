@@ -13,6 +13,7 @@ from benchmarks.compare import about, compare, write
 from benchmarks.marks import judged
 from benchmarks.report import draw, publish, tables
 from benchmarks.worker import Work
+from tests.rows import rows
 
 pytestmark = pytest.mark.once
 
@@ -88,7 +89,7 @@ def test_the_pictures_are_svg(results: dict[str, Any], tmp_path: Path) -> None:
     assert "Starlette" in picture.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("size", [150, 2048, 4096, 65536])
+@rows("size", [150, 2048, 4096, 65536])
 def test_the_data_has_about_the_size_that_it_is_called_by(size: int) -> None:
     assert size - 45 <= len(json.dumps(data_of(size), separators=(",", ":"))) <= size + 10
 

@@ -148,7 +148,7 @@ def test_a_private_response_has_all_headers_in_a_new_list(
     assert headers == before
 
 
-@pytest.mark.parametrize("said", [[], [[b"vary", b"Origin"]]])
+@rows("said", [[], [[b"vary", b"Origin"]]])
 def test_headers_may_be_any_iterable_of_pairs(said: list[list[bytes]]) -> None:
     """As ASGI allows: a generator, and lists instead of tuples."""
     headers, _ = make_private(iter([[b"etag", b"1"], *said]), [], forbids_storing=False)

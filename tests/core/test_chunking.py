@@ -97,7 +97,7 @@ def test_the_backend_checks_whole_tokens_only() -> None:
 # Several
 
 
-@pytest.mark.parametrize("room", [20, 21, 50, 200])
+@rows("room", [20, 21, 50, 200])
 def test_parts_fill_the_room_and_the_first_holds_their_number(room: int) -> None:
     for length in range(1, MAX_PARTS * room - 2):
         token = "x" * length
@@ -134,7 +134,7 @@ def test_a_token_with_a_missing_part_is_malformed(count: int) -> None:
     assert tokens_in(cookie(*pairs[1:]), SPEC, MAX_PARTS) is MissReason.NO_COOKIE
 
 
-@pytest.mark.parametrize("second", [b"session-1=", b"session-1=\xc3\xa9", b"session-1=" + b"x" * MAX_COOKIE])
+@rows("second", [b"session-1=", b"session-1=\xc3\xa9", b"session-1=" + b"x" * MAX_COOKIE])
 def test_a_malformed_part_counts_as_missing(second: bytes) -> None:
     assert tokens_in(cookie(b"session=~2~abc", second), SPEC, MAX_PARTS) is MissReason.MALFORMED
 
@@ -169,7 +169,7 @@ def test_one_part_is_one_cookie() -> None:
     assert cookies_for(SPEC, ["abc"], 60, False, 1, []) == [SPEC.set("session", "abc", 60, False)]
 
 
-@pytest.mark.parametrize("max_cookies", [1, 3])
+@rows("max_cookies", [1, 3])
 def test_without_parts_the_cookie_is_removed(max_cookies: int) -> None:
     assert cookies_for(SPEC, [], 0, True, max_cookies, []) == [SPEC.set("session", "null", 0, True)]
 

@@ -322,7 +322,7 @@ def test_a_name_that_is_not_a_token_is_rejected(name: str) -> None:
         CookieSpec(name)
 
 
-@pytest.mark.parametrize("name", [None, b"session", 1, ["session"]])
+@rows("name", [None, b"session", 1, ["session"]])
 def test_a_name_that_is_not_a_str_is_rejected(name: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match=f"^session_cookie must be a str, not {type(name).__name__}"):
         CookieSpec(name)
@@ -374,7 +374,7 @@ def test_a_domain_that_is_not_a_host_name_is_rejected(domain: str) -> None:
 
 
 @pytest.mark.guarantee(6)
-@pytest.mark.parametrize("setting", ["path", "domain"])
+@rows("setting", ["path", "domain"])
 def test_a_list_instead_of_a_str_is_rejected(setting: str) -> None:
     settings: Any = {setting: ["/"]}
 
@@ -388,7 +388,7 @@ def test_an_unknown_same_site_is_rejected(same_site: Any) -> None:
         CookieSpec(same_site=same_site)
 
 
-@pytest.mark.parametrize("https_only", ["yes", "auto", [], 2])
+@rows("https_only", ["yes", "auto", [], 2])
 def test_an_unknown_https_only_is_rejected(https_only: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"^https_only must be True, False or None"):
         CookieSpec(https_only=https_only)
@@ -411,7 +411,7 @@ def test_a_host_cookie_is_bound_to_its_host_and_secure(name: str, settings: dict
     assert name in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["__Secure-s", "__secure-s", "__Http-s", "__HTTP-s"])
+@rows("name", ["__Secure-s", "__secure-s", "__Http-s", "__HTTP-s"])
 def test_a_secure_cookie_is_secure(name: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="remove https_only=False"):
         CookieSpec(name, https_only=False)
@@ -434,7 +434,7 @@ def test_a_name_that_only_resembles_a_prefix_has_none(name: str) -> None:
 
 
 @pytest.mark.requirement("ASVS 3.3.2")
-@pytest.mark.parametrize("https_only", [None, False])
+@rows("https_only", [None, False])
 def test_same_site_none_needs_secure(https_only: bool | None) -> None:
     with pytest.raises(
         ImproperlyConfigured, match=r'SameSite=None without Secure: pass https_only=True with same_site="none"'

@@ -103,3 +103,16 @@ def test_what_numpy_calls_a_number_is_kept_if_python_has_its_type() -> None:
 @rows("value", [1, True, None, "a", 1.5, (), object])
 def test_a_value_that_is_no_subclass_has_no_other_base(value: Any) -> None:
     assert as_base(value, value) is value
+
+
+def test_a_number_that_claims_to_be_unequal_to_itself_is_no_nan() -> None:
+    class Odd(float):
+        def __eq__(self, other: object) -> bool:
+            return False
+
+        def __ne__(self, other: object) -> bool:
+            return True
+
+        __hash__ = float.__hash__
+
+    assert as_base(Odd(1.5)) is None

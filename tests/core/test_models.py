@@ -192,7 +192,7 @@ def test_plain_data_shares_no_object_with_the_model() -> None:
     assert copy["a"] is not data["a"]
 
 
-@pytest.mark.parametrize("value", [Color.RED, Line("tea"), Renamed("Ann")], ids=kind)
+@rows("value", [Color.RED, Line("tea"), Renamed("Ann")], ids=kind)
 def test_parts_reveal_a_value_that_would_lose_its_type(value: Any) -> None:
     adapter = adapter_for(Dataclass)
     model = Dataclass(anything=value)
@@ -248,7 +248,7 @@ class Root(RootModel[dict[str, int]]):
     pass
 
 
-@pytest.mark.parametrize("model", [int, list[int], Point, Root])
+@rows("model", [int, list[int], Point, Root])
 def test_a_class_without_named_fields_is_rejected(model: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="is not a model: pass a pydantic model"):
         adapter_for(model)
@@ -271,7 +271,7 @@ class FrozenModel(BaseModel):
     count: int = 0
 
 
-@pytest.mark.parametrize(("model", "name"), [(Frozen, "count"), (FrozenStruct, "n"), (FrozenModel, "count")], ids=str)
+@rows(("model", "name"), [(Frozen, "count"), (FrozenStruct, "n"), (FrozenModel, "count")], ids=str)
 def test_a_field_of_a_frozen_model_can_be_set(model: Callable[..., Any], name: str) -> None:
     one, other = model(), model(count=3)
     adapter_for(type(one)).set(one, name, other)

@@ -1006,7 +1006,7 @@ def test_encoding_again_misses_no_nested_value(serializer: Msgpack, inside: Any)
     assert exact(serializer.loads(again(serializer, now, payload))) == exact({**data, "n": 2})
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+@rows("number", ["NaN", "Infinity", "-Infinity"])
 def test_encoding_again_keeps_nan_and_infinity_of_pythons_json(number: str) -> None:
     payload = f'{{"a":[{number}],"n":1}}'.encode()
     now = loaded_and_changed(PlainJson(), payload, {"n": 2})
@@ -1025,7 +1025,7 @@ def test_a_custom_serializer_encodes_again_as_it_encodes() -> None:
     assert dumper_again(Json())({"a": 2}, b'{"a": 1}', True) == (b'{"a": 2}', False)
 
 
-@pytest.mark.parametrize("parent", [Msgpack, PlainJson])
+@rows("parent", [Msgpack, PlainJson])
 def test_a_subclass_with_another_format_inherits_no_shortcut(parent: type[Msgpack]) -> None:
     class Reversed(parent):  # type: ignore[misc, valid-type]
         def dumps(self, data: dict[str, Any], /) -> bytes:

@@ -239,6 +239,7 @@ def test_a_new_id_is_always_told_and_an_old_one_in_its_grace_never() -> None:
         ({}, {"__csrf__x": "a", "__flash__1.x": ["a"]}, None, True),
         ({}, {"__csrf__x": "a", "cart": 1}, None, False),
         ({}, {"__csrf__x": "a"}, ANN, False),
+        ({"__csrf__x": "a"}, {"__csrf__x": "b"}, None, True),
         ({"__csrf__x": "a"}, {"__csrf__x": "a", "cart": 1}, None, False),
         ({"__csrf__x": "a", "cart": 1}, {"__csrf__x": "a"}, None, True),
         ({"__csrf__x": "a", 1: 1}, {"__csrf__x": "a", 1: 2}, None, False),
@@ -263,7 +264,17 @@ def test_a_session_with_nothing_but_the_librarys_own_keys_is_bare(
     assert command.record.is_bare is is_bare
 
 
-@pytest.mark.parametrize("loads", [None, {"cart": "small"}])
+def test_a_session_in_a_cookie_is_not_marked_as_bare() -> None:
+    state, data = machine(None, rules(FOREVER, sends_ids=False), modified=True)
+    data["__csrf__x"] = "a"
+
+    command = state.command(data, NOW, by_hand=True)
+
+    assert isinstance(command, Create)
+    assert command.record.is_bare is False
+
+
+@rows("loads", [None, {"cart": "small"}])
 def test_a_session_over_the_maximum_is_not_saved_and_its_largest_keys_are_named(loads: Any) -> None:
     state, data = machine(loads, rules(FOREVER, max_size=100), modified=True)
     data |= {"cart": "x" * 90, "user": "ann"}

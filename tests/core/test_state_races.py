@@ -47,6 +47,9 @@ from tests.core.races import (
     Steps,
     run,
 )
+from tests.rows import rows
+
+pytestmark = pytest.mark.once
 
 # What handlers do
 
@@ -182,7 +185,7 @@ EVERY_ORDER: dict[str, tuple[list[Race], int]] = {
 }
 
 
-@pytest.mark.parametrize("name", EVERY_ORDER)
+@rows("name", EVERY_ORDER)
 def test_all_promises_are_kept_in_every_order_of(name: str) -> None:
     every, least = EVERY_ORDER[name]
 
@@ -234,7 +237,7 @@ COUNTERS: dict[str, tuple[Race, int]] = {
 }
 
 
-@pytest.mark.parametrize("name", COUNTERS)
+@rows("name", COUNTERS)
 def test_counters_are_exact_in_every_order_of(name: str) -> None:
     race, least = COUNTERS[name]
 
@@ -581,7 +584,7 @@ WRONG: dict[Machine, set[str]] = {
 }
 
 
-@pytest.mark.parametrize("machine", WRONG, ids=lambda machine: machine.__name__)
+@rows("machine", WRONG, ids=lambda machine: machine.__name__)
 def test_a_wrong_machine_breaks_exactly_the_promises_that_its_mistake_concerns(machine: Machine) -> None:
     assert run(USUAL, machine)[1] == WRONG[machine]
 

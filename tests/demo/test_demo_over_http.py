@@ -17,6 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.demo.conftest import EXAMPLES
 from tests.demo.visitors import HANG, Browser, messages_on, new_name, sign_in, text_of
+from tests.rows import rows
 from tests.servers.process import Address
 
 DAY = 24 * 60 * 60
@@ -188,7 +189,7 @@ def test_a_sign_in_form_that_is_sent_twice_at_once_signs_in_with_the_cart(
 ) -> None:
     """The browser gives up on the first response, and takes the second one."""
     port = start_demo(DEMO_BACKEND=backend)
-    for delay in (0, 0.002, 0.005, 0.01, 0.02, 0.05) * 2:
+    for delay in (0, 0.002, 0.005, 0.01, 0.02, 0.05):
         with Browser(port) as browser:
             browser.post("/cart", data={"sku": "tea"})
             form = {"name": new_name(), **browser.token}
@@ -230,7 +231,7 @@ def test_the_quantity_that_is_sent_twice_counts_once(browser: Browser) -> None:
     assert text_of(page, "quantity-tea") == "2"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("path", "form", "status"),
     [
         ("/cart", {"sku": "diamonds"}, 404),
@@ -244,10 +245,12 @@ def test_a_form_that_the_page_would_not_send_changes_nothing(
     browser: Browser, path: str, form: dict[str, str], status: int
 ) -> None:
     browser.post("/cart", data={"sku": "tea"})
+    before = text_of(browser.get("/"), "quantity-tea")
     answer = browser.post(path, data=form)
     assert answer.status_code == status
     assert "set-cookie" not in answer.headers
-    assert text_of(browser.get("/"), "quantity-tea") == "1"
+    assert before is not None
+    assert text_of(browser.get("/"), "quantity-tea") == before
 
 
 # --- counting visits -------------------------------------------------------------------------------------------------
@@ -324,7 +327,7 @@ def test_the_stylesheet_has_nothing_to_do_with_the_session(browser: Browser) -> 
     assert "vary" not in sheet.headers
 
 
-@pytest.mark.parametrize("path", ["/", "/devices"])
+@rows("path", ["/", "/devices"])
 def test_nothing_on_the_pages_is_inline_or_from_elsewhere(browser: Browser, path: str) -> None:
     sign_in(browser)
     page = browser.get(path)
@@ -346,7 +349,7 @@ def test_a_message_survives_the_redirect_and_is_shown_once(browser: Browser) -> 
 # --- forged forms -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("path", "form"),
     [
         ("/sign-in", {"name": "Eve"}),

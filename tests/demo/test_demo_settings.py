@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 import starsessions
+from tests.rows import rows
+
+pytestmark = pytest.mark.once
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo"
 
@@ -31,7 +34,7 @@ def test_empty_settings_are_the_same_as_none() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("settings", "sentence"),
     [
         (

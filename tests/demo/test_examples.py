@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.demo.visitors import HANG
+from tests.rows import rows
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
@@ -32,7 +33,7 @@ def new_browser(port: int, cookie: str | None = None) -> httpx2.Client:
     return browser
 
 
-@pytest.mark.parametrize("name", FILES)
+@rows("name", FILES)
 def test_the_example_can_be_imported_and_says_how_to_start_it(name: str) -> None:
     spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
     assert spec

@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import contextlib
 import inspect
 import logging
 import subprocess
@@ -21,6 +22,7 @@ from starsessions import BackendUnavailable, CookieBackend, SessionMiddleware, u
 from starsessions.stores import StoreBackend
 from starsessions.testing import session_of, sign_in
 from tests.docs.pages import README, ROOT, Story, name_of, pages, stories, story_of, tell
+from tests.rows import rows
 from tests.site import KEY
 
 STORIES = [story for document in [README, *pages()] for story in stories(document)]
@@ -30,24 +32,31 @@ def app_of(page: str, number: int = 0) -> Any:
     return tell(story_of(page, number))["app"]
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@contextlib.contextmanager
+def nothing_is_left_in(folder: Path) -> Iterator[None]:
     """Some examples make a file, and one silences the log."""
-    monkeypatch.chdir(tmp_path)
     logger = logging.getLogger("starsessions")
     level = logger.level
-    yield
+    with contextlib.chdir(folder):
+        yield
     logger.setLevel(level)
 
 
-@pytest.mark.parametrize("story", STORIES, ids=lambda story: f"{name_of(story[0].document)}:{story[0].line}")
-def test_the_example_runs(story: Story) -> None:
-    for name, value in tell(story).items():
-        if name.startswith("test_") and inspect.isfunction(value) and not inspect.signature(value).parameters:
-            value()
+@pytest.fixture(autouse=True)
+def nothing_is_left(tmp_path: Path) -> Iterator[None]:
+    with nothing_is_left_in(tmp_path):
+        yield
 
 
-@pytest.mark.parametrize("number", [0, 1], ids=["FastAPI", "Starlette"])
+@rows("story", STORIES, ids=lambda story: f"{name_of(story[0].document)}:{story[0].line}")
+def test_all_examples_run(story: Story, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with nothing_is_left_in(tmp_path_factory.mktemp("example")):
+        for name, value in tell(story).items():
+            if name.startswith("test_") and inspect.isfunction(value) and not inspect.signature(value).parameters:
+                value()
+
+
+@rows("number", [0, 1], ids=["FastAPI", "Starlette"])
 def test_the_quick_start_counts_visits(number: int) -> None:
     app = tell(stories(README)[number])["app"]
     browser, stranger = TestClient(app), TestClient(app)
@@ -223,7 +232,7 @@ def test_the_value_of_a_cookie_is_decoded_in_a_shell() -> None:
     assert asyncio.run(namespace["inspect"]("anything")) == ({}, "malformed")
 
 
-@pytest.mark.parametrize("number", [0, 1], ids=["FastAPI", "Starlette"])
+@rows("number", [0, 1], ids=["FastAPI", "Starlette"])
 def test_the_typed_sessions_keep_a_cart(number: int) -> None:
     story = story_of("guides/data/typed.md", number)
     browser, stranger = TestClient(tell(story)["app"]), TestClient(tell(story)["app"])

@@ -9,6 +9,9 @@ from types import ModuleType
 import pytest
 
 from tests.docs.pages import ROOT
+from tests.rows import rows
+
+pytestmark = pytest.mark.once
 
 
 def script(name: str) -> ModuleType:
@@ -64,7 +67,7 @@ def test_a_page_that_the_navigation_lacks_is_an_error() -> None:
     assert not any(line.startswith("index.md") for line in wrong)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("link", "becomes"),
     [
         ("docs/guides/users/devices.md#what", "../guides/users/devices.md#what"),

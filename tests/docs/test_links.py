@@ -4,8 +4,12 @@ import re
 from itertools import takewhile
 from pathlib import Path
 
+import pytest
+
 from tests.docs.pages import DOCS, README, ROOT, anchors, blocks, documents, links, name_of, pages, text_without_code
 from tests.rows import rows
+
+pytestmark = pytest.mark.once
 
 REGISTRIES = re.compile(r"https?://[^\s)>\]]*(pypi|pythonhosted|anaconda|npmjs)", re.IGNORECASE)
 OF_OTHERS = {"fastapi", "uvicorn", "python-multipart", "-r requirements.txt"}

@@ -4,9 +4,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.docs.pages import DOCS, blocks, headings
 from tests.docs.test_links import distances
 from tests.rows import rows
+
+pytestmark = pytest.mark.once
 
 QUESTIONS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("questions.toml").read_text("utf-8"))
 HOPS = distances(DOCS / "index.md", 2)

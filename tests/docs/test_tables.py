@@ -28,6 +28,8 @@ from starsessions.fastapi import SessionCookie
 from starsessions.testing.conformance.store_rules import STORE
 from tests.docs.pages import DOCS, README, ROOT, rows
 
+pytestmark = pytest.mark.once
+
 SOURCE = ROOT / "src" / "starsessions"
 REFERENCE = DOCS / "reference"
 ARCHITECTURE = DOCS / "explanation" / "architecture.md"

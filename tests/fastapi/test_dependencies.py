@@ -239,7 +239,7 @@ def pages(memory_app: FastAPI) -> FastAPI:
     return memory_app
 
 
-@pytest.mark.parametrize(
+@rows(
     ("method", "path", "location"),
     [
         ("GET", "/orders/", "/login?next=/orders/"),
@@ -268,13 +268,13 @@ def test_a_browser_that_navigates_is_sent_to_sign_in_and_back(
     assert browser.request(method, f"http://testserver{path}").status_code == 200
 
 
-@pytest.mark.parametrize("mode", ["cors", "no-cors", "same-origin"])
+@rows("mode", ["cors", "no-cors", "same-origin"])
 def test_a_script_that_fetches_gets_401_and_no_redirect(pages: FastAPI, browser_of: BrowserOf, mode: str) -> None:
     response = browser_of(pages).get("/orders/", headers={"sec-fetch-mode": mode})
     assert (response.status_code, response.json()) == (401, {"detail": "Not signed in."})
 
 
-@pytest.mark.parametrize("path", ["/base/orders/", "/orders/", "/bases", "/base/"])
+@rows("path", ["/base/orders/", "/orders/", "/bases", "/base/"])
 def test_next_is_relative_to_the_root_of_the_host(pages: FastAPI, browser_of: BrowserOf, path: str) -> None:
     """Some servers prepend the root path to the path, others do not."""
     wanted = {"/orders/": "/base/orders/", "/bases": "/base/bases"}.get(path, path)
@@ -354,12 +354,12 @@ def table_of_safe_next() -> list[tuple[str, str]]:
     return [(target.strip().replace(r"\t", "\t"), goes_to.strip()) for target, goes_to in rows[2:]]
 
 
-@pytest.mark.parametrize(("target", "goes_to"), table_of_safe_next())
+@rows(("target", "goes_to"), table_of_safe_next())
 def test_safe_next_returns_what_its_table_says(target: str, goes_to: str) -> None:
     assert safe_next(target, default="default") == goes_to
 
 
-@pytest.mark.parametrize("target", [None, "/\n", "/a\\b", "/" + "a" * 2000, " /", "/ x", "/\x7f"])
+@rows("target", [None, "/\n", "/a\\b", "/" + "a" * 2000, " /", "/ x", "/\x7f"])
 def test_a_target_that_is_not_a_path_of_this_site_gives_the_default(target: str | None) -> None:
     assert safe_next(target) == "/"
 

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend, SessionMiddleware
 from tests.missing import missing
+from tests.rows import rows
 from tests.site import KEY
 
 pytestmark = [pytest.mark.anyio, pytest.mark.once]
@@ -49,7 +50,7 @@ async def served(backend: Any) -> AsyncIterator[str]:
         await task
 
 
-@pytest.mark.parametrize("form", FORMS)
+@rows("form", FORMS)
 async def test_each_form_of_cookie_comes_back_from_aiohttps_client(form: str) -> None:
     if importlib.util.find_spec("aiohttp") is None:
         missing("The package aiohttp is not installed.")

@@ -25,6 +25,7 @@ from starlette.testclient import TestClient
 from starsessions import SessionBackend, SessionMiddleware, users
 from starsessions.core.encoding import to_base64url
 from tests.history.pages import BrowserOf
+from tests.rows import rows
 
 # Either httpx or httpx2, whichever this version of Authlib uses.
 httpx: Any = import_module(
@@ -191,7 +192,7 @@ def test_the_second_login_in_a_row_is_the_one_that_counts(
     assert browser.get(given_up).json() == {"error": "mismatching_state"}
 
 
-@pytest.mark.parametrize("forged", ["another browser", "another state"])
+@rows("forged", ["another browser", "another state"])
 def test_a_callback_that_this_browser_did_not_request_is_rejected(
     provider: Provider, backend: SessionBackend, browser_of: BrowserOf, forged: str
 ) -> None:

@@ -111,7 +111,7 @@ async def test_the_keys_and_durations_of_1_0_2_are_accepted() -> None:
     assert await by_keyword.read(await by_position.write({"key": "value"})) == {"key": "value"}
 
 
-@pytest.mark.parametrize("kind", [CookieBackend, EncryptedCookieBackend])
+@rows("kind", [CookieBackend, EncryptedCookieBackend])
 async def test_a_cookie_expires_when_max_age_has_passed(
     kind: Callable[..., SessionBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:

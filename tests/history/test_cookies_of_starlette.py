@@ -55,7 +55,7 @@ def base_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.guarantee(27)
-@pytest.mark.parametrize("data", PLAIN.values(), ids=PLAIN)
+@rows("data", PLAIN.values(), ids=PLAIN)
 def test_a_session_survives_the_upgrade_and_the_rollback(
     data: dict[str, Any], browser_of: BrowserOf, base_url: str
 ) -> None:
@@ -197,7 +197,7 @@ def test_an_encrypted_backend_accepts_starlettes_sessions_if_configured(browser_
 # Mounted, or behind a proxy that strips a prefix: both set path=/, so that there is one cookie
 
 
-@pytest.mark.parametrize("settings", [{}, {"path": "/"}], ids=["default path", "path=/"])
+@rows("settings", [{}, {"path": "/"}], ids=["default path", "path=/"])
 def test_an_application_behind_a_root_path_keeps_users_signed_in(
     settings: dict[str, Any], browser_of: BrowserOf
 ) -> None:
@@ -308,7 +308,7 @@ def test_starlette_reads_every_cookie_of_plain_json(data: dict[str, Any]) -> Non
     assert same(json.loads(b64decode(signer.unsign(cookie.encode()))), data)
 
 
-@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", '"\\ud800"', str(2**70)])
+@rows("value", ["NaN", "Infinity", "-Infinity", '"\\ud800"', str(2**70)])
 def test_nan_and_lone_surrogates_of_pythons_json_are_read(value: str) -> None:
     cookie = signer.sign(b64encode(f'{{"value": {value}}}'.encode())).decode()
     assert same(opened(cookie), {"value": json.loads(value)})

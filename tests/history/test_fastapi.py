@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 
 from starsessions import InMemoryBackend, Session, SessionBackend, SessionMiddleware
 from tests.history.pages import BrowserOf, said, take_cookies
+from tests.rows import rows
 from tests.site import KEY
 
 
@@ -157,7 +158,7 @@ def user_of(session: LoadedSession) -> str:
     return user
 
 
-@pytest.mark.parametrize("autoload", [True, False])
+@rows("autoload", [True, False])
 def test_a_dependency_loads_the_session_for_async_def_and_def_endpoints(
     backend: SessionBackend, browser_of: BrowserOf, autoload: bool
 ) -> None:
@@ -290,7 +291,7 @@ async def over_a_socket(websocket: WebSocket) -> Session:
     return session
 
 
-@pytest.mark.parametrize("autoload", [True, False])
+@rows("autoload", [True, False])
 def test_a_websocket_reads_the_session_of_the_page(
     backend: SessionBackend, browser_of: BrowserOf, autoload: bool
 ) -> None:

@@ -109,7 +109,7 @@ def test_with_autoload_no_call_is_needed(browser_of: BrowserOf, backend: Session
     assert seen(browser) == {"key": "value"}
 
 
-@pytest.mark.parametrize("autoload", [True, False])
+@rows("autoload", [True, False])
 def test_load_may_be_called_whether_autoload_is_on_or_not(
     browser_of: BrowserOf, backend: SessionBackend, autoload: bool
 ) -> None:
@@ -123,7 +123,7 @@ def test_load_may_be_called_whether_autoload_is_on_or_not(
     assert [browser.get("/").json() for _ in range(3)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("autoload", [True, False])
+@rows("autoload", [True, False])
 @pytest.mark.both_loops
 def test_websockets_have_the_same_session(browser_of: BrowserOf, backend: SessionBackend, autoload: bool) -> None:
     async def visits(websocket: WebSocket) -> None:
@@ -199,7 +199,7 @@ def test_session_cookie_names_the_cookie(browser_of: BrowserOf) -> None:
     assert "shop" in cookie_of({"session_cookie": "shop"}, browser_of)
 
 
-@pytest.mark.parametrize("max_age", [None, 0])
+@rows("max_age", [None, 0])
 def test_a_browser_session_has_no_max_age(max_age: int | None, browser_of: BrowserOf) -> None:
     assert "max-age" not in cookie_of({"max_age": max_age}, browser_of)
 
@@ -225,7 +225,7 @@ def test_the_path_behind_a_proxy_is_the_root_unless_one_is_set(browser_of: Brows
     assert cookie_of({"path": "/behind"}, browser_of, root_path="/behind")["path"] == "/behind"
 
 
-@pytest.mark.parametrize("secret_key", ["example", Secret("example")], ids=["str", "Secret"])
+@rows("secret_key", ["example", Secret("example")], ids=["str", "Secret"])
 def test_the_keys_of_1_0_2_are_accepted(secret_key: str | Secret, browser_of: BrowserOf) -> None:
     browser = browser_of(pages(SessionMiddleware, secret_key=secret_key, autoload=True))
     browser.post("/", json={"some": "data"})
@@ -240,7 +240,7 @@ def test_a_backends_own_max_age_limits_the_session(browser_of: BrowserOf) -> Non
 # Ids under the middleware
 
 
-@pytest.mark.parametrize("kind", [InMemoryBackend, DictBackend])
+@rows("kind", [InMemoryBackend, DictBackend])
 def test_an_invented_id_is_never_adopted(
     kind: type[InMemoryBackend] | type[DictBackend], browser_of: BrowserOf
 ) -> None:

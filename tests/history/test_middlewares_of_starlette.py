@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket
 
 from starsessions import ResponseStarted, SessionBackend, SessionMiddleware
 from tests.history.pages import ROUTE, BrowserOf, seen
+from tests.rows import rows
 
 Around = list[Middleware]
 
@@ -97,7 +98,7 @@ def test_a_base_http_middleware_inside_uses_the_session_before_and_after_the_han
     assert seen(browser) == {"before": 4, "after": 3, "user": "ann"}
 
 
-@pytest.mark.parametrize("outside", [True, False], ids=["around", "inside"])
+@rows("outside", [True, False], ids=["around", "inside"])
 @pytest.mark.both_loops
 def test_a_base_http_middleware_passes_the_session_on(
     backend: SessionBackend, browser_of: BrowserOf, outside: bool
@@ -136,7 +137,7 @@ async def long_text(request: Request) -> Response:
     return JSONResponse({"visits": request.session["visits"], "text": "lorem ipsum " * 200})
 
 
-@pytest.mark.parametrize("outside", [True, False], ids=["around", "inside"])
+@rows("outside", [True, False], ids=["around", "inside"])
 def test_compression_does_not_interfere_with_the_session(
     backend: SessionBackend, browser_of: BrowserOf, outside: bool
 ) -> None:

@@ -13,6 +13,7 @@ from starlette.websockets import WebSocket
 from starsessions import CookieBackend, InMemoryBackend, SessionBackend, SessionMiddleware, SessionNotLoaded
 from tests.history import seed
 from tests.history.pages import ROUTE, BrowserOf, pages, said, seen
+from tests.rows import rows
 from tests.site import Clock, Site
 
 
@@ -98,7 +99,7 @@ async def test_the_custom_backend_implements_the_four_calls(custom: SessionBacke
     assert await custom.read(session_id) == {}
 
 
-@pytest.mark.parametrize("autoload", [True, False])
+@rows("autoload", [True, False])
 def test_the_custom_backend_serves_http_and_websockets(
     custom: SessionBackend, browser_of: BrowserOf, autoload: bool
 ) -> None:

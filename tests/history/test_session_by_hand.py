@@ -7,6 +7,7 @@ from unittest.mock import AsyncMock
 import pytest
 
 from starsessions import CookieBackend, InMemoryBackend, Session, SessionBackend, SessionError, SessionNotLoaded
+from tests.rows import rows
 from tests.site import DictBackend
 
 pytestmark = pytest.mark.anyio
@@ -111,7 +112,7 @@ USES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@rows("use", USES.values(), ids=USES)
 def test_before_load_every_use_raises_session_not_loaded(memory: InMemoryBackend, use: Any) -> None:
     session = Session(memory, "session_id")
     with pytest.raises(SessionNotLoaded, match=r"await session\.load\(\)") as raised:
@@ -255,7 +256,7 @@ async def test_delete_works_without_load(memory: InMemoryBackend) -> None:
     assert memory.data == {}
 
 
-@pytest.mark.parametrize("end", [Session.delete, Session.flush])
+@rows("end", [Session.delete, Session.flush])
 async def test_deleting_a_session_with_is_loaded_set_by_hand_ends_it(
     memory: InMemoryBackend, end: Callable[[Session], Awaitable[object]]
 ) -> None:
@@ -370,7 +371,7 @@ CHANGES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@rows("change", CHANGES.values(), ids=CHANGES)
 async def test_is_modified_is_true_after_any_mutating_call(memory: InMemoryBackend, change: Any) -> None:
     await memory.write({"key": "value"}, "session_id")
     session = Session(memory, "session_id")

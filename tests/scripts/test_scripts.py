@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.rows import rows
+
 pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +126,7 @@ def test_the_demo_can_be_started_from_any_directory_and_by_any_path(checkout: Ch
     assert "sign-in-title" in served(checkout, "-c", 'cd / && exec "$0" --port=0', checkout.root / "scripts" / "demo")
 
 
-@pytest.mark.parametrize("options", [["--help"], ["--port"], ["--port", "http"], ["--port="], ["8000"]])
+@rows("options", [["--help"], ["--port"], ["--port", "http"], ["--port="], ["8000"]])
 def test_an_unknown_option_of_the_demo_prints_the_known_ones(checkout: Checkout, options: list[str]) -> None:
     code, out, err = checkout.run("scripts/demo", *options)
     assert (code, out, checkout.installed) == (2, "", [])
@@ -158,9 +160,7 @@ def test_the_benchmark_has_an_environment_for_each_list_and_makes_each_once(chec
     assert checkout.installed == first, "the second time there is nothing to set up"
 
 
-@pytest.mark.parametrize(
-    "script", ["scripts/demo", "scripts/docs", "scripts/screenshots", "scripts/test", "benchmarks/run"]
-)
+@rows("script", ["scripts/demo", "scripts/docs", "scripts/screenshots", "scripts/test", "benchmarks/run"])
 def test_a_missing_or_old_python_is_reported(checkout: Checkout, script: str) -> None:
     for python in checkout.bin.glob("python*"):
         python.unlink()
@@ -169,14 +169,14 @@ def test_a_missing_or_old_python_is_reported(checkout: Checkout, script: str) ->
     assert "No Python of 3.11 or newer with venv was found." in err
 
 
-@pytest.mark.parametrize("options", [["--help"], ["--slow"], ["-k", "rotate"]])
+@rows("options", [["--help"], ["--slow"], ["-k", "rotate"]])
 def test_an_unknown_option_of_the_checks_prints_the_known_ones(checkout: Checkout, options: list[str]) -> None:
     code, out, err = checkout.run("scripts/test", *options, CDPATH=".")
     assert (code, out, checkout.installed) == (2, "", [])
     assert "--fast" in err
 
 
-@pytest.mark.parametrize("options", [["--help"], ["--port"], ["--port", "http"], ["--port="], ["build"]])
+@rows("options", [["--help"], ["--port"], ["--port", "http"], ["--port="], ["build"]])
 def test_an_unknown_option_of_the_docs_script_prints_the_known_ones(checkout: Checkout, options: list[str]) -> None:
     code, out, err = checkout.run("scripts/docs", *options)
     assert (code, out, checkout.installed) == (2, "", [])

@@ -128,8 +128,9 @@ def test_a_short_key_of_the_past_may_still_sign_and_be_migrated_from(caplog: pyt
 # Weak keys
 
 
-@pytest.mark.parametrize("key", ["hunter2", "TOP SECRET", "x" * 31, "x" * 64, "abcabcabc" * 10, b"changeme"])
+@rows("key", ["hunter2", "TOP SECRET", "x" * 31, "x" * 64, "abcabcabc" * 10, b"changeme"])
 def test_a_weak_key_is_reported_once_and_never_shown(key: str | bytes, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.clear()
     key_list(key)
 
     (entry,) = caplog.records
@@ -148,9 +149,7 @@ def test_each_weak_key_of_a_list_is_reported(caplog: pytest.LogCaptureFixture) -
     assert "hunter" not in caplog.text
 
 
-@pytest.mark.parametrize(
-    "key", [STRONG_KEY, bytes(range(32)), "0123456789abcdef" * 2, hashlib.sha256(b"x").hexdigest()]
-)
+@rows("key", [STRONG_KEY, bytes(range(32)), "0123456789abcdef" * 2, hashlib.sha256(b"x").hexdigest()])
 def test_a_strong_key_is_not_reported(key: str | bytes, caplog: pytest.LogCaptureFixture) -> None:
     key_list(key)
 

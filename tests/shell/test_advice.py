@@ -17,7 +17,7 @@ from starsessions import CookieBackend, InMemoryBackend, Session, SessionMiddlew
 from starsessions.core.cookies import MAX_HEADER
 from starsessions.lifecycle.advice import MOST_LOOKS
 from tests.rows import rows
-from tests.site import KEY, Headers, Site
+from tests.site import KEY, Browser, Headers, Site
 
 pytestmark = pytest.mark.anyio
 
@@ -103,8 +103,8 @@ async def test_only_the_first_responses_are_looked_at(
 ) -> None:
     site = site_of(backend=InMemoryBackend())
     for _ in range(MOST_LOOKS):
-        await site.visit(write, headers=[(b"host", b"shop.example.com")])
-    await site.visit(write, headers=FORWARDED)
+        await site.visit(write, Browser(), headers=[(b"host", b"shop.example.com")])
+    await site.visit(write, Browser(), headers=FORWARDED)
     assert said(caplog) == []
 
 
@@ -120,6 +120,8 @@ FOREIGN = "eyJuIjogMX0=.ZzzzzA." + "x" * 27
         (CookieBackend, "session=x", None),
         (CookieBackend, "session=", None),
         (CookieBackend, f"other={FOREIGN}", None),
+        (CookieBackend, "session=" + "x" * (MAX_HEADER - len("session=")), None),
+        (CookieBackend, "session=" + "x" * (MAX_HEADER - len("session=") + 1), "Make other cookies smaller"),
         (CookieBackend, "a=" + "x" * MAX_HEADER, "Make other cookies smaller"),
         (CookieBackend, "; ".join(f"session={n}" for n in range(5)), "__Host-"),
     ],

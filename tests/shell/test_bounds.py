@@ -101,7 +101,7 @@ async def test_a_cookie_is_not_bounded_by_what_a_store_may_hold(site_of: Callabl
     assert f"; Max-Age={TWO_WEEKS};" in reply.set_cookie
 
 
-@pytest.mark.parametrize(("settings", "most"), [({}, 1024 * 1024), ({"max_size": 1000}, 1000)])
+@rows(("settings", "most"), [({}, 1024 * 1024), ({"max_size": 1000}, 1000)])
 async def test_a_session_over_max_size_is_not_saved(
     site_of: Callable[..., Site], store_backend: SessionBackend, settings: dict[str, int], most: int
 ) -> None:

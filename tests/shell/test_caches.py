@@ -77,7 +77,7 @@ async def test_vary_is_merged_with_an_existing_header(
 
 @pytest.mark.requirement("NIST 5.1(6)")
 @pytest.mark.guarantee(10)
-@pytest.mark.parametrize(
+@rows(
     ("before", "after", "is_logged"),
     [
         ([], ["no-store"], False),
@@ -100,6 +100,7 @@ async def test_a_response_that_sets_a_cookie_is_not_stored(
 ) -> None:
     site = site_of()
     site.response = before
+    caplog.clear()
     with caplog.at_level(logging.WARNING, "starsessions"):
         reply = await site.visit(write)
     assert len(reply.set_cookies) == 1

@@ -95,7 +95,7 @@ class Broken(DictBackend):
 
 
 @pytest.mark.guarantee(11)
-@pytest.mark.parametrize("failing", ["read", "write"])
+@rows("failing", ["read", "write"])
 async def test_a_failing_backend_is_one_clean_error_before_anything_is_sent(
     site_of: Callable[..., Site], failing: str
 ) -> None:
@@ -151,10 +151,8 @@ async def test_an_application_that_catches_the_error_can_still_answer(site_of: C
     assert reply.headers == []
 
 
-@pytest.mark.parametrize("kind", ["http", "websocket"])
-@pytest.mark.parametrize(
-    "save", [Session.persist, lambda session: update_atomically(session, len)], ids=["persist", ""]
-)
+@rows("kind", ["http", "websocket"])
+@rows("save", [Session.persist, lambda session: update_atomically(session, len)], ids=["persist", ""])
 async def test_saving_by_hand_after_the_save_failed_is_an_error_and_does_not_wait_for_ever(
     site_of: Callable[..., Site], save: Callable[[Session], Any], kind: str
 ) -> None:

@@ -15,6 +15,7 @@ from starsessions import (
     SessionTooLarge,
     get_miss_reason,
 )
+from starsessions.core.cookies import CookieSpec
 from starsessions.core.encoding import to_base64url
 from tests.rows import rows
 from tests.site import KEY, Browser, Clock, DictBackend, Site
@@ -33,7 +34,7 @@ def noise(size: int) -> str:
 
 @pytest.mark.requirement("ASVS 3.3.1", "NIST 5.1(4)", "NIST 5.1", "NIST 5.1.1(1)")
 @pytest.mark.guarantee(6)
-@pytest.mark.parametrize(
+@rows(
     ("scheme", "https_only", "secure"),
     [
         ("http", None, False),
@@ -138,7 +139,7 @@ async def test_a_hostile_cookie_header_is_ignored(
 
 
 @pytest.mark.guarantee(7)
-@pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
+@rows("make", [CookieBackend, EncryptedCookieBackend])
 async def test_a_cookie_over_4096_bytes_is_an_error_that_names_the_size_and_the_largest_keys(
     site_of: Callable[..., Site], make: Callable[..., SessionBackend]
 ) -> None:
@@ -157,7 +158,7 @@ async def test_a_cookie_over_4096_bytes_is_an_error_that_names_the_size_and_the_
 
 @pytest.mark.requirement("ASVS 3.3.5")
 @pytest.mark.guarantee(7)
-@pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
+@rows("make", [CookieBackend, EncryptedCookieBackend])
 async def test_the_limit_is_4096_bytes_of_name_and_value_exactly(
     site_of: Callable[..., Site], make: Callable[..., SessionBackend]
 ) -> None:
@@ -186,7 +187,7 @@ async def test_an_id_of_a_custom_backend_that_is_too_long_is_an_error(site_of: C
 
 
 @pytest.mark.guarantee(7)
-@pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
+@rows("make", [CookieBackend, EncryptedCookieBackend])
 async def test_compression_makes_repetitive_data_fit(
     site_of: Callable[..., Site], make: Callable[..., SessionBackend]
 ) -> None:
@@ -197,7 +198,7 @@ async def test_compression_makes_repetitive_data_fit(
 
 
 @pytest.mark.guarantee(7)
-@pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
+@rows("make", [CookieBackend, EncryptedCookieBackend])
 async def test_a_large_session_is_split_when_that_is_asked_for(
     site_of: Callable[..., Site], clock: Clock, make: Callable[..., SessionBackend]
 ) -> None:
@@ -261,13 +262,24 @@ async def test_a_value_that_only_the_custom_backend_knows_is_weighed_as_nothing(
         await site_of(backend=Tokens()).visit(lambda session: session.update(a=1, b=complex(1, 2)))
 
 
-@pytest.mark.parametrize("length", [3_700, 4_000, 5_000])
+@rows("length", [3_700, 4_000, 5_000])
 async def test_a_path_that_leaves_no_room_is_an_error_and_ends_no_session(
     site_of: Callable[..., Site], length: int
 ) -> None:
     site = site_of(backend=CookieBackend(KEY, max_cookies=3), path="/" + "p" * length)
     with pytest.raises(SessionTooLarge):
         await site.visit(lambda session: session.update(x=noise(2_000)))
+
+
+async def test_a_path_may_leave_256_bytes_for_the_token_and_no_less(site_of: Callable[..., Site]) -> None:
+    def attributes(path: str) -> int:
+        return len(CookieSpec(path=path).set("session-9", "", 14 * 24 * 60 * 60, False)[1])
+
+    path = "/" + "p" * (4096 - 256 - attributes("/"))
+    backend = CookieBackend(KEY, max_cookies=3)
+    await site_of(backend=backend, path=path).visit(lambda session: session.update(x=1))
+    with pytest.raises(SessionTooLarge):
+        await site_of(backend=backend, path=path + "p").visit(lambda session: session.update(x=1))
 
 
 async def test_a_server_side_session_has_no_such_limit(site_of: Callable[..., Site]) -> None:

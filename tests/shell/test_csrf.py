@@ -118,12 +118,12 @@ def test_the_refusal_of_a_sandboxed_frame_names_a_cure_that_works(browser_of: Br
     assert "trusted_origins" not in response.text
 
 
-@pytest.mark.parametrize("headers", [OWN, {"Sec-Fetch-Site": "none"}, {"Origin": "http://testserver"}, {}])
+@rows("headers", [OWN, {"Sec-Fetch-Site": "none"}, {"Origin": "http://testserver"}, {}])
 def test_same_origin_requests_and_non_browser_clients_pass(browser_of: BrowserOf, headers: dict[str, str]) -> None:
     assert browser_of(bank()).post("/transfer", headers=headers).status_code == 200
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+@rows("method", ["GET", "HEAD", "OPTIONS"])
 def test_links_from_other_sites_and_preflights_pass(browser_of: BrowserOf, method: str) -> None:
     assert browser_of(bank()).request(method, "/", headers=CROSS_SITE).status_code == 200
 
@@ -163,7 +163,7 @@ async def test_a_path_in_bypass_takes_anything_and_no_other_path_does(path: str,
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@rows(
     ("root_path", "path", "status"),
     [("", "/hooks/", 200), ("", "/hooks/\n", 403), ("/hooks", "/hooks/hooks/", 200), ("/ho", "/hooks/", 200)],
 )
@@ -183,7 +183,7 @@ def test_a_path_that_only_leads_to_one_in_bypass_is_not_exempt(browser_of: Brows
     assert browser.post("/hooks", headers=CROSS_SITE).status_code == 403
 
 
-@pytest.mark.parametrize(
+@rows(
     ("path", "status"),
     [("/bank/hooks/a", 200), ("/hooks/a", 403), ("/bankhooks/a", 403), ("/bank", 403), ("/bank/bank/hooks/a", 403)],
 )
@@ -245,7 +245,7 @@ def refuse_a_person(request: Request, error: CsrfFailed) -> Response:
     return JSONResponse({"error": error.why, "path": request.session.get("path", "/transfer")}, error.status_code)
 
 
-@pytest.mark.parametrize("refuse", [refuse_now, refuse_later, refuse_a_person])
+@rows("refuse", [refuse_now, refuse_later, refuse_a_person])
 def test_the_application_can_handle_rejected_requests(browser_of: BrowserOf, refuse: Any) -> None:
     browser = browser_of(bank(refuse=refuse))
     response = browser.post("/transfer", headers=CROSS_SITE)
@@ -254,7 +254,7 @@ def test_the_application_can_handle_rejected_requests(browser_of: BrowserOf, ref
         pass
 
 
-@pytest.mark.parametrize(
+@rows(
     "settings",
     [
         {"trusted_origins": "https://admin.example"},

@@ -237,7 +237,7 @@ async def test_an_atomic_update_after_the_first_one_was_lost_is_made_once(
 
 
 @pytest.mark.guarantee(21)
-@pytest.mark.parametrize("by_hand", [False, True])
+@rows("by_hand", [False, True])
 async def test_a_sign_in_that_was_revoked_meanwhile_raises_and_does_not_answer_as_if_done(
     site_of: Callable[..., Site], listing: SessionBackend, by_hand: bool
 ) -> None:

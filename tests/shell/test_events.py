@@ -37,6 +37,7 @@ from starsessions.events import (
 )
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
+from tests.rows import rows
 from tests.shell.people import sign_in, signed_in
 from tests.shell.test_websocket import connect
 from tests.site import KEY, Browser, Clock, Site
@@ -56,7 +57,7 @@ async def reuse_a_rotated_id(site: Site, clock: Clock) -> Browser:
 
 @pytest.mark.requirement("NIST 5.3")
 @pytest.mark.guarantee(16)
-@pytest.mark.parametrize("waits", [False, True])
+@rows("waits", [False, True])
 async def test_reuse_of_a_rotated_id_is_reported_with_its_handle(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, waits: bool
 ) -> None:
@@ -219,7 +220,7 @@ async def test_a_revocation_is_reported_by_the_request_that_revokes(
 
 
 @pytest.mark.guarantee(24)
-@pytest.mark.parametrize("atomically", [False, True])
+@rows("atomically", [False, True])
 async def test_a_resolved_conflict_is_reported(
     site_of: Callable[..., Site], store_backend: SessionBackend, atomically: bool
 ) -> None:
@@ -300,7 +301,7 @@ class Failing(MemoryStore):
 
 
 @pytest.mark.guarantee(24)
-@pytest.mark.parametrize("on_unavailable", ["error", "anonymous"])
+@rows("on_unavailable", ["error", "anonymous"])
 async def test_a_failing_store_is_reported(site_of: Callable[..., Site], clock: Clock, on_unavailable: str) -> None:
     heard: list[Event] = []
     backend = StoreBackend(Failing(), clock=clock)

@@ -321,7 +321,7 @@ async def test_what_equals_nothing_is_no_change_that_comes_too_late(site_of: Cal
     assert "odd" in await site.data()
 
 
-@pytest.mark.parametrize("change", ["tea", ("tea", 1)])
+@rows("change", ["tea", ("tea", 1)])
 async def test_a_list_that_code_in_c_handed_out_is_saved_if_the_session_is_told(
     site_of: Callable[..., Site], backend: SessionBackend, change: Any
 ) -> None:
@@ -346,7 +346,7 @@ class Colour(Enum):
 
 
 @pytest.mark.guarantee(3)
-@pytest.mark.parametrize("make", [InMemoryBackend, lambda: EncryptedCookieBackend(KEY)])
+@rows("make", [InMemoryBackend, lambda: EncryptedCookieBackend(KEY)])
 async def test_a_value_that_would_change_its_type_raises_before_any_header_is_sent(
     site_of: Callable[..., Site], make: Callable[[], SessionBackend]
 ) -> None:

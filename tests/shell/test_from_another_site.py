@@ -57,7 +57,7 @@ async def test_a_path_forges_no_line_of_the_log(
     assert [("\n" in one.getMessage(), len(one.getMessage()) < 600) for one in caplog.records] == [(False, True)] * 3
 
 
-@pytest.mark.parametrize("act", [Session.persist, update], ids=["persist", "update_atomically"])
+@rows("act", [Session.persist, update], ids=["persist", "update_atomically"])
 async def test_saving_by_hand_in_a_callback_raises_and_names_the_guide(
     site_of: Callable[..., Site], backend: SessionBackend, act: Any
 ) -> None:

@@ -16,6 +16,7 @@ from starsessions import (
     SessionMiddleware,
     get_miss_reason,
 )
+from tests.rows import rows
 from tests.site import KEY, Clock, Site
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +34,7 @@ async def why(session: Session) -> MissReason | None:
 
 
 @pytest.mark.guarantee(8)
-@pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
+@rows("make", [CookieBackend, EncryptedCookieBackend])
 async def test_a_session_with_an_old_key_is_read_and_rewritten_with_the_first_key(
     site_of: Callable[..., Site], make: Callable[..., Any]
 ) -> None:
@@ -60,7 +61,7 @@ async def test_rich_data_in_a_signed_cookie_follows_the_key_list_too(
     assert await both.data() == {"tags": {"a"}}
 
 
-@pytest.mark.parametrize("make", [CookieBackend, EncryptedCookieBackend])
+@rows("make", [CookieBackend, EncryptedCookieBackend])
 async def test_a_key_may_be_bytes_or_starlettes_secret(site_of: Callable[..., Site], make: Callable[..., Any]) -> None:
     text, others = site_of(backend=make(KEY)), [site_of(backend=make(KEY.encode())), site_of(backend=make(Secret(KEY)))]
     await text.visit(sign_in)
@@ -97,7 +98,7 @@ async def test_an_s1_cookie_is_rejected_under_another_name(site_of: Callable[...
 
 
 @pytest.mark.guarantee(8)
-@pytest.mark.parametrize("value", [{"user": "ann"}, {"user": {"ann"}}], ids=["Starlette's form", "our form"])
+@rows("value", [{"user": "ann"}, {"user": {"ann"}}], ids=["Starlette's form", "our form"])
 async def test_the_encrypted_backend_rejects_signed_cookies_without_accept_signed(
     site_of: Callable[..., Site], value: dict[str, Any]
 ) -> None:
@@ -136,14 +137,14 @@ def test_a_strong_key_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("key", ["", b"", "\ud800", [], [""], [["nested"]], 5, {"a": 1}, [None]], ids=repr)
+@rows("key", ["", b"", "\ud800", [], [""], [["nested"]], 5, {"a": 1}, [None]], ids=repr)
 def test_an_invalid_key_fails_at_startup(key: Any) -> None:
     for make in (CookieBackend, EncryptedCookieBackend):
         with pytest.raises(ImproperlyConfigured, match="secret_key"):
             make(key)
 
 
-@pytest.mark.parametrize("settings", [{"max_cookies": 0}, {"max_cookies": 10}, {"max_cookies": "2"}], ids=str)
+@rows("settings", [{"max_cookies": 0}, {"max_cookies": 10}, {"max_cookies": "2"}], ids=str)
 def test_a_max_cookies_that_servers_reject_fails_at_startup(settings: dict[str, Any]) -> None:
     with pytest.raises(ImproperlyConfigured, match="max_cookies"):
         CookieBackend(KEY, **settings)

@@ -97,7 +97,7 @@ def test_every_reader_sees_the_data_of_a_loaded_session(reader: str) -> None:
     assert "cart" in repr(READERS[reader](session)) or READERS[reader](session) is not None
 
 
-@pytest.mark.parametrize("store", [InMemoryBackend, lambda: StoreBackend(MemoryStore())])
+@rows("store", [InMemoryBackend, lambda: StoreBackend(MemoryStore())])
 async def test_a_session_that_loads_itself_is_loaded_for_json_too(store: Callable[[], SessionBackend]) -> None:
     """Also where `scope["session"]` is used, and Starlette's `request.session` never is."""
     site = Site(backend=store(), autoload=True)

@@ -34,6 +34,7 @@ from starsessions.backends.server_side import StoreBackend
 from starsessions.lifecycle.outage import Outage, cause_of
 from starsessions.stores.memory import MemoryStore
 from starsessions.watch import revalidate
+from tests.rows import rows
 from tests.shell.test_websocket import connect
 from tests.site import Clock, Reply, Site, call
 
@@ -201,7 +202,7 @@ CHANGES: dict[str, Callable[[Session], Any]] = {
 
 
 @pytest.mark.guarantee(20)
-@pytest.mark.parametrize("change", CHANGES)
+@rows("change", CHANGES)
 async def test_a_session_that_could_not_be_loaded_is_never_replaced_by_a_new_one(
     site_of: Callable[..., Site], backend: StoreBackend, store: Failing, change: str
 ) -> None:
@@ -303,14 +304,16 @@ async def test_an_outage_is_one_line_each_minute_and_one_at_its_end(
     assert "Traceback" in caplog.text
 
 
-def test_the_cause_of_an_outage_names_the_root_and_quotes_no_driver() -> None:
+@rows("link", ["__cause__", "__context__"])
+def test_the_cause_of_an_outage_names_the_root_and_quotes_no_driver(link: str) -> None:
     for first, root, says in [
         (LookupError("SECRET"), None, "LookupError."),
         (LookupError("SECRET"), ValueError("SECRET"), "LookupError, ValueError."),
         (LookupError("SECRET"), OSError("SECRET"), "LookupError, OSError."),
     ]:
         error = BackendUnavailable("The store failed: LookupError.")
-        error.__cause__, first.__context__ = first, root
+        error.__cause__ = first
+        setattr(first, link, root)
         assert cause_of(error) == says
 
 
@@ -487,7 +490,7 @@ def test_a_backend_that_cannot_start_stops_the_server_with_its_message() -> None
         raise AssertionError("it did start")
 
 
-@pytest.mark.parametrize("says_so", [False, True])
+@rows("says_so", [False, True])
 async def test_a_backend_that_cannot_start_reports_it_once_in_the_protocol(says_so: bool) -> None:
     sent: list[Any] = []
 

@@ -242,7 +242,7 @@ async def test_after_the_headers_nothing_is_rotated(
     assert await site.data() == {"user": "ann", "n": 1}
 
 
-@pytest.mark.parametrize("kind", ["signed", "encrypted", "custom"])
+@rows("kind", ["signed", "encrypted", "custom"])
 async def test_a_backend_without_grace_raises_for_a_grace(
     site_of: Callable[..., Site], clock: Clock, kind: str
 ) -> None:
@@ -261,7 +261,7 @@ async def test_an_invalid_grace_is_rejected(
         await site.visit(lambda session: session.regenerate_id(grace=grace))
 
 
-@pytest.mark.parametrize("again", [put(flash="too late"), Session.persist], ids=["puts something in", "persists"])
+@rows("again", [put(flash="too late"), Session.persist], ids=["puts something in", "persists"])
 async def test_a_request_whose_session_was_rotated_elsewhere_leaves_the_new_id_in_the_browser(
     site_of: Callable[..., Site], store_backend: SessionBackend, again: Callable[[Session], Any]
 ) -> None:
@@ -284,7 +284,7 @@ async def test_a_request_whose_session_was_rotated_elsewhere_leaves_the_new_id_i
     assert await elsewhere.data(browser) == {"a": 1, "user": "ann"}
 
 
-@pytest.mark.parametrize("then", [put(c=3), lambda session: update_atomically(session, lambda data: data.update(c=3))])
+@rows("then", [put(c=3), lambda session: update_atomically(session, lambda data: data.update(c=3))])
 async def test_a_cookie_that_was_to_be_set_is_not_if_the_session_is_rotated_with_a_grace_meanwhile(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, then: Callable[[Session], Any]
 ) -> None:

@@ -77,7 +77,7 @@ def test_a_session_that_no_handler_can_see_is_reported_at_start(caplog: pytest.L
     assert "scope_key" in record.message
 
 
-@pytest.mark.parametrize(
+@rows(
     ("inner", "outer", "is_reported"),
     [
         ({"secret_key": KEY}, {"secret_key": KEY}, True),
@@ -97,6 +97,7 @@ def test_a_session_that_no_handler_can_see_is_reported_at_start(caplog: pytest.L
 def test_two_that_read_each_others_cookies_in_starlettes_format_are_reported_at_start(
     inner: dict[str, Any], outer: dict[str, Any], is_reported: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.clear()
     app = Starlette()
     app.add_middleware(SessionMiddleware, session_cookie="inner", scope_key="inner", **inner)
     app.add_middleware(SessionMiddleware, session_cookie="outer", **outer)
@@ -297,7 +298,7 @@ def test_a_cycle_of_applications_does_not_hang_the_check() -> None:
     SessionMiddleware(MagicMock(), secret_key=KEY)
 
 
-@pytest.mark.parametrize("inner_first", [True, False])
+@rows("inner_first", [True, False])
 def test_the_order_of_middlewares_that_use_the_session_is_starlettes(inner_first: bool) -> None:
     class Uses:
         def __init__(self, app: Any) -> None:

@@ -286,7 +286,7 @@ async def test_a_message_said_after_signing_out_is_not_wiped_with_the_site(
 
 
 @pytest.mark.requirement("ASVS 7.2.4")
-@pytest.mark.parametrize("kind", ["rotated", "signed in again"])
+@rows("kind", ["rotated", "signed in again"])
 async def test_a_copy_of_an_old_signed_or_encrypted_cookie_is_invalid(
     site_of: Callable[..., Site], clock: Clock, kind: str
 ) -> None:

@@ -274,7 +274,7 @@ async def test_when_all_are_ended_none_that_was_busy_is_left_off_the_list(
 
 @pytest.mark.requirement("ASVS 7.1.2")
 @pytest.mark.guarantee(21)
-@pytest.mark.parametrize("too_many", ["evict", "refuse"])
+@rows("too_many", ["evict", "refuse"])
 async def test_of_two_concurrent_sign_ins_one_exceeds_the_limit(kind: Any, clock: Clock, too_many: str) -> None:
     async def try_to(session: Session) -> None:
         with suppress(TooManySessions):
@@ -326,8 +326,8 @@ async def break_at_each_call(kind: Any, clock: Clock, before: Any, act: Any, how
         await story.end_all()
 
 
-@pytest.mark.parametrize("act", [rotate, and_rotate], ids=["rotate", "and rotate"])
-@pytest.mark.parametrize("seconds", [0, 1])
+@rows("act", [rotate, and_rotate], ids=["rotate", "and rotate"])
+@rows("seconds", [0, 1])
 async def test_a_session_that_got_a_new_id_stays_on_the_list_for_as_long_as_it_is_used(
     kind: Any, clock: Clock, act: Any, seconds: int
 ) -> None:

@@ -83,7 +83,7 @@ async def test_the_list_shows_recognisable_devices_and_no_ids_or_keys(
     assert await site.data(Browser({"session": oldest.handle})) == {}
 
 
-@pytest.mark.parametrize("ann", [Markup("ann"), Name.ANN, quoted_name("ann", quote=True)], ids=repr)
+@rows("ann", [Markup("ann"), Name.ANN, quoted_name("ann", quote=True)], ids=repr)
 async def test_a_user_id_of_a_subclass_is_the_id_as_text(
     site_of: Callable[..., Site], listing: SessionBackend, ann: str
 ) -> None:
@@ -371,7 +371,20 @@ async def test_the_newest_sign_in_is_the_first_and_a_session_keeps_its_name_when
         assert before[1] in [one.handle for one in await sessions.list("ann")]
 
 
-@pytest.mark.parametrize("seal", [False, KEY])
+async def test_sessions_that_a_shorter_timeout_has_ended_are_not_listed_or_counted(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    """The store still has them: they were saved before the release that shortened it."""
+    store = MemoryStore()
+    await site_of(backend=StoreBackend(store, clock=clock)).visit(sign_in())
+    clock.advance(101)
+    backend = StoreBackend(store, clock=clock)
+    site_of(backend=backend, absolute_timeout=100)
+    assert await UserSessions(backend).list("ann") == []
+    assert await UserSessions(backend).revoke_all("ann") == 0
+
+
+@rows("seal", [False, KEY])
 async def test_revocations_are_encrypted_if_the_stores_sessions_are(
     site_of: Callable[..., Site], clock: Clock, seal: str | Literal[False]
 ) -> None:
@@ -599,7 +612,7 @@ async def test_parallel_sign_ins_are_never_more_than_allowed(
     assert alive.count("ann") == 3
 
 
-@pytest.mark.parametrize(
+@rows(
     ("settings", "complaint"),
     [
         ({"max_sessions_per_user": 0}, "1 or more"),

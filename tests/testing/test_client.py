@@ -32,6 +32,7 @@ from starsessions.backends.server_side import StoreBackend
 from starsessions.stores.memory import MemoryStore
 from starsessions.testing import Clock, session_of, sign_in
 from starsessions.users import UserSessions
+from tests.rows import rows
 from tests.site import KEY
 
 BrowserOf = Callable[..., TestClient]
@@ -225,7 +226,7 @@ class Down(StoreBackend):
         raise BackendUnavailable("The store is down.")
 
 
-@pytest.mark.parametrize("autoload", [True, False])
+@rows("autoload", [True, False])
 def test_a_store_that_fails_is_an_error_of_the_test(browser_of: BrowserOf, autoload: bool) -> None:
     client = browser_of(app_with(Down(), autoload=autoload))
     with pytest.raises(BackendUnavailable), session_of(client) as session:
@@ -287,7 +288,7 @@ APPS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.guarantee(25)
-@pytest.mark.parametrize("kind", [kind for kind in APPS if kind != "two layers"])
+@rows("kind", [kind for kind in APPS if kind != "two layers"])
 def test_the_middleware_is_found_wherever_it_is(browser_of: BrowserOf, kind: str) -> None:
     client = browser_of(APPS[kind]())
     with session_of(client) as session:
@@ -296,7 +297,7 @@ def test_the_middleware_is_found_wherever_it_is(browser_of: BrowserOf, kind: str
     assert client.get("/").json() == {"user": "ann"}
 
 
-@pytest.mark.parametrize("started", [False, True])
+@rows("started", [False, True])
 def test_an_application_may_have_answered_before_or_not(browser_of: BrowserOf, started: bool) -> None:
     client = browser_of(app_with(CookieBackend(KEY)))
     if started:
@@ -383,7 +384,7 @@ def app_with_people(backend: SessionBackend, **settings: Any) -> Starlette:
 
 
 @pytest.mark.guarantee(25)
-@pytest.mark.parametrize("started", [False, True])
+@rows("started", [False, True])
 def test_a_user_is_signed_in_in_one_line(browser_of: BrowserOf, backend: SessionBackend, started: bool) -> None:
     app = app_with_people(backend)
     with ExitStack() as stack:

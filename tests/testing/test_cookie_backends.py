@@ -16,6 +16,7 @@ from starsessions.stores import MemoryStore
 from starsessions.testing import CookieBackendSuite, OpenBackend
 from starsessions.testing.conformance.cookie_rules import COOKIE, CookieFixture, cookie_fixture
 from starsessions.testing.conformance.verdict import verdicts
+from tests.rows import rows
 from tests.site import KEY
 
 NOT_ENCRYPTED = {"encrypted": "it is signed: users can read it"}
@@ -192,7 +193,7 @@ async def broken_by(make: Callable[[], SessionBackend]) -> set[str]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize("make", WRONG, ids=lambda make: make.__name__)
+@rows("make", WRONG, ids=lambda make: make.__name__)
 async def test_a_wrong_backend_fails_exactly_the_rules_that_its_mistake_breaks(
     make: Callable[[], SessionBackend],
 ) -> None:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-import pytest
+from tests.rows import rows
 
 
 def said_by(code: str) -> str:
@@ -11,7 +11,7 @@ def said_by(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("imported", "unwanted"),
     [
         ("starsessions", ["starsessions.testing", "pytest", "hypothesis"]),

@@ -6,8 +6,9 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from starsessions.testing.conformance.interleaving import Schedule, in_every_order, step
+from tests.rows import rows
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.once]
 
 
 def walking(walked: list[str], name: str, steps: int) -> Callable[[], Awaitable[str]]:
@@ -21,7 +22,7 @@ def walking(walked: list[str], name: str, steps: int) -> Callable[[], Awaitable[
     return walk
 
 
-@pytest.mark.parametrize(
+@rows(
     ("steps", "orders"),
     [
         ({"a": 1}, 1),

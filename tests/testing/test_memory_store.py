@@ -7,6 +7,7 @@ import pytest
 
 from starsessions.stores.memory import MemoryStore
 from starsessions.testing import OpenStore, StoreSuite
+from tests.backends import part
 
 
 class TestMemoryStore(StoreSuite):
@@ -28,6 +29,7 @@ class TestMemoryStore(StoreSuite):
 class TestMemoryOfAConnection(StoreSuite):
     """A store that cannot be opened twice, and is told so by its suite."""
 
+    contract = part.DRIVERS
     declines: ClassVar = TestMemoryStore.declines | {"several_connections": "each connection has a memory of its own"}
 
     @pytest.fixture

@@ -11,6 +11,7 @@ from starsessions import BackendUnavailable, InMemoryBackend, SessionBackend
 from starsessions.testing.conformance import broken_stores as stores
 from starsessions.testing.conformance.app import Site
 from starsessions.testing.conformance.model import GRACE, MAX_AGE, SETTINGS, SessionMachine, check_against_model
+from tests.rows import rows
 from tests.site import Clock, DictBackend
 from tests.testing import test_wrong_backends
 from tests.testing.test_wrong_backends import in_store
@@ -44,7 +45,7 @@ class Fails(DictBackend):
         raise self.error
 
 
-@pytest.mark.parametrize(
+@rows(
     ("error", "comes_out"),
     [
         (ValueError("broken"), pytest.raises(ValueError, match="broken")),
@@ -144,7 +145,8 @@ WRONG: dict[str, Callable[[], SessionBackend]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.once
+@rows("name", WRONG)
 def test_the_model_finds_wrong_backends(name: str) -> None:
     looking = settings(HERE, max_examples=1000, phases=[Phase.generate])  # and no time for a shorter story
     with pytest.raises(Exception, match=r"should have seen|should show|against the model|cookie|token"):

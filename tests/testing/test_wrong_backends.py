@@ -19,7 +19,10 @@ from starsessions.core.record import Found, MissReason, Record
 from starsessions.testing.conformance import broken_stores as stores
 from starsessions.testing.conformance.backend_rules import BACKEND, BackendFixture
 from starsessions.testing.conformance.verdict import NoVerdict, ends
+from tests.rows import rows
 from tests.site import DictBackend
+
+pytestmark = pytest.mark.once
 
 
 def in_store(kind: Callable[[stores.Entries], Any]) -> Callable[[], SessionBackend]:
@@ -213,7 +216,7 @@ async def broken_by(make: Callable[[], SessionBackend]) -> set[str]:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize("name", WRONG)
+@rows("name", WRONG)
 @pytest.mark.anyio
 async def test_a_wrong_backend_fails_exactly_the_rules_that_its_mistake_breaks(name: str) -> None:
     make, expected = WRONG[name]
@@ -221,7 +224,7 @@ async def test_a_wrong_backend_fails_exactly_the_rules_that_its_mistake_breaks(n
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize("store", [*stores.LEGAL, stores.HasAnIndex], ids=lambda store: store.__name__)
+@rows("store", [*stores.LEGAL, stores.HasAnIndex], ids=lambda store: store.__name__)
 @pytest.mark.anyio
 async def test_a_backend_over_an_unusual_but_correct_store_follows_all_rules(
     store: Callable[[stores.Entries], Any],

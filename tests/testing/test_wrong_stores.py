@@ -20,12 +20,16 @@ from starsessions.testing.conformance.broken_stores import (
     TakesAThousandBytes,
     failing_rules,
 )
+from tests.rows import rows
+
+pytestmark = pytest.mark.once
+
 
 # On one event loop, because trio shuffles what goes at once, and some mistakes show in one order only.
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize("store", [*LEGAL, HasAnIndex], ids=lambda store: store.__name__)
+@rows("store", [*LEGAL, HasAnIndex], ids=lambda store: store.__name__)
 @pytest.mark.anyio
 async def test_an_unusual_but_correct_store_follows_all_rules(store: Kind) -> None:
     assert await failing_rules(store) == frozenset()
@@ -43,7 +47,7 @@ class TestTheRules(RulesSuite):
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize(
+@rows(
     ("store", "stated", "is_kept"),
     [
         (TakesAThousandBytes, 1000, True),

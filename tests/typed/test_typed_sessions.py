@@ -523,7 +523,7 @@ class Numbers(pydantic.BaseModel):
 NUMBERS = TypedSession(Numbers)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("typed", "change", "message"),
     [
         (SHOP, lambda shop: setattr(shop, "theme", 5), 'session["theme"] is an int'),
@@ -685,7 +685,7 @@ def broken(version: int, data: dict[str, Any]) -> dict[str, Any]:
     raise KeyError("xyzzy")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("migrate", "why"),
     [
         (broken, "KeyError"),
@@ -697,6 +697,7 @@ def broken(version: int, data: dict[str, Any]) -> dict[str, Any]:
 async def test_a_migration_that_fails_gives_a_fresh_model(
     site_of: SiteOf, caplog: pytest.LogCaptureFixture, migrate: Any, why: str
 ) -> None:
+    caplog.clear()
     typed = TypedSession(Shop, version=2, migrate=migrate)
     site = site_of()
     await site.visit(stored(theme="dark", user="ann"))
@@ -755,7 +756,7 @@ async def test_a_class_whose_fields_lack_defaults_is_rejected_with_the_cure() ->
     TypedSession(Strict, new=lambda: Strict(name="Ann"))
 
 
-@pytest.mark.parametrize("version", [0, True, "2"])
+@rows("version", [0, True, "2"])
 async def test_a_version_is_an_int_of_at_least_one(version: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="version must be an int"):
         TypedSession(Shop, version=version)
