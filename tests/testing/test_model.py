@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import Phase, settings
 
-from starsessions import BackendUnavailable, InMemoryBackend, SessionBackend
+from starsessions import BackendUnavailable, InMemoryBackend, Session, SessionBackend
 from starsessions.testing.conformance import broken_stores as stores
 from starsessions.testing.conformance.app import Site
-from starsessions.testing.conformance.model import GRACE, MAX_AGE, SETTINGS, SessionMachine, check_against_model
+from starsessions.testing.conformance.model import GRACE, MAX_AGE, SETTINGS, SessionMachine, _Visit, check_against_model
 from tests.rows import rows
 from tests.site import Clock, DictBackend
 from tests.testing import test_wrong_backends
@@ -34,6 +35,30 @@ def test_a_backend_of_four_methods_agrees_with_the_model(rolling: bool) -> None:
 
 def test_a_backend_over_a_store_agrees_with_the_model() -> None:
     check_against_model(in_store(stores.Waits), settings=HERE)
+
+
+class NeverReachesItsHandler(Site):
+    async def visit(self, token: str | None, act: Any) -> Any:
+        raise RuntimeError("broken")
+
+
+@pytest.mark.anyio
+async def test_a_request_that_fails_before_its_handler_ends_the_run() -> None:
+    site = NeverReachesItsHandler(InMemoryBackend(), Clock())
+    early, late = _Visit(site, None), _Visit(site, None)
+
+    async def wait_for_it() -> None:
+        with pytest.raises(RuntimeError, match="broken"):
+            await early.do(Session.load)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait_for_it)
+        await anyio.lowlevel.checkpoint()
+        for visit in (early, late):
+            with pytest.raises(RuntimeError, match="broken"):
+                await visit.run()
+    with pytest.raises(RuntimeError, match="broken"):
+        await late.do(Session.load)
 
 
 class Fails(DictBackend):

@@ -142,9 +142,15 @@ class _Visit:
         self._act: Act | None = None
         self._is_told, self._has_done = Event(), Event()
         self._outcome: Any = None
+        self._failure: Exception | None = None
 
     async def run(self) -> Answer:
-        return await self._site.visit(self._token, self._handle)
+        try:
+            return await self._site.visit(self._token, self._handle)
+        except Exception as error:
+            self._failure = error
+            self._has_done.set()  # or `do` would wait for a handler that never answers
+            raise
 
     async def _handle(self, session: Session) -> None:
         while True:
@@ -160,11 +166,13 @@ class _Visit:
 
     async def do(self, act: Act) -> Any:
         self._act, self._has_done = act, Event()
-        self._is_told.set()
-        await self._has_done.wait()
-        if isinstance(self._outcome, Exception):
-            raise self._outcome
-        return self._outcome
+        if self._failure is None:
+            self._is_told.set()
+            await self._has_done.wait()
+        outcome = self._failure or self._outcome
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     async def end(self) -> None:
         self._act = None
@@ -329,6 +337,8 @@ class SessionMachine(RuleBasedStateMachine):
         if not merged:
             there.end(now)
             return ""
+        if request.rotates and self._kept.get(request.token or "") is not there:
+            return None  # the id was rotated, and is in its grace period: its holder gets no new one, and saves nothing
         if request.rotates:
             new = _Kept(merged, now)
             there.went = _Rotation(new, now, now + request.grace, now + MAX_AGE if self._knows_rotations else 0)
