@@ -189,7 +189,7 @@ class TestGarbage:
     async def test_can_be_removed(self, garbage: Any, ask: Any, kind: str) -> None:
         store = await garbage(kind)
         assert await store.delete("key", now=NOW) is False
-        assert await ask("EXISTS", store._name("key")) == 0
+        assert await ask("EXISTS", store._prefix + b"key") == 0
 
     @rows("kind", GARBAGE)
     async def test_does_not_disturb_loads_that_share_a_command(self, garbage: Any, kind: str) -> None:
@@ -465,7 +465,7 @@ class TestTheConnectionThatIsKept:
         assert (pool.taken, pool.out) == (1, 0)
 
     async def test_is_never_one_that_has_failed(self, store: RedisStore, pool: Noting, ask: Any) -> None:
-        await ask("LPUSH", store._name("list"), "a")
+        await ask("LPUSH", store._prefix + b"list", "a")
         assert await store.get("list", now=NOW) is None
         assert (pool.taken, pool.out) == (1, 0)
 

@@ -39,6 +39,11 @@ async def begin(backend: StoreBackend, session_id: str = "first", payload: bytes
     return await backend.create(record(payload), session_id, END, NOW)
 
 
+async def test_an_id_that_was_not_replaced_leads_to_no_data_of_an_earlier_session(backend: StoreBackend) -> None:
+    await begin(backend)
+    assert [await backend.data_before_sign_in(token, None, NOW) for token in ("first", "unknown")] == [None, None]
+
+
 @pytest.mark.requirement("NIST 5.1.1(7)")
 @pytest.mark.guarantee(17)
 async def test_a_dump_of_the_store_reveals_no_session_id(site_of: Callable[..., Site], backend: StoreBackend) -> None:

@@ -20,7 +20,7 @@ from starsessions import CookieBackend, EncryptedCookieBackend, ImproperlyConfig
 from starsessions.core.serializer import Msgpack
 from starsessions.stores import MemoryStore
 from tests.rows import rows
-from tests.site import KEY
+from tests.site import KEY, DictBackend
 
 
 async def count(request: Request) -> Response:
@@ -179,11 +179,11 @@ async def tell(websocket: WebSocket) -> None:
     await websocket.close()
 
 
-STORE, SHARED = MemoryStore(), InMemoryBackend()
+STORE, SHARED, CUSTOM = MemoryStore(), InMemoryBackend(), DictBackend()
 
 
 @pytest.mark.guarantee(12)
-@rows("settings", [{"secret_key": KEY}, {"backend": SHARED}, {"backend": STORE}], ids=str)
+@rows("settings", [{"secret_key": KEY}, {"backend": SHARED}, {"backend": STORE}, {"backend": CUSTOM}], ids=str)
 def test_a_mounted_application_with_the_same_sessions_shares_that_of_the_outer_one(
     settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -196,6 +196,11 @@ def test_a_mounted_application_with_the_same_sessions_shares_that_of_the_outer_o
     assert [record.getMessage()[:50] for record in caplog.records] == [
         "A SessionMiddleware for the cookie 'session' is in"
     ]
+
+
+def test_a_mounted_application_without_autoload_uses_the_session_that_the_outer_one_has_loaded() -> None:
+    browser = mounted({"secret_key": KEY, "autoload": True}, {"secret_key": KEY})
+    assert [browser.get("/sub/").json()["n"] for _ in range(2)] == [1, 2]
 
 
 @rows("settings", [{"secret_key": KEY}, {"backend": SHARED}], ids=str)

@@ -61,6 +61,19 @@ async def test_a_request_that_fails_before_its_handler_ends_the_run() -> None:
         await late.do(Session.load)
 
 
+def test_a_new_id_that_was_asked_for_with_an_id_in_its_grace_period_is_no_difference() -> None:
+    machine = SessionMachine(InMemoryBackend, False, "asyncio")
+    machine.open()
+    try:
+        request = machine.begin(browser=0)
+        machine.rotate(request=request, grace=0)
+        machine.do_it_all_at_once(browser=0, act="rotate", key="a", grace=GRACE)
+        machine.end(request=request)
+        machine.each_token_shows_what_it_should()
+    finally:
+        machine.teardown()
+
+
 class Fails(DictBackend):
     def __init__(self, error: Exception) -> None:
         super().__init__()

@@ -69,6 +69,10 @@ class AdaptedBackend(Backend):
         self._mark = ""
         self.clock: Clock = inner.clock
 
+    @property
+    def place(self) -> object:
+        return self.inner
+
     def prepare(self, binding: Binding, policy: Policy) -> None:
         # Under a middleware, sessions expire, so their times are stored. A Session used by hand stores only its data.
         super().prepare(binding, policy)

@@ -246,9 +246,9 @@ class Backend(SessionBackend):
         return self.bound_for() if bound is None else bound
 
     @property
+    @abstractmethod
     def place(self) -> object:
         """Where the sessions are: equal for two backends that find the same sessions by the same cookie."""
-        return self if self.original is None else self.original
 
     def by_hand(self) -> Self:
         """Return the copy that `read`, `write`, `remove` and `exists` work on."""

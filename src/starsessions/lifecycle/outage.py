@@ -31,8 +31,8 @@ class Outage:
         """
         _log.debug("The session store failed.", exc_info=error)
         again = "still fails" if self.is_known else "failed"
-        parts = again, cause_of(error), outcome, self._others()
-        if self._notices.warn("failed", "The session store %s: %s %s%s", *parts, every=EVERY, level=logging.ERROR):
+        message = f"The session store {again}: {cause_of(error)} {outcome}{self._others()}"
+        if self._notices.warn("failed", message, every=EVERY, level=logging.ERROR):
             self.is_known, self._unlogged = True, 0
         else:
             self._unlogged += 1
