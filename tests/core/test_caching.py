@@ -99,6 +99,23 @@ def test_applying_the_headers_twice_changes_nothing(headers: RawHeaders) -> None
     assert headers == once
 
 
+@rows(
+    ("said", "targeted", "invited"),
+    [
+        (b"private", b"max-age=60", True),
+        (b"private", b"public", True),
+        (b"private", b"private, max-age=60", False),
+        (b"private", b"no-store, max-age=60", False),
+        (b"private", b"must-revalidate", False),
+        (b"max-age=60", b"no-cache", False),
+        (b"public", b"no-store", True),
+    ],
+)
+def test_a_header_for_cdns_invites_them_with_a_lifetime(said: bytes, targeted: bytes, invited: bool) -> None:
+    """It takes precedence over a private `Cache-Control` in the caches that it is meant for (RFC 9213)."""
+    assert invites_shared_caches([(b"cache-control", said), (b"CDN-Cache-Control", targeted)]) == invited
+
+
 TARGETED = (b"cdn-cache-control", b"Surrogate-Control", b"Cloudflare-CDN-Cache-Control", b"x-cache-control")
 
 

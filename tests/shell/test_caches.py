@@ -181,13 +181,22 @@ async def test_a_response_that_only_reads_may_be_stored_unless_no_store_is_set(
 
 
 @pytest.mark.guarantee(10)
-@rows("said", [b"public, max-age=60", b"s-maxage=60"])
+@rows(
+    ("name", "said"),
+    [
+        (b"cache-control", b"public, max-age=60"),
+        (b"cache-control", b"s-maxage=60"),
+        (b"CDN-Cache-Control", b"max-age=60"),
+        (b"surrogate-control", b"max-age=60"),
+        (b"cloudflare-cdn-cache-control", b"public"),
+    ],
+)
 async def test_an_invitation_of_shared_caches_is_reported_once_for_each_path(
-    site_of: Callable[..., Site], caplog: pytest.LogCaptureFixture, said: bytes
+    site_of: Callable[..., Site], caplog: pytest.LogCaptureFixture, name: bytes, said: bytes
 ) -> None:
     caplog.clear()
     site = site_of()
-    site.response = [(b"cache-control", said)]
+    site.response = [(name, said)]
     for path in ("/a", "/b", "/a"):
         await site.visit(lambda session: session.get("a"), path=path)
     await site.visit(path="/c")

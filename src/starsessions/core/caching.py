@@ -6,7 +6,7 @@ CVE-2026-35192 are what happens otherwise. `vary_by_cookie` and `set_no_store` c
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -14,8 +14,9 @@ RawHeaders = list[tuple[bytes, bytes]]
 _QUOTED = re.compile(rb'"[^"]*"')
 _VARY, _NO_STORE = (b"vary", b"Cookie"), (b"cache-control", b"no-store")
 
-# By their length: Vary, Set-Cookie and Cache-Control, and, if storing is forbidden, CDN-Cache-Control and the like.
-_NOTABLE = frozenset({4, 10, 13})
+# By their length: Vary, Set-Cookie and Cache-Control; CDN-Cache-Control, Surrogate-Control and the one of Cloudflare;
+# and, if storing is forbidden, all that are like them.
+_NOTABLE = frozenset({4, 10, 13, 17, 28})
 _NOTABLE_IF_FORBIDDEN = _NOTABLE | frozenset(range(len("x-cache-control"), 64))
 
 
@@ -32,8 +33,8 @@ def make_private(
         forbids_storing: whether no cache may store the response.
 
     Returns:
-        The headers, and those of the application if they are worth a closer look: one may be `Set-Cookie` or
-        `Cache-Control`, by its length.
+        The headers, and those of the application if they are worth a closer look: one may be `Set-Cookie`,
+        `Cache-Control` or `CDN-Cache-Control`, by its length.
     """
     present: RawHeaders = [*headers]  # type: ignore[list-item]  # ASGI: pairs, and nearly always tuples
     notable = _NOTABLE_IF_FORBIDDEN if forbids_storing else _NOTABLE
@@ -81,13 +82,17 @@ def set_no_store(headers: RawHeaders) -> None:
     ]
 
 
-def invites_shared_caches(headers: Iterable[Iterable[bytes]]) -> bool:
-    """Return whether `Cache-Control` lets a shared cache store the response: `public`, or `s-maxage`."""
-    return any(one == b"public" or one.startswith(b"s-maxage") for one in _directives(headers))
+def invites_shared_caches(headers: RawHeaders) -> bool:
+    """Return whether a shared cache may store the response: `public`, `s-maxage`, or a CDN is told how long."""
+    said, targeted = _directives(headers), _directives(headers, _is_targeted)
+    return any(one == b"public" or one.startswith(b"s-maxage") for one in said) or (
+        any(one == b"public" or one.startswith((b"s-maxage", b"max-age")) for one in targeted)
+        and not {b"private", b"no-store"}.intersection(targeted)
+    )
 
 
-def _directives(headers: Iterable[Iterable[bytes]]) -> list[bytes]:
-    present = [value for name, value in headers if len(name) == 13 and name.lower() == b"cache-control"]
+def _directives(headers: RawHeaders, are_of: Callable[[bytes], bool] = b"cache-control".__eq__) -> list[bytes]:
+    present = [value for name, value in headers if are_of(name.lower())]
     return [directive.strip() for directive in _QUOTED.sub(b"", b",".join(present)).lower().split(b",")]
 
 

@@ -55,10 +55,13 @@ _MESSAGES = {
     "SessionNotLoaded, but pydantic finds no keys: with a response_model, FastAPI then sends defaults. Call "
     "`await session.load()` before, or pass autoload=True to SessionMiddleware.",
 }
-_REPLACED = "The response of %.200r writes the session and had Cache-Control: public; it is sent with no-store."
+_REPLACED = (
+    "The response of %.200r writes the session and had Cache-Control: public (or s-maxage, or a header for CDNs); it "
+    "is sent with no-store."
+)
 _SHARED = (
-    "The response of %.200r depends on the session and has Cache-Control: public or s-maxage, so a cache that ignores "
-    "`Vary: Cookie` gives it to other users. Use `private`, or do not read the session there."
+    "The response of %.200r depends on the session and has Cache-Control: public (or s-maxage, or a header for CDNs), "
+    "so a cache that ignores `Vary: Cookie` gives it to other users. Use `private`, or do not read the session there."
 )
 
 
@@ -110,7 +113,7 @@ class CookieAdvice:
         self._say("second writer", self._cookie.name, level=logging.ERROR)
 
     def on_shared_cache(self, path: str, is_replaced: bool) -> None:
-        """Report a `Cache-Control` that lets a shared cache keep a page which depends on a session."""
+        """Report a header that lets a shared cache keep a page which depends on a session."""
         self._notices.warn(("public", path, is_replaced), _REPLACED if is_replaced else _SHARED, path)
 
     def on_late_read(self) -> None:
