@@ -41,9 +41,9 @@ async def sign_in(
     Args:
         source: a request, a WebSocket, or a session.
         user_id: the user's id, a str that is not empty.
-        remember: the user's answer to "remember me". True: the session lasts for 30 days, even after the browser is
-            closed; where `absolute_timeout` is 30 days or less, as long as any other. False: the cookie ends with the
-            browser. None: the user was not asked, and the session lasts for `max_age`.
+        remember: the user's answer to "remember me". True: the session lasts for 30 days, or `max_age` if that is
+            longer, even after the browser is closed; where `absolute_timeout` is 30 days or less, as long as any other.
+            False: the cookie ends with the browser. None: the user was not asked, and the session lasts for `max_age`.
         keep_data: keep the data of the anonymous session. Data of another user is never kept.
         method: how the user signed in, in the application's words, for the list of devices.
 
@@ -52,10 +52,12 @@ async def sign_in(
         SessionGone: all of the user's sessions were revoked during the sign-in. It is raised when the session is saved.
         TooManySessions: the user has `max_sessions_per_user` sessions, and `on_too_many="refuse"` is set.
         ResponseStarted: the headers have been sent, and the new id can no longer reach the browser.
-        TypeError: `user_id` is not a str, or is empty.
+        TypeError: `user_id` is not a str, or is empty; or `remember` is not a bool.
     """
     if not isinstance(user_id, str) or not user_id:
         raise TypeError("sign_in() takes the id of a user as a str that is not empty: pass str(user.id).")
+    if remember is not None and not isinstance(remember, bool):
+        raise TypeError('sign_in() takes remember as a bool: pass bool(form.get("remember")).')
     if not is_unicode(user_id) or not is_unicode(method):
         raise UnsupportedValue("what sign_in() was given", "str with half of a character", "No text has that.")
     user_id, method = as_base(user_id, user_id), as_base(method, method)

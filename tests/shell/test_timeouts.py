@@ -65,6 +65,23 @@ async def test_a_remembered_session_lasts_longer(
     assert await user_of(site, site.browser) == "ann"
 
 
+async def test_who_asks_to_be_remembered_is_never_signed_out_sooner(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    site = site_of(backend=backend, max_age=timedelta(days=90))
+    for remember in (None, True):
+        assert f"Max-Age={90 * 86400};" in (await site.visit(sign_in(remember=remember))).set_cookie
+
+
+@rows("remember", ["on", "", 1, timedelta(days=30)], ids=repr)
+async def test_the_value_of_a_check_box_is_not_taken_for_the_answer(
+    site_of: Callable[..., Site], remember: Any
+) -> None:
+    """`form.get("remember")` is "on", or None if the box was not ticked, which would mean that there was no box."""
+    with pytest.raises(TypeError, match=r"pass bool\(form\.get\(\"remember\"\)\)"):
+        await site_of(backend=InMemoryBackend()).visit(sign_in(remember=remember))
+
+
 @rows(("remember", "max_age"), [(True, "2592000"), (None, "100"), (False, "")])
 async def test_a_user_is_remembered_as_they_have_said_last(
     site_of: Callable[..., Site], backend: SessionBackend, remember: bool | None, max_age: str

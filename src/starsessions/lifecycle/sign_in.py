@@ -90,21 +90,23 @@ def expiry_for(remember: bool | None, state: RequestState) -> Expiry | None:
     if not remember:
         return Expiry(browser=True)
     config = state.config
-    lifetime = remember_for(config.policy)
-    if lifetime != REMEMBER_FOR:
+    if _is_capped(config.policy):
         config.notices.warn(
             "remember",
             "sign_in(remember=True) has no effect, because no session may last longer than absolute_timeout. Remove "
             'absolute_timeout, or the "remember me" box.',
         )
-    return Expiry(lifetime=lifetime)
+    return Expiry(lifetime=remember_for(config.policy))
 
 
 def remember_for(policy: Policy) -> int:
     """Return how many seconds a session lasts from its last renewal if the user asked to be remembered."""
     # Where no session may last longer than that, a remembered one has to be used as often as any other.
-    is_capped = policy.absolute_timeout is not None and policy.absolute_timeout <= REMEMBER_FOR
-    return policy.max_age if is_capped else REMEMBER_FOR
+    return policy.max_age if _is_capped(policy) else max(policy.max_age, REMEMBER_FOR)
+
+
+def _is_capped(policy: Policy) -> bool:
+    return policy.absolute_timeout is not None and policy.absolute_timeout <= REMEMBER_FOR
 
 
 def end_open_forms(session: TrackedDict) -> None:
@@ -131,10 +133,9 @@ async def register(identity: Identity, new_id: str, state: RequestState, now: in
     user_index = backend.user_index
     if user_index is None:
         return identity
-    longest = max(config.policy.max_age, remember_for(config.policy))
     # A signed or encrypted cookie is valid while it is listed, and no backend can look up whether it was ever sent. So
     # it is listed for a short time, until its first save extends the listing.
-    until = now + PENDING if backend.is_client_side else listing_end(now + longest, now)
+    until = now + PENDING if backend.is_client_side else listing_end(now + remember_for(config.policy), now)
     identity = replace(identity, listed_until=until)
     listed = user_index.listing(identity, backend.key_of(new_id), now)
     seen = await user_index.look(user_id, now)
