@@ -19,6 +19,7 @@ SERVERS: dict[str, list[str]] = {
     "uvicorn-2-workers": ["uvicorn", APP, "--port", "{port}", "--workers", "2"],
     "hypercorn": ["hypercorn", APP, "--bind", "127.0.0.1:{port}"],
     "hypercorn-uvloop-2-workers": ["hypercorn", APP, "--bind", "127.0.0.1:{port}", "-k", "uvloop", "--workers", "2"],
+    "hypercorn-trio": ["hypercorn", APP, "--bind", "127.0.0.1:{port}", "-k", "trio"],
     "granian": ["granian", APP, "--interface", "asgi", "--port", "{port}"],
     "granian-2-workers": ["granian", APP, "--interface", "asgi", "--port", "{port}", "--workers", "2"],
     "daphne": ["daphne", "-b", "127.0.0.1", "-p", "{port}", APP],
