@@ -34,7 +34,6 @@ from starsessions.lifecycle.config import Config
 from starsessions.lifecycle.sign_in import take_along
 from starsessions.lifecycle.startup import fails_at_startup
 from starsessions.lifecycle.validation import layers
-from starsessions.notices import Notices
 from starsessions.session import get_session, load_session
 
 __all__ = ["CsrfFailed", "CsrfMiddleware", "WhyRefused", "context_processor", "csrf_input", "csrf_token", "verify"]
@@ -47,7 +46,6 @@ _ORIGIN_WAS_CHECKED = "starsessions.origin_was_checked"
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 _PARSERS = ("python_multipart", "multipart")
 """What Starlette reads forms with: the module's name, and the one that it had before."""
-_notices = Notices()
 
 _CURES = {
     WhyRefused.CROSS_SITE: "Rejected: a page of another origin sent this request. If that origin is trusted, add it to "
@@ -266,7 +264,7 @@ def _has_form(request: HTTPConnection) -> TypeGuard[Request]:
     if kind not in _FORMS or not isinstance(request, Request):
         return False
     if not any(find_spec(name) for name in _PARSERS):
-        _notices.warn(
+        get_session(request).__starsessions__.config.notices.warn(
             "python-multipart",
             "A form was rejected, because its CSRF token cannot be read without python-multipart: run "
             "`pip install python-multipart`, or send the token in the header X-CSRF-Token.",

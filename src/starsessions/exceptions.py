@@ -4,7 +4,7 @@
     ├── ImproperlyConfigured            at startup: the message says how to fix it
     ├── SessionNotLoaded                `await session.load()` is missing, or `autoload=True`
     ├── UnsupportedValue  (TypeError)   a value in the session that would not load again unchanged
-    ├── SessionTooLarge   (ValueError)  the cookie would be larger than a browser accepts
+    ├── SessionTooLarge   (ValueError)  larger than a browser accepts, or than `max_size`
     ├── ResponseStarted   (RuntimeError)  too late: the headers have been sent
     ├── SessionGone                     `persist()` of a session that another request has ended
     ├── SessionConflict                 two requests changed one key, with `on_conflict="raise"`

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import httpx2
@@ -84,9 +85,13 @@ async def test_in_an_event_loop_the_error_waits_for_the_first_message(wrong: str
     async def send(sending: Any) -> None:
         sent.append(sending)
 
-    with pytest.raises((ImproperlyConfigured, TypeError), match=message) as failed:
-        await outer({"type": "lifespan"}, None, send)  # type: ignore[arg-type]
-    assert sent == [{"type": "lifespan.startup.failed", "message": str(failed.value)}]
+    depths = []
+    for _ in range(2):
+        with pytest.raises((ImproperlyConfigured, TypeError), match=message) as failed:
+            await outer({"type": "lifespan"}, None, send)  # type: ignore[arg-type]
+        depths.append(len(extract_tb(failed.tb)))
+    assert sent == [{"type": "lifespan.startup.failed", "message": str(failed.value)}] * 2
+    assert depths[0] == depths[1], "the traceback of the error grows with each request"
 
 
 @rows("wrong", list(WRONG))

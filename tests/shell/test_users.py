@@ -469,7 +469,7 @@ async def test_a_session_stored_between_two_reads_is_revoked_too(clock: Clock, s
         async def save() -> None:
             await session.persist()
 
-        inside.append(save)  # in the middle of end_all, before the list is changed
+        inside.append(save)  # in the middle of revoke_all, before the list is changed
         await UserSessions(backend).revoke_all("ann")
 
     await site.visit(act, browser)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from starlette.types import Scope
 
 from starsessions.core.cookies import MAX_HEADER, CookieSpec, Values
+from starsessions.core.csrf import header_of
 from starsessions.core.record import MissReason
 from starsessions.core.twins import covers, host_of
 from starsessions.notices import Notices
@@ -86,17 +87,17 @@ class CookieAdvice:
         if not self._looks or (scheme in ("https", "wss") and domain is None):
             return
         self._looks -= 1
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        host = host_of(str(headers.get(b"host", b""), "latin-1"))
+        headers = scope["headers"]
+        host = host_of(header_of(headers, b"host"))
         if domain is not None and host and not covers(domain, host):
             self._say("domain", name, domain, host)
         if scheme in ("https", "wss"):
             return
-        forwarded = str(headers.get(b"forwarded", b""), "latin-1")
-        if headers.get(b"x-forwarded-proto", b"").strip().lower() == b"https" or _PROTO.search(forwarded):
+        proto, forwarded = header_of(headers, b"x-forwarded-proto"), header_of(headers, b"forwarded")
+        if proto.lower() == "https" or _PROTO.search(forwarded):
             self._say("forwarded", name)
         # Browsers send Sec-Fetch-Site over https only: then a proxy in front speaks https, and does not say so.
-        elif self._cookie.is_secure(scheme) and _LOCAL.fullmatch(host) is None and b"sec-fetch-site" not in headers:
+        elif self._cookie.is_secure(scheme) and not (_LOCAL.fullmatch(host) or header_of(headers, b"sec-fetch-site")):
             self._say("secure", name, host)
 
     def on_rejected(self, why: MissReason, headers: Iterable[tuple[bytes, bytes]], values: list[str]) -> None:

@@ -11,6 +11,7 @@ from starlette.types import Message, Scope
 from starsessions.core.caching import RawHeaders, invites_shared_caches, make_private
 from starsessions.core.chunking import MIN_ROOM, cookies_for, part_names, room_for, split
 from starsessions.core.cookies import MAX_COOKIE, count, find
+from starsessions.core.csrf import header_of
 from starsessions.core.decision import Cookie
 from starsessions.core.record import MissReason, cookie_max_age
 from starsessions.core.sizes import heaviest
@@ -116,8 +117,7 @@ def _removed_twins(state: RequestState, scope: Scope, secure: bool) -> RawHeader
         return []
     is_certain = why is MissReason.SEVERAL or count(state.headers, name) > 1
     parts = [one for one in part_names(name, many)[1:] if find(state.headers, one) is not MissReason.NO_COOKIE]
-    host = next((value for key, value in state.headers if key == b"host"), b"")
-    place = Place(str(host, "latin-1"), scope.get("path", ""), scope.get("root_path", ""), secure)
+    place = Place(header_of(state.headers, b"host"), scope.get("path", ""), scope.get("root_path", ""), secure)
     return removals(config.cookie, [name, *parts], place, is_certain)
 
 

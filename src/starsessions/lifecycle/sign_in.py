@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from starsessions.backends.user_index import PENDING, Index, IndexedSession, listing_end, new_handle
-from starsessions.core.csrf import SECRET_BYTES, renew_secrets
+from starsessions.core.csrf import SECRET_BYTES, header_of, renew_secrets
 from starsessions.core.encoding import to_base64url
 from starsessions.core.record import Expiry, Identity, MissReason, Policy
 from starsessions.core.user_agent import describe, truncate_ip
@@ -116,9 +116,8 @@ def end_open_forms(session: TrackedDict) -> None:
 
 def identity_of(user_id: str, method: str, state: RequestState, now: int) -> Identity:
     """Return the identity that this request signs in, with a readable description of the device."""
-    agent = next((value for name, value in state.headers if name == b"user-agent"), b"")
     address = truncate_ip(state.client[0]) if state.client else ""
-    return Identity(user_id, now, new_handle(), method, describe(agent.decode("latin-1")), address)
+    return Identity(user_id, now, new_handle(), method, describe(header_of(state.headers, b"user-agent")), address)
 
 
 async def register(identity: Identity, new_id: str, state: RequestState, now: int) -> Identity:

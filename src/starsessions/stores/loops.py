@@ -53,6 +53,7 @@ class PerLoop(Generic[T]):
     def __init__(self, make: Callable[[], T], close: Close[T], *, is_owner: bool = True) -> None:
         self._make = make
         self._close = close
+        self.is_owner = is_owner
         self._open: dict[AbstractEventLoop, tuple[T, AsyncGenerator[None]]] = {}
         if is_owner:
             finalize(self, _close_soon, self._open).atexit = False

@@ -3,10 +3,9 @@
 from typing import Any
 
 import sentry_sdk
-from fastapi import FastAPI, Request
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport
-from sessions import KEY, SessionMiddleware
+from watched import watched
 
 kept: list[str] = []
 
@@ -23,28 +22,7 @@ sentry_sdk.init(
     include_local_variables=False,
 )
 
-app = FastAPI()
-app.add_middleware(SessionMiddleware, secret_key=KEY)
-
-
-@app.post("/login")
-async def login(request: Request) -> None:
-    request.session["user"] = "a-name-in-the-session"
-
-
-@app.get("/")
-async def home(request: Request) -> Any:
-    return dict(request.session)
-
-
-@app.get("/fails")
-async def fails(request: Request) -> None:
-    raise ValueError(len(request.session))
-
-
-@app.get("/refused")
-async def refused(request: Request) -> None:
-    request.session["what"] = object()
+app = watched()
 
 
 @app.get("/reports")

@@ -23,14 +23,14 @@ def clients_for(given: ClientOrUrl, seconds: float) -> PerLoop[Transport]:
     Raises:
         ImproperlyConfigured: the URL is invalid, or the client is of another kind or reads from replicas.
     """
+    is_owner = True
     if isinstance(given, str):
         _check_url(given)
         make: Callable[[], Client] = partial(_client_from, given, seconds)
     elif callable(given):
         make = given
     else:
-        make = _given(_checked(given))
-    is_owner = isinstance(given, str) or callable(given)
+        make, is_owner = _given(_checked(given)), False
     return PerLoop(lambda: transport_for(_checked(make()), seconds), _close, is_owner=is_owner)
 
 

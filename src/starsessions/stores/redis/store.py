@@ -17,6 +17,7 @@ old one may be computed twice.)
 Redis counts the time to live by its own clock. The caller's clock decides whether an entry has expired.
 """
 
+import logging
 from contextlib import suppress
 from datetime import timedelta
 from hashlib import sha1
@@ -27,15 +28,16 @@ from typing import Any
 
 from starsessions.core.durations import time_limit
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
-from starsessions.notices import Notices
 from starsessions.stores.base import Conflict, Entry, Version
 from starsessions.stores.loops import PerLoop
 from starsessions.stores.redis.clients import ClientOrUrl, clients_for
 from starsessions.stores.redis.connection import Read, Send, Transport, within
 
+_log = logging.getLogger("starsessions")
+
 _EVICTS = (
     "Redis evicts keys when its memory is full (maxmemory-policy %s): sessions, and perhaps the list of a user's "
-    "sessions before the sessions, so that `end_all` would miss some. Set `maxmemory-policy noeviction`."
+    "sessions before the sessions, so that `revoke_all` would miss some. Set `maxmemory-policy noeviction`."
 )
 
 LAYOUT = 1
@@ -115,9 +117,7 @@ class RedisStore:
         # After these errors a command is retried. A read-only error means a failover: another node is the primary now.
         self._lost = (exceptions.ConnectionError, exceptions.ReadOnlyError)
         self.clients: PerLoop[Transport] = clients_for(client_or_url, self._timeout)
-        self._notices = Notices()
-        self._policy_is_known = False
-        self._is_ours = isinstance(client_or_url, str) or callable(client_or_url)
+        self._policy_is_known = False  # it is asked for once, so that what is wrong is logged once
 
     async def get(self, key: str, *, now: int) -> Entry | None:
         read = self.clients.get().read
@@ -140,7 +140,7 @@ class RedisStore:
 
     async def aclose(self) -> None:
         """Close the client that the store made for this event loop. The store can be used again: it makes a new one."""
-        if self._is_ours:
+        if self.clients.is_owner:
             await self.clients.aclose()
 
     async def _read(self, read: Read, name: bytes) -> bytes | None:
@@ -170,7 +170,7 @@ class RedisStore:
             said = repr(await within(self._timeout, self.clients.get().send("INFO", "memory"), self._failures))
             limit, policy = search(r"maxmemory\W+([0-9]+)", said), search(r"maxmemory_policy\W+([a-z-]+)", said)
             if limit and policy and limit[1] != "0" and policy[1] != "noeviction":
-                self._notices.warn("policy", _EVICTS, policy[1])
+                _log.warning(_EVICTS, policy[1])
 
     async def _swap(self, key: str, entry: bytes, expected: bytes, now: int, milliseconds: int) -> None:
         """Replace the entry that has the version `expected` with `entry`, or raise `Conflict`."""
