@@ -85,6 +85,14 @@ class _Driver:
         if isinstance(error, Exception) and not isinstance(error, self.known):
             raise self._lost(type(error).__name__) from error
 
+    def check(self, command: tuple[Any, ...], answer: Any) -> None:
+        """Raise if the command came back: the socket is connected to itself, as it can be while the server is down.
+
+        (That is TCP's simultaneous open, if the port is one that clients get, such as one that Docker publishes.)
+        """
+        if type(answer) is list and answer[:1] == [command[0].encode()]:
+            raise self._lost("the connection leads to itself")
+
 
 def _whole(driver: _Driver, execute: Send, pauses: Sequence[float] = ()) -> Send:
     """Return a function that sends each command by a client's `execute_command`.
@@ -93,16 +101,21 @@ def _whole(driver: _Driver, execute: Send, pauses: Sequence[float] = ()) -> Send
     are about to use. So there, a connection that is lost in another way is also repeated here, after a pause.
     """
 
+    async def once(command: tuple[Any, ...]) -> Any:
+        answer = await execute(*command)
+        driver.check(command, answer)
+        return answer
+
     async def send(*command: Any) -> Any:
         for pause in pauses:
             try:
-                return await execute(*command)
+                return await once(command)
             except driver.known:
                 raise
             except Exception:
                 await sleep(pause)
         with driver:
-            return await execute(*command)
+            return await once(command)
 
     return send
 
@@ -119,12 +132,12 @@ class _Pooled:
     """
 
     def __init__(self, driver: _Driver, pool: Any) -> None:
-        from redis.exceptions import ReadOnlyError
+        from redis import exceptions
 
         self._driver = driver
         self._pool = pool
         self._free = Semaphore(pool.max_connections)
-        self._demoted = ReadOnlyError
+        self._misled = (exceptions.ConnectionError, exceptions.ReadOnlyError)
         self._keeps = pool.max_connections >= CONNECTIONS
         self._kept: _Lease | None = None
         self._current: _Lease | None = None
@@ -143,9 +156,10 @@ class _Pooled:
                 await taken.connection.send_command(*command)
                 # If this is cancelled it closes the connection, so that no other command reads its answer.
                 answer = await taken.connection.read_response(disable_decoding=True)
+                self._driver.check(command, answer)
             works = True
             return answer
-        except self._demoted:
+        except self._misled:
             await taken.connection.disconnect()  # the name of the primary may lead somewhere else by now
             raise
         finally:
