@@ -1,10 +1,10 @@
-"""Values of published packages whose types are subclasses: clocks of tests, numbers of numpy."""
+"""Values of published packages whose types are their own: clocks of tests, zones, numbers of numpy."""
 
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from importlib.util import find_spec
 from math import isnan
 from typing import Any
@@ -81,6 +81,38 @@ with freeze_time("2024-05-07"):
 def test_the_package_may_be_imported_in_a_frozen_time() -> None:
     needs("freezegun")
     subprocess.run([sys.executable, "-c", FROZEN_IMPORT], check=True)
+
+
+def zones_of(package: str) -> Iterator[tzinfo]:
+    needs(package)
+    if package == "pytz":
+        from pytz import timezone, utc
+
+        berlin = timezone("Europe/Berlin")
+        yield from (utc, *(berlin.localize(naive(2024, month, 1)).tzinfo for month in (1, 7)))  # CET and CEST
+    elif package == "dateutil":
+        from dateutil import tz
+
+        yield from (tz.UTC, tz.gettz("Europe/Berlin"), tz.gettz("Australia/Lord_Howe"), tz.tzstr("CET-1CEST"))
+    else:
+        from tzlocal import get_localzone
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TZ", "Europe/Berlin")
+            yield get_localzone()
+
+
+@pytest.mark.parametrize("package", ["dateutil", "pytz", "tzlocal"])
+def test_a_datetime_in_a_zone_of_a_package_is_kept_in_every_hour(package: str) -> None:
+    """In the two nights, too, in which the clocks go forward and back."""
+    half_hours = [naive(2024, month, 1) + timedelta(minutes=30 * n) for month in (3, 4, 10) for n in range(31 * 48)]
+    serializer = Msgpack()
+    for zone in zones_of(package):
+        values = [each.replace(tzinfo=zone, fold=fold) for each in half_hours for fold in (0, 1)]
+        kept = serializer.loads(serializer.dumps({"at": values}))["at"]
+        for value, back in zip(values, kept, strict=True):
+            assert (back.replace(tzinfo=None), back.fold) == (value.replace(tzinfo=None), value.fold)
+            assert back.utcoffset() == value.utcoffset()
 
 
 def test_what_numpy_calls_a_number_is_kept_if_python_has_its_type() -> None:
