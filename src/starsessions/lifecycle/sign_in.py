@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from starsessions.backends.base import IdInUse
 from starsessions.backends.user_index import new_handle
-from starsessions.core.csrf import SECRET_BYTES, header_of, renew_secrets
 from starsessions.core.binding import Purpose
+from starsessions.core.csrf import SECRET_BYTES, header_of, renew_secrets
 from starsessions.core.encoding import key_under, to_base64url
 from starsessions.core.record import Expiry, Identity, MissReason, Policy
 from starsessions.core.user_agent import describe, truncate_ip
