@@ -214,8 +214,7 @@ class ListedStore:
         if entry is None:
             await self._store.create(name, value, expires_at=expires_at, now=min(now, expires_at - 1))
             return
-        # A time at which the list has not expired. It is not 0, since a database may need the time that is left.
-        then = min(max(now, places[-1].since), entry.expires_at - 1, expires_at - 1)
+        then = min(now, entry.expires_at - 1, expires_at - 1)  # it has not expired by then, whatever this clock says
         await self._store.replace(name, value, entry.version, expires_at=expires_at, now=then)
 
     async def _with_room(self, places: _Places, now: int) -> _Places:
