@@ -437,7 +437,7 @@ async def test_what_can_be_sent_together_is_one_round_trip(clock: Clock) -> None
     assert await trips(Session.regenerate_id, browser) == 3
     assert await trips(sign_in(), browser) == 4
     assert await trips(users.sign_out, browser) == 2
-    for n in range(3):
+    for _ in range(3):
         await signed_in(site)
     handle = (await sessions.list("ann"))[1].handle
     before = store.trips
