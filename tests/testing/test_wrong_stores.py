@@ -20,7 +20,7 @@ from starsessions.testing.conformance.broken_stores import (
     failing_rules,
 )
 from starsessions.testing.conformance.contract import Rule
-from starsessions.testing.conformance.right_stores import LEGAL, Kind, Right
+from starsessions.testing.conformance.right_stores import LEGAL, LEGAL_LISTINGS, Kind, Right
 from tests.rows import rows
 
 pytestmark = pytest.mark.once
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.once
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@rows("store", [*LEGAL, HasAnIndex], ids=lambda store: store.__name__)
+@rows("store", [*LEGAL, *LEGAL_LISTINGS, HasAnIndex], ids=lambda store: store.__name__)
 @pytest.mark.anyio
 async def test_an_unusual_but_correct_store_follows_all_rules(store: Kind) -> None:
     assert await failing_rules(store) == frozenset()

@@ -204,13 +204,7 @@ class KeepsListsBesideEntries(ListedStore):
         self.sweep: Any = Right(entries).sweep
 
 
-LEGAL: list[Kind] = [
-    Right,
-    CountsAll,
-    HasListsAsVersions,
-    ForgetsWhenAsked,
-    Waits,
-    ListsWithGaps,
-    EndsWithAnEmptyPage,
-    KeepsListsBesideEntries,
-]
+LEGAL: list[Kind] = [Right, CountsAll, HasListsAsVersions, ForgetsWhenAsked, Waits]
+
+LEGAL_LISTINGS: list[Kind] = [ListsWithGaps, EndsWithAnEmptyPage, KeepsListsBesideEntries]
+"""Stores that are unusual in how they list by owner."""
