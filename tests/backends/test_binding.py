@@ -316,7 +316,7 @@ async def test_a_store_encrypts_with_the_keys_of_its_binding(clock: Clock) -> No
     await site.visit(lambda session: users.sign_in(session, USER))
     binding, now = Binding("shop", "sid"), int(clock())
     cookies = CookieBackend(KEY, revocations=StoreBackend(store, encrypt_with=KEY, clock=clock), clock=clock)
-    sealed = Site(backend=cookies, session_cookie="sid", app_name="shop")
+    sealed = Site(backend=cookies, session_cookie="sid", app_name="shop", autoload=True)
     await sealed.visit(lambda session: users.sign_in(session, USER))
     handle = (await sealed.visit(users.get_handle)).result
     keys = {

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 KINDS: dict[str, Callable[[MemoryStore, Clock], SessionBackend]] = {
     "stored": lambda store, clock: StoreBackend(store, clock=clock),
-    "sealed": lambda store, clock: CookieBackend(KEY, revocations=store, clock=clock),
+    "signed": lambda store, clock: CookieBackend(KEY, revocations=store, clock=clock),
 }
 
 
@@ -479,9 +479,9 @@ async def test_ending_one_of_many_is_one_list_and_one_write(clock: Clock) -> Non
 
 
 @pytest.mark.requirement("ASVS 7.4.3")
-@rows("backend", ["sealed without a list", *KINDS])
+@rows("backend", ["signed without a list", *KINDS])
 async def test_a_session_with_an_old_stamp_ends(clock: Clock, backend: str) -> None:
-    kinds = KINDS | {"sealed without a list": lambda _, clock: CookieBackend(KEY, allow_unrevocable=True, clock=clock)}
+    kinds = KINDS | {"signed without a list": lambda _, clock: CookieBackend(KEY, allow_unrevocable=True, clock=clock)}
     site = Site(backend=kinds[backend](MemoryStore(), clock), clock=clock, autoload=True)
     first, second, bare = Browser(), Browser(), Browser()
     for browser, stamp in ((first, "the old hash"), (second, "the new hash"), (bare, "")):

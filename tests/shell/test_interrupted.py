@@ -101,8 +101,8 @@ class FourVerbs:
 KINDS: dict[str, "Kind"] = {
     "stored": lambda store, clock: StoreBackend(store, clock=clock),
     "stored, with a list": lambda store, clock: StoreBackend(FourVerbs(store), clock=clock),
-    "sealed": lambda store, clock: CookieBackend(KEY, revocations=store, clock=clock),
-    "sealed, with a list": lambda store, clock: CookieBackend(KEY, revocations=FourVerbs(store), clock=clock),
+    "signed": lambda store, clock: CookieBackend(KEY, revocations=store, clock=clock),
+    "signed, with a list": lambda store, clock: CookieBackend(KEY, revocations=FourVerbs(store), clock=clock),
 }
 
 
@@ -114,12 +114,12 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
 
 
-@pytest.fixture(params=["stored", "sealed"])
+@pytest.fixture(params=["stored", "signed"])
 def indexed(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
 
 
-@pytest.fixture(params=["stored, with a list", "sealed, with a list"])
+@pytest.fixture(params=["stored, with a list", "signed, with a list"])
 def listed(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
 
@@ -187,7 +187,7 @@ class Story:
             assert await self.user(browser) is None, f"what was ended opens {at}"
         fresh = Browser()
         await self.visit(sign_in(), fresh)
-        assert await self.user(fresh) == "ann", f"nobody can sign in {at}"
+        assert await self.user(fresh) == "ann", f"the user cannot sign in {at}"
         if self.most is not None:
             assert len(await self.listed()) <= self.most, f"there are too many after the next sign-in {at}"
         await self._all_are_listed(at)
