@@ -42,6 +42,8 @@ class Database:
         self.calls.append(verb)
         await self.before()
         result = await getattr(self._store, verb)(*args, **instants)
+        if instants.get("expires_at", instants["now"] + 1) <= instants["now"]:
+            del self.entries[args[0]]  # as databases do that count the time that is left
         await self.after()
         return result
 
@@ -251,23 +253,19 @@ async def test_what_each_call_costs(owner: Owner | None) -> None:
     _, second = await cost(store.create("b", b"", expires_at=NOW + LIFE, now=NOW, owner=owner))
     version, renewed = await cost(store.replace("a", b"", version, expires_at=NOW + 2 * LIFE, now=NOW, owner=owner))
     version, extended = await cost(store.replace("a", b"", version, expires_at=NOW + 3 * LIFE, now=NOW, owner=owner))
+    version, moved = await cost(store.replace("a", b"", version, expires_at=NOW + LIFE, now=NOW, owner=owner and BOB))
+    assert await store.count_owned("alice", now=NOW) == (1 if owner else 0)
     _, read = await cost(store.get("a", now=NOW))
     _, deleted = await cost(store.delete("a", version, now=NOW))
     _, ended = await cost(store.delete("b", now=NOW))
     if owner is None:
-        assert (first, second, renewed, extended, read, deleted, ended) == (
-            "create",
-            "create",
-            "replace",
-            "replace",
-            "get",
-            "delete",
-            "get delete",
-        )
+        assert (first, second, renewed, extended, moved) == ("create", "create", "replace", "replace", "replace")
+        assert (read, deleted, ended) == ("get", "delete", "get delete")
     else:
         assert (first, second) == ("get create create", "get replace create")
         assert (renewed, extended) == ("get replace", "get replace replace")  # a place is kept for twice the lifetime
-        assert (read, deleted, ended) == ("get", "delete get replace", "get delete get delete")
+        assert moved == "get create replace get replace"
+        assert (read, deleted, ended) == ("get", "delete get delete", "get delete get delete")
         assert dict(database.entries) == {}, "a list without places is left"
 
 
@@ -317,7 +315,7 @@ async def test_a_full_list_of_live_entries_ends_the_oldest(three: None) -> None:
     assert await keys_of(store, "alice") == ["d", "c", "e"]
 
 
-@rows("ended", ["missing", "expired", "of another owner", "of nobody"])
+@rows("ended", ["missing", "expired", "of another owner", "without an owner"])
 async def test_a_full_list_forgets_what_has_ended_before_it_ends_an_entry(ended: str, three: None) -> None:
     database = Database()
     store = ListedStore(database)
@@ -333,7 +331,7 @@ async def test_a_full_list_forgets_what_has_ended_before_it_ends_an_entry(ended:
         await other.create("b", b"", expires_at=NOW + LIFE, now=NOW, owner=BOB if ended == "of another owner" else None)
         found = await other.get("b", now=NOW)
         assert found is not None
-        database.entries["b"] = Entry(b"of nobody", NOW + LIFE, "another")
+        database.entries["b"] = Entry(b"without an owner", NOW + LIFE, "another")
     await store.create("d", b"alice", expires_at=NOW + LIFE, now=now, owner=ALICE)
     assert await keys_of(store, "alice") == ["c", "d", "a"]
     assert await store.count_owned("alice", now=now) == 3
@@ -363,6 +361,33 @@ async def test_a_list_that_has_expired_by_a_fast_clock_keeps_its_other_places(en
     await store.create("b", b"alice", expires_at=NOW + 9 * LIFE, now=NOW, owner=ALICE)
     await store.delete(end, now=NOW + 10**6)
     assert await keys_of(store, "alice", NOW) == ["b" if end == "a" else "a"]
+
+
+async def test_an_entry_that_expired_and_is_deleted_leaves_the_list() -> None:
+    database = Database()
+    store = ListedStore(database)
+    await store.create("key", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+    assert await store.delete("key", now=NOW + LIFE) is False
+    assert dict(database.entries) == {}
+
+
+async def test_a_list_that_has_become_shorter_meanwhile_is_not_made_anew() -> None:
+    database = Database()
+    store, other = ListedStore(database), ListedStore(database)
+    await store.create("a", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+    await store.create("b", b"alice", expires_at=NOW + 9 * LIFE, now=NOW, owner=ALICE)
+
+    async def nothing() -> None: ...
+
+    async def overtaken() -> None:
+        if database.calls[-1] == "replace":
+            database.before = nothing  # type: ignore[method-assign]
+            await other.delete("b", now=NOW)  # the list expires when the place of "a" does
+
+    database.before = overtaken  # type: ignore[method-assign]
+    fast = NOW + 4 * LIFE
+    await store.create("c", b"alice", expires_at=fast + LIFE, now=fast, owner=ALICE)
+    await check_all_is_listed(database)
 
 
 # Garbage

@@ -2,7 +2,7 @@
 
 An entry that has an owner says so in its value, and that is the truth: a place on a list only says where to look. A
 place is written before its entry, and taken off after it. So whatever is interrupted, an entry that exists is listed,
-and a place without an entry shows nothing. Each place has a random mark, which its entry repeats. So nobody takes off
+and a place without an entry shows nothing. Each place has a random mark, which its entry repeats. So no one takes off
 the place of an entry that was created under the same key meanwhile.
 
 A list is read and changed whatever time it is for this worker, so that its clock hides or removes no place.
