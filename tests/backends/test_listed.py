@@ -77,6 +77,8 @@ async def check_all_is_listed(database: Database) -> None:
     for name in ("alice", "bob"):
         assert sorted(await keys_of(store, name), reverse=True) == owned[name], "an entry that exists is not listed"
         assert await store.count_owned(name, now=0) >= len(owned[name])
+        for key in owned[name]:
+            assert database.entries[key].expires_at <= database.entries[name].expires_at, "the list expires first"
 
 
 # What a request does: each returns what to call on a store that has the entry "old" of alice, with this version. The
@@ -278,6 +280,27 @@ async def test_a_page_reads_its_entries_only() -> None:
     page = await store.list_owned("alice", limit=5, now=NOW)
     assert [key for key, _ in page.entries] == ["19", "18", "17", "16", "15"]
     assert database.calls == ["get"] * 6
+    assert (await store.list_owned("alice", limit=20, now=NOW)).after is None
+
+
+async def test_a_place_is_forgotten_after_twice_the_lifetime_of_its_entry() -> None:
+    database = Database()
+    store = ListedStore(database)
+    await store.create("a", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+    assert await store.count_owned("alice", now=NOW + 2 * LIFE - 1) == 1
+    assert await store.count_owned("alice", now=NOW + 2 * LIFE) == 0
+    now = NOW + 2 * LIFE
+    await store.create("b", b"alice", expires_at=now + LIFE, now=now, owner=ALICE)
+    assert await store.count_owned("alice", now=0) == 1
+    assert "a" not in database.entries, "an entry is stored that is on no list"
+
+
+async def test_the_list_of_another_owner_counts_as_empty() -> None:
+    database = Database()
+    store = ListedStore(database)
+    await store.create("key", b"", expires_at=NOW + LIFE, now=NOW, owner=Owner("clara", NOW))
+    database.entries["alice"] = database.entries["clara"]
+    assert await store.count_owned("alice", now=NOW) == 0
 
 
 async def test_a_full_list_is_smaller_than_64_kib() -> None:
@@ -313,6 +336,8 @@ async def test_a_full_list_of_live_entries_ends_the_oldest(three: None) -> None:
     assert "a" not in database.entries, "an entry is alive that is on no list"
     await store.create("e", b"alice", expires_at=NOW + LIFE, now=NOW, owner=Owner("alice", NOW - 9))
     assert await keys_of(store, "alice") == ["d", "c", "e"]
+    await store.create("f", b"alice", expires_at=NOW + LIFE, now=NOW, owner=Owner("alice", NOW))
+    assert await keys_of(store, "alice") == ["d", "c", "f"], "it did not end the one that signed in first"
 
 
 @rows("ended", ["missing", "expired", "of another owner", "without an owner"])

@@ -170,7 +170,7 @@ class ListedStore:
 
     async def _listed(self, owner: Owner, key: str, mark: bytes, expires_at: int, now: int) -> _Tag:
         """See to it that the list of the owner has the place of an entry that is about to be written."""
-        until = expires_at + max(0, expires_at - now)  # twice as long, so that most renewals need not extend it
+        until = expires_at + (expires_at - now)  # twice as long, so that most renewals need not extend it
         new = _Place(owner.since, key, mark, until)
 
         async def add(places: _Places) -> _Places:
@@ -211,7 +211,7 @@ class ListedStore:
             return
         value, expires_at = _start(name) + _encode(places), max(place.until for place in places)
         if entry is None:
-            await self._store.create(name, value, expires_at=expires_at, now=min(now, expires_at - 1))
+            await self._store.create(name, value, expires_at=expires_at, now=now)
             return
         then = min(now, entry.expires_at - 1, expires_at - 1)  # it has not expired by then, whatever this clock says
         await self._store.replace(name, value, entry.version, expires_at=expires_at, now=then)
