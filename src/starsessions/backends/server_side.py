@@ -10,12 +10,14 @@ been valid: its use is a sign that a stolen id is being used along with the real
 """
 
 from collections.abc import Awaitable
-from typing import ClassVar
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar
 
 from msgspec.msgpack import Decoder, Encoder
 
 from starsessions import stores
 from starsessions.backends.base import Backend, Conflict, IdInUse, wall_clock
+from starsessions.backends.clocks import comparing
 from starsessions.backends.user_index import IndexedSession, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
 from starsessions.core.durations import Clock
@@ -128,6 +130,9 @@ class StoreBackend(Backend):
         if cipher is None:  # deriving all keys takes more than a millisecond
             cipher = self._ciphers[binding, purpose] = Cipher(self._keys, purpose, binding)
         return cipher
+
+    def lifespan(self) -> AbstractAsyncContextManager[Any]:
+        return comparing(self.store, self.clock)
 
     async def fetch(self, token: str, now: int) -> Found | MissReason:
         key = self.key_of(token)

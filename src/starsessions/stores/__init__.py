@@ -5,13 +5,26 @@
 
 from typing import TYPE_CHECKING, Any
 
-from starsessions.stores.base import Conflict, Entry, Store, Sweeping, Version
+from starsessions.stores.base import Conflict, Cursor, Entry, Indexing, Owner, Page, Store, Sweeping, Timed, Version
 from starsessions.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from starsessions.backends.server_side import StoreBackend
 
-__all__ = ["Conflict", "Entry", "MemoryStore", "Store", "StoreBackend", "Sweeping", "Version"]
+__all__ = [
+    "Conflict",
+    "Cursor",
+    "Entry",
+    "Indexing",
+    "MemoryStore",
+    "Owner",
+    "Page",
+    "Store",
+    "StoreBackend",
+    "Sweeping",
+    "Timed",
+    "Version",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ late a write arrives. `now` and `expires_at` are whole seconds since 1970. An en
 `starsessions.testing` provides the rules of this contract as a test suite.
 """
 
+from collections.abc import Sequence
 from inspect import iscoroutinefunction
 from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
@@ -115,3 +116,79 @@ class Sweeping(Protocol):
 
         An entry must be expired at the moment of its removal. Other requests must not be blocked meanwhile.
         """
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A store whose database has a clock, by which clocks of workers that differ too much are found."""
+
+    async def time(self) -> float:
+        """Return the time of the database, in seconds since 1970."""
+
+
+class Owner(NamedTuple):
+    """Whose entry it is, and where the entry comes in the listing of that owner."""
+
+    name: str
+    """The owner: 1 to 128 of the characters A-Z a-z 0-9 - _, case-sensitive."""
+
+    since: int
+    """The position in the listing, in seconds since 1970. An entry keeps it when it is replaced."""
+
+
+class Cursor(NamedTuple):
+    """Where a page of a listing ends: the position and the key of its last entry."""
+
+    since: int
+    key: str
+
+
+class Page(NamedTuple):
+    """A part of the entries of one owner, the newest first."""
+
+    entries: Sequence[tuple[str, Entry]]
+    """The keys and their entries. There may be fewer than were asked for, and none, although more pages follow."""
+
+    after: Cursor | None
+    """Where the next page begins; None: this is the last page."""
+
+
+@runtime_checkable
+class Indexing(Protocol):
+    """A store that knows the owner of an entry, and lists the entries of an owner: an optional power of a `Store`.
+
+    It has `get` and `delete` of a `Store`. Its `create` and `replace` take the owner as well. Whatever is interrupted,
+    an entry that exists is in the listing of its owner. Adding and removing entries of one owner in parallel loses
+    none.
+    """
+
+    async def get(self, key: str, *, now: int) -> Entry | None:
+        """As in `Store`."""
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
+        """As in `Store`. The entry also leaves the listing of its owner."""
+
+    async def create(self, key: str, value: bytes, *, expires_at: int, now: int, owner: Owner | None = None) -> Version:
+        """As in `Store`. The entry belongs to `owner`; None: to none, and it is in no listing."""
+
+    async def replace(
+        self, key: str, value: bytes, version: Version, *, expires_at: int, now: int, owner: Owner | None = None
+    ) -> Version:
+        """As in `Store`. The entry belongs to `owner` from now on, and no longer to another."""
+
+    async def list_owned(self, name: str, *, limit: int, now: int, after: Cursor | None = None) -> Page:
+        """Return entries of an owner, in descending order of `since` and, where that is equal, of the key.
+
+        An entry that belongs to the owner during the whole call, and comes after the cursor, is on this page or on one
+        that follows. An entry that expired by `now`, or was deleted before the call, is on none.
+
+        Args:
+            name: the name of the owner.
+            limit: the most entries to return, 1 or more.
+            now: the current time, in seconds since 1970.
+            after: the `after` of the page before; None: begin with the newest entry.
+        """
+
+    async def count_owned(self, name: str, *, now: int) -> int:
+        """Return the number of an owner's entries. It may count entries that have expired or were just deleted, but
+        misses none that exists."""

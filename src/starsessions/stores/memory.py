@@ -1,11 +1,12 @@
 """A store in a dict of this process."""
 
 from array import array
+from bisect import bisect_left, insort
 from itertools import count
 from struct import Struct
 from threading import Lock
 
-from starsessions.stores.base import Conflict, Entry, Version
+from starsessions.stores.base import Conflict, Cursor, Entry, Owner, Page, Version
 
 _HEAD = Struct(">QQQ")  # expires_at, version, and the index of the key in `_keys`
 
@@ -31,6 +32,8 @@ class MemoryStore:
         self._next = 0
         self._versions = count(1)
         self._lock = Lock()
+        self._owners: dict[str, Owner] = {}  # the owner of each key that has one
+        self._owned: dict[str, list[Cursor]] = {}  # the keys of each owner, the oldest first
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -52,11 +55,13 @@ class MemoryStore:
         expires_at, version, _ = _HEAD.unpack_from(stored)
         return Entry(stored[_HEAD.size :], expires_at, version) if now < expires_at else None
 
-    async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Version:
-        return self._put(key, value, _FREE, expires_at, now)
+    async def create(self, key: str, value: bytes, *, expires_at: int, now: int, owner: Owner | None = None) -> Version:
+        return self._put(key, value, _FREE, expires_at, now, owner)
 
-    async def replace(self, key: str, value: bytes, version: Version, *, expires_at: int, now: int) -> Version:
-        return self._put(key, value, version, expires_at, now)
+    async def replace(
+        self, key: str, value: bytes, version: Version, *, expires_at: int, now: int, owner: Owner | None = None
+    ) -> Version:
+        return self._put(key, value, version, expires_at, now, owner)
 
     async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
         with self._lock:
@@ -66,7 +71,20 @@ class MemoryStore:
             self._drop(key)
             return current is not None
 
-    def _put(self, key: str, value: bytes, expected: Version, expires_at: int, now: int) -> Version:
+    async def list_owned(self, name: str, *, limit: int, now: int, after: Cursor | None = None) -> Page:
+        with self._lock:
+            owned = self._owned.get(name, [])
+            end = len(owned) if after is None else bisect_left(owned, after)
+            begin = max(0, end - limit)
+            found = [(one.key, self.peek(one.key, now)) for one in reversed(owned[begin:end])]
+            return Page([(key, entry) for key, entry in found if entry], owned[begin] if begin else None)
+
+    async def count_owned(self, name: str, *, now: int) -> int:
+        return len(self._owned.get(name, ()))
+
+    def _put(
+        self, key: str, value: bytes, expected: Version, expires_at: int, now: int, owner: Owner | None
+    ) -> Version:
         """Write if the entry has the expected version."""
         with self._lock:
             stored = self._entries.get(key)
@@ -83,14 +101,30 @@ class MemoryStore:
                 self._ends.append(expires_at)
             else:
                 self._ends[place] = expires_at
+            if owner is not None or key in self._owners:
+                self._give_to(owner, key)
             self._sweep(now)
             return version
+
+    def _give_to(self, owner: Owner | None, key: str) -> None:
+        """Move the entry to the listing of its new owner."""
+        former = self._owners.pop(key, None)
+        if former is not None:
+            owned = self._owned[former.name]
+            del owned[bisect_left(owned, Cursor(former.since, key))]
+            if not owned:
+                del self._owned[former.name]
+        if owner is not None:
+            self._owners[key] = owner
+            insort(self._owned.setdefault(owner.name, []), Cursor(owner.since, key))
 
     def _drop(self, key: str) -> None:
         """Remove an entry, and move the last key to its place in the order of the sweep."""
         stored = self._entries.pop(key, None)
         if stored is None:
             return
+        if key in self._owners:
+            self._give_to(None, key)
         place = _HEAD.unpack_from(stored)[2]
         last, expires_at = self._keys.pop(), self._ends.pop()
         if last != key:
