@@ -89,12 +89,12 @@ async def find(state: RequestState) -> Found | MissReason:
 
 
 async def find_all(state: RequestState) -> list[Found]:
-    """Return every valid session among the request's cookies, to end them all."""
-    config, tokens = state.config, state.config.tokens_in(state.headers)
+    """Return every session among the request's cookies, expired or not, to end them all."""
+    config = state.config
+    tokens = config.tokens_in(state.headers) if state.explicit_id is None else [state.explicit_id]
     now = int(config.clock())
-    results = [await config.backend.fetch(token, now) for token in tokens] if isinstance(tokens, list) else []
-    judged = [judge(result, config.policy, now) for result in results]
-    return [result for result in judged if isinstance(result, Found)]
+    results = [await config.backend.fetch_to_end(token, now) for token in tokens] if isinstance(tokens, list) else []
+    return [result for result in results if isinstance(result, Found)]
 
 
 async def revalidate(session: TrackedDict) -> bool:

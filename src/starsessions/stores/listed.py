@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeGuard
 from msgspec import MsgspecError
 from msgspec.msgpack import Decoder, Encoder
 
+from starsessions.core.record import Key
 from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.base import Conflict, Cursor, Entry, Indexing, Owner, Page, Store, Version
 
@@ -42,7 +43,7 @@ class _Place(NamedTuple):
     """An entry on the list of its owner."""
 
     since: int
-    key: str
+    key: Key
     mark: bytes
     until: int
     """When the place may be forgotten, in seconds since 1970: the entry has expired by then, or has extended it."""
@@ -263,7 +264,7 @@ def _opened(stored: bytes) -> tuple[_Tag | None, bytes]:
         return None, stored
     try:
         return _decode_value(stored[1:])
-    except MsgspecError:  # garbage under this key
+    except (MsgspecError, UnicodeDecodeError):  # garbage under this key
         return None, stored
 
 
@@ -286,5 +287,5 @@ def _places(name: str, entry: Entry | None) -> _Places:
         return ()
     try:
         return _decode_places(entry.value[len(start) :])
-    except MsgspecError:
+    except (MsgspecError, UnicodeDecodeError):
         return ()
