@@ -417,8 +417,26 @@ async def test_a_list_that_has_become_shorter_meanwhile_is_not_made_anew() -> No
 
 # Garbage
 
+NOT_UTF_8 = b"l1.alice\x91\x94\x01\xa1\xff\xc4\x00\x01"
+NOT_A_KEY = b"l1.alice\x91\x94\x01\xa2 \n\xc4\x00\x01"
+TOO_LATE = b"l1.alice\x91\x94\x01\xa1k\xc4\x00\xcf" + b"\xff" * 8
 
-@rows("garbage", [b"", b"l1.alice", b"l1.alice\xff", b"l1.alice\x91\x01", b"l1.bob\x90", b"\xc1\xc1", b"s" * 5000])
+
+@rows(
+    "garbage",
+    [
+        b"",
+        b"l1.alice",
+        b"l1.alice\xff",
+        b"l1.alice\x91\x01",
+        b"l1.bob\x90",
+        b"\xc1\xc1",
+        b"s" * 5000,
+        NOT_UTF_8,
+        NOT_A_KEY,
+        TOO_LATE,
+    ],
+)
 async def test_garbage_under_the_key_of_a_list_counts_as_empty(garbage: bytes) -> None:
     database = Database()
     store = ListedStore(database)
@@ -443,7 +461,14 @@ async def test_an_entry_that_lost_its_list_can_be_deleted() -> None:
 
 @rows(
     "value",
-    [b"\xc1", b"\xc1\xc1", b"\xc1\x92\xc0\xc4\x00", b"\xc1\x92\x92\x92\xa5alice\x01\xc4\x00\xc4\x00", b"\xc1l1"],
+    [
+        b"\xc1",
+        b"\xc1\xc1",
+        b"\xc1\x92\xc0\xc4\x00",
+        b"\xc1\x92\x92\x92\xa5alice\x01\xc4\x00\xc4\x00",
+        b"\xc1l1",
+        b"\xc1\x92\x92\x92\xa1\xff\x01\xc4\x00\xc4\x00",
+    ],
 )
 @rows("owner", [None, ALICE])
 async def test_a_value_cannot_be_taken_for_one_that_has_an_owner(value: bytes, owner: Owner | None) -> None:
@@ -459,12 +484,18 @@ async def test_a_value_that_was_damaged_is_read_as_it_is() -> None:
     database = Database()
     store = ListedStore(database)
     await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
-    damaged = database.entries["key"].value[:-1]
-    database.entries["key"] = database.entries["key"]._replace(value=damaged)
-    found = await store.get("key", now=NOW)
-    assert found is not None
-    assert found.value == damaged
-    assert await keys_of(store, "alice") == []
+    whole = database.entries["key"]
+    for damaged in (whole.value[:-1], whole.value.replace(b"\xa5alice", b"\xa5\xc3\xa9ice"), b"\xc1", b""):
+        database.entries["key"] = whole._replace(value=damaged)
+        found = await store.get("key", now=NOW)
+        assert found is not None
+        assert found.value == damaged
+        assert await keys_of(store, "alice") == []
+    current = await store.get("key", now=NOW)
+    assert current is not None
+    version = await store.replace("key", b"new", current.version, expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+    assert await keys_of(store, "alice") == ["key"]
+    assert await store.delete("key", version, now=NOW) is True
 
 
 # Which stores have the power

@@ -12,11 +12,12 @@ from collections.abc import Awaitable, Callable
 from inspect import Parameter, signature
 from operator import attrgetter
 from os import urandom
-from typing import NamedTuple, TypeGuard
+from typing import Annotated, NamedTuple, TypeGuard
 
-from msgspec import MsgspecError
+from msgspec import Meta, MsgspecError
 from msgspec.msgpack import Decoder, Encoder
 
+from starsessions.core.encoding import is_valid_id
 from starsessions.core.record import Key
 from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.base import Conflict, Cursor, Entry, Indexing, Owner, Page, Store, Version
@@ -39,13 +40,17 @@ class _Tag(NamedTuple):
     mark: bytes
 
 
+_Time = Annotated[int, Meta(ge=-(2**53), le=2**53)]
+"""A time that every database can store."""
+
+
 class _Place(NamedTuple):
     """An entry on the list of its owner."""
 
-    since: int
+    since: _Time
     key: Key
     mark: bytes
-    until: int
+    until: _Time
     """When the place may be forgotten, in seconds since 1970: the entry has expired by then, or has extended it."""
 
 
@@ -263,9 +268,10 @@ def _opened(stored: bytes) -> tuple[_Tag | None, bytes]:
     if not stored.startswith(_SIGN):
         return None, stored
     try:
-        return _decode_value(stored[1:])
+        tag, value = _decode_value(stored[1:])
     except (MsgspecError, UnicodeDecodeError):  # garbage under this key
         return None, stored
+    return (tag, value) if tag is None or is_valid_id(tag.owner.name) else (None, stored)
 
 
 def _shown(entry: Entry | None) -> Entry | None:
