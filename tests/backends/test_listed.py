@@ -452,20 +452,45 @@ async def test_an_entry_that_expired_and_is_deleted_leaves_the_list() -> None:
 async def test_a_list_that_has_become_shorter_meanwhile_is_not_made_anew() -> None:
     database = Database()
     store, other = ListedStore(database), ListedStore(database)
-    await store.create("a", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
-    await store.create("b", b"alice", expires_at=NOW + 9 * LIFE, now=NOW, owner=ALICE)
+    await store.create("long", b"alice", expires_at=NOW + 9 * LIFE, now=NOW, owner=ALICE)
 
     async def nothing() -> None: ...
 
     async def overtaken() -> None:
         if database.calls[-1] == "replace":
             database.before = nothing  # type: ignore[method-assign]
-            await other.delete("b", now=NOW)  # the list expires when the place of "a" does
+            await other.create("short", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+            await other.delete("long", now=NOW)  # the list expires when the place of the other entry does
 
     database.before = overtaken  # type: ignore[method-assign]
     fast = NOW + 4 * LIFE
-    await store.create("c", b"alice", expires_at=fast + LIFE, now=fast, owner=ALICE)
+    await store.create("fast", b"alice", expires_at=fast + LIFE, now=fast, owner=ALICE)
     await check_all_is_listed(database)
+
+
+async def test_a_write_that_is_refused_does_not_shorten_a_list() -> None:
+    async def scenario(schedule: Schedule) -> None:
+        database = Steps()
+        store = ListedStore(database)
+        stale = await store.create("old", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+        await store.replace("old", b"alice", stale, expires_at=NOW + 9 * LIFE, now=NOW, owner=ALICE)
+
+        async def refused() -> None:
+            with pytest.raises(Conflict):
+                await store.replace("old", b"", stale, expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+
+        await schedule.together(one=refused, other=lambda: creating(store, stale))
+        await check_all_is_listed(database)
+
+    await in_every_order(scenario)
+
+
+async def test_a_list_is_kept_as_long_as_an_entry_that_has_expired_by_a_fast_clock() -> None:
+    entries = Entries()
+    store = ListedStore(Right(entries))
+    await store.create("key", b"alice", expires_at=NOW + LIFE, now=NOW + 3 * LIFE, owner=ALICE)
+    assert entries["alice"].expires_at >= entries["key"].expires_at
+    assert await keys_of(store, "alice", NOW) == ["key"]
 
 
 # Garbage
@@ -538,7 +563,12 @@ async def test_a_value_that_was_damaged_is_read_as_it_is() -> None:
     store = ListedStore(database)
     await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
     whole = database.entries["key"]
-    for damaged in (whole.value[:-1], whole.value.replace(b"\xa5alice", b"\xa5\xc3\xa9ice"), b"\xc1", b""):
+    for damaged in (
+        whole.value[:-1],
+        *(whole.value.replace(b"alice", name) for name in (b"\xc3\xa9ice", b"\xffice", b"al ce")),
+        b"\xc1",
+        b"",
+    ):
         database.entries["key"] = whole._replace(value=damaged)
         found = await store.get("key", now=NOW)
         assert found is not None
