@@ -11,6 +11,7 @@ from redis.asyncio import Redis, RedisCluster, Sentinel
 from starsessions.backends.redis import RedisBackend
 from starsessions.stores.redis.store import RedisStore
 from starsessions.testing import BackendSuite, OpenBackend, OpenStore, StoreSuite
+from starsessions.testing.conformance.indexing_rules import INDEXING
 from tests.backends import part
 from tests.servers.process import Address
 from tests.servers.redis import SentinelAddress
@@ -37,6 +38,14 @@ class Cluster:
     @pytest.fixture
     def connect(self, redis_cluster: Address) -> Connect:
         return lambda: RedisCluster.from_url(redis_cluster.url)
+
+
+class ClusterOfOneNode:
+    """By an ordinary client, which some services offer."""
+
+    @pytest.fixture
+    def connect(self, redis_with_slots: Address) -> Connect:
+        return lambda: Redis.from_url(redis_with_slots.url)
 
 
 class SentinelSet:
@@ -114,6 +123,18 @@ class TestDriversOnFakeRedis(FakeRedis, Stores):
 class TestDriversOnACluster(Cluster, Stores):
     __test__ = True
     contract = part.DRIVERS
+
+
+class TestOwnersOnACluster(Cluster, Stores):
+    """There, an entry and its place in a listing are written one after the other."""
+
+    __test__ = True
+    contract = INDEXING
+
+
+class TestOwnersOnAClusterOfOneNode(ClusterOfOneNode, Stores):
+    __test__ = True
+    contract = INDEXING
 
 
 class TestRequestsOnACluster(Cluster, Backends):
