@@ -11,7 +11,6 @@ from redis.asyncio import Redis, RedisCluster, Sentinel
 from starsessions.backends.redis import RedisBackend
 from starsessions.stores.redis.store import RedisStore
 from starsessions.testing import BackendSuite, OpenBackend, OpenStore, StoreSuite
-from starsessions.testing.conformance.indexing_rules import INDEXING
 from tests.backends import part
 from tests.servers.process import Address
 from tests.servers.redis import SentinelAddress
@@ -129,12 +128,12 @@ class TestOwnersOnACluster(Cluster, Stores):
     """There, an entry and its place in a listing are written one after the other."""
 
     __test__ = True
-    contract = INDEXING
+    contract = part.OWNERS
 
 
 class TestOwnersOnAClusterOfOneNode(ClusterOfOneNode, Stores):
     __test__ = True
-    contract = INDEXING
+    contract = part.OWNERS
 
 
 class TestRequestsOnACluster(Cluster, Backends):
