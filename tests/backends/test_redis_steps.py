@@ -8,8 +8,8 @@ from itertools import count
 from typing import Any
 
 import pytest
+from redis import exceptions
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.base import Conflict, Owner
@@ -35,17 +35,28 @@ class Held:
     """A command that waits before it is sent."""
 
     def __init__(self) -> None:
-        self.reached, self.free = asyncio.Event(), asyncio.Event()
+        self._reached, self._free = asyncio.Event(), asyncio.Event()
+
+    async def wait(self) -> None:
+        self._reached.set()
+        await self._free.wait()
+
+    async def reached(self) -> None:
+        async with asyncio.timeout(60):
+            await self._reached.wait()
+
+    def release(self) -> None:
+        self._free.set()
 
 
 class Client(Redis):
     """An ordinary client whose commands a test can number, hold back, refuse, and let die."""
 
-    step = dies_before = dies_after = 0
+    step = dies_before = dies_after = loses = 0
     refuses: Callable[[tuple[Any, ...]], str | None] = staticmethod(lambda command: None)
 
     def begin(self, **settings: Any) -> None:
-        self.step = self.dies_before = self.dies_after = 0
+        self.step = self.dies_before = self.dies_after = self.loses = 0
         self.held: dict[int, Held] = {}
         self.__dict__.update(settings)
 
@@ -58,14 +69,15 @@ class Client(Redis):
         if self.dies_before and step >= self.dies_before:
             raise Dead
         if held := self.held.get(step):
-            held.reached.set()
-            await held.free.wait()
+            await held.wait()
         if message := self.refuses(args):
-            raise ResponseError(message)
+            raise exceptions.ResponseError(message)
         answer = await super().execute_command(*args, **options)
         if step == self.dies_after:
             self.dies_before = 1
             raise Dead
+        if step == self.loses:
+            raise exceptions.ConnectionError
         return answer
 
 
@@ -182,6 +194,38 @@ async def test_whatever_step_is_the_last_an_entry_that_exists_is_listed(place: P
                 return
 
 
+@everywhere
+@pytest.mark.parametrize("operation", sorted(OPERATIONS.keys() - {"expire"}))  # which raises Conflict: it is missing
+async def test_a_reply_that_is_lost_at_any_step_changes_nothing(place: Place, operation: str) -> None:
+    apart, together, operate = OPERATIONS[operation]
+    for step in range((apart if place.is_apart else together) + 1):
+        key = f"{step}"
+        version = await write(place.clean, key, None, LIFE, ANN)
+        place.client.begin(loses=step)
+        assert await operate(place.store, key, version) is not False
+        await place.check(key)
+        await place.check(f"new-{key}")
+        found = [member[8:-9] for owner in ("ann", "bob") for member in await place.members(owner)]
+        if step == 0:
+            expected = [member.replace(b"0", b"%d") for member in found]
+        if (operation, step) != ("delete any", 1):  # it has lost where the place is
+            assert found == [member % step for member in expected]
+        for owner in ("ann", "bob"):
+            await place.ask("DEL", f"{place.prefix}{{{owner}}}")
+
+
+@everywhere
+async def test_a_server_that_has_forgotten_all_scripts_gets_them_again(place: Place) -> None:
+    for operation, (_, _, operate) in OPERATIONS.items():
+        version = await write(place.store, operation, None, LIFE, ANN)
+        await place.ask("SCRIPT", "FLUSH")
+        await operate(place.store, operation, version)
+        await place.ask("SCRIPT", "FLUSH")
+        await place.check(operation)
+        await place.ask("SCRIPT", "FLUSH")
+        assert await place.store.time() > 0
+
+
 # Others act between two steps
 
 
@@ -189,11 +233,11 @@ async def test_a_listing_that_is_read_between_two_steps_keeps_the_place(place: P
     place.client.begin()
     second = place.client.hold(2)
     creating = asyncio.ensure_future(write(place.store, "key", None, LIFE, ANN))
-    await second.reached.wait()
+    await second.reached()
     for store in (place.clean, place.another()):
         assert (await store.list_owned("ann", limit=10, now=NOW)).entries == []
     assert len(await place.members()) == 1
-    second.free.set()
+    second.release()
     await creating
     await place.check("key")
 
@@ -204,9 +248,9 @@ async def test_a_delete_that_ends_late_keeps_the_place_of_a_new_entry(place: Pla
     place.client.begin()
     second = place.client.hold(2)
     deleting = asyncio.ensure_future(place.store.delete("key", version if given else None, now=NOW))
-    await second.reached.wait()
+    await second.reached()
     await write(place.clean, "key", None, LIFE, ANN)
-    second.free.set()
+    second.release()
     assert await deleting is True
     assert place.client.step == 2
     await place.check("key")
@@ -217,12 +261,12 @@ async def test_a_loser_that_tidies_late_keeps_the_place_of_a_new_entry(place: Pl
     place.client.begin()
     second, third = place.client.hold(2), place.client.hold(3)
     losing = asyncio.ensure_future(write(place.store, "key", version, 2 * LIFE, ANN))
-    await second.reached.wait()
+    await second.reached()
     await place.clean.delete("key", now=NOW)
-    second.free.set()
-    await third.reached.wait()
+    second.release()
+    await third.reached()
     await write(place.clean, "key", None, LIFE, ANN)
-    third.free.set()
+    third.release()
     with pytest.raises(Conflict):
         await losing
     await place.check("key")
@@ -258,9 +302,9 @@ async def test_a_place_that_is_not_new_does_not_wait_for_its_listing(place: Plac
     steps = [place.client.hold(1), place.client.hold(2)]
     writing = asyncio.ensure_future(write(place.store, "key", version, LIFE, ANN))
     for step in steps:
-        await step.reached.wait()
+        await step.reached()
     for step in steps:
-        step.free.set()
+        step.release()
     await writing
     assert place.client.step == 2
 

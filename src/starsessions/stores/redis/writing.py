@@ -139,7 +139,7 @@ class Writer:
             return place_of(self._prefix, change.key, answer[0])
         if not self._commands.is_spread:
             return None
-        if answer == 1:
+        if answer == 1 or (answer is None and not change.version):  # it is deleted, now or before
             return moves.out_of
         current = parsed(answer, 0)
         there = place_of(self._prefix, change.key, current.version) if current else None
