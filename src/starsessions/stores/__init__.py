@@ -5,7 +5,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from starsessions.stores.base import Conflict, Cursor, Entry, Indexing, Owner, Page, Store, Sweeping, Version
+from starsessions.stores.base import Conflict, Cursor, Entry, Indexing, Owner, Page, Store, Sweeping, Timed, Version
 from starsessions.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __all__ = [
     "Store",
     "StoreBackend",
     "Sweeping",
+    "Timed",
     "Version",
 ]
 
