@@ -168,7 +168,6 @@ async def test_the_time_is_that_of_the_database(store: SQLAlchemyStore) -> None:
 
 
 async def test_the_time_does_not_depend_on_the_time_zone_of_the_connection(mariadb_server: Address) -> None:
-    """Also in the hour that comes twice, when daylight saving time ends."""
     at = 1_761_441_300.25
     settings = {"init_command": f"SET time_zone = '+05:30', timestamp = {at}"}
     async with opened(create_async_engine(mariadb_server.over("asyncmy"), connect_args=settings)) as backend:
