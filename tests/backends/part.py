@@ -5,7 +5,9 @@ depend on the driver and its connections. The others are marked `wide` there.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
+
+import pytest
 
 from starsessions.testing.conformance.backend_rules import BACKEND
 from starsessions.testing.conformance.contract import Contract, Rule
@@ -26,6 +28,18 @@ class Part(Contract[Any]):
 
     def why_declined(self, rule: Rule[Any], declines: Mapping[str, str]) -> str | None:
         return self._whole.why_declined(rule, declines)
+
+
+class Ordinary:
+    """A suite whose other rules than the ordinary ones are marked `wide`."""
+
+    ordinary: ClassVar[Part]
+
+    def _as_parameter(self, rule: Rule[Any]) -> Any:
+        parameter = super()._as_parameter(rule)  # type: ignore[misc] # of the suite
+        return (
+            parameter if rule in set(self.ordinary) else parameter._replace(marks=[*parameter.marks, pytest.mark.wide])
+        )
 
 
 _OF_CONNECTIONS = """
