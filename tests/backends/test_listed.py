@@ -77,6 +77,8 @@ async def check_all_is_listed(database: Database) -> None:
     for name in ("alice", "bob"):
         assert sorted(await keys_of(store, name), reverse=True) == owned[name], "an entry that exists is not listed"
         assert await store.count_owned(name, now=0) >= len(owned[name])
+        for key in owned[name]:
+            assert database.entries[key].expires_at <= database.entries[name].expires_at, "the list expires first"
 
 
 # What a request does: each returns what to call on a store that has the entry "old" of alice, with this version. The
@@ -278,6 +280,27 @@ async def test_a_page_reads_its_entries_only() -> None:
     page = await store.list_owned("alice", limit=5, now=NOW)
     assert [key for key, _ in page.entries] == ["19", "18", "17", "16", "15"]
     assert database.calls == ["get"] * 6
+    assert (await store.list_owned("alice", limit=20, now=NOW)).after is None
+
+
+async def test_a_place_is_forgotten_after_twice_the_lifetime_of_its_entry() -> None:
+    database = Database()
+    store = ListedStore(database)
+    await store.create("a", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+    assert await store.count_owned("alice", now=NOW + 2 * LIFE - 1) == 1
+    assert await store.count_owned("alice", now=NOW + 2 * LIFE) == 0
+    now = NOW + 2 * LIFE
+    await store.create("b", b"alice", expires_at=now + LIFE, now=now, owner=ALICE)
+    assert await store.count_owned("alice", now=0) == 1
+    assert "a" not in database.entries, "an entry is stored that is on no list"
+
+
+async def test_the_list_of_another_owner_counts_as_empty() -> None:
+    database = Database()
+    store = ListedStore(database)
+    await store.create("key", b"", expires_at=NOW + LIFE, now=NOW, owner=Owner("clara", NOW))
+    database.entries["alice"] = database.entries["clara"]
+    assert await store.count_owned("alice", now=NOW) == 0
 
 
 async def test_a_full_list_is_smaller_than_64_kib() -> None:
@@ -313,6 +336,8 @@ async def test_a_full_list_of_live_entries_ends_the_oldest(three: None) -> None:
     assert "a" not in database.entries, "an entry is alive that is on no list"
     await store.create("e", b"alice", expires_at=NOW + LIFE, now=NOW, owner=Owner("alice", NOW - 9))
     assert await keys_of(store, "alice") == ["d", "c", "e"]
+    await store.create("f", b"alice", expires_at=NOW + LIFE, now=NOW, owner=Owner("alice", NOW))
+    assert await keys_of(store, "alice") == ["d", "c", "f"], "it did not end the one that signed in first"
 
 
 @rows("ended", ["missing", "expired", "of another owner", "without an owner"])
@@ -392,8 +417,26 @@ async def test_a_list_that_has_become_shorter_meanwhile_is_not_made_anew() -> No
 
 # Garbage
 
+NOT_UTF_8 = b"l1.alice\x91\x94\x01\xa1\xff\xc4\x00\x01"
+NOT_A_KEY = b"l1.alice\x91\x94\x01\xa2 \n\xc4\x00\x01"
+TOO_LATE = b"l1.alice\x91\x94\x01\xa1k\xc4\x00\xcf" + b"\xff" * 8
 
-@rows("garbage", [b"", b"l1.alice", b"l1.alice\xff", b"l1.alice\x91\x01", b"l1.bob\x90", b"\xc1\xc1", b"s" * 5000])
+
+@rows(
+    "garbage",
+    [
+        b"",
+        b"l1.alice",
+        b"l1.alice\xff",
+        b"l1.alice\x91\x01",
+        b"l1.bob\x90",
+        b"\xc1\xc1",
+        b"s" * 5000,
+        NOT_UTF_8,
+        NOT_A_KEY,
+        TOO_LATE,
+    ],
+)
 async def test_garbage_under_the_key_of_a_list_counts_as_empty(garbage: bytes) -> None:
     database = Database()
     store = ListedStore(database)
@@ -418,7 +461,14 @@ async def test_an_entry_that_lost_its_list_can_be_deleted() -> None:
 
 @rows(
     "value",
-    [b"\xc1", b"\xc1\xc1", b"\xc1\x92\xc0\xc4\x00", b"\xc1\x92\x92\x92\xa5alice\x01\xc4\x00\xc4\x00", b"\xc1l1"],
+    [
+        b"\xc1",
+        b"\xc1\xc1",
+        b"\xc1\x92\xc0\xc4\x00",
+        b"\xc1\x92\x92\x92\xa5alice\x01\xc4\x00\xc4\x00",
+        b"\xc1l1",
+        b"\xc1\x92\x92\x92\xa1\xff\x01\xc4\x00\xc4\x00",
+    ],
 )
 @rows("owner", [None, ALICE])
 async def test_a_value_cannot_be_taken_for_one_that_has_an_owner(value: bytes, owner: Owner | None) -> None:
@@ -434,12 +484,18 @@ async def test_a_value_that_was_damaged_is_read_as_it_is() -> None:
     database = Database()
     store = ListedStore(database)
     await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
-    damaged = database.entries["key"].value[:-1]
-    database.entries["key"] = database.entries["key"]._replace(value=damaged)
-    found = await store.get("key", now=NOW)
-    assert found is not None
-    assert found.value == damaged
-    assert await keys_of(store, "alice") == []
+    whole = database.entries["key"]
+    for damaged in (whole.value[:-1], whole.value.replace(b"\xa5alice", b"\xa5\xc3\xa9ice"), b"\xc1", b""):
+        database.entries["key"] = whole._replace(value=damaged)
+        found = await store.get("key", now=NOW)
+        assert found is not None
+        assert found.value == damaged
+        assert await keys_of(store, "alice") == []
+    current = await store.get("key", now=NOW)
+    assert current is not None
+    version = await store.replace("key", b"new", current.version, expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+    assert await keys_of(store, "alice") == ["key"]
+    assert await store.delete("key", version, now=NOW) is True
 
 
 # Which stores have the power
