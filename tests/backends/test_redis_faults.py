@@ -281,6 +281,16 @@ class TestALostAnswer:
         assert found is not None
         assert found.value == b"value"
 
+    async def test_to_a_listing_is_requested_again(self, store: RedisStore, between: Proxy) -> None:
+        await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW, owner=Owner("owner", 1))
+        between.lose_replies = 1
+        assert await owned(store, "owner") == ["key"]
+        between.lose_replies = 1
+        assert await store.count_owned("owner", now=NOW) == 1
+        between.lose_replies = 1
+        assert await store.time() > 0
+        assert between.lose_replies == 0
+
     @pytest.mark.guarantee(20)
     async def test_to_a_write_is_no_failure(self, store: RedisStore, between: Proxy) -> None:
         version = await store.create("key", b"1", expires_at=NOW + LIFE, now=NOW)
