@@ -34,6 +34,7 @@ def main() -> int:
         leave=given.leave,
         skew=given.skew,
         maximum=given.maximum,
+        ends_with_kill="kill" in given.faults,
     )
     done = run(condition)
     violations = check(done.history, condition.rules)

@@ -31,11 +31,13 @@ class Condition:
     faults: tuple[str, ...] = ()
     seed: int = 1
     operations: int = 0
-    """The least number of operations."""
+    """The least number of answers."""
     strikes: int = 0
     """The least number of faults."""
     seconds: float = 0.0
     """The least time."""
+    ends_with_kill: bool = False
+    """Whether the store is killed once more when all is quiet: that may take back nothing at all."""
     leave: float = 0.0
     """The share of requests whose client leaves before the answer."""
     skew: float = 0.0
@@ -89,7 +91,7 @@ class Run:
             while True:
                 await self._phase(min(end, time.monotonic() + 10))
                 await self._look_at_everything()
-                if "kill" in condition.faults:  # with nothing under way, it may take back nothing at all
+                if condition.ends_with_kill:
                     await kill(self.machine)
                     await self._look_at_everything()
                 if time.monotonic() >= end:
@@ -103,11 +105,11 @@ class Run:
 
     async def _phase(self, until: float) -> None:
         """Let clients and faults work until it has been long enough."""
-        condition, aim = self.condition, self.counts["asked"] + self.condition.operations
+        condition, aim = self.condition, self.counts["answered 200"] + self.condition.operations
         struck = self.counts["faults"] + condition.strikes
 
         def goes_on() -> bool:
-            return time.monotonic() < until or self.counts["asked"] < aim or self.counts["faults"] < struck
+            return time.monotonic() < until or self.counts["answered 200"] < aim or self.counts["faults"] < struck
 
         async with asyncio.TaskGroup() as tasks:
             for browser in self.world.browsers:
