@@ -120,14 +120,14 @@ def ended_stays_closed(history: History, rules: Rules) -> Iterator[Violation]:
         if what not in closed or by.ended < closed[what].ended:
             closed[what] = by
     for one, answer in history.answered():
-        ways = [("handle", handle) for handle in answer.value] if one.kind == "list" else []
-        if (opened := answer.opened) is not None:
+        promise, ways = "what is ended stays closed", []
+        if one.kind == "list":
+            promise, ways = "what is ended is not listed", [("handle", handle) for handle in answer.value]
+        elif (opened := answer.opened) is not None:
             ways = [("token", one.token), ("handle", opened.handle or ""), ("name", opened.name)]
-        for way in ways:
-            by = closed.get(way)
-            if by is not None and by.ended < one.began:
-                yield Violation("what is ended stays closed", " ".join(way), (by, one))
-                break
+        by = next((closed[way] for way in ways if way in closed and closed[way].ended < one.began), None)
+        if by is not None:
+            yield Violation(promise, ", ".join(way[1] for way in ways if closed.get(way) is by), (by, one))
 
 
 def _closed(history: History, rules: Rules) -> Iterator[tuple[tuple[str, str], Operation]]:

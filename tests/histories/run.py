@@ -46,6 +46,8 @@ class Condition:
     users: int = 5
     browsers: int = 8
     tabs: int = 2
+    costs: frozenset[str] = frozenset()
+    """The promises that cannot be kept under it."""
     timeout: float = 1.0
     """How long the library waits for the store."""
 

@@ -3,19 +3,20 @@
 `python -m tests.histories` runs the same for longer, and under more conditions.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from tests.histories.checker import Violation, check
+from tests.histories.conditions import CONDITIONS, OTHERS
 from tests.histories.run import Condition, run
 
 pytestmark = pytest.mark.once
 
-AFAR = {"what was not ended lives", "what is dead stays dead", "what lives is listed", "what is listed lives"}
-"""What clocks may cost that are further apart than a minute: sessions, and never their ends."""
-
 
 def violations(condition: Condition) -> list[Violation]:
-    return check(run(condition).history, condition.rules)
+    found = check(run(condition).history, condition.rules)
+    return [one for one in found if one.promise not in condition.costs]
 
 
 def shown(found: list[Violation]) -> str:
@@ -49,30 +50,8 @@ def test_a_store_that_forgets_is_found_out() -> None:
     assert "what was not ended lives" in {one.promise for one in found}
 
 
-WIDE = ("hypercorn-uvloop-2-workers", "granian-2-workers")
-
-
 @pytest.mark.wide
-@pytest.mark.parametrize(
-    "condition",
-    [
-        Condition("redis", WIDE, ("kill", "pause", "workers", "proxy"), seconds=20, ends_with_kill=True),
-        Condition("redis-cluster", WIDE, ("move", "failover"), seconds=20),
-        Condition("redis-sentinel", WIDE, leave=0.1, seconds=10),
-        Condition("postgres", WIDE, ("kill", "pause", "workers", "proxy"), seconds=20, ends_with_kill=True),
-        Condition("postgres-psycopg", WIDE, ("pause", "proxy"), seconds=20, ends_with_kill=True),
-        Condition("mariadb", WIDE, ("kill", "pause", "proxy"), seconds=20, ends_with_kill=True),
-        Condition("redis", WIDE, skew=29, seconds=10),
-    ],
-    ids=lambda condition: " ".join([condition.store, *condition.faults]),
-)
-def test_what_is_answered_is_true_for_longer(condition: Condition) -> None:
-    found = violations(condition)
-    assert not found, shown(found)
-
-
-@pytest.mark.wide
-@pytest.mark.parametrize("store", ["redis", "postgres", "sqlite"])
-def test_clocks_that_are_wrong_cost_sessions_and_never_their_ends(store: str) -> None:
-    found = [one for one in violations(Condition(store, skew=90, seconds=8)) if one.promise not in AFAR]
+@pytest.mark.parametrize("name", [name for name, one in CONDITIONS.items() if one.faults or one.skew or one.leave])
+def test_what_is_answered_is_true_for_longer(name: str) -> None:
+    found = violations(replace(CONDITIONS[name], servers=OTHERS, seconds=15))
     assert not found, shown(found)
