@@ -114,23 +114,21 @@ def _around(history: History, stuck: Iterable[Step], steps: Iterable[Step]) -> t
 
 
 def ended_stays_closed(history: History, rules: Rules) -> Iterator[Violation]:
-    """What was ended opens by no cookie that was ever handed out, once the end was answered; nor is it listed."""
+    """What was ended opens by no cookie that was ever handed out, once the end was answered."""
     closed: dict[tuple[str, str], Operation] = {}
-    for what, by in _closed(history, rules):
+    for what, by in _closed(history):
         if what not in closed or by.ended < closed[what].ended:
             closed[what] = by
     for one, answer in history.answered():
-        promise, ways = "what is ended stays closed", []
-        if one.kind == "list":
-            promise, ways = "what is ended is not listed", [("handle", handle) for handle in answer.value]
-        elif (opened := answer.opened) is not None:
-            ways = [("token", one.token), ("handle", opened.handle or ""), ("name", opened.name)]
+        if (opened := answer.opened) is None:
+            continue
+        ways = [("token", one.token), ("handle", opened.handle or ""), ("name", opened.name)]
         by = next((closed[way] for way in ways if way in closed and closed[way].ended < one.began), None)
         if by is not None:
-            yield Violation(promise, ", ".join(way[1] for way in ways if closed.get(way) is by), (by, one))
+            yield Violation("what is ended stays closed", f"{one.token} of {opened.name}", (by, one))
 
 
-def _closed(history: History, rules: Rules) -> Iterator[tuple[tuple[str, str], Operation]]:
+def _closed(history: History) -> Iterator[tuple[tuple[str, str], Operation]]:
     """Each token, sign-in or anonymous session that may not open any more, and the operation after which it may not."""
     _, seen_at, of_user = _handles(history)
     for one, answer in history.answered():
@@ -262,8 +260,11 @@ def at_rest(history: History, quiet: Quiet, rules: Rules) -> Iterator[Violation]
         for one, answer in during
         if one.kind == "replay" and answer.opened and answer.opened.handle
     }
+    ended = {handle: by for (what, handle), by in _closed(history) if what == "handle" and by.ended < quiet.began}
     for one, answer in during:
         if one.kind == "list":
+            for handle in sorted(ended.keys() & set(answer.value)):
+                yield Violation("what is ended is not listed", handle, (ended[handle], one))
             yield from _list_at_rest(history, one, answer, live, rules)
 
 
