@@ -1,7 +1,7 @@
 """Decides whether a history keeps what is promised of sessions. Each promise is a function that yields violations."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import NamedTuple
@@ -57,6 +57,8 @@ def registers(history: History, rules: Rules) -> Iterator[Violation]:
     moves = _moves(history)
     for one in history.operations:
         name = one.answer.opened.name if one.answer and one.answer.opened else one.name
+        if _is_copied(one, moves[name]):
+            continue
         if one.kind in SETS:
             dropped = not one.confirms and any(_overlap(one, move) for move in moves[name])
             sure = one.answer is not None and one.answer.opened is not None and not dropped
@@ -74,8 +76,11 @@ def registers(history: History, rules: Rules) -> Iterator[Violation]:
 def counters(history: History, rules: Rules) -> Iterator[Violation]:
     """Each counter is exact: every confirmed increment counts once, and one without an answer at most once."""
     steps: dict[str, list[Step]] = defaultdict(list)
+    moves = _moves(history)
     for one in history.operations:
         opened = one.answer.opened if one.answer else None
+        if _is_copied(one, moves[opened.name if opened else one.name]):
+            continue
         if one.kind == "increment":
             value = one.answer.value if one.answer and opened else None
             steps[opened.name if opened else one.name].append(
@@ -95,6 +100,20 @@ def _moves(history: History) -> dict[str, list[Operation]]:
         if one.kind in (*MOVES, "revoke_others"):
             moves[one.answer.opened.name if one.answer and one.answer.opened else one.name].append(one)
     return moves
+
+
+def _is_copied(one: Operation, moves: Sequence[Operation]) -> bool:
+    """Return whether the data may be a copy: a sign-in, and another request without an answer, gave it a new id each.
+
+    The sign-in then begins a session of its own, with the data as it had loaded them.
+    """
+    unanswered = [move for move in moves if move.answer is None]
+    return any(
+        move.kind == "sign_in"
+        and move.began <= one.began
+        and any(move is not by and _overlap(move, by) for by in unanswered)
+        for move in moves
+    )
 
 
 def _overlap(one: Operation, other: Operation) -> bool:

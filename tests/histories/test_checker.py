@@ -103,6 +103,13 @@ RIGHT: list[list[Operation]] = [
     [SIGNED_IN, ANOTHER, REVOKED_OTHERS, op("get", 4, OTHER, token="t4"), op("get", 4)],
     [SIGNED_IN, unanswered("revoke_all", 2, ANN), op("get", 4)],
     [SIGNED_IN, unanswered("rotate", 2, ANN, ended=3), op("get", 2.5)],
+    [
+        SIGNED_IN,
+        unanswered("rotate", 2, ANN),
+        op("sign_in", 2, ANN, left=AGAIN, cookie="t2"),
+        op("set", 4, AGAIN, token="t2", key="color", value="v1"),
+        op("get", 6, AGAIN, token="t2"),
+    ],
     [SIGNED_IN, op("sign_in", 0, token="", left=BOB, cookie="t5"), op("get", 2, BOB, token="t5"), listed(2, "h1")],
 ]
 
