@@ -113,7 +113,7 @@ class Run:
         def goes_on() -> bool:
             return time.monotonic() < until or self.counts["answered 200"] < aim or self.counts["faults"] < struck
 
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(5 * PATIENCE), asyncio.TaskGroup() as tasks:
             for browser in self.world.browsers:
                 for _ in range(condition.tabs):
                     tasks.create_task(self._tab(browser, goes_on))

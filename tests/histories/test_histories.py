@@ -26,7 +26,7 @@ def shown(found: list[Violation]) -> str:
 @pytest.mark.guarantee(20)
 @pytest.mark.parametrize("store", ["sqlite", "redis", "postgres"])
 def test_what_is_answered_is_true(store: str) -> None:
-    found = violations(Condition(store, operations=500))
+    found = violations(Condition(store, operations=300))
     assert not found, shown(found)
 
 
@@ -34,8 +34,8 @@ def test_what_is_answered_is_true(store: str) -> None:
 @pytest.mark.parametrize(
     "condition",
     [
-        Condition("redis", faults=("kill", "proxy"), operations=400, strikes=3, ends_with_kill=True, costs=GHOSTS),
-        Condition("sqlite", faults=("workers",), leave=0.1, operations=400, strikes=2, costs=GHOSTS),
+        Condition("redis", faults=("kill", "proxy"), operations=300, strikes=2, ends_with_kill=True, costs=GHOSTS),
+        Condition("sqlite", faults=("workers",), leave=0.1, operations=300, strikes=2, costs=GHOSTS),
     ],
     ids=["the store is killed, and its answers are lost", "workers are killed and paused, and clients leave"],
 )
