@@ -451,11 +451,8 @@ async def _end(
     """
 
     async def end(one: Owned) -> None:
-        was_there, record = await index.end(one.key, one.version), one.record
-        # By the clock that wrote it, if that is fast: a record from the future has not expired.
-        if was_there and record is not None and index.is_live(record, max(now, record.renewed_at)):
-            assert record.identity is not None
-            ended[record.identity.handle] = Revoked(record.identity.handle, user_id)
+        if await index.end(one.key, one.version) and one.identity is not None and index.has_lived(one, now):
+            ended[one.identity.handle] = Revoked(one.identity.handle, user_id)
 
     count, after = 0, None
     while True:

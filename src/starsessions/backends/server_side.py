@@ -79,6 +79,7 @@ class StoreBackend(Backend):
         entries = Entries(self._cipher_for(binding, Purpose.ENCRYPTED_RECORD), self.hashes_ids)
         self._read, self._value = entries.read, entries.value
         self.user_index = UserIndex(self.store, binding, Purpose.SESSION_LIST, entries, policy)
+        self._store = self.user_index.store
 
     def sign_ins_for(self, binding: Binding) -> UserIndex:
         """Return the sign-ins of signed or encrypted cookies in this store. They are encrypted if the records are."""
@@ -95,12 +96,12 @@ class StoreBackend(Backend):
 
     async def fetch(self, token: str, now: int) -> Found | MissReason:
         key = self.key_of(token)
-        read = self._read(token, key, await self.store.get(key, now=now))
+        read = self._read(token, key, await self._store.get(key, now=now))
         return await self._followed(read, token, now) if isinstance(read, Pointer) else read
 
     async def fetch_to_end(self, token: str, now: int) -> Found | MissReason:
         key = self.key_of(token)
-        read = self._read(token, key, await self.store.get(key, now=0))
+        read = self._read(token, key, await self._store.get(key, now=0))
         return await self._followed(read, token, now) if isinstance(read, Pointer) else read
 
     async def create(
@@ -120,7 +121,7 @@ class StoreBackend(Backend):
             return await self.user_index.complete(pending, record, ends_at, now)
         if record.identity is not None:
             return await self.user_index.create(key, record, ends_at, now)
-        return await self.store.create(key, self._value(key, record), expires_at=ends_at, now=now)
+        return await self._store.create(key, self._value(key, record), expires_at=ends_at, now=now)
 
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
         place: Location = found.version
@@ -129,7 +130,7 @@ class StoreBackend(Backend):
             if record.identity is not None:
                 version = await self.user_index.replace(key, record, version, ends_at, now)
             else:
-                version = await self.store.replace(key, self._value(key, record), version, expires_at=ends_at, now=now)
+                version = await self._store.replace(key, self._value(key, record), version, expires_at=ends_at, now=now)
         except stores.Conflict as conflict:
             raise Conflict(await self._current(found.token, key, conflict.current, now)) from None
         except Overtaken:
@@ -166,7 +167,7 @@ class StoreBackend(Backend):
             # Longer than any request is in flight, but not so long that pointers outnumber the sessions.
             known_until = min(ends_at, max(now, usable_until) + KNOWN_FOR)
             expires_at = max(known_until, usable_until)
-            await index.store.replace(place.key, pointer, place.version, expires_at=expires_at, now=now)
+            await self._store.replace(place.key, pointer, place.version, expires_at=expires_at, now=now)
         except stores.Conflict as conflict:
             if pending is not None:
                 await index.take_back(pending, now)
@@ -181,7 +182,7 @@ class StoreBackend(Backend):
         key = key_under(self._label_before, new_key)
         value = self._value(key, Pointer(new_key, now, 0, found.record.payload))
         with suppress(stores.Conflict):  # an earlier attempt of this request has stored it
-            await self.store.create(key, value, expires_at=now + MOMENT, now=now)
+            await self._store.create(key, value, expires_at=now + MOMENT, now=now)
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
         place: Location = found.version
@@ -189,33 +190,33 @@ class StoreBackend(Backend):
             await self.user_index.end(place.key, place.version)
             return
         try:
-            await self.user_index.store.delete(place.key, place.version, now=now)
+            await self._store.delete(place.key, place.version, now=now)
         except stores.Conflict as conflict:
             raise Conflict(await self._current(found.token, place.key, conflict.current, now)) from None
 
     async def refetch(self, found: Found, now: int) -> Found | MissReason:
         place: Location = found.version
-        key, entry = await self.user_index.moved_to(place.key, await self.store.get(place.key, now=now), now)
+        key, entry = await self.user_index.moved_to(place.key, await self._store.get(place.key, now=now), now)
         read = self._read(found.token, key, entry, is_alias=found.is_alias or key != place.key)
         return MissReason.UNDECODABLE if isinstance(read, Pointer) else read
 
     async def data_before_sign_in(self, token: str, user_id: str | None, now: int) -> bytes | None:
         key = self.key_of(token)
-        pointer = self._read(token, key, await self.store.get(key, now=now))
+        pointer = self._read(token, key, await self._store.get(key, now=now))
         if not isinstance(pointer, Pointer):
             return None
         key = key_under(self._label_before, pointer.to)
-        before = self._read(token, key, await self.store.get(key, now=now))
+        before = self._read(token, key, await self._store.get(key, now=now))
         payload = before.payload if isinstance(before, Pointer) else None
         if user_id is None or payload is None:
             return payload
-        key, entry = await self.user_index.moved_to(pointer.to, await self.store.get(pointer.to, now=now), now)
+        key, entry = await self.user_index.moved_to(pointer.to, await self._store.get(pointer.to, now=now), now)
         successor = self._read("", key, entry)
         user = successor.record.identity if isinstance(successor, Found) else None
         return None if user is None or user.user_id != user_id else payload
 
     async def discard(self, token: str, now: int) -> None:
-        await self.store.delete(self.key_of(token), now=now)
+        await self._store.delete(self.key_of(token), now=now)
 
     def key_of(self, session_id: str) -> str:
         """Return the store's key of the session with this id."""
@@ -229,7 +230,7 @@ class StoreBackend(Backend):
         for _ in range(MAX_HOPS):
             if now >= moved.until:
                 return MissReason.ROTATED if now >= moved.at + MOMENT else MissReason.JUST_ROTATED
-            read = self._read(token, moved.to, await self.store.get(moved.to, now=now), is_alias=True)
+            read = self._read(token, moved.to, await self._store.get(moved.to, now=now), is_alias=True)
             if not isinstance(read, Pointer):
                 return read
             moved = read

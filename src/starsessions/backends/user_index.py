@@ -40,13 +40,13 @@ from contextlib import suppress
 from os import urandom
 from typing import Any, NamedTuple
 
-from anyio import create_task_group
+import anyio
 
 from starsessions.backends.entries import Entries, Pointer
 from starsessions.backends.provider_links import ProviderLinks
 from starsessions.core.binding import Binding, Purpose
 from starsessions.core.encoding import key_under, to_base64url
-from starsessions.core.record import Found, Identity, MissReason, Policy, Record, why_expired
+from starsessions.core.record import Found, Identity, MissReason, Policy, Record, has_lived, why_expired
 from starsessions.stores.base import Conflict, Cursor, Entry, Indexing, Owner, Store, Version
 from starsessions.stores.listed import as_indexing
 from starsessions.stores.memory import MemoryStore
@@ -175,6 +175,13 @@ class UserIndex:
     def is_live(self, record: Record, now: int) -> bool:
         """Return whether this is a session that was saved, and has not expired."""
         return record.payload is not None and (self._policy is None or why_expired(record, self._policy, now) is None)
+
+    def has_lived(self, one: Owned, now: int) -> bool:
+        """Return whether an entry that was ended at `now` was a session, by this server's clock or a faster one."""
+        record = one.record
+        if record is None or record.payload is None:
+            return False
+        return self._policy is None or has_lived(record, self._policy, now)
 
     # The epoch
 
@@ -354,7 +361,7 @@ class UserIndex:
             except Exception as error:  # raised below: a task group would wrap it in an exception group
                 errors[index] = error
 
-        async with create_task_group() as tasks:
+        async with anyio.create_task_group() as tasks:
             for index in range(len(work)):
                 tasks.start_soon(run, index)
         for error in errors:

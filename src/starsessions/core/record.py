@@ -233,6 +233,14 @@ def why_expired(record: Record, policy: Policy, now: int) -> MissReason | None:
     return None if record.renewed_at - CLOCK_SKEW <= now < end else MissReason.EXPIRED
 
 
+def has_lived(record: Record, policy: Policy, now: int) -> bool:
+    """Return whether a session that was ended at `now` was alive, by this server's clock or by the one that wrote it.
+
+    A record from the future has not expired: another server has a clock that is fast.
+    """
+    return why_expired(record, policy, max(now, record.renewed_at)) is None
+
+
 def touch_due(record: Record, policy: Policy, now: int) -> bool:
     """Return whether use alone should renew the session now (`rolling`).
 

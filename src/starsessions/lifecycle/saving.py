@@ -14,7 +14,7 @@ import anyio
 from starsessions.backends.base import Conflict, IdInUse
 from starsessions.backends.user_index import Overtaken, Owned, PendingSignIn
 from starsessions.core import merge
-from starsessions.core.record import Found, Identity, deadline
+from starsessions.core.record import Found, Identity, deadline, has_lived
 from starsessions.core.state import (
     BY_HAND,
     NOTHING,
@@ -335,7 +335,7 @@ async def _end(session: TrackedDict) -> None:
         every = await find_all(state) if state.miss_reason is not None or state.explicit_id is not None else []
         for one in every:
             await config.backend.delete(one, now)
-        if every:
+        if any(has_lived(one.record, config.policy, now) for one in every):
             state.deleted(session)
         else:
             state.forget(session)

@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeGuard
 from msgspec import MsgspecError
 from msgspec.msgpack import Decoder, Encoder
 
+from starsessions.core.record import Key
 from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.base import Conflict, Cursor, Entry, Indexing, Owner, Page, Store, Version
 
@@ -42,7 +43,7 @@ class _Place(NamedTuple):
     """An entry on the list of its owner."""
 
     since: int
-    key: str
+    key: Key
     mark: bytes
     until: int
     """When the place may be forgotten, in seconds since 1970: the entry has expired by then, or has extended it."""
@@ -213,8 +214,7 @@ class ListedStore:
         if entry is None:
             await self._store.create(name, value, expires_at=expires_at, now=min(now, expires_at - 1))
             return
-        # A time at which the list has not expired. It is not 0, since a database may need the time that is left.
-        then = min(max(now, places[-1].since), entry.expires_at - 1, expires_at - 1)
+        then = min(now, entry.expires_at - 1, expires_at - 1)  # it has not expired by then, whatever this clock says
         await self._store.replace(name, value, entry.version, expires_at=expires_at, now=then)
 
     async def _with_room(self, places: _Places, now: int) -> _Places:
@@ -264,7 +264,7 @@ def _opened(stored: bytes) -> tuple[_Tag | None, bytes]:
         return None, stored
     try:
         return _decode_value(stored[1:])
-    except MsgspecError:  # garbage under this key
+    except (MsgspecError, UnicodeDecodeError):  # garbage under this key
         return None, stored
 
 
@@ -287,5 +287,5 @@ def _places(name: str, entry: Entry | None) -> _Places:
         return ()
     try:
         return _decode_places(entry.value[len(start) :])
-    except MsgspecError:
+    except (MsgspecError, UnicodeDecodeError):
         return ()
