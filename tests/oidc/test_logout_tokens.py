@@ -57,7 +57,7 @@ REFUSED = {
     "unknown algorithm": signed(logout_claims(), ECKey.generate_key("secp256k1", {"kid": "ec"}), alg="ES256K"),
     "key of another kind": signed(logout_claims(), EC, alg="ES256", kid="rsa"),
     "unknown key": signed(logout_claims(), kid="other"),
-    "signed by somebody else": signed(logout_claims(), OTHER_RSA),
+    "signed with another key": signed(logout_claims(), OTHER_RSA),
     "key in the header": signed(logout_claims(), OTHER_RSA, jwk=OTHER_RSA.as_dict(private=False), kid=...),
     "critical header": signed(logout_claims(), crit=["exp"], exp=1),
     "an access token": signed(logout_claims(), typ="at+jwt"),

@@ -49,7 +49,7 @@ REFUSED = {
     "a logout token": (signed(logout_claims()), "invalid_request"),
     "another algorithm than that of the profile": (event(event_claims(), EC, alg="ES256"), "invalid_request"),
     "algorithm none": ("eyJhbGciOiJub25lIiwidHlwIjoic2VjZXZlbnQrand0In0.e30.", "invalid_request"),
-    "signed by somebody else": (event(event_claims(), OTHER_RSA), "invalid_key"),
+    "signed with another key": (event(event_claims(), OTHER_RSA), "invalid_key"),
     "unknown key": (event(event_claims(), kid="other"), "invalid_key"),
     "another issuer": (claims(iss="https://login.example.org"), "invalid_issuer"),
     "no issuer": (claims(iss=...), "invalid_issuer"),
@@ -166,7 +166,7 @@ async def test_the_application_finds_the_users_of_other_subjects() -> None:
     assert (await world.user(ann), await world.user(bob)) == (None, "bob")
 
 
-async def test_a_subject_that_nobody_can_find_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_subject_that_cannot_be_found_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     for number in "12":
         await push(world.events, claims(sub_id=EMAIL, jti=number))
