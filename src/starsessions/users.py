@@ -110,7 +110,7 @@ async def check_stamp(source: SessionSource, stamp: str) -> bool:
         stamp: the fingerprint that would be passed to `sign_in()` now. The session holds a hash of it.
 
     Returns:
-        True if it is that of the sign-in. False if it is another one, or nobody is signed in.
+        True if it is that of the sign-in. False if it is another one, or no user is signed in.
 
     >>> import asyncio
     >>> from starsessions import InMemoryBackend, Session

@@ -33,6 +33,7 @@ _OF_CONNECTIONS = """
     entries_outlive_their_connections
     writers_that_retry_lose_no_update
     a_cancelled_call_is_done_whole_or_not_at_all
+    one_connection_lists_what_another_writes
 """
 _OF_DRIVERS = f"""
     {_OF_CONNECTIONS}
@@ -47,6 +48,12 @@ _OF_DRIVERS = f"""
     a_delete_is_final_against_a_parallel_replace
     of_a_parallel_replace_and_delete_one_wins
     parallel_sweeps_count_each_entry_once
+    an_owned_entry_is_listed_at_once
+    the_newest_entries_come_first
+    pages_are_complete_and_disjoint
+    parallel_creates_of_one_owner_lose_none
+    creating_and_deleting_commute
+    a_cancelled_write_leaves_no_entry_unlisted
 """
 # What requests do in every order, one call to the store after the other, depends on the rules of the store only.
 _OF_REQUESTS = """

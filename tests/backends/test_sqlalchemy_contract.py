@@ -7,6 +7,7 @@ a part of its rules is enough.
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from sqlalchemy import MetaData
@@ -31,6 +32,7 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
 
 class Stores(StoreSuite):
     __test__ = False
+    declines: ClassVar = {"owners": "the library keeps the lists"}
 
     @pytest.fixture
     async def open_store(self, db: Database) -> AsyncIterator[OpenStore]:

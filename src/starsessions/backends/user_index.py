@@ -7,13 +7,13 @@ what was deleted opens nothing. This is each operation, as calls to the store, a
 * **Sign in.** (1) Create a *pending* entry under the new key: it has an identity, no data, and a minute to live. At the
   same time, read the user's epoch, and count. *A place that is taken for a minute.* (2) When the session is saved,
   replace the pending entry by its version; at the same time, read the epoch again, and count. *The new session is
-  listed; if the response is lost, nobody knows its id. The session before is intact.* Whatever has ended the pending
+  listed; if the response is lost, no one knows its id. The session before is intact.* Whatever has ended the pending
   entry meanwhile (end all, an eviction, a sign-out in the same request) has made step 2 a conflict: the sign-in was
   overtaken. One that has expired by itself, because the handler is slow, is created anew. If the epoch has changed,
   delete what was written. (3) Put a pointer in the place of the session before. *Done.* If that one has changed
   meanwhile, make the entry pending again, and save the merged session.
 * **Sign out, end one.** Delete the entry by its version. If it has become a pointer, because of a rotation, follow it.
-* **Rotate.** (1) Create the entry under the new key. *The session is listed twice under one handle; nobody knows the
+* **Rotate.** (1) Create the entry under the new key. *The session is listed twice under one handle; no one knows the
   new id.* (2) Replace the old entry by a pointer, which has no owner. If that fails, delete the new entry.
   A signed or encrypted cookie has one entry for its sign-in. It is replaced, with the next generation.
 * **Evict.** After step 2 of a sign-in, and only if the count is above the maximum: list, and end the oldest. *Some are
