@@ -108,7 +108,7 @@ async def extend(session: Session) -> None:
 
 
 @pytest.mark.guarantee(21)
-@rows("renewal", [extend, Session.regenerate_id])
+@rows("renewal", [change, extend, Session.regenerate_id])
 async def test_a_session_that_the_index_has_lost_ends_at_its_next_renewal(
     kind: Any, clock: Clock, renewal: Any
 ) -> None:

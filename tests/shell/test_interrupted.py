@@ -297,8 +297,20 @@ ENDING = ("signs out", "ends one", "ends others", "ends all", "signs in as anoth
 @rows("how", ["killed", "call lost", "answer lost", "cancelled"])
 @rows("most", [None, 2, 1])
 async def test_each_promise_is_kept_wherever_an_operation_is_interrupted(
-    kind: Kind, clock: Clock, name: str, how: str, most: int | None
+    indexed: Kind, clock: Clock, name: str, how: str, most: int | None
 ) -> None:
+    await interrupt_at_each_call(indexed, clock, name, how, most)
+
+
+@rows("name", ACTS)
+@rows("how", ["killed", "answer lost"])
+async def test_with_a_list_each_promise_is_kept_wherever_an_operation_is_interrupted(
+    listed: Kind, clock: Clock, name: str, how: str
+) -> None:
+    await interrupt_at_each_call(listed, clock, name, how, 2)
+
+
+async def interrupt_at_each_call(kind: Kind, clock: Clock, name: str, how: str, most: int | None) -> None:
     at, goes_on = 0, True
     while goes_on:
         at += 1

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from starsessions import stores
 from starsessions.backends.base import Backend, Conflict, wall_clock
-from starsessions.backends.entries import Entries, Location
+from starsessions.backends.entries import Entries, Location, Pointer
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.user_index import Overtaken, PendingSignIn, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
@@ -22,7 +22,7 @@ from starsessions.sealing import encrypted, signed
 from starsessions.sealing.encrypted import Encrypter
 from starsessions.sealing.keys import Keys, key_list
 from starsessions.sealing.signed import Signer, StarletteSigner
-from starsessions.stores.base import WHAT_A_STORE_IS, Entry, Store, is_store
+from starsessions.stores.base import WHAT_A_STORE_IS, Store, is_store
 
 
 class _SealedCookieBackend(Backend):
@@ -83,16 +83,8 @@ class _SealedCookieBackend(Backend):
         if index is None or not isinstance(found, Found) or found.record.identity is None:
             return found
         key = self._key_of(found.record.identity)
-        place = self._place(key, await index.store.get(key, now=now), found.record.identity)
+        place = _place(index.read(key, await index.store.get(key, now=now)), found.record.identity)
         return MissReason.UNKNOWN if place is None else replace(found, version=place)
-
-    def _place(self, key: str, entry: Entry | None, identity: Identity) -> Location | None:
-        read = None if self.user_index is None else self.user_index.read(key, entry)
-        if not isinstance(read, Found) or read.record.payload is None:
-            return None
-        user, place = read.record.identity, read.version
-        assert isinstance(place, Location)
-        return place if user is not None and user.generation == identity.generation else None
 
     async def create(
         self, record: Record, session_id: str | None, ends_at: int, now: int, pending: PendingSignIn | None = None
@@ -102,8 +94,12 @@ class _SealedCookieBackend(Backend):
 
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
         place = found.version
-        if isinstance(place, Location) and record.identity is not None and ends_at > place.until:
-            place = await self._renewed(place, record, record.identity, ends_at, now)
+        if isinstance(place, Location) and self.user_index is not None and record.identity is not None:
+            if ends_at > place.until:
+                place = await self._renewed(place, record, record.identity, ends_at, now)
+            elif not await self.user_index.is_current(record, now):
+                await self.delete(found, now)
+                raise Conflict(None)
         return Found(self.seal(record), record, place)
 
     async def rotate(
@@ -141,7 +137,7 @@ class _SealedCookieBackend(Backend):
                 version = await self.user_index.replace(place.key, _without_data(record), place.version, until, now)
                 return Location(place.key, version, until)
             except stores.Conflict as conflict:
-                current = self._place(place.key, conflict.current, before)
+                current = _place(self.user_index.read(place.key, conflict.current), before)
                 if current is None:
                     raise Conflict(None) from None
                 place = current  # another request has extended it
@@ -161,6 +157,14 @@ class _SealedCookieBackend(Backend):
 
     def _key_of(self, identity: Identity) -> str:
         return key_under(self._label, identity.handle)
+
+
+def _place(read: Found | Pointer | MissReason, identity: Identity) -> Location | None:
+    """Return where a sign-in is stored; None if that is not this sign-in, saved, and in this generation."""
+    if not isinstance(read, Found) or read.record.payload is None or read.record.identity is None:
+        return None
+    place: Location = read.version
+    return place if read.record.identity.generation == identity.generation else None
 
 
 def _without_data(record: Record) -> Record:

@@ -9,11 +9,12 @@ been valid: its use is a sign that a stolen id is being used along with the real
 """
 
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, ClassVar
 
 from starsessions import stores
 from starsessions.backends.base import Backend, Conflict, IdInUse, wall_clock
+from starsessions.backends.clocks import comparing
 from starsessions.backends.entries import Entries, Location, Pointer
 from starsessions.backends.user_index import MAX_HOPS, Overtaken, PendingSignIn, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
@@ -93,6 +94,9 @@ class StoreBackend(Backend):
         if cipher is None:  # deriving all keys takes more than a millisecond
             cipher = self._ciphers[binding, purpose] = Cipher(self._keys, purpose, binding)
         return cipher
+
+    def lifespan(self) -> AbstractAsyncContextManager[Any]:
+        return comparing(self.store, self.clock)
 
     async def fetch(self, token: str, now: int) -> Found | MissReason:
         key = self.key_of(token)
