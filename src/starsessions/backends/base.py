@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from msgspec.structs import replace
 
+from starsessions.backends.announcements import Announcements
 from starsessions.backends.user_index import PENDING, Index, IndexedSession, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, binding_for
 from starsessions.core.durations import Clock
@@ -159,6 +160,9 @@ class Backend(SessionBackend):
 
     max_cookies: int = 1
     """The number of cookies that a token may be split over."""
+
+    announcements: Announcements | None = None
+    """How to tell all who watch a session that it has ended; None: this backend cannot tell them."""
 
     binding: Binding = DEFAULT_BINDING
     """The application and the cookie whose sessions this backend keeps."""
@@ -353,6 +357,15 @@ class Backend(SessionBackend):
 
     async def revoke(self, listed: IndexedSession, now: int) -> None:
         """End a listed session. (A signed or encrypted cookie ends by its removal from the list.)"""
+
+    def topics_of(self, found: Found) -> Collection[str]:
+        """Return what those who watch this session listen to: its own topic first, and that of its user."""
+        return ()
+
+    async def announce(self, *topics: str) -> None:
+        """Have those who listen to one of the topics look at once. It does not fail."""
+        if self.announcements is not None:
+            await self.announcements.announce(topics)
 
     async def refetch(self, found: Found, now: int) -> Found | MissReason:
         """Read a session again that was found earlier, following rotations."""

@@ -9,12 +9,13 @@ one, a request with the old id reads and writes the new session. Afterwards the 
 been valid: its use is a sign that a stolen id is being used along with the real one.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from typing import ClassVar
 
 from msgspec.msgpack import Decoder, Encoder
 
 from starsessions import stores
+from starsessions.backends.announcements import announcements_of
 from starsessions.backends.base import Backend, Conflict, IdInUse, wall_clock
 from starsessions.backends.user_index import IndexedSession, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
@@ -113,8 +114,10 @@ class StoreBackend(Backend):
 
     def prepare(self, binding: Binding, policy: Policy) -> None:
         super().prepare(binding, policy)
+        self.announcements = announcements_of(self.store)
         self._label = binding.label(Purpose.SESSION_KEY)
         self._cipher = self._cipher_for(binding, Purpose.ENCRYPTED_RECORD)
+        self._label_of_users = binding.label(Purpose.SESSION_LIST)
         self.user_index = self.index_for(binding, Purpose.SESSION_LIST)
 
     def index_for(self, binding: Binding, purpose: Purpose) -> UserIndex:
@@ -179,6 +182,7 @@ class StoreBackend(Backend):
             for key in (new_key, before):
                 await self.store.delete(key, now=now)
             raise Conflict(await self._current(found.token, place.key, conflict.current, now)) from None
+        await self.announce(place.key)
         # The list is updated last: until then it names the old key, and the pointer there leads on.
         if old is not None and stays:
             await self.user_index.moved(old, new_key, now)
@@ -192,6 +196,7 @@ class StoreBackend(Backend):
         for _ in range(MAX_TRIES):
             try:
                 await self.store.delete(key, version, now=now)
+                await self.announce(key)
                 return
             except stores.Conflict as conflict:
                 entry = conflict.current
@@ -203,6 +208,11 @@ class StoreBackend(Backend):
                 return
             version = entry.version
         await self.store.delete(key, now=now)
+        await self.announce(key)
+
+    def topics_of(self, found: Found) -> Collection[str]:
+        key, identity = found.version.key, found.record.identity
+        return (key,) if identity is None else (key, key_under(self._label_of_users, identity.user_id))
 
     async def look_up(self, listed: IndexedSession, now: int) -> Found | None:
         key, entry = await self._moved_to(listed.key, await self.store.get(listed.key, now=now), now)
