@@ -9,6 +9,7 @@ from typing import Any
 
 from starsessions.testing.conformance.backend_rules import BACKEND
 from starsessions.testing.conformance.contract import Contract, Rule
+from starsessions.testing.conformance.indexing_rules import INDEXING
 from starsessions.testing.conformance.store_rules import STORE
 
 
@@ -65,6 +66,7 @@ _OF_MANY_ORDERS = """
 """
 
 CONNECTIONS, WITHOUT_CONNECTIONS = Part(STORE, _OF_CONNECTIONS), Part(STORE, _OF_CONNECTIONS, others=True)
+OWNERS = Part(STORE, " ".join(rule.__name__ for rule in INDEXING))
 DRIVERS, WITHOUT_DRIVERS = Part(STORE, _OF_DRIVERS), Part(STORE, _OF_DRIVERS, others=True)
 REQUESTS, WITHOUT_REQUESTS = Part(BACKEND, _OF_REQUESTS), Part(BACKEND, _OF_REQUESTS, others=True)
 MANY_ORDERS, FEW_ORDERS = Part(BACKEND, _OF_MANY_ORDERS), Part(BACKEND, _OF_MANY_ORDERS, others=True)

@@ -15,6 +15,7 @@ from starsessions.stores.base import (
     Page,
     Store,
     Sweeping,
+    Timed,
     Version,
 )
 from starsessions.stores.memory import MemoryStore
@@ -34,6 +35,7 @@ __all__ = [
     "Store",
     "StoreBackend",
     "Sweeping",
+    "Timed",
     "Version",
 ]
 

@@ -119,6 +119,14 @@ class Sweeping(Protocol):
         """
 
 
+@runtime_checkable
+class Timed(Protocol):
+    """A store whose database has a clock, by which clocks of workers that differ too much are found."""
+
+    async def time(self) -> float:
+        """Return the time of the database, in seconds since 1970."""
+
+
 class Owner(NamedTuple):
     """Whose entry it is, and where the entry comes in the listing of that owner."""
 

@@ -15,6 +15,7 @@ from anyio.lowlevel import checkpoint
 
 from starsessions.stores.base import Conflict, Entry, Store, Version
 from starsessions.testing.conformance import store_rules as r
+from starsessions.testing.conformance.checks import LIFE
 from starsessions.testing.conformance.contract import Rule
 from starsessions.testing.conformance.fixtures import OpenStore, StoreFixture
 from starsessions.testing.conformance.verdict import verdicts
@@ -322,7 +323,7 @@ class RenewsWhatIsRead(Right):
     async def get(self, key: str, *, now: int) -> Entry | None:
         entry = await super().get(key, now=now)
         if entry is not None:
-            self.entries[key] = entry._replace(expires_at=max(entry.expires_at, now + r.LIFE))
+            self.entries[key] = entry._replace(expires_at=max(entry.expires_at, now + LIFE))
         return entry
 
 

@@ -27,19 +27,25 @@ class Contract(Generic[P]):
     def __init__(self, capabilities: Mapping[str, str]) -> None:
         self.capabilities = capabilities
         """The names of the capabilities, and their meanings."""
-        self._rules: dict[Rule[P], str | None] = {}
+        self.needs: dict[Rule[P], tuple[str, ...]] = {}
+        """The rules, and the capabilities that each of them needs."""
 
-    def rule(self, needs: str | None = None) -> Callable[[Rule[P]], Rule[P]]:
-        """Add a coroutine function to this contract as a rule. `needs`: a capability; None: every store needs it."""
+    def rule(self, *needs: str) -> Callable[[Rule[P]], Rule[P]]:
+        """Add a coroutine function to this contract as a rule. `needs`: the capabilities that it applies to."""
 
         def add(rule: Rule[P]) -> Rule[P]:
-            self._rules[rule] = needs
+            self.needs[rule] = needs
             return rule
 
         return add
 
+    def include(self, other: "Contract[P]") -> None:
+        """Add all rules and capabilities of another contract."""
+        self.capabilities = {**self.capabilities, **other.capabilities}
+        self.needs |= other.needs
+
     def __iter__(self) -> Iterator[Rule[P]]:
-        return iter(self._rules)
+        return iter(self.needs)
 
     def why_declined(self, rule: Rule[P], declines: Mapping[str, str]) -> str | None:
         """Return the reason why the rule was declined; None if it applies.
@@ -52,4 +58,4 @@ class Contract(Generic[P]):
                 raise ValueError(f"Unknown capability {capability!r}: decline one of {', '.join(self.capabilities)}.")
             if not reason or not isinstance(reason, str):
                 raise ValueError(f"Decline {capability!r} with a reason, as a sentence for the test report.")
-        return declines.get(self._rules[rule] or "")
+        return next((declines[needed] for needed in self.needs[rule] if needed in declines), None)

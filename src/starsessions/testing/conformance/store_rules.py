@@ -6,14 +6,25 @@ more than a minute left by the database's own clock, too.
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast
 
 from anyio import create_task_group
 from anyio.lowlevel import checkpoint
 
 from starsessions.stores.base import Conflict, Entry, Store, Sweeping, Version
+from starsessions.testing.conformance.checks import (
+    ALPHABET,
+    AT_ONCE,
+    LIFE,
+    ROUNDS,
+    at_once,
+    check_entry,
+    connections,
+    refused,
+)
 from starsessions.testing.conformance.contract import Contract
 from starsessions.testing.conformance.fixtures import StoreFixture
+from starsessions.testing.conformance.indexing_rules import INDEXING
 
 STORE: Contract[StoreFixture] = Contract(
     {
@@ -22,12 +33,8 @@ STORE: Contract[StoreFixture] = Contract(
         "sweeps": "the store has `sweep`, because its database does not remove expired entries itself",
     }
 )
-"""The contract of a `Store`."""
+"""The contract of a `Store`, with that of its optional powers."""
 
-T = TypeVar("T")
-
-LIFE = 100  # seconds
-ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 NASTY_VALUES = (
     b"",
     b"\x00",
@@ -39,9 +46,6 @@ NASTY_VALUES = (
     b"\xff\xfe\xc3\x28",
     bytes(range(256)),
 )
-AT_ONCE = 16
-ROUNDS = 8
-
 
 # Reading
 
@@ -53,7 +57,7 @@ async def get_returns_what_create_has_stored(place: StoreFixture) -> None:
     assert await store.get("key", now=now) is None, "get found something under a key that was never written"
     version = await store.create("key", b"value", expires_at=now + LIFE, now=now)
     assert version is not None, "create returned None as the version, but None means any version in delete"
-    _check(await store.get("key", now=now), b"value", now + LIFE, version)
+    check_entry(await store.get("key", now=now), b"value", now + LIFE, version)
 
 
 @STORE.rule()
@@ -93,7 +97,7 @@ async def the_largest_value_is_kept_and_a_larger_one_is_refused_whole(place: Sto
             outcome = error
         assert isinstance(outcome, Exception), f"replace accepted {limit + 1} bytes, but the stated limit is {limit}"
         assert not isinstance(outcome, Conflict), "Conflict was raised for a value that is too large"
-        _check(await store.get("key", now=now), largest, now + LIFE, version)
+        check_entry(await store.get("key", now=now), largest, now + LIFE, version)
 
 
 @STORE.rule()
@@ -128,7 +132,7 @@ async def an_entry_expires_exactly_at_its_deadline(place: StoreFixture) -> None:
     """An entry exists one second before its deadline, and has expired at its deadline."""
     store, now = await place.connect(), place.now
     version = await store.create("key", b"value", expires_at=now + LIFE, now=now)
-    _check(await store.get("key", now=now + LIFE - 1), b"value", now + LIFE, version)
+    check_entry(await store.get("key", now=now + LIFE - 1), b"value", now + LIFE, version)
     assert await store.get("key", now=now + LIFE) is None, "an entry was found at its deadline"
     assert await store.get("key", now=now + LIFE + 1) is None, "an entry was found after its deadline"
 
@@ -140,8 +144,8 @@ async def a_deadline_is_kept_to_the_second(place: StoreFixture) -> None:
     for ahead in (LIFE - 1, LIFE, 2**31, 2**32 + 1, 10**10):
         key = f"key-{ahead}"
         version = await store.create(key, b"value", expires_at=now + ahead, now=now)
-        _check(await store.get(key, now=now), b"value", now + ahead, version)
-        _check(await store.get(key, now=now + ahead - 1), b"value", now + ahead, version)
+        check_entry(await store.get(key, now=now), b"value", now + ahead, version)
+        check_entry(await store.get(key, now=now + ahead - 1), b"value", now + ahead, version)
 
 
 @STORE.rule()
@@ -151,7 +155,7 @@ async def each_write_sets_the_deadline(place: StoreFixture) -> None:
     for key, ahead in {"later": 3 * LIFE, "sooner": LIFE}.items():
         version = await store.create(key, b"value", expires_at=now + 2 * LIFE, now=now)
         version = await store.replace(key, b"value", version, expires_at=now + ahead, now=now)
-        _check(await store.get(key, now=now + ahead - 1), b"value", now + ahead, version)
+        check_entry(await store.get(key, now=now + ahead - 1), b"value", now + ahead, version)
         assert await store.get(key, now=now + ahead) is None, "an entry was found at the deadline of its latest write"
 
 
@@ -175,8 +179,8 @@ async def the_key_of_an_expired_entry_is_free(place: StoreFixture) -> None:
     later = now + LIFE
     new = await store.create("key", b"new", expires_at=later + LIFE, now=later)
     assert new != old, "the new entry has the version of the expired one"
-    _check(await _refused_replace(store, "key", old, later), b"new", later + LIFE, new)
-    _check(await store.get("key", now=later), b"new", later + LIFE, new)
+    check_entry(await _refused_replace(store, "key", old, later), b"new", later + LIFE, new)
+    check_entry(await store.get("key", now=later), b"new", later + LIFE, new)
 
 
 @STORE.rule()
@@ -185,10 +189,10 @@ async def the_version_of_an_expired_entry_is_refused(place: StoreFixture) -> Non
     store, now = await place.connect(), place.now
     version = await store.create("key", b"value", expires_at=now + LIFE, now=now)
     later = now + LIFE
-    current = await _refused(store.replace("key", b"back", version, expires_at=later + LIFE, now=later))
+    current = await refused(store.replace("key", b"back", version, expires_at=later + LIFE, now=later))
     assert current is None, "Conflict carries an expired entry"
     assert await store.get("key", now=later) is None, "a rejected write brought back an expired entry"
-    current = await _refused(store.delete("key", version, now=later))
+    current = await refused(store.delete("key", version, now=later))
     assert current is None, "Conflict carries an expired entry"
 
 
@@ -208,8 +212,8 @@ async def create_refuses_a_key_that_is_in_use(place: StoreFixture) -> None:
     """`create` does not overwrite an entry. It raises `Conflict`, which carries the existing entry."""
     store, now = await place.connect(), place.now
     version = await store.create("key", b"first", expires_at=now + LIFE, now=now)
-    _check(await _refused_create(store, "key", now), b"first", now + LIFE, version)
-    _check(await store.get("key", now=now), b"first", now + LIFE, version)
+    check_entry(await _refused_create(store, "key", now), b"first", now + LIFE, version)
+    check_entry(await store.get("key", now=now), b"first", now + LIFE, version)
 
 
 @STORE.rule()
@@ -219,7 +223,7 @@ async def replace_with_the_current_version_writes(place: StoreFixture) -> None:
     first = await store.create("key", b"first", expires_at=now + LIFE, now=now)
     second = await store.replace("key", b"second", first, expires_at=now + LIFE, now=now)
     assert second != first, "the version has not changed with the value"
-    _check(await store.get("key", now=now), b"second", now + LIFE, second)
+    check_entry(await store.get("key", now=now), b"second", now + LIFE, second)
 
 
 @STORE.rule()
@@ -228,8 +232,8 @@ async def replace_with_an_older_version_is_refused(place: StoreFixture) -> None:
     store, now = await place.connect(), place.now
     first = await store.create("key", b"first", expires_at=now + LIFE, now=now)
     second = await store.replace("key", b"second", first, expires_at=now + LIFE, now=now)
-    _check(await _refused_replace(store, "key", first, now), b"second", now + LIFE, second)
-    _check(await store.get("key", now=now), b"second", now + LIFE, second)
+    check_entry(await _refused_replace(store, "key", first, now), b"second", now + LIFE, second)
+    check_entry(await store.get("key", now=now), b"second", now + LIFE, second)
 
 
 @STORE.rule()
@@ -239,13 +243,13 @@ async def a_version_that_the_key_never_had_is_refused(place: StoreFixture) -> No
     other = await store.create("other", b"", expires_at=now + LIFE, now=now)
     for _ in range(3):
         other = await store.replace("other", b"", other, expires_at=now + LIFE, now=now)
-    current = await _refused(store.replace("key", b"value", other, expires_at=now + LIFE, now=now))
+    current = await refused(store.replace("key", b"value", other, expires_at=now + LIFE, now=now))
     assert current is None, "Conflict carries an entry under a key that was never written"
     assert await store.get("key", now=now) is None, "a rejected write was carried out"
     version = await store.create("key", b"value", expires_at=now + LIFE, now=now)
-    _check(await _refused_replace(store, "key", other, now), b"value", now + LIFE, version)
-    current = await _refused(store.delete("key", other, now=now))
-    _check(current, b"value", now + LIFE, version)
+    check_entry(await _refused_replace(store, "key", other, now), b"value", now + LIFE, version)
+    current = await refused(store.delete("key", other, now=now))
+    check_entry(current, b"value", now + LIFE, version)
 
 
 @STORE.rule()
@@ -274,7 +278,7 @@ async def replace_never_revives_a_deleted_entry(place: StoreFixture) -> None:
     store, now = await place.connect(), place.now
     version = await store.create("key", b"value", expires_at=now + LIFE, now=now)
     await store.delete("key", now=now)
-    current = await _refused(store.replace("key", b"late", version, expires_at=now + LIFE, now=now))
+    current = await refused(store.replace("key", b"late", version, expires_at=now + LIFE, now=now))
     assert current is None, "Conflict carries a deleted entry"
     assert await store.get("key", now=now) is None, "a late write brought back a deleted entry"
 
@@ -286,8 +290,8 @@ async def a_version_from_before_a_delete_does_not_fit_a_later_entry(place: Store
     version = await store.create("key", b"old", expires_at=now + LIFE, now=now)
     await store.delete("key", now=now)
     new = await store.create("key", b"new", expires_at=now + LIFE, now=now)
-    _check(await _refused_replace(store, "key", version, now), b"new", now + LIFE, new)
-    _check(await store.get("key", now=now), b"new", now + LIFE, new)
+    check_entry(await _refused_replace(store, "key", version, now), b"new", now + LIFE, new)
+    check_entry(await store.get("key", now=now), b"new", now + LIFE, new)
 
 
 # Deleting
@@ -320,8 +324,8 @@ async def delete_with_an_older_version_is_refused(place: StoreFixture) -> None:
     store, now = await place.connect(), place.now
     first = await store.create("key", b"first", expires_at=now + LIFE, now=now)
     second = await store.replace("key", b"second", first, expires_at=now + LIFE, now=now)
-    _check(await _refused(store.delete("key", first, now=now)), b"second", now + LIFE, second)
-    _check(await store.get("key", now=now), b"second", now + LIFE, second)
+    check_entry(await refused(store.delete("key", first, now=now)), b"second", now + LIFE, second)
+    check_entry(await store.get("key", now=now), b"second", now + LIFE, second)
 
 
 @STORE.rule()
@@ -330,7 +334,7 @@ async def delete_with_the_version_of_a_deleted_entry_is_refused(place: StoreFixt
     store, now = await place.connect(), place.now
     version = await store.create("key", b"value", expires_at=now + LIFE, now=now)
     await store.delete("key", now=now)
-    assert await _refused(store.delete("key", version, now=now)) is None, "Conflict carries a deleted entry"
+    assert await refused(store.delete("key", version, now=now)) is None, "Conflict carries a deleted entry"
 
 
 @STORE.rule()
@@ -350,9 +354,9 @@ async def delete_removes_no_other_key(place: StoreFixture) -> None:
 @STORE.rule()
 async def of_parallel_creates_one_wins(place: StoreFixture) -> None:
     """Of many concurrent `create` calls for a free key, one succeeds. The others get its entry in `Conflict`."""
-    stores, now = await _connections(place), place.now
+    stores, now = await connections(place), place.now
     for key in map(str, range(ROUNDS)):
-        outcomes = await _at_once(
+        outcomes = await at_once(
             [partial(store.create, key, b"%d" % n, expires_at=now + LIFE, now=now) for n, store in enumerate(stores)]
         )
         await _check_one_has_won(stores[0], key, outcomes, now)
@@ -361,10 +365,10 @@ async def of_parallel_creates_one_wins(place: StoreFixture) -> None:
 @STORE.rule()
 async def of_parallel_replaces_one_wins(place: StoreFixture) -> None:
     """Of many concurrent `replace` calls with one version, one succeeds. The others get its entry in `Conflict`."""
-    stores, now = await _connections(place), place.now
+    stores, now = await connections(place), place.now
     for key in map(str, range(ROUNDS)):
         version = await stores[0].create(key, b"start", expires_at=now + LIFE, now=now)
-        outcomes = await _at_once(
+        outcomes = await at_once(
             [
                 partial(store.replace, key, b"%d" % n, version, expires_at=now + LIFE, now=now)
                 for n, store in enumerate(stores)
@@ -376,13 +380,13 @@ async def of_parallel_replaces_one_wins(place: StoreFixture) -> None:
 @STORE.rule()
 async def of_parallel_deletes_one_removes(place: StoreFixture) -> None:
     """Of many concurrent `delete` calls, one returns True; with a version, the others raise `Conflict`."""
-    stores, now = await _connections(place), place.now
+    stores, now = await connections(place), place.now
     for key in map(str, range(ROUNDS)):
         await stores[0].create(key, b"value", expires_at=now + LIFE, now=now)
-        outcomes = await _at_once([partial(store.delete, key, now=now) for store in stores])
+        outcomes = await at_once([partial(store.delete, key, now=now) for store in stores])
         assert outcomes.count(True) == 1, f"{outcomes.count(True)} concurrent deletes returned True"
         version = await stores[0].create(key, b"value", expires_at=now + LIFE, now=now)
-        outcomes = await _at_once([partial(store.delete, key, version, now=now) for store in stores])
+        outcomes = await at_once([partial(store.delete, key, version, now=now) for store in stores])
         done = [outcome for outcome in outcomes if not isinstance(outcome, Conflict)]
         assert done == [True], f"of {AT_ONCE} concurrent deletes of one version, {len(done)} succeeded"
 
@@ -390,7 +394,7 @@ async def of_parallel_deletes_one_removes(place: StoreFixture) -> None:
 @STORE.rule()
 async def a_delete_is_final_against_a_parallel_replace(place: StoreFixture) -> None:
     """After a concurrent `replace` and `delete` of an entry there is no entry, whichever comes first."""
-    stores, now = await _connections(place), place.now
+    stores, now = await connections(place), place.now
     for n in range(2 * ROUNDS):
         key = str(n)
         version = await stores[0].create(key, b"value", expires_at=now + LIFE, now=now)
@@ -398,21 +402,21 @@ async def a_delete_is_final_against_a_parallel_replace(place: StoreFixture) -> N
             partial(stores[0].replace, key, b"late", version, expires_at=now + LIFE, now=now),
             partial(stores[1].delete, key, now=now),
         ]
-        await _at_once(works if n % 2 else works[::-1])
+        await at_once(works if n % 2 else works[::-1])
         assert await stores[2].get(key, now=now) is None, "a concurrent write brought back a deleted entry"
 
 
 @STORE.rule()
 async def of_a_parallel_replace_and_delete_one_wins(place: StoreFixture) -> None:
     """Of a concurrent `replace` and `delete` of the same version, one succeeds, and the other raises `Conflict`."""
-    stores, now = await _connections(place), place.now
+    stores, now = await connections(place), place.now
     for n in range(2 * ROUNDS):
         key = str(n)
         version = await stores[0].create(key, b"value", expires_at=now + LIFE, now=now)
         replace = partial(stores[0].replace, key, b"new", version, expires_at=now + LIFE, now=now)
         delete = partial(stores[1].delete, key, version, now=now)
         works: list[Callable[[], Awaitable[Any]]] = [replace, delete]
-        written, deleted = await _at_once(works) if n % 2 else (await _at_once(works[::-1]))[::-1]
+        written, deleted = await at_once(works) if n % 2 else (await at_once(works[::-1]))[::-1]
         assert isinstance(written, Conflict) != isinstance(deleted, Conflict), (
             "a replace and a delete of one version both succeeded, or both failed"
         )
@@ -423,7 +427,7 @@ async def of_a_parallel_replace_and_delete_one_wins(place: StoreFixture) -> None
 @STORE.rule()
 async def writers_that_retry_lose_no_update(place: StoreFixture) -> None:
     """Many writers increment a number, and retry with the entry in `Conflict`: no increment is lost."""
-    stores, now, writes = await _connections(place), place.now, 3 * AT_ONCE
+    stores, now, writes = await connections(place), place.now, 3 * AT_ONCE
     await stores[0].create("key", b"0", expires_at=now + LIFE, now=now)
 
     async def add(store: Store) -> None:
@@ -441,7 +445,7 @@ async def writers_that_retry_lose_no_update(place: StoreFixture) -> None:
             else:
                 raise AssertionError(f"a writer got more than {writes} conflicts, but there were only {writes} writes")
 
-    await _at_once([partial(add, store) for store in stores])
+    await at_once([partial(add, store) for store in stores])
     added = int((await _get(stores[0], "key", now)).value)
     assert added == writes, f"of {writes} updates, {added} were kept"
 
@@ -472,10 +476,10 @@ async def one_connection_sees_what_another_writes(place: StoreFixture) -> None:
     """Two connections to one storage see each other's writes at once, with their versions and deadlines."""
     one, other, now = await place.connect(), await place.connect(), place.now
     first = await one.create("key", b"first", expires_at=now + LIFE, now=now)
-    _check(await other.get("key", now=now), b"first", now + LIFE, first)
+    check_entry(await other.get("key", now=now), b"first", now + LIFE, first)
     second = await other.replace("key", b"second", first, expires_at=now + 2 * LIFE, now=now)
-    _check(await one.get("key", now=now), b"second", now + 2 * LIFE, second)
-    _check(await _refused_replace(one, "key", first, now), b"second", now + 2 * LIFE, second)
+    check_entry(await one.get("key", now=now), b"second", now + 2 * LIFE, second)
+    check_entry(await _refused_replace(one, "key", first, now), b"second", now + 2 * LIFE, second)
     assert await one.delete("key", second, now=now) is True, (
         "delete did not return True for an entry that another connection wrote"
     )
@@ -489,11 +493,11 @@ async def another_storage_is_separate(place: StoreFixture) -> None:
         here, there, now = await place.connect(), await elsewhere.connect(), place.now
         version = await there.create("key", b"theirs", expires_at=now + LIFE, now=now)
         assert await here.get("key", now=now) is None, "get found an entry of another storage"
-        current = await _refused(here.replace("key", b"here", version, expires_at=now + LIFE, now=now))
+        current = await refused(here.replace("key", b"here", version, expires_at=now + LIFE, now=now))
         assert current is None, "Conflict carries an entry of another storage"
         assert await here.delete("key", now=now) is False, "delete found an entry of another storage"
         await here.create("key", b"here", expires_at=now + LIFE, now=now)
-        _check(await there.get("key", now=now), b"theirs", now + LIFE, version)
+        check_entry(await there.get("key", now=now), b"theirs", now + LIFE, version)
 
 
 @STORE.rule("durable")
@@ -506,8 +510,8 @@ async def entries_outlive_their_connections(place: StoreFixture) -> None:
     await place.disconnect()
 
     store = await place.connect()
-    _check(await store.get("key", now=now), b"value", now + LIFE, version)
-    assert await _refused(store.replace("dead", b"late", dead, expires_at=now + LIFE, now=now)) is None, (
+    check_entry(await store.get("key", now=now), b"value", now + LIFE, version)
+    assert await refused(store.replace("dead", b"late", dead, expires_at=now + LIFE, now=now)) is None, (
         "Conflict carries a deleted entry"
     )
     for _ in range(5):
@@ -531,7 +535,7 @@ async def sweep_removes_expired_entries_only(place: StoreFixture) -> None:
     await store.delete("deleted", now=now)
     swept = await store.sweep(100, now=now + LIFE)
     assert swept == 3, f"sweep returned {swept} for 3 expired entries"
-    _check(await store.get("lives", now=now + LIFE), b"value", now + LIFE + 1, version)
+    check_entry(await store.get("lives", now=now + LIFE), b"value", now + LIFE + 1, version)
     swept = await store.sweep(100, now=now + LIFE)
     assert swept == 0, f"sweep returned {swept}, but nothing had expired"
 
@@ -556,7 +560,7 @@ async def sweep_goes_by_the_latest_deadline(place: StoreFixture) -> None:
     await store.replace("sooner", b"value", sooner, expires_at=now + LIFE, now=now)
     swept = await store.sweep(100, now=now + LIFE)
     assert swept == 1, f"sweep returned {swept}, but one entry had expired by its latest deadline"
-    _check(await store.get("later", now=now + LIFE), b"value", now + 3 * LIFE, later)
+    check_entry(await store.get("later", now=now + LIFE), b"value", now + 3 * LIFE, later)
 
 
 @STORE.rule("sweeps")
@@ -571,7 +575,7 @@ async def sweep_leaves_entries_that_are_created_meanwhile(place: StoreFixture) -
             partial(store.create, key, b"new", expires_at=then + LIFE, now=then) for key in ALPHABET[:AT_ONCE]
         ]
         works.insert(n * AT_ONCE // ROUNDS, partial(store.sweep, 2 * AT_ONCE, now=then))
-        await _at_once(works)
+        await at_once(works)
         for key in ALPHABET[:AT_ONCE]:
             entry = await store.get(key, now=then)
             assert entry is not None, "a sweep removed an entry that was created while it ran"
@@ -583,14 +587,19 @@ async def sweep_leaves_entries_that_are_created_meanwhile(place: StoreFixture) -
 async def parallel_sweeps_count_each_entry_once(place: StoreFixture) -> None:
     """Each entry is counted by one of several concurrent sweeps, and no sweep fails because of another."""
     await _sweeping(place)
-    stores, now = await _connections(place, 4), place.now
+    stores, now = await connections(place, 4), place.now
     for n in range(4 * AT_ONCE):
         await stores[0].create(f"expired-{n}", b"value", expires_at=now + LIFE, now=now)
     sweepers = [store for store in stores if isinstance(store, Sweeping)]
-    outcomes = await _at_once([partial(store.sweep, AT_ONCE, now=now + LIFE) for store in sweepers])
+    outcomes = await at_once([partial(store.sweep, AT_ONCE, now=now + LIFE) for store in sweepers])
     swept = sum([outcome for outcome in outcomes if not isinstance(outcome, Conflict)])
     swept += await sweepers[0].sweep(5 * AT_ONCE, now=now + LIFE)
     assert swept == 4 * AT_ONCE, f"concurrent sweeps of {4 * AT_ONCE} expired entries returned {swept} in total"
+
+
+# Listing the entries of an owner
+
+STORE.include(INDEXING)
 
 
 # Helpers
@@ -606,63 +615,24 @@ async def _sweeping(place: StoreFixture) -> _SweepingStore:
     return cast(_SweepingStore, store)
 
 
-async def _connections(place: StoreFixture, count: int = AT_ONCE) -> list[Store]:
-    """Return `count` stores, which share three connections."""
-    connections = [await place.connect() for _ in range(3)]
-    return [connections[n % 3] for n in range(count)]
-
-
-async def _at_once(works: Sequence[Callable[[], Awaitable[T]]]) -> list[T | Conflict]:
-    """Run all calls concurrently, and return their outcomes in the order of the calls."""
-    outcomes: dict[int, T | Conflict] = {}
-
-    async def do(n: int, work: Callable[[], Awaitable[T]]) -> None:
-        try:
-            outcomes[n] = await work()
-        except Conflict as refused:
-            outcomes[n] = refused
-
-    async with create_task_group() as tasks:
-        for n, work in enumerate(works):
-            tasks.start_soon(do, n, work)
-    return [outcomes[n] for n in range(len(works))]
-
-
 async def _get(store: Store, key: str, now: int) -> Entry:
     entry = await store.get(key, now=now)
     assert entry is not None, "an entry that was written is missing"
     return entry
 
 
-async def _refused(verb: Awaitable[object]) -> Entry | None:
-    """Return the entry that `Conflict` carries; fail if it is not raised."""
-    try:
-        await verb
-    except Conflict as refused:
-        return refused.current
-    raise AssertionError("Conflict was not raised, though the expected entry did not exist")
-
-
 async def _refused_create(store: Store, key: str, now: int) -> Entry:
     """Return the entry that `Conflict` carries; fail if it carries none."""
-    current = await _refused(store.create(key, b"not to be written", expires_at=now + 9 * LIFE, now=now))
+    current = await refused(store.create(key, b"not to be written", expires_at=now + 9 * LIFE, now=now))
     assert current is not None, "Conflict does not carry the existing entry"
     return current
 
 
 async def _refused_replace(store: Store, key: str, version: Version, now: int) -> Entry:
     """Return the entry that `Conflict` carries; fail if it carries none."""
-    current = await _refused(store.replace(key, b"not to be written", version, expires_at=now + 9 * LIFE, now=now))
+    current = await refused(store.replace(key, b"not to be written", version, expires_at=now + 9 * LIFE, now=now))
     assert current is not None, "Conflict does not carry the existing entry"
     return current
-
-
-def _check(entry: Entry | None, value: bytes, expires_at: int, version: Version) -> None:
-    assert entry is not None, "an entry that was written is missing, or missing from Conflict"
-    assert entry.value == value, f"the value is {entry.value[:40]!r} instead of {value[:40]!r}"
-    wrong = entry.expires_at - expires_at
-    assert wrong == 0, f"the deadline is wrong by {wrong} s"
-    assert entry.version == version, "the version is not the one that the write returned"
 
 
 async def _check_one_has_won(store: Store, key: str, outcomes: Sequence[Version | Conflict], now: int) -> None:
@@ -670,7 +640,7 @@ async def _check_one_has_won(store: Store, key: str, outcomes: Sequence[Version 
     assert len(winners) == 1, f"{len(winners)} of {len(outcomes)} concurrent writers succeeded"
     [winner] = winners
     value, version = b"%d" % winner, outcomes[winner]
-    _check(await store.get(key, now=now), value, now + LIFE, version)
+    check_entry(await store.get(key, now=now), value, now + LIFE, version)
     for outcome in outcomes:
         if isinstance(outcome, Conflict):
-            _check(outcome.current, value, now + LIFE, version)
+            check_entry(outcome.current, value, now + LIFE, version)

@@ -1,0 +1,290 @@
+"""Give any store of four methods the power `Indexing`: a list for each owner, in one entry of the same store.
+
+An entry that has an owner says so in its value, and that is the truth: a place on a list only says where to look. A
+place is written before its entry, and taken off after it. So whatever is interrupted, an entry that exists is listed,
+and a place without an entry shows nothing. Each place has a random mark, which its entry repeats. So nobody takes off
+the place of an entry that was created under the same key meanwhile.
+
+A list is read and changed whatever time it is for this worker, so that its clock hides or removes no place.
+"""
+
+from collections.abc import Awaitable, Callable
+from inspect import Parameter, signature
+from operator import attrgetter
+from os import urandom
+from typing import NamedTuple, TypeGuard
+
+from msgspec import MsgspecError
+from msgspec.msgpack import Decoder, Encoder
+
+from starsessions.exceptions import BackendUnavailable
+from starsessions.stores.base import Conflict, Cursor, Entry, Indexing, Owner, Page, Store, Version
+
+MOST_LISTED = 1000
+"""The entries of one owner that are listed at most. One more ends the oldest."""
+
+MOST_LOOKS = 16
+"""The places that one write checks at most, to forget those without an entry."""
+
+MAX_TRIES = 1000
+
+_SIGN = b"\xc1"  # the one byte that MessagePack never writes begins a value that has an owner
+
+
+class _Tag(NamedTuple):
+    """What the value of an entry says of its owner."""
+
+    owner: Owner
+    mark: bytes
+
+
+class _Place(NamedTuple):
+    """An entry on the list of its owner."""
+
+    since: int
+    key: str
+    mark: bytes
+    until: int
+    """When the place may be forgotten, in seconds since 1970: the entry has expired by then, or has extended it."""
+
+
+class _Version(NamedTuple):
+    """A version of the store below, and the owner of the entry that has it."""
+
+    of_store: Version
+    tag: _Tag | None
+
+
+_Places = tuple[_Place, ...]
+"""The places of one owner, the oldest first."""
+
+_encode = Encoder().encode
+_decode_value = Decoder(tuple[_Tag | None, bytes]).decode
+_decode_places = Decoder(_Places).decode
+
+
+def is_indexing(store: object) -> TypeGuard[Indexing]:
+    """Return whether a store lists its entries by their owner: it has all methods, and `create` takes the owner.
+
+    >>> from starsessions.stores.memory import MemoryStore
+    >>> is_indexing(MemoryStore()), is_indexing(ListedStore(MemoryStore())), is_indexing(None)
+    (True, True, False)
+    """
+    if not isinstance(store, Indexing):
+        return False
+    arguments = signature(store.create).parameters
+    return "owner" in arguments or any(one.kind is Parameter.VAR_KEYWORD for one in arguments.values())
+
+
+def as_indexing(store: Store | Indexing) -> Indexing:
+    """Return the store itself if it lists its entries by their owner, and a `ListedStore` of it if it does not.
+
+    >>> from starsessions.stores.memory import MemoryStore
+    >>> store = MemoryStore()
+    >>> as_indexing(store) is store
+    True
+    """
+    return store if is_indexing(store) else ListedStore(store)
+
+
+class ListedStore:
+    """A store that lists the entries of an owner, made of a store of four methods.
+
+    No entry may have the name of an owner as its key: the list is stored there. It holds `MOST_LISTED` places. When it
+    is full, places without an entry are forgotten, and if there is none among those that were checked, the oldest entry
+    is deleted.
+
+    Args:
+        store: where the entries and the lists are stored.
+
+    >>> import anyio
+    >>> from starsessions.stores.memory import MemoryStore
+    >>> async def main():
+    ...     store = ListedStore(MemoryStore())
+    ...     await store.create("key", b"value", expires_at=200, now=100, owner=Owner("alice", since=100))
+    ...     return await store.list_owned("alice", limit=50, now=100)
+    >>> anyio.run(main)
+    Page(entries=[('key', <Entry>)], after=None)
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def get(self, key: str, *, now: int) -> Entry | None:
+        return _shown(await self._store.get(key, now=now))
+
+    async def create(self, key: str, value: bytes, *, expires_at: int, now: int, owner: Owner | None = None) -> Version:
+        tag = None if owner is None else await self._listed(owner, key, urandom(4), expires_at, now)
+        try:
+            version = await self._store.create(key, _tagged(value, tag), expires_at=expires_at, now=now)
+        except Conflict as conflict:  # a place without an entry shows nothing
+            raise Conflict(_shown(conflict.current)) from None
+        return _Version(version, tag)
+
+    async def replace(
+        self, key: str, value: bytes, version: Version, *, expires_at: int, now: int, owner: Owner | None = None
+    ) -> Version:
+        former: _Tag | None = version.tag
+        stays = former is not None and former.owner == owner
+        tag = None
+        if owner is not None:
+            mark = former.mark if former is not None and stays else urandom(4)
+            tag = await self._listed(owner, key, mark, expires_at, now)
+        try:
+            new = await self._store.replace(key, _tagged(value, tag), version.of_store, expires_at=expires_at, now=now)
+        except Conflict as conflict:
+            raise Conflict(_shown(conflict.current)) from None
+        if former is not None and not stays:
+            await self._take_off(former, key, now)
+        return _Version(new, tag)
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
+        if version is None:
+            found = await self.get(key, now=0)
+            tag: _Tag | None = None if found is None else found.version.tag
+            deleted = await self._store.delete(key, now=now)
+        else:
+            tag = version.tag
+            try:
+                deleted = await self._store.delete(key, version.of_store, now=now)
+            except Conflict as conflict:
+                raise Conflict(_shown(conflict.current)) from None
+        if tag is not None:
+            await self._take_off(tag, key, now)
+        return deleted
+
+    async def list_owned(self, name: str, *, limit: int, now: int, after: Cursor | None = None) -> Page:
+        places = _places(name, await self._store.get(name, now=0))
+        cursors = {Cursor(place.since, place.key) for place in places}
+        left = sorted((one for one in cursors if after is None or one < after), reverse=True)
+        entries: list[tuple[str, Entry]] = []
+        for since, key in left[:limit]:
+            entry = await self.get(key, now=now)
+            if entry is not None and entry.version.tag is not None and entry.version.tag.owner == (name, since):
+                entries.append((key, entry))
+        return Page(entries, left[limit - 1] if len(left) > limit else None)
+
+    async def count_owned(self, name: str, *, now: int) -> int:
+        places = _places(name, await self._store.get(name, now=0))
+        return sum(now < place.until for place in places)
+
+    async def _listed(self, owner: Owner, key: str, mark: bytes, expires_at: int, now: int) -> _Tag:
+        """See to it that the list of the owner has the place of an entry that is about to be written."""
+        until = expires_at + max(0, expires_at - now)  # twice as long, so that most renewals need not extend it
+        new = _Place(owner.since, key, mark, until)
+
+        async def add(places: _Places) -> _Places:
+            others = tuple(place for place in places if place[:3] != new[:3])
+            if any(place[:3] == new[:3] and place.until >= expires_at for place in places):
+                return places
+            return (*await self._with_room(others, now), new)
+
+        await self._change(owner.name, add, now)
+        return _Tag(owner, mark)
+
+    async def _take_off(self, tag: _Tag, key: str, now: int) -> None:
+        """Take the place of an entry that no longer exists off the list."""
+
+        async def remove(places: _Places) -> _Places:
+            return tuple(place for place in places if (place.key, place.mark) != (key, tag.mark))
+
+        await self._change(tag.owner.name, remove, now)
+
+    async def _change(self, name: str, change: Callable[[_Places], Awaitable[_Places]], now: int) -> None:
+        """Change a list atomically. `change` runs again if another request writes first."""
+        entry = await self._store.get(name, now=0)
+        for _ in range(MAX_TRIES):
+            before = _places(name, entry)
+            after = await change(before)
+            if after == before:
+                return
+            try:
+                await self._write(name, tuple(sorted(after)), entry, now)
+                return
+            except Conflict as conflict:
+                entry = conflict.current or await self._store.get(name, now=0)
+        raise BackendUnavailable("Other requests changed the list of an owner on every attempt: try again.")
+
+    async def _write(self, name: str, places: _Places, entry: Entry | None, now: int) -> None:
+        if not places and entry is not None:
+            await self._store.delete(name, entry.version, now=0)
+            return
+        value, expires_at = _start(name) + _encode(places), max(place.until for place in places)
+        if entry is None:
+            await self._store.create(name, value, expires_at=expires_at, now=min(now, expires_at - 1))
+            return
+        then = min(now, entry.expires_at - 1, expires_at - 1)  # it has not expired by then, whatever this clock says
+        await self._store.replace(name, value, entry.version, expires_at=expires_at, now=then)
+
+    async def _with_room(self, places: _Places, now: int) -> _Places:
+        """Return the list without places that have ended, and with room for one more."""
+        left = list(places)
+        for place in sorted(places, key=attrgetter("until"))[:MOST_LOOKS]:
+            if now < place.until and len(left) < MOST_LISTED:
+                break
+            if await self._end(place, now, if_live=False):
+                left.remove(place)
+        for place in tuple(left):
+            if len(left) < MOST_LISTED:
+                break
+            if await self._end(place, now, if_live=True):
+                left.remove(place)
+        return tuple(left)
+
+    async def _end(self, place: _Place, now: int, *, if_live: bool) -> bool:
+        """Make sure that this place has no entry, and will have none. Return False if it has one, or might have."""
+        key, entry = place.key, await self._store.get(place.key, now=0)
+        tag = None if entry is None else _opened(entry.value)[0]
+        try:
+            if entry is not None and tag is not None and tag.mark == place.mark:
+                if now < entry.expires_at and not if_live:
+                    return False
+                await self._store.delete(key, entry.version, now=0)
+            elif now >= place.until:
+                pass  # what a slow request may still write there will have expired
+            elif entry is None:
+                await self._store.create(key, b"", expires_at=place.until, now=now)  # such a request is refused
+            else:
+                then = min(now, entry.expires_at - 1)
+                await self._store.replace(key, entry.value, entry.version, expires_at=entry.expires_at, now=then)
+        except Conflict:
+            return False
+        return True
+
+
+def _tagged(value: bytes, tag: _Tag | None) -> bytes:
+    """Return the value as it is stored: as it is, unless it has an owner, or could be taken for one that has."""
+    return value if tag is None and not value.startswith(_SIGN) else _SIGN + _encode((tag, value))
+
+
+def _opened(stored: bytes) -> tuple[_Tag | None, bytes]:
+    """Return what `_tagged` was given."""
+    if not stored.startswith(_SIGN):
+        return None, stored
+    try:
+        return _decode_value(stored[1:])
+    except MsgspecError:  # garbage under this key
+        return None, stored
+
+
+def _shown(entry: Entry | None) -> Entry | None:
+    if entry is None:
+        return None
+    tag, value = _opened(entry.value)
+    return Entry(value, entry.expires_at, _Version(entry.version, tag))
+
+
+def _start(name: str) -> bytes:
+    """Return how a list begins. It prevents confusion with a session, or with the list of another owner."""
+    return b"l1." + name[:8].encode("ascii")
+
+
+def _places(name: str, entry: Entry | None) -> _Places:
+    """Decode a list. Garbage counts as empty: an entry is listed again when it is replaced."""
+    start = _start(name)
+    if entry is None or not entry.value.startswith(start):
+        return ()
+    try:
+        return _decode_places(entry.value[len(start) :])
+    except MsgspecError:
+        return ()
