@@ -123,6 +123,7 @@ class ThroughSQL(Through):
         # The expiry changes, as with every write: PostgreSQL updates a row with unchanged indexed columns more cheaply.
         row = {"p_value": found.value, "p_expires_at": now + DAYS_14, "p_expect": found.version}
         row |= {"p_key": key, "p_version": int.from_bytes(os.urandom(8)) >> 1, "p_now": now}
+        row |= {"p_owner": None, "p_since": None}
         async with self.engine.connect() as connection:
             result = await connection.execute(self.say.replace, row)
         assert result.rowcount == 1

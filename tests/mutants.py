@@ -56,6 +56,14 @@ TESTS = {
         ["tests/backends/test_redis_contract.py"],
     ],
     "stores/sqlalchemy": [["tests/backends/test_sqlalchemy.py", "tests/backends/test_sqlalchemy_contract.py"]],
+    "stores/redis": [["tests/backends/test_redis.py", "tests/backends/test_redis_contract.py"]],
+    "stores/sqlalchemy": [
+        [
+            "tests/backends/test_sqlalchemy.py",
+            "tests/backends/test_sqlalchemy_owners.py",
+            "tests/backends/test_sqlalchemy_contract.py",
+        ]
+    ],
     "stores": [["tests/backends/test_memory.py"], KIT, ["tests/testing", "tests/shell"]],
     "backends": [BACKENDS, ROUND_TRIPS, ["tests/testing", *OTHERS, *HISTORY]],
     "backends/cookie": [

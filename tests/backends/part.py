@@ -5,7 +5,9 @@ depend on the driver and its connections. The others are marked `wide` there.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
+
+import pytest
 
 from starsessions.testing.conformance.backend_rules import BACKEND
 from starsessions.testing.conformance.contract import Contract, Rule
@@ -28,12 +30,25 @@ class Part(Contract[Any]):
         return self._whole.why_declined(rule, declines)
 
 
+class Ordinary:
+    """A suite whose other rules than the ordinary ones are marked `wide`."""
+
+    ordinary: ClassVar[Part]
+
+    def _as_parameter(self, rule: Rule[Any]) -> Any:
+        parameter = super()._as_parameter(rule)  # type: ignore[misc] # of the suite
+        return (
+            parameter if rule in set(self.ordinary) else parameter._replace(marks=[*parameter.marks, pytest.mark.wide])
+        )
+
+
 _OF_CONNECTIONS = """
     get_returns_what_create_has_stored
     one_connection_sees_what_another_writes
     entries_outlive_their_connections
     writers_that_retry_lose_no_update
     a_cancelled_call_is_done_whole_or_not_at_all
+    one_connection_lists_what_another_writes
 """
 _OF_DRIVERS = f"""
     {_OF_CONNECTIONS}
@@ -48,6 +63,12 @@ _OF_DRIVERS = f"""
     a_delete_is_final_against_a_parallel_replace
     of_a_parallel_replace_and_delete_one_wins
     parallel_sweeps_count_each_entry_once
+    an_owned_entry_is_listed_at_once
+    the_newest_entries_come_first
+    pages_are_complete_and_disjoint
+    parallel_creates_of_one_owner_lose_none
+    creating_and_deleting_commute
+    a_cancelled_write_leaves_no_entry_unlisted
 """
 # What requests do in every order, one call to the store after the other, depends on the rules of the store only.
 _OF_REQUESTS = """

@@ -63,7 +63,7 @@ class SentinelSet:
 
 class Stores(StoreSuite):
     __test__ = False
-    declines: ClassVar = {"sweeps": "Redis forgets by itself"}
+    declines: ClassVar = {"sweeps": "Redis forgets by itself", "owners": "the library keeps the lists"}
 
     @pytest.fixture
     async def open_store(self, connect: Connect) -> AsyncIterator[OpenStore]:

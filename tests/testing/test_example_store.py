@@ -4,13 +4,14 @@ import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import settings
 
 from starsessions import SessionBackend
 from starsessions.backends.server_side import StoreBackend
+from starsessions.stores.listed import ListedStore
 from starsessions.testing import BackendSuite, OpenBackend, OpenStore, StoreSuite
 from starsessions.testing.conformance.model import SETTINGS, check_against_model
 
@@ -24,10 +25,22 @@ spec.loader.exec_module(custom_store)
 
 class TestFileStore(StoreSuite):
     event_loops = ("asyncio", "trio")
+    declines: ClassVar = {"owners": "it has four methods, and the library adds a list for each owner"}
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:
         return lambda name: custom_store.FileStore(tmp_path / name)
+
+
+class TestListedFileStore(StoreSuite):
+    """The same store, as the library uses it."""
+
+    event_loops = ("asyncio", "trio")
+    declines: ClassVar = {"sweeps": "the store below does"}
+
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> OpenStore:
+        return lambda name: ListedStore(custom_store.FileStore(tmp_path / name))
 
 
 class TestFileBackend(BackendSuite):

@@ -16,8 +16,9 @@ from starsessions.testing import Contract, NoVerdict, OpenStore, Verdict, broken
 from starsessions.testing import __main__ as command_line
 from starsessions.testing.__main__ import main
 from starsessions.testing.conformance.backend_rules import BACKEND
-from starsessions.testing.conformance.broken_stores import Entries, Right, opener
+from starsessions.testing.conformance.broken_stores import opener
 from starsessions.testing.conformance.cookie_rules import COOKIE
+from starsessions.testing.conformance.right_stores import Entries, Right
 from starsessions.testing.conformance.store_rules import STORE
 from starsessions.testing.conformance.verdict import ends, verdicts
 

@@ -17,6 +17,7 @@ from starsessions.backends.base import Conflict
 from starsessions.backends.server_side import Pointer, StoreBackend
 from starsessions.core.record import Found, MissReason, Record
 from starsessions.testing.conformance import broken_stores as stores
+from starsessions.testing.conformance import right_stores
 from starsessions.testing.conformance.backend_rules import BACKEND, BackendFixture
 from starsessions.testing.conformance.verdict import NoVerdict, ends
 from tests.rows import rows
@@ -25,9 +26,9 @@ from tests.site import DictBackend
 pytestmark = pytest.mark.once
 
 
-def in_store(kind: Callable[[stores.Entries], Any]) -> Callable[[], SessionBackend]:
+def in_store(kind: Callable[[right_stores.Entries], Any]) -> Callable[[], SessionBackend]:
     """Makes backends that keep their sessions in a store of this kind."""
-    return lambda: StoreBackend(kind(stores.Entries()))
+    return lambda: StoreBackend(kind(right_stores.Entries()))
 
 
 class WaitsForItsDict(DictBackend):
@@ -224,10 +225,10 @@ async def test_a_wrong_backend_fails_exactly_the_rules_that_its_mistake_breaks(n
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@rows("store", [*stores.LEGAL, stores.HasAnIndex], ids=lambda store: store.__name__)
+@rows("store", [*right_stores.LEGAL, stores.HasAnIndex], ids=lambda store: store.__name__)
 @pytest.mark.anyio
 async def test_a_backend_over_an_unusual_but_correct_store_follows_all_rules(
-    store: Callable[[stores.Entries], Any],
+    store: Callable[[right_stores.Entries], Any],
 ) -> None:
     assert await broken_by(in_store(store)) == set()
 

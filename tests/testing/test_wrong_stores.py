@@ -5,21 +5,22 @@ from typing import Any, cast
 import pytest
 
 from starsessions.stores.base import Store
+from starsessions.stores.listed import ListedStore
 from starsessions.testing import RulesSuite, StoreFixture
+from starsessions.testing.conformance import indexing_rules as i
 from starsessions.testing.conformance import store_rules as r
 from starsessions.testing.conformance.broken_stores import (
-    LEGAL,
     SWEEPS,
     WRONG,
-    CannotSweep,
     CutsValues,
+    FourMethods,
     HasAnIndex,
-    Kind,
     RefusesWhatIsTooLarge,
-    Right,
     TakesAThousandBytes,
     failing_rules,
 )
+from starsessions.testing.conformance.contract import Rule
+from starsessions.testing.conformance.right_stores import LEGAL, LEGAL_LISTINGS, Kind, Right
 from tests.rows import rows
 
 pytestmark = pytest.mark.once
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.once
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@rows("store", [*LEGAL, HasAnIndex], ids=lambda store: store.__name__)
+@rows("store", [*LEGAL, *LEGAL_LISTINGS, HasAnIndex], ids=lambda store: store.__name__)
 @pytest.mark.anyio
 async def test_an_unusual_but_correct_store_follows_all_rules(store: Kind) -> None:
     assert await failing_rules(store) == frozenset()
@@ -71,16 +72,35 @@ async def test_a_limit_is_neither_higher_nor_lower_than_what_is_stated(
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@rows(
+    ("rule", "capability"),
+    [
+        (r.sweep_removes_expired_entries_only, "sweeps"),
+        (i.an_owned_entry_is_listed_at_once, "owners"),
+        (i.parallel_creates_of_one_owner_lose_none, "owners"),
+    ],
+)
 @pytest.mark.anyio
-async def test_a_store_without_a_sweep_has_to_say_so() -> None:
-    async with StoreFixture(lambda name: cast(Store, CannotSweep())) as place:
-        with pytest.raises(AssertionError, match="decline 'sweeps' with a reason"):
-            await r.sweep_removes_expired_entries_only(place)
+async def test_a_store_without_an_optional_power_has_to_say_so(rule: Rule[StoreFixture], capability: str) -> None:
+    async with StoreFixture(lambda name: cast(Store, FourMethods())) as place:
+        with pytest.raises(AssertionError, match=f"or decline '{capability}' with a reason"):
+            await rule(place)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_a_store_that_lists_but_does_not_sweep_has_to_say_so() -> None:
+    async with StoreFixture(lambda name: ListedStore(cast(Store, FourMethods()))) as place:
+        with pytest.raises(AssertionError, match="or decline 'sweeps' with a reason"):
+            await i.a_swept_entry_leaves_the_listing(place)
 
 
 def test_a_capability_is_declined_with_a_reason_and_its_rules_only() -> None:
-    declines = {"sweeps": "it forgets by itself"}
-    assert {rule for rule in r.STORE if r.STORE.why_declined(rule, declines) == "it forgets by itself"} == SWEEPS
+    for capability, rules in {"sweeps": SWEEPS | {i.a_swept_entry_leaves_the_listing}, "owners": {*i.INDEXING}}.items():
+        declined = {
+            rule for rule in r.STORE if r.STORE.why_declined(rule, {capability: "it is small"}) == "it is small"
+        }
+        assert declined == rules
     for wrong in ({"sweeps": ""}, {"sweeps": True}, {"expiry": "it is slow"}):
         with pytest.raises(
             ValueError, match=r"Decline 'sweeps' with|Unknown capability 'expiry': decline one of several"

@@ -1,147 +1,26 @@
-"""Stores with typical mistakes, the rules that must reject each of them, and some correct but unusual stores.
+"""Stores with typical mistakes, and the rules that must reject each of them.
 
 The sets of rules are written by hand, from the rules' statements and the effects of each mistake. A set copied from a
 result would prove nothing.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 from typing import Any, ClassVar, cast
 from uuid import uuid4
 
-from anyio import Lock
 from anyio.lowlevel import checkpoint
 
-from starsessions.stores.base import Conflict, Entry, Store, Version
+from starsessions.stores.base import Conflict, Entry, Owner, Store, Version
+from starsessions.testing.conformance import indexing_rules as i
 from starsessions.testing.conformance import store_rules as r
+from starsessions.testing.conformance.broken_listings import WRONG_LISTINGS
 from starsessions.testing.conformance.checks import LIFE
 from starsessions.testing.conformance.contract import Rule
 from starsessions.testing.conformance.fixtures import OpenStore, StoreFixture
+from starsessions.testing.conformance.right_stores import Entries, Kind, Right
 from starsessions.testing.conformance.verdict import verdicts
-
-
-class Entries(dict[str, Entry]):
-    """The contents of a database, and the objects that all its connections share."""
-
-    def __init__(self) -> None:
-        self.lock: Lock = Lock()
-        self.index: dict[str, int] = {}
-
-
-Kind = Callable[[Entries], Any]
-"""Opens a connection to a database."""
-
-
-class Right:
-    """A correct store in a dict that several connections share. Versions are UUIDs."""
-
-    def __init__(self, entries: Entries) -> None:
-        self.entries = entries
-
-    def is_live(self, entry: Entry, now: int) -> bool:
-        return now < entry.expires_at
-
-    def live(self, key: str, now: int) -> Entry | None:
-        entry = self.entries.get(key)
-        return entry if entry is not None and self.is_live(entry, now) else None
-
-    def new_version(self, key: str, value: bytes, now: int) -> Version:
-        return uuid4().hex
-
-    def check(self, key: str, expect: Version | None, now: int) -> None:
-        current = self.live(key, now)
-        if (current.version if current else None) != expect:
-            raise Conflict(current)
-
-    async def get(self, key: str, *, now: int) -> Entry | None:
-        return self.live(key, now)
-
-    async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Version:
-        return await self.write(key, value, expires_at, None, now)
-
-    async def replace(self, key: str, value: bytes, version: Version, *, expires_at: int, now: int) -> Version:
-        return await self.write(key, value, expires_at, version, now)
-
-    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
-        self.check(key, expect, now)
-        version = self.new_version(key, value, now)
-        self.entries[key] = Entry(value, expires_at, version)
-        return version
-
-    async def delete(self, key: str, version: Version | None = None, *, now: int) -> Any:
-        if version is not None:
-            self.check(key, version, now)
-        lived = self.live(key, now) is not None
-        self.entries.pop(key, None)
-        return lived
-
-    def has_expired(self, key: str, now: int) -> bool:
-        return not self.is_live(self.entries[key], now)
-
-    async def sweep(self, limit: int, *, now: int) -> Any:
-        expired = [key for key in self.entries if self.has_expired(key, now)][:limit]
-        for key in expired:
-            del self.entries[key]
-        return len(expired)
-
-
-# Correct but unusual stores
-
-
-class CountsAll(Right):
-    """Versions are numbers from 0, counted over all keys and connections."""
-
-    numbers: ClassVar[Iterator[int]] = count(0)
-
-    def new_version(self, key: str, value: bytes, now: int) -> Version:
-        return next(self.numbers)
-
-
-class HasListsAsVersions(Right):
-    """Versions are opaque: these are not hashable."""
-
-    def new_version(self, key: str, value: bytes, now: int) -> Version:
-        return [uuid4(), now]
-
-
-class ForgetsWhenAsked(Right):
-    """A get removes all expired entries."""
-
-    async def get(self, key: str, *, now: int) -> Entry | None:
-        await self.sweep(len(self.entries), now=now)
-        return await super().get(key, now=now)
-
-
-class Waits(Right):
-    """It awaits everywhere, and uses a lock to be atomic."""
-
-    async def _alone(self, work: Callable[..., Any], *args: Any, **instants: Any) -> Any:
-        await checkpoint()
-        async with self.entries.lock:
-            await checkpoint()
-            result = await work(*args, **instants)
-        await checkpoint()
-        return result
-
-    async def get(self, *args: Any, **instants: Any) -> Any:
-        return await self._alone(super().get, *args, **instants)
-
-    async def create(self, *args: Any, **instants: Any) -> Any:
-        return await self._alone(super().create, *args, **instants)
-
-    async def replace(self, *args: Any, **instants: Any) -> Any:
-        return await self._alone(super().replace, *args, **instants)
-
-    async def delete(self, *args: Any, **instants: Any) -> Any:
-        return await self._alone(super().delete, *args, **instants)
-
-    async def sweep(self, *args: Any, **instants: Any) -> Any:
-        return await self._alone(super().sweep, *args, **instants)
-
-
-LEGAL: list[type[Right]] = [Right, CountsAll, HasListsAsVersions, ForgetsWhenAsked, Waits]
-
 
 # Unconditional and non-atomic writes
 
@@ -418,6 +297,9 @@ class RenamesKeys(Right):
     async def delete(self, key: str, version: Version | None = None, *, now: int) -> Any:
         return await super().delete(self.key(key), version, now=now)
 
+    def own(self, key: str, owner: Owner | None) -> None:
+        super().own(self.key(key), owner)
+
 
 class LowersKeys(RenamesKeys):
     """A case-insensitive collation or file system."""
@@ -572,7 +454,7 @@ class RefusesWhatIsTooLarge(Right):
         return await super().write(key, value, expires_at, expect, now)
 
 
-class CannotSweep:
+class FourMethods:
     """It has only the four methods."""
 
     get: ClassVar[Any] = Right.get
@@ -613,11 +495,16 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.of_a_parallel_replace_and_delete_one_wins,
         r.another_storage_is_separate,
         r.entries_outlive_their_connections,
+        i.a_refused_write_changes_no_owner,
+        i.of_parallel_writers_the_winner_owns,
+        i.what_a_parallel_delete_removed_is_in_no_listing,
     },
     ReplacesInsteadOfCreating: {
         r.a_value_is_immutable_bytes,
         r.create_refuses_a_key_that_is_in_use,
         r.of_parallel_creates_one_wins,
+        i.a_refused_write_changes_no_owner,
+        i.of_parallel_writers_the_winner_owns,
     },
     CreatesWhenItShouldChange: {
         r.the_version_of_an_expired_entry_is_refused,
@@ -627,6 +514,8 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.of_a_parallel_replace_and_delete_one_wins,
         r.another_storage_is_separate,
         r.entries_outlive_their_connections,
+        i.a_refused_write_changes_no_owner,
+        i.what_a_parallel_delete_removed_is_in_no_listing,
     },
     RevivesWhatIsOver: {r.the_version_of_an_expired_entry_is_refused},
     StumblesOverWhatIsOver: {
@@ -634,6 +523,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.the_key_of_an_expired_entry_is_free,
         r.versions_never_repeat,
         r.sweep_leaves_entries_that_are_created_meanwhile,
+        i.an_expired_entry_leaves_the_listing,
     },
     ChecksThenWrites: {
         r.of_parallel_creates_one_wins,
@@ -641,6 +531,8 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.a_delete_is_final_against_a_parallel_replace,
         r.of_a_parallel_replace_and_delete_one_wins,
         r.writers_that_retry_lose_no_update,
+        i.of_parallel_writers_the_winner_owns,
+        i.what_a_parallel_delete_removed_is_in_no_listing,
     },
     ChecksThenDeletes: {
         r.of_parallel_deletes_one_removes,
@@ -652,6 +544,9 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.of_a_parallel_replace_and_delete_one_wins,
         r.writers_that_retry_lose_no_update,
         r.a_cancelled_call_is_done_whole_or_not_at_all,
+        i.of_parallel_writers_the_winner_owns,
+        i.what_a_parallel_delete_removed_is_in_no_listing,
+        i.a_cancelled_write_leaves_no_entry_unlisted,
     },
     CountsEachEntry: {
         r.the_key_of_an_expired_entry_is_free,
@@ -664,7 +559,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.one_connection_sees_what_another_writes,
         r.entries_outlive_their_connections,
     },
-    HashesValues: {r.versions_never_repeat},
+    HashesValues: {r.versions_never_repeat, i.of_parallel_writers_the_winner_owns},
     VersionsByTheClock: {
         r.replace_with_the_current_version_writes,
         r.replace_with_an_older_version_is_refused,
@@ -678,6 +573,8 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.a_cancelled_call_is_done_whole_or_not_at_all,
         r.one_connection_sees_what_another_writes,
         r.entries_outlive_their_connections,
+        i.a_refused_write_changes_no_owner,
+        i.of_parallel_writers_the_winner_owns,
     },
     ReadsWhatIsOver: {
         r.an_entry_expires_exactly_at_its_deadline,
@@ -694,6 +591,10 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.the_version_of_an_expired_entry_is_refused,
         r.deleting_an_expired_entry_returns_false,
         r.versions_never_repeat,
+        i.an_expired_entry_leaves_the_listing,
+        i.each_write_sets_how_long_an_entry_is_listed,
+        i.pages_go_on_after_entries_that_have_expired,
+        i.a_swept_entry_leaves_the_listing,
     },
     KeepsTheFirstDeadline: {
         r.each_write_sets_the_deadline,
@@ -701,6 +602,8 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.a_cancelled_call_is_done_whole_or_not_at_all,
         r.one_connection_sees_what_another_writes,
         r.sweep_goes_by_the_latest_deadline,
+        i.an_owned_entry_is_listed_at_once,
+        i.each_write_sets_how_long_an_entry_is_listed,
     },
     # All rules that compare a deadline, or need a key to be free at its deadline.
     RoundsUpToMinutes: SWEEPS
@@ -718,9 +621,17 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.a_cancelled_call_is_done_whole_or_not_at_all,
         r.another_storage_is_separate,
         r.entries_outlive_their_connections,
+        i.an_owned_entry_is_listed_at_once,
+        i.pages_go_on_after_entries_that_have_expired,
+        i.an_expired_entry_leaves_the_listing,
+        i.each_write_sets_how_long_an_entry_is_listed,
+        i.replace_without_an_owner_ends_the_listing,
+        i.a_refused_write_changes_no_owner,
+        i.one_connection_lists_what_another_writes,
+        i.a_swept_entry_leaves_the_listing,
     },
     RoundsDownToTens: {r.a_deadline_is_kept_to_the_second},
-    LivesThirtyDaysAtMost: {r.a_deadline_is_kept_to_the_second},
+    LivesThirtyDaysAtMost: {r.a_deadline_is_kept_to_the_second, i.each_write_sets_how_long_an_entry_is_listed},
     WantsATimeToLive: {r.a_write_with_a_deadline_that_has_passed_leaves_nothing},
     RenewsWhatIsRead: {
         r.an_entry_expires_exactly_at_its_deadline,
@@ -755,7 +666,11 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
     RefusesWithAnotherVersion: REFUSALS_THAT_CARRY - {r.a_value_is_immutable_bytes}
     | {r.delete_with_an_older_version_is_refused},
     RefusesWithTheDead: {r.the_version_of_an_expired_entry_is_refused},
-    LowersKeys: {r.keys_that_differ_in_case_are_different, r.keys_of_1_to_128_characters_are_kept_apart},
+    LowersKeys: {
+        r.keys_that_differ_in_case_are_different,
+        r.keys_of_1_to_128_characters_are_kept_apart,
+        i.the_newest_entries_come_first,
+    },
     CutsKeys: {r.keys_of_1_to_128_characters_are_kept_apart},
     KeepsText: {r.every_byte_of_a_value_comes_back},
     StripsNuls: {r.every_byte_of_a_value_comes_back},
@@ -764,7 +679,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.the_largest_value_is_kept_and_a_larger_one_is_refused_whole,
     },
     HandsOutItsOwn: {r.a_value_is_immutable_bytes},
-    KnowsNoPrefix: {r.another_storage_is_separate},
+    KnowsNoPrefix: {r.another_storage_is_separate, i.another_storage_has_listings_of_its_own},
     ForgetsWithItsConnection: {
         r.of_parallel_creates_one_wins,
         r.of_parallel_replaces_one_wins,
@@ -772,14 +687,21 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.writers_that_retry_lose_no_update,
         r.one_connection_sees_what_another_writes,
         r.entries_outlive_their_connections,
+        i.parallel_creates_of_one_owner_lose_none,
+        i.creating_and_deleting_commute,
+        i.of_parallel_writers_the_winner_owns,
+        i.one_connection_lists_what_another_writes,
+        i.listings_outlive_their_connections,
     },
     SweepsEverything: {
         r.sweep_removes_expired_entries_only,
         r.sweep_goes_by_the_latest_deadline,
         r.sweep_leaves_entries_that_are_created_meanwhile,
+        i.a_swept_entry_leaves_the_listing,
     },
     SweepsWithoutLimit: {r.sweep_removes_at_most_its_limit},
-    SweepsASecondLate: SWEEPS - {r.sweep_leaves_entries_that_are_created_meanwhile},
+    SweepsASecondLate: SWEEPS - {r.sweep_leaves_entries_that_are_created_meanwhile}
+    | {i.a_swept_entry_leaves_the_listing},
     SweepsAndSaysTheLimit: SWEEPS - {r.sweep_leaves_entries_that_are_created_meanwhile},
     SweepsWhatItSawBefore: {
         r.sweep_leaves_entries_that_are_created_meanwhile,
@@ -787,6 +709,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
     },
     DeletesAndLeavesTheIndex: {r.sweep_removes_expired_entries_only},
     RenewsAndLeavesTheIndex: {r.sweep_goes_by_the_latest_deadline},
+    **WRONG_LISTINGS,
 }
 
 

@@ -16,8 +16,8 @@ from anyio import Event, create_task_group
 from starsessions.backends.base import SessionBackend
 from starsessions.backends.server_side import StoreBackend
 
-VERBS = ("get", "create", "replace", "delete")
-"""The methods of a store."""
+VERBS = ("get", "create", "replace", "delete", "list_owned", "count_owned")
+"""The methods of a store that requests call. Not every store has the last two."""
 
 
 class _Walker:
@@ -148,7 +148,9 @@ def stepped(backend: SessionBackend) -> tuple[SessionBackend, list[str]]:
 
     twin: Any = copy(backend)
     if isinstance(backend, StoreBackend):
-        twin.store = SimpleNamespace(**{verb: with_step(backend.store, verb) for verb in VERBS})
+        twin.store = SimpleNamespace(
+            **{verb: with_step(backend.store, verb) for verb in VERBS if hasattr(backend.store, verb)}
+        )
     else:
         for verb in ("read", "write", "remove", "exists"):
             setattr(twin, verb, with_step(backend, verb))

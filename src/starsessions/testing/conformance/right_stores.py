@@ -1,0 +1,210 @@
+"""A correct store in a dict, from which the broken ones are made, and some that are correct but unusual."""
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any, ClassVar
+from uuid import uuid4
+
+from anyio import Lock
+from anyio.lowlevel import checkpoint
+
+from starsessions.stores.base import Conflict, Cursor, Entry, Owner, Page, Version
+from starsessions.stores.listed import ListedStore
+
+
+class Entries(dict[str, Entry]):
+    """The contents of a database, and the objects that all its connections share."""
+
+    def __init__(self) -> None:
+        self.lock: Lock = Lock()
+        self.index: dict[str, int] = {}
+        self.owners: dict[str, Owner] = {}
+        self.notes: dict[Any, Any] = {}
+
+
+Kind = Callable[[Entries], Any]
+"""Opens a connection to a database."""
+
+
+class Right:
+    """A correct store in a dict that several connections share. Versions are UUIDs."""
+
+    def __init__(self, entries: Entries) -> None:
+        self.entries = entries
+
+    def is_live(self, entry: Entry, now: int) -> bool:
+        return now < entry.expires_at
+
+    def live(self, key: str, now: int) -> Entry | None:
+        entry = self.entries.get(key)
+        return entry if entry is not None and self.is_live(entry, now) else None
+
+    def new_version(self, key: str, value: bytes, now: int) -> Version:
+        return uuid4().hex
+
+    def check(self, key: str, expect: Version | None, now: int) -> None:
+        current = self.live(key, now)
+        if (current.version if current else None) != expect:
+            raise Conflict(current)
+
+    async def get(self, key: str, *, now: int) -> Entry | None:
+        return self.live(key, now)
+
+    async def create(self, key: str, value: bytes, *, expires_at: int, now: int, owner: Owner | None = None) -> Version:
+        version = await self.write(key, value, expires_at, None, now)
+        self.own(key, owner)
+        return version
+
+    async def replace(
+        self, key: str, value: bytes, version: Version, *, expires_at: int, now: int, owner: Owner | None = None
+    ) -> Version:
+        version = await self.write(key, value, expires_at, version, now)
+        self.own(key, owner)
+        return version
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        self.check(key, expect, now)
+        version = self.new_version(key, value, now)
+        self.entries[key] = Entry(value, expires_at, version)
+        return version
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> Any:
+        if version is not None:
+            self.check(key, version, now)
+        lived = self.live(key, now) is not None
+        self.entries.pop(key, None)
+        self.entries.owners.pop(key, None)
+        return lived
+
+    def own(self, key: str, owner: Owner | None) -> None:
+        if owner is None:
+            self.entries.owners.pop(key, None)
+        else:
+            self.entries.owners[key] = owner
+
+    def owned(self, name: str, now: int) -> list[Cursor]:
+        """Return where the entries of an owner are, the newest first."""
+        owners = self.entries.owners.items()
+        return sorted([Cursor(one.since, key) for key, one in owners if one.name == name and self.has(key)])[::-1]
+
+    def has(self, key: str) -> bool:
+        return key in self.entries
+
+    async def list_owned(self, name: str, *, limit: int, now: int, after: Cursor | None = None) -> Page:
+        left = [one for one in self.owned(name, now) if after is None or self.comes_after(one, after)]
+        return self.page(left, limit, now)
+
+    def comes_after(self, one: Cursor, after: Cursor) -> bool:
+        return one < after
+
+    def page(self, left: list[Cursor], limit: int, now: int) -> Page:
+        """Return the first of these entries."""
+        found = [(one.key, self.live(one.key, now)) for one in left[:limit]]
+        entries = [(key, entry) for key, entry in found if entry is not None]
+        return Page(entries, left[limit - 1] if len(left) > limit else None)
+
+    async def count_owned(self, name: str, *, now: int) -> int:
+        return len(self.owned(name, now))
+
+    def has_expired(self, key: str, now: int) -> bool:
+        return not self.is_live(self.entries[key], now)
+
+    async def sweep(self, limit: int, *, now: int) -> Any:
+        expired = [key for key in self.entries if self.has_expired(key, now)][:limit]
+        for key in expired:
+            del self.entries[key]
+        return len(expired)
+
+
+# Correct but unusual stores
+
+
+class CountsAll(Right):
+    """Versions are numbers from 0, counted over all keys and connections."""
+
+    numbers: ClassVar[Iterator[int]] = count(0)
+
+    def new_version(self, key: str, value: bytes, now: int) -> Version:
+        return next(self.numbers)
+
+
+class HasListsAsVersions(Right):
+    """Versions are opaque: these are not hashable."""
+
+    def new_version(self, key: str, value: bytes, now: int) -> Version:
+        return [uuid4(), now]
+
+
+class ForgetsWhenAsked(Right):
+    """A get removes all expired entries."""
+
+    async def get(self, key: str, *, now: int) -> Entry | None:
+        await self.sweep(len(self.entries), now=now)
+        return await super().get(key, now=now)
+
+
+class Waits(Right):
+    """It awaits everywhere, and uses a lock to be atomic."""
+
+    async def _alone(self, work: Callable[..., Any], *args: Any, **instants: Any) -> Any:
+        await checkpoint()
+        async with self.entries.lock:
+            await checkpoint()
+            result = await work(*args, **instants)
+        await checkpoint()
+        return result
+
+    async def get(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().get, *args, **instants)
+
+    async def create(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().create, *args, **instants)
+
+    async def replace(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().replace, *args, **instants)
+
+    async def delete(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().delete, *args, **instants)
+
+    async def sweep(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().sweep, *args, **instants)
+
+    async def list_owned(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().list_owned, *args, **instants)
+
+    async def count_owned(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().count_owned, *args, **instants)
+
+
+class ListsWithGaps(Right):
+    """Deleted entries keep their places for a while, so that pages are short or empty, and counts too high."""
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> Any:
+        owner = self.entries.owners.get(key)
+        deleted = await super().delete(key, version, now=now)
+        self.own(key, owner)
+        return deleted
+
+    def has(self, key: str) -> bool:
+        return True
+
+
+class EndsWithAnEmptyPage(Right):
+    """A page has a cursor unless it is empty."""
+
+    def page(self, left: list[Cursor], limit: int, now: int) -> Page:
+        return Page(super().page(left, limit, now).entries, left[:limit][-1] if left else None)
+
+
+class KeepsListsBesideEntries(ListedStore):
+    """A store of four methods, to which the library has added the power to list by owner."""
+
+    def __init__(self, entries: Entries) -> None:
+        super().__init__(Right(entries))
+        self.sweep: Any = Right(entries).sweep
+
+
+LEGAL: list[Kind] = [Right, CountsAll, HasListsAsVersions, ForgetsWhenAsked, Waits]
+
+LEGAL_LISTINGS: list[Kind] = [ListsWithGaps, EndsWithAnEmptyPage, KeepsListsBesideEntries]
+"""Stores that are unusual in how they list by owner."""
