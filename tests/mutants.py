@@ -55,8 +55,6 @@ TESTS = {
         ["tests/backends/test_redis.py", "tests/backends/test_redis_owners.py", "tests/backends/test_redis_steps.py"],
         ["tests/backends/test_redis_contract.py"],
     ],
-    "stores/sqlalchemy": [["tests/backends/test_sqlalchemy.py", "tests/backends/test_sqlalchemy_contract.py"]],
-    "stores/redis": [["tests/backends/test_redis.py", "tests/backends/test_redis_contract.py"]],
     "stores/sqlalchemy": [
         [
             "tests/backends/test_sqlalchemy.py",

@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import anyio
 
 from starsessions.notices import Notices
+from starsessions.stores.announce import why_failed
 from starsessions.stores.base import Announcing
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ class Announcements:
             with anyio.fail_after(SEND_WITHIN):
                 await self._store.announce(topics)
         except Exception as error:
-            why = str(error) or "it took too long."
-            self._notices.warn("announce", _NOT_ANNOUNCED, why, every=600)
+            self._notices.warn("announce", _NOT_ANNOUNCED, why_failed(error), every=600)
 
     async def aclose(self) -> None:
         """End the subscription of the running event loop."""

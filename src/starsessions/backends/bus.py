@@ -21,6 +21,7 @@ from typing import Any
 import anyio
 
 from starsessions.notices import Notices
+from starsessions.stores.announce import why_failed
 from starsessions.stores.base import Announcing
 
 BEAT_EVERY = 20.0
@@ -191,10 +192,10 @@ class Bus:
                     async for topics in announced:
                         self._hear(topics)
                 except Exception as error:
-                    self._why = str(error)
+                    self._why = why_failed(error)
                 tasks.cancel_scope.cancel()
         except Exception as error:
-            self._why = str(error)
+            self._why = why_failed(error)
 
     async def _beat(self, scope: anyio.CancelScope) -> None:
         """End the subscription if it is dead or deaf, or if no one listens any more."""

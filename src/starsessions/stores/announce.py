@@ -7,6 +7,7 @@ from threading import Lock
 
 import anyio
 
+from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.base import Announcing
 
 
@@ -100,3 +101,8 @@ def in_parts(topics: Sequence[str], most: int) -> Iterator[str]:
     """
     for begin in range(0, len(topics), most):
         yield " ".join(topics[begin : begin + most])
+
+
+def why_failed(error: Exception) -> str:
+    """Return what can be logged of an error. The messages of others may contain what must not be seen."""
+    return str(error) if isinstance(error, BackendUnavailable) else f"{type(error).__name__}."
