@@ -9,6 +9,6 @@ def key_for(token: str, binding: Binding = DEFAULT_BINDING) -> str:
     return key_under(binding.label(Purpose.SESSION_KEY), token)
 
 
-def index_key(user_id: str, binding: Binding = DEFAULT_BINDING, purpose: Purpose = Purpose.SESSION_LIST) -> str:
-    """Return the key of this user's list."""
+def owner_name(user_id: str, binding: Binding = DEFAULT_BINDING, purpose: Purpose = Purpose.SESSION_LIST) -> str:
+    """Return the name of this user as the owner of entries."""
     return key_under(binding.label(purpose), user_id)

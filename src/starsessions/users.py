@@ -1,25 +1,30 @@
 """Sign users in and out, list a user's sessions, and revoke them."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from hmac import compare_digest
+
+import anyio
 
 from starsessions.backends.adapter import adapt
 from starsessions.backends.base import Backend, SessionBackend
-from starsessions.backends.user_index import IndexedSession, UserIndex
-from starsessions.core.durations import Duration, seconds
+from starsessions.backends.user_index import AT_ONCE, PAGE, Owned, UserIndex
+from starsessions.core.durations import Duration, seconds, time_limit
 from starsessions.core.kinds import as_base
-from starsessions.core.record import Identity, Record
+from starsessions.core.record import LAST_INSTANT, Identity, Record
 from starsessions.core.serializer import is_unicode
 from starsessions.events import OnEvent, Revoked, dispatch
-from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
+from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, UnsupportedValue
 from starsessions.lifecycle import sign_in as signing_in
 from starsessions.session import SessionSource, get_session, load_session
-from starsessions.stores.base import Store
+from starsessions.stores.base import Cursor, Store
 
 __all__ = [
     "UserSession",
+    "UserSessionPage",
     "UserSessions",
+    "check_stamp",
     "get_handle",
     "get_signed_in_at",
     "get_user_id",
@@ -30,13 +35,19 @@ __all__ = [
 
 
 async def sign_in(
-    source: SessionSource, user_id: str, *, remember: bool | None = None, keep_data: bool = True, method: str = ""
+    source: SessionSource,
+    user_id: str,
+    *,
+    remember: bool | None = None,
+    keep_data: bool = True,
+    method: str = "",
+    stamp: str = "",
 ) -> str:
     """Sign a user in, and return the session's new id. The old id stops working at once.
 
     Call it whenever you have verified a password or another credential, even if the user is signed in already: the id
-    changes each time, and the session's lifetime restarts (ASVS 7.2.4). The user's list includes the session at once;
-    the session itself is saved with the response.
+    changes each time, and the session's lifetime restarts (ASVS 7.2.4). The session is saved with the response. Until
+    then it has an entry in the store, which `revoke_all()` ends as well.
 
     Args:
         source: a request, a WebSocket, or a session.
@@ -46,10 +57,12 @@ async def sign_in(
             False: the cookie ends with the browser. None: the user was not asked, and the session lasts for `max_age`.
         keep_data: keep the data of the anonymous session. Data of another user is never kept.
         method: how the user signed in, in the application's words, for the list of devices.
+        stamp: a fingerprint of the user's credentials, such as the stored hash of the password: see `check_stamp`.
 
     Raises:
         ImproperlyConfigured: the session is in a cookie that cannot be revoked: see `allow_unrevocable` of the backend.
-        SessionGone: all of the user's sessions were revoked during the sign-in. It is raised when the session is saved.
+        SessionGone: the user's sessions were revoked during the sign-in, or later sign-ins took its place. It is raised
+            when the session is saved.
         TooManySessions: the user has `max_sessions_per_user` sessions, and `on_too_many="refuse"` is set.
         ResponseStarted: the headers have been sent, and the new id can no longer reach the browser.
         TypeError: `user_id` is not a str, or is empty; or `remember` is not a bool.
@@ -58,11 +71,46 @@ async def sign_in(
         raise TypeError("sign_in() takes the id of a user as a str that is not empty: pass str(user.id).")
     if remember is not None and not isinstance(remember, bool):
         raise TypeError('sign_in() takes remember as a bool: pass bool(form.get("remember")).')
-    if not is_unicode(user_id) or not is_unicode(method):
+    if not is_unicode(user_id) or not is_unicode(method) or not is_unicode(stamp):
         raise UnsupportedValue("what sign_in() was given", "str with half of a character", "No text has that.")
     user_id, method = as_base(user_id, user_id), as_base(method, method)
     session = await load_session(source)
-    return await signing_in.sign_in(session, user_id, remember, keep_data, method)
+    return await signing_in.sign_in(session, user_id, remember, keep_data, method, stamp)
+
+
+async def check_stamp(source: SessionSource, stamp: str) -> bool:
+    """Return whether the user signed in with these credentials. If not, sign the user out.
+
+    Call it with each request, or before what matters, with the fingerprint that the user has now. So a changed password
+    ends all sessions that were signed in with the old one, without a list: also those in signed or encrypted cookies.
+    After the change, sign the user in again with the new fingerprint.
+
+    Args:
+        source: a request, a WebSocket, or a session.
+        stamp: the fingerprint that would be passed to `sign_in()` now. The session holds a hash of it.
+
+    Returns:
+        True if it is that of the sign-in. False if it is another one, or no user is signed in.
+
+    >>> import asyncio
+    >>> from starsessions import InMemoryBackend, Session
+    >>> async def main():
+    ...     session = Session(InMemoryBackend())
+    ...     await sign_in(session, "ann", stamp="hash of the password")
+    ...     valid = await check_stamp(session, "hash of the password")
+    ...     return valid, await check_stamp(session, "hash of another"), get_user_id(session)
+    >>> asyncio.run(main())
+    (True, False, None)
+    """
+    session = await load_session(source)
+    identity = session.__starsessions__.user
+    if identity is None:
+        return False
+    expected = signing_in.hashed_stamp(stamp, identity.user_id, session.__starsessions__)
+    if expected and compare_digest(expected, identity.stamp):
+        return True
+    await session.delete()
+    return False
 
 
 async def sign_out(source: SessionSource, *, clear_site_data: bool = False) -> None:
@@ -122,7 +170,7 @@ class UserSession:
     signed_in_at: datetime
     last_used_at: datetime
     """When the session was last renewed: by a change, or with `rolling=True` by use, to within `renew_every`. For a
-    signed or encrypted cookie, when it was signed in, since only the browser has the rest.
+    signed or encrypted cookie, when it was signed in or last got a new id, since only the browser has the rest.
     """
     method: str
     """How the user signed in: the value of `sign_in(method=…)`."""
@@ -132,6 +180,17 @@ class UserSession:
     """The network of the address at sign-in, shortened; "" if it is unknown."""
     is_current: bool
     """Whether it is the session that was passed as `current`: "this device"."""
+
+
+class UserSessionPage(list[UserSession]):
+    """A list of a user's sessions, the newest sign-in first."""
+
+    after: str | None
+    """Where the next page begins, to pass to `list(after=…)`; None: this is the last page. It may be part of a URL."""
+
+    def __init__(self, sessions: Iterable[UserSession] = (), is_last: bool = True) -> None:
+        super().__init__(sessions)
+        self.after = None if is_last else f"{int(self[-1].signed_in_at.timestamp())}.{self[-1].handle}"
 
 
 class UserSessions:
@@ -189,8 +248,8 @@ class UserSessions:
                 "the cookie backend."
             )
 
-    def _opened(self) -> tuple[Backend, UserIndex, int]:
-        """The backend that was bound for the middleware, its lists, and what time it is."""
+    def _opened(self) -> tuple[UserIndex, int]:
+        """Return the entries of users in the backend that was bound for the middleware, and the time."""
         bound = self._given.bound_once() if self._names is None else self._given.bound_for(*self._names)
         if bound is None:
             raise ImproperlyConfigured(
@@ -198,61 +257,156 @@ class UserSessions:
                 "build the application first, or say UserSessions(backend, session_cookie=…)."
             )
         assert bound.user_index is not None
-        return bound, bound.user_index, int(bound.clock())
+        return bound.user_index, int(bound.clock())
 
-    async def list(self, user_id: str, current: SessionSource | None = None) -> list[UserSession]:
-        """Return the user's live sessions, the newest sign-in first.
+    async def list(
+        self, user_id: str, current: SessionSource | None = None, *, limit: int = PAGE, after: str | None = None
+    ) -> UserSessionPage:
+        """Return the user's live sessions, the newest sign-in first. The cost is that of the sessions on the page.
 
         Args:
             user_id: the user's id.
             current: the request or session to mark with `is_current`.
+            limit: the most sessions to return, 1 or more.
+            after: the `after` of the page before; None, or what no page had: begin with the newest sign-in.
+
+        >>> import asyncio
+        >>> from starsessions import InMemoryBackend
+        >>> async def main():
+        ...     sessions = UserSessions(InMemoryBackend(), session_cookie="session")
+        ...     page = await sessions.list("ann", limit=50)
+        ...     while page.after is not None:
+        ...         page = await sessions.list("ann", limit=50, after=page.after)
+        ...     return page
+        >>> asyncio.run(main())
+        []
         """
-        backend, user_index, now = self._opened()
-        handle = None if current is None else get_handle(current)
-        index = await user_index.of(user_id, now)
-        found = [await backend.look_up(one, now) for one in reversed(index)]
-        return [_shown(one.record, one.record.identity, handle) for one in found if one and one.record.identity]
+        if limit < 1:
+            raise ValueError("list() takes a limit of 1 or more.")
+        index, now = self._opened()
+        since, last = _position(after)
+        cursor = None if since is None else Cursor(since + 1, "")
+        live: dict[str, UserSession] = {}
+        mine = None if current is None else get_handle(current)
+        while True:
+            entries, cursor = await index.page(user_id, limit + 1, now, cursor)
+            for one in entries:
+                if one.record is not None and one.identity is not None and index.is_live(one.record, now):
+                    live.setdefault(one.identity.handle, _shown(one.record, one.identity, mine))
+            shown = [*live.values()]
+            if last in live:  # of the same second as the first of this page
+                shown = shown[shown.index(live[last]) + 1 :]
+            if len(shown) > limit or cursor is None:
+                return UserSessionPage(shown[:limit], is_last=len(shown) <= limit)
 
     async def revoke(self, user_id: str, handle: str) -> bool:
         """End one of the user's sessions. Return False if the user has none with this handle."""
-        return await self._end(user_id, lambda one: one.handle == handle) > 0
+        index, now = self._opened()
 
-    async def revoke_all(self, user_id: str) -> int:
+        async def end_one(ended: dict[str, Revoked]) -> None:
+            await _end(index, user_id, now, ended, lambda one: one is not None and one.handle == handle)
+
+        return await self._in_time(end_one, 30) > 0
+
+    async def revoke_all(self, user_id: str, *, timeout: float | timedelta = 30) -> int:
         """End all sessions of the user, and return how many ended.
 
         Call it when a password was changed, or an account is closed (ASVS 7.4.2, 7.4.3). Sessions that are being signed
-        in at that moment end, too.
-        """
-        return await self._end(user_id, lambda _: True)
+        in at that moment end, too. So does, at its next renewal, a session that the store has lost from its listing.
 
-    async def revoke_others(self, current: SessionSource) -> int:
+        Args:
+            user_id: the user's id.
+            timeout: the limit of time, in seconds or as a `timedelta`.
+
+        Raises:
+            BackendUnavailable: the limit was reached. The message says how many have ended by then. The others are
+                refused at their next renewal; call it again to end them at once.
+        """
+        index, now = self._opened()
+
+        async def end_all(ended: dict[str, Revoked]) -> None:
+            epoch = await index.begin_epoch(user_id, now)
+            await index.announce(index.owner_name(user_id))  # open streams compare the epoch
+            while await _end(index, user_id, now, ended, lambda one: one is None or one.epoch != epoch):
+                pass
+
+        return await self._in_time(end_all, timeout, "the rest are refused at their next renewal; ")
+
+    async def revoke_others(self, current: SessionSource, *, timeout: float | timedelta = 30) -> int:
         """End all sessions of the signed-in user except this one, which gets a new id. Return how many ended.
 
         If no user is signed in, do nothing and return 0.
+
+        Args:
+            current: a request, a WebSocket, or a session.
+            timeout: the limit of time, in seconds or as a `timedelta`.
+
+        Raises:
+            BackendUnavailable: the limit was reached. The message says how many have ended by then.
         """
         session = get_session(current)
         user_id, handle = get_user_id(session), get_handle(session)
         if user_id is None:
             return 0
-        ended = await self._end(user_id, lambda one: one.handle != handle)
-        await session.regenerate_id()
-        return ended
+        index, now = self._opened()
 
-    async def _end(self, user_id: str, is_meant: Callable[[IndexedSession], bool]) -> int:
-        backend, user_index, now = self._opened()
-        which = [one for one in await user_index.of(user_id, now) if is_meant(one)]
-        # Before they are removed from the list: after an interruption, the rest can still be revoked.
-        ended = [await backend.look_up(one, now) is not None for one in which]
-        for one in which:
-            await backend.revoke(one, now)
-        await user_index.remove(user_id, {one.handle for one in which}, now)
-        # And once more afterwards: a session that was saved in between had found itself on the list.
-        for one in which:
-            await backend.revoke(one, now)
-        if self._on_event is not None:
-            revoked = [Revoked(one.handle, user_id) for one, lived in zip(which, ended, strict=True) if lived]
-            await dispatch(revoked, self._on_event)
-        return sum(ended)
+        async def end_others(ended: dict[str, Revoked]) -> None:
+            await _end(index, user_id, now, ended, lambda one: one is None or one.handle != handle)
+
+        count = await self._in_time(end_others, timeout)
+        await session.regenerate_id()
+        return count
+
+    async def _in_time(
+        self, end: Callable[[dict[str, Revoked]], Awaitable[None]], timeout: float | timedelta, rest: str = ""
+    ) -> int:
+        """Run `end`, which notes the sessions that it has ended, and return their number. Report each of them."""
+        limit = time_limit("timeout", timeout)
+        ended: dict[str, Revoked] = {}
+        try:
+            with anyio.move_on_after(limit) as scope:
+                await end(ended)
+        finally:
+            await dispatch(ended.values(), self._on_event)
+        if scope.cancelled_caught:
+            raise BackendUnavailable(
+                f"Only {len(ended)} sessions of the user were ended in {limit:g} seconds: {rest}call it again."
+            )
+        return len(ended)
+
+
+async def _end(
+    index: UserIndex,
+    user_id: str,
+    now: int,
+    ended: dict[str, Revoked],
+    is_meant: Callable[[Identity | None], bool],
+) -> int:
+    """End the sessions of a user that are meant, whatever the clock says. Return how many entries that were.
+
+    Args:
+        index: the entries of users.
+        user_id: the user.
+        now: the current time.
+        ended: takes the sessions that were live, by handle.
+        is_meant: says so of an identity; None: the entry cannot be read.
+    """
+
+    async def end(one: Owned) -> None:
+        if await index.delete(one.key, one.version) and one.identity is not None and index.has_lived(one, now):
+            ended[one.identity.handle] = Revoked(one.identity.handle, user_id)
+
+    count, after = 0, None
+    while True:
+        page, after = await index.page(user_id, PAGE, 0, after)
+        meant = [one for one in page if is_meant(one.identity)]
+        count += len(meant)
+        for begin in range(0, len(meant), AT_ONCE):
+            some = meant[begin : begin + AT_ONCE]
+            await index.at_once(*(end(one) for one in some))
+            await index.announce(*(one.key for one in some))
+        if after is None:
+            return count
 
 
 def _shown(record: Record, identity: Identity, current: str | None) -> UserSession:
@@ -266,6 +420,13 @@ def _shown(record: Record, identity: Identity, current: str | None) -> UserSessi
         address=identity.address,
         is_current=identity.handle == current,
     )
+
+
+def _position(after: str | None) -> tuple[int | None, str]:
+    """Return the second and the handle of a page's last session. Anybody may have sent the text."""
+    since, _, handle = (after or "").partition(".")
+    is_instant = since.isascii() and since.isdecimal() and len(since) <= len(str(LAST_INSTANT))
+    return (int(since), handle) if is_instant else (None, "")
 
 
 def _moment(instant: int) -> datetime:

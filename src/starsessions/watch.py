@@ -1,6 +1,6 @@
 """End WebSockets, streams and long work when their session ends, and learn of its changes."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -158,8 +158,9 @@ async def announce_change(source: SessionSource) -> None:
     session = await load_session(source)
     await session.persist()
     backend, found = session.__starsessions__.config.backend, session.__starsessions__.found
-    if found is not None:
-        await backend.announce(*[*backend.topics_of(found)][:1])
+    topics = () if found is None else backend.topics_of(found)
+    if backend.user_index is not None and topics:
+        await backend.user_index.announce(topics[0])
 
 
 class _Watch:
@@ -242,7 +243,7 @@ def _listening(session: Session, check_every: Duration | None, wait: Wait) -> It
         yield _Watch(session, bus, ear, pause, wait)
 
 
-def _topics_of(session: Session) -> Collection[str]:
+def _topics_of(session: Session) -> Sequence[str]:
     state = session.__starsessions__
     return () if state.found is None else state.config.backend.topics_of(state.found)
 

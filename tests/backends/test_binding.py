@@ -7,6 +7,7 @@ being named here. What a label is derived for is a `Purpose`, and each purpose m
 from abc import ABCMeta
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from starsessions.sealing.encrypted import Encrypter
 from starsessions.sealing.signed import Signer, StarletteSigner
 from starsessions.stores import MemoryStore
 from starsessions.users import UserSessions
-from tests.keys import index_key, key_for
+from tests.keys import key_for, owner_name
 from tests.rows import rows
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
@@ -259,6 +260,14 @@ def test_labels_are_built_in_one_module_only() -> None:
     assert sources == {"binding.py", "csrf.py", "events.py"}
 
 
+OF_HASHED_KEYS = (
+    Purpose.SESSION_LIST,
+    Purpose.COOKIE_LIST,
+    Purpose.COOKIE_KEY,
+    Purpose.BEFORE_SIGN_IN,
+    Purpose.EPOCH,
+    Purpose.STAMP,
+)
 RECORD = Record(b"{}", 1, 1)
 KEYS = [KEY.encode()]
 
@@ -268,14 +277,13 @@ def outputs(binding: Binding) -> dict[Purpose, Callable[[], Any]]:
     return {
         Purpose.SIGNED_COOKIE: lambda: Signer(KEYS, binding).seal(RECORD),
         Purpose.SESSION_KEY: lambda: key_for("id", binding),
-        Purpose.SESSION_LIST: lambda: index_key("id", binding, Purpose.SESSION_LIST),
-        Purpose.COOKIE_LIST: lambda: index_key("id", binding, Purpose.COOKIE_LIST),
-        Purpose.KEY_ID: lambda: Cipher(KEYS, Purpose.ENCRYPTED_LIST, binding).seal(b"")[:4],
+        **{purpose: partial(owner_name, "id", binding, purpose) for purpose in OF_HASHED_KEYS},
+        Purpose.KEY_ID: lambda: Cipher(KEYS, Purpose.ENCRYPTED_SIGN_IN, binding).seal(b"")[:4],
         Purpose.CUSTOM_RECORD: lambda: to_base64url(binding.label(Purpose.CUSTOM_RECORD)),
     }
 
 
-ENCRYPTED = (Purpose.ENCRYPTED_COOKIE, Purpose.ENCRYPTED_RECORD, Purpose.ENCRYPTED_LIST)
+ENCRYPTED = (Purpose.ENCRYPTED_COOKIE, Purpose.ENCRYPTED_RECORD, Purpose.ENCRYPTED_SIGN_IN)
 OF_NO_COOKIE = {Purpose.STARLETTE_KEY}
 
 
@@ -307,15 +315,19 @@ async def test_a_store_encrypts_with_the_keys_of_its_binding(clock: Clock) -> No
     site = Site(backend=StoreBackend(store, encrypt_with=KEY, clock=clock), session_cookie="sid", app_name="shop")
     await site.visit(lambda session: users.sign_in(session, USER))
     binding, now = Binding("shop", "sid"), int(clock())
+    cookies = CookieBackend(KEY, revocations=StoreBackend(store, encrypt_with=KEY, clock=clock), clock=clock)
+    sealed = Site(backend=cookies, session_cookie="sid", app_name="shop", autoload=True)
+    await sealed.visit(lambda session: users.sign_in(session, USER))
+    handle = (await sealed.visit(users.get_handle)).result
     keys = {
-        key_for(site.browser.cookies["sid"], binding): (Purpose.ENCRYPTED_RECORD, b""),
-        index_key(USER, binding): (Purpose.ENCRYPTED_LIST, b"u1."),
+        key_for(site.browser.cookies["sid"], binding): Purpose.ENCRYPTED_RECORD,
+        owner_name(handle, binding, Purpose.COOKIE_KEY): Purpose.ENCRYPTED_SIGN_IN,
     }
     assert set(store.all_keys()) == set(keys)
-    for key, (purpose, mark) in keys.items():
+    for key, purpose in keys.items():
         entry = store.peek(key, now)
         assert entry is not None
-        mark += key[:8].encode()
+        mark = key[:8].encode()
         assert entry.value.startswith(mark)
         assert Cipher(KEYS, purpose, binding).open(entry.value[len(mark) :], key.encode()) is not None
 

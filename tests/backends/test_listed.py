@@ -42,6 +42,8 @@ class Database:
         self.calls.append(verb)
         await self.before()
         result = await getattr(self._store, verb)(*args, **instants)
+        if instants.get("expires_at", instants["now"] + 1) <= instants["now"]:
+            del self.entries[args[0]]  # as databases do that count the time that is left
         await self.after()
         return result
 
@@ -75,6 +77,8 @@ async def check_all_is_listed(database: Database) -> None:
     for name in ("alice", "bob"):
         assert sorted(await keys_of(store, name), reverse=True) == owned[name], "an entry that exists is not listed"
         assert await store.count_owned(name, now=0) >= len(owned[name])
+        for key in owned[name]:
+            assert database.entries[key].expires_at <= database.entries[name].expires_at, "the list expires first"
 
 
 # What a request does: each returns what to call on a store that has the entry "old" of alice, with this version. The
@@ -251,23 +255,19 @@ async def test_what_each_call_costs(owner: Owner | None) -> None:
     _, second = await cost(store.create("b", b"", expires_at=NOW + LIFE, now=NOW, owner=owner))
     version, renewed = await cost(store.replace("a", b"", version, expires_at=NOW + 2 * LIFE, now=NOW, owner=owner))
     version, extended = await cost(store.replace("a", b"", version, expires_at=NOW + 3 * LIFE, now=NOW, owner=owner))
+    version, moved = await cost(store.replace("a", b"", version, expires_at=NOW + LIFE, now=NOW, owner=owner and BOB))
+    assert await store.count_owned("alice", now=NOW) == (1 if owner else 0)
     _, read = await cost(store.get("a", now=NOW))
     _, deleted = await cost(store.delete("a", version, now=NOW))
     _, ended = await cost(store.delete("b", now=NOW))
     if owner is None:
-        assert (first, second, renewed, extended, read, deleted, ended) == (
-            "create",
-            "create",
-            "replace",
-            "replace",
-            "get",
-            "delete",
-            "get delete",
-        )
+        assert (first, second, renewed, extended, moved) == ("create", "create", "replace", "replace", "replace")
+        assert (read, deleted, ended) == ("get", "delete", "get delete")
     else:
         assert (first, second) == ("get create create", "get replace create")
         assert (renewed, extended) == ("get replace", "get replace replace")  # a place is kept for twice the lifetime
-        assert (read, deleted, ended) == ("get", "delete get replace", "get delete get delete")
+        assert moved == "get create replace get replace"
+        assert (read, deleted, ended) == ("get", "delete get delete", "get delete get delete")
         assert dict(database.entries) == {}, "a list without places is left"
 
 
@@ -280,6 +280,27 @@ async def test_a_page_reads_its_entries_only() -> None:
     page = await store.list_owned("alice", limit=5, now=NOW)
     assert [key for key, _ in page.entries] == ["19", "18", "17", "16", "15"]
     assert database.calls == ["get"] * 6
+    assert (await store.list_owned("alice", limit=20, now=NOW)).after is None
+
+
+async def test_a_place_is_forgotten_after_twice_the_lifetime_of_its_entry() -> None:
+    database = Database()
+    store = ListedStore(database)
+    await store.create("a", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+    assert await store.count_owned("alice", now=NOW + 2 * LIFE - 1) == 1
+    assert await store.count_owned("alice", now=NOW + 2 * LIFE) == 0
+    now = NOW + 2 * LIFE
+    await store.create("b", b"alice", expires_at=now + LIFE, now=now, owner=ALICE)
+    assert await store.count_owned("alice", now=0) == 1
+    assert "a" not in database.entries, "an entry is stored that is on no list"
+
+
+async def test_the_list_of_another_owner_counts_as_empty() -> None:
+    database = Database()
+    store = ListedStore(database)
+    await store.create("key", b"", expires_at=NOW + LIFE, now=NOW, owner=Owner("clara", NOW))
+    database.entries["alice"] = database.entries["clara"]
+    assert await store.count_owned("alice", now=NOW) == 0
 
 
 async def test_a_full_list_is_smaller_than_64_kib() -> None:
@@ -315,9 +336,11 @@ async def test_a_full_list_of_live_entries_ends_the_oldest(three: None) -> None:
     assert "a" not in database.entries, "an entry is alive that is on no list"
     await store.create("e", b"alice", expires_at=NOW + LIFE, now=NOW, owner=Owner("alice", NOW - 9))
     assert await keys_of(store, "alice") == ["d", "c", "e"]
+    await store.create("f", b"alice", expires_at=NOW + LIFE, now=NOW, owner=Owner("alice", NOW))
+    assert await keys_of(store, "alice") == ["d", "c", "f"], "it did not end the one that signed in first"
 
 
-@rows("ended", ["missing", "expired", "of another owner", "of nobody"])
+@rows("ended", ["missing", "expired", "of another owner", "without an owner"])
 async def test_a_full_list_forgets_what_has_ended_before_it_ends_an_entry(ended: str, three: None) -> None:
     database = Database()
     store = ListedStore(database)
@@ -333,7 +356,7 @@ async def test_a_full_list_forgets_what_has_ended_before_it_ends_an_entry(ended:
         await other.create("b", b"", expires_at=NOW + LIFE, now=NOW, owner=BOB if ended == "of another owner" else None)
         found = await other.get("b", now=NOW)
         assert found is not None
-        database.entries["b"] = Entry(b"of nobody", NOW + LIFE, "another")
+        database.entries["b"] = Entry(b"without an owner", NOW + LIFE, "another")
     await store.create("d", b"alice", expires_at=NOW + LIFE, now=now, owner=ALICE)
     assert await keys_of(store, "alice") == ["c", "d", "a"]
     assert await store.count_owned("alice", now=now) == 3
@@ -365,10 +388,55 @@ async def test_a_list_that_has_expired_by_a_fast_clock_keeps_its_other_places(en
     assert await keys_of(store, "alice", NOW) == ["b" if end == "a" else "a"]
 
 
+async def test_an_entry_that_expired_and_is_deleted_leaves_the_list() -> None:
+    database = Database()
+    store = ListedStore(database)
+    await store.create("key", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+    assert await store.delete("key", now=NOW + LIFE) is False
+    assert dict(database.entries) == {}
+
+
+async def test_a_list_that_has_become_shorter_meanwhile_is_not_made_anew() -> None:
+    database = Database()
+    store, other = ListedStore(database), ListedStore(database)
+    await store.create("a", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+    await store.create("b", b"alice", expires_at=NOW + 9 * LIFE, now=NOW, owner=ALICE)
+
+    async def nothing() -> None: ...
+
+    async def overtaken() -> None:
+        if database.calls[-1] == "replace":
+            database.before = nothing  # type: ignore[method-assign]
+            await other.delete("b", now=NOW)  # the list expires when the place of "a" does
+
+    database.before = overtaken  # type: ignore[method-assign]
+    fast = NOW + 4 * LIFE
+    await store.create("c", b"alice", expires_at=fast + LIFE, now=fast, owner=ALICE)
+    await check_all_is_listed(database)
+
+
 # Garbage
 
+NOT_UTF_8 = b"l1.alice\x91\x94\x01\xa1\xff\xc4\x00\x01"
+NOT_A_KEY = b"l1.alice\x91\x94\x01\xa2 \n\xc4\x00\x01"
+TOO_LATE = b"l1.alice\x91\x94\x01\xa1k\xc4\x00\xcf" + b"\xff" * 8
 
-@rows("garbage", [b"", b"l1.alice", b"l1.alice\xff", b"l1.alice\x91\x01", b"l1.bob\x90", b"\xc1\xc1", b"s" * 5000])
+
+@rows(
+    "garbage",
+    [
+        b"",
+        b"l1.alice",
+        b"l1.alice\xff",
+        b"l1.alice\x91\x01",
+        b"l1.bob\x90",
+        b"\xc1\xc1",
+        b"s" * 5000,
+        NOT_UTF_8,
+        NOT_A_KEY,
+        TOO_LATE,
+    ],
+)
 async def test_garbage_under_the_key_of_a_list_counts_as_empty(garbage: bytes) -> None:
     database = Database()
     store = ListedStore(database)
@@ -393,7 +461,14 @@ async def test_an_entry_that_lost_its_list_can_be_deleted() -> None:
 
 @rows(
     "value",
-    [b"\xc1", b"\xc1\xc1", b"\xc1\x92\xc0\xc4\x00", b"\xc1\x92\x92\x92\xa5alice\x01\xc4\x00\xc4\x00", b"\xc1l1"],
+    [
+        b"\xc1",
+        b"\xc1\xc1",
+        b"\xc1\x92\xc0\xc4\x00",
+        b"\xc1\x92\x92\x92\xa5alice\x01\xc4\x00\xc4\x00",
+        b"\xc1l1",
+        b"\xc1\x92\x92\x92\xa1\xff\x01\xc4\x00\xc4\x00",
+    ],
 )
 @rows("owner", [None, ALICE])
 async def test_a_value_cannot_be_taken_for_one_that_has_an_owner(value: bytes, owner: Owner | None) -> None:
@@ -409,12 +484,18 @@ async def test_a_value_that_was_damaged_is_read_as_it_is() -> None:
     database = Database()
     store = ListedStore(database)
     await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
-    damaged = database.entries["key"].value[:-1]
-    database.entries["key"] = database.entries["key"]._replace(value=damaged)
-    found = await store.get("key", now=NOW)
-    assert found is not None
-    assert found.value == damaged
-    assert await keys_of(store, "alice") == []
+    whole = database.entries["key"]
+    for damaged in (whole.value[:-1], whole.value.replace(b"\xa5alice", b"\xa5\xc3\xa9ice"), b"\xc1", b""):
+        database.entries["key"] = whole._replace(value=damaged)
+        found = await store.get("key", now=NOW)
+        assert found is not None
+        assert found.value == damaged
+        assert await keys_of(store, "alice") == []
+    current = await store.get("key", now=NOW)
+    assert current is not None
+    version = await store.replace("key", b"new", current.version, expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+    assert await keys_of(store, "alice") == ["key"]
+    assert await store.delete("key", version, now=NOW) is True
 
 
 # Which stores have the power

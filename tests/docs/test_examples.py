@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from fastapi import Depends
@@ -348,16 +348,26 @@ def test_a_cookie_of_2_x_is_read() -> None:
 
 
 _written = tell(story_of("guides/extend/write-a-store.md"))
+_listing = tell(story_of("guides/extend/list-by-owner.md"))
 _suites = {**tell(story_of("guides/extend/test-a-store.md", 0)), **tell(story_of("guides/extend/test-a-store.md", 1))}
 
 
 class TestTheStoreOfThePage(_suites["TestMemoryStore"]):  # type: ignore[misc]
     """The suite that the page shows, with the store of the page on how to write one."""
 
+    declines: ClassVar = _suites["TestMemoryStore"].declines | {"owners": "it has four methods"}
+
     @pytest.fixture
     def open_store(self) -> Callable[[str], Any]:
         stores: dict[str, Any] = {}
         return lambda name: stores.setdefault(name, _written["DictStore"]())
+
+
+class TestTheStoreOfThePageThatListsByOwner(_suites["TestMemoryStore"]):  # type: ignore[misc]
+    @pytest.fixture
+    def open_store(self) -> Callable[[str], Any]:
+        stores: dict[str, Any] = {}
+        return lambda name: stores.setdefault(name, _listing["OwnedDictStore"]())
 
 
 class TestTheBackendOfThePage(_suites["TestMemoryBackend"]):  # type: ignore[misc]

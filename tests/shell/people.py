@@ -35,17 +35,25 @@ class Recorded(MemoryStore):
         self.calls.append("get")
         return await super().get(key, now=now)
 
-    async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Any:
+    async def create(self, key: str, value: bytes, **how: Any) -> Any:
         self.calls.append("create")
-        return await super().create(key, value, expires_at=expires_at, now=now)
+        return await super().create(key, value, **how)
 
-    async def replace(self, key: str, value: bytes, version: Any, *, expires_at: int, now: int) -> Any:
+    async def replace(self, key: str, value: bytes, version: Any, **how: Any) -> Any:
         self.calls.append("replace")
-        return await super().replace(key, value, version, expires_at=expires_at, now=now)
+        return await super().replace(key, value, version, **how)
 
     async def delete(self, key: str, version: Any = None, *, now: int) -> bool:
         self.calls.append("delete")
         return await super().delete(key, version, now=now)
+
+    async def list_owned(self, name: str, **how: Any) -> Any:
+        self.calls.append("list")
+        return await super().list_owned(name, **how)
+
+    async def count_owned(self, name: str, *, now: int) -> int:
+        self.calls.append("count")
+        return await super().count_owned(name, now=now)
 
 
 def sign_in(user: str = "ann", **how: Any) -> Callable[[Session], Any]:

@@ -3,7 +3,7 @@
 A store may be shared, restored from a backup, or written by another release during a deployment.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -15,7 +15,8 @@ from msgspec import msgpack
 from starsessions import InMemoryBackend, Session, SessionBackend, SessionGone, users
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
-from starsessions.stores.base import Conflict, Entry, Store
+from starsessions.stores.base import Conflict, Entry, Indexing, Page, Store
+from starsessions.stores.listed import as_indexing
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from starsessions.watch import revalidate
@@ -70,20 +71,18 @@ class Damaging:
         return self._damaged(await self.inner.get(key, now=now))
 
     async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Any:
-        try:
-            return await self.inner.create(key, value, expires_at=expires_at, now=now)
-        except Conflict as conflict:
-            raise Conflict(self._damaged(conflict.current)) from None
+        return await self._refusing(self.inner.create(key, value, expires_at=expires_at, now=now))
 
     async def replace(self, key: str, value: bytes, version: Any, *, expires_at: int, now: int) -> Any:
-        try:
-            return await self.inner.replace(key, value, version, expires_at=expires_at, now=now)
-        except Conflict as conflict:
-            raise Conflict(self._damaged(conflict.current)) from None
+        return await self._refusing(self.inner.replace(key, value, version, expires_at=expires_at, now=now))
 
     async def delete(self, key: str, version: Any = None, *, now: int) -> bool:
+        lived: bool = await self._refusing(self.inner.delete(key, version, now=now))
+        return lived
+
+    async def _refusing(self, work: Awaitable[Any]) -> Any:
         try:
-            return await self.inner.delete(key, version, now=now)
+            return await work
         except Conflict as conflict:
             raise Conflict(self._damaged(conflict.current)) from None
 
@@ -116,22 +115,47 @@ class Damaging:
         return value[:at] + random.randbytes(random.randrange(4)) + value[at + random.randrange(4) :]
 
 
+class DamagingIndex(Damaging):
+    """One that lists its entries by their owner."""
+
+    inner: Indexing
+
+    def __init__(self, inner: Store, random: Random) -> None:
+        super().__init__(inner, random)
+        self.inner = as_indexing(inner)
+
+    async def create(self, key: str, value: bytes, **how: Any) -> Any:
+        return await self._refusing(self.inner.create(key, value, **how))
+
+    async def replace(self, key: str, value: bytes, version: Any, **how: Any) -> Any:
+        return await self._refusing(self.inner.replace(key, value, version, **how))
+
+    async def list_owned(self, name: str, **how: Any) -> Page:
+        page = await self.inner.list_owned(name, **how)
+        entries = [(key, self._damaged(entry) or entry) for key, entry in page.entries]
+        return Page(entries, page.after)
+
+    async def count_owned(self, name: str, *, now: int) -> int:
+        return await self.inner.count_owned(name, now=now)
+
+
 @asynccontextmanager
 async def damaged(name: str, random: Random, clock: Clock, tmp_path: Path) -> AsyncIterator[tuple[Any, Damaging]]:
     """A backend over a damaging store. In memory, ids are not hashed."""
     backend: Any = {
         "memory": lambda: InMemoryBackend(clock=clock),
         "stored": lambda: StoreBackend(MemoryStore(), clock=clock),
+        "stored, with a list": lambda: StoreBackend(MemoryStore(), clock=clock),
         "encrypted": lambda: StoreBackend(MemoryStore(), encrypt_with=KEY, clock=clock),
         "SQLite": lambda: SQLAlchemyBackend(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}", clock=clock),
     }[name]()
     if name == "SQLite":
         await backend.create_table()
     async with backend.lifespan():
-        store = Damaging(backend.store, random)
-        backend.store = store
-        yield backend, store
-        backend.store = store.inner
+        inner = backend.store
+        backend.store = (Damaging if "list" in name else DamagingIndex)(inner, random)
+        yield backend, backend.store
+        backend.store = inner
 
 
 async def begin(site: Site) -> tuple[Browser, Browser]:
@@ -151,7 +175,9 @@ async def begin(site: Site) -> tuple[Browser, Browser]:
 
 @pytest.mark.guarantee(9)
 @pytest.mark.parametrize(
-    ("name", "times"), [("memory", 300), ("stored", 300), ("encrypted", 100), ("SQLite", 40)], ids=str
+    ("name", "times"),
+    [("memory", 300), ("stored", 200), ("stored, with a list", 200), ("encrypted", 100), ("SQLite", 40)],
+    ids=str,
 )
 async def test_no_request_or_list_fails_whatever_the_store_holds(
     name: str, times: int, clock: Clock, tmp_path: Path

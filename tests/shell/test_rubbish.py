@@ -20,8 +20,8 @@ from starsessions import (
     SessionError,
     get_miss_reason,
 )
-from starsessions.backends.user_index import IndexedSession
-from starsessions.core.record import Found
+from starsessions.backends.user_index import Owned, PendingSignIn
+from starsessions.core.record import Found, Identity
 from starsessions.core.state import Create, Rotate
 from tests.rows import rows
 from tests.site import KEY, Browser, Clock, DictBackend, Site
@@ -215,14 +215,15 @@ async def test_tools_that_print_local_variables_show_no_id_or_data(site_of: Call
     found = await backend.fetch(session_id, int(clock()))
     entry = await backend.store.get(session_id, now=int(clock()))
     assert isinstance(found, Found)
-    listed = IndexedSession("a-handle", session_id, 1, 2)  # in memory, the key is the id
+    owned = Owned(session_id, 1, found.record)  # in memory, the key is the id
+    pending = PendingSignIn(session_id, Identity("ann", 1, "a-handle"), 1, 1)
     state = Session(backend, session_id).__starsessions__
     commands = (Create(found.record, session_id), Rotate(found, found.record, session_id, 0))
-    for thing in (found, found.record, entry, listed, backend, site.app.config, state, *commands):
+    for thing in (found, found.record, entry, owned, pending, backend, site.app.config, state, *commands):
         shown = repr(thing)
         assert "a-private-value" not in shown
         assert session_id not in shown
-    assert found.__rich_repr__() == found.record.__rich_repr__() == listed.__rich_repr__() == []
+    assert found.__rich_repr__() == found.record.__rich_repr__() == []
 
 
 async def test_a_payload_that_the_serializer_reads_as_no_dict_is_ignored(

@@ -127,7 +127,9 @@ async def test_the_block_is_cancelled_when_the_session_has_ended(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
     site = site_of(backend=listing)
-    site.app.config.backend.announcements = None
+    index = site.app.config.backend.user_index
+    assert index is not None
+    index.announcements = None
     await site.visit(sign_in())
     ticks = Ticks()
     log: list[str] = []

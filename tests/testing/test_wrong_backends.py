@@ -69,7 +69,7 @@ class LeavesTheOldId(InMemoryBackend):
     """A rotation that copies: the old id goes on."""
 
     async def rotate(
-        self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
+        self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0, *_: Any
     ) -> Found:
         return await self.create(record, session_id, ends_at, now)
 
@@ -78,7 +78,7 @@ class LeavesNoPointer(InMemoryBackend):
     """A rotation that deletes the old entry, so that the new session cannot be found."""
 
     async def rotate(
-        self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
+        self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0, *_: Any
     ) -> Found:
         renewed = await self.create(record, session_id, ends_at, now)
         try:

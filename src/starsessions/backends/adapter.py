@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from starsessions.backends.base import Backend, Conflict, SessionBackend
 from starsessions.backends.server_side import StoreBackend
+from starsessions.backends.user_index import PendingSignIn
 from starsessions.core.binding import Binding, Purpose
 from starsessions.core.durations import Clock
 from starsessions.core.encoding import key_under
@@ -108,7 +109,9 @@ class AdaptedBackend(Backend):
             return MissReason.UNKNOWN  # the session of another cookie or application
         return Found(token, replace(kept, payload=_Copy(data)), mark)
 
-    async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
+    async def create(
+        self, record: Record, session_id: str | None, ends_at: int, now: int, pending: PendingSignIn | None = None
+    ) -> Found:
         token = session_id or await self.new_id()
         return await self._write(token, record)
 
@@ -117,7 +120,14 @@ class AdaptedBackend(Backend):
         return await self._write(found.token, record, found)
 
     async def rotate(
-        self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
+        self,
+        found: Found,
+        record: Record,
+        session_id: str,
+        ends_at: int,
+        now: int,
+        usable_until: int = 0,
+        pending: PendingSignIn | None = None,
     ) -> Found:
         await self._look_again(found, now)
         renewed = await self._write(session_id, record, found)

@@ -7,7 +7,7 @@ application's own `SessionBackend` in it. (`write`, for use by hand, does overwr
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from copy import copy
 from os import urandom
@@ -16,11 +16,12 @@ from typing import Any, ClassVar, Self, TypeVar
 from msgspec.structs import replace
 
 from starsessions.backends.announcements import Announcements
-from starsessions.backends.user_index import PENDING, Index, IndexedSession, UserIndex
+from starsessions.backends.entries import Location
+from starsessions.backends.user_index import PendingSignIn, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, binding_for
 from starsessions.core.durations import Clock
 from starsessions.core.encoding import ID_BYTES, is_valid_id, to_base64url
-from starsessions.core.record import Found, MissReason, Policy, Record, deadline, readable, why_expired
+from starsessions.core.record import Found, Identity, MissReason, Policy, Record, deadline, readable, why_expired
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import ImproperlyConfigured, SessionError
 
@@ -153,16 +154,13 @@ class Backend(SessionBackend):
     is loaded on first access, and saved without a coroutine of its own."""
 
     user_index: UserIndex | None = None
-    """The lists of users' sessions; None: this backend cannot list or revoke sessions."""
+    """The entries of users; None: this backend cannot list or revoke sessions."""
 
     allow_unrevocable: bool = False
     """Whether users may sign in although the token cannot be revoked, because the browser holds the session."""
 
     max_cookies: int = 1
     """The number of cookies that a token may be split over."""
-
-    announcements: Announcements | None = None
-    """How to tell all who watch a session that it has ended; None: this backend cannot tell them."""
 
     binding: Binding = DEFAULT_BINDING
     """The application and the cookie whose sessions this backend keeps."""
@@ -282,7 +280,9 @@ class Backend(SessionBackend):
         raise NotImplementedError
 
     @abstractmethod
-    async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
+    async def create(
+        self, record: Record, session_id: str | None, ends_at: int, now: int, pending: PendingSignIn | None = None
+    ) -> Found:
         """Store a new session.
 
         Args:
@@ -290,9 +290,11 @@ class Backend(SessionBackend):
             session_id: the id that the application has chosen. None: a new one.
             ends_at: when the record expires.
             now: the current time.
+            pending: the entry of the sign-in that begins the session, for backends with a `user_index`.
 
         Raises:
             Conflict: the id is in use. (An adapted `SessionBackend` does not check.)
+            Overtaken: the sign-in was ended meanwhile.
         """
 
     @abstractmethod
@@ -305,7 +307,14 @@ class Backend(SessionBackend):
 
     @abstractmethod
     async def rotate(
-        self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
+        self,
+        found: Found,
+        record: Record,
+        session_id: str,
+        ends_at: int,
+        now: int,
+        usable_until: int = 0,
+        pending: PendingSignIn | None = None,
     ) -> Found:
         """Store `record` under a new id, and end the old id.
 
@@ -317,9 +326,11 @@ class Backend(SessionBackend):
             now: the current time.
             usable_until: the time until which the old id still finds the new session, if the backend `has_grace`; 0:
                 the old id stops working at once.
+            pending: the entry of a sign-in that moves the session, for backends with a `user_index`.
 
         Raises:
             Conflict: the session has changed or ended since it was found; nothing was done.
+            Overtaken: the sign-in was ended meanwhile; nothing was done.
         """
 
     @abstractmethod
@@ -335,37 +346,25 @@ class Backend(SessionBackend):
             Conflict: `if_unchanged` is true, and the session has changed or ended; nothing was done.
         """
 
-    # Listing and revoking sessions, for backends with a `user_index`
+    def sign_in_key(self, identity: Identity, session_id: str) -> str:
+        """Return the key of a sign-in's entry, for backends with a `user_index`."""
+        raise NotImplementedError
 
-    def key_of(self, session_id: str) -> str:
-        """Return the key, in the user's list, of the session with this id."""
-        return ""
+    async def fetch_to_end(self, token: str, now: int) -> Found | MissReason:
+        """Do the same as `fetch`, to end what is found: also if the store calls it expired by this server's clock."""
+        return await self.fetch(token, now)
 
-    async def look_up(self, listed: IndexedSession, now: int) -> Found | None:
-        """Return a listed session, following rotations; None if it has ended or cannot be looked up."""
-        return None
+    @property
+    def announcements(self) -> Announcements | None:
+        """How to tell all who watch a session that it has ended; None: this backend cannot tell them."""
+        return None if self.user_index is None else self.user_index.announcements
 
-    async def dead_handles(self, index: Index, now: int) -> frozenset[str]:
-        """Return the handles of listed sessions that have ended. Recently listed ones, not stored yet, do not count."""
-        return frozenset(
-            [
-                one.handle
-                for one in index
-                if now >= one.until or (now >= one.listed_at + PENDING and await self.look_up(one, now) is None)
-            ]
-        )
-
-    async def revoke(self, listed: IndexedSession, now: int) -> None:
-        """End a listed session. (A signed or encrypted cookie ends by its removal from the list.)"""
-
-    def topics_of(self, found: Found) -> Collection[str]:
+    def topics_of(self, found: Found) -> Sequence[str]:
         """Return what those who watch this session listen to: its own topic first, and that of its user."""
-        return ()
-
-    async def announce(self, *topics: str) -> None:
-        """Have those who listen to one of the topics look at once. It does not fail."""
-        if self.announcements is not None:
-            await self.announcements.announce(topics)
+        place, identity = found.version, found.record.identity
+        if self.user_index is None or not isinstance(place, Location):
+            return ()
+        return (place.key,) if identity is None else (place.key, self.user_index.owner_name(identity.user_id))
 
     async def refetch(self, found: Found, now: int) -> Found | MissReason:
         """Read a session again that was found earlier, following rotations."""

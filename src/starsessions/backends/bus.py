@@ -12,7 +12,7 @@ What is announced while the subscription is lost is not heard. So when it is hea
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import Context
 from random import random
@@ -76,7 +76,7 @@ class Ear:
     __slots__ = ("_is_told", "_stirred", "topics")
 
     def __init__(self) -> None:
-        self.topics: Collection[str] = ()
+        self.topics: Sequence[str] = ()
         self._is_told = False
         self._stirred = anyio.Event()
 
@@ -122,7 +122,7 @@ class Bus:
         return self._is_heard and self._store.reaches_all
 
     @contextmanager
-    def listening(self, topics: Collection[str]) -> Iterator[Ear]:
+    def listening(self, topics: Sequence[str]) -> Iterator[Ear]:
         """Listen within a `with` block. The listener is told to look once when it is sure that it hears."""
         ear = Ear()
         self._ears.add(ear)
@@ -138,7 +138,7 @@ class Bus:
             self.follow(ear, ())
             self._ears.discard(ear)
 
-    def follow(self, ear: Ear, topics: Collection[str]) -> None:
+    def follow(self, ear: Ear, topics: Sequence[str]) -> None:
         """Change the topics of a listener."""
         if topics == ear.topics:
             return

@@ -6,13 +6,16 @@ from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
+from starsessions import stores
 from starsessions.backends.base import Backend, Conflict, wall_clock
+from starsessions.backends.entries import Entries, Location, Pointer
 from starsessions.backends.server_side import StoreBackend
-from starsessions.backends.user_index import IndexedSession, UserIndex
+from starsessions.backends.user_index import Overtaken, PendingSignIn, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
 from starsessions.core.chunking import MAX_PARTS
 from starsessions.core.durations import Clock, Duration, seconds
-from starsessions.core.record import Found, MissReason, Policy, Record
+from starsessions.core.encoding import key_under
+from starsessions.core.record import Found, Identity, MissReason, Policy, Record
 from starsessions.core.serializer import Msgpack, PlainJson, Serializer
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.sealing import encrypted, signed
@@ -23,7 +26,7 @@ from starsessions.stores.base import WHAT_A_STORE_IS, Store, is_store
 
 
 class _SealedCookieBackend(Backend):
-    """Base class of both: tokens cannot be revoked without a list of valid ones, and writes never conflict."""
+    """Base class of both: writes never conflict, and tokens can be revoked only if a store has their sign-ins."""
 
     is_client_side: ClassVar[bool] = True
     _keys: list[bytes]
@@ -50,10 +53,11 @@ class _SealedCookieBackend(Backend):
 
     def prepare(self, binding: Binding, policy: Policy) -> None:
         super().prepare(binding, policy)
-        if isinstance(self._revocations, StoreBackend):  # it may have encrypt_with, which applies to the lists as well
-            self.user_index = self._revocations.index_for(binding, Purpose.COOKIE_LIST)
+        self._label = binding.label(Purpose.COOKIE_KEY)
+        if isinstance(self._revocations, StoreBackend):  # it may have encrypt_with, which applies to sign-ins as well
+            self.user_index = self._revocations.sign_ins_for(binding)
         elif self._revocations is not None:
-            self.user_index = UserIndex(self._revocations, binding, Purpose.COOKIE_LIST)
+            self.user_index = UserIndex(self._revocations, binding, Purpose.COOKIE_LIST, Entries())
 
     @property
     def place(self) -> object:
@@ -64,56 +68,114 @@ class _SealedCookieBackend(Backend):
 
     @property
     def never_waits(self) -> bool:  # type: ignore[override]
-        # If cookies can be revoked, loading one also reads the list of valid ones.
+        # If cookies can be revoked, loading one also reads the entry of its sign-in.
         return self.user_index is None
 
     async def fetch(self, token: str, now: int) -> Found | MissReason:
-        found = self.peek(token, now)
-        if self.user_index is not None and isinstance(found, Found):
-            identity = found.record.identity
-            if identity is not None and not await self.user_index.is_indexed(identity, now):
-                return MissReason.UNKNOWN
-        return found
+        return await self._checked(self.peek(token, now), now)
 
-    async def create(self, record: Record, session_id: str | None, ends_at: int, now: int) -> Found:
-        return await self._stored(record, ends_at, now)
+    async def fetch_to_end(self, token: str, now: int) -> Found | MissReason:
+        return await self._checked(self.peek(token, now), 0)
+
+    async def _checked(self, found: Found | MissReason, now: int) -> Found | MissReason:
+        """Return the session with the place of its sign-in, if the sign-in is valid and in this generation."""
+        index = self.user_index
+        if index is None or not isinstance(found, Found) or found.record.identity is None:
+            return found
+        key = self._key_of(found.record.identity)
+        place = _place(index.read(key, await index.store.get(key, now=now)), found.record.identity)
+        return MissReason.UNKNOWN if place is None else replace(found, version=place)
+
+    async def create(
+        self, record: Record, session_id: str | None, ends_at: int, now: int, pending: PendingSignIn | None = None
+    ) -> Found:
+        place = None if pending is None else await self._begun(pending, record, ends_at, now)
+        return Found(self.seal(record), record, place)
 
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
-        return await self._stored(record, ends_at, now)
+        place = found.version
+        if isinstance(place, Location) and self.user_index is not None and record.identity is not None:
+            if ends_at > place.until:
+                place = await self._renewed(place, record, record.identity, ends_at, now)
+            elif not await self.user_index.is_current(record, now):
+                await self.delete(found, now)
+                raise Conflict(None)
+        return Found(self.seal(record), record, place)
 
     async def rotate(
-        self, found: Found, record: Record, session_id: str, ends_at: int, now: int, usable_until: int = 0
+        self,
+        found: Found,
+        record: Record,
+        session_id: str,
+        ends_at: int,
+        now: int,
+        usable_until: int = 0,
+        pending: PendingSignIn | None = None,
     ) -> Found:
-        old, new = found.record.identity, record.identity
-        if self.user_index is not None and old is not None and new is not None:
-            if old.handle == new.handle:
-                new = await self.user_index.next_generation(new, now)
-                if new is None:
-                    raise Conflict(None)
-                record = replace(record, identity=new)
-            else:  # another sign-in, which has its own handle
-                await self.user_index.forget(old, now)
-        return await self._stored(record, ends_at, now)
+        place = found.version
+        if pending is not None:
+            renewed = await self.create(record, session_id, ends_at, now, pending)
+            await self.delete(found, now)
+            return renewed
+        index, identity = self.user_index, record.identity
+        if isinstance(place, Location) and index is not None and identity is not None:
+            record = replace(record, identity=replace(identity, generation=identity.generation + 1))
+            place = await self._renewed(place, record, identity, ends_at, now)
+            await index.announce(place.key)
+        return Found(self.seal(record), record, place)
 
-    async def _stored(self, record: Record, ends_at: int, now: int) -> Found:
-        if self.user_index is not None:
-            record = await self.user_index.keep_indexed(record, "", ends_at, now)
-        return Found(self.seal(record), record)
+    async def _begun(self, pending: PendingSignIn, record: Record, ends_at: int, now: int) -> Location:
+        assert self.user_index is not None
+        until = _entry_end(ends_at, now)
+        version = await self.user_index.complete(pending, _without_data(record), until, now)
+        return Location(pending.key, version, until)
+
+    async def _renewed(self, place: Location, record: Record, before: Identity, ends_at: int, now: int) -> Location:
+        """Extend the sign-in, whose entry still has the generation of `before`."""
+        assert self.user_index is not None
+        until = max(place.until, _entry_end(ends_at, now))
+        while True:
+            try:
+                version = await self.user_index.replace(place.key, _without_data(record), place.version, until, now)
+                return Location(place.key, version, until)
+            except stores.Conflict as conflict:
+                current = _place(self.user_index.read(place.key, conflict.current), before)
+                if current is None:
+                    raise Conflict(None) from None
+                place = current  # another request has extended it
+            except Overtaken:
+                raise Conflict(None) from None
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
         """End the session of a signed-in user, if `revocations` is set: the cookie and every copy of it become invalid.
 
         Otherwise only the browser's cookie is cleared, and a stolen copy stays valid until it expires.
         """
-        identity = found.record.identity
-        if self.user_index is not None and identity is not None:
-            await self.user_index.forget(identity, now)
+        if self.user_index is not None and found.record.identity is not None:
+            await self.user_index.end(self._key_of(found.record.identity))
 
-    async def look_up(self, listed: IndexedSession, now: int) -> Found | None:
-        identity = listed.identity
-        if identity is None or now >= listed.until:
-            return None
-        return Found("", Record(b"", identity.signed_in_at, identity.signed_in_at, identity=identity))
+    def sign_in_key(self, identity: Identity, session_id: str) -> str:
+        return self._key_of(identity)
+
+    def _key_of(self, identity: Identity) -> str:
+        return key_under(self._label, identity.handle)
+
+
+def _place(read: Found | Pointer | MissReason, identity: Identity) -> Location | None:
+    """Return where a sign-in is stored; None if that is not this sign-in, saved, and in this generation."""
+    if not isinstance(read, Found) or read.record.payload is None or read.record.identity is None:
+        return None
+    place: Location = read.version
+    return place if read.record.identity.generation == identity.generation else None
+
+
+def _without_data(record: Record) -> Record:
+    return Record(b"", record.began_at, record.renewed_at, identity=record.identity)
+
+
+def _entry_end(ends_at: int, now: int) -> int:
+    """Return when the entry of a sign-in expires: after twice its lifetime, so that most renewals do not extend it."""
+    return ends_at + (ends_at - now)
 
 
 class CookieBackend(_SealedCookieBackend):
@@ -134,7 +196,7 @@ class CookieBackend(_SealedCookieBackend):
         compress: compress the data if that makes it shorter.
         max_cookies: the number of cookies that a large session may be split over.
         starlette_format: False: never read or write Starlette's format.
-        revocations: a store that lists the valid sign-ins, so that they can be revoked. None: they cannot be.
+        revocations: a store that keeps the valid sign-ins, so that they can be revoked. None: they cannot be.
         allow_unrevocable: let `sign_in()` work without `revocations`, although a stolen copy of the cookie then stays
             valid after a sign-out.
         clock: returns the seconds since 1970; for tests.
@@ -236,7 +298,7 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         max_cookies: the number of cookies that a large session may be split over.
         accept_signed: a key or a list of keys; signed cookies with one of them, also in Starlette's format, are still
             read, and re-encrypted when written. Use it to migrate. None: a cookie that is only signed is ignored.
-        revocations: a store that lists the valid sign-ins, so that they can be revoked. None: they cannot be.
+        revocations: a store that keeps the valid sign-ins, so that they can be revoked. None: they cannot be.
         allow_unrevocable: let `sign_in()` work without `revocations`, although a stolen copy of the cookie then stays
             valid after a sign-out.
         clock: returns the seconds since 1970; for tests.

@@ -5,7 +5,8 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from starsessions.backends.base import in_one_step, wall_clock
-from starsessions.backends.server_side import Pointer, StoreBackend
+from starsessions.backends.entries import Pointer
+from starsessions.backends.server_side import StoreBackend
 from starsessions.core.binding import Binding
 from starsessions.core.durations import Clock
 from starsessions.core.record import Found, MissReason, Policy

@@ -61,6 +61,7 @@ class RedisBackend(StoreBackend):
     async def lifespan(self) -> AsyncIterator[None]:
         self.store.clients.get()  # it raises what is wrong with the settings, and connects at the first command
         try:
-            yield
+            async with super().lifespan():
+                yield
         finally:
             await self.store.aclose()

@@ -132,7 +132,8 @@ class SQLAlchemyBackend(StoreBackend):
             await self._look_for_table()
             if self._sweep_every is not None:
                 sweeper = asyncio.create_task(sweep_forever(self.store, self._sweep_every, self.clock))
-            yield
+            async with super().lifespan():
+                yield
         finally:
             if sweeper is not None:
                 sweeper.cancel()

@@ -1,60 +1,107 @@
-"""An index of each user's sessions, in any `Store`: one list for each user.
+"""Who is signed in where. The record is the truth: an entry knows its owner, and the store lists what a user owns.
 
-It needs only the four methods of a store, so it works with every store, including third-party ones and a Redis Cluster.
-Each list is one entry, which is changed with `replace`.
+Nothing above the store keeps a list. So there is nothing to bring up to date after a change, and nothing that can
+disagree with the sessions when a process dies. Two promises follow: a live session is in the listing of its owner, and
+what was deleted opens nothing. This is each operation, as calls to the store, and what a crash after each call leaves:
 
-A list does not grow without limit: a sign-in that adds to it checks which of the listed sessions are still valid. A
-session that was listed recently may not be stored yet, so it counts as valid for `PENDING` seconds.
+* **Sign in.** (1) Create a *pending* entry under the new key: it has an identity, no data, and a minute to live. At the
+  same time, read the user's epoch, and count. *A place that is taken for a minute.* (2) When the session is saved,
+  replace the pending entry by its version; at the same time, read the epoch again, and count. *The new session is
+  listed; if the response is lost, no one knows its id. The session before is intact.* Whatever has ended the pending
+  entry meanwhile (end all, an eviction, a sign-out in the same request) has made step 2 a conflict: the sign-in was
+  overtaken. One that has expired by itself, because the handler is slow, is created anew. If the epoch has changed,
+  delete what was written. (3) Put a pointer in the place of the session before. *Done.* If that one has changed
+  meanwhile, make the entry pending again, and save the merged session.
+* **Sign out, end one.** Delete the entry by its version. If it has become a pointer, because of a rotation, follow it.
+* **Rotate.** (1) Create the entry under the new key. *The session is listed twice under one handle; no one knows the
+  new id.* (2) Replace the old entry by a pointer, which has no owner. If that fails, delete the new entry.
+  A signed or encrypted cookie has one entry for its sign-in. It is replaced, with the next generation.
+* **Evict.** After step 2 of a sign-in, and only if the count is above the maximum: list, and end the oldest. *Some are
+  left, and the next sign-in ends them.* A sign-in that fails evicts nothing.
+* **End others.** List, and end each. *Some are left, and listed.*
+* **End all.** (1) Give the user another epoch. *The user's sessions are refused at their next renewal.* (2) List, and
+  end each that does not carry this epoch; again, until there is none. *Some are left, listed, and refused.*
+
+Concurrent requests meet in a version or in the epoch. A sign-in that ended before "end all" began is in its listing.
+One that is under way has a pending entry there, or reads the new epoch when it is saved, since that is the later call.
+A rotation that is under way finds that its old entry was deleted, or has left a pointer that is followed.
+
+The epoch is read with each write of a signed-in session. So it also ends what a store has lost from its listing.
+
+Two sign-ins at the maximum must not evict each other, and of two that are one too many at most one may stay. So there
+is an order: by the time of the sign-in, then by handle. One that finds the user at the maximum comes after all that it
+sees there (`Identity.later`), whatever the clocks say. All that judge later agree who is last.
+
+What ends a session passes `now=0`: it ends what is stored, whether or not it has expired by the clock of this server.
 """
 
-from collections.abc import Callable, Set
+from collections.abc import Coroutine
+from contextlib import suppress
 from os import urandom
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from msgspec.msgpack import Decoder, Encoder
-from msgspec.structs import replace
+import anyio
 
+from starsessions.backends.announcements import announcements_of
+from starsessions.backends.entries import Entries, Pointer
 from starsessions.core.binding import Binding, Purpose
 from starsessions.core.encoding import key_under, to_base64url
-from starsessions.core.record import Identity, Instant, Key, Opaque, Record
-from starsessions.exceptions import BackendUnavailable
-from starsessions.sealing.cipher import Cipher
-from starsessions.stores.base import Conflict, Entry, Store
+from starsessions.core.record import Found, Identity, MissReason, Policy, Record, has_lived, why_expired
+from starsessions.stores.base import Conflict, Cursor, Entry, Indexing, Owner, Store, Version
+from starsessions.stores.listed import as_indexing
+from starsessions.stores.memory import MemoryStore
 
 PENDING = 60
-"""Seconds that a sign-in may take from being listed to being stored."""
+"""Seconds that a sign-in may take from `sign_in()` to its save, before it has to be stored anew."""
 
-MAX_TRIES = 1000
+EPOCH_FOR = 400 * 24 * 60 * 60
+"""Seconds for which an epoch is kept: longer than browsers keep a cookie without a renewal."""
 
+MAX_HOPS = 16
+"""The number of pointers that are followed. More rotations than that in one grace period are a loop or an attack."""
 
-class IndexedSession(Opaque, frozen=True, array_like=True):
-    """One session in the index."""
+MAX_TRIES = 100
+"""Conflicts after which a sign-out deletes the session unconditionally."""
 
-    handle: str
-    key: Key
-    """The store's key of its record; empty if the session is in the cookie."""
+PAGE = 1000
+"""Entries that are listed at once."""
 
-    listed_at: Instant
-    until: Instant
-    """When the listing ends. By then the session has expired, or a renewal has extended the listing."""
-
-    identity: Identity | None = None
-    """The identity of a session in a signed or encrypted cookie, which cannot be looked up; None for others."""
+AT_ONCE = 50
+"""Entries that are deleted at once."""
 
 
-Index = tuple[IndexedSession, ...]
-"""The sessions of one user, the oldest first."""
+class Overtaken(Exception):
+    """The user's sessions were ended before this one was saved. Nothing of it is stored."""
 
 
-class Snapshot(NamedTuple):
-    """A user's list as it was read, with its entry in the store."""
+class PendingSignIn:
+    """The entry that a sign-in has stored, until the session is saved in its place."""
 
-    listed: Index
-    entry: Entry | None
+    __slots__ = ("identity", "key", "until", "version")
+
+    def __init__(self, key: str, identity: Identity, until: int, version: Version) -> None:
+        self.key = key
+        self.identity = identity
+        self.until = until
+        self.version = version
+
+    def __repr__(self) -> str:
+        return "<PendingSignIn>"
 
 
-_encode = Encoder().encode
-_decode = Decoder(Index).decode
+class Owned(NamedTuple):
+    """An entry of a user's listing. `record` is None if it cannot be read."""
+
+    key: str
+    version: Version
+    record: Record | None
+
+    def __repr__(self) -> str:
+        return "<Owned>"
+
+    @property
+    def identity(self) -> Identity | None:
+        return None if self.record is None else self.record.identity
 
 
 def new_handle() -> str:
@@ -66,167 +113,267 @@ def new_handle() -> str:
     return to_base64url(urandom(12))
 
 
-def listing_end(ends_at: int, now: int) -> int:
-    """Return when the listing of a session ends: after twice its lifetime, so that most renewals need not extend it."""
-    return ends_at + (ends_at - now)
-
-
-def _mark(key: str) -> bytes:
-    """Return the prefix of a stored list. It prevents confusion with a session, or with the list of another user."""
-    return b"u1." + key[:8].encode("ascii")
-
-
-def _is(listed: IndexedSession, identity: Identity) -> bool:
-    """Return whether this is the listed session, in its current generation."""
-    return listed.handle == identity.handle and (
-        listed.identity is None or listed.identity.generation == identity.generation
-    )
-
-
 class UserIndex:
-    """The lists of users' sessions in a store, for one cookie of one application and one kind of backend.
+    """The entries of users in a store, for one cookie of one application and one kind of backend.
 
-    Backends do not share lists, because none can tell whether the sessions of another one are still valid.
+    Backends do not share listings, because none can tell whether the sessions of another one are still valid.
+
+    Args:
+        store: the store.
+        binding: the application and its cookie.
+        purpose: the kind of listing.
+        entries: encodes and decodes the entries.
+        policy: how long the sessions last; None: as long as their entries.
     """
 
-    def __init__(self, store: Store, binding: Binding, purpose: Purpose, cipher: Cipher | None = None) -> None:
-        """Create the index.
-
-        Args:
-            store: where the lists are stored.
-            binding: the application and its cookie.
-            purpose: the kind of list.
-            cipher: encrypts the lists, if the backend encrypts its records. None: no encryption.
-        """
-        self._store = store
+    def __init__(
+        self, store: Store, binding: Binding, purpose: Purpose, entries: Entries, policy: Policy | None = None
+    ) -> None:
+        self.store: Indexing = as_indexing(store)
+        self.announcements = announcements_of(store)
         self._label = binding.label(purpose)
-        self._is_sealed = purpose is Purpose.COOKIE_LIST
-        self._cipher = cipher
+        self._epochs = binding.label(Purpose.EPOCH)
+        self._entries = entries
+        self._policy = policy
+        # Where nothing waits, nothing is gained by asking for two things at once.
+        self._in_turn = isinstance(store, MemoryStore)
 
-    def listing(self, identity: Identity, key: str, now: int) -> IndexedSession:
-        """How the list has a session: a cookie cannot be looked up, so there is all that can be shown of it."""
-        shown = identity if self._is_sealed else None
-        return IndexedSession(identity.handle, key, now, identity.listed_until, shown)
+    # Whose entry it is
 
-    async def of(self, user_id: str, now: int) -> Index:
-        """Return the user's list, which may include sessions that have ended."""
-        return (await self.look(user_id, now)).listed
+    def owner_of(self, record: Record) -> Owner | None:
+        """Return the owner of a session's entry; None if no user is signed in."""
+        identity = record.identity
+        return None if identity is None else Owner(self.owner_name(identity.user_id), identity.signed_in_at)
 
-    async def look(self, user_id: str, now: int) -> Snapshot:
-        """Read the user's list, to pass it to `change`."""
-        key = key_under(self._label, user_id)
-        entry = await self._store.get(key, now=now)
-        return Snapshot(self._read(key, entry), entry)
+    def owner_name(self, user_id: str) -> str:
+        """Return the name of the owner that the user is in the store."""
+        return key_under(self._label, user_id)
 
-    async def change(
-        self,
-        user_id: str,
-        change: Callable[[Index], Index],
-        now: int,
-        *,
-        keep_until: int = 0,
-        seen: Snapshot | None = None,
-    ) -> Index:
-        """Change the user's list atomically, and return the list as it was before the change.
+    async def count(self, user_id: str, now: int) -> int:
+        """Return the number of the user's entries, or more."""
+        return await self.store.count_owned(self.owner_name(user_id), now=now)
+
+    async def page(
+        self, user_id: str, limit: int, now: int, after: Cursor | None = None
+    ) -> tuple[list[Owned], Cursor | None]:
+        """Return the user's entries, the newest sign-in first, pending ones included, and where the next page begins.
 
         Args:
             user_id: the user.
-            change: returns the new list for an old one. It runs again if another request writes first.
-            now: the current time, in seconds since 1970.
-            keep_until: when the list expires, in seconds since 1970, unless it is kept longer already. A `change` that
-                adds to the list needs it.
-            seen: the list that `look` has returned, to save a read. Only for a `change` that changes the list or
-                raises: an outdated list is detected by the write. None: read the list.
-
-        Raises:
-            BackendUnavailable: other requests changed the list on every attempt, or the store failed.
+            limit: the most entries to return.
+            now: the current time. 0: also those that have expired.
+            after: where the page begins; None: at the newest sign-in.
         """
-        key = key_under(self._label, user_id)
-        entry = (seen or await self.look(user_id, now)).entry
-        for _ in range(MAX_TRIES):
-            before = self._read(key, entry)
-            after = change(before)
-            expires_at = keep_until if entry is None else max(entry.expires_at, keep_until)
-            if after == before and (entry is None or expires_at == entry.expires_at):
-                return before
+        page = await self.store.list_owned(self.owner_name(user_id), limit=limit, now=now, after=after)
+        owned = []
+        for key, entry in page.entries:
+            read = self.read(key, entry)
+            if isinstance(read, Found):
+                user = read.record.identity
+                if user is not None and user.user_id == user_id:
+                    owned.append(Owned(key, entry.version, read.record))
+            elif not isinstance(read, Pointer):  # encrypted with a key that is not in use any more, or garbage
+                owned.append(Owned(key, entry.version, None))
+        return owned, page.after
+
+    def is_live(self, record: Record, now: int) -> bool:
+        """Return whether this is a session that was saved, and has not expired."""
+        return record.payload is not None and (self._policy is None or why_expired(record, self._policy, now) is None)
+
+    def has_lived(self, one: Owned, now: int) -> bool:
+        """Return whether an entry that was ended at `now` was a session, by this server's clock or a faster one."""
+        record = one.record
+        if record is None or record.payload is None:
+            return False
+        return self._policy is None or has_lived(record, self._policy, now)
+
+    # The epoch
+
+    async def epoch(self, user_id: str, now: int) -> bytes | None:
+        """Return the user's epoch; None: there is none, and all sessions of the user are valid."""
+        entry = await self.store.get(self._epoch_key(user_id), now=now)
+        return None if entry is None else entry.value
+
+    async def is_current(self, record: Record, now: int) -> bool:
+        """Return whether the session began after the last time that all sessions of its user were ended."""
+        assert record.identity is not None
+        epoch = await self.epoch(record.identity.user_id, now)
+        return epoch is None or epoch == record.identity.epoch
+
+    async def begin_epoch(self, user_id: str, now: int) -> bytes:
+        """Give the user another epoch, which refuses all earlier sessions at their next renewal. Return it."""
+        key, epoch, expires_at = self._epoch_key(user_id), urandom(8), now + EPOCH_FOR
+        entry = await self.store.get(key, now=now)
+        while True:
             try:
                 if entry is None:
-                    await self._store.create(key, self._written(key, after), expires_at=expires_at, now=now)
-                elif not after:
-                    await self._store.delete(key, entry.version, now=now)
+                    await self.store.create(key, epoch, expires_at=expires_at, now=now)
                 else:
-                    written = self._written(key, after)
-                    await self._store.replace(key, written, entry.version, expires_at=expires_at, now=now)
-                return before
+                    await self.store.replace(key, epoch, entry.version, expires_at=expires_at, now=now)
+                return epoch
+            except Conflict as conflict:  # another "end all", which the one that comes last completes
+                entry = conflict.current
+
+    def _epoch_key(self, user_id: str) -> str:
+        return key_under(self._epochs, self.owner_name(user_id))
+
+    # Writing
+
+    async def create(self, key: str, record: Record, expires_at: int, now: int) -> Version:
+        """Store the session of a user under another key.
+
+        Raises:
+            Conflict: the key is in use.
+            Overtaken: all sessions of the user were ended meanwhile.
+        """
+        value, owner = self._entries.value(key, record), self.owner_of(record)
+        write = self.store.create(key, value, expires_at=expires_at, now=now, owner=owner)
+        return await self._if_current(key, record, write, now)
+
+    async def replace(self, key: str, record: Record, version: Version, expires_at: int, now: int) -> Version:
+        """Replace the session of a user.
+
+        Raises:
+            Conflict: the session has changed or ended meanwhile.
+            Overtaken: all sessions of the user were ended meanwhile.
+        """
+        value, owner = self._entries.value(key, record), self.owner_of(record)
+        write = self.store.replace(key, value, version, expires_at=expires_at, now=now, owner=owner)
+        return await self._if_current(key, record, write, now)
+
+    async def _if_current(self, key: str, record: Record, write: Coroutine[Any, Any, Version], now: int) -> Version:
+        version, is_current = await self.at_once(write, self.is_current(record, now))
+        if not is_current:
+            await self.end(key, version)
+            raise Overtaken
+        return version
+
+    async def begin(self, key: str, identity: Identity, now: int) -> PendingSignIn:
+        """Store the pending entry of a sign-in.
+
+        Raises:
+            Conflict: the key is in use.
+        """
+        version = await self._put_pending(key, identity, None, now)
+        return PendingSignIn(key, identity, now + PENDING, version)
+
+    async def complete(self, pending: PendingSignIn, record: Record, expires_at: int, now: int) -> Version:
+        """Store the session in the place of its pending entry.
+
+        Raises:
+            Overtaken: the pending entry was ended meanwhile.
+        """
+        key = pending.key
+        try:
+            try:
+                pending.version = await self.replace(key, record, pending.version, expires_at, now)
+            except Conflict as conflict:
+                read = self.read(key, conflict.current)
+                if isinstance(read, Found) and _handle(read.record) == pending.identity.handle:
+                    # It was stored by an earlier attempt, whose answer was lost.
+                    pending.version = await self.replace(key, record, read.version.version, expires_at, now)
+                elif conflict.current is None and now >= pending.until:
+                    # It has expired by itself. The epoch has to be read after this write: nothing else guards it.
+                    value, owner = self._entries.value(key, record), self.owner_of(record)
+                    version = await self.store.create(key, value, expires_at=expires_at, now=now, owner=owner)
+                    if not await self.is_current(record, now):
+                        await self.end(key, version)
+                        raise Overtaken from None
+                    pending.version = version
+                else:
+                    raise
+        except Conflict:
+            raise Overtaken from None
+        return pending.version
+
+    async def take_back(self, pending: PendingSignIn, now: int) -> None:
+        """Make the entry pending again, because the session has to be merged before it is stored."""
+        pending.until = now + PENDING
+        with suppress(Conflict):  # it was ended, and the next attempt finds that out
+            pending.version = await self._put_pending(pending.key, pending.identity, pending.version, now)
+
+    async def abandon(self, pending: PendingSignIn) -> None:
+        """Delete the pending entry of a sign-in that is not saved."""
+        with suppress(Conflict):
+            await self.store.delete(pending.key, pending.version, now=0)
+
+    async def _put_pending(self, key: str, identity: Identity, version: Version | None, now: int) -> Version:
+        record = Record(None, now, now, identity=identity)
+        value, expires_at, owner = self._entries.value(key, record), now + PENDING, self.owner_of(record)
+        if version is None:
+            return await self.store.create(key, value, expires_at=expires_at, now=now, owner=owner)
+        return await self.store.replace(key, value, version, expires_at=expires_at, now=now, owner=owner)
+
+    # Reading and ending
+
+    def read(self, key: str, entry: Entry | None) -> Found | Pointer | MissReason:
+        """Decode an entry, a pending one as well."""
+        return self._entries.read("", key, entry, shows_pending=True)
+
+    async def end(self, key: str, version: Version | None = None) -> bool:
+        """Delete an entry as `delete` does, and announce it to all who watch the session."""
+        has_ended = await self.delete(key, version)
+        await self.announce(key)
+        return has_ended
+
+    async def announce(self, *topics: str) -> None:
+        """Have all who listen to these keys or names of owners look at their sessions at once. It does not fail."""
+        if self.announcements is not None:
+            await self.announcements.announce(topics)
+
+    async def delete(self, key: str, version: Version | None = None) -> bool:
+        """Delete an entry, following rotations, whatever the clock says. Return False if there was none.
+
+        Args:
+            key: where the entry was.
+            version: its version, so that one which was rotated meanwhile is followed. None: delete what is there.
+        """
+        for _ in range(MAX_TRIES):
+            try:
+                return await self.store.delete(key, version, now=0)
             except Conflict as conflict:
                 entry = conflict.current
-        raise BackendUnavailable("Other requests changed the list of the user's sessions on every attempt: try again.")
+            # Another request has changed or rotated the session. After a rotation the new id is ended, grace or not.
+            key, entry = await self.moved_to(key, entry, 0)
+            if entry is None:
+                return False
+            version = entry.version
+        return await self.store.delete(key, now=0)
 
-    async def keep_indexed(self, record: Record, key: str, ends_at: int, now: int) -> Record:
-        """Extend the session's listing if the session outlasts it. Return the record, updated with the new listing.
+    async def moved_to(self, key: str, entry: Entry | None, now: int) -> tuple[str, Entry | None]:
+        """Follow pointers from this entry to the last key and its entry, regardless of grace periods."""
+        for _ in range(MAX_HOPS):
+            read = self.read(key, entry)
+            if not isinstance(read, Pointer):
+                break
+            key, entry = read.to, await self.store.get(read.to, now=now)
+        return key, entry
 
-        Most renewals do nothing here, because a session is listed for twice its lifetime.
-        """
-        identity = record.identity
-        if identity is None or ends_at <= identity.listed_until:
-            return record
-        identity = replace(identity, listed_until=max(identity.listed_until, listing_end(ends_at, now)))
-        listed = self.listing(identity, key, now)
+    async def at_once(self, *work: Coroutine[Any, Any, Any]) -> list[Any]:
+        """Wait for all of these together, and return their results, in order. Raise the first error once all ended."""
+        if self._in_turn:
+            try:
+                return [await one for one in work]
+            finally:
+                for one in work:
+                    one.close()
+        results: list[Any] = [None] * len(work)
+        errors: list[Exception | None] = [None] * len(work)
 
-        def renewed(index: Index) -> Index:
-            # In the same position: the list is in the order of the sign-ins.
-            if any(_is(one, identity) for one in index):
-                return tuple(listed if _is(one, identity) else one for one in index)
-            # A signed or encrypted cookie is valid while it is listed. One that was revoked must not be listed again.
-            return index if self._is_sealed else (*index, listed)
+        async def run(index: int) -> None:
+            try:
+                results[index] = await work[index]
+            except Exception as error:  # raised below: a task group would wrap it in an exception group
+                errors[index] = error
 
-        await self.change(identity.user_id, renewed, now, keep_until=listed.until)
-        return replace(record, identity=identity)
+        async with anyio.create_task_group() as tasks:
+            for index in range(len(work)):
+                tasks.start_soon(run, index)
+        for error in errors:
+            if error is not None:
+                raise error
+        return results
 
-    async def moved(self, identity: Identity, key: str, now: int) -> None:
-        """Update the key of a listed session after a rotation. A session that is not listed was ended, and stays so."""
 
-        def moved(index: Index) -> Index:
-            return tuple(replace(one, key=key) if one.handle == identity.handle else one for one in index)
-
-        await self.change(identity.user_id, moved, now)
-
-    async def next_generation(self, identity: Identity, now: int) -> Identity | None:
-        """Start the next generation of a cookie, which invalidates all earlier ones. None if it is no longer listed."""
-        turned = replace(identity, generation=identity.generation + 1)
-
-        def turn(index: Index) -> Index:
-            return tuple(replace(one, identity=turned) if _is(one, identity) else one for one in index)
-
-        before = await self.change(identity.user_id, turn, now)
-        return turned if any(_is(one, identity) for one in before) else None
-
-    async def forget(self, identity: Identity, now: int) -> None:
-        """Remove an ended session from the list. (Sessions in a store need no call: a lookup finds them missing.)"""
-        await self.remove(identity.user_id, {identity.handle}, now)
-
-    async def remove(self, user_id: str, handles: Set[str], now: int) -> None:
-        """Remove the sessions with these handles from the user's list."""
-        await self.change(user_id, lambda index: tuple(one for one in index if one.handle not in handles), now)
-
-    async def is_indexed(self, identity: Identity, now: int) -> bool:
-        """Return whether the session is listed. Revoking a signed or encrypted cookie removes it from the list."""
-        index = await self.of(identity.user_id, now)
-        return any(_is(one, identity) and now < one.until for one in index)
-
-    def _written(self, key: str, index: Index) -> bytes:
-        raw = _encode(index)
-        return _mark(key) + (raw if self._cipher is None else self._cipher.seal(raw, key.encode()))
-
-    def _read(self, key: str, entry: Entry | None) -> Index:
-        """Decode a stored list. Garbage counts as empty: sessions are listed again when they are renewed."""
-        mark = _mark(key)
-        if entry is None or not entry.value.startswith(mark):
-            return ()
-        raw: bytes | None = entry.value[len(mark) :]
-        if raw and self._cipher is not None:
-            raw = self._cipher.open(raw, key.encode())
-        try:
-            return _decode(raw or b"")
-        except Exception:  # foreign data, or a list of another release
-            return ()
+def _handle(record: Record) -> str | None:
+    return None if record.identity is None else record.identity.handle

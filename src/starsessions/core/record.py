@@ -88,11 +88,16 @@ class Identity(Opaque, frozen=True, array_like=True):
 
     agent: str = ""
     address: str = ""
-    listed_until: Instant = 0
-    """The instant until which the user's list is certain to exist. A renewal beyond it has to list the session again.
-    """
+    epoch: bytes = b""
+    """The user's epoch at the sign-in: see `backends/user_index.py`. Empty: there was none."""
 
-    generation: int = 0
+    stamp: str = ""
+    """The hashed fingerprint of the user's credentials at the sign-in."""
+
+    later: Instant = 0
+    """Seconds by which this sign-in comes later than `signed_in_at`, in the order in which sessions are evicted."""
+
+    generation: Instant = 0
     """For a cookie that can be revoked: how often the session was rotated. Only the latest generation is valid."""
 
 
@@ -100,7 +105,9 @@ class Record(Opaque, frozen=True, array_like=True):
     """One session, as a cookie or a store holds it. New fields are added at the end only, with a default."""
 
     payload: Any
-    """The data, encoded by the serializer: bytes. (An adapted 1.x backend has a private copy of the data instead.)"""
+    """The data, encoded by the serializer: bytes. (An adapted 1.x backend has a private copy of the data instead.)
+    None: a sign-in that is not saved yet.
+    """
 
     began_at: Instant
     """When the session began, or last signed in. Writes and renewals leave it alone."""
@@ -213,6 +220,14 @@ def why_expired(record: Record, policy: Policy, now: int) -> MissReason | None:
     if record.is_bare or policy.anonymous_max_age is not None:
         end = min(end, record.renewed_at + _idle(record, policy))
     return None if record.renewed_at - CLOCK_SKEW <= now < end else MissReason.EXPIRED
+
+
+def has_lived(record: Record, policy: Policy, now: int) -> bool:
+    """Return whether a session that was ended at `now` was alive, by this server's clock or by the one that wrote it.
+
+    A record from the future has not expired: another server has a clock that is fast.
+    """
+    return why_expired(record, policy, max(now, record.renewed_at)) is None
 
 
 def touch_due(record: Record, policy: Policy, now: int) -> bool:

@@ -89,12 +89,12 @@ async def find(state: RequestState) -> Found | MissReason:
 
 
 async def find_all(state: RequestState) -> list[Found]:
-    """Return every valid session among the request's cookies, to end them all."""
-    config, tokens = state.config, state.config.tokens_in(state.headers)
+    """Return every session among the request's cookies, expired or not, to end them all."""
+    config = state.config
+    tokens = config.tokens_in(state.headers) if state.explicit_id is None else [state.explicit_id]
     now = int(config.clock())
-    results = [await config.backend.fetch(token, now) for token in tokens] if isinstance(tokens, list) else []
-    judged = [judge(result, config.policy, now) for result in results]
-    return [result for result in judged if isinstance(result, Found)]
+    results = [await config.backend.fetch_to_end(token, now) for token in tokens] if isinstance(tokens, list) else []
+    return [result for result in results if isinstance(result, Found)]
 
 
 async def revalidate(session: TrackedDict) -> bool:
@@ -107,8 +107,11 @@ async def revalidate(session: TrackedDict) -> bool:
     found, config = state.found, state.config
     if found is None:
         return False
-    now = int(config.clock())
-    current = judge(await config.backend.refetch(found, now), config.policy, now)
+    now, backend = int(config.clock()), config.backend
+    current = judge(await backend.refetch(found, now), config.policy, now)
+    if isinstance(current, Found) and backend.user_index is not None and current.record.identity is not None:
+        # A stream is not renewed, which is when a request learns that all sessions of its user were ended.
+        current = current if await backend.user_index.is_current(current.record, now) else MissReason.UNKNOWN
     if not isinstance(current, Found) or _handle(current) != _handle(found):
         state.lost(session, current if isinstance(current, Found) else None)
         return False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from starsessions.backends.user_index import PendingSignIn
 from starsessions.core.cookies import Headers
 from starsessions.core.state import Phase, SessionState
 from starsessions.events import Event
@@ -33,6 +34,8 @@ class RequestState(SessionState, eq=False):
     """Whether the response sends `Clear-Site-Data`."""
     save_was_cancelled: bool = False
     """Whether the last `persist()` was cancelled. If so, an unsaved change is expected and raises no error."""
+    pending: PendingSignIn | None = None
+    """The entry that a sign-in has stored, until the session is saved in its place."""
     tried_id: str | None = None
     """The new id under which this request last tried to store the session."""
     lock: anyio.Lock | None = None

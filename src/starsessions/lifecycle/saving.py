@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import anyio
 
 from starsessions.backends.base import Conflict, IdInUse
-from starsessions.backends.user_index import PENDING
+from starsessions.backends.user_index import Overtaken, Owned, PendingSignIn
 from starsessions.core import merge
-from starsessions.core.record import Found, Identity, MissReason, deadline
+from starsessions.core.record import Found, Identity, deadline, has_lived
 from starsessions.core.state import (
     BY_HAND,
     NOTHING,
@@ -31,7 +31,8 @@ from starsessions.core.state import (
 )
 from starsessions.events import ConflictResolved, SignedOut, events_for_save, handle_of
 from starsessions.exceptions import BackendUnavailable, ResponseStarted, SessionError, SessionGone, UnsupportedValue
-from starsessions.lifecycle.loading import find, find_all, judge
+from starsessions.lifecycle.limits import count, evict, too_many
+from starsessions.lifecycle.loading import find_all, judge
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
 
@@ -39,6 +40,8 @@ MAX_ATTEMPTS = 1000
 """Conflicts after which saving gives up. Each conflict means that another request has saved successfully."""
 
 _CONTENDED = "The session was not saved, because other requests changed it on every attempt: send the request again."
+
+_OVERTAKEN = "The sign-in was not saved: meanwhile, the user's sessions were revoked, or later sign-ins took its place."
 
 _FAILED = (SAVING, Phase.FAILED)
 
@@ -114,22 +117,43 @@ async def carry_out(command: Command, session: TrackedDict) -> None:
             await backend.delete(command.found, int(state.config.clock()), if_unchanged=True)
             state.deleted(session)
             return
-    now = command.record.renewed_at  # the instant of the decision
     signed_in = state.identity if state.identity is command.record.identity else None
+    try:
+        kept, evicted = await _stored(command, state, signed_in)
+    except Overtaken:
+        state.identity = state.pending = None
+        state.lost(session)
+        raise SessionGone(_OVERTAKEN) from None
+    if state.config.on_event is not None:
+        _note_save(command, kept, state, signed_in)
+    state.saved(command, kept)
+    if signed_in is not None:
+        state.pending = None
+        if evicted and backend.user_index is not None:
+            await evict(evicted, signed_in.user_id, backend.user_index, state)
+
+
+async def _stored(
+    command: Create | Replace | Rotate, state: RequestState, signed_in: Identity | None
+) -> tuple[Found, list[list[Owned]]]:
+    """Write what the command says. Return what is stored now, and the sessions that a sign-in evicts."""
+    backend, rules = state.config.backend, state.config.users
+    now = command.record.renewed_at  # the instant of the decision
     ends_at = deadline(command.record, state.config.policy)
     if isinstance(command, Replace):
-        kept = await backend.replace(command.found, command.record, ends_at, now)
-    else:
-        kept = await _stored_under_new_id(command, state, ends_at, now)
-    if signed_in is None or not await _is_revoked(kept, signed_in, state, now):
-        if state.config.on_event is not None:
-            _note_save(command, kept, state, signed_in)
-        state.saved(command, kept)
-        return
-    await backend.delete(kept, now)
-    state.identity = None
-    state.lost(session)
-    raise SessionGone("The sign-in was not saved, because the user's sessions were revoked meanwhile.")
+        return await backend.replace(command.found, command.record, ends_at, now), []
+    write = _stored_under_new_id(command, state, ends_at, now, state.pending if signed_in is not None else None)
+    index = backend.user_index
+    if signed_in is None or index is None or rules.max_sessions is None:
+        return await write, []
+    kept, counted = await index.at_once(write, count(signed_in, index, now))
+    try:
+        return kept, await too_many(signed_in, index, rules, now) if counted > rules.max_sessions else []
+    except Overtaken:
+        await backend.delete(kept, now)
+        raise
+    except BackendUnavailable:
+        return kept, []
 
 
 async def _moved_to(conflict: Conflict, state: RequestState) -> Found | None:
@@ -142,10 +166,12 @@ async def _moved_to(conflict: Conflict, state: RequestState) -> Found | None:
     return current if isinstance(current, Found) else None
 
 
-async def _stored_under_new_id(command: Create | Rotate, state: RequestState, ends_at: int, now: int) -> Found:
+async def _stored_under_new_id(
+    command: Create | Rotate, state: RequestState, ends_at: int, now: int, pending: PendingSignIn | None
+) -> Found:
     tried_id, state.tried_id = state.tried_id, command.session_id
     try:
-        return await _stored_anew(command, state, ends_at, now)
+        return await _stored_anew(command, state, ends_at, now, pending)
     except IdInUse:
         if command.session_id is None or command.session_id != tried_id:
             raise
@@ -153,22 +179,19 @@ async def _stored_under_new_id(command: Create | Rotate, state: RequestState, en
         raise BackendUnavailable("The store failed while it saved the session: send the request again.") from None
 
 
-async def _stored_anew(command: Create | Rotate, state: RequestState, ends_at: int, now: int) -> Found:
-    backend = state.config.backend
+async def _stored_anew(
+    command: Create | Rotate, state: RequestState, ends_at: int, now: int, pending: PendingSignIn | None
+) -> Found:
+    backend, record = state.config.backend, command.record
     if isinstance(command, Rotate):
         new_id = command.session_id or await backend.new_id()
-        return await backend.rotate(command.found, command.record, new_id, ends_at, now, command.usable_until)
+        return await backend.rotate(command.found, record, new_id, ends_at, now, command.usable_until, pending)
     try:
-        return await backend.create(command.record, command.session_id, ends_at, now)
+        return await backend.create(record, command.session_id, ends_at, now, pending)
     except Conflict:
         if state.explicit_id is None or state.next_id is not None:
             raise IdInUse from None
         raise  # the application chose this id, and another task has stored a session under it meanwhile
-
-
-async def _is_revoked(kept: Found, signed_in: Identity, state: RequestState, now: int) -> bool:
-    index = state.config.backend.user_index
-    return index is not None and not await index.is_indexed(kept.record.identity or signed_in, now)
 
 
 def _note_save(
@@ -297,21 +320,28 @@ async def _end(session: TrackedDict) -> None:
     config = state.config
     if state.phase is not OPEN and config.is_client_side:
         state.check_reachable()
-    found, user, now = state.found, state.user, int(config.clock())
-    if found is None and state.explicit_id is not None:  # the application set is_loaded, so nothing was looked up
-        looked = await find(state)
-        found = looked if isinstance(looked, Found) else None
-    if found is None and state.miss_reason is MissReason.SEVERAL:  # they are all in this browser
-        for one in await find_all(state):
-            await config.backend.delete(one, now)
-        state.deleted(session)
-    elif found is None:
-        state.forget(session)
-    else:
+    found, now = state.found, int(config.clock())
+    if found is not None:
         await config.backend.delete(found, now)
         if found.record.identity is not None:
             state.note(SignedOut(handle_of(found), found.record.identity.user_id))
-        state.deleted(session)  # whatever happens to the list
-    index = config.backend.user_index
-    if index is not None and user is not None and now < user.signed_in_at + PENDING:
-        await index.forget(user, now)  # or it would count as one that is about to be stored
+        state.deleted(session)
+    else:
+        # What this server could not use, it can still end: cookies that are too many, or a session that has expired by
+        # its clock, and not by those of the others.
+        every = await find_all(state) if state.miss_reason is not None or state.explicit_id is not None else []
+        for one in every:
+            await config.backend.delete(one, now)
+        if any(has_lived(one.record, config.policy, now) for one in every):
+            state.deleted(session)
+        else:
+            state.forget(session)
+    await abandon(state)
+
+
+async def abandon(state: RequestState) -> None:
+    """Delete the entry of a sign-in that this request does not save."""
+    pending, state.pending = state.pending, None
+    index = state.config.backend.user_index
+    if pending is not None and index is not None:
+        await index.abandon(pending)

@@ -1,27 +1,31 @@
-"""Sign a user in: record the identity, list the session in the user's index, and rotate the id."""
+"""Sign a user in: record the identity, store the pending entry of the session, and rotate the id."""
 
-from collections.abc import Set
+from collections.abc import Coroutine
 from os import urandom
 from typing import Any
 
 from msgspec.structs import replace
 
-from starsessions.backends.user_index import PENDING, Index, IndexedSession, listing_end, new_handle
+from starsessions.backends.base import IdInUse
+from starsessions.backends.user_index import new_handle
+from starsessions.core.binding import Purpose
 from starsessions.core.csrf import SECRET_BYTES, header_of, renew_secrets
-from starsessions.core.encoding import to_base64url
+from starsessions.core.encoding import key_under, to_base64url
 from starsessions.core.record import Expiry, Identity, MissReason, Policy
 from starsessions.core.user_agent import describe, truncate_ip
-from starsessions.events import Revoked
 from starsessions.exceptions import ImproperlyConfigured, TooManySessions
-from starsessions.lifecycle.config import UserRules
+from starsessions.lifecycle.limits import admit
 from starsessions.lifecycle.request_state import RequestState
-from starsessions.lifecycle.saving import end
+from starsessions.lifecycle.saving import abandon, end
 from starsessions.lifecycle.tracked_dict import TrackedDict
+from starsessions.stores.base import Conflict
 
 REMEMBER_FOR = 30 * 24 * 60 * 60
 
 
-async def sign_in(session: TrackedDict, user_id: str, remember: bool | None, keep_data: bool, method: str) -> str:
+async def sign_in(
+    session: TrackedDict, user_id: str, remember: bool | None, keep_data: bool, method: str, stamp: str = ""
+) -> str:
     """Sign the user in to this session, which has been loaded, under a new id, and return that id."""
     state = session.__starsessions__
     state.check_sendable()
@@ -30,9 +34,11 @@ async def sign_in(session: TrackedDict, user_id: str, remember: bool | None, kee
     new_id = await config.backend.new_id()
     if keep_data:  # before the session that has the data is ended, if the user may have one only
         await take_along(session, session, user_id)
-    identity = await register(identity_of(user_id, method, state, now), new_id, state, now)
+    identity = await register(identity_of(user_id, method, stamp, state, now), new_id, state, now)
     if before is not None and before.user_id != user_id:
+        pending, state.pending = state.pending, None
         await end(session)
+        state.pending = pending
     elif not keep_data:
         session.clear()
     state.sign_in(identity, new_id, expiry_for(remember, state))
@@ -65,7 +71,7 @@ async def regenerate_id(session: TrackedDict, grace: int) -> str:
     """Give the session a new id, and return it. The old id still works for `grace` seconds."""
     state = session.__starsessions__
     if state.identity is not None and state.next_id is not None:
-        return state.next_id  # the sign-in has listed this id in the index, and the old id must get no grace
+        return state.next_id  # the sign-in has stored an entry under this id, and the old id must get no grace
     state.rotate(await state.config.backend.new_id(), grace)
     if not grace:  # a grace period lets requests in flight succeed, and open forms as well
         end_open_forms(session)
@@ -114,55 +120,44 @@ def end_open_forms(session: TrackedDict) -> None:
     renew_secrets(session, to_base64url(urandom(6)), urandom(SECRET_BYTES))
 
 
-def identity_of(user_id: str, method: str, state: RequestState, now: int) -> Identity:
+def identity_of(user_id: str, method: str, stamp: str, state: RequestState, now: int) -> Identity:
     """Return the identity that this request signs in, with a readable description of the device."""
     address = truncate_ip(state.client[0]) if state.client else ""
-    return Identity(user_id, now, new_handle(), method, describe(header_of(state.headers, b"user-agent")), address)
+    agent = describe(header_of(state.headers, b"user-agent"))
+    stamp = hashed_stamp(stamp, user_id, state)
+    return Identity(user_id, now, new_handle(), method, agent, address, stamp=stamp)
+
+
+def hashed_stamp(stamp: str, user_id: str, state: RequestState) -> str:
+    """Return what a session keeps of the fingerprint of credentials: readers of a signed cookie must not learn it."""
+    label = state.config.backend.binding.label(Purpose.STAMP) + key_under(b"", user_id).encode()
+    return key_under(label, stamp)[:22] if stamp else ""
 
 
 async def register(identity: Identity, new_id: str, state: RequestState, now: int) -> Identity:
-    """List the session that is about to be stored in its user's index, and end those over the limit.
-
-    The session that it replaces stays listed until then, and does not count towards the limit.
-    """
+    """Store the pending entry of the session, in whose place it is saved, and return the identity to save."""
     config, found = state.config, state.found
-    # A sign-in with an id in its grace period replaces nothing: the session that the id opens lives on.
-    replaced = None if found is None or found.is_alias else found.record.identity
-    backend, rules, user_id = config.backend, config.users, identity.user_id
-    user_index = backend.user_index
-    if user_index is None:
+    index, rules = config.backend.user_index, config.users
+    if index is None:
         return identity
-    # A signed or encrypted cookie is valid while it is listed, and no backend can look up whether it was ever sent. So
-    # it is listed for a short time, until its first save extends the listing.
-    until = now + PENDING if backend.is_client_side else listing_end(now + remember_for(config.policy), now)
-    identity = replace(identity, listed_until=until)
-    listed = user_index.listing(identity, backend.key_of(new_id), now)
-    seen = await user_index.look(user_id, now)
-    gone = await backend.dead_handles(seen.listed, now)
-    if state.identity is not None:  # who signed in earlier in this request, and never came to be
-        gone |= {state.identity.handle}
-    evicted: Index = ()
-
-    def add(index: Index) -> Index:
-        nonlocal evicted
-        index, evicted = enforce_limit(index, listed, gone, replaced, rules)
-        return index
-
-    await user_index.change(user_id, add, now, keep_until=until, seen=seen)
-    for one in evicted:
-        await backend.revoke(one, now)
-        state.note(Revoked(one.handle, user_id))
+    await abandon(state)  # a sign-in earlier in this request
+    work: list[Coroutine[Any, Any, Any]] = [
+        index.begin(config.backend.sign_in_key(identity, new_id), identity, now),
+        index.epoch(identity.user_id, now),
+    ]
+    if rules.max_sessions is not None:
+        work.append(index.count(identity.user_id, now))
+    try:
+        state.pending, epoch, *counted = await index.at_once(*work)
+    except Conflict:
+        raise IdInUse from None
+    identity = replace(identity, epoch=epoch or b"")
+    if rules.max_sessions is not None and counted[0] >= rules.max_sessions:
+        # A sign-in with an id in its grace period replaces nothing: the session that the id opens lives on.
+        replaced = None if found is None or found.is_alias else found.record.identity
+        try:
+            return await admit(identity, None if replaced is None else replaced.handle, index, rules, now)
+        except TooManySessions:
+            await abandon(state)
+            raise
     return identity
-
-
-def enforce_limit(
-    index: Index, listed: IndexedSession, gone: Set[str], replaced: Identity | None, rules: UserRules
-) -> tuple[Index, Index]:
-    """Return the list with the new session added, and the oldest sessions, which must be ended to keep the limit."""
-    others = tuple(one for one in index if one.handle not in gone)
-    rivals = tuple(one for one in others if replaced is None or one.handle != replaced.handle)
-    too_many = 0 if rules.max_sessions is None else max(0, len(rivals) + 1 - rules.max_sessions)
-    if too_many and not rules.evicts:
-        raise TooManySessions("This user has as many sessions as max_sessions_per_user allows: end one of them first.")
-    evicted = rivals[:too_many]
-    return (*(one for one in others if one not in evicted), listed), evicted

@@ -175,7 +175,7 @@ class Indexing(Protocol):
     async def replace(
         self, key: str, value: bytes, version: Version, *, expires_at: int, now: int, owner: Owner | None = None
     ) -> Version:
-        """As in `Store`. The entry belongs to `owner` from now on, whoever owned it before."""
+        """As in `Store`. The entry belongs to `owner` from now on, and no longer to another."""
 
     async def list_owned(self, name: str, *, limit: int, now: int, after: Cursor | None = None) -> Page:
         """Return entries of an owner, in descending order of `since` and, where that is equal, of the key.

@@ -2,7 +2,7 @@
 
 An entry that has an owner says so in its value, and that is the truth: a place on a list only says where to look. A
 place is written before its entry, and taken off after it. So whatever is interrupted, an entry that exists is listed,
-and a place without an entry shows nothing. Each place has a random mark, which its entry repeats. So nobody takes off
+and a place without an entry shows nothing. Each place has a random mark, which its entry repeats. So no one takes off
 the place of an entry that was created under the same key meanwhile.
 
 A list is read and changed whatever time it is for this worker, so that its clock hides or removes no place.
@@ -12,11 +12,13 @@ from collections.abc import Awaitable, Callable
 from inspect import Parameter, signature
 from operator import attrgetter
 from os import urandom
-from typing import NamedTuple, TypeGuard
+from typing import Annotated, NamedTuple, TypeGuard
 
-from msgspec import MsgspecError
+from msgspec import Meta, MsgspecError
 from msgspec.msgpack import Decoder, Encoder
 
+from starsessions.core.encoding import is_valid_id
+from starsessions.core.record import Key
 from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.base import Conflict, Cursor, Entry, Indexing, Owner, Page, Store, Version
 
@@ -38,13 +40,17 @@ class _Tag(NamedTuple):
     mark: bytes
 
 
+_Time = Annotated[int, Meta(ge=-(2**53), le=2**53)]
+"""A time that every database can store."""
+
+
 class _Place(NamedTuple):
     """An entry on the list of its owner."""
 
-    since: int
-    key: str
+    since: _Time
+    key: Key
     mark: bytes
-    until: int
+    until: _Time
     """When the place may be forgotten, in seconds since 1970: the entry has expired by then, or has extended it."""
 
 
@@ -170,7 +176,7 @@ class ListedStore:
 
     async def _listed(self, owner: Owner, key: str, mark: bytes, expires_at: int, now: int) -> _Tag:
         """See to it that the list of the owner has the place of an entry that is about to be written."""
-        until = expires_at + max(0, expires_at - now)  # twice as long, so that most renewals need not extend it
+        until = expires_at + (expires_at - now)  # twice as long, so that most renewals need not extend it
         new = _Place(owner.since, key, mark, until)
 
         async def add(places: _Places) -> _Places:
@@ -211,7 +217,7 @@ class ListedStore:
             return
         value, expires_at = _start(name) + _encode(places), max(place.until for place in places)
         if entry is None:
-            await self._store.create(name, value, expires_at=expires_at, now=min(now, expires_at - 1))
+            await self._store.create(name, value, expires_at=expires_at, now=now)
             return
         then = min(now, entry.expires_at - 1, expires_at - 1)  # it has not expired by then, whatever this clock says
         await self._store.replace(name, value, entry.version, expires_at=expires_at, now=then)
@@ -262,9 +268,10 @@ def _opened(stored: bytes) -> tuple[_Tag | None, bytes]:
     if not stored.startswith(_SIGN):
         return None, stored
     try:
-        return _decode_value(stored[1:])
-    except MsgspecError:  # garbage under this key
+        tag, value = _decode_value(stored[1:])
+    except (MsgspecError, UnicodeDecodeError):  # garbage under this key
         return None, stored
+    return (tag, value) if tag is None or is_valid_id(tag.owner.name) else (None, stored)
 
 
 def _shown(entry: Entry | None) -> Entry | None:
@@ -286,5 +293,5 @@ def _places(name: str, entry: Entry | None) -> _Places:
         return ()
     try:
         return _decode_places(entry.value[len(start) :])
-    except MsgspecError:
+    except (MsgspecError, UnicodeDecodeError):
         return ()

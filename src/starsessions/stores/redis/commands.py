@@ -1,12 +1,13 @@
 """What all operations of the store have in common: the client of this event loop, a second attempt, a time limit."""
 
-from collections.abc import Awaitable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 from starsessions.stores.loops import PerLoop
 from starsessions.stores.redis.connection import Transport, within
 from starsessions.stores.redis.scripts import Script
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -41,13 +42,15 @@ class Commands:
         self._is_spread = self._is_spread or "slot" in str(refusal)
         return self._is_spread
 
-    async def finish(self, work: Awaitable[T]) -> T:
-        """Wait for an operation, and return its result.
+    async def finish(self, operation: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Begin an operation, wait for it, and return its result.
 
         Raises:
             BackendUnavailable: Redis failed, or did not answer in time.
+            ImproperlyConfigured: there is no event loop in which a client can work.
         """
-        return await within(self._seconds, work, self.failures)
+        self._clients.get()
+        return await within(self._seconds, operation(*args, **kwargs), self.failures)
 
     async def read(self, name: bytes) -> bytes | None:
         """Return the value of a key; None if it is missing or no string."""

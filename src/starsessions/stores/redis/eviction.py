@@ -26,7 +26,7 @@ class EvictionCheck:
         if not self._is_known:
             self._is_known = True
             with suppress(BackendUnavailable):  # it may forbid the question, for instance by an ACL
-                said = repr(await commands.finish(commands.ask("INFO", "memory")))
+                said = repr(await commands.finish(commands.ask, "INFO", "memory"))
                 limit, policy = search(r"maxmemory\W+([0-9]+)", said), search(r"maxmemory_policy\W+([a-z-]+)", said)
                 if limit and policy and limit[1] != "0" and policy[1] != "noeviction":
                     _log.warning(_EVICTS, policy[1])

@@ -68,7 +68,7 @@ class RedisStore(Announces):
         self._eviction = EvictionCheck()
 
     async def get(self, key: str, *, now: int) -> Entry | None:
-        return parsed(await self._commands.finish(self._commands.read(self._prefix + key.encode())), now)
+        return parsed(await self._commands.finish(self._commands.read, self._prefix + key.encode()), now)
 
     async def create(self, key: str, value: bytes, *, expires_at: int, now: int, owner: Owner | None = None) -> Version:
         return await self._put(key, value, b"", expires_at, now, owner)
@@ -88,15 +88,15 @@ class RedisStore(Announces):
         return True
 
     async def list_owned(self, name: str, *, limit: int, now: int, after: Cursor | None = None) -> Page:
-        return await self._commands.finish(self._reader.page(name, limit, now, after))
+        return await self._commands.finish(self._reader.page, name, limit, now, after)
 
     async def count_owned(self, name: str, *, now: int) -> int:
-        count: int = await self._commands.finish(self._commands.ask("ZCARD", listing(self._prefix, name)))
+        count: int = await self._commands.finish(self._commands.ask, "ZCARD", listing(self._prefix, name))
         return count
 
     async def time(self) -> float:
         """Return the seconds since 1970 by the clock of the server; in a Cluster, by that of one of the primaries."""
-        (seconds, microseconds), _ = await self._commands.finish(self._commands.run(CLOCK, [self._prefix]))
+        (seconds, microseconds), _ = await self._commands.finish(self._commands.run, CLOCK, [self._prefix])
         return int(seconds) + int(microseconds) / 1_000_000
 
     async def aclose(self) -> None:

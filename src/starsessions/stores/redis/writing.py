@@ -75,7 +75,7 @@ class Writer:
             BackendUnavailable: Redis failed, or it is unknown whether the change was carried out.
         """
         moves = self._moves(change)
-        answer, twice = await self._commands.finish(self._send(change, moves))
+        answer, twice = await self._commands.finish(self._send, change, moves)
         current = parsed(answer, change.now) if type(answer) is bytes else None
         stale = self._stale(change, moves, answer)
         if stale is not None:
@@ -149,4 +149,4 @@ class Writer:
         """Remove a place. If that fails it stays, which is harmless."""
         keys = [place.listing] if self._commands.is_spread else [place.listing, self._prefix + change.key.encode()]
         with suppress(BackendUnavailable):
-            await self._commands.finish(self._commands.run(REMOVE, keys, place.start, place.who))
+            await self._commands.finish(self._commands.run, REMOVE, keys, place.start, place.who)

@@ -58,11 +58,11 @@ async def an_owned_entry_is_listed_at_once(place: StoreFixture) -> None:
 
 @INDEXING.rule("owners")
 async def an_owner_sees_no_entry_of_others(place: StoreFixture) -> None:
-    """A listing has neither the entries of other owners, nor those that belong to nobody."""
+    """A listing has neither the entries of other owners, nor those without an owner."""
     store, now = await _indexing(place), place.now
     for name in ("alice", "bob"):
         await store.create(f"of-{name}", b"value", expires_at=now + LIFE, now=now, owner=Owner(name, now))
-    await store.create("of-nobody", b"value", expires_at=now + LIFE, now=now)
+    await store.create("unowned", b"value", expires_at=now + LIFE, now=now)
     for name in ("alice", "bob"):
         assert await _keys(store, name, now) == [f"of-{name}"], "a listing has not exactly the entries of its owner"
 
@@ -201,22 +201,22 @@ async def replace_gives_an_entry_to_its_new_owner(place: StoreFixture) -> None:
     """An entry that is replaced with another owner, or with its first one, is in the listing of the new owner only."""
     store, now = await _indexing(place), place.now
     of_alice = await store.create("of-alice", b"value", expires_at=now + LIFE, now=now, owner=Owner("alice", now))
-    of_nobody = await store.create("of-nobody", b"value", expires_at=now + LIFE, now=now)
+    unowned = await store.create("unowned", b"value", expires_at=now + LIFE, now=now)
     to_bob = Owner("bob", now)
     of_bob = await store.replace("of-alice", b"new", of_alice, expires_at=now + LIFE, now=now, owner=to_bob)
-    await store.replace("of-nobody", b"new", of_nobody, expires_at=now + LIFE, now=now, owner=to_bob)
+    await store.replace("unowned", b"new", unowned, expires_at=now + LIFE, now=now, owner=to_bob)
     assert await _keys(store, "alice", now) == [], "an entry is in the listing of its former owner"
-    assert await _keys(store, "bob", now) == ["of-nobody", "of-alice"], "an entry is not listed by its new owner"
+    assert await _keys(store, "bob", now) == ["unowned", "of-alice"], "an entry is not listed by its new owner"
     counted = await store.count_owned("bob", now=now)
     assert counted == 2, f"count_owned returned {counted} for 2 entries that the owner was given"
     await store.replace("of-alice", b"back", of_bob, expires_at=now + LIFE, now=now, owner=Owner("alice", now))
     assert await _keys(store, "alice", now) == ["of-alice"], "an entry that came back is not listed by its owner"
-    assert await _keys(store, "bob", now) == ["of-nobody"], "an entry is in the listing of its former owner"
+    assert await _keys(store, "bob", now) == ["unowned"], "an entry is in the listing of its former owner"
 
 
 @INDEXING.rule("owners")
 async def replace_without_an_owner_ends_the_listing(place: StoreFixture) -> None:
-    """An entry that is replaced without an owner belongs to nobody, and is in no listing."""
+    """An entry that is replaced without an owner is in no listing."""
     store, now = await _indexing(place), place.now
     version = await store.create("key", b"value", expires_at=now + LIFE, now=now, owner=Owner("owner", now))
     version = await store.replace("key", b"new", version, expires_at=now + LIFE, now=now)
@@ -250,7 +250,7 @@ async def a_deleted_entry_leaves_the_listing(place: StoreFixture) -> None:
             await store.delete(key, version if key == "version" else None, now=now)
     assert await _keys(store, "owner", now) == ["stays"], "the listing has a deleted entry, or lacks another"
     for key in ("any", "version"):
-        await store.create(key, b"of nobody", expires_at=now + LIFE, now=now)
+        await store.create(key, b"unowned", expires_at=now + LIFE, now=now)
     assert await _keys(store, "owner", now) == ["stays"], "an entry is listed by the owner of an earlier entry"
     await store.delete("stays", now=0)
     await store.create("stays", b"of another", expires_at=now + LIFE, now=now, owner=Owner("another", now))
@@ -271,7 +271,7 @@ async def an_expired_entry_leaves_the_listing(place: StoreFixture) -> None:
     assert keys == ["other", "key", "another"], f"one second before the deadline, the listing is {keys}"
     then = now + LIFE
     assert await _keys(store, "owner", then) == [], "the listing has an entry at its deadline"
-    await store.create("key", b"of nobody", expires_at=then + LIFE, now=then)
+    await store.create("key", b"unowned", expires_at=then + LIFE, now=then)
     await store.create("other", b"of another", expires_at=then + LIFE, now=then, owner=Owner("new", then))
     assert await _keys(store, "owner", then) == [], "an entry is listed by the owner of an expired one"
     assert await _keys(store, "new", then) == ["other"], "an entry under the key of an expired one is not listed"
@@ -382,7 +382,7 @@ async def of_parallel_writers_the_winner_owns(place: StoreFixture) -> None:
         names = [f"owner-{m}" for m in range(5)]
         key, version = f"key-{n}", None
         for _ in range(2):
-            names.reverse()  # whoever is first may always win
+            names.reverse()  # the first may always win
             outcomes = await at_once(
                 [_write(store, key, version, now, Owner(name, now)) for store, name in zip(stores, names, strict=True)]
             )
@@ -493,7 +493,7 @@ async def a_swept_entry_leaves_the_listing(place: StoreFixture) -> None:
         keys = await _keys(store, "owner", then, 2)
         assert keys == ["key-4", "key-2", "key-0"], f"after a sweep, the listing is {keys}"
     for n in (1, 3, 5):
-        await store.create(f"key-{n}", b"of nobody", expires_at=now + 2 * LIFE, now=now + LIFE)
+        await store.create(f"key-{n}", b"unowned", expires_at=now + 2 * LIFE, now=now + LIFE)
     keys = await _keys(store, "owner", now + LIFE)
     assert keys == ["key-4", "key-2", "key-0"], "an entry is listed by the owner of one that was swept"
 

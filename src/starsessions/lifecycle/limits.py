@@ -1,0 +1,126 @@
+"""How many sessions a user may have: which sign-in is refused, and which sessions one that is saved evicts.
+
+All that judge at the same time have the same order (`rank`), so that they agree who is one too many: see
+`backends/user_index.py`.
+"""
+
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from starsessions.backends.user_index import AT_ONCE, PAGE, Overtaken, Owned, UserIndex
+from starsessions.core.record import Identity
+from starsessions.events import Revoked
+from starsessions.exceptions import BackendUnavailable, TooManySessions
+from starsessions.lifecycle.config import UserRules
+from starsessions.lifecycle.request_state import RequestState
+from starsessions.stores.base import Conflict, Cursor
+
+
+class Sessions(NamedTuple):
+    """The sessions of a user that count towards the maximum. Each has more than one entry after a broken rotation."""
+
+    saved: dict[str, list[Owned]]
+    """Those that are saved, by handle."""
+    pending: list[Owned]
+    """The sign-ins that are not saved yet."""
+
+
+def rank(one: Owned | Identity) -> tuple[int, str]:
+    """Return where a session comes in the order of eviction: the lowest goes first."""
+    identity = one if isinstance(one, Identity) else one.identity
+    assert identity is not None
+    return identity.signed_in_at + identity.later, identity.handle
+
+
+async def sessions_of(index: UserIndex, user_id: str, now: int) -> Sessions:
+    """Read the sessions of a user."""
+    sessions = Sessions({}, [])
+    after: Cursor | None = None
+    while True:
+        page, after = await index.page(user_id, PAGE, now, after)
+        for one in page:
+            if one.record is None or one.identity is None:
+                continue
+            if one.record.payload is None:
+                sessions.pending.append(one)
+            elif index.is_live(one.record, now):
+                sessions.saved.setdefault(one.identity.handle, []).append(one)
+        if after is None:
+            return sessions
+
+
+async def admit(identity: Identity, replaced: str | None, index: UserIndex, rules: UserRules, now: int) -> Identity:
+    """Return the identity for a sign-in that has found the user at the maximum, with its place in the order.
+
+    Args:
+        identity: the identity, whose entry is pending.
+        replaced: the handle of the session that it replaces, which does not count.
+        index: the entries of users.
+        rules: the maximum.
+        now: the current time.
+
+    Raises:
+        TooManySessions: the user has the maximum already, and none is evicted.
+    """
+    while True:
+        saved, pending = await sessions_of(index, identity.user_id, now)
+        if replaced is not None:
+            saved.pop(replaced, None)
+        if rules.evicts or await _has_room(identity, len(saved), pending, index, rules):
+            break
+    last = max((rank(entries[0])[0] for entries in saved.values()), default=0)
+    return replace(identity, later=max(0, last + 1 - identity.signed_in_at))
+
+
+async def _has_room(identity: Identity, saved: int, pending: list[Owned], index: UserIndex, rules: UserRules) -> bool:
+    """Refuse a sign-in if there are enough before it. Otherwise end those after it. False: something has changed."""
+    others = sorted((one for one in pending if rank(one)[1] != identity.handle), key=rank)
+    before = [one for one in others if rank(one) < rank(identity)]
+    most = rules.max_sessions or 0
+    if saved + len(before) >= most:
+        raise TooManySessions("This user has as many sessions as max_sessions_per_user allows: end one of them first.")
+    try:
+        for one in others[most - saved - 1 :]:
+            await index.store.delete(one.key, one.version, now=0)
+    except Conflict:  # it was saved meanwhile
+        return False
+    return True
+
+
+async def count(identity: Identity, index: UserIndex, now: int) -> int:
+    """Return how many entries the user has, at most; 0 if that is unknown, because the session itself is stored."""
+    try:
+        return await index.count(identity.user_id, now)
+    except BackendUnavailable:
+        return 0
+
+
+async def too_many(identity: Identity, index: UserIndex, rules: UserRules, now: int) -> list[list[Owned]]:
+    """Return the sessions that a sign-in evicts, which has just been saved.
+
+    Raises:
+        Overtaken: it is itself one too many, because others have been saved meanwhile.
+    """
+    saved, _ = await sessions_of(index, identity.user_id, now)
+    ranked = sorted(saved.values(), key=lambda entries: rank(entries[0]))
+    losers = ranked[: max(0, len(ranked) - (rules.max_sessions or 0))]
+    if losers and (not rules.evicts or any(rank(entries[0])[1] == identity.handle for entries in losers)):
+        raise Overtaken
+    return losers
+
+
+async def evict(losers: list[list[Owned]], user_id: str, index: UserIndex, state: RequestState) -> None:
+    """End these sessions. If the store fails, the next sign-in ends them: this one is saved, and its answer valid."""
+    try:
+        for begin in range(0, len(losers), AT_ONCE):
+            some = losers[begin : begin + AT_ONCE]
+            await index.at_once(*(index.end(one.key, one.version) for entries in some for one in entries))
+            state.note(*(Revoked(rank(entries[0])[1], user_id) for entries in some))
+    except BackendUnavailable:
+        state.config.notices.warn(
+            "evict",
+            "A user has more sessions than max_sessions_per_user allows, because the store failed while a sign-in "
+            "ended the oldest. The user's next sign-in ends them.",
+            every=60,
+        )

@@ -1,0 +1,517 @@
+"""What is ended is ended: whatever the clock says, whatever the index has lost, and however many there are."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from starsessions import BackendUnavailable, CookieBackend, Session, SessionBackend, SessionGone, set_expiry, users
+from starsessions.backends.server_side import StoreBackend
+from starsessions.events import Event, Revoked
+from starsessions.exceptions import ImproperlyConfigured
+from starsessions.stores.base import Owner, Page
+from starsessions.stores.memory import MemoryStore
+from starsessions.users import UserSessions
+from tests.rows import rows
+from tests.shell.people import Recorded, sign_in, signed_in, user_of
+from tests.site import KEY, Browser, Clock, Site
+
+pytestmark = pytest.mark.anyio
+
+KINDS: dict[str, Callable[[MemoryStore, Clock], SessionBackend]] = {
+    "stored": lambda store, clock: StoreBackend(store, clock=clock),
+    "signed": lambda store, clock: CookieBackend(KEY, revocations=store, clock=clock),
+}
+
+
+@pytest.fixture(params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> Callable[[MemoryStore, Clock], SessionBackend]:
+    return KINDS[request.param]
+
+
+# Clocks
+
+
+@pytest.mark.guarantee(21)
+@rows("apart", [59, 61, 90, -59, -61, -90])
+@rows("how", ["ends all", "ends one", "ends others", "signs out", "evicts"])
+async def test_what_one_worker_ends_is_ended_at_a_worker_with_another_clock(
+    kind: Any, clock: Clock, apart: int, how: str
+) -> None:
+    store, other_clock = MemoryStore(), Clock()
+    other_clock.advance(clock() + apart - other_clock())
+    here, there = kind(store, clock), kind(store, other_clock)
+    site = Site(backend=here, clock=clock, autoload=True, max_sessions_per_user=2)
+    elsewhere = Site(backend=there, clock=other_clock, autoload=True)
+    browser = await signed_in(elsewhere)
+    handle = (await elsewhere.visit(users.get_handle, browser)).result
+
+    if how == "ends all":
+        assert await UserSessions(here).revoke_all("ann") == 1
+    elif how == "ends one":
+        assert await UserSessions(here).revoke("ann", handle) is True
+    elif how == "ends others":
+        mine = await signed_in(site)
+        assert (await site.visit(lambda session: UserSessions(here).revoke_others(session), mine)).result == 1
+    elif how == "signs out":
+        reply = await site.visit(users.sign_out, Browser(dict(browser.cookies)))
+        assert "Max-Age=0" in reply.set_cookie
+    else:
+        for _ in range(2):
+            clock.advance(max(0, apart) + 1)
+            await signed_in(site)
+
+    assert await user_of(elsewhere, browser) is None
+    assert handle not in [one.handle for one in await UserSessions(there).list("ann")]
+
+
+@rows("apart", [59, 90])
+async def test_a_session_that_has_expired_here_and_not_there_is_ended_by_its_sign_out(
+    kind: Any, clock: Clock, apart: int
+) -> None:
+    store, fast = MemoryStore(), Clock()
+    fast.advance(clock() + apart - fast())
+    slow_site = Site(backend=kind(store, clock), clock=clock, autoload=True, max_age=apart)
+    fast_site = Site(backend=kind(store, fast), clock=fast, autoload=True, max_age=apart)
+    browser = await signed_in(slow_site)
+    assert await user_of(slow_site, browser) == "ann"
+
+    reply = await fast_site.visit(users.sign_out, Browser(dict(browser.cookies)))
+
+    assert reply.set_cookies == []  # for this server, it was only an expired cookie
+    assert await user_of(slow_site, browser) is None
+
+
+# The epoch
+
+
+class Forgets(Recorded):
+    """A store that has lost its listings, as a database may that evicts what is not used."""
+
+    forgets = False
+
+    async def list_owned(self, name: str, **how: Any) -> Page:
+        return Page([], None) if self.forgets else await super().list_owned(name, **how)
+
+    async def count_owned(self, name: str, *, now: int) -> int:
+        return 0 if self.forgets else await super().count_owned(name, now=now)
+
+
+async def change(session: Session) -> None:
+    session["n"] = session.get("n", 0) + 1
+
+
+async def extend(session: Session) -> None:
+    set_expiry(session, 100 * 24 * 60 * 60)
+
+
+@pytest.mark.guarantee(21)
+@rows("renewal", [change, extend, Session.regenerate_id])
+async def test_a_session_that_the_index_has_lost_ends_at_its_next_renewal(
+    kind: Any, clock: Clock, renewal: Any
+) -> None:
+    store = Forgets()
+    backend = kind(store, clock)
+    site = Site(backend=backend, clock=clock, autoload=True)
+    browser = await signed_in(site)
+    copy = Browser(dict(browser.cookies))
+    store.forgets = True
+    assert await UserSessions(backend).revoke_all("ann") == 0
+    store.forgets = False
+
+    reply = await site.visit(renewal, browser)
+
+    assert reply.set_cookies == []
+    assert [await user_of(site, one) for one in (browser, copy)] == [None, None]
+    assert await UserSessions(backend).list("ann") == []
+
+
+async def test_a_session_of_a_later_epoch_lives_and_ends_with_the_next_one(kind: Any, clock: Clock) -> None:
+    backend = kind(MemoryStore(), clock)
+    site, sessions = Site(backend=backend, clock=clock, autoload=True), UserSessions(backend)
+    first = await signed_in(site)
+    for _ in range(3):
+        await sessions.revoke_all("ann")
+        browser = await signed_in(site)
+        for renewal in (change, extend, Session.regenerate_id, change):
+            await site.visit(renewal, browser)
+            assert await user_of(site, browser) == "ann"
+        assert await user_of(site, first) is None
+        first = browser
+
+
+async def test_only_the_sessions_of_an_earlier_epoch_are_ended(kind: Any, clock: Clock) -> None:
+    """Who signs in while all are ended, with the new epoch, has just shown a credential."""
+    inside: list[Any] = []
+
+    class Interrupted(Recorded):
+        async def list_owned(self, name: str, **how: Any) -> Page:
+            if inside:
+                await inside.pop()()
+            return await super().list_owned(name, **how)
+
+    backend = kind(Interrupted(), clock)
+    site, new = Site(backend=backend, clock=clock, autoload=True), Browser()
+    old = await signed_in(site)
+    other = Site(backend=backend, clock=clock, autoload=True)
+    inside.append(lambda: other.visit(sign_in(), new))
+
+    assert await UserSessions(backend).revoke_all("ann") == 1
+
+    assert [await user_of(site, one) for one in (old, new)] == [None, "ann"]
+
+
+# A sign-in that takes its time, or is overtaken
+
+
+@pytest.mark.guarantee(21)
+@rows("seconds", [59, 60, 61, 3600])
+async def test_a_sign_in_whose_handler_is_slow_is_saved(kind: Any, clock: Clock, seconds: int) -> None:
+    backend = kind(MemoryStore(), clock)
+    site, browser = Site(backend=backend, clock=clock, autoload=True), Browser()
+
+    async def act(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        clock.advance(seconds)
+
+    await site.visit(act, browser)
+    assert await user_of(site, browser) == "ann"
+    assert len(await UserSessions(backend).list("ann")) == 1
+
+
+@pytest.mark.guarantee(21)
+@rows("seconds", [0, 59, 60, 3600])
+@rows("begun", [False, True])
+async def test_a_sign_in_that_was_overtaken_says_so_however_slow_it_is_and_keeps_the_session_before(
+    kind: Any, clock: Clock, seconds: int, begun: bool
+) -> None:
+    backend = kind(MemoryStore(), clock)
+    site, browser = Site(backend=backend, clock=clock, autoload=True), Browser()
+    if begun:
+        await site.visit(change, browser)
+
+    async def act(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        await UserSessions(backend).revoke_all("ann")
+        clock.advance(seconds)
+
+    with pytest.raises(SessionGone, match="The sign-in was not saved: meanwhile, the user's sessions were revoked"):
+        await site.visit(act, browser)
+    assert await user_of(site, browser) is None
+    assert await UserSessions(backend).list("ann") == []
+    assert await site.data(browser) == ({"n": 1} if begun else {})
+
+
+@pytest.mark.guarantee(21)
+async def test_a_sign_in_that_fails_evicts_nothing(kind: Any, clock: Clock) -> None:
+    events: list[Event] = []
+    backend = kind(MemoryStore(), clock)
+    site = Site(backend=backend, clock=clock, autoload=True, max_sessions_per_user=1, on_event=events.append)
+    first = await signed_in(site)
+
+    async def fails(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await site.visit(fails, Browser())
+    assert await user_of(site, first) == "ann"
+    assert [event for event in events if isinstance(event, Revoked)] == []
+
+
+async def test_an_eviction_that_the_store_prevents_is_made_up_for_by_the_next_sign_in(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Refuses(MemoryStore):
+        fails = ""
+
+        async def delete(self, key: str, version: Any = None, *, now: int) -> bool:
+            self._fail("delete")
+            return await super().delete(key, version, now=now)
+
+        async def list_owned(self, name: str, **how: Any) -> Page:
+            self._fail("list")
+            return await super().list_owned(name, **how)
+
+        async def count_owned(self, name: str, *, now: int) -> int:
+            self._fail("count")
+            return await super().count_owned(name, now=now)
+
+        def _fail(self, verb: str) -> None:
+            if self.fails == verb:
+                raise BackendUnavailable("The store failed: ConnectionError.")
+
+    for verb in ("delete", "list", "count"):
+        store = Refuses()
+        backend = StoreBackend(store, clock=clock)
+        site = Site(backend=backend, clock=clock, autoload=True, max_sessions_per_user=1)
+        browsers = [await signed_in(site)]
+
+        async def act(session: Session, store: Refuses = store, verb: str = verb) -> None:
+            await users.sign_in(session, "ann")
+            store.fails = verb
+
+        browsers.append(Browser())
+        await site.visit(act, browsers[1])
+        store.fails = ""
+        assert [await user_of(site, one) for one in browsers] == ["ann", "ann"], verb
+        browsers.append(await signed_in(site))
+        assert [await user_of(site, one) for one in browsers] == [None, None, "ann"], verb
+    assert "more sessions than max_sessions_per_user allows" in caplog.text
+
+
+# Many sessions, and the limit of time
+
+
+class Slow(Recorded):
+    """A store that answers no call to delete any more after some of them."""
+
+    answers = 1000
+
+    async def delete(self, key: str, version: Any = None, *, now: int) -> bool:
+        self.answers -= 1
+        if self.answers < 0:
+            await anyio.sleep_forever()
+        return await super().delete(key, version, now=now)
+
+
+@rows("others", [False, True])
+async def test_at_the_limit_of_time_ending_all_says_how_many_have_ended(kind: Any, clock: Clock, others: bool) -> None:
+    events: list[Event] = []
+    store = Slow()
+    backend = kind(store, clock)
+    site, sessions = Site(backend=backend, clock=clock, autoload=True), UserSessions(backend, on_event=events.append)
+    mine = await signed_in(site)
+    browsers = [await signed_in(site) for _ in range(4)]
+    store.answers = 2
+
+    async def act(session: Session) -> int:
+        if others:
+            return await sessions.revoke_others(session, timeout=0.001)
+        return await sessions.revoke_all("ann", timeout=0.001)
+
+    reply = await site.visit(act, mine)
+    assert reply.messages[0]["status"] == 503
+    assert len({event.handle for event in events if isinstance(event, Revoked)}) == 2
+
+    store.answers = 1000
+    assert await sessions.revoke_all("ann") == 3
+    assert [await user_of(site, one) for one in (mine, *browsers)] == [None] * 5
+
+
+async def test_the_error_at_the_limit_of_time_says_what_was_done(clock: Clock) -> None:
+    store = Slow()
+    backend = StoreBackend(store, clock=clock)
+    site, sessions = Site(backend=backend, clock=clock, autoload=True), UserSessions(backend)
+    for _ in range(3):
+        await signed_in(site)
+    store.answers = 1
+    with pytest.raises(
+        BackendUnavailable,
+        match=r"^Only 1 sessions of the user were ended in 0\.001 seconds: the rest are refused at their next renewal; "
+        r"call it again\.$",
+    ):
+        await sessions.revoke_all("ann", timeout=0.001)
+    for timeout in (0, -1, True, "1"):
+        with pytest.raises(ImproperlyConfigured, match="timeout must be more than 0 seconds"):
+            await sessions.revoke_all("ann", timeout=timeout)  # type: ignore[arg-type]
+
+
+async def test_a_page_of_a_list_costs_a_page(kind: Any, clock: Clock) -> None:
+    store = Recorded()
+    backend = kind(store, clock)
+    site = Site(backend=backend, clock=clock, autoload=True, max_sessions_per_user=None)
+    for n in range(25):
+        clock.advance(n % 3)
+        await signed_in(site)
+    sessions, seen, sizes, after = UserSessions(backend), [], [], None
+    every = [one.handle for one in await sessions.list("ann")]
+    store.calls.clear()
+    while True:
+        page = await sessions.list("ann", limit=10, after=after)
+        seen += [one.handle for one in page]
+        sizes.append(len(page))
+        after = page.after
+        if after is None:
+            break
+    assert (seen, sizes) == (every, [10, 10, 5])
+    assert len(every) == len(set(every)) == 25
+    assert store.calls == ["list"] * len(store.calls)
+    assert len(store.calls) <= 5
+
+
+async def test_a_page_begins_where_the_one_before_ended_though_its_last_session_has_ended(
+    kind: Any, clock: Clock
+) -> None:
+    backend = kind(MemoryStore(), clock)
+    site, sessions = Site(backend=backend, clock=clock, autoload=True), UserSessions(backend)
+    for _ in range(6):
+        await signed_in(site)
+        clock.advance(1)
+    every = [one.handle for one in await sessions.list("ann")]
+    page = await sessions.list("ann", limit=3)
+    await sessions.revoke("ann", every[2])
+    assert [one.handle for one in await sessions.list("ann", limit=3, after=page.after)] == every[3:]
+
+
+@rows("after", ["", "x", "1", "-1.x", "²3.x", "9" * 400, "1.", ".", "253402300799.x"])
+async def test_a_place_on_a_list_that_no_page_has_named_is_no_error(kind: Any, clock: Clock, after: str) -> None:
+    backend = kind(MemoryStore(), clock)
+    site, sessions = Site(backend=backend, clock=clock, autoload=True), UserSessions(backend)
+    await signed_in(site)
+    assert len(await sessions.list("ann", limit=1, after=after)) <= 1
+    with pytest.raises(ValueError, match="limit of 1 or more"):
+        await sessions.list("ann", limit=0)
+
+
+# What a sign-in and an end cost
+
+
+async def test_a_sign_in_is_two_writes_and_one_more_for_the_session_before(clock: Clock) -> None:
+    """A write, the epoch and the count are sent together, where calls wait: then that is one round trip."""
+    store, browser = Recorded(), Browser()
+    site = Site(backend=StoreBackend(store, clock=clock), clock=clock, max_sessions_per_user=100)
+    together = ["get", "count"]
+    await site.visit(sign_in(), browser)
+    assert store.calls == ["create", *together, "replace", *together]
+    store.calls.clear()
+    await site.visit(sign_in(), browser)
+    assert store.calls == ["get", "create", *together, "replace", together[0], "create", "replace", together[1]]
+    store.calls.clear()
+    await site.visit(users.sign_out, browser)
+    assert store.calls == ["get", "delete"]
+
+
+class Far:
+    """A store at the end of a line: the calls that are under way at the same time are one round trip."""
+
+    def __init__(self) -> None:
+        self._store = MemoryStore()
+        self._under_way = 0
+        self.trips = 0
+
+    async def _send(self, work: Awaitable[Any]) -> Any:
+        if not self._under_way:
+            self.trips += 1
+        self._under_way += 1
+        try:
+            await checkpoint()
+            return await work
+        finally:
+            self._under_way -= 1
+
+    async def get(self, key: str, *, now: int) -> Any:
+        return await self._send(self._store.get(key, now=now))
+
+    async def create(self, key: str, value: bytes, *, owner: Owner | None = None, **how: Any) -> Any:
+        return await self._send(self._store.create(key, value, owner=owner, **how))
+
+    async def replace(self, key: str, value: bytes, version: Any, **how: Any) -> Any:
+        return await self._send(self._store.replace(key, value, version, **how))
+
+    async def delete(self, key: str, version: Any = None, *, now: int) -> Any:
+        return await self._send(self._store.delete(key, version, now=now))
+
+    async def list_owned(self, name: str, **how: Any) -> Any:
+        return await self._send(self._store.list_owned(name, **how))
+
+    async def count_owned(self, name: str, *, now: int) -> Any:
+        return await self._send(self._store.count_owned(name, now=now))
+
+
+async def test_what_can_be_sent_together_is_one_round_trip(clock: Clock) -> None:
+    store, browser = Far(), Browser()
+    backend = StoreBackend(store, clock=clock)
+    site = Site(backend=backend, clock=clock, autoload=True, max_sessions_per_user=3)
+    sessions = UserSessions(backend)
+
+    async def trips(act: Any, browser: Browser) -> int:
+        before = store.trips
+        await site.visit(act, browser)
+        return store.trips - before
+
+    assert await trips(sign_in(), browser) == 2
+    assert await trips(change, browser) == 2  # the load, and the write with the epoch
+    assert await trips(Session.regenerate_id, browser) == 3
+    assert await trips(sign_in(), browser) == 4
+    assert await trips(users.sign_out, browser) == 2
+    for _ in range(3):
+        await signed_in(site)
+    handle = (await sessions.list("ann"))[1].handle
+    before = store.trips
+    await sessions.revoke("ann", handle)
+    assert store.trips - before == 2
+    await sessions.revoke_all("ann")
+    assert store.trips - before == 2 + 5  # twice for the epoch, and a list before and after one for all
+
+
+async def test_a_conflict_in_what_was_sent_together_is_merged(clock: Clock) -> None:
+    backend = StoreBackend(Far(), clock=clock)
+    site, other = [Site(backend=backend, clock=clock, autoload=True) for _ in range(2)]
+    await site.visit(sign_in())
+
+    async def act(session: Session) -> None:
+        await other.visit(change, Browser(dict(site.browser.cookies)))
+        session["m"] = 1
+
+    await site.visit(act)
+    assert await site.data() == {"n": 1, "m": 1}
+
+
+async def test_ending_one_of_many_is_one_list_and_one_write(clock: Clock) -> None:
+    store = Recorded()
+    backend = StoreBackend(store, clock=clock)
+    site, sessions = Site(backend=backend, clock=clock, autoload=True), UserSessions(backend)
+    for _ in range(5):
+        await signed_in(site)
+    handle = (await sessions.list("ann"))[2].handle
+    store.calls.clear()
+    assert await sessions.revoke("ann", handle) is True
+    assert store.calls == ["list", "delete"]
+    store.calls.clear()
+    assert await sessions.revoke_all("ann") == 4
+    assert store.calls == ["get", "create", "list", *["delete"] * 4, "list"]
+
+
+# The stamp
+
+
+@pytest.mark.requirement("ASVS 7.4.3")
+@rows("backend", ["signed without a list", *KINDS])
+async def test_a_session_with_an_old_stamp_ends(clock: Clock, backend: str) -> None:
+    kinds = KINDS | {"signed without a list": lambda _, clock: CookieBackend(KEY, allow_unrevocable=True, clock=clock)}
+    site = Site(backend=kinds[backend](MemoryStore(), clock), clock=clock, autoload=True)
+    first, second, bare = Browser(), Browser(), Browser()
+    for browser, stamp in ((first, "the old hash"), (second, "the new hash"), (bare, "")):
+        await site.visit(sign_in(stamp=stamp), browser)
+
+    async def check(session: Session) -> bool:
+        return await users.check_stamp(session, "the new hash")
+
+    replies = [await site.visit(check, one) for one in (first, second, bare, Browser())]
+    assert [reply.result for reply in replies] == [False, True, False, False]
+    assert [await user_of(site, one) for one in (first, second, bare)] == [None, "ann", None]
+
+
+async def identity_in(session: Session) -> Any:
+    await session.load()
+    return session.__starsessions__.user
+
+
+async def test_a_stamp_is_not_in_the_cookie_and_that_of_another_user_does_not_fit(clock: Clock) -> None:
+    site = Site(backend=CookieBackend(KEY, allow_unrevocable=True, clock=clock), clock=clock, autoload=True)
+    seen = []
+    for user in ("ann", "bob"):
+        browser = Browser()
+        await site.visit(sign_in(user, stamp="a hash of a password"), browser)
+        identity = (await site.visit(identity_in, browser)).result
+        assert "hash" not in identity.stamp
+        seen.append(identity.stamp)
+    assert len({*seen}) == 2
+
+    async def check_nothing(session: Session) -> bool:
+        return await users.check_stamp(session, "")
+
+    assert (await site.visit(check_nothing, browser)).result is False  # a user without a password has no stamp
