@@ -151,6 +151,7 @@ class Streams:
 def another(site: Site) -> Site:
     """The same site and browser, for a request at the same time."""
     made = Site(backend=site.app.config.backend, autoload=True)
+    made.app.config = site.app.config
     made.browser = Browser(dict(site.browser.cookies))
     return made
 
@@ -195,6 +196,29 @@ async def end_all(site: Site) -> None:
     await UserSessions(site.app.config.backend).revoke_all("ann")
 
 
+async def end_this(site: Site) -> None:
+    sessions = UserSessions(site.app.config.backend)
+    [only] = await sessions.list("ann")
+    assert await sessions.revoke("ann", only.handle)
+
+
+async def end_others(site: Site) -> None:
+    elsewhere = another(site)
+    elsewhere.browser = Browser()
+
+    async def act(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        await session.persist()
+        await UserSessions(site.app.config.backend).revoke_others(session)
+
+    await elsewhere.visit(act)
+
+
+async def evict(site: Site) -> None:
+    for _ in range(2):
+        await another(site).visit(sign_in(), Browser())
+
+
 async def sign_out(site: Site) -> None:
     await site.visit(users.sign_out)
 
@@ -216,6 +240,39 @@ async def test_a_stream_ends_as_soon_as_the_end_of_its_session_is_announced(
         await end(site)
         await settled()
         assert opened.log == [True]
+
+
+@pytest.mark.guarantee(21)
+@pytest.mark.parametrize("end", [end_all, end_this, end_others, sign_out, sign_in_again, evict])
+async def test_each_end_of_a_session_is_announced_by_each_backend_that_can_revoke(
+    site_of: Callable[..., Site], listing: SessionBackend, end: Callable[[Site], Awaitable[None]]
+) -> None:
+    site = site_of(backend=listing, max_sessions_per_user=2)
+    await site.visit(sign_in())
+    async with streams(site, 3) as opened:
+        assert opened.log == []
+        await end(site)
+        await settled()
+        assert opened.log == [True] * 3
+
+
+async def test_streams_of_a_session_that_the_store_has_lost_from_its_listing_end_with_all_others(
+    site: Site, line: Line
+) -> None:
+    line._owned.clear()
+    async with streams(site) as opened:
+        await end_all(site)
+        await settled()
+        assert opened.log == [True]
+        assert await site.data() == {}, "it is still stored"
+
+
+async def test_to_end_many_sessions_takes_a_message_for_fifty(site: Site, line: Line) -> None:
+    for _ in range(69):
+        await site.visit(sign_in(), Browser())
+    line.announced.clear()
+    await end_all(site)
+    assert [len(topics) for topics in line.announced] == [1, 50, 20]
 
 
 async def test_it_follows_a_session_to_its_next_id(site: Site) -> None:
