@@ -41,7 +41,28 @@ async def revalidate(source: SessionSource) -> bool:
 
     Return False if it has ended: signed out, revoked, expired, or signed in again since it was loaded.
     """
-    return await loading.revalidate(await load_session(source))
+    session = await load_session(source)
+    return await _is_current(session, None) and await loading.revalidate(session)
+
+
+async def _is_current(session: Session, bus: Bus | None) -> bool:
+    """Return False if all sessions of the user were ended since the sign-in.
+
+    A request learns that when it renews the session. A stream does not renew it.
+    """
+    state = session.__starsessions__
+    found, index = state.found, state.config.backend.user_index
+    if found is None or index is None or found.record.identity is None:
+        return True
+    user_id, now = found.record.identity.user_id, int(state.config.clock())
+    if bus is None:
+        epoch = await index.epoch(user_id, now)
+    else:
+        epoch = await bus.shared.read(index.owner_name(user_id), lambda: index.epoch(user_id, now))
+    if epoch is None or epoch == found.record.identity.epoch:
+        return True
+    state.lost(session)
+    return False
 
 
 @asynccontextmanager
@@ -184,8 +205,10 @@ class _Watch:
         while self._ear.was_only_stirred():
             await self._wait(self._ear.stirred, self._pause())
         try:
-            async with nullcontext() if self._bus is None else self._bus.turns:
-                is_alive = await revalidate(self._session)
+            is_alive = await _is_current(self._session, self._bus)
+            if is_alive:
+                async with nullcontext() if self._bus is None else self._bus.turns:
+                    is_alive = await loading.revalidate(self._session)
             self._failures = 0
         except BackendUnavailable:
             self._failures += 1

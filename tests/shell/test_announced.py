@@ -264,7 +264,14 @@ async def test_streams_of_a_session_that_the_store_has_lost_from_its_listing_end
         await end_all(site)
         await settled()
         assert opened.log == [True]
-        assert await site.data() == {}, "it is still stored"
+        assert [dict(session) for session in opened.sessions] == [{}]
+    log: list[bool] = []
+
+    async def look(session: Session) -> None:
+        log.append(await watch.revalidate(session))
+
+    await site.visit(look)
+    assert log == [False]
 
 
 async def test_to_end_many_sessions_takes_a_message_for_fifty(site: Site, line: Line) -> None:

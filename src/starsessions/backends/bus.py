@@ -20,6 +20,7 @@ from typing import Any
 
 import anyio
 
+from starsessions.backends.sharing import SharedReads
 from starsessions.notices import Notices
 from starsessions.stores.announce import why_failed
 from starsessions.stores.base import Announcing
@@ -106,6 +107,7 @@ class Bus:
 
     def __init__(self, store: Announcing, notices: Notices, sleep: Sleep = anyio.sleep) -> None:
         self.turns = anyio.CapacityLimiter(MOST_LOOKS)
+        self.shared = SharedReads()
         self._store = store
         self._notices = notices
         self._sleep = sleep

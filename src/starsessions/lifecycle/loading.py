@@ -107,11 +107,8 @@ async def revalidate(session: TrackedDict) -> bool:
     found, config = state.found, state.config
     if found is None:
         return False
-    now, backend = int(config.clock()), config.backend
-    current = judge(await backend.refetch(found, now), config.policy, now)
-    if isinstance(current, Found) and backend.user_index is not None and current.record.identity is not None:
-        # A stream is not renewed, which is when a request learns that all sessions of its user were ended.
-        current = current if await backend.user_index.is_current(current.record, now) else MissReason.UNKNOWN
+    now = int(config.clock())
+    current = judge(await config.backend.refetch(found, now), config.policy, now)
     if not isinstance(current, Found) or _handle(current) != _handle(found):
         state.lost(session, current if isinstance(current, Found) else None)
         return False
