@@ -12,13 +12,16 @@
     @app.post("/email")
     def email(session: Annotated[Session, Depends(fresh(within=timedelta(minutes=10)))]) -> None: ...
 
+    @app.websocket("/chat")
+    async def chat(websocket: WebSocket, session: WatchedSession) -> None: ...
+
 They load the session, so neither `async def` nor `def` endpoints need `autoload`, and endpoints without them do not
 load it. They all work for HTTP and for WebSockets. For a session cookie that is not called "session", make them with
 `SessionCookie`.
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, TypeVar
 from urllib.parse import quote
 
@@ -36,17 +39,20 @@ from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.notices import Notices
 from starsessions.session import Session, get_session
 from starsessions.typed import TypedSession
+from starsessions.watch import move_on_when_ended
 
 __all__ = [
     "CurrentSession",
     "SessionCookie",
     "SignedInSession",
     "UserId",
+    "WatchedSession",
     "fresh",
     "safe_next",
     "signed_in",
     "typed",
     "user_id",
+    "watched",
 ]
 
 M = TypeVar("M")
@@ -56,6 +62,7 @@ _OTHER_NAME = (
     "The OpenAPI document calls the session cookie %r, and the middleware %r. Sessions work, but the document is "
     "wrong: make the dependencies with SessionCookie(%r)."
 )
+_ENDED = "Your session has ended."
 _NOT_FRESH = "You signed in too long ago for this. Sign in again."
 _SAFE_PATH = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 _LONGEST_NEXT = 2000
@@ -146,6 +153,28 @@ class SessionCookie(SecurityBase):
             return session
 
         return fresh_session
+
+    def watched(self, check_every: Duration | None = None) -> Callable[..., AsyncIterator[Session]]:
+        """Return a dependency that injects the session, and cancels the endpoint when it has ended.
+
+        A WebSocket is closed with 1008 then, and another request gets a 401. A streaming response is not cancelled: see
+        `starsessions.watch.until_ended`.
+
+        Args:
+            check_every: as in `starsessions.watch.move_on_when_ended`.
+
+        >>> Watched = Annotated[Session, Depends(SessionCookie().watched(), scope="function")]
+        """
+
+        async def watched_session(
+            connection: HTTPConnection, session: Annotated[Session, Depends(self)]
+        ) -> AsyncIterator[Session]:
+            async with move_on_when_ended(session, check_every) as scope:
+                yield session  # FastAPI runs the endpoint here, in the same task
+            if scope.cancelled_caught:
+                raise _refusal(connection, 401, _ENDED, None)
+
+        return watched_session
 
     def typed(self, model: type[M] | TypedSession[M]) -> Callable[..., Awaitable[M]]:
         """Return a dependency that injects the session as a model: see `starsessions.typed`."""
@@ -276,6 +305,11 @@ def typed(model: type[M] | TypedSession[M]) -> Callable[..., Awaitable[M]]:
     return _cookie.typed(model)
 
 
+def watched(check_every: Duration | None = None) -> Callable[..., AsyncIterator[Session]]:
+    """Return `SessionCookie("session").watched(check_every)`."""
+    return _cookie.watched(check_every)
+
+
 CurrentSession = Annotated[Session, Depends(_cookie)]
 """The session of this request, loaded."""
 
@@ -284,3 +318,7 @@ SignedInSession = Annotated[Session, Depends(signed_in())]
 
 UserId = Annotated[str, Depends(user_id())]
 """The id of the signed-in user; a 401 if no user is signed in."""
+
+WatchedSession = Annotated[Session, Depends(watched(), scope="function")]
+"""The session of this request, loaded. When it has ended, the endpoint is cancelled: a WebSocket is closed with 1008,
+and another request gets a 401."""

@@ -371,7 +371,10 @@ class SessionMiddleware:
                 nonlocal answered
                 if message["type"] == "lifespan.startup.complete":
                     # If this raises, Starlette shuts down what it has started, and reports the failure.
-                    await stack.enter_async_context(self.config.backend.lifespan())
+                    backend = self.config.backend
+                    await stack.enter_async_context(backend.lifespan())
+                    if backend.announcements is not None:
+                        stack.push_async_callback(backend.announcements.aclose)
                 else:  # the application has shut down, or could not start
                     await stack.aclose()
                 answered = True

@@ -346,6 +346,7 @@ class UserSessions:
 
         async def end_all(ended: dict[str, Revoked]) -> None:
             epoch = await index.begin_epoch(user_id, now)
+            await index.announce(index.owner_name(user_id))  # open streams compare the epoch
             while await _end(index, user_id, now, ended, lambda one: one is None or one.epoch != epoch):
                 pass
 
@@ -451,7 +452,7 @@ async def _end(
     """
 
     async def end(one: Owned) -> None:
-        if await index.end(one.key, one.version) and one.identity is not None and index.has_lived(one, now):
+        if await index.delete(one.key, one.version) and one.identity is not None and index.has_lived(one, now):
             ended[one.identity.handle] = Revoked(one.identity.handle, user_id)
 
     count, after = 0, None
@@ -460,7 +461,9 @@ async def _end(
         meant = [one for one in page if is_meant(one.identity)]
         count += len(meant)
         for begin in range(0, len(meant), AT_ONCE):
-            await index.at_once(*(end(one) for one in meant[begin : begin + AT_ONCE]))
+            some = meant[begin : begin + AT_ONCE]
+            await index.at_once(*(end(one) for one in some))
+            await index.announce(*(one.key for one in some))
         if after is None:
             return count
 

@@ -1,6 +1,6 @@
 """What lasts longer than a request: looking again whether the session still exists, and stopping if not."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -95,15 +95,23 @@ async def test_there_is_nothing_to_revalidate_without_a_session(
 
 
 class Ticks:
-    """A sleep that ends when the test says so."""
+    """Waits until something happens, or the test says that it has waited long enough."""
 
     def __init__(self) -> None:
         self.asked: list[float] = []
         self._send, self._receive = anyio.create_memory_object_stream[None](100)
 
-    async def __call__(self, seconds: float) -> None:
-        self.asked.append(seconds)
-        await self._receive.receive()
+    async def __call__(self, something: Callable[[], Awaitable[None]], limit: float) -> None:
+        self.asked.append(limit)
+        async with anyio.create_task_group() as tasks:
+
+            async def happens() -> None:
+                await something()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(happens)
+            await self._receive.receive()
+            tasks.cancel_scope.cancel()
 
     async def tick(self) -> None:
         await self._send.send(None)
@@ -119,6 +127,9 @@ async def test_the_block_is_cancelled_when_the_session_has_ended(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
     site = site_of(backend=listing)
+    index = site.app.config.backend.user_index
+    assert index is not None
+    index.announcements = None
     await site.visit(sign_in())
     ticks = Ticks()
     log: list[str] = []
@@ -127,7 +138,7 @@ async def test_the_block_is_cancelled_when_the_session_has_ended(
         await session.load()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(revoke)
-            async with watch.move_on_when_ended(session, check_every=7, sleep=ticks) as scope:
+            async with watch.move_on_when_ended(session, check_every=7, wait=ticks) as scope:
                 log.append("open")
                 await anyio.sleep_forever()
             log.append(f"ended: {scope.cancelled_caught}")
@@ -152,7 +163,7 @@ async def test_a_block_that_finishes_is_not_reported_as_cancelled(
     await site.visit(sign_in())
 
     async def act(session: Session) -> bool:
-        async with watch.move_on_when_ended(session, sleep=ticks) as scope:
+        async with watch.move_on_when_ended(session, wait=ticks) as scope:
             pass
         return scope.cancelled_caught
 
@@ -168,7 +179,7 @@ async def test_an_error_in_the_block_is_raised_unchanged(
     await site.visit(sign_in())
 
     async def act(session: Session) -> None:
-        async with watch.move_on_when_ended(session, sleep=ticks):
+        async with watch.move_on_when_ended(session, wait=ticks):
             raise LookupError("of the application")
 
     with pytest.raises(LookupError, match="of the application"):
@@ -188,7 +199,7 @@ async def test_on_conflict_raise_raises_when_a_session_is_saved_and_not_when_it_
         await elsewhere.visit(lambda other: other.update(n=2), site.browser)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(look)
-            async with watch.move_on_when_ended(session, sleep=ticks) as scope:
+            async with watch.move_on_when_ended(session, wait=ticks) as scope:
                 await anyio.sleep_forever()
             log.append(f"ended: {scope.cancelled_caught}")
 
@@ -222,7 +233,7 @@ async def test_a_store_that_fails_for_long_cancels_the_block(site_of: Callable[.
         await session.load()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(fail)
-            async with watch.move_on_when_ended(session, sleep=ticks) as scope:
+            async with watch.move_on_when_ended(session, wait=ticks) as scope:
                 await anyio.sleep_forever()
         return scope.cancelled_caught
 

@@ -7,7 +7,7 @@ application's own `SessionBackend` in it. (`write`, for use by hand, does overwr
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from copy import copy
 from os import urandom
@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from msgspec.structs import replace
 
+from starsessions.backends.announcements import Announcements
+from starsessions.backends.entries import Location
 from starsessions.backends.user_index import PendingSignIn, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, binding_for
 from starsessions.core.durations import Clock
@@ -351,6 +353,18 @@ class Backend(SessionBackend):
     async def fetch_to_end(self, token: str, now: int) -> Found | MissReason:
         """Do the same as `fetch`, to end what is found: also if the store calls it expired by this server's clock."""
         return await self.fetch(token, now)
+
+    @property
+    def announcements(self) -> Announcements | None:
+        """How to tell all who watch a session that it has ended; None: this backend cannot tell them."""
+        return None if self.user_index is None else self.user_index.announcements
+
+    def topics_of(self, found: Found) -> Sequence[str]:
+        """Return what those who watch this session listen to: its own topic first, and that of its user."""
+        place, identity = found.version, found.record.identity
+        if self.user_index is None or not isinstance(place, Location):
+            return ()
+        return (place.key,) if identity is None else (place.key, self.user_index.owner_name(identity.user_id))
 
     async def refetch(self, found: Found, now: int) -> Found | MissReason:
         """Read a session again that was found earlier, following rotations."""

@@ -117,9 +117,11 @@ class _SealedCookieBackend(Backend):
             renewed = await self.create(record, session_id, ends_at, now, pending)
             await self.delete(found, now)
             return renewed
-        if isinstance(place, Location) and (identity := record.identity) is not None:
+        index, identity = self.user_index, record.identity
+        if isinstance(place, Location) and index is not None and identity is not None:
             record = replace(record, identity=replace(identity, generation=identity.generation + 1))
             place = await self._renewed(place, record, identity, ends_at, now)
+            await index.announce(place.key)
         return Found(self.seal(record), record, place)
 
     async def _begun(self, pending: PendingSignIn, record: Record, ends_at: int, now: int) -> Location:

@@ -179,6 +179,7 @@ class StoreBackend(Backend):
             else:
                 await index.end(new_key, version)
             raise Conflict(await self._current(found.token, place.key, conflict.current, now)) from None
+        await index.announce(place.key)
         return Found(session_id, record, Location(new_key, version))
 
     async def _keep_data_before(self, new_key: str, found: Found, now: int) -> None:
@@ -197,6 +198,7 @@ class StoreBackend(Backend):
             await self._store.delete(place.key, place.version, now=now)
         except stores.Conflict as conflict:
             raise Conflict(await self._current(found.token, place.key, conflict.current, now)) from None
+        await self.user_index.announce(place.key)
 
     async def refetch(self, found: Found, now: int) -> Found | MissReason:
         place: Location = found.version

@@ -42,6 +42,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
+from starsessions.backends.announcements import announcements_of
 from starsessions.backends.entries import Entries, Pointer
 from starsessions.backends.provider_links import ProviderLinks
 from starsessions.core.binding import Binding, Purpose
@@ -130,6 +131,7 @@ class UserIndex:
         self, store: Store, binding: Binding, purpose: Purpose, entries: Entries, policy: Policy | None = None
     ) -> None:
         self.store: Indexing = as_indexing(store)
+        self.announcements = announcements_of(store)
         self._label = binding.label(purpose)
         self._epochs = binding.label(Purpose.EPOCH)
         self._entries = entries
@@ -143,11 +145,15 @@ class UserIndex:
     def owner_of(self, record: Record) -> Owner | None:
         """Return the owner of a session's entry; None if no user is signed in."""
         identity = record.identity
-        return None if identity is None else Owner(key_under(self._label, identity.user_id), identity.signed_in_at)
+        return None if identity is None else Owner(self.owner_name(identity.user_id), identity.signed_in_at)
+
+    def owner_name(self, user_id: str) -> str:
+        """Return the name of the owner that the user is in the store."""
+        return key_under(self._label, user_id)
 
     async def count(self, user_id: str, now: int) -> int:
         """Return the number of the user's entries, or more."""
-        return await self.store.count_owned(key_under(self._label, user_id), now=now)
+        return await self.store.count_owned(self.owner_name(user_id), now=now)
 
     async def page(
         self, user_id: str, limit: int, now: int, after: Cursor | None = None
@@ -160,7 +166,7 @@ class UserIndex:
             now: the current time. 0: also those that have expired.
             after: where the page begins; None: at the newest sign-in.
         """
-        page = await self.store.list_owned(key_under(self._label, user_id), limit=limit, now=now, after=after)
+        page = await self.store.list_owned(self.owner_name(user_id), limit=limit, now=now, after=after)
         owned = []
         for key, entry in page.entries:
             read = self.read(key, entry)
@@ -218,7 +224,7 @@ class UserIndex:
                 entry = conflict.current
 
     def _epoch_key(self, user_id: str) -> str:
-        return key_under(self._epochs, key_under(self._label, user_id))
+        return key_under(self._epochs, self.owner_name(user_id))
 
     # Writing
 
@@ -317,6 +323,17 @@ class UserIndex:
         return self._entries.read("", key, entry, shows_pending=True)
 
     async def end(self, key: str, version: Version | None = None) -> bool:
+        """Delete an entry as `delete` does, and announce it to all who watch the session."""
+        has_ended = await self.delete(key, version)
+        await self.announce(key)
+        return has_ended
+
+    async def announce(self, *topics: str) -> None:
+        """Have all who listen to these keys or names of owners look at their sessions at once. It does not fail."""
+        if self.announcements is not None:
+            await self.announcements.announce(topics)
+
+    async def delete(self, key: str, version: Version | None = None) -> bool:
         """Delete an entry, following rotations, whatever the clock says. Return False if there was none.
 
         Args:

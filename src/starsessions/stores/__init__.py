@@ -5,13 +5,26 @@
 
 from typing import TYPE_CHECKING, Any
 
-from starsessions.stores.base import Conflict, Cursor, Entry, Indexing, Owner, Page, Store, Sweeping, Timed, Version
+from starsessions.stores.base import (
+    Announcing,
+    Conflict,
+    Cursor,
+    Entry,
+    Indexing,
+    Owner,
+    Page,
+    Store,
+    Sweeping,
+    Timed,
+    Version,
+)
 from starsessions.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from starsessions.backends.server_side import StoreBackend
 
 __all__ = [
+    "Announcing",
     "Conflict",
     "Cursor",
     "Entry",

@@ -7,7 +7,8 @@ late a write arrives. `now` and `expires_at` are whole seconds since 1970. An en
 `starsessions.testing` provides the rules of this contract as a test suite.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from inspect import iscoroutinefunction
 from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
@@ -192,3 +193,32 @@ class Indexing(Protocol):
     async def count_owned(self, name: str, *, now: int) -> int:
         """Return the number of an owner's entries. It may count entries that have expired or were just deleted, but
         misses none that exists."""
+
+
+@runtime_checkable
+class Announcing(Protocol):
+    """A store that can tell all who listen to look at once: an optional power of a `Store`.
+
+    A topic is a key or the name of an owner. An announcement says "look now", and no more: it may be lost, repeated or
+    late. So those who listen also look from time to time. An announcement only makes them do so at once.
+    """
+
+    @property
+    def reaches_all(self) -> bool:
+        """Whether all processes that use the store hear an announcement. Otherwise only this process does."""
+
+    async def announce(self, topics: Sequence[str]) -> None:
+        """Announce topics to all who listen at this moment.
+
+        Raises:
+            BackendUnavailable: the database failed or did not answer in time.
+        """
+
+    def listen(self) -> AbstractAsyncContextManager[AsyncIterator[Sequence[str]]]:
+        """Return a context manager that subscribes when it is entered, and then gives what is announced.
+
+        When the connection is lost, the iterator raises `BackendUnavailable` or ends. It does not connect again.
+
+        Raises:
+            BackendUnavailable: the database failed or did not answer in time.
+        """

@@ -6,6 +6,7 @@ from itertools import count
 from struct import Struct
 from threading import Lock
 
+from starsessions.stores.announce import Announces, InProcess
 from starsessions.stores.base import Conflict, Cursor, Entry, Owner, Page, Version
 
 _HEAD = Struct(">QQQ")  # expires_at, version, and the index of the key in `_keys`
@@ -15,7 +16,7 @@ _MOST = 16  # the entries that one write removes at most
 _FREE = 0  # the version of a missing entry
 
 
-class MemoryStore:
+class MemoryStore(Announces):
     """A store in a dict of this process. A lock makes each method atomic between threads.
 
     No operation scans all entries. Each write checks other entries in turn until two have not expired, and removes up
@@ -26,6 +27,7 @@ class MemoryStore:
     """
 
     def __init__(self) -> None:
+        self.announcer = InProcess(reaches_all=True)
         self._entries: dict[str, bytes] = {}
         self._keys: list[str] = []  # every key of _entries once, in the order of the sweep
         self._ends = array("Q")  # when the entry of each key expires

@@ -19,8 +19,10 @@ from os import urandom
 
 from starsessions.core.durations import time_limit
 from starsessions.exceptions import ImproperlyConfigured
+from starsessions.stores.announce import Announces
 from starsessions.stores.base import Conflict, Cursor, Entry, Owner, Page, Version
 from starsessions.stores.loops import PerLoop
+from starsessions.stores.redis.announce import RedisAnnouncer
 from starsessions.stores.redis.clients import ClientOrUrl, clients_for
 from starsessions.stores.redis.commands import Commands
 from starsessions.stores.redis.connection import Transport
@@ -34,7 +36,7 @@ _LONGEST = 10**15
 """The longest time to live in milliseconds, 30,000 years. Redis adds the current time, and rejects an overflow."""
 
 
-class RedisStore:
+class RedisStore(Announces):
     """The store contract in Redis.
 
     Args:
@@ -59,6 +61,7 @@ class RedisStore:
         self._prefix = prefix.encode()
         seconds = time_limit("timeout", timeout)
         self.clients: PerLoop[Transport] = clients_for(client_or_url, seconds)
+        self.announcer = RedisAnnouncer(self.clients, self._prefix, seconds)
         self._commands = Commands(self.clients, seconds)
         self._writer = Writer(self._commands, self._prefix)
         self._reader = Reader(self._commands, self._prefix)

@@ -229,6 +229,21 @@ class Database:
         if isinstance(self._engine.pool, sa.StaticPool):
             await self._engine.dispose()
 
+    async def new_connection(self) -> Any:
+        """Return a new connection of the driver, which no pool knows. The caller closes it."""
+        pool = self._local.get().engine.pool.recreate()
+
+        def connect() -> Any:
+            connection = pool.connect()
+            of_driver = connection.driver_connection
+            connection.detach()
+            return of_driver
+
+        try:
+            return await greenlet_spawn(connect)
+        except Exception as error:
+            self._fail(_as_the_driver_said(error))
+
     async def execute(self, statement: sa.Executable, parameters: dict[str, Any]) -> Answer:
         answer, in_doubt = await self.call(lambda connection: _execute(connection, statement, parameters))
         return answer._replace(in_doubt=in_doubt)

@@ -8,7 +8,9 @@ from sqlalchemy import Executable, Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from starsessions.stores.announce import Announces
 from starsessions.stores.base import Conflict, Cursor, Entry, Owner, Page, Version
+from starsessions.stores.sqlalchemy.announce import announcer_for
 from starsessions.stores.sqlalchemy.connection import MOST_CONNECTIONS, Database, UnusableTable
 from starsessions.stores.sqlalchemy.deletes import Deletes
 from starsessions.stores.sqlalchemy.table import Statements
@@ -23,7 +25,7 @@ _BEGINNING = Cursor(2**63 - 1, "")
 """What every entry of a listing comes after."""
 
 
-class SQLAlchemyStore:
+class SQLAlchemyStore(Announces):
     """A store in a table of a SQL database. It is also `Sweeping`, `Indexing` and `Timed`.
 
     Each method is one statement in its own transaction. Deletes at the same time share one. A conflict takes one more
@@ -45,6 +47,7 @@ class SQLAlchemyStore:
     ) -> None:
         self.table = table
         self._database = Database(engine, table.fullname, timeout, connections)
+        self.announcer = announcer_for(self._database, table.fullname)
         self.statements: Statements = Statements(table, engine.dialect)
         self._deletes = Deletes(self._database, self.statements, engine.dialect)
 
