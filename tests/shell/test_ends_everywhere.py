@@ -205,6 +205,29 @@ async def test_a_sign_in_that_was_overtaken_says_so_however_slow_it_is_and_keeps
 
 
 @pytest.mark.guarantee(21)
+@rows("how", ["by its handle", "with all others"])
+@rows("seconds", [0, 59])
+async def test_a_sign_in_that_is_ended_from_another_device_before_it_is_saved_says_so(
+    kind: Any, clock: Clock, how: str, seconds: int
+) -> None:
+    backend = kind(MemoryStore(), clock)
+    site, other, browser = (*[Site(backend=backend, clock=clock, autoload=True) for _ in range(2)], Browser())
+    mine = await signed_in(other)
+
+    async def act(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        if how == "by its handle":
+            await UserSessions(backend).revoke("ann", users.get_handle(session) or "")
+        else:
+            await other.visit(lambda session: UserSessions(backend).revoke_others(session), mine)
+        clock.advance(seconds)
+
+    with pytest.raises(SessionGone, match="The sign-in was not saved"):
+        await site.visit(act, browser)
+    assert [await user_of(site, one) for one in (mine, browser)] == ["ann", None]
+
+
+@pytest.mark.guarantee(21)
 async def test_a_sign_in_that_fails_evicts_nothing(kind: Any, clock: Clock) -> None:
     events: list[Event] = []
     backend = kind(MemoryStore(), clock)
