@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 from starsessions import BackendUnavailable, CookieBackend, Session, SessionBackend, SessionGone, set_expiry, users
 from starsessions.backends.server_side import StoreBackend
 from starsessions.events import Event, Revoked
-from starsessions.exceptions import ImproperlyConfigured, SessionError
+from starsessions.exceptions import ImproperlyConfigured, SessionConflict, SessionError
 from starsessions.lifecycle import limits
 from starsessions.stores.base import Owner, Page
 from starsessions.stores.memory import MemoryStore
@@ -227,6 +227,39 @@ async def test_a_sign_in_that_is_ended_from_another_device_before_it_is_saved_sa
     with pytest.raises(SessionGone, match="The sign-in was not saved"):
         await site.visit(act, browser)
     assert [await user_of(site, one) for one in (mine, browser)] == ["ann", None]
+
+
+@pytest.mark.guarantee(21)
+async def test_at_the_maximum_a_sign_in_that_a_later_one_has_overtaken_says_so(kind: Any, clock: Clock) -> None:
+    backend = kind(MemoryStore(), clock)
+    site, other = [Site(backend=backend, clock=clock, autoload=True, max_sessions_per_user=1) for _ in range(2)]
+    first, second = Browser(), Browser()
+
+    async def act(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        clock.advance(1)
+        await other.visit(sign_in(), second)
+
+    with pytest.raises(SessionGone, match="later sign-ins took its place"):
+        await site.visit(act, first)
+    assert [await user_of(site, one) for one in (first, second)] == [None, "ann"]
+    assert len(await UserSessions(backend).list("ann")) == 1
+
+
+async def test_a_sign_in_that_fails_because_of_a_conflict_leaves_no_session(clock: Clock) -> None:
+    backend = StoreBackend(MemoryStore(), clock=clock)
+    site, other = [Site(backend=backend, clock=clock, autoload=True, on_conflict="raise") for _ in range(2)]
+    await site.visit(change)
+
+    async def act(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        session["n"] = 10
+        await other.visit(change, Browser(dict(site.browser.cookies)))
+
+    with pytest.raises(SessionConflict):
+        await site.visit(act)
+    assert await UserSessions(backend).list("ann") == []
+    assert await site.data() == {"n": 2}
 
 
 @pytest.mark.guarantee(21)
