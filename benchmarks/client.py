@@ -17,7 +17,8 @@ from sqlalchemy import select
 from benchmarks.asgi import App, Scope
 from starsessions.backends.redis import RedisBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
-from starsessions.stores.redis.store import HEAD, LAYOUT, SCRIPT, SHA
+from starsessions.stores.redis.layout import entry_of, new_version, parsed
+from starsessions.stores.redis.scripts import WRITE
 
 DAYS_14 = 1_209_600
 PREFIX = "bare:"
@@ -81,7 +82,7 @@ class ThroughRedis(Through):
     async def clear(self) -> None:
         for key in await self.all_keys():
             await self.client.delete(key)
-        await self.client.script_load(SCRIPT)
+        await self.client.script_load(WRITE.source)
 
     async def all_keys(self) -> list[Any]:
         return [key async for key in self.client.scan_iter(PREFIX + "*")]
@@ -91,9 +92,11 @@ class ThroughRedis(Through):
         return found
 
     async def write(self, key: bytes, found: bytes) -> None:
-        _, version, expires_at = HEAD.unpack_from(found)
-        entry = HEAD.pack(LAYOUT, os.urandom(8), expires_at) + found[HEAD.size :]
-        answer = await self.client.evalsha(SHA, 1, key, entry, version, int(time.time()), DAYS_14 * 1000)
+        now = int(time.time())
+        current = parsed(found, now)
+        assert current is not None
+        entry = entry_of(new_version(os.urandom(8), current.expires_at, None), current.value)
+        answer = await self.client.evalsha(WRITE.sha, 1, key, entry, current.version, now, DAYS_14 * 1000, b"", b"")
         assert answer == 1
 
 
@@ -120,6 +123,7 @@ class ThroughSQL(Through):
         # The expiry changes, as with every write: PostgreSQL updates a row with unchanged indexed columns more cheaply.
         row = {"p_value": found.value, "p_expires_at": now + DAYS_14, "p_expect": found.version}
         row |= {"p_key": key, "p_version": int.from_bytes(os.urandom(8)) >> 1, "p_now": now}
+        row |= {"p_owner": None, "p_since": None}
         async with self.engine.connect() as connection:
             result = await connection.execute(self.say.replace, row)
         assert result.rowcount == 1

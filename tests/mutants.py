@@ -51,8 +51,17 @@ TESTS = {
     "core/binding": [["tests/backends/test_binding.py"], ["tests/sealing", "tests/shell"], ["tests/core"]],
     "core/state": [MACHINE, RACES, ROUND_TRIPS, ["tests/core", *OTHERS]],
     "sealing": [["tests/sealing"], ["tests/shell", *HISTORY]],
-    "stores/redis": [["tests/backends/test_redis.py", "tests/backends/test_redis_contract.py"]],
-    "stores/sqlalchemy": [["tests/backends/test_sqlalchemy.py", "tests/backends/test_sqlalchemy_contract.py"]],
+    "stores/redis": [
+        ["tests/backends/test_redis.py", "tests/backends/test_redis_owners.py", "tests/backends/test_redis_steps.py"],
+        ["tests/backends/test_redis_contract.py"],
+    ],
+    "stores/sqlalchemy": [
+        [
+            "tests/backends/test_sqlalchemy.py",
+            "tests/backends/test_sqlalchemy_owners.py",
+            "tests/backends/test_sqlalchemy_contract.py",
+        ]
+    ],
     "stores": [["tests/backends/test_memory.py"], KIT, ["tests/testing", "tests/shell"]],
     "backends": [BACKENDS, ROUND_TRIPS, ["tests/testing", *OTHERS, *HISTORY]],
     "backends/cookie": [

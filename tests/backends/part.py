@@ -5,10 +5,13 @@ depend on the driver and its connections. The others are marked `wide` there.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
+
+import pytest
 
 from starsessions.testing.conformance.backend_rules import BACKEND
 from starsessions.testing.conformance.contract import Contract, Rule
+from starsessions.testing.conformance.indexing_rules import INDEXING
 from starsessions.testing.conformance.store_rules import STORE
 
 
@@ -25,6 +28,18 @@ class Part(Contract[Any]):
 
     def why_declined(self, rule: Rule[Any], declines: Mapping[str, str]) -> str | None:
         return self._whole.why_declined(rule, declines)
+
+
+class Ordinary:
+    """A suite whose other rules than the ordinary ones are marked `wide`."""
+
+    ordinary: ClassVar[Part]
+
+    def _as_parameter(self, rule: Rule[Any]) -> Any:
+        parameter = super()._as_parameter(rule)  # type: ignore[misc] # of the suite
+        return (
+            parameter if rule in set(self.ordinary) else parameter._replace(marks=[*parameter.marks, pytest.mark.wide])
+        )
 
 
 _OF_CONNECTIONS = """
@@ -72,6 +87,7 @@ _OF_MANY_ORDERS = """
 """
 
 CONNECTIONS, WITHOUT_CONNECTIONS = Part(STORE, _OF_CONNECTIONS), Part(STORE, _OF_CONNECTIONS, others=True)
+OWNERS = Part(STORE, " ".join(rule.__name__ for rule in INDEXING))
 DRIVERS, WITHOUT_DRIVERS = Part(STORE, _OF_DRIVERS), Part(STORE, _OF_DRIVERS, others=True)
 REQUESTS, WITHOUT_REQUESTS = Part(BACKEND, _OF_REQUESTS), Part(BACKEND, _OF_REQUESTS, others=True)
 MANY_ORDERS, FEW_ORDERS = Part(BACKEND, _OF_MANY_ORDERS), Part(BACKEND, _OF_MANY_ORDERS, others=True)

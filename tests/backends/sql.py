@@ -4,14 +4,17 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
+from tests.servers import mariadb, postgres
 from tests.servers.process import PATIENCE, Address
 
 NOW = 1_800_000_000
@@ -67,3 +70,95 @@ async def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come to that"
         await asyncio.sleep(0.01)
+
+
+async def explained(engine: AsyncEngine, statement: Any, parameters: dict[str, Any]) -> str:
+    how = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+
+    def explain(connection: Any, cursor: Any, sql: str, *rest: Any) -> tuple[str, Any]:
+        return f"{how} {sql}", rest[0]
+
+    event.listen(engine.sync_engine, "before_cursor_execute", explain, retval=True)
+    async with engine.connect() as connection:
+        rows = (await connection.execute(statement, parameters)).mappings().all()
+    event.remove(engine.sync_engine, "before_cursor_execute", explain)
+    if engine.dialect.name in {"mysql", "mariadb"}:
+        return "\n".join(f"{row['type']}|{row['key']}" for row in rows)
+    return "\n".join(" ".join(map(str, row.values())) for row in rows)
+
+
+# Round trips, by the servers' own statistics
+
+
+class Meter:
+    """How many statements a database has been asked since the last look."""
+
+    def __init__(self, count: Callable[[], Awaitable[int]]) -> None:
+        self._count = count
+        self._seen = 0
+
+    async def __call__(self) -> int:
+        before, self._seen = self._seen, await self._count()
+        return self._seen - before
+
+
+@contextlib.asynccontextmanager
+async def postgres_meter(address: Address) -> AsyncIterator[Meter]:
+    statement = text("SELECT sum(calls) FROM pg_stat_statements WHERE query NOT LIKE '%pg_stat_statements%'")
+    engine = create_async_engine(address.over("asyncpg"), isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        await connection.execute(text("CREATE EXTENSION pg_stat_statements"))
+
+        async def count() -> int:
+            return int((await connection.execute(statement)).scalar_one())
+
+        yield Meter(count)
+    await engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def mariadb_meter(address: Address) -> AsyncIterator[Meter]:
+    """`Questions` counts COMMIT and ROLLBACK, too, and the query itself."""
+    engine = create_async_engine(address.over("asyncmy"), isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True)
+    asked = 0
+    async with engine.connect() as connection:
+
+        async def count() -> int:
+            nonlocal asked
+            asked += 1
+            questions = (await connection.execute(text("SHOW GLOBAL STATUS LIKE 'Questions'"))).one()[1]
+            return int(questions) - asked
+
+        yield Meter(count)
+    await engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def metered(name: str, folder: Path) -> AsyncIterator[tuple[str, Callable[[SQLAlchemyBackend], Meter]]]:
+    """A separate server, so that no other test sends statements."""
+    settings = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_utility": "on"}
+    driver = DATABASES[name][1]
+    if name.startswith("postgres"):
+        with postgres.server(settings=settings) as server:
+            async with postgres_meter(server.address) as meter:
+                yield server.address.over(driver), lambda backend: meter
+    elif name == "mariadb":
+        with mariadb.server() as server:
+            async with mariadb_meter(server.address) as meter:
+                yield server.address.over(driver), lambda backend: meter
+    else:
+        yield f"sqlite+aiosqlite:///{folder / 'metered.db'}", sqlite_meter
+
+
+def sqlite_meter(backend: SQLAlchemyBackend) -> Meter:
+    """SQLite has no server; the library itself reports each statement."""
+    statements: list[str] = []
+
+    async def count() -> int:
+        return len(statements)
+
+    def trace(driver: Any, record: Any, proxy: Any) -> None:
+        driver.run_async(lambda connection: connection.set_trace_callback(statements.append))
+
+    event.listen(pool_of(backend), "checkout", trace)
+    return Meter(count)

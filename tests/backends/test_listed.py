@@ -9,6 +9,8 @@ from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from starsessions.exceptions import BackendUnavailable
@@ -124,11 +126,12 @@ def taking(store: ListedStore, version: Version) -> Awaitable[Any]:
 WORKS = [creating, renewing, moving, dropping, deleting, ending, recreating, giving, taking]
 
 
-@pytest.fixture(params=["with room", "full"])
-def most(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a list of one place, each write finds it full."""
-    if request.param == "full":
+@pytest.fixture(params=["one process", "two processes", "a full list"])
+def processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many processes there are. With a list of one place, each write finds it full."""
+    if request.param == "a full list":
         monkeypatch.setattr(listed, "MOST_LISTED", 1)
+    return 1 if request.param == "one process" else 2
 
 
 class Fails(Database):
@@ -151,7 +154,7 @@ class Fails(Database):
 @rows("has_done_it", [False, True])
 @rows("work", WORKS, ids=lambda work: work.__name__)
 async def test_whatever_is_interrupted_an_entry_that_exists_is_listed(
-    work: Callable[[ListedStore, Version], Awaitable[Any]], has_done_it: bool, most: None
+    work: Callable[[ListedStore, Version], Awaitable[Any]], has_done_it: bool, processes: int
 ) -> None:
     for at in count(1):
         database = Fails()
@@ -169,25 +172,31 @@ async def test_whatever_is_interrupted_an_entry_that_exists_is_listed(
             break
 
 
+class Waits(Database):
+    async def before(self) -> None:
+        await anyio.lowlevel.checkpoint()
+
+
 class Steps(Database):
     async def before(self) -> None:
         await step()
 
 
 @pytest.mark.parametrize("one", WORKS, ids=lambda work: work.__name__)
-async def test_in_every_order_of_two_requests_an_entry_that_exists_is_listed(one: Any, most: None) -> None:
+async def test_in_every_order_of_two_requests_an_entry_that_exists_is_listed(one: Any, processes: int) -> None:
     for other in WORKS[WORKS.index(one) :]:
 
         async def scenario(schedule: Schedule, other: Any = other) -> None:
             database = Steps()
             store = ListedStore(database)
+            second = store if processes == 1 else ListedStore(database)
             version = await store.create("old", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
 
-            async def run(work: Any) -> None:
+            async def run(work: Any, store: ListedStore) -> None:
                 with suppress(Conflict):
                     await work(store, version)
 
-            await schedule.together(one=lambda: run(one), other=lambda: run(other))
+            await schedule.together(one=lambda: run(one, store), other=lambda: run(other, second))
             await check_all_is_listed(database)
 
         await in_every_order(scenario)
@@ -207,6 +216,50 @@ async def test_parallel_creates_and_deletes_of_one_owner_lose_none() -> None:
         assert await store.count_owned("alice", now=NOW) == 2
 
     assert await in_every_order(scenario) > 10
+
+
+@rows("count", [1, 2])
+async def test_what_parallel_requests_want_of_a_list_is_written_together(count: int) -> None:
+    database = Waits()
+    stores = [ListedStore(database) for _ in range(count)]
+    keys = [f"{n:02}" for n in range(40)]
+
+    async def create(n: int, key: str) -> None:
+        await stores[n % count].create(key, b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+
+    async def delete(n: int, key: str) -> None:
+        await stores[n % count].delete(key, now=0)
+
+    for work, each in ((create, 3), (delete, 5)):
+        database.calls.clear()
+        async with anyio.create_task_group() as tasks:
+            for n, key in enumerate(keys):
+                tasks.start_soon(work, n, key)
+        assert len(database.calls) <= count * each * len(keys), "each request fights with all others"
+        await check_all_is_listed(database)
+        assert sorted(await keys_of(stores[0], "alice")) == (keys if work is create else [])
+    assert dict(database.entries) == {}
+
+
+async def test_a_cancelled_request_keeps_no_other_from_changing_the_list() -> None:
+    database = Waits()
+    store = ListedStore(database)
+    for patience in range(12):
+        async with anyio.create_task_group() as tasks:
+            with anyio.CancelScope() as scope:
+                tasks.start_soon(cancelled_after, patience, scope)
+                await store.create(f"cancelled-{patience}", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+        await store.create(f"{patience}", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+        await check_all_is_listed(database)
+    assert [str(n) for n in range(12)] == sorted(
+        (key for key in await keys_of(store, "alice") if "-" not in key), key=int
+    )
+
+
+async def cancelled_after(patience: int, scope: anyio.CancelScope) -> None:
+    for _ in range(patience):
+        await anyio.lowlevel.checkpoint()
+    scope.cancel()
 
 
 async def test_a_list_that_others_always_change_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,20 +452,45 @@ async def test_an_entry_that_expired_and_is_deleted_leaves_the_list() -> None:
 async def test_a_list_that_has_become_shorter_meanwhile_is_not_made_anew() -> None:
     database = Database()
     store, other = ListedStore(database), ListedStore(database)
-    await store.create("a", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
-    await store.create("b", b"alice", expires_at=NOW + 9 * LIFE, now=NOW, owner=ALICE)
+    await store.create("long", b"alice", expires_at=NOW + 9 * LIFE, now=NOW, owner=ALICE)
 
     async def nothing() -> None: ...
 
     async def overtaken() -> None:
         if database.calls[-1] == "replace":
             database.before = nothing  # type: ignore[method-assign]
-            await other.delete("b", now=NOW)  # the list expires when the place of "a" does
+            await other.create("short", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+            await other.delete("long", now=NOW)  # the list expires when the place of the other entry does
 
     database.before = overtaken  # type: ignore[method-assign]
     fast = NOW + 4 * LIFE
-    await store.create("c", b"alice", expires_at=fast + LIFE, now=fast, owner=ALICE)
+    await store.create("fast", b"alice", expires_at=fast + LIFE, now=fast, owner=ALICE)
     await check_all_is_listed(database)
+
+
+async def test_a_write_that_is_refused_does_not_shorten_a_list() -> None:
+    async def scenario(schedule: Schedule) -> None:
+        database = Steps()
+        store = ListedStore(database)
+        stale = await store.create("old", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+        await store.replace("old", b"alice", stale, expires_at=NOW + 9 * LIFE, now=NOW, owner=ALICE)
+
+        async def refused() -> None:
+            with pytest.raises(Conflict):
+                await store.replace("old", b"", stale, expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+
+        await schedule.together(one=refused, other=lambda: creating(store, stale))
+        await check_all_is_listed(database)
+
+    await in_every_order(scenario)
+
+
+async def test_a_list_is_kept_as_long_as_an_entry_that_has_expired_by_a_fast_clock() -> None:
+    entries = Entries()
+    store = ListedStore(Right(entries))
+    await store.create("key", b"alice", expires_at=NOW + LIFE, now=NOW + 3 * LIFE, owner=ALICE)
+    assert entries["alice"].expires_at >= entries["key"].expires_at
+    assert await keys_of(store, "alice", NOW) == ["key"]
 
 
 # Garbage
@@ -485,7 +563,12 @@ async def test_a_value_that_was_damaged_is_read_as_it_is() -> None:
     store = ListedStore(database)
     await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
     whole = database.entries["key"]
-    for damaged in (whole.value[:-1], whole.value.replace(b"\xa5alice", b"\xa5\xc3\xa9ice"), b"\xc1", b""):
+    for damaged in (
+        whole.value[:-1],
+        *(whole.value.replace(b"alice", name) for name in (b"\xc3\xa9ice", b"\xffice", b"al ce")),
+        b"\xc1",
+        b"",
+    ):
         database.entries["key"] = whole._replace(value=damaged)
         found = await store.get("key", now=NOW)
         assert found is not None

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ async def test_a_list_on_a_server(
     open_backend: Open, site_of: Callable[..., Site], clock: Clock, scenario: Callable[..., Any]
 ) -> None:
     async with open_backend(clock) as backend:
-        await scenario(site_of, backend)
+        needs_clock = "clock" in signature(scenario).parameters
+        await scenario(site_of, backend, *([clock] if needs_clock else []))
 
 
 async def test_a_hundred_increments_at_once_make_a_hundred(

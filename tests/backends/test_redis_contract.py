@@ -39,6 +39,14 @@ class Cluster:
         return lambda: RedisCluster.from_url(redis_cluster.url)
 
 
+class ClusterOfOneNode:
+    """By an ordinary client, which some services offer."""
+
+    @pytest.fixture
+    def connect(self, redis_with_slots: Address) -> Connect:
+        return lambda: Redis.from_url(redis_with_slots.url)
+
+
 class SentinelSet:
     @pytest.fixture
     def connect(self, redis_sentinel: SentinelAddress) -> Connect:
@@ -114,6 +122,18 @@ class TestDriversOnFakeRedis(FakeRedis, Stores):
 class TestDriversOnACluster(Cluster, Stores):
     __test__ = True
     contract = part.DRIVERS
+
+
+class TestOwnersOnACluster(Cluster, Stores):
+    """There, an entry and its place in a listing are written one after the other."""
+
+    __test__ = True
+    contract = part.OWNERS
+
+
+class TestOwnersOnAClusterOfOneNode(ClusterOfOneNode, Stores):
+    __test__ = True
+    contract = part.OWNERS
 
 
 class TestRequestsOnACluster(Cluster, Backends):

@@ -6,9 +6,11 @@ recovery must work.
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
 from redis.exceptions import BusyLoadingError, NoPermissionError, OutOfMemoryError, ReadOnlyError
 
 from starsessions.exceptions import BackendUnavailable
-from starsessions.stores.base import Conflict, Entry
+from starsessions.stores.base import Conflict, Cursor, Entry, Owner
 from starsessions.stores.redis.store import RedisStore
 from tests.backends.proxy import Proxy, proxy
 from tests.servers import redis as servers
@@ -87,15 +89,18 @@ async def check(store: RedisStore) -> None:
 
     async def one(key: str) -> None:
         await store.delete(key, now=NOW)
-        version = await store.create(key, key.encode(), expires_at=NOW + LIFE, now=NOW)
+        version = await store.create(key, key.encode(), expires_at=NOW + LIFE, now=NOW, owner=Owner("checks", 1))
         for _ in range(3):
             found = await store.get(key, now=NOW)
             assert found is not None
             assert found.value == key.encode()
+        assert key in await owned(store, "checks")
+        assert await store.count_owned("checks", now=NOW) > 0
         assert await store.delete(key, version, now=NOW) is True
         assert await store.get(key, now=NOW) is None
 
     await asyncio.gather(*(one(f"check-{n}") for n in range(120)))
+    assert await owned(store, "checks") == []
 
 
 # Not there
@@ -551,10 +556,12 @@ async def test_a_server_that_forbids_the_command_is_unavailable(server: RedisSer
 
 
 async def test_the_documented_permissions_are_sufficient(server: RedisServer, open_store: Open) -> None:
-    server.ask(
-        "ACL", "SETUSER", "ours", "on", "nopass", "~faults:*", "+get", "+mget", "+set", "+del", "+evalsha", "+eval"
-    )
-    await check(open_store(f"redis://ours:x@127.0.0.1:{server.port}"))
+    guide = (Path(__file__).parents[2] / "docs/guides/production/redis.md").read_text()
+    [permitted] = re.findall(r"^ACL SETUSER .* (~starsessions:.*)$", guide, re.MULTILINE)
+    server.ask("ACL", "SETUSER", "ours", "on", "nopass", *permitted.replace("starsessions:", "faults:").split())
+    store = open_store(f"redis://ours:x@127.0.0.1:{server.port}")
+    await check(store)
+    await store.time()
 
 
 async def test_a_server_that_evicts_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -599,10 +606,23 @@ async def test_a_server_that_refuses_mget_is_read_key_by_key_from_then_on(open_s
 # Under load
 
 
+async def owned(store: RedisStore, name: str) -> list[str]:
+    """The keys of all entries of an owner."""
+    keys: list[str] = []
+    after: Cursor | None = None
+    while True:
+        page = await store.list_owned(name, limit=50, now=NOW, after=after)
+        keys += [key for key, _ in page.entries]
+        after = page.after
+        if after is None:
+            return keys
+
+
 class Load:
     """Writers at work, and what they were told.
 
-    Each owns one key in a value that all share and raises its number there; and each begins and ends sessions.
+    Each owns one key in a value that all share and raises its number there; and each begins and ends sessions of its
+    own.
     """
 
     WRITERS = 16
@@ -652,7 +672,9 @@ class Load:
             session = f"session-{name}-{n}"
             n += 1
             try:
-                version = await self.store.create(session, session.encode(), expires_at=NOW + LIFE, now=NOW)
+                version = await self.store.create(
+                    session, session.encode(), expires_at=NOW + LIFE, now=NOW, owner=Owner(name, n)
+                )
                 if n % 2:
                     self.living.add(session)
                 else:
@@ -700,6 +722,10 @@ class Load:
             assert entry.value == session.encode()
         for session in self.ended:
             assert await self.store.get(session, now=NOW) is None, "a session lives that was ended"
+        owners = {session.split("-", 1)[1].rsplit("-", 1)[0] for session in self.living | self.ended}
+        listed = {key for owner in owners for key in await owned(self.store, owner)}
+        assert listed >= self.living, "a session is on no list"
+        assert not listed & self.ended, "a session is listed that was ended"
 
 
 @pytest.mark.guarantee(20)
@@ -790,20 +816,61 @@ async def test_a_cluster_whose_slots_move_keeps_all_sessions(open_store: Open, c
 
         async def writer(key: str) -> int:
             changes = 0
-            version = await store.create(key, b"0", expires_at=NOW + LIFE, now=NOW)
+            owner = Owner("owner", 1)
+            version = await store.create(key, b"0", expires_at=NOW + LIFE, now=NOW, owner=owner)
             while going:
                 found = await store.get(key, now=NOW)
-                assert found == (b"%d" % changes, NOW + LIFE, version)
+                assert found == (b"%d" % changes, NOW + LIFE + changes % 2, version)
                 changes += 1
-                version = await store.replace(key, b"%d" % changes, version, expires_at=NOW + LIFE, now=NOW)
+                version = await store.replace(
+                    key, b"%d" % changes, version, expires_at=NOW + LIFE + changes % 2, now=NOW, owner=owner
+                )
             return changes
 
         keys = [f"key-{n}" for n in range(8)]
         writers = [asyncio.create_task(writer(key)) for key in keys]
         for n, key in enumerate(keys):
             await asyncio.to_thread(group.move, f"faults:{key}", group.nodes[n % 3])
+        await asyncio.to_thread(group.move, "faults:{owner}", group.nodes[0])
+        await asyncio.to_thread(group.move, "faults:{owner}", group.nodes[1])
         going = False
         assert min(await asyncio.gather(*writers)) > 0
+        assert sorted(await owned(store, "owner")) == keys
+
+
+@pytest.mark.guarantee(20)
+@pytest.mark.once
+async def test_a_primary_that_is_killed_between_two_steps_leaves_no_entry_unlisted(
+    open_store: Open, closing: AsyncExitStack
+) -> None:
+    """The listing was written, and the server of the entry is dead."""
+
+    class Held(RedisCluster):
+        hold = False
+
+        async def execute_command(self, *args: Any, **options: Any) -> Any:
+            if self.hold and b"faults:key" in args:
+                self.hold = False
+                await asyncio.to_thread(primary.kill)
+            return await super().execute_command(*args, **options)
+
+    with servers.cluster() as group:
+        primary = group.primary_of("faults:key")
+        name = next(name for name in "abcdefgh" if group.primary_of(f"faults:{{{name}}}") is not primary)
+        client = await closing.enter_async_context(Held.from_url(group.url))
+        store, owner = open_store(client), Owner(name, 1)
+        await store.create("other", b"", expires_at=NOW + LIFE, now=NOW, owner=owner)
+        client.hold = True
+        with suppress(BackendUnavailable):
+            await store.create("key", b"", expires_at=NOW + LIFE, now=NOW, owner=owner)
+        assert not client.hold
+        await asyncio.to_thread(group.wait_for_takeover, "faults:key", primary)
+        await until_it_works(store)
+        exists = await store.get("key", now=NOW) is not None
+        assert ("key" in await owned(store, name)) == exists
+        assert await store.delete("key", now=NOW) == exists
+        await store.create("key", b"", expires_at=NOW + LIFE, now=NOW, owner=owner)
+        assert "key" in await owned(store, name)
 
 
 async def failover(

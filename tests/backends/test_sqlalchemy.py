@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import MetaData, StaticPool, create_engine, event, select, text, update
+from sqlalchemy import MetaData, StaticPool, create_engine, select, text, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 import starsessions.stores.sqlalchemy
@@ -26,9 +26,8 @@ from starsessions import BackendUnavailable, ImproperlyConfigured, Session
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore, session_table
 from starsessions.stores.base import Conflict, Store, Sweeping
 from starsessions.stores.sweeper import BATCH, PAUSE, sweep_forever
-from tests.backends.sql import DATABASES, NOW, Database, database, opened, pool_of, until
+from tests.backends.sql import DATABASES, NOW, Database, Meter, database, explained, metered, opened, pool_of, until
 from tests.rows import rows
-from tests.servers import mariadb, postgres
 from tests.servers.process import Address
 from tests.site import Clock, Site
 
@@ -234,81 +233,7 @@ async def test_sqlite_from_a_url_lets_readers_work_during_a_write(tmp_path: Path
             other.execute("ROLLBACK")
 
 
-# Round trips, by the servers' own statistics
-
-
-class Meter:
-    """How many statements a database has been asked since the last look."""
-
-    def __init__(self, count: Callable[[], Awaitable[int]]) -> None:
-        self._count = count
-        self._seen = 0
-
-    async def __call__(self) -> int:
-        before, self._seen = self._seen, await self._count()
-        return self._seen - before
-
-
-@contextlib.asynccontextmanager
-async def postgres_meter(address: Address) -> AsyncIterator[Meter]:
-    statement = text("SELECT sum(calls) FROM pg_stat_statements WHERE query NOT LIKE '%pg_stat_statements%'")
-    engine = create_async_engine(address.over("asyncpg"), isolation_level="AUTOCOMMIT")
-    async with engine.connect() as connection:
-        await connection.execute(text("CREATE EXTENSION pg_stat_statements"))
-
-        async def count() -> int:
-            return int((await connection.execute(statement)).scalar_one())
-
-        yield Meter(count)
-    await engine.dispose()
-
-
-@contextlib.asynccontextmanager
-async def mariadb_meter(address: Address) -> AsyncIterator[Meter]:
-    """`Questions` counts COMMIT and ROLLBACK, too, and the query itself."""
-    engine = create_async_engine(address.over("asyncmy"), isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True)
-    asked = 0
-    async with engine.connect() as connection:
-
-        async def count() -> int:
-            nonlocal asked
-            asked += 1
-            questions = (await connection.execute(text("SHOW GLOBAL STATUS LIKE 'Questions'"))).one()[1]
-            return int(questions) - asked
-
-        yield Meter(count)
-    await engine.dispose()
-
-
-@contextlib.asynccontextmanager
-async def metered(name: str, folder: Path) -> AsyncIterator[tuple[str, Callable[[SQLAlchemyBackend], Meter]]]:
-    """A separate server, so that no other test sends statements."""
-    settings = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_utility": "on"}
-    driver = DATABASES[name][1]
-    if name.startswith("postgres"):
-        with postgres.server(settings=settings) as server:
-            async with postgres_meter(server.address) as meter:
-                yield server.address.over(driver), lambda backend: meter
-    elif name == "mariadb":
-        with mariadb.server() as server:
-            async with mariadb_meter(server.address) as meter:
-                yield server.address.over(driver), lambda backend: meter
-    else:
-        yield f"sqlite+aiosqlite:///{folder / 'metered.db'}", sqlite_meter
-
-
-def sqlite_meter(backend: SQLAlchemyBackend) -> Meter:
-    """SQLite has no server; the library itself reports each statement."""
-    statements: list[str] = []
-
-    async def count() -> int:
-        return len(statements)
-
-    def trace(driver: Any, record: Any, proxy: Any) -> None:
-        driver.run_async(lambda connection: connection.set_trace_callback(statements.append))
-
-    event.listen(pool_of(backend), "checkout", trace)
-    return Meter(count)
+# Round trips
 
 
 @pytest.mark.guarantee(18)
@@ -511,15 +436,21 @@ def test_the_table_as_each_database_has_it() -> None:
     table = session_table(MetaData())
 
     def ddl(dialect: Any) -> str:
-        [index] = table.indexes
-        return " ".join(f"{CreateTable(table).compile(dialect=dialect)};{CreateIndex(index)}".split())
+        made = [CreateTable(table), *(CreateIndex(index) for index in table.indexes)]
+        return " ".join(";".join(str(each.compile(dialect=dialect)) for each in made).split())
 
     for dialect in (mysql.dialect(), mysql.dialect(is_mariadb=True)):
         assert "`key` VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL" in ddl(dialect)
+        assert "owner VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin, since BIGINT, PRIMARY KEY" in ddl(dialect)
+        assert "CREATE INDEX ix_starsessions_owner ON starsessions (owner, since, `key`)" in ddl(dialect)
         assert "value MEDIUMBLOB NOT NULL" in ddl(dialect)
         assert "ENGINE=InnoDB" in ddl(dialect)
     assert 'key VARCHAR(128) COLLATE "C" NOT NULL' in ddl(postgresql.dialect())
     assert "value BYTEA NOT NULL, expires_at BIGINT NOT NULL, version BIGINT NOT NULL" in ddl(postgresql.dialect())
+    assert 'owner VARCHAR(128) COLLATE "C", since BIGINT, PRIMARY KEY' in ddl(postgresql.dialect())
+    for dialect in (postgresql.dialect(), sqlite.dialect()):
+        index = "CREATE INDEX ix_starsessions_owner ON starsessions (owner, since, key) WHERE owner IS NOT NULL"
+        assert index in ddl(dialect).replace('"', "")
     assert "CREATE INDEX ix_starsessions_expires_at ON starsessions (expires_at)" in ddl(sqlite.dialect())
 
 
@@ -581,7 +512,7 @@ async def test_every_verb_finds_its_row_by_the_key(backend: SQLAlchemyBackend, d
     # A user's sessions are found by keys, too: the list of them is an entry like any other.
     await filled_with(10_000, backend, db)
     statements = backend.store.statements
-    row = {"p_value": b"v", "p_expires_at": 60, "p_version": 1}
+    row = {"p_value": b"v", "p_expires_at": 60, "p_version": 1, "p_owner": "ann", "p_since": 1}
     here = {"p_key": "key-5000", "p_now": 50}
     verbs = {
         "get": (statements.get, here),
@@ -602,21 +533,6 @@ async def filled_with(rows: int, backend: SQLAlchemyBackend, db: Database) -> No
     async with backend.engine.connect() as connection:
         await connection.execute(backend.table.insert(), made)
         await connection.execute(text(f"ANALYZE {'TABLE ' if db.name == 'mariadb' else ''}{backend.table.name}"))
-
-
-async def explained(engine: AsyncEngine, statement: Any, parameters: dict[str, Any]) -> str:
-    how = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
-
-    def explain(connection: Any, cursor: Any, sql: str, *rest: Any) -> tuple[str, Any]:
-        return f"{how} {sql}", rest[0]
-
-    event.listen(engine.sync_engine, "before_cursor_execute", explain, retval=True)
-    async with engine.connect() as connection:
-        rows = (await connection.execute(statement, parameters)).mappings().all()
-    event.remove(engine.sync_engine, "before_cursor_execute", explain)
-    if engine.dialect.name in {"mysql", "mariadb"}:
-        return "\n".join(f"{row['type']}|{row['key']}" for row in rows)
-    return "\n".join(" ".join(map(str, row.values())) for row in rows)
 
 
 async def test_a_sweep_on_postgres_skips_rows_that_are_locked(postgres_server: Address, clock: Clock) -> None:

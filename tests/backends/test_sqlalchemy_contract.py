@@ -7,7 +7,6 @@ a part of its rules is enough.
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from sqlalchemy import MetaData
@@ -32,7 +31,6 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
 
 class Stores(StoreSuite):
     __test__ = False
-    declines: ClassVar = {"owners": "the library keeps the lists"}
 
     @pytest.fixture
     async def open_store(self, db: Database) -> AsyncIterator[OpenStore]:
@@ -60,69 +58,34 @@ class Backends(BackendSuite):
         return lambda: opened(db.url, timeout=30)
 
 
-class EngineThatCommitsEachStatement(BackendSuite):
-    """As it comes out of `create_async_engine(url)`, except for PostgreSQL."""
-
-    __test__ = False
-
-    @pytest.fixture
-    def open_backend(self, mariadb_server: Address) -> OpenBackend:
-        return lambda: opened(create_async_engine(mariadb_server.over("asyncmy")), timeout=30)
-
-
 @each_database
 class TestStore(Stores):
     __test__ = True
 
 
 @second_driver
-class TestDriver(Stores):
+class TestDriver(part.Ordinary, Stores):
     __test__ = True
-    contract = part.DRIVERS
+    ordinary = part.DRIVERS
 
 
 @asyncpg
-class TestBackend(Backends):
+class TestBackend(part.Ordinary, Backends):
     __test__ = True
-    contract = part.FEW_ORDERS
+    ordinary = part.FEW_ORDERS
 
 
 @all_but_asyncpg
-class TestRequests(Backends):
+class TestRequests(part.Ordinary, Backends):
     __test__ = True
-    contract = part.REQUESTS
+    ordinary = part.REQUESTS
 
 
-class TestRequestsWithAnEngineThatCommitsEachStatement(EngineThatCommitsEachStatement):
-    __test__ = True
-    contract = part.REQUESTS
+class TestWithAnEngineThatCommitsEachStatement(part.Ordinary, BackendSuite):
+    """As it comes out of `create_async_engine(url)`, except for PostgreSQL."""
 
+    ordinary = part.REQUESTS
 
-# All other rules
-
-
-@pytest.mark.wide
-@asyncpg
-class TestBackendInManyOrders(Backends):
-    __test__ = True
-    contract = part.MANY_ORDERS
-
-
-@pytest.mark.wide
-@second_driver
-class TestStoreOfTheSecondDriver(Stores):
-    __test__ = True
-    contract = part.WITHOUT_DRIVERS
-
-
-@pytest.mark.wide
-@all_but_asyncpg
-class TestBackendOnTheOthers(Backends):
-    __test__ = True
-    contract = part.WITHOUT_REQUESTS
-
-
-@pytest.mark.wide
-class TestBackendWithAnEngineThatCommitsEachStatement(EngineThatCommitsEachStatement):
-    __test__ = True
-    contract = part.WITHOUT_REQUESTS
+    @pytest.fixture
+    def open_backend(self, mariadb_server: Address) -> OpenBackend:
+        return lambda: opened(create_async_engine(mariadb_server.over("asyncmy")), timeout=30)

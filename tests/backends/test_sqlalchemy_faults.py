@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from starsessions import BackendUnavailable
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore
-from starsessions.stores.base import Conflict, Entry
+from starsessions.stores.base import Conflict, Cursor, Entry, Owner
 from starsessions.stores.sqlalchemy.connection import MAX_ATTEMPTS
 from tests.backends.sql import DATABASES, NOW, Database, database, opened, pool_of, until
 from tests.servers import mariadb, postgres
@@ -91,10 +91,13 @@ async def lock(backend: SQLAlchemyBackend, url: str, key: str) -> AsyncIterator[
 async def works(store: SQLAlchemyStore) -> None:
     """Each of the verbs, once."""
     key = secrets.token_hex(8)
-    version = await store.create(key, b"1", expires_at=NOW + 9, now=NOW)
-    version = await store.replace(key, b"2", version, expires_at=NOW + 9, now=NOW)
+    owner = Owner(key, NOW)
+    version = await store.create(key, b"1", expires_at=NOW + 9, now=NOW, owner=owner)
+    version = await store.replace(key, b"2", version, expires_at=NOW + 9, now=NOW, owner=owner)
     assert await store.get(key, now=NOW) == (b"2", NOW + 9, version)
+    assert await store.list_owned(key, limit=1, now=NOW) == ([(key, (b"2", NOW + 9, version))], None)
     assert await store.delete(key, version, now=NOW) is True
+    assert await store.count_owned(key, now=NOW) == 0
 
 
 HANGS = 120  # seconds: no judgement, only an end
@@ -142,6 +145,9 @@ async def test_requests_fail_at_once_while_the_server_is_down_and_work_when_it_i
                 backend.store.replace("key", b"", 1, expires_at=NOW + 9, now=NOW),
                 backend.store.delete("key", now=NOW),
                 backend.store.sweep(10, now=NOW),
+                backend.store.list_owned("ann", limit=1, now=NOW),
+                backend.store.count_owned("ann", now=NOW),
+                backend.store.time(),
                 backend.create_table(),
             ):
                 await fails(verb)
@@ -158,6 +164,7 @@ async def test_a_paused_server_costs_a_request_its_time_and_no_connection(own: O
         with own.server.paused():
             await fails(store.get("key", now=NOW))
             verbs: list[Awaitable[Any]] = [store.get(f"key-{n}", now=NOW) for n in range(10)]
+            verbs += [store.list_owned("ann", limit=1, now=NOW), store.count_owned("ann", now=NOW), store.time()]
             verbs += [store.create(f"key-{n}", b"", expires_at=NOW + 9, now=NOW) for n in range(10)]
             await asyncio.gather(*(fails(verb) for verb in verbs))
         await store.finished()
@@ -206,9 +213,11 @@ async def test_after_kill_9_every_confirmed_change_is_there_and_no_ended_session
                         diary.tried += 1
                         value = b"%d" % diary.tried
                         if entry is None:
-                            version = await store.create(diary.key, value, expires_at=NOW + 9, now=NOW)
+                            version = await store.create(diary.key, value, expires_at=NOW + 9, now=NOW, owner=ann)
                         else:
-                            version = await store.replace(diary.key, value, entry.version, expires_at=NOW + 9, now=NOW)
+                            version = await store.replace(
+                                diary.key, value, entry.version, expires_at=NOW + 9, now=NOW, owner=ann
+                            )
                         entry, diary.confirmed = Entry(value, NOW + 9, version), diary.tried
                     except (BackendUnavailable, Conflict):
                         diary.failures += 1
@@ -221,6 +230,7 @@ async def test_after_kill_9_every_confirmed_change_is_there_and_no_ended_session
                 await until(lambda: sum(diary.tried for diary in diaries) >= target)
 
             ended: list[str] = []
+            ann = Owner("ann", NOW)
             writers = [asyncio.create_task(write(diary)) for diary in diaries]
             for _ in range(3):
                 await tried(150)
@@ -231,13 +241,16 @@ async def test_after_kill_9_every_confirmed_change_is_there_and_no_ended_session
             going = False
             await asyncio.gather(*writers)
 
+            listed = dict((await store.list_owned("ann", limit=100, now=NOW)).entries)
             for diary in diaries:
                 entry = await store.get(diary.key, now=NOW)
+                assert listed.pop(diary.key, None) == entry
                 if diary.confirmed:
                     assert entry is not None
                     assert diary.confirmed <= int(entry.value) <= diary.tried
             for key in ended:
                 assert await store.get(key, now=NOW) is None
+            assert not listed.keys() & set(ended)
             assert any(diary.failures for diary in diaries)
             assert len(ended) > 10
             await asyncio.gather(*(works(store) for _ in range(20)))
@@ -308,14 +321,17 @@ async def test_a_write_whose_reply_was_lost_is_recognised(shared: Database) -> N
         store, version = backend.store, None
         for n in range(3):
             proxy.is_armed = True
+            ann = Owner("ann", NOW + n)
             if n == 0:
-                version = await store.create("key", b"0", expires_at=NOW + 9, now=NOW)
+                version = await store.create("key", b"0", expires_at=NOW + 9, now=NOW, owner=ann)
             else:
-                version = await store.replace("key", b"%d" % n, version, expires_at=NOW + 9, now=NOW)
-            assert await direct.get("key", now=NOW) == (b"%d" % n, NOW + 9, version)
-        proxy.is_armed = True
-        version = await store.create("key", b"again", expires_at=NOW + 99, now=NOW + 9)  # in place of an expired entry
+                version = await store.replace("key", b"%d" % n, version, expires_at=NOW + 9, now=NOW, owner=ann)
+            found = ("key", (b"%d" % n, NOW + 9, version))
+            assert await direct.list_owned("ann", limit=9, now=NOW, after=Cursor(NOW + n, "z")) == ([found], None)
+        proxy.is_armed = True  # and in place of an expired entry
+        version = await store.create("key", b"again", expires_at=NOW + 99, now=NOW + 9, owner=Owner("bob", NOW))
         assert await direct.get("key", now=NOW + 9) == (b"again", NOW + 99, version)
+        assert [await direct.count_owned(name, now=NOW + 9) for name in ("ann", "bob")] == [0, 1]
         proxy.is_armed = True
         assert await store.delete("key", version, now=NOW + 9) is True
         assert await direct.get("key", now=NOW + 9) is None
@@ -324,10 +340,14 @@ async def test_a_write_whose_reply_was_lost_is_recognised(shared: Database) -> N
 
 async def test_a_read_whose_answer_was_lost_is_repeated(shared: Database) -> None:
     async with behind_proxy(shared) as (backend, direct, proxy):
-        version = await direct.create("key", b"1", expires_at=NOW + 9, now=NOW)
+        version = await direct.create("key", b"1", expires_at=NOW + 9, now=NOW, owner=Owner("ann", NOW))
         proxy.is_armed = True
         assert await backend.store.get("key", now=NOW) == (b"1", NOW + 9, version)
-        assert proxy.cuts == 1
+        proxy.is_armed = True
+        assert len((await backend.store.list_owned("ann", limit=9, now=NOW)).entries) == 1
+        proxy.is_armed = True
+        assert await backend.store.count_owned("ann", now=NOW) == 1
+        assert proxy.cuts == 3
 
 
 async def test_a_lost_reply_with_an_unknown_result_raises(shared: Database) -> None:
@@ -615,7 +635,13 @@ async def test_a_dropped_table_is_a_failure_and_not_an_empty_session(db: Databas
         session_id = await backend.write({"user": "ann"})
         async with backend.engine.begin() as connection:
             await connection.run_sync(backend.table.drop)
-        for verb in (backend.read(session_id), backend.write({"n": 1}), backend.remove(session_id)):
+        for verb in (
+            backend.read(session_id),
+            backend.write({"n": 1}),
+            backend.remove(session_id),
+            backend.store.list_owned("ann", limit=1, now=NOW),
+            backend.store.count_owned("ann", now=NOW),
+        ):
             await fails(verb)
         await backend.create_table()
         assert await backend.read(session_id) == {}
@@ -684,6 +710,7 @@ def said(failure: BaseException) -> str:
 @pytest.mark.parametrize("name", list(DATABASES))
 async def test_no_error_shows_a_key_or_a_value(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     db, key, value = database(name, request, tmp_path), "SECRET-KEY", b"SECRET-VALUE"
+    owner = Owner("SECRET-OWNER", NOW)
     async with opened(create_async_engine(db.url)) as backend:  # one that does not hide parameters
         store = backend.store
         version = await store.create(key, value, expires_at=NOW + 9, now=NOW)
@@ -694,9 +721,11 @@ async def test_no_error_shows_a_key_or_a_value(name: str, request: pytest.Fixtur
         failures = [
             refused.value,
             await fails(store.get(key, now=NOW)),
-            await fails(store.create(key, value, expires_at=NOW + 9, now=NOW)),
-            await fails(store.replace(key, value, version, expires_at=NOW + 9, now=NOW)),
-            await fails(store.replace(key, value, version, expires_at=10**30, now=NOW)),
+            await fails(store.create(key, value, expires_at=NOW + 9, now=NOW, owner=owner)),
+            await fails(store.replace(key, value, version, expires_at=NOW + 9, now=NOW, owner=owner)),
+            await fails(store.replace(key, value, version, expires_at=10**30, now=NOW, owner=owner)),
+            await fails(store.list_owned(owner.name, limit=1, now=NOW, after=Cursor(10**30, key))),
+            await fails(store.count_owned(owner.name, now=10**30)),
             await fails(store.delete(key, now=NOW)),
         ]
         await backend.create_table()

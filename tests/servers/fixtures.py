@@ -39,6 +39,15 @@ def redis_cluster() -> Iterator[Address]:
 
 
 @pytest.fixture(scope="session")
+def redis_with_slots() -> Iterator[Address]:
+    """A Cluster of one node: an ordinary client reaches all keys, but no two slots at once, as with some services."""
+    with redis.standalone(config={"cluster-enabled": "yes"}) as server:
+        server.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        server.wait_until(server.serves_cluster, "did not serve its slots")
+        yield server.address
+
+
+@pytest.fixture(scope="session")
 def redis_sentinel() -> Iterator[redis.SentinelAddress]:
     for address in shared("STARSESSIONS_REDIS_SENTINEL_URL", partial(redis.sentinel, down_after=PATIENT)):
         yield redis.SentinelAddress(address.url)

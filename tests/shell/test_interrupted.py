@@ -177,7 +177,7 @@ class Story:
             except BaseException as error:
                 if not _is_killed(error):
                     raise
-        store.how, store.is_dead = "", False
+        store.how, store.is_dead, store.meanwhile = "", False, None
         return store.calls >= at
 
     async def check(self, at: str) -> None:

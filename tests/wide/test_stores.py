@@ -110,8 +110,6 @@ def connect(request: pytest.FixtureRequest) -> Connect:
 
 
 class TestSqlStore(StoreSuite):
-    declines: ClassVar = {"owners": "the library keeps the lists"}
-
     @pytest.fixture
     async def open_store(self, connect: Connect) -> OpenStore:
         corner = secrets.token_hex(8)

@@ -4,10 +4,11 @@ Whether a session has expired is decided by the clocks of the workers. Two of th
 may differ from the store's by half of that.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+
+import anyio
 
 from starsessions.core.durations import Clock
 from starsessions.core.record import CLOCK_SKEW
@@ -24,7 +25,7 @@ Sleep = Callable[[float], Awaitable[object]]
 
 
 @asynccontextmanager
-async def comparing(store: object, clock: Clock, *, sleep: Sleep = asyncio.sleep) -> AsyncIterator[None]:
+async def comparing(store: object, clock: Clock, *, sleep: Sleep = anyio.sleep) -> AsyncIterator[None]:
     """Compare this worker's clock with that of a `Timed` store now, and on asyncio each hour.
 
     Args:
@@ -32,12 +33,15 @@ async def comparing(store: object, clock: Clock, *, sleep: Sleep = asyncio.sleep
         clock: returns the time of this worker, in seconds since 1970.
         sleep: waits for a number of seconds; for tests.
     """
-    later = None
-    if isinstance(store, Timed):
-        notices = Notices()
-        await compare(store, clock, notices)
-        with suppress(RuntimeError):  # another library than asyncio runs the application
-            later = asyncio.get_running_loop().create_task(_compare_again(store, clock, notices, sleep))
+    if not isinstance(store, Timed):
+        yield
+        return
+    import asyncio  # it takes long, and a process without such a store may never need it
+
+    later, notices = None, Notices()
+    await compare(store, clock, notices)
+    with suppress(RuntimeError):  # another library than asyncio runs the application
+        later = asyncio.get_running_loop().create_task(_compare_again(store, clock, notices, sleep))
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from starsessions.backends.server_side import StoreBackend
 from starsessions.core.durations import Clock, Duration, seconds, time_limit
 from starsessions.core.record import Found, MissReason
 from starsessions.core.serializer import Serializer
-from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from starsessions.exceptions import BackendUnavailable
 from starsessions.notices import Notices
 from starsessions.sealing.keys import OptionalKeys
 from starsessions.stores.sqlalchemy.connection import engine_for
@@ -39,8 +39,8 @@ class SQLAlchemyBackend(StoreBackend):
     `isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True`, or each statement needs a COMMIT and a ROLLBACK.
 
     The table is not created automatically: call `create_table()`, or use Alembic with the backend's `metadata`. If the
-    table is missing, the application fails at startup. If the database does not answer at startup, a warning is logged,
-    because it may still be starting.
+    table is missing or lacks a column, the application fails at startup. If the database does not answer at startup, a
+    warning is logged, because it may still be starting.
 
     Args:
         engine_or_url: an `AsyncEngine`, or the URL of a database. If it names no driver, an installed one is used.
@@ -109,7 +109,7 @@ class SQLAlchemyBackend(StoreBackend):
         return await super().fetch(token, now)
 
     async def create_table(self) -> None:
-        """Create the table and its index, unless it exists.
+        """Create the table and its indexes, unless it exists.
 
         Raises:
             BackendUnavailable: the database failed or did not answer in time.
@@ -143,9 +143,6 @@ class SQLAlchemyBackend(StoreBackend):
 
     async def _look_for_table(self) -> None:
         try:
-            is_there = await self.store.has_table()
+            await self.store.check_table()
         except BackendUnavailable as error:
             _logger.warning("The session database does not answer yet, so its table was not checked: %s", error)
-            return
-        if not is_there:
-            raise ImproperlyConfigured(self.store.no_table)

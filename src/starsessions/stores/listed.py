@@ -8,9 +8,10 @@ the place of an entry that was created under the same key meanwhile.
 A list is read and changed whatever time it is for this worker, so that its clock hides or removes no place.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from inspect import Parameter, signature
-from operator import attrgetter
+from itertools import islice
+from operator import itemgetter
 from os import urandom
 from typing import Annotated, NamedTuple, TypeGuard
 
@@ -27,6 +28,9 @@ MOST_LISTED = 1000
 
 MOST_LOOKS = 16
 """The places that one write checks at most, to forget those without an entry."""
+
+MOST_AT_ONCE = 100
+"""The changes of concurrent requests that one write of a list takes along."""
 
 MAX_TRIES = 1000
 
@@ -45,13 +49,11 @@ _Time = Annotated[int, Meta(ge=-(2**53), le=2**53)]
 
 
 class _Place(NamedTuple):
-    """An entry on the list of its owner."""
+    """Where an entry is on the list of its owner, and its mark. The list has for each place until when it is kept."""
 
     since: _Time
     key: Key
     mark: bytes
-    until: _Time
-    """When the place may be forgotten, in seconds since 1970: the entry has expired by then, or has extended it."""
 
 
 class _Version(NamedTuple):
@@ -61,12 +63,15 @@ class _Version(NamedTuple):
     tag: _Tag | None
 
 
-_Places = tuple[_Place, ...]
-"""The places of one owner, the oldest first."""
+_List = dict[_Place, int]
+"""The places of one owner, and when each may be forgotten: its entry has expired by then, or has extended it."""
+
+_Changes = dict[_Place, int | None]
+"""Until when to keep a place; None: take it off."""
 
 _encode = Encoder().encode
 _decode_value = Decoder(tuple[_Tag | None, bytes]).decode
-_decode_places = Decoder(_Places).decode
+_decode_list = Decoder(tuple[tuple[_Time, Key, bytes, _Time], ...]).decode
 
 
 def is_indexing(store: object) -> TypeGuard[Indexing]:
@@ -115,6 +120,8 @@ class ListedStore:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._wanted: dict[str, _Changes] = {}
+        """The changes of lists that are under way in this process."""
 
     async def get(self, key: str, *, now: int) -> Entry | None:
         return _shown(await self._store.get(key, now=now))
@@ -160,7 +167,7 @@ class ListedStore:
         return deleted
 
     async def list_owned(self, name: str, *, limit: int, now: int, after: Cursor | None = None) -> Page:
-        places = _places(name, await self._store.get(name, now=0))
+        places = _read(name, await self._store.get(name, now=0))
         cursors = {Cursor(place.since, place.key) for place in places}
         left = sorted((one for one in cursors if after is None or one < after), reverse=True)
         entries: list[tuple[str, Entry]] = []
@@ -171,73 +178,87 @@ class ListedStore:
         return Page(entries, left[limit - 1] if len(left) > limit else None)
 
     async def count_owned(self, name: str, *, now: int) -> int:
-        places = _places(name, await self._store.get(name, now=0))
-        return sum(now < place.until for place in places)
+        places = _read(name, await self._store.get(name, now=0))
+        return sum(now < until for until in places.values())
 
     async def _listed(self, owner: Owner, key: str, mark: bytes, expires_at: int, now: int) -> _Tag:
         """See to it that the list of the owner has the place of an entry that is about to be written."""
-        until = expires_at + (expires_at - now)  # twice as long, so that most renewals need not extend it
-        new = _Place(owner.since, key, mark, until)
-
-        async def add(places: _Places) -> _Places:
-            others = tuple(place for place in places if place[:3] != new[:3])
-            if any(place[:3] == new[:3] and place.until >= expires_at for place in places):
-                return places
-            return (*await self._with_room(others, now), new)
-
-        await self._change(owner.name, add, now)
+        until = expires_at + max(0, expires_at - now)  # twice as long, so that most renewals need not extend it
+        place = _Place(owner.since, key, mark)
+        await self._change(owner.name, place, until, lambda places: places.get(place, -1) >= expires_at, now)
         return _Tag(owner, mark)
 
     async def _take_off(self, tag: _Tag, key: str, now: int) -> None:
         """Take the place of an entry that no longer exists off the list."""
+        place = _Place(tag.owner.since, key, tag.mark)
+        await self._change(tag.owner.name, place, None, lambda places: place not in places, now)
 
-        async def remove(places: _Places) -> _Places:
-            return tuple(place for place in places if (place.key, place.mark) != (key, tag.mark))
+    async def _change(
+        self, name: str, place: _Place, until: int | None, is_done: Callable[[_List], bool], now: int
+    ) -> None:
+        """Change a list atomically, together with what other requests of this process want to change in it."""
+        wanted = self._wanted.setdefault(name, {})
+        wanted[place] = until
+        try:
+            await self._carry_out(name, wanted, place, is_done, now)
+        finally:
+            wanted.pop(place, None)
+            if not wanted:
+                self._wanted.pop(name, None)
 
-        await self._change(tag.owner.name, remove, now)
-
-    async def _change(self, name: str, change: Callable[[_Places], Awaitable[_Places]], now: int) -> None:
-        """Change a list atomically. `change` runs again if another request writes first."""
+    async def _carry_out(
+        self, name: str, wanted: _Changes, place: _Place, is_done: Callable[[_List], bool], now: int
+    ) -> None:
+        mine = {place: wanted[place]}
         entry = await self._store.get(name, now=0)
         for _ in range(MAX_TRIES):
-            before = _places(name, entry)
-            after = await change(before)
-            if after == before:
+            places = _read(name, entry)
+            if is_done(places):
                 return
+            changes = dict(islice(wanted.items(), MOST_AT_ONCE)) | mine
             try:
-                await self._write(name, tuple(sorted(after)), entry, now)
+                await self._write(name, await self._changed(places, changes, now), entry, now)
                 return
             except Conflict as conflict:
                 entry = conflict.current or await self._store.get(name, now=0)
         raise BackendUnavailable("Other requests changed the list of an owner on every attempt: try again.")
 
-    async def _write(self, name: str, places: _Places, entry: Entry | None, now: int) -> None:
+    async def _changed(self, places: _List, changes: _Changes, now: int) -> _List:
+        kept = {place: until for place, until in places.items() if changes.get(place, until) is not None}
+        added = {place: until for place, until in changes.items() if until is not None}
+        count = len(added.keys() - kept.keys())
+        if count:
+            kept = await self._with_room(kept, MOST_LISTED - count, now)
+        return kept | {place: max(until, kept.get(place, until)) for place, until in added.items()}
+
+    async def _write(self, name: str, places: _List, entry: Entry | None, now: int) -> None:
         if not places and entry is not None:
             await self._store.delete(name, entry.version, now=0)
             return
-        value, expires_at = _start(name) + _encode(places), max(place.until for place in places)
+        value = _start(name) + _encode([(*place, until) for place, until in places.items()])
+        expires_at = max(places.values())
         if entry is None:
             await self._store.create(name, value, expires_at=expires_at, now=now)
             return
         then = min(now, entry.expires_at - 1, expires_at - 1)  # it has not expired by then, whatever this clock says
         await self._store.replace(name, value, entry.version, expires_at=expires_at, now=then)
 
-    async def _with_room(self, places: _Places, now: int) -> _Places:
-        """Return the list without places that have ended, and with room for one more."""
-        left = list(places)
-        for place in sorted(places, key=attrgetter("until"))[:MOST_LOOKS]:
-            if now < place.until and len(left) < MOST_LISTED:
+    async def _with_room(self, places: _List, most: int, now: int) -> _List:
+        """Return the list without places that have ended, and with this many at most."""
+        left = dict(places)
+        for place, until in sorted(places.items(), key=itemgetter(1))[:MOST_LOOKS]:
+            if now < until and len(left) <= most:
                 break
-            if await self._end(place, now, if_live=False):
-                left.remove(place)
-        for place in tuple(left):
-            if len(left) < MOST_LISTED:
+            if await self._end(place, until, now, if_live=False):
+                del left[place]
+        for place in sorted(left):
+            if len(left) <= most:
                 break
-            if await self._end(place, now, if_live=True):
-                left.remove(place)
-        return tuple(left)
+            if await self._end(place, left[place], now, if_live=True):
+                del left[place]
+        return left
 
-    async def _end(self, place: _Place, now: int, *, if_live: bool) -> bool:
+    async def _end(self, place: _Place, until: int, now: int, *, if_live: bool) -> bool:
         """Make sure that this place has no entry, and will have none. Return False if it has one, or might have."""
         key, entry = place.key, await self._store.get(place.key, now=0)
         tag = None if entry is None else _opened(entry.value)[0]
@@ -246,10 +267,10 @@ class ListedStore:
                 if now < entry.expires_at and not if_live:
                     return False
                 await self._store.delete(key, entry.version, now=0)
-            elif now >= place.until:
+            elif now >= until:
                 pass  # what a slow request may still write there will have expired
             elif entry is None:
-                await self._store.create(key, b"", expires_at=place.until, now=now)  # such a request is refused
+                await self._store.create(key, b"", expires_at=until, now=now)  # such a request is refused
             else:
                 then = min(now, entry.expires_at - 1)
                 await self._store.replace(key, entry.value, entry.version, expires_at=entry.expires_at, now=then)
@@ -286,12 +307,13 @@ def _start(name: str) -> bytes:
     return b"l1." + name[:8].encode("ascii")
 
 
-def _places(name: str, entry: Entry | None) -> _Places:
+def _read(name: str, entry: Entry | None) -> _List:
     """Decode a list. Garbage counts as empty: an entry is listed again when it is replaced."""
     start = _start(name)
     if entry is None or not entry.value.startswith(start):
-        return ()
+        return {}
     try:
-        return _decode_places(entry.value[len(start) :])
+        listed = _decode_list(entry.value[len(start) :])
+        return {_Place(since, key, mark): until for since, key, mark, until in listed}
     except (MsgspecError, UnicodeDecodeError):
-        return ()
+        return {}

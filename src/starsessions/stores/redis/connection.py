@@ -35,6 +35,7 @@ class Transport(NamedTuple):
     client: "Redis | RedisCluster"
     send: Send
     read: Read
+    is_cluster: bool
 
 
 class _Lease(NamedTuple):
@@ -54,15 +55,15 @@ def transport_for(client: "Redis | RedisCluster", seconds: float) -> Transport:
     driver = _Driver()
     execute = partial(client.execute_command, **{NEVER_DECODE: True})
     if isinstance(client, RedisCluster):
-        send = _whole(driver, execute, _PAUSES)
+        send = _whole(driver, _limited(execute), _PAUSES)
         # The keys of one MGET may be on different nodes.
-        return Transport(client, send, partial(send, "GET"))
+        return Transport(client, send, partial(send, "GET"), is_cluster=True)
     # A subclass that overrides execute_command expects to see each command.
     if type(client).execute_command is not Redis.execute_command or client.single_connection_client:
         send = _whole(driver, execute)
     else:
         send = _Pooled(driver, client.connection_pool).send
-    return Transport(client, send, _Reads(send, seconds).read)
+    return Transport(client, send, _Reads(send, seconds).read, is_cluster=False)
 
 
 class _Driver:
@@ -116,6 +117,19 @@ def _whole(driver: _Driver, execute: Send, pauses: Sequence[float] = ()) -> Send
                 await sleep(pause)
         with driver:
             return await once(command)
+
+    return send
+
+
+def _limited(execute: Send) -> Send:
+    """Return a function that sends so many commands at a time. The client of a Cluster refuses more than 100 per node,
+    and all that concerns one user's listing goes to the same one.
+    """
+    free = Semaphore(CONNECTIONS)
+
+    async def send(*command: Any) -> Any:
+        async with free:
+            return await execute(*command)
 
     return send
 

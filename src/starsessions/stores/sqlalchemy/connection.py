@@ -65,12 +65,18 @@ READ_ONLY: Codes = frozenset(
 NO_TABLE: Codes = frozenset({"42P01", 1146, "no such table"})
 """PostgreSQL, MySQL and SQLite: the table does not exist."""
 
+OLD_TABLE: Codes = frozenset({"42703", 1054, 1176, "no such column", "has no column named"})
+"""PostgreSQL, MySQL and SQLite: the table lacks a column, or on MySQL an index."""
+
 PREPARED: Codes = frozenset({"26000", "42P05"})
 """PostgreSQL: a prepared statement does not exist, or exists already."""
 
 CAUSES: dict[Codes, str] = {
     NO_TABLE: "The table {table!r} is missing: create it with `await backend.create_table()`, or with an Alembic "
     "migration that uses backend.metadata.",
+    OLD_TABLE: "The table {table!r} lacks a column or an index, because an earlier version created it: change it with "
+    "an Alembic migration that uses backend.metadata, or drop it and create it with `await backend.create_table()`. "
+    "Dropping it ends all sessions.",
     LOCKED: "The SQLite file is locked by another transaction. If it is this request's own, end it before the response "
     'starts (FastAPI: `Depends(get_db, scope="function")`), or keep the sessions in a file of their own.',
     frozenset({"SQLITE_CANTOPEN"}): "The SQLite file cannot be opened: create its directory, or correct the URL (three "
@@ -94,6 +100,10 @@ ASYNC_DRIVERS: dict[str, tuple[str, ...]] = {
     "sqlite": ("aiosqlite",),
 }
 """The drivers that are tested, for each database. The first one that is installed is the default."""
+
+
+class UnusableTable(BackendUnavailable):
+    """The table is missing, or is not what the statements need."""
 
 
 class Answer(NamedTuple):
@@ -250,7 +260,8 @@ class Database:
     def _fail(self, failure: Exception) -> NoReturn:
         for codes, cause in CAUSES.items():
             if _has_code(failure, codes):
-                raise BackendUnavailable(cause.format(table=self._table)) from None
+                kind = UnusableTable if codes in {NO_TABLE, OLD_TABLE} else BackendUnavailable
+                raise kind(cause.format(table=self._table)) from None
         raise BackendUnavailable(f"The store failed: {type(failure).__name__}.") from failure
 
 
@@ -306,11 +317,9 @@ def _spoils(error: Exception) -> bool:
 def _has_code(failure: BaseException | None, codes: Codes) -> bool:
     """Return whether a driver's error has one of these codes, in any of the places where drivers put it."""
     first = next(iter(getattr(failure, "args", ())), None)
-    said = (
-        getattr(failure, "sqlstate", None),
-        getattr(failure, "sqlite_errorname", None),
-        first.partition(":")[0] if isinstance(first, str) else first,
-    )
+    said = [getattr(failure, "sqlstate", None), getattr(failure, "sqlite_errorname", None), first]
+    if isinstance(first, str):
+        said += [first.partition(":")[0], " ".join(first.split()[2:6])]  # SQLite: "table t has no column named c"
     return any(code in codes for code in said if isinstance(code, str | int))
 
 

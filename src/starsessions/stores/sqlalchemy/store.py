@@ -4,12 +4,12 @@ from functools import partial
 from os import urandom
 from typing import Any
 
-from sqlalchemy import Table
+from sqlalchemy import Executable, Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from starsessions.exceptions import BackendUnavailable
-from starsessions.stores.base import Conflict, Entry, Version
-from starsessions.stores.sqlalchemy.connection import CAUSES, MOST_CONNECTIONS, NO_TABLE, Database
+from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
+from starsessions.stores.base import Conflict, Cursor, Entry, Owner, Page, Version
+from starsessions.stores.sqlalchemy.connection import MOST_CONNECTIONS, Database, UnusableTable
 from starsessions.stores.sqlalchemy.table import Statements
 
 MAX_ROUNDS = 8
@@ -18,9 +18,12 @@ MAX_ROUNDS = 8
 _FREE: Version = object()
 """The version of a missing entry."""
 
+_BEGINNING = Cursor(2**63 - 1, "")
+"""What every entry of a listing comes after."""
+
 
 class SQLAlchemyStore:
-    """A store in a table of a SQL database. It is also `Sweeping`.
+    """A store in a table of a SQL database. It is also `Sweeping`, `Indexing` and `Timed`.
 
     Each method is one statement in its own transaction. A conflict takes one more statement, to read the current entry.
     This is true for an engine with `isolation_level="AUTOCOMMIT"` and `skip_autocommit_rollback=True`, and on
@@ -39,18 +42,19 @@ class SQLAlchemyStore:
         self, engine: AsyncEngine, table: Table, *, timeout: float = 5.0, connections: int = MOST_CONNECTIONS
     ) -> None:
         self.table = table
-        self.no_table: str = CAUSES[NO_TABLE].format(table=table.fullname)
         self._database = Database(engine, table.fullname, timeout, connections)
-        self.statements: Statements = Statements(table)
+        self.statements: Statements = Statements(table, engine.dialect)
 
     async def get(self, key: str, *, now: int) -> Entry | None:
         return await self._database.with_timeout(self._get(key, now))
 
-    async def create(self, key: str, value: bytes, *, expires_at: int, now: int) -> Version:
-        return await self._database.with_timeout(self._put(key, value, _FREE, expires_at, now), writes=True)
+    async def create(self, key: str, value: bytes, *, expires_at: int, now: int, owner: Owner | None = None) -> Version:
+        return await self._database.with_timeout(self._put(key, value, _FREE, expires_at, now, owner), writes=True)
 
-    async def replace(self, key: str, value: bytes, version: Version, *, expires_at: int, now: int) -> Version:
-        return await self._database.with_timeout(self._put(key, value, version, expires_at, now), writes=True)
+    async def replace(
+        self, key: str, value: bytes, version: Version, *, expires_at: int, now: int, owner: Owner | None = None
+    ) -> Version:
+        return await self._database.with_timeout(self._put(key, value, version, expires_at, now, owner), writes=True)
 
     async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
         return await self._database.with_timeout(self._delete(key, version, now), writes=True)
@@ -58,21 +62,32 @@ class SQLAlchemyStore:
     async def sweep(self, limit: int, *, now: int) -> int:
         return await self._database.with_timeout(self._sweep(limit, now))
 
-    async def has_table(self) -> bool:
+    async def list_owned(self, name: str, *, limit: int, now: int, after: Cursor | None = None) -> Page:
+        return await self._database.with_timeout(self._list_owned(name, limit, now, after or _BEGINNING))
+
+    async def count_owned(self, name: str, *, now: int) -> int:
+        """Return the number of an owner's entries that have not expired by `now`. It reads each of their rows."""
+        parameters = {"p_owner": name, "p_now": now}
+        return int(await self._database.with_timeout(self._scalar(self.statements.count_owned, parameters)))
+
+    async def time(self) -> float:
+        """Return the time of the database in seconds since 1970."""
+        return float(await self._database.with_timeout(self._scalar(self.statements.time, {})))
+
+    async def check_table(self) -> None:
+        """Raise `ImproperlyConfigured` if the table is missing or lacks a column."""
         try:
-            await self.get("", now=0)  # an inspector would not apply the engine's schema_translate_map
-        except BackendUnavailable as error:
-            if str(error) != self.no_table:
-                raise
-            return False
-        return True
+            # It names every column. An inspector would not apply the engine's schema_translate_map.
+            await self.list_owned("", limit=1, now=0)
+        except UnusableTable as error:
+            raise ImproperlyConfigured(str(error)) from None
 
     async def create_table(self) -> None:
-        """Create the table and its index, unless it exists."""
+        """Create the table and its indexes, unless it exists."""
         try:
             await self._database.with_timeout(self._database.call(partial(self.table.create, checkfirst=True)))
         except BackendUnavailable:
-            if not await self.has_table():  # another process may have created it at the same time
+            if not await self._has_table():  # another process may have created it at the same time
                 raise
 
     async def finished(self) -> None:
@@ -83,13 +98,23 @@ class SQLAlchemyStore:
         """Close the connections of this event loop. The next method opens new ones."""
         await self._database.aclose()
 
+    async def _has_table(self) -> bool:
+        try:
+            await self.check_table()
+        except ImproperlyConfigured:
+            return False
+        return True
+
     async def _get(self, key: str, now: int) -> Entry | None:
         rows = (await self._database.execute(self.statements.get, {"p_key": key, "p_now": now})).rows
         return Entry._make(rows[0]) if rows else None
 
-    async def _put(self, key: str, value: bytes, expected: Version, expires_at: int, now: int) -> Version:
+    async def _put(
+        self, key: str, value: bytes, expected: Version, expires_at: int, now: int, owner: Owner | None
+    ) -> Version:
         version = int.from_bytes(urandom(8)) >> 1
         row = {"p_key": key, "p_value": value, "p_expires_at": expires_at, "p_version": version}
+        row["p_owner"], row["p_since"] = owner or (None, None)
         for _ in range(MAX_ROUNDS):
             written, in_doubt = await self._write(row, expected, now)
             if written:
@@ -129,6 +154,16 @@ class SQLAlchemyStore:
         if current is None and deleted.in_doubt:
             return True
         raise Conflict(current)
+
+    async def _list_owned(self, name: str, limit: int, now: int, after: Cursor) -> Page:
+        here = {"p_owner": name, "p_now": now, "p_since": after.since, "p_key": after.key}
+        rows = (await self._database.execute(self.statements.list_owned, {**here, "p_limit": limit + 1})).rows
+        page = rows[:limit]
+        entries = [(row.key, Entry(row.value, row.expires_at, row.version)) for row in page]
+        return Page(entries, Cursor(page[-1].since, page[-1].key) if len(rows) > limit else None)
+
+    async def _scalar(self, statement: Executable, parameters: dict[str, Any]) -> Any:
+        return (await self._database.execute(statement, parameters)).rows[0][0]
 
     async def _sweep(self, limit: int, now: int) -> int:
         execute, parameters = self._database.execute, {"p_now": now, "p_limit": limit}

@@ -1,0 +1,89 @@
+"""What all operations of the store have in common: the client of this event loop, a second attempt, a time limit."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+from starsessions.stores.loops import PerLoop
+from starsessions.stores.redis.connection import Transport, within
+from starsessions.stores.redis.scripts import Script
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Commands:
+    """Send commands and scripts, and repeat those whose replies were lost.
+
+    Args:
+        clients: the clients by which to send.
+        seconds: the limit of time of an operation.
+    """
+
+    def __init__(self, clients: PerLoop[Transport], seconds: float) -> None:
+        from redis import exceptions
+
+        self._clients = clients
+        self._seconds = seconds
+        self.failures = (exceptions.RedisError,)
+        self._unknown_script = exceptions.NoScriptError
+        # After these errors a command is retried. A read-only error means a failover: another node is the primary now.
+        self._lost = (exceptions.ConnectionError, exceptions.ReadOnlyError)
+        self.refusal = exceptions.ResponseError
+        self._is_spread = False
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether each script may use one key only: this is a Cluster, perhaps behind an ordinary client."""
+        return self._is_spread or self._clients.get().is_cluster
+
+    def has_found_slots(self, refusal: Exception) -> bool:
+        """Return whether a script was refused because it used several keys, and remember that."""
+        # The driver removes the word CROSSSLOT, by which Redis begins this message.
+        self._is_spread = self._is_spread or "slot" in str(refusal)
+        return self._is_spread
+
+    async def finish(self, operation: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Begin an operation, wait for it, and return its result.
+
+        Raises:
+            BackendUnavailable: Redis failed, or did not answer in time.
+            ImproperlyConfigured: there is no event loop in which a client can work.
+        """
+        self._clients.get()
+        return await within(self._seconds, operation(*args, **kwargs), self.failures)
+
+    async def read(self, name: bytes) -> bytes | None:
+        """Return the value of a key; None if it is missing or no string."""
+        read = self._clients.get().read
+        try:
+            try:
+                stored: bytes | None = await read(name)
+            except self._lost:
+                stored = await read(name)
+        except self.refusal as refusal:
+            if not str(refusal).startswith("WRONGTYPE"):
+                raise
+            return None
+        return stored
+
+    async def ask(self, *command: Any) -> Any:
+        """Return the reply to a command that changes nothing."""
+        send = self._clients.get().send
+        try:
+            return await send(*command)
+        except self._lost:
+            return await send(*command)
+
+    async def run(self, script: Script, keys: Sequence[bytes], *arguments: Any) -> tuple[Any, bool]:
+        """Return the reply to a script, and whether it was sent twice."""
+        try:
+            return await self._run_once(script, keys, arguments), False
+        except self._lost:
+            return await self._run_once(script, keys, arguments), True
+
+    async def _run_once(self, script: Script, keys: Sequence[bytes], arguments: tuple[Any, ...]) -> Any:
+        send = self._clients.get().send
+        try:
+            return await send("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        except self._unknown_script:
+            return await send("EVAL", script.source, len(keys), *keys, *arguments)

@@ -1,0 +1,65 @@
+"""How the entries of an owner are read, page by page.
+
+On one server, one script reads the members of a listing and their entries. In a Cluster, the members are read first,
+and then their entries, at once. What counts is the entry: only one that says that it has this place is on the page.
+"""
+
+from asyncio import gather
+
+from starsessions.stores.base import Cursor, Page
+from starsessions.stores.redis.commands import Commands
+from starsessions.stores.redis.layout import below, cursor, listing, parsed, place_of
+from starsessions.stores.redis.scripts import LIST
+
+_ELSEWHERE = (b"{a}", b"{b}")
+"""Parts of keys in two different slots of a Cluster, of which none is used. A server that accepts them together has
+no slots, so that an entry and its place are written at once; only then may who reads a listing repair it."""
+
+
+_Found = tuple[list[tuple[bytes, bytes | None]], bytes | None]
+"""The members of a page, and what is stored under their keys; and the last member if others follow."""
+
+
+class Reader:
+    """Read listings.
+
+    Args:
+        commands: how to reach Redis.
+        prefix: the prefix of all keys.
+    """
+
+    def __init__(self, commands: Commands, prefix: bytes) -> None:
+        self._commands = commands
+        self._prefix = prefix
+        self._finds_keys = True
+        """Whether scripts may use keys that they find in a listing. Dragonfly, for one, permits that by a setting."""
+
+    async def page(self, name: str, limit: int, now: int, after: Cursor | None) -> Page:
+        """Return a page of a listing."""
+        key = listing(self._prefix, name)
+        members, last = await self._members(key, name, limit, after)
+        found = []
+        for member, stored in members:
+            entry, position = parsed(stored, now), cursor(member)
+            place = place_of(self._prefix, position.key, entry.version) if entry else None
+            if entry and place and place.listing == key and member.startswith(place.start):
+                found.append((position.key, entry))
+        return Page(found, cursor(last) if last else None)
+
+    async def _members(self, key: bytes, name: str, limit: int, after: Cursor | None) -> _Found:
+        if self._finds_keys and not self._commands.is_spread:
+            keys = [key, *(self._prefix + elsewhere for elsewhere in _ELSEWHERE)]
+            try:
+                answer, _ = await self._commands.run(LIST, keys, self._prefix, name.encode(), below(after), limit)
+            except self._commands.refusal as refusal:
+                if not self._commands.has_found_slots(refusal):
+                    if "undeclared" not in str(refusal):
+                        raise
+                    self._finds_keys = False
+            else:
+                last, *found = answer
+                return list(zip(found[::2], found[1::2], strict=True)), last
+        members = await self._commands.ask("ZREVRANGEBYLEX", key, below(after), "-", "LIMIT", 0, limit + 1)
+        more, members = len(members) > limit, members[:limit]
+        stored = await gather(*(self._commands.read(self._prefix + cursor(one).key.encode()) for one in members))
+        return list(zip(members, stored, strict=True)), members[-1] if more else None

@@ -1,0 +1,180 @@
+"""The scripts that the store has Redis run. Each of them is atomic."""
+
+from hashlib import sha1
+from typing import NamedTuple
+
+
+class Script(NamedTuple):
+    """A script, and the name under which Redis remembers it."""
+
+    source: bytes
+    sha: str
+
+
+def _script(*parts: bytes) -> Script:
+    source = b"".join(parts)
+    return Script(source, sha1(source, usedforsecurity=False).hexdigest())
+
+
+_PLACES = b"""
+-- The member that begins with a place, if there is one.
+local function find(listing, start)
+    local stop = string.sub(start, 1, -2) .. '\\1'
+    return redis.call('ZRANGEBYLEX', listing, '[' .. start, '(' .. stop, 'LIMIT', 0, 1)[1]
+end
+
+-- Entry and place are atomic if the entry is given, too. Otherwise, `who` tells whether another write has renewed it.
+local function remove(listing, start, who, entry)
+    local member = find(listing, start)
+    if not member then return end
+    if entry and redis.call('GET', entry) then return end
+    if not entry and string.sub(member, -4) ~= who then return end
+    redis.call('ZREM', listing, member)
+end
+"""
+
+_ADD = b"""
+local GRACE = 60 -- minutes for which a place is kept after its entry has expired
+local MOST = 8   -- members that one call looks at
+
+-- Not every server has `struct`.
+local function pack(number)
+    local bytes = ''
+    for _ = 1, 4 do
+        bytes = string.char(number % 256) .. bytes
+        number = math.floor(number / 256)
+    end
+    return bytes
+end
+
+local function last_minute(member)
+    local a, b, c, d = string.byte(member, -8, -5)
+    return ((a * 256 + b) * 256 + c) * 256 + d
+end
+
+-- Look at a few members, from any on, and remove those whose entries have expired. So at most an eighth of a long
+-- listing has.
+local function sweep(listing, minute, random)
+    local count = redis.call('ZCARD', listing)
+    local first = count > MOST and random % count or 0
+    for _, member in ipairs(redis.call('ZRANGE', listing, first, first + MOST - 1)) do
+        if last_minute(member) + GRACE < minute then redis.call('ZREM', listing, member) end
+    end
+end
+
+local function add(listing, start, who, milliseconds)
+    local minute = math.floor(redis.call('TIME')[1] / 60)
+    local last = math.min(minute + math.ceil(milliseconds / 60000) + 1, 4294967295)
+    local former = find(listing, start)
+    if former then
+        last = math.max(last, last_minute(former)) -- another write may have prolonged the entry meanwhile
+    else
+        local a, b, c = string.byte(ARGV[1], 2, 4)
+        sweep(listing, minute, (a * 256 + b) * 256 + c)
+    end
+    local member = start .. pack(last) .. who
+    if member ~= former then
+        redis.call('ZADD', listing, 0, member)
+        if former then redis.call('ZREM', listing, former) end
+    end
+    local enough = milliseconds + GRACE * 60000
+    if redis.call('PTTL', listing) < enough then
+        redis.call('PEXPIRE', listing, string.format('%.0f', enough + GRACE * 60000))
+    end
+end
+"""
+
+WRITE = _script(
+    _PLACES,
+    _ADD,
+    b"""
+local entry, expected, now, milliseconds = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local start, former = ARGV[5], ARGV[6]
+
+local function deadline(stored)
+    local seconds = 0
+    for byte = 10, 17 do seconds = seconds * 256 + string.byte(stored, byte) end
+    return seconds
+end
+
+local function head(stored)
+    local size = string.byte(stored, 18)
+    return string.sub(stored, 2, size == 0 and 18 or 26 + size)
+end
+
+local there = redis.pcall('GET', KEYS[1])
+if type(there) == 'table' then
+    if not string.find(there.err, 'WRONGTYPE', 1, true) then return there end
+    there = false
+elseif there and (#there < 18 or string.byte(there) ~= 2 or deadline(there) <= now) then
+    there = false
+end
+
+if expected == '*' then
+    redis.call('DEL', KEYS[1])
+    return there and {head(there)}
+end
+
+if (there and head(there) or '') ~= expected then
+    if there and string.sub(there, 2, 9) == string.sub(entry, 2, 9) then return 1 end
+    return there
+end
+-- If one of these fails, the others are not undone. So the order is that an entry is never without its place.
+if start ~= '' then add(KEYS[2], start, '\\0\\0\\0\\0', milliseconds) end
+if milliseconds > 0 then
+    redis.call('SET', KEYS[1], entry, 'PX', ARGV[4])
+else
+    redis.call('DEL', KEYS[1])
+end
+if former ~= '' then remove(KEYS[#KEYS], former, '\\0\\0\\0\\0') end
+return 1
+""",
+)
+"""Write an entry if the stored version is `expected`. An empty entry deletes; an empty `expected` requires a missing
+entry; `*` deletes any version. The reply is 1 if this was done, now or by an earlier attempt, and for `*` the version
+in a list; otherwise the stored entry, or nil if it is missing.
+
+KEYS: the entry; the listing in which it gets a place, and the one in which it loses one. ARGV: the entry, `expected`,
+now, the milliseconds to live, and the two places, empty if they are to stay as they are.
+"""
+
+ADD = _script(_PLACES, _ADD, b"add(KEYS[1], ARGV[2], ARGV[3], tonumber(ARGV[4]))")
+"""Add a place to a listing, or renew it. KEYS: the listing. ARGV: random bytes as in an entry, the place, who adds it,
+and the milliseconds for which its entry lives."""
+
+REMOVE = _script(_PLACES, b"remove(KEYS[1], ARGV[1], ARGV[2], KEYS[2])")
+"""Remove the place of an entry that was deleted. KEYS: the listing, and the entry if it is on the same server. ARGV:
+the place, and who has added it."""
+
+LIST = _script(
+    b"""
+local prefix, owner, below, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local members = redis.call('ZREVRANGEBYLEX', KEYS[1], below, '-', 'LIMIT', 0, limit + 1)
+local found = {members[limit + 1] and members[limit] or ''}
+for n = 1, math.min(limit, #members) do
+    local member = members[n]
+    local stored = redis.pcall('GET', prefix .. string.sub(member, 9, -10))
+    if type(stored) == 'table' then
+        if not string.find(stored.err, 'WRONGTYPE', 1, true) then return stored end
+        stored = ''
+    end
+    if stored and string.byte(stored) == 2 and string.sub(stored, 18, 26 + #owner)
+        == string.char(#owner) .. string.sub(member, 1, 8) .. owner then
+        table.insert(found, member)
+        table.insert(found, stored)
+    else
+        redis.call('ZREM', KEYS[1], member)
+    end
+end
+return found
+"""
+)
+"""Return the last member of this page if others follow, and the members and entries of the page. Places whose entries
+are missing are removed: so this is for one server, where a place and its entry are written together.
+
+KEYS: the listing, and keys that a Cluster has elsewhere, so that it refuses the script. ARGV: the prefix, the owner,
+where to begin, and the most members to look at.
+"""
+
+CLOCK = _script(b"return redis.call('TIME')")
+"""Return seconds and microseconds. KEYS: any key, by which a Cluster chooses the server."""
