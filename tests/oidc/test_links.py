@@ -19,9 +19,12 @@ from starsessions import (
     SessionGone,
     users,
 )
-from starsessions.backends.provider_links import REMEMBERED_FOR
+from starsessions.backends import provider_links
+from starsessions.backends.entries import Location
+from starsessions.backends.provider_links import REMEMBERED_FOR, Link
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.user_index import UserIndex
+from starsessions.core.record import Identity, Record
 from starsessions.lifecycle import sign_in as signing_in
 from starsessions.stores.base import Owner, Page
 from starsessions.stores.memory import MemoryStore
@@ -33,6 +36,8 @@ from tests.shell.people import LISTING, sign_in
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
+
+DAY = 86_400
 
 
 @dataclass
@@ -124,14 +129,15 @@ class Story(World):
 
     numbers = count()
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, **settings: Any) -> None:
         Story.numbers = count()
         self.store = Stepped()
-        super().__init__(lambda clock: KINDS[kind](self.store, clock))
+        self.settings = settings
+        super().__init__(lambda clock: KINDS[kind](self.store, clock), **settings)
 
     async def visit(self, act: Callable[[Session], Any], browser: Browser) -> None:
         """Visit a site of its own, so that two may do so at once."""
-        site = Site(backend=self.backend)
+        site = Site(backend=self.backend, **self.settings)
         with suppress(SessionGone):
             await site.visit(act, browser)
 
@@ -194,7 +200,8 @@ async def test_a_sign_out_that_is_interrupted_anywhere_is_completed_by_the_next(
     assert interrupted > 100
 
 
-@pytest.mark.parametrize("act", ["rotate", "change"])
+@pytest.mark.parametrize("together", ["in turn", pytest.param("backwards", marks=pytest.mark.wide)], indirect=True)
+@pytest.mark.parametrize("act", ["rotate", "change", "extend"])
 async def test_a_sign_out_beside_a_request_ends_its_session_in_every_order(kind: str, together: None, act: str) -> None:
     async def work(session: Session) -> None:
         await session.load()
@@ -203,8 +210,10 @@ async def test_a_sign_out_beside_a_request_ends_its_session_in_every_order(kind:
             await session.regenerate_id()
 
     async def scenario(schedule: Schedule) -> None:
-        story, browser = Story(kind), Browser()
+        story, browser = Story(kind, max_age=40 * DAY), Browser()
         await story.visit(sign_in("ann", **names(session="name")), browser)
+        if act == "extend":  # past the end of the links
+            story.clock.advance(30 * DAY)
         old = Browser(dict(browser.cookies))
         await schedule.together(request=lambda: story.visit(work, browser), sign_out=lambda: story.revoke("session"))
         assert await story.user(browser) is None
@@ -239,7 +248,8 @@ async def test_names_of_other_providers_and_applications_are_not_confused() -> N
     assert await world.user(ann) == "ann"
 
 
-async def test_several_users_with_many_sessions_of_one_subject_end() -> None:
+async def test_several_users_with_many_sessions_of_one_subject_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider_links, "PAGE", 50)
     world = World()
     browsers = [await world.sign_in(f"user-{number % 3}", f"sid-{number}") for number in range(120)]
 
@@ -260,10 +270,10 @@ async def test_a_providers_session_that_has_ended_admits_no_sign_in_for_a_quarte
 
 
 async def test_links_last_as_long_as_their_session() -> None:
-    world = World(max_age=40 * 86_400, rolling=True)
+    world = World(max_age=40 * DAY, rolling=True)
     ann = await world.sign_in()
     for _ in range(30):
-        world.clock.advance(30 * 86_400)
+        world.clock.advance(30 * DAY)
         assert await world.user(ann) == "ann"
 
     assert await world.sessions.revoke_linked(ISSUER, session="sid-1") == 1
@@ -301,6 +311,13 @@ async def test_a_sign_out_leaves_no_links() -> None:
 
     await world.sessions.revoke_linked(ISSUER, session="sid-1", subject="sub-1")
     assert await _owned(world, store) == 1  # that of the subject ends with a sign-out of the subject
+
+
+def test_what_debuggers_print_shows_no_names() -> None:
+    identity = Identity("ann", NOW, "handle")
+    link = Link("key", "owner", Record(b"", NOW, NOW, identity=identity), Location("key", 1))
+    names = signing_in.ProviderNames(ISSUER, "sid-1", "sub-1")
+    assert [repr(one) for one in (link, names)] == ["<Link>", "<ProviderNames>"]
 
 
 async def test_what_is_no_link_is_passed_over() -> None:

@@ -6,9 +6,10 @@ import pytest
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
 from starsessions import BackendUnavailable, ImproperlyConfigured
-from starsessions.core.logout_token import LOGOUT_EVENT
+from starsessions.core.issued import Ending, Refused, Trust
+from starsessions.core.logout_token import LOGOUT_EVENT, judge_logout
 from starsessions.oidc import BackchannelLogout
-from starsessions.oidc.tokens import MOST_BYTES
+from starsessions.oidc.tokens import MOST_BYTES, read
 from tests.oidc.provider import (
     CLIENT,
     EC,
@@ -164,6 +165,19 @@ async def test_a_token_of_the_older_name_eddsa_is_accepted_without_a_warning() -
 
     assert (await log_out(world.logout, token)).status == 200
     assert await world.user(ann) is None
+
+
+def test_the_rules_themselves_refuse_another_issuer() -> None:
+    """A receiver has refused it before, so that it fetches no keys for it."""
+    trust = Trust(ISSUER, CLIENT, 600)
+    assert isinstance(judge_logout(logout_claims(), trust, NOW), Ending)
+    refused = judge_logout(logout_claims(iss="https://login.example.org"), trust, NOW)
+    assert isinstance(refused, Refused)
+    assert refused.code == "invalid_issuer"
+
+
+def test_what_debuggers_print_shows_no_token() -> None:
+    assert repr(read(signed(logout_claims()), ["logout+jwt"], ["RS256"])) == "<Token>"
 
 
 # Replays (step 8)

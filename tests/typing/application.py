@@ -91,6 +91,7 @@ async def down(request: Request, error: Exception) -> Response:
 @app.post("/login")
 async def login(session: CurrentSession, name: str, wanted: str = "/") -> Response:
     assert_type(await users.sign_in(session, name, remember=True, method="password"), str)
+    await users.sign_in(session, name, provider="https://idp", provider_session="1", provider_subject="2")
     flash.add_flash(session, "Welcome.", "success")
     return PlainTextResponse(safe_next(wanted))
 

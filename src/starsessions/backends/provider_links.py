@@ -18,7 +18,8 @@ L and P may come in any order, and so may S and C; but L and P come before both.
 * If Q comes before L, then T comes before C, which finds what it wrote.
 * If L comes before Q, and M before C, then C finds the mark, or no link after X.
 * If L comes before Q, and C before M, then P and C come before R, which finds the entry that P stored, or S in its
-  place. If it was P, then S finds that it has been ended.
+  place. If it was P, then S finds that it has been ended. (This is also why M need not be repeated where C has just
+  extended the link.)
 
 A sign-out of a subject has no T, because the subject may sign in again. A sign-in whose links come after Q is such a
 later one, and lives.
@@ -152,7 +153,8 @@ class ProviderLinks:
             of_subject = await self._listed(subject)
             links += [link for link in of_subject if not session or link.record.payload != _OF_SESSION]
         for begin in range(0, len(links), AT_ONCE):
-            await self._at_once(*(self._mark(link) for link in links[begin : begin + AT_ONCE]))
+            some = links[begin : begin + AT_ONCE]
+            await self._at_once(*(self._rewrite(link, _ENDED, link.place.until, 0) for link in some))
         return links
 
     async def remove(self, links: Sequence[Link]) -> None:
@@ -200,24 +202,13 @@ class ProviderLinks:
             if after is None:
                 return links
 
-    async def _mark(self, link: Link) -> None:
-        """Say in the link that its session has ended, whatever another request does to it."""
-        found: Link | None = link
-        while found is not None and found.record.payload != _ENDED:
-            if await self._rewrite(found, _ENDED, found.place.until, 0):
-                return
-            found = await self._find(link.owner, link.identity.handle, 0)
-
-    async def _rewrite(self, link: Link, payload: bytes, until: int, now: int) -> bool:
-        """Replace a link. Return False if another request has changed it meanwhile."""
+    async def _rewrite(self, link: Link, payload: bytes, until: int, now: int) -> None:
+        """Replace a link, unless another request has changed it meanwhile."""
         identity, place = link.identity, link.place
         value = self._entries.value(link.key, Record(payload, link.record.began_at, now, identity=identity))
         owner = Owner(link.owner, identity.signed_in_at)
-        try:
+        with suppress(Conflict):
             await self._store.replace(link.key, value, place.version, expires_at=until, now=now, owner=owner)
-        except Conflict:
-            return False
-        return True
 
     async def _has_ended(self, session: str, now: int) -> bool:
         return bool(session) and await self._store.get(self._ended_key(session), now=now) is not None

@@ -4,6 +4,7 @@ A token's number is remembered after its sessions have ended, not before: if tha
 token again, and it must not be refused as a replay. Two deliveries at once do the same work twice, which is harmless.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, Protocol
 
@@ -44,7 +45,7 @@ class Sessions(Protocol):
         """Remember that a token with this number has done its work."""
 
 
-class Endpoint:
+class Endpoint(ABC):
     """An ASGI application that receives tokens."""
 
     types: ClassVar[Collection[str]]
@@ -87,17 +88,17 @@ class Endpoint:
         answer.headers.update(NO_STORE)
         await answer(scope, receive, send)
 
+    @abstractmethod
     async def answer(self, request: Request, body: bytes) -> Response:
         """Do what the request asks for, and answer it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refuse(self, refused: Refused) -> Response:
         """Say why the token is refused."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fail(self) -> Response:
         """Say that it cannot be done now."""
-        raise NotImplementedError
 
     async def opened(self, text: str) -> Token | Refused:
         """Return a token that the provider has signed.
