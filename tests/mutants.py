@@ -59,6 +59,7 @@ TESTS = {
         [
             "tests/backends/test_sqlalchemy.py",
             "tests/backends/test_sqlalchemy_owners.py",
+            "tests/backends/test_sqlalchemy_deletes.py",
             "tests/backends/test_sqlalchemy_contract.py",
         ]
     ],

@@ -9,6 +9,7 @@ import anyio
 
 from starsessions.backends.adapter import adapt
 from starsessions.backends.base import Backend, SessionBackend
+from starsessions.backends.provider_links import ProviderLinks, handles_by_user
 from starsessions.backends.user_index import AT_ONCE, PAGE, Owned, UserIndex
 from starsessions.core.durations import Duration, seconds, time_limit
 from starsessions.core.kinds import as_base
@@ -42,6 +43,9 @@ async def sign_in(
     keep_data: bool = True,
     method: str = "",
     stamp: str = "",
+    provider: str = "",
+    provider_session: str = "",
+    provider_subject: str = "",
 ) -> str:
     """Sign a user in, and return the session's new id. The old id stops working at once.
 
@@ -58,6 +62,10 @@ async def sign_in(
         keep_data: keep the data of the anonymous session. Data of another user is never kept.
         method: how the user signed in, in the application's words, for the list of devices.
         stamp: a fingerprint of the user's credentials, such as the stored hash of the password: see `check_stamp`.
+        provider: the identity provider that has verified the user, as the claim `iss` of the ID token spells it. It can
+            end the session: see `starsessions.oidc`.
+        provider_session: the claim `sid` of the ID token, if there is one.
+        provider_subject: the claim `sub` of the ID token.
 
     Raises:
         ImproperlyConfigured: the session is in a cookie that cannot be revoked: see `allow_unrevocable` of the backend.
@@ -65,7 +73,8 @@ async def sign_in(
             when the session is saved.
         TooManySessions: the user has `max_sessions_per_user` sessions, and `on_too_many="refuse"` is set.
         ResponseStarted: the headers have been sent, and the new id can no longer reach the browser.
-        TypeError: `user_id` is not a str, or is empty; or `remember` is not a bool.
+        TypeError: `user_id` is not a str, or is empty; `remember` is not a bool; or only a part of what a provider
+            says was given.
     """
     if not isinstance(user_id, str) or not user_id:
         raise TypeError("sign_in() takes the id of a user as a str that is not empty: pass str(user.id).")
@@ -74,8 +83,19 @@ async def sign_in(
     if not is_unicode(user_id) or not is_unicode(method) or not is_unicode(stamp):
         raise UnsupportedValue("what sign_in() was given", "str with half of a character", "No text has that.")
     user_id, method = as_base(user_id, user_id), as_base(method, method)
+    names = _provider_names(provider, provider_session, provider_subject)
     session = await load_session(source)
-    return await signing_in.sign_in(session, user_id, remember, keep_data, method, stamp)
+    return await signing_in.sign_in(session, user_id, remember, keep_data, method, stamp, names)
+
+
+def _provider_names(*names: str) -> signing_in.ProviderNames:
+    provider, session, subject = names
+    if not all(isinstance(name, str) for name in names) or bool(provider) != bool(session or subject):
+        raise TypeError(
+            "sign_in() takes provider with provider_session, provider_subject or both, as str: pass the claims iss, "
+            "sid and sub of the ID token."
+        )
+    return signing_in.ProviderNames(provider, session, subject)
 
 
 async def check_stamp(source: SessionSource, stamp: str) -> bool:
@@ -357,6 +377,41 @@ class UserSessions:
         await session.regenerate_id()
         return count
 
+    async def revoke_linked(
+        self, provider: str, *, session: str = "", subject: str = "", timeout: float | timedelta = 30
+    ) -> int:
+        """End the sessions that were signed in with an identity provider's session or subject. Return how many ended.
+
+        The receivers in `starsessions.oidc` call it. Call it yourself for a sign-out that arrives in another way. If
+        both are given, the session is meant, and besides it those sessions of the subject whose sign-in did not name
+        the provider's session. A sign-in with that session which is under way is not saved. A sign-in with that subject
+        which begins later is.
+
+        Args:
+            provider: the `provider` of `sign_in()`.
+            session: the `provider_session` of `sign_in()`.
+            subject: the `provider_subject` of `sign_in()`.
+            timeout: the limit of time, in seconds or as a `timedelta`.
+
+        Raises:
+            BackendUnavailable: the limit was reached. The message says how many have ended by then; call it again.
+        """
+        index, now = self._opened()
+        owners = index.links.owners(provider, session, subject)
+
+        async def end_linked(ended: dict[str, Revoked]) -> None:
+            links = await index.links.end(owners, now)
+            for user_id, handles in handles_by_user(links).items():
+                await _end(index, user_id, now, ended, _one_of(handles))
+            await index.links.remove(links)
+
+        return await self._in_time(end_linked, timeout)
+
+    def provider_links(self) -> tuple[ProviderLinks, int]:
+        """Return the links from identity providers to these sessions, and the time: for `starsessions.oidc`."""
+        index, now = self._opened()
+        return index.links, now
+
     async def _in_time(
         self, end: Callable[[dict[str, Revoked]], Awaitable[None]], timeout: float | timedelta, rest: str = ""
     ) -> int:
@@ -373,6 +428,10 @@ class UserSessions:
                 f"Only {len(ended)} sessions of the user were ended in {limit:g} seconds: {rest}call it again."
             )
         return len(ended)
+
+
+def _one_of(handles: set[str]) -> Callable[[Identity | None], bool]:
+    return lambda one: one is not None and one.handle in handles
 
 
 async def _end(

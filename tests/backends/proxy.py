@@ -38,6 +38,12 @@ class Proxy:
             writer.transport.abort()
         self._writers.clear()
 
+    def half_close(self) -> None:
+        """End one direction of all connections: each peer reads an end, and may still write."""
+        for writer in self._writers:
+            if not writer.is_closing():
+                writer.write_eof()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None

@@ -72,6 +72,13 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
+async def analyze(backend: SQLAlchemyBackend) -> None:
+    """Let the database count what it has, as it does by itself after a while."""
+    kind = "TABLE " if backend.engine.dialect.name == "mysql" else ""
+    async with backend.engine.begin() as connection:
+        await connection.execute(text(f"ANALYZE {kind}{backend.table.name}"))
+
+
 async def explained(engine: AsyncEngine, statement: Any, parameters: dict[str, Any]) -> str:
     how = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
 

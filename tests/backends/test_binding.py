@@ -267,6 +267,11 @@ OF_HASHED_KEYS = (
     Purpose.BEFORE_SIGN_IN,
     Purpose.EPOCH,
     Purpose.STAMP,
+    Purpose.PROVIDER_SESSION,
+    Purpose.PROVIDER_SUBJECT,
+    Purpose.PROVIDER_LINK,
+    Purpose.PROVIDER_SIGN_OUT,
+    Purpose.PROVIDER_NUMBER,
 )
 RECORD = Record(b"{}", 1, 1)
 KEYS = [KEY.encode()]

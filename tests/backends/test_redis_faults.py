@@ -89,18 +89,19 @@ async def check(store: RedisStore) -> None:
 
     async def one(key: str) -> None:
         await store.delete(key, now=NOW)
-        version = await store.create(key, key.encode(), expires_at=NOW + LIFE, now=NOW, owner=Owner("checks", 1))
+        version = await store.create(key, key.encode(), expires_at=NOW + LIFE, now=NOW, owner=Owner(key, 1))
         for _ in range(3):
             found = await store.get(key, now=NOW)
             assert found is not None
             assert found.value == key.encode()
-        assert key in await owned(store, "checks")
-        assert await store.count_owned("checks", now=NOW) > 0
+        assert await owned(store, key) == [key]
         assert await store.delete(key, version, now=NOW) is True
         assert await store.get(key, now=NOW) is None
+        assert await owned(store, key) == []
 
-    await asyncio.gather(*(one(f"check-{n}") for n in range(120)))
-    assert await owned(store, "checks") == []
+    outcomes = await asyncio.gather(*(one(f"check-{n}") for n in range(120)), return_exceptions=True)
+    for failure in filter(None, outcomes):
+        raise failure
 
 
 # Not there
@@ -279,6 +280,16 @@ class TestALostAnswer:
         found = await store.get("key", now=NOW)
         assert found is not None
         assert found.value == b"value"
+
+    async def test_to_a_listing_is_requested_again(self, store: RedisStore, between: Proxy) -> None:
+        await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW, owner=Owner("owner", 1))
+        between.lose_replies = 1
+        assert await owned(store, "owner") == ["key"]
+        between.lose_replies = 1
+        assert await store.count_owned("owner", now=NOW) == 1
+        between.lose_replies = 1
+        assert await store.time() > 0
+        assert between.lose_replies == 0
 
     @pytest.mark.guarantee(20)
     async def test_to_a_write_is_no_failure(self, store: RedisStore, between: Proxy) -> None:
@@ -553,6 +564,16 @@ async def test_a_server_that_forbids_the_command_is_unavailable(server: RedisSer
     await unavailable(store.create("key", b"value", expires_at=NOW + LIFE, now=NOW))
     await unavailable(store.replace("key", b"value", b"12345678", expires_at=NOW + LIFE, now=NOW))
     await unavailable(store.delete("key", now=NOW))
+
+
+async def test_a_listing_whose_entries_may_not_be_read_is_unavailable_and_stays(
+    server: RedisServer, open_store: Open
+) -> None:
+    store = open_store(server.url)
+    await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW, owner=Owner("owner", 1))
+    server.ask("ACL", "SETUSER", "poor", "on", "nopass", "~*", "+evalsha", "+eval", "+zrevrangebylex", "+zrem")
+    await unavailable(open_store(f"redis://poor:x@127.0.0.1:{server.port}").list_owned("owner", limit=9, now=NOW))
+    assert await owned(store, "owner") == ["key"]
 
 
 async def test_the_documented_permissions_are_sufficient(server: RedisServer, open_store: Open) -> None:

@@ -170,6 +170,16 @@ async def test_versions_of_another_store_are_refused(store: RedisStore) -> None:
 
 
 @everywhere
+async def test_a_page_that_ends_with_the_last_place_is_the_last(store: RedisStore) -> None:
+    for key in "abcd":
+        await create(store, key)
+    page = await store.list_owned(ANN, limit=2, now=NOW)
+    assert page.after == Cursor(NOW, "c")
+    page = await store.list_owned(ANN, limit=2, now=NOW, after=page.after)
+    assert (page.after, [key for key, _ in page.entries]) == (None, ["b", "a"])
+
+
+@everywhere
 async def test_the_clock_is_that_of_the_server(store: RedisStore) -> None:
     assert abs(await store.time() - time.time()) < 60
 

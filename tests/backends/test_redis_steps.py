@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 NOW = 1_800_000_000
 LIFE = 10_000
-ANN, BOB = Owner("ann", 5), Owner("bob", 6)
+ANN, BOB = Owner("ann", 5), Owner("bob", 5)
 
 
 @pytest.fixture

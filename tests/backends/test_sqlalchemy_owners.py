@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from starsessions import BackendUnavailable, ImproperlyConfigured
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore
 from starsessions.stores.base import Cursor, Indexing, Owner
-from tests.backends.sql import DATABASES, NOW, Database, database, explained, metered, opened
+from tests.backends.sql import DATABASES, NOW, Database, analyze, database, explained, metered, opened
 from tests.servers.process import Address
 
 pytestmark = pytest.mark.anyio
@@ -65,12 +65,6 @@ async def fill(backend: SQLAlchemyBackend, owner: str | None, rows: int, since: 
     ]
     async with backend.engine.begin() as connection:
         await connection.execute(backend.table.insert(), made)
-
-
-async def analyze(backend: SQLAlchemyBackend) -> None:
-    kind = "TABLE " if backend.engine.dialect.name == "mysql" else ""
-    async with backend.engine.begin() as connection:
-        await connection.execute(text(f"ANALYZE {kind}{backend.table.name}"))
 
 
 # Pages
@@ -158,6 +152,10 @@ async def test_each_call_about_an_owner_is_one_statement(name: str, tmp_path: Pa
         ):
             await work
             assert await asked() == 1, n
+        versions = {f"key-{n}": await store.create(f"key-{n}", b"", expires_at=NOW + 9, now=NOW) for n in range(50)}
+        await asked()
+        await asyncio.gather(*(store.delete(key, version, now=0) for key, version in versions.items()))
+        assert await asked() == 1, "fifty deletes at once"
 
 
 async def test_the_time_is_that_of_the_database(store: SQLAlchemyStore) -> None:

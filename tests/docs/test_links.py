@@ -87,8 +87,9 @@ LONGER = {
     "guides/production/proxy.md",
     "guides/production/sizes.md",
     "guides/users/callbacks.md",
+    "guides/users/provider-logout.md",
 }
-"""Two variants of an application, two defences, four proxies, measurements, three ways."""
+"""Two variants of an application, two defences, four proxies, measurements, three ways, a whole round."""
 
 
 @rows("page", GUIDES, ids=name_of)

@@ -15,9 +15,13 @@ def said_by(code: str) -> str:
     ("imported", "unwanted"),
     [
         ("starsessions", ["starsessions.testing", "pytest", "hypothesis"]),
-        ("starsessions", ["cryptography", "fastapi", "itsdangerous", "pydantic", "redis", "sqlalchemy", "trio"]),
+        (
+            "starsessions",
+            ["cryptography", "fastapi", "httpx2", "itsdangerous", "joserfc", "pydantic", "redis", "sqlalchemy", "trio"],
+        ),
         ("starsessions", [f"starsessions.{name}" for name in ("csrf", "flash", "scope", "typed", "users", "watch")]),
         ("starsessions", ["starsessions.backends.redis", "starsessions.backends.sqlalchemy", "starsessions.fastapi"]),
+        ("starsessions.users", ["starsessions.oidc", "httpx2", "joserfc"]),
         ("starsessions", ["starsessions.stores.sweeper", "starsessions.core.models"]),
         (
             "starsessions.testing.conformance.store_rules, starsessions.testing.conformance.backend_rules",

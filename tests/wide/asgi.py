@@ -14,25 +14,27 @@ ROOT = Path(__file__).parents[2]
 APP = "tests.wide.site_app:app"
 
 SERVERS: dict[str, list[str]] = {
-    "uvicorn-asyncio-h11": ["uvicorn", APP, "--port", "{port}", "--loop", "asyncio", "--http", "h11"],
-    "uvicorn-uvloop-httptools": ["uvicorn", APP, "--port", "{port}", "--loop", "uvloop", "--http", "httptools"],
-    "uvicorn-2-workers": ["uvicorn", APP, "--port", "{port}", "--workers", "2"],
-    "hypercorn": ["hypercorn", APP, "--bind", "127.0.0.1:{port}"],
-    "hypercorn-uvloop-2-workers": ["hypercorn", APP, "--bind", "127.0.0.1:{port}", "-k", "uvloop", "--workers", "2"],
-    "hypercorn-trio": ["hypercorn", APP, "--bind", "127.0.0.1:{port}", "-k", "trio"],
-    "granian": ["granian", APP, "--interface", "asgi", "--port", "{port}"],
-    "granian-2-workers": ["granian", APP, "--interface", "asgi", "--port", "{port}", "--workers", "2"],
-    "daphne": ["daphne", "-b", "127.0.0.1", "-p", "{port}", APP],
+    "uvicorn-asyncio-h11": ["uvicorn", "{app}", "--port", "{port}", "--loop", "asyncio", "--http", "h11"],
+    "uvicorn-uvloop-httptools": ["uvicorn", "{app}", "--port", "{port}", "--loop", "uvloop", "--http", "httptools"],
+    "uvicorn-2-workers": ["uvicorn", "{app}", "--port", "{port}", "--workers", "2"],
+    "hypercorn": ["hypercorn", "{app}", "--bind", "127.0.0.1:{port}"],
+    "hypercorn-uvloop-2-workers": [
+        "hypercorn", "{app}", "--bind", "127.0.0.1:{port}", "-k", "uvloop", "--workers", "2",
+    ],
+    "hypercorn-trio": ["hypercorn", "{app}", "--bind", "127.0.0.1:{port}", "-k", "trio"],
+    "granian": ["granian", "{app}", "--interface", "asgi", "--port", "{port}"],
+    "granian-2-workers": ["granian", "{app}", "--interface", "asgi", "--port", "{port}", "--workers", "2"],
+    "daphne": ["daphne", "-b", "127.0.0.1", "-p", "{port}", "{app}"],
     "gunicorn-preload-2-workers": [
-        "gunicorn", APP, "-b", "127.0.0.1:{port}", "--preload", "-w", "2", "-k", "uvicorn_worker.UvicornWorker",
+        "gunicorn", "{app}", "-b", "127.0.0.1:{port}", "--preload", "-w", "2", "-k", "uvicorn_worker.UvicornWorker",
     ],
 }  # fmt: skip
 
 
 class AsgiServer(Server):
-    def __init__(self, name: str, settings: dict[str, str]) -> None:
+    def __init__(self, name: str, settings: dict[str, str], app: str = APP) -> None:
         folder, port = new_folder(), free_port()
-        words = [word.format(port=port) for word in SERVERS[name]]
+        words = [word.format(port=port, app=app) for word in SERVERS[name]]
         library = str(Path(starsessions.__file__).parents[1])
         paths = f"PYTHONPATH={library}{os.pathsep}{ROOT}"
         environment = ["env", paths, *(f"{key}={value}" for key, value in settings.items())]

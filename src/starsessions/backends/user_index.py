@@ -44,6 +44,7 @@ import anyio
 
 from starsessions.backends.announcements import announcements_of
 from starsessions.backends.entries import Entries, Pointer
+from starsessions.backends.provider_links import ProviderLinks
 from starsessions.core.binding import Binding, Purpose
 from starsessions.core.encoding import key_under, to_base64url
 from starsessions.core.record import Found, Identity, MissReason, Policy, Record, has_lived, why_expired
@@ -137,6 +138,7 @@ class UserIndex:
         self._policy = policy
         # Where nothing waits, nothing is gained by asking for two things at once.
         self._in_turn = isinstance(store, MemoryStore)
+        self.links = ProviderLinks(self.store, binding, self._label, entries, self.at_once)
 
     # Whose entry it is
 
@@ -200,6 +202,13 @@ class UserIndex:
         epoch = await self.epoch(record.identity.user_id, now)
         return epoch is None or epoch == record.identity.epoch
 
+    async def is_wanted(self, record: Record, ends_at: int, now: int) -> bool:
+        """Return whether nothing has ended the session: neither another epoch nor its identity provider."""
+        identity = record.identity
+        if identity is None or not identity.has_provider:
+            return await self.is_current(record, now)
+        return all(await self.at_once(self.is_current(record, now), self.links.are_open(identity, ends_at, now)))
+
     async def begin_epoch(self, user_id: str, now: int) -> bytes:
         """Give the user another epoch, which refuses all earlier sessions at their next renewal. Return it."""
         key, epoch, expires_at = self._epoch_key(user_id), urandom(8), now + EPOCH_FOR
@@ -228,7 +237,7 @@ class UserIndex:
         """
         value, owner = self._entries.value(key, record), self.owner_of(record)
         write = self.store.create(key, value, expires_at=expires_at, now=now, owner=owner)
-        return await self._if_current(key, record, write, now)
+        return await self._if_wanted(key, record, write, expires_at, now)
 
     async def replace(self, key: str, record: Record, version: Version, expires_at: int, now: int) -> Version:
         """Replace the session of a user.
@@ -239,11 +248,13 @@ class UserIndex:
         """
         value, owner = self._entries.value(key, record), self.owner_of(record)
         write = self.store.replace(key, value, version, expires_at=expires_at, now=now, owner=owner)
-        return await self._if_current(key, record, write, now)
+        return await self._if_wanted(key, record, write, expires_at, now)
 
-    async def _if_current(self, key: str, record: Record, write: Coroutine[Any, Any, Version], now: int) -> Version:
-        version, is_current = await self.at_once(write, self.is_current(record, now))
-        if not is_current:
+    async def _if_wanted(
+        self, key: str, record: Record, write: Coroutine[Any, Any, Version], ends_at: int, now: int
+    ) -> Version:
+        version, is_wanted = await self.at_once(write, self.is_wanted(record, ends_at, now))
+        if not is_wanted:
             await self.end(key, version)
             raise Overtaken
         return version
@@ -276,7 +287,7 @@ class UserIndex:
                     # It has expired by itself. The epoch has to be read after this write: nothing else guards it.
                     value, owner = self._entries.value(key, record), self.owner_of(record)
                     version = await self.store.create(key, value, expires_at=expires_at, now=now, owner=owner)
-                    if not await self.is_current(record, now):
+                    if not await self.is_wanted(record, expires_at, now):
                         await self.end(key, version)
                         raise Overtaken from None
                     pending.version = version
@@ -296,6 +307,7 @@ class UserIndex:
         """Delete the pending entry of a sign-in that is not saved."""
         with suppress(Conflict):
             await self.store.delete(pending.key, pending.version, now=0)
+        await self.links.forget(pending.identity)
 
     async def _put_pending(self, key: str, identity: Identity, version: Version | None, now: int) -> Version:
         record = Record(None, now, now, identity=identity)

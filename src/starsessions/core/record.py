@@ -100,6 +100,17 @@ class Identity(Opaque, frozen=True, array_like=True):
     generation: Instant = 0
     """For a cookie that can be revoked: how often the session was rotated. Only the latest generation is valid."""
 
+    provider_session: str = ""
+    """The owner of the link from the identity provider's session: see `backends/provider_links.py`. Empty: none."""
+
+    provider_subject: str = ""
+    """The owner of the link from the provider's subject. Empty: none."""
+
+    @property
+    def has_provider(self) -> bool:
+        """Whether an identity provider can end the session."""
+        return bool(self.provider_session or self.provider_subject)
+
 
 class Record(Opaque, frozen=True, array_like=True):
     """One session, as a cookie or a store holds it. New fields are added at the end only, with a default."""

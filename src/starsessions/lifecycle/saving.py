@@ -323,9 +323,12 @@ async def _end(session: TrackedDict) -> None:
     found, now = state.found, int(config.clock())
     if found is not None:
         await config.backend.delete(found, now)
-        if found.record.identity is not None:
-            state.note(SignedOut(handle_of(found), found.record.identity.user_id))
+        identity, index = found.record.identity, config.backend.user_index
+        if identity is not None:
+            state.note(SignedOut(handle_of(found), identity.user_id))
         state.deleted(session)
+        if identity is not None and index is not None and identity.has_provider:
+            await index.links.forget(identity)
     else:
         # What this server could not use, it can still end: cookies that are too many, or a session that has expired by
         # its clock, and not by those of the others.

@@ -2,7 +2,7 @@
 
 from collections.abc import Coroutine
 from os import urandom
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -23,8 +23,28 @@ from starsessions.stores.base import Conflict
 REMEMBER_FOR = 30 * 24 * 60 * 60
 
 
+class ProviderNames(NamedTuple):
+    """What an identity provider calls a sign-in."""
+
+    issuer: str
+    session: str
+    subject: str
+
+    def __repr__(self) -> str:
+        return "<ProviderNames>"
+
+
+NO_PROVIDER = ProviderNames("", "", "")
+
+
 async def sign_in(
-    session: TrackedDict, user_id: str, remember: bool | None, keep_data: bool, method: str, stamp: str = ""
+    session: TrackedDict,
+    user_id: str,
+    remember: bool | None,
+    keep_data: bool,
+    method: str,
+    stamp: str = "",
+    provider: ProviderNames = NO_PROVIDER,
 ) -> str:
     """Sign the user in to this session, which has been loaded, under a new id, and return that id."""
     state = session.__starsessions__
@@ -34,7 +54,8 @@ async def sign_in(
     new_id = await config.backend.new_id()
     if keep_data:  # before the session that has the data is ended, if the user may have one only
         await take_along(session, session, user_id)
-    identity = await register(identity_of(user_id, method, stamp, state, now), new_id, state, now)
+    identity = linked(identity_of(user_id, method, stamp, state, now), provider, state)
+    identity = await register(identity, new_id, state, now)
     if before is not None and before.user_id != user_id:
         pending, state.pending = state.pending, None
         await end(session)
@@ -128,6 +149,20 @@ def identity_of(user_id: str, method: str, stamp: str, state: RequestState, now:
     return Identity(user_id, now, new_handle(), method, agent, address, stamp=stamp)
 
 
+def linked(identity: Identity, provider: ProviderNames, state: RequestState) -> Identity:
+    """Return the identity with what its provider will call it when it signs the user out."""
+    index = state.config.backend.user_index
+    if not provider.issuer:
+        return identity
+    if index is None:
+        raise ImproperlyConfigured(
+            "sign_in() takes a provider only if the provider could end the session: keep sessions in a store, or pass "
+            "revocations=<store> to the cookie backend."
+        )
+    session, subject = index.links.owners(*provider)
+    return replace(identity, provider_session=session, provider_subject=subject)
+
+
 def hashed_stamp(stamp: str, user_id: str, state: RequestState) -> str:
     """Return what a session keeps of the fingerprint of credentials: readers of a signed cookie must not learn it."""
     label = state.config.backend.binding.label(Purpose.STAMP) + key_under(b"", user_id).encode()
@@ -147,6 +182,8 @@ async def register(identity: Identity, new_id: str, state: RequestState, now: in
     ]
     if rules.max_sessions is not None:
         work.append(index.count(identity.user_id, now))
+    if identity.has_provider:
+        work.append(index.links.write(identity, now + remember_for(config.policy), now))
     try:
         state.pending, epoch, *counted = await index.at_once(*work)
     except Conflict:

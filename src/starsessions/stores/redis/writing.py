@@ -74,30 +74,39 @@ class Writer:
             Conflict: the entry does not have the expected version.
             BackendUnavailable: Redis failed, or it is unknown whether the change was carried out.
         """
-        moves = self._moves(change)
-        answer, twice = await self._commands.finish(self._send, change, moves)
-        current = parsed(answer, change.now) if type(answer) is bytes else None
-        stale = self._stale(change, moves, answer)
-        if stale is not None:
-            await self._remove(change, stale)
+        replies: list[tuple[Any, bool]] = []
+        try:
+            await self._commands.finish(self._take_steps, change, replies)
+        except BackendUnavailable:  # if it is only that a place could not be removed, it stays, which is harmless
+            if not replies:
+                raise
+        [(answer, twice)] = replies
         if answer == 1 or type(answer) is list:
             return
+        current = parsed(answer, change.now)
         if twice and current is not None:
             raise BackendUnavailable("The reply to a write was lost, and its result is unknown: another one followed.")
         if twice and not change.version:
             return  # it was to be deleted, and it is
         raise Conflict(current)
 
+    async def _take_steps(self, change: Change, replies: list[tuple[Any, bool]]) -> None:
+        """Carry out a change, and note the reply to the script for the entry, and whether that was sent twice."""
+        moves = self._moves(change)
+        replies.append(await self._send(change, moves))
+        stale = self._stale(change, moves, replies[0][0])
+        if stale is not None:
+            entry = () if self._commands.is_spread else (self._prefix + change.key.encode(),)
+            await self._commands.run(REMOVE, [stale.listing, *entry], stale.start, stale.who)
+
     def _moves(self, change: Change) -> _Moves:
         former = place_of(self._prefix, change.key, change.expected)
         into = place_of(self._prefix, change.key, change.version) if change.milliseconds > 0 else None
-        if into is None or not into.is_same(former):
+        if into is None or former is None or not into.is_same(former):
             return _Moves(into, former, comes_first=True)
-        assert former is not None
         return _Moves(into, None, comes_first=into.expires_at > former.expires_at)
 
     async def _send(self, change: Change, moves: _Moves) -> tuple[Any, bool]:
-        """Return the reply to the script for the entry, and whether that was sent twice."""
         if not self._commands.is_spread:
             try:
                 return await self._write(change, moves)
@@ -144,9 +153,3 @@ class Writer:
         current = parsed(answer, 0)
         there = place_of(self._prefix, change.key, current.version) if current else None
         return None if moves.into is None or moves.into.is_same(there) else moves.into
-
-    async def _remove(self, change: Change, place: Place) -> None:
-        """Remove a place. If that fails it stays, which is harmless."""
-        keys = [place.listing] if self._commands.is_spread else [place.listing, self._prefix + change.key.encode()]
-        with suppress(BackendUnavailable):
-            await self._commands.finish(self._commands.run, REMOVE, keys, place.start, place.who)

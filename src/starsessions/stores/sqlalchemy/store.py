@@ -12,6 +12,7 @@ from starsessions.stores.announce import Announces
 from starsessions.stores.base import Conflict, Cursor, Entry, Owner, Page, Version
 from starsessions.stores.sqlalchemy.announce import announcer_for
 from starsessions.stores.sqlalchemy.connection import MOST_CONNECTIONS, Database, UnusableTable
+from starsessions.stores.sqlalchemy.deletes import Deletes
 from starsessions.stores.sqlalchemy.table import Statements
 
 MAX_ROUNDS = 8
@@ -27,7 +28,8 @@ _BEGINNING = Cursor(2**63 - 1, "")
 class SQLAlchemyStore(Announces):
     """A store in a table of a SQL database. It is also `Sweeping`, `Indexing` and `Timed`.
 
-    Each method is one statement in its own transaction. A conflict takes one more statement, to read the current entry.
+    Each method is one statement in its own transaction. Deletes at the same time share one. A conflict takes one more
+    statement, to read the current entry.
     This is true for an engine with `isolation_level="AUTOCOMMIT"` and `skip_autocommit_rollback=True`, and on
     PostgreSQL for any engine. A write that raises `BackendUnavailable` may or may not have been carried out.
 
@@ -47,6 +49,7 @@ class SQLAlchemyStore(Announces):
         self._database = Database(engine, table.fullname, timeout, connections)
         self.announcer = announcer_for(self._database, table.fullname)
         self.statements: Statements = Statements(table, engine.dialect)
+        self._deletes = Deletes(self._database, self.statements, engine.dialect)
 
     async def get(self, key: str, *, now: int) -> Entry | None:
         return await self._database.with_timeout(self._get(key, now))
@@ -147,11 +150,10 @@ class SQLAlchemyStore(Announces):
         return written.written > 0, written.in_doubt or in_doubt
 
     async def _delete(self, key: str, expected: Version | None, now: int) -> bool:
-        parameters = {"p_key": key, "p_now": now}
         if expected is None:
-            return (await self._database.execute(self.statements.delete, parameters)).written > 0
-        deleted = await self._database.execute(self.statements.delete_expected, {**parameters, "p_expect": expected})
-        if deleted.written:
+            return (await self._database.execute(self.statements.delete, {"p_key": key, "p_now": now})).written > 0
+        deleted = await self._deletes.delete(key, expected, now)
+        if key in deleted.keys:
             return True
         current = await self._get(key, now)
         if current is None and deleted.in_doubt:

@@ -117,10 +117,16 @@ class Statements:
         self.delete_expected: sa.Executable = sa.delete(table).where(here, as_expected, live)
         self.time: sa.Executable = sa.text(_CLOCKS.get(dialect.name, _CLOCKS["postgresql"]))
 
-        # The index on expires_at has most of the table after a `now`: "+ 0" keeps SQLite off it.
-        owned = columns["owner"] == sa.bindparam("p_owner"), expires_at + sa.literal_column("0") > sa.bindparam("p_now")
-        self.count_owned: sa.Executable = sa.select(sa.func.count()).where(*owned)
-        self.list_owned: sa.Executable = _a_page(table, dialect).where(*owned)
+        # The index on expires_at has most of the table after a `now`: "+ 0" keeps SQLite and others off it.
+        still_live = expires_at + sa.literal_column("0") > sa.bindparam("p_now")
+        owned = columns["owner"] == sa.bindparam("p_owner")
+        self.count_owned: sa.Executable = sa.select(sa.func.count()).where(owned, still_live)
+        self.list_owned: sa.Executable = _a_page(table, dialect).where(owned, still_live)
+
+        # No entry has the version of another one, which is random: the two lists need not be of pairs.
+        keys = key.in_(sa.bindparam("p_keys", expanding=True))
+        versions = version.in_(sa.bindparam("p_versions", expanding=True))
+        self.delete_together: sa.Executable = sa.delete(table).where(keys, versions, still_live).returning(key)
 
         # The rows are found by the index on expires_at and deleted by key: "+ 0" keeps the DELETE off that index.
         # There, MySQL and MariaDB would also lock the next rows to expire, in another order than an UPDATE does
@@ -134,6 +140,4 @@ class Statements:
 
         # Two statements elsewhere: for a DELETE with a subquery, MySQL and MariaDB scan the whole table.
         self.some_dead: sa.Executable = some_dead
-        self.delete_dead: sa.Executable = sa.delete(table).where(
-            key.in_(sa.bindparam("p_keys", expanding=True)), still_dead
-        )
+        self.delete_dead: sa.Executable = sa.delete(table).where(keys, still_dead)

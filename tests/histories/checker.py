@@ -1,0 +1,312 @@
+"""Decides whether a history keeps what is promised of sessions. Each promise is a function that yields violations."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from typing import NamedTuple
+
+from tests.histories.history import COUNT, Answer, History, Operation, Quiet, Seen
+from tests.histories.registers import Step, miscounted, unexplained
+
+SETS, MOVES = ("set", "delete"), ("rotate", "sign_in")
+WITH_COOKIE = ("begin", "get", "replay", *SETS, "increment", *MOVES, "sign_out", "revoke_others")
+
+
+class Violation(NamedTuple):
+    promise: str
+    text: str
+    shown_by: tuple[Operation, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n    ".join([f"{self.promise}: {self.text}", *map(str, self.shown_by)])
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the application was set to."""
+
+    maximum: int | None = None
+    """`max_sessions_per_user`."""
+
+
+def check(history: History, rules: Rules = Rules()) -> list[Violation]:
+    """Return all violations, those at quiet times included."""
+    found = [Violation("answers are as documented", text) for text in history.broken]
+    promises: list[Callable[[History, Rules], Iterator[Violation]]] = [
+        registers,
+        counters,
+        ended_stays_closed,
+        dead_stays_dead,
+        lives_until_ended,
+        own_data_only,
+    ]
+    for promise in promises:
+        found += promise(history, rules)
+    for quiet in history.quiets:
+        found += at_rest(history, quiet, rules)
+    return found
+
+
+# Data
+
+
+def registers(history: History, rules: Rules) -> Iterator[Violation]:
+    """Each key of each session is a linearizable register."""
+    steps: dict[tuple[str, str], list[Step]] = defaultdict(list)
+    moves = _moves(history)
+    for one in history.operations:
+        name = one.answer.opened.name if one.answer and one.answer.opened else one.name
+        if _is_copied(one, moves[name]):
+            continue
+        if one.kind in SETS:
+            dropped = not one.confirms and any(_overlap(one, move) for move in moves[name])
+            sure = one.answer is not None and one.answer.opened is not None and not dropped
+            value = one.value if one.kind == "set" else None
+            steps[name, one.key].append(Step(one.began, one.ended if sure else inf, True, value, one.number))
+        elif one.kind in ("get", "replay") and one.answer and one.answer.opened:
+            for key, value in one.answer.value.items():
+                if key != COUNT:
+                    steps[name, key].append(Step(one.began, one.ended, False, value, one.number))
+    for (name, key), of_register in steps.items():
+        if stuck := unexplained(of_register):
+            yield Violation("a key is a register", f"{key} of {name}", _around(history, stuck, of_register))
+
+
+def counters(history: History, rules: Rules) -> Iterator[Violation]:
+    """Each counter is exact: every confirmed increment counts once, and one without an answer at most once."""
+    steps: dict[str, list[Step]] = defaultdict(list)
+    moves = _moves(history)
+    for one in history.operations:
+        opened = one.answer.opened if one.answer else None
+        if _is_copied(one, moves[opened.name if opened else one.name]):
+            continue
+        if one.kind == "increment":
+            value = one.answer.value if one.answer and opened else None
+            steps[opened.name if opened else one.name].append(
+                Step(one.began, one.ended if opened else inf, True, value, one.number)
+            )
+        elif one.kind in ("get", "replay") and one.answer and opened:
+            steps[opened.name].append(Step(one.began, one.ended, False, one.answer.value[COUNT], one.number))
+    for name, of_counter in steps.items():
+        if wrong := miscounted(of_counter):
+            yield Violation("counters are exact", name, _around(history, wrong[:1], of_counter))
+
+
+def _moves(history: History) -> dict[str, list[Operation]]:
+    """By session: what may have given it another id."""
+    moves: dict[str, list[Operation]] = defaultdict(list)
+    for one in history.operations:
+        if one.kind in (*MOVES, "revoke_others"):
+            moves[one.answer.opened.name if one.answer and one.answer.opened else one.name].append(one)
+    return moves
+
+
+def _is_copied(one: Operation, moves: Sequence[Operation]) -> bool:
+    """Return whether the data may be a copy: a sign-in, and another request without an answer, gave it a new id each.
+
+    The sign-in then begins a session of its own, with the data as it had loaded them.
+    """
+    unanswered = [move for move in moves if move.answer is None]
+    return any(
+        move.kind == "sign_in"
+        and move.began <= one.began
+        and any(move is not by and _overlap(move, by) for by in unanswered)
+        for move in moves
+    )
+
+
+def _overlap(one: Operation, other: Operation) -> bool:
+    return one.began <= other.ended and other.began <= one.ended
+
+
+def _around(history: History, stuck: Iterable[Step], steps: Iterable[Step]) -> tuple[Operation, ...]:
+    """The operations at which it fails, and the writes before them."""
+    stuck = list(stuck)
+    end = max(min(one.ended, one.began + 1) for one in stuck)
+    numbers = {one.number for one in sorted(steps, key=lambda one: one.began) if one.began <= end and one.writes}
+    shown = {one.number for one in stuck} | set(sorted(numbers)[-6:])
+    return tuple(one for one in history.operations if one.number in shown)
+
+
+# The ends of sessions
+
+
+def ended_stays_closed(history: History, rules: Rules) -> Iterator[Violation]:
+    """What was ended opens by no cookie that was ever handed out, once the end was answered."""
+    closed: dict[tuple[str, str], Operation] = {}
+    for what, by in _closed(history):
+        if what not in closed or by.ended < closed[what].ended:
+            closed[what] = by
+    for one, answer in history.answered():
+        if (opened := answer.opened) is None:
+            continue
+        ways = [("token", one.token), ("handle", opened.handle or ""), ("name", opened.name)]
+        by = next((closed[way] for way in ways if way in closed and closed[way].ended < one.began), None)
+        if by is not None:
+            yield Violation("what is ended stays closed", f"{one.token} of {opened.name}", (by, one))
+
+
+def _closed(history: History) -> Iterator[tuple[tuple[str, str], Operation]]:
+    """Each token, sign-in or anonymous session that may not open any more, and the operation after which it may not."""
+    _, seen_at, of_user = _handles(history)
+    for one, answer in history.answered():
+        opened = answer.opened
+        if one.kind in (*MOVES, "revoke_others") and opened and answer.token:
+            yield ("token", one.token), one
+        if one.kind == "sign_out":  # with an id that was rotated away, it does not end the session that has the new one
+            yield ("token", one.token), one
+            if opened is not None:
+                yield ("handle", opened.handle) if opened.handle else ("name", opened.name), one
+        handles: set[str] = set()
+        if one.kind == "revoke":
+            handles = {one.handle}
+        elif one.kind == "revoke_all":
+            handles = of_user[one.user]
+        elif one.kind == "revoke_others" and opened and opened.user:
+            handles = of_user[opened.user] - {opened.handle}
+        for handle in handles:
+            if seen_at.get(handle, inf) < one.began:
+                yield ("handle", handle), one
+
+
+Handles = tuple[dict[str, set[str]], dict[str, float], dict[str, set[str]]]
+
+
+def _handles(history: History) -> Handles:
+    """The sign-ins that a token has opened, when each sign-in was first seen, and those of a user."""
+    of_token: dict[str, set[str]] = defaultdict(set)
+    of_user: dict[str, set[str]] = defaultdict(set)
+    seen_at: dict[str, float] = {}
+    for one, answer in history.answered():
+        if answer.opened and answer.opened.handle:
+            of_token[one.token].add(answer.opened.handle)
+        if answer.left and answer.left.handle and answer.token:
+            of_token[answer.token].add(answer.left.handle)
+        seen = [(one.handle, one.user) for one in (answer.opened, answer.left) if one]
+        seen += [(handle, one.user) for handle in answer.value] if one.kind == "list" else []
+        for handle, user in seen:
+            if handle and user:
+                seen_at[handle] = min(seen_at.get(handle, inf), one.ended)
+                of_user[user].add(handle)
+    return of_token, seen_at, of_user
+
+
+def dead_stays_dead(history: History, rules: Rules) -> Iterator[Violation]:
+    """A cookie that has once opened nothing never opens a session again."""
+    died: dict[str, Operation] = {}
+    for one, answer in _looks(history):
+        if answer.opened is None and (one.token not in died or one.ended < died[one.token].ended):
+            died[one.token] = one
+    for one, answer in _looks(history):
+        if answer.opened is not None and one.token in died and died[one.token].ended < one.began:
+            yield Violation("what is dead stays dead", one.token, (died[one.token], one))
+
+
+def lives_until_ended(history: History, rules: Rules) -> Iterator[Violation]:
+    """A session that nothing can have ended is open."""
+    causes = _causes(history, rules)
+    lived: dict[str, tuple[Operation, Seen]] = {}
+    for one, answer in sorted(history.answered(), key=lambda pair: pair[0].ended):
+        if answer.left is not None and answer.token:
+            lived[answer.token] = one, answer.left
+        if one.kind not in WITH_COOKIE or one.token not in lived:
+            continue
+        if answer.opened is not None:
+            before, _ = lived[one.token]
+            lived[one.token] = (one if one.began > before.began else before), answer.opened
+            continue
+        last, seen = lived[one.token]
+        ways = [("token", one.token), ("name", seen.name), ("user", seen.user or "")]
+        given = last.number if last.answer and last.answer.token == one.token else None  # what gave it did not end it
+        around = (cause for way in ways for cause in causes[way] if cause.number != given)
+        if last.ended < one.began and not any(last.began <= by.ended and by.began <= one.ended for by in around):
+            yield Violation("what was not ended lives", f"{one.token} of {seen.name}", (last, one))
+            del lived[one.token]
+
+
+def _causes(history: History, rules: Rules) -> dict[tuple[str, str], list[Operation]]:
+    """What may have ended the sessions of a token, of a name, or of a user, answered or not."""
+    causes: dict[tuple[str, str], list[Operation]] = defaultdict(list)
+    sign_ins: Counter[str] = Counter()
+    for one in sorted(history.operations, key=lambda one: one.began):
+        opened = one.answer.opened if one.answer else None
+        sign_ins[one.user] += one.kind == "sign_in"
+        # What has not happened when all was quiet, does not happen any more.
+        one = replace(
+            one, ended=min([one.ended, *(quiet.began for quiet in history.quiets if quiet.began > one.began)])
+        )
+        if one.kind in (*MOVES, "sign_out", "revoke_others"):
+            causes["token", one.token].append(one)
+            causes["name", opened.name if opened else one.name].append(one)
+        evicts = one.kind == "sign_in" and rules.maximum is not None and sign_ins[one.user] > rules.maximum
+        if evicts or one.kind in ("revoke", "revoke_all", "revoke_others"):
+            user = opened.user if opened and one.kind == "revoke_others" else one.user
+            causes["user", user or ""].append(one)
+    return causes
+
+
+def _looks(history: History) -> Iterator[tuple[Operation, Answer]]:
+    return ((one, answer) for one, answer in history.answered(*WITH_COOKIE) if one.token)
+
+
+# Whose it is
+
+
+def own_data_only(history: History, rules: Rules) -> Iterator[Violation]:
+    """No one sees the data or the sessions of another user."""
+    users: dict[str, str] = {}
+    for one, answer in history.answered():
+        for seen in filter(None, (answer.opened, answer.left)):
+            is_own = seen.owner == (seen.user or one.browser) and seen.name.split("-")[0] == one.browser
+            if not is_own or users.setdefault(seen.handle or "", seen.user or "") != (seen.user or ""):
+                yield Violation("no one sees the data of another user", str(seen), (one,))
+        for handle in answer.value if one.kind == "list" else ():
+            if users.setdefault(handle, one.user) != one.user:
+                yield Violation("no one sees the data of another user", f"{handle} of {users[handle]}", (one,))
+
+
+# At quiet points
+
+
+def at_rest(history: History, quiet: Quiet, rules: Rules) -> Iterator[Violation]:
+    """The list of a user is what lives, and no user has more sessions than the maximum."""
+    during = [
+        (one, answer) for one, answer in history.answered() if quiet.began <= one.began and one.ended <= quiet.ended
+    ]
+    live = {
+        answer.opened.handle: (one, answer.opened)
+        for one, answer in during
+        if one.kind == "replay" and answer.opened and answer.opened.handle
+    }
+    ended = {handle: by for (what, handle), by in _closed(history) if what == "handle" and by.ended < quiet.began}
+    for one, answer in during:
+        if one.kind == "list":
+            for handle in sorted(ended.keys() & set(answer.value)):
+                yield Violation("what is ended is not listed", handle, (ended[handle], one))
+            yield from _list_at_rest(history, one, answer, live, rules)
+
+
+def _list_at_rest(
+    history: History,
+    read: Operation,
+    answer: Answer,
+    live: dict[str, tuple[Operation, Seen]],
+    rules: Rules,
+) -> Iterator[Violation]:
+    listed = set(answer.value)
+    for handle, (opened, seen) in live.items():
+        if seen.user == read.user and handle not in listed:
+            yield Violation("what lives is listed", handle, (opened, read))
+    if rules.maximum is not None and len(listed) > rules.maximum:
+        yield Violation("no user has too many sessions", f"{read.user} has {len(listed)}", (read,))
+    of_token, _, _ = _handles(history)
+    known = {handle for handles in of_token.values() for handle in handles}
+    lost = list(history.unknown(*MOVES, "revoke_others"))
+    moved = {handle for one in lost for handle in of_token[one.token]}
+    dead = listed & known - set(live) - moved
+    if dead:
+        yield Violation("what is listed lives", ", ".join(sorted(dead)), (read,))
+    unheard = sum(one.kind == "sign_in" and one.user == read.user for one in lost)
+    if len(listed - known) > unheard:
+        yield Violation("what is listed lives", f"{read.user} has sessions that no sign-in has made", (read,))

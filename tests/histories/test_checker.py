@@ -1,0 +1,168 @@
+"""The checker finds each way to break a promise, and accepts what only looks like one."""
+
+from math import inf
+from typing import Any
+
+import pytest
+
+from tests.histories.checker import Rules, check
+from tests.histories.history import Answer, History, Operation, Quiet, Seen
+from tests.rows import rows
+
+pytestmark = pytest.mark.once
+
+GUEST = Seen("b0-1", None, "b0")
+ANN = Seen("b0-1", "ann", "ann", "h1")
+AGAIN = Seen("b0-1", "ann", "ann", "h2")
+OTHER = Seen("b1-1", "ann", "ann", "h3")
+BOB = Seen("b2-1", "bob", "bob", "h4")
+EMPTY = {"color": None, "count": 0}
+
+
+def op(kind: str, began: float, opened: Seen | None = None, **more: Any) -> Operation:
+    """An operation that was answered one second later, with the session as it was opened."""
+    told = {name: more.pop(name) for name in ("left", "value", "cookie") if name in more and kind != "set"}
+    left = told.get("left", opened)
+    about = left or opened or Seen("b0-1")
+    fields = {"browser": about.name.split("-")[0], "name": about.name, "token": "t1", "user": about.user or ""}
+    if kind in ("get", "replay"):
+        told["value"] = {**EMPTY, **told.get("value", {})}
+    answer = Answer(opened, left, told.get("value"), told.get("cookie"))
+    return Operation(kind, began, **{"ended": began + 1, "answer": answer, **fields, **more})
+
+
+def unanswered(kind: str, began: float, seen: Seen, ended: float = inf, **more: Any) -> Operation:
+    return op(kind, began, seen, **{"ended": ended, "answer": None, **more})
+
+
+def listed(began: float, *handles: str, user: str = "ann") -> Operation:
+    return op("list", began, value=handles, user=user, token="")
+
+
+SIGNED_IN = op("sign_in", 0, None, token="", left=ANN, cookie="t1")
+ANOTHER = op("sign_in", 0, None, token="", left=OTHER, cookie="t3")
+ROTATED = op("rotate", 2, ANN, cookie="t2")
+SIGNED_OUT = op("sign_out", 2, ANN, left=None, cookie="")
+REVOKED = op("revoke", 2, handle="h1", user="ann", token="", value=True)
+REVOKED_ALL = op("revoke_all", 2, user="ann", token="", value=1)
+REVOKED_OTHERS = op("revoke_others", 2, OTHER, token="t3", cookie="t4", value=1)
+
+WRONG: list[tuple[str, list[Operation]]] = [
+    ("a key is a register", [op("set", 0, ANN, key="color", value="v1"), op("get", 2, ANN)]),
+    ("a key is a register", [op("get", 0, ANN, value={"color": "of another session"})]),
+    (
+        "a key is a register",
+        [
+            op("set", 0, ANN, key="color", value="v1"),
+            op("rotate", 0.5, ANN, cookie="t2"),
+            op("get", 2, ANN, token="t2"),
+        ],
+    ),
+    ("counters are exact", [op("increment", 0, ANN, value=1), op("increment", 2, ANN, value=1)]),
+    ("counters are exact", [op("increment", 0, ANN, value=1), op("get", 2, ANN)]),
+    ("what is ended stays closed", [SIGNED_IN, SIGNED_OUT, op("replay", 4, ANN)]),
+    ("what is ended stays closed", [SIGNED_IN, ROTATED, op("replay", 4, ANN)]),
+    ("what is ended stays closed", [SIGNED_IN, op("sign_out", 2, ANN, left=None), op("replay", 4, ANN, token="t2")]),
+    ("what is ended stays closed", [op("sign_out", 2, GUEST, left=None), op("replay", 4, GUEST, token="t2")]),
+    ("what is ended stays closed", [SIGNED_IN, op("sign_in", 2, ANN, left=AGAIN, cookie="t2"), op("replay", 4, ANN)]),
+    ("what is ended stays closed", [SIGNED_IN, REVOKED, op("replay", 4, ANN)]),
+    ("what is ended stays closed", [SIGNED_IN, REVOKED_ALL, op("get", 4, ANN, token="t2")]),
+    ("what is ended stays closed", [listed(0, "h1"), REVOKED_ALL, op("get", 4, ANN)]),
+    ("what is ended stays closed", [SIGNED_IN, ANOTHER, REVOKED_OTHERS, op("get", 4, ANN)]),
+    ("what is dead stays dead", [op("get", 0), op("get", 2, GUEST)]),
+    ("what was not ended lives", [SIGNED_IN, op("get", 2)]),
+    ("what was not ended lives", [SIGNED_IN, REVOKED_ALL, op("get", 4, ANN), op("get", 6)]),
+    ("no one sees the data of another user", [op("get", 0, Seen("b0-1", "ann", "bob", "h1"))]),
+    ("no one sees the data of another user", [op("get", 0, Seen("b1-1", None, "b0"), browser="b0")]),
+    ("no one sees the data of another user", [SIGNED_IN, listed(2, "h1", user="bob")]),
+    ("what is ended stays closed", [SIGNED_IN, REVOKED, op("set", 4, ANN, key="color", value="v1")]),
+]
+
+
+@rows("promise, operations", WRONG)
+def test_a_history_that_breaks_a_promise_is_found(promise: str, operations: list[Operation]) -> None:
+    assert promise in {one.promise for one in check(history_of(operations))}
+
+
+RIGHT: list[list[Operation]] = [
+    [op("set", 0, ANN, key="color", value="v1"), op("get", 2, ANN, value={"color": "v1"})],
+    [unanswered("set", 0, ANN, key="color", value="v1"), op("get", 2, ANN)],
+    [unanswered("set", 0, ANN, key="color", value="v1"), op("get", 2, ANN, value={"color": "v1"})],
+    [
+        op("set", 0, ANN, key="color", value="v1", confirms=False),
+        op("rotate", 0.5, ANN, cookie="t2"),
+        op("get", 2, ANN, token="t2"),
+    ],
+    [unanswered("increment", 0, ANN), op("get", 2, ANN, value={"count": 1})],
+    [SIGNED_IN, op("get", 1.5, ANN), ROTATED, op("get", 2.5, ANN), op("get", 4, ANN, token="t2"), op("get", 4)],
+    [SIGNED_IN, unanswered("sign_out", 2, ANN), op("get", 4, ANN), op("get", 6), op("get", 8)],
+    [SIGNED_IN, SIGNED_OUT, op("get", 2.5, ANN), op("get", 4)],
+    [SIGNED_IN, unanswered("rotate", 2, ANN, ended=6), REVOKED_ALL, listed(4, "h1")],  # until the rotation gives up
+    [SIGNED_IN, REVOKED_ALL, op("sign_in", 4, left=AGAIN, cookie="t2"), op("get", 6, AGAIN, token="t2"), op("get", 6)],
+    [SIGNED_IN, op("sign_in", 2.5, left=OTHER, cookie="t3"), REVOKED_ALL, op("get", 4, OTHER, token="t3")],
+    [SIGNED_IN, ANOTHER, REVOKED_OTHERS, op("get", 4, OTHER, token="t4"), op("get", 4)],
+    [SIGNED_IN, unanswered("revoke_all", 2, ANN), op("get", 4)],
+    [SIGNED_IN, unanswered("rotate", 2, ANN, ended=3), op("get", 2.5)],
+    [
+        SIGNED_IN,
+        unanswered("rotate", 2, ANN),
+        op("sign_in", 2, ANN, left=AGAIN, cookie="t2"),
+        op("set", 4, AGAIN, token="t2", key="color", value="v1"),
+        op("get", 6, AGAIN, token="t2"),
+    ],
+    [SIGNED_IN, op("sign_in", 0, token="", left=BOB, cookie="t5"), op("get", 2, BOB, token="t5"), listed(2, "h1")],
+]
+
+
+@rows("operations", RIGHT)
+def test_a_history_that_keeps_all_promises_is_accepted(operations: list[Operation]) -> None:
+    assert check(history_of(operations)) == []
+
+
+THREE = [ANN._replace(handle=f"h{at}") for at in range(3)]
+SIGNED_IN_THREE_TIMES = [op("sign_in", at, token="", left=seen, cookie=f"t{at}") for at, seen in enumerate(THREE)]
+THREE_LIVE = [op("replay", 10, seen, token=f"t{at}") for at, seen in enumerate(THREE)]
+
+AT_REST: list[tuple[str | None, list[Operation]]] = [
+    (None, [SIGNED_IN, op("replay", 10, ANN), listed(10, "h1")]),
+    (None, [SIGNED_IN, REVOKED, op("replay", 10), listed(10)]),
+    ("what lives is listed", [SIGNED_IN, op("replay", 10, ANN), listed(10)]),
+    (
+        "what is ended is not listed",
+        [SIGNED_IN, unanswered("rotate", 2, ANN), REVOKED, op("replay", 10), listed(10, "h1")],
+    ),
+    ("what is listed lives", [SIGNED_IN, op("replay", 10), listed(10, "h1")]),
+    ("what is listed lives", [SIGNED_IN, op("replay", 10, ANN), listed(10, "h1", "h9")]),
+    (None, [SIGNED_IN, unanswered("sign_in", 2, AGAIN), op("replay", 10, ANN), listed(10, "h1", "h9")]),
+    (None, [SIGNED_IN, unanswered("rotate", 2, ANN), op("replay", 10), listed(10, "h1")]),
+    ("no user has too many sessions", [*SIGNED_IN_THREE_TIMES, *THREE_LIVE, listed(10, "h0", "h1", "h2")]),
+]
+
+
+@rows("promise, operations", AT_REST)
+def test_when_all_is_quiet_the_list_of_a_user_is_what_lives(promise: str | None, operations: list[Operation]) -> None:
+    found = {one.promise for one in check(history_of(operations, quiet=True), Rules(maximum=2))}
+    assert found - {"what was not ended lives"} == ({promise} if promise else set())
+
+
+def test_what_happened_before_a_quiet_time_explains_nothing_after_it() -> None:
+    operations = [SIGNED_IN, unanswered("revoke_all", 2, ANN), op("replay", 10, ANN), listed(10, "h1"), op("get", 20)]
+    assert [one.promise for one in check(history_of(operations, quiet=True))] == ["what was not ended lives"]
+
+
+def test_an_answer_that_no_one_may_get_is_a_violation_that_is_shown() -> None:
+    history = history_of([SIGNED_IN])
+    history.broken.append("500 to sign_in")
+    (found,) = check(history)
+    assert str(found) == "answers are as documented: 500 to sign_in"
+
+
+def test_a_violation_shows_what_was_asked_and_answered() -> None:
+    (found,) = check(history_of([SIGNED_IN, SIGNED_OUT, op("replay", 4, ANN)]))
+    assert "sign_out b0-1 t1" in str(found)
+    assert "opened b0-1 of ann (h1)" in str(found)
+
+
+def history_of(operations: list[Operation], *, quiet: bool = False) -> History:
+    numbered = [Operation(**{**vars(one), "number": number}) for number, one in enumerate(operations)]
+    return History(numbered, [Quiet(9, 12)] if quiet else [])
