@@ -37,7 +37,7 @@ FIRST = ["tests/shell/test_commit.py", "tests/backends/test_races.py"]
 LOOKS = ["tests/shell/test_cookies.py", "tests/shell/test_caches.py", "tests/shell/test_users.py"]
 _SHELL = """
     commit every_change_is_kept atomic_updates sign_in users ids cookies rotation deadlines outage events websocket
-    several caches watch flash timeouts nothing_for_nothing csrf
+    ends_everywhere several caches watch flash timeouts nothing_for_nothing csrf
 """
 ROUND_TRIPS = [f"tests/shell/test_{name}.py" for name in _SHELL.split()]
 ROUND_TRIPS += ["tests/history/test_session_by_hand.py", "tests/backends/test_races.py"]
@@ -74,6 +74,7 @@ TESTS = {
     "fastapi": [["tests/fastapi"]],
     "typed": [["tests/typed", "tests/fastapi"], ["tests/shell"]],
     "lifecycle/sign_in": [ROUND_TRIPS, ["tests/shell/test_sign_in_races.py"], [*OTHERS, *HISTORY]],
+    "lifecycle/limits": [ROUND_TRIPS, ["tests/shell/test_sign_in_races.py"], [*OTHERS, *HISTORY]],
     "users": [ROUND_TRIPS, ["tests/shell/test_sign_in_races.py"], [*OTHERS, *HISTORY]],
     "lifecycle": [FIRST, ROUND_TRIPS, [*OTHERS, *HISTORY]],
     "lifecycle/response": [LOOKS, ROUND_TRIPS, [*OTHERS, *HISTORY]],

@@ -17,11 +17,13 @@ from redis.asyncio import Redis, RedisCluster
 
 from starsessions import EncryptedCookieBackend, SessionBackend, update_atomically
 from starsessions.backends.redis import RedisBackend
+from starsessions.users import UserSessions
 from tests.backends.sql import database, opened
 from tests.rows import rows
 from tests.servers.process import Address
 from tests.shell import test_atomic_updates as atomic
 from tests.shell import test_double_sign_in, test_sign_in, test_users
+from tests.shell.people import sign_in, user_of
 from tests.site import KEY, Browser, Clock, Site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
@@ -85,6 +87,23 @@ async def test_a_hundred_increments_at_once_make_a_hundred(
                 request = partial(site_of(backend=backend).visit, browser=Browser(dict(cookies)))
                 tasks.start_soon(request, lambda session: update_atomically(session, atomic.count))
         assert await site.data() == {"n": 100}
+
+
+@pytest.mark.guarantee(21)
+async def test_of_many_sign_ins_of_one_user_at_once_none_is_lost_and_all_are_ended(
+    open_backend: Open, site_of: Callable[..., Site], clock: Clock
+) -> None:
+    async with open_backend(clock) as backend:
+        browsers = [Browser() for _ in range(60)]
+        async with anyio.create_task_group() as tasks:
+            for browser in browsers:
+                site = site_of(backend=backend, max_sessions_per_user=None)
+                tasks.start_soon(site.visit, sign_in(), browser)
+        sessions = UserSessions(backend)
+        assert len(await sessions.list("ann")) == 60
+        assert await sessions.revoke_all("ann") == 60
+        assert await sessions.list("ann") == []
+        assert {await user_of(site, browser) for browser in browsers} == {None}
 
 
 async def test_cookies_are_revoked_through_a_store_on_a_server(

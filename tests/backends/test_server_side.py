@@ -7,13 +7,14 @@ import msgspec
 import pytest
 
 from starsessions import MissReason, Session, stores
+from starsessions.backends.adapter import adapt
 from starsessions.backends.base import Conflict
 from starsessions.backends.server_side import MAX_HOPS, Location, Pointer, StoreBackend
 from starsessions.core.record import Found, Identity, Record
 from starsessions.stores.memory import MemoryStore
 from tests.keys import key_for
 from tests.rows import rows
-from tests.site import Browser, Clock, Site
+from tests.site import Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
 
@@ -350,3 +351,8 @@ def test_a_backend_that_waits_for_its_store_answers_nothing_at_once(backend: Sto
         waits.peek("id", NOW)
     with pytest.raises(NotImplementedError):
         waits.seal(record())
+
+
+def test_a_backend_without_entries_of_users_has_no_key_for_a_sign_in() -> None:
+    with pytest.raises(NotImplementedError):
+        adapt(DictBackend()).sign_in_key(Identity("ann", NOW, "a-handle"), "an-id")

@@ -1,6 +1,7 @@
 """What is ended is ended: whatever the clock says, whatever the index has lost, and however many there are."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -10,7 +11,8 @@ from anyio.lowlevel import checkpoint
 from starsessions import BackendUnavailable, CookieBackend, Session, SessionBackend, SessionGone, set_expiry, users
 from starsessions.backends.server_side import StoreBackend
 from starsessions.events import Event, Revoked
-from starsessions.exceptions import ImproperlyConfigured
+from starsessions.exceptions import ImproperlyConfigured, SessionError
+from starsessions.lifecycle import limits
 from starsessions.stores.base import Owner, Page
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
@@ -205,6 +207,29 @@ async def test_a_sign_in_that_was_overtaken_says_so_however_slow_it_is_and_keeps
 
 
 @pytest.mark.guarantee(21)
+@rows("how", ["by its handle", "with all others"])
+@rows("seconds", [0, 59])
+async def test_a_sign_in_that_is_ended_from_another_device_before_it_is_saved_says_so(
+    kind: Any, clock: Clock, how: str, seconds: int
+) -> None:
+    backend = kind(MemoryStore(), clock)
+    site, other, browser = (*[Site(backend=backend, clock=clock, autoload=True) for _ in range(2)], Browser())
+    mine = await signed_in(other)
+
+    async def act(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        if how == "by its handle":
+            await UserSessions(backend).revoke("ann", users.get_handle(session) or "")
+        else:
+            await other.visit(lambda session: UserSessions(backend).revoke_others(session), mine)
+        clock.advance(seconds)
+
+    with pytest.raises(SessionGone, match="The sign-in was not saved"):
+        await site.visit(act, browser)
+    assert [await user_of(site, one) for one in (mine, browser)] == ["ann", None]
+
+
+@pytest.mark.guarantee(21)
 async def test_a_sign_in_that_fails_evicts_nothing(kind: Any, clock: Clock) -> None:
     events: list[Event] = []
     backend = kind(MemoryStore(), clock)
@@ -317,6 +342,104 @@ async def test_the_error_at_the_limit_of_time_says_what_was_done(clock: Clock) -
     for timeout in (0, -1, True, "1"):
         with pytest.raises(ImproperlyConfigured, match="timeout must be more than 0 seconds"):
             await sessions.revoke_all("ann", timeout=timeout)  # type: ignore[arg-type]
+
+
+async def test_more_sessions_than_a_page_holds_are_all_ended_and_counted(
+    kind: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (users, limits):
+        monkeypatch.setattr(module, "PAGE", 2)
+    backend = kind(MemoryStore(), clock)
+    few, many = [Site(backend=backend, clock=clock, autoload=True, max_sessions_per_user=most) for most in (2, None)]
+    sessions = UserSessions(backend)
+    browsers = []
+    for _ in range(5):
+        browsers.append(await signed_in(many))
+        clock.advance(1)
+    browsers.append(await signed_in(few))
+    assert [await user_of(many, one) for one in browsers] == [None] * 4 + ["ann"] * 2
+    for _ in range(3):
+        await signed_in(many)
+    assert await sessions.revoke_all("ann") == 5
+    assert await sessions.list("ann") == []
+
+
+async def test_what_has_expired_or_cannot_be_read_is_not_one_of_the_maximum(clock: Clock) -> None:
+    store = MemoryStore()
+    first = Site(backend=StoreBackend(store, encrypt_with="1" * 32, clock=clock), clock=clock, autoload=True)
+    await signed_in(first)  # with a key that is not in use any more
+    backend = StoreBackend(store, encrypt_with=KEY, clock=clock)
+    long = Site(backend=backend, clock=clock, autoload=True, max_age=1000)
+    await signed_in(long)
+    clock.advance(100)
+    events: list[Event] = []
+    short = Site(
+        backend=StoreBackend(store, encrypt_with=KEY, clock=clock),
+        clock=clock,
+        autoload=True,
+        max_age=50,
+        max_sessions_per_user=1,
+        on_event=events.append,
+    )
+    browser = await signed_in(short)
+    assert [event for event in events if isinstance(event, Revoked)] == []
+    assert await user_of(short, browser) == "ann"
+
+
+async def test_two_requests_that_extend_a_revocable_cookie_at_once_both_keep_it(clock: Clock) -> None:
+    backend = CookieBackend(KEY, revocations=MemoryStore(), clock=clock)
+    site, other = [Site(backend=backend, clock=clock, autoload=True) for _ in range(2)]
+    await site.visit(sign_in())
+
+    async def act(session: Session) -> None:
+        await session.load()
+        await other.visit(extend, Browser(dict(site.browser.cookies)))
+        extend_now(session)
+
+    def extend_now(session: Session) -> None:
+        set_expiry(session, 200 * 24 * 60 * 60)
+
+    await site.visit(act)
+    clock.advance(150 * 24 * 60 * 60)
+    assert await user_of(site, site.browser) == "ann"
+
+
+async def test_an_id_that_is_in_use_is_refused_by_the_sign_in(clock: Clock) -> None:
+    class Repeats(StoreBackend):
+        async def generate_id(self) -> str:
+            return "always-the-same"
+
+    site = Site(backend=Repeats(MemoryStore(), clock=clock), clock=clock, autoload=True)
+    await site.visit(change, Browser())
+    with pytest.raises(SessionError, match="returned an id that is in use"):
+        await site.visit(sign_in(), Browser())
+
+
+async def test_a_new_id_whose_write_was_lost_is_not_called_in_use(clock: Clock) -> None:
+    class Loses(MemoryStore):
+        loses = False
+
+        async def create(self, key: str, value: bytes, **how: Any) -> Any:
+            version = await super().create(key, value, **how)
+            if self.loses:
+                self.loses = False
+                raise BackendUnavailable("The store failed: ConnectionError.")
+            return version
+
+    store = Loses()
+    site = Site(backend=StoreBackend(store, clock=clock), clock=clock, autoload=True)
+    await site.visit(change)
+
+    async def act(session: Session) -> None:
+        await session.regenerate_id()
+        store.loses = True
+        with pytest.raises(BackendUnavailable):
+            await session.persist()
+        with pytest.raises(BackendUnavailable, match="send the request again"):
+            await session.persist()
+
+    with suppress(BackendUnavailable):
+        await site.visit(act)
 
 
 async def test_a_page_of_a_list_costs_a_page(kind: Any, clock: Clock) -> None:
