@@ -20,6 +20,7 @@ from starsessions.backends.redis import RedisBackend
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from starsessions.stores.redis.store import RedisStore
+from starsessions.stores.sqlalchemy.announce import _subscribed
 from starsessions.stores.sqlalchemy.store import SQLAlchemyStore
 from tests.backends import sql
 from tests.backends.sql import until
@@ -253,13 +254,20 @@ async def test_thirty_kills_of_the_subscription_lose_nothing(here: Place, monkey
     site = await site_at(here)
     worker = Site(backend=here.backend(), autoload=True)
     worker.browser = site.browser
+    store: Any = worker.app.config.backend.place
+    listen, opened_so_often = store.listen, []
+
+    def counted() -> Any:
+        opened_so_often.append(1)
+        return listen()
+
+    store.listen = counted
     async with streams(worker, 5) as opened:
         told = worker.app.config.backend.announcements
         assert told is not None
-        for _ in range(30):
-            await until(lambda: told.bus().reaches_all)
+        for n in range(1, 31):
+            await until(lambda n=n: len(opened_so_often) >= n and told.bus().reaches_all)  # type: ignore[misc]
             await asyncio.to_thread(here.kill)
-            await until(lambda: not told.bus().reaches_all)
         await site.visit(users.sign_out)  # perhaps while there is no subscription
         await until(lambda: opened.log == [True] * 5)
 
@@ -428,6 +436,34 @@ async def test_a_cluster_older_than_redis_7_has_one_channel_for_all_nodes(redis_
         assert [*await anext(announced)] == ["a"]
     assert sent == ["SPUBLISH", "PUBLISH", "PUBLISH"]
     await client.aclose()
+
+
+async def test_a_cluster_that_refuses_an_announcement_is_not_taken_for_an_old_one(redis_cluster: Address) -> None:
+    client = RedisCluster.from_url(redis_cluster.url)
+    store = RedisStore(client, secrets.token_hex(4), timeout=30)
+
+    async def refuse(*command: Any) -> Any:
+        raise blocking.ResponseError("this user has no permissions to run the 'spublish' command")
+
+    announcer: Any = store.announcer
+    announcer._clients = Clients(store.clients.get()._replace(send=refuse))
+    with pytest.raises(BackendUnavailable, match="ResponseError"):
+        await store.announce(["a"])
+    assert announcer._has_shards
+    await client.aclose()
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_connection_that_is_lost_before_it_has_subscribed_says_so(
+    driver: str, postgres_server: Address
+) -> None:
+    store = SQLAlchemyBackend(postgres_server.over(driver), timeout=30).store
+    announcer: Any = store.announcer
+    connection = await announcer._database.new_connection()
+    await connection.close()
+    with pytest.raises(BackendUnavailable, match="The store failed"):
+        await _subscribed(connection, "a")
+    await store.aclose()
 
 
 class Clients:

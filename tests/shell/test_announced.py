@@ -322,8 +322,9 @@ async def test_an_end_between_loading_and_listening_is_noticed(site: Site) -> No
 async def test_a_visitor_without_a_session_is_looked_at_when_it_is_time_and_not_before(site: Site) -> None:
     stranger = another(site)
     stranger.browser = Browser()
-    async with streams(site), streams(stranger) as strangers:
-        assert strangers.open == 1
+    async with streams(stranger) as strangers, streams(site) as opened:
+        assert (strangers.open, strangers.waits.asked) == (1, [OFTEN])
+        assert (opened.open, opened.waits.asked) == (1, [OFTEN, SELDOM])
 
 
 # The subscription
