@@ -282,22 +282,8 @@ def test_a_record_is_an_array_that_can_grow_at_its_end() -> None:
     assert decode(msgspec.msgpack.encode([b"x", 1, 2])) == Record(b"x", 1, 2, None, None, False, None)
     assert decode(msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True])) == Record(b"x", 1, 2, 3, 4, True)
     assert decode(msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True, 5])) == Record(b"x", 1, 2, 3, 4, True, 5)
-    fields: list[Any] = [
-        "ann",
-        6,
-        "handle",
-        "password",
-        "Firefox",
-        "203.0.113.0/24",
-        b"epoch",
-        "stamp",
-        7,
-        8,
-        "sid",
-        "sub",
-    ]
-    identity = Identity(*fields)
-    fields.append("a later field")
+    known = ["ann", 6, "handle", "password", "Firefox", "203.0.113.0/24", b"epoch", "stamp", 7, 8, "session", "subject"]
+    identity, fields = Identity(*known), [*known, "a later field"]
     assert decode(msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True, 5, fields])) == Record(
         b"x", 1, 2, 3, 4, True, 5, identity, -1, False
     )
