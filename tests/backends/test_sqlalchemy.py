@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import MetaData, StaticPool, create_engine, select, text, update
+from sqlalchemy import MetaData, StaticPool, create_engine, event, select, text, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -401,6 +401,24 @@ async def test_the_table_is_created_when_asked_and_no_more_than_once(db: Databas
     async with backends[0].engine.begin() as connection:
         await connection.run_sync(backends[0].table.drop)
     await backends[0].engine.dispose()
+
+
+async def test_a_table_that_another_process_creates_at_the_same_moment_is_used(db: Database) -> None:
+    """It is missing when this process looks for it, and exists when this process creates it."""
+    backend, others = SQLAlchemyBackend(db.url, f"t_{secrets.token_hex(8)}"), [True]
+
+    @event.listens_for(backend.table, "before_create")
+    def create_meanwhile(table: Any, connection: Any, **keywords: Any) -> None:
+        others.clear()
+        connection.execute(CreateTable(table))
+
+    await backend.create_table()
+    assert not others
+    assert await backend.read(await backend.write({"user": "ann"})) == {"user": "ann"}
+    await backend.store.aclose()
+    async with backend.engine.begin() as connection:
+        await connection.run_sync(backend.table.drop)
+    await backend.engine.dispose()
 
 
 async def test_a_database_that_does_not_answer_at_the_start_is_logged(caplog: pytest.LogCaptureFixture) -> None:

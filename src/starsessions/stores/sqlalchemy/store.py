@@ -90,11 +90,8 @@ class SQLAlchemyStore(Announces):
 
     async def create_table(self) -> None:
         """Create the table and its indexes, unless it exists."""
-        try:
-            await self._database.with_timeout(self._database.call(partial(self.table.create, checkfirst=True)))
-        except BackendUnavailable:
-            if not await self._has_table():  # another process may have created it at the same time
-                raise
+        # If another process creates it at the same time, this fails, and the second attempt finds the table.
+        await self._database.with_timeout(self._database.call(partial(self.table.create, checkfirst=True)))
 
     async def finished(self) -> None:
         """Wait for work that was abandoned after a timeout or a cancelled request."""
@@ -103,13 +100,6 @@ class SQLAlchemyStore(Announces):
     async def aclose(self) -> None:
         """Close the connections of this event loop. The next method opens new ones."""
         await self._database.aclose()
-
-    async def _has_table(self) -> bool:
-        try:
-            await self.check_table()
-        except ImproperlyConfigured:
-            return False
-        return True
 
     async def _get(self, key: str, now: int) -> Entry | None:
         rows = (await self._database.execute(self.statements.get, {"p_key": key, "p_now": now})).rows
