@@ -84,12 +84,13 @@ def test_a_guide_begins_with_code_or_a_table(page: Path) -> None:
 LONGER = {
     "guides/data/typed.md",
     "guides/front-ends/csrf.md",
+    "guides/front-ends/websockets.md",
     "guides/production/proxy.md",
     "guides/production/sizes.md",
     "guides/users/callbacks.md",
     "guides/users/provider-logout.md",
 }
-"""Two variants of an application, two defences, four proxies, measurements, three ways, a whole round."""
+"""Two variants of an application, two defences, three kinds of endpoints, four proxies, measurements, three ways, a whole round."""
 
 
 @rows("page", GUIDES, ids=name_of)
