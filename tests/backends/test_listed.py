@@ -610,3 +610,38 @@ async def create_without_an_owner(key: str, value: bytes, *, expires_at: int, no
 async def test_a_store_gets_the_power_unless_it_has_it(store: Any, has_it: bool) -> None:
     assert (as_indexing(store) is store) == has_it
     assert has_it or isinstance(as_indexing(store), ListedStore)
+
+
+async def test_an_entry_that_moves_to_another_key_while_a_page_is_read_is_on_it() -> None:
+    """As a rotation moves it: the new entry is written before the old one leaves its owner. The page would have neither
+    if the list was read before that, and the entries afterwards.
+    """
+    database = Database()
+    store, other = ListedStore(database), ListedStore(Right(database.entries))
+    version = await store.create("old", b"1", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+    moved = False
+
+    async def move() -> None:
+        nonlocal moved
+        if not moved:
+            moved = True
+            await other.create("new", b"1", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+            await other.replace("old", b"2", version, expires_at=NOW + LIFE, now=NOW)
+
+    database.after = move  # type: ignore[method-assign]
+    page = await store.list_owned("alice", limit=10, now=NOW)
+    assert [key for key, _ in page.entries] == ["new"]
+
+
+async def test_a_page_that_changes_whenever_it_is_read_is_returned_in_the_end() -> None:
+    database, numbers = Database(), count()
+    store, other = ListedStore(database), ListedStore(Right(database.entries))
+    await store.create("key", b"1", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+
+    async def add() -> None:
+        key = f"new-{next(numbers)}"
+        await other.create(key, b"1", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+        del database.entries[key]  # its place is left
+
+    database.after = add  # type: ignore[method-assign]
+    assert "key" in [key for key, _ in (await store.list_owned("alice", limit=100, now=NOW)).entries]

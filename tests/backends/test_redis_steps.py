@@ -242,6 +242,39 @@ async def test_a_listing_that_is_read_between_two_steps_keeps_the_place(place: P
     await place.check("key")
 
 
+async def test_an_entry_that_moves_to_another_key_while_a_page_is_read_is_on_it(place: Place) -> None:
+    """As a rotation moves it: the new entry is written before the old one leaves its owner. The page would have neither
+    if the members were read before that, and the entries afterwards.
+    """
+    old = await write(place.clean, "old", None, LIFE, ANN)
+    place.client.begin()
+    second = place.client.hold(2)
+    listing = asyncio.ensure_future(place.store.list_owned("ann", limit=10, now=NOW))
+    await second.reached()
+    await write(place.clean, "new", None, LIFE, ANN)
+    await place.clean.replace("old", b"nobody", old, expires_at=NOW + LIFE, now=NOW)
+    second.release()
+    assert [key for key, _ in (await listing).entries] == ["new"]
+
+
+async def test_a_page_that_changes_whenever_it_is_read_is_returned_in_the_end(place: Place) -> None:
+    counted = count()
+    await write(place.clean, "key", None, LIFE, ANN)
+
+    class Restless(Client):
+        async def execute_command(self, *args: Any, **options: Any) -> Any:
+            if args[0] == "ZREVRANGEBYLEX":
+                await place.ask("ZADD", args[1], 0, b"%012d|stale-%d|0|0|who" % (NOW, next(counted)))
+            return await super().execute_command(*args, **options)
+
+    client = Restless.from_url(place.url)
+    client.begin()
+    place.closing.push_async_callback(client.aclose)
+    store = RedisStore(client, place.prefix, timeout=30)
+    await store.list_owned("ann", limit=1, now=NOW)  # it learns what kind of server this is
+    assert "key" in [key for key, _ in (await store.list_owned("ann", limit=100, now=NOW)).entries]
+
+
 @pytest.mark.parametrize(("place", "given"), [(APART, True), (APART, False), (TOGETHER, False)], indirect=["place"])
 async def test_a_delete_that_ends_late_keeps_the_place_of_a_new_entry(place: Place, given: bool) -> None:
     version = await write(place.store, "key", None, LIFE, ANN)

@@ -32,6 +32,9 @@ MOST_LOOKS = 16
 MOST_AT_ONCE = 100
 """The changes of concurrent requests that one write of a list takes along."""
 
+MOST_READS = 8
+"""The times that one page is read, if other requests change the list meanwhile."""
+
 MAX_TRIES = 1000
 
 _SIGN = b"\xc1"  # the one byte that MessagePack never writes begins a value that has an owner
@@ -167,15 +170,30 @@ class ListedStore:
         return deleted
 
     async def list_owned(self, name: str, *, limit: int, now: int, after: Cursor | None = None) -> Page:
-        places = _read(name, await self._store.get(name, now=0))
-        cursors = {Cursor(place.since, place.key) for place in places}
+        # An entry that was moved to another key since the list was read has left its place, and has another one on the
+        # list, which was there before. So what was found counts only if the list is still the same, or all was found.
+        listed = await self._store.get(name, now=0)
+        page, is_whole = await self._page(name, listed, limit, now, after)
+        for _ in range(MOST_READS):
+            seen, listed = listed, listed if is_whole else await self._store.get(name, now=0)
+            if _version_of(seen) == _version_of(listed):
+                break
+            page, is_whole = await self._page(name, listed, limit, now, after)
+        return page
+
+    async def _page(
+        self, name: str, listed: Entry | None, limit: int, now: int, after: Cursor | None
+    ) -> tuple[Page, bool]:
+        """Return a page of this list, and whether each of its places has its entry."""
+        cursors = {Cursor(place.since, place.key) for place in _read(name, listed)}
         left = sorted((one for one in cursors if after is None or one < after), reverse=True)
         entries: list[tuple[str, Entry]] = []
         for since, key in left[:limit]:
             entry = await self.get(key, now=now)
             if entry is not None and entry.version.tag is not None and entry.version.tag.owner == (name, since):
                 entries.append((key, entry))
-        return Page(entries, left[limit - 1] if len(left) > limit else None)
+        page = Page(entries, left[limit - 1] if len(left) > limit else None)
+        return page, len(entries) == len(left[:limit])
 
     async def count_owned(self, name: str, *, now: int) -> int:
         places = _read(name, await self._store.get(name, now=0))
@@ -300,6 +318,10 @@ def _shown(entry: Entry | None) -> Entry | None:
         return None
     tag, value = _opened(entry.value)
     return Entry(value, entry.expires_at, _Version(entry.version, tag))
+
+
+def _version_of(entry: Entry | None) -> Version | None:
+    return None if entry is None else entry.version
 
 
 def _start(name: str) -> bytes:

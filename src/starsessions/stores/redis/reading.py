@@ -16,6 +16,9 @@ _ELSEWHERE = (b"{a}", b"{b}")
 no slots, so that an entry and its place are written at once; only then may who reads a listing repair it."""
 
 
+MOST_READS = 8
+"""The times that one page is read in a Cluster, if other requests change the listing meanwhile."""
+
 _Found = tuple[list[tuple[bytes, bytes | None]], bytes | None]
 """The members of a page, and what is stored under their keys; and the last member if others follow."""
 
@@ -37,7 +40,23 @@ class Reader:
     async def page(self, name: str, limit: int, now: int, after: Cursor | None) -> Page:
         """Return a page of a listing."""
         key = listing(self._prefix, name)
-        members, last = await self._members(key, name, limit, after)
+        answer = await self._at_once(key, name, limit, after)
+        if answer is not None:
+            return self._shown(key, answer, now)
+        # An entry that was moved to another key since the members were read has left its place, and has another one,
+        # which was there before. So what was found counts only if the members are still the same, or all was found.
+        members = await self._members(key, limit, after)
+        page = self._shown(key, await self._entries(members, limit), now)
+        for _ in range(MOST_READS):
+            is_whole = len(page.entries) == len(members[:limit])
+            seen, members = members, members if is_whole else await self._members(key, limit, after)
+            if members == seen:
+                break
+            page = self._shown(key, await self._entries(members, limit), now)
+        return page
+
+    def _shown(self, key: bytes, answer: _Found, now: int) -> Page:
+        members, last = answer
         found = []
         for member, stored in members:
             entry, position = parsed(stored, now), cursor(member)
@@ -46,7 +65,8 @@ class Reader:
                 found.append((position.key, entry))
         return Page(found, cursor(last) if last else None)
 
-    async def _members(self, key: bytes, name: str, limit: int, after: Cursor | None) -> _Found:
+    async def _at_once(self, key: bytes, name: str, limit: int, after: Cursor | None) -> _Found | None:
+        """Read members and entries with one script; None: this server does not permit that."""
         if self._finds_keys and not self._commands.is_spread:
             keys = [key, *(self._prefix + elsewhere for elsewhere in _ELSEWHERE)]
             try:
@@ -59,7 +79,15 @@ class Reader:
             else:
                 last, *found = answer
                 return list(zip(found[::2], found[1::2], strict=True)), last
-        members = await self._commands.ask("ZREVRANGEBYLEX", key, below(after), "-", "LIMIT", 0, limit + 1)
-        more, members = len(members) > limit, members[:limit]
-        stored = await gather(*(self._commands.read(self._prefix + cursor(one).key.encode()) for one in members))
-        return list(zip(members, stored, strict=True)), members[-1] if more else None
+        return None
+
+    async def _members(self, key: bytes, limit: int, after: Cursor | None) -> list[bytes]:
+        """Return the members of a page, and one more if others follow."""
+        members: list[bytes] = await self._commands.ask("ZREVRANGEBYLEX", key, below(after), "-", "LIMIT", 0, limit + 1)
+        return members
+
+    async def _entries(self, members: list[bytes], limit: int) -> _Found:
+        """Return what is stored under the keys of the members."""
+        shown = members[:limit]
+        stored = await gather(*(self._commands.read(self._prefix + cursor(one).key.encode()) for one in shown))
+        return list(zip(shown, stored, strict=True)), shown[-1] if len(members) > limit else None
