@@ -90,7 +90,7 @@ LONGER = {
     "guides/users/callbacks.md",
     "guides/users/provider-logout.md",
 }
-"""Two variants, defences, kinds of endpoints, four proxies, measurements, three ways, a whole round."""
+"""Variants of an application, defences, kinds of endpoints, four proxies, measurements, three ways, a whole round."""
 
 
 @rows("page", GUIDES, ids=name_of)
