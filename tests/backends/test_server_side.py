@@ -1,6 +1,6 @@
 """The contents of a store: hashes of ids, records marked with their keys, and pointers left by rotations."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -10,7 +10,9 @@ from starsessions import MissReason, Session, stores
 from starsessions.backends.adapter import adapt
 from starsessions.backends.base import Conflict
 from starsessions.backends.server_side import MAX_HOPS, Location, Pointer, StoreBackend
+from starsessions.backends.user_index import PENDING
 from starsessions.core.record import Found, Identity, Record
+from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.memory import MemoryStore
 from tests.keys import key_for
 from tests.rows import rows
@@ -143,6 +145,77 @@ async def test_a_logout_during_a_rotation_ends_the_new_session(backend: StoreBac
     await backend.delete(found, NOW)
     assert not isinstance(await backend.fetch("third", NOW), Found)
     await backend.delete(found, NOW)  # and once more is no error
+
+
+def of_ann(payload: bytes = b"\x80") -> Record:
+    return Record(payload, NOW, NOW, identity=Identity("ann", NOW, "handle"))
+
+
+class Interrupted(MemoryStore):
+    """`then` is awaited once, after a pointer was written."""
+
+    then: Callable[[], Awaitable[None]] | None = None
+
+    async def replace(self, key: str, *args: Any, **more: Any) -> Any:
+        version = await super().replace(key, *args, **more)
+        if self.then is not None and more.get("owner") is None:
+            then, self.then = self.then, None
+            await then()
+        return version
+
+
+@pytest.mark.guarantee(21)
+async def test_what_an_interrupted_rotation_leaves_is_listed_for_a_minute() -> None:
+    """No one knows its id, so a sign-out could not end it."""
+    store = Interrupted()
+    backend = StoreBackend(store)
+
+    async def die() -> None:
+        raise BackendUnavailable("the store fails from here on")
+
+    found = await backend.create(of_ann(), "first", END, NOW)
+    store.then = die
+    with pytest.raises(BackendUnavailable):
+        await backend.rotate(found, of_ann(), "second", END, NOW)
+    index = backend.user_index
+    assert [len((await index.page("ann", 10, now))[0]) for now in (NOW + PENDING - 1, NOW + PENDING)] == [1, 0]
+
+    found = await backend.create(of_ann(), "third", END, NOW)
+    await backend.rotate(found, of_ann(), "fourth", END, NOW)
+    assert len((await index.page("ann", 10, END - 1))[0]) == 1
+
+
+async def test_a_change_by_the_old_id_within_a_rotation_is_kept_and_merged() -> None:
+    store = Interrupted()
+    backend = StoreBackend(store)
+
+    async def change() -> None:
+        alias = await backend.fetch("first", NOW)
+        assert isinstance(alias, Found)
+        await backend.replace(alias, of_ann(b"\x81\xa1a\x01"), END, NOW)
+
+    found = await backend.create(of_ann(), "first", END, NOW)
+    store.then = change
+    renewed = await backend.rotate(found, of_ann(), "second", END, NOW, NOW + 60)
+    with pytest.raises(Conflict) as conflict:  # so that the next save merges
+        await backend.replace(renewed, of_ann(), END, NOW)
+    assert conflict.value.current is not None
+    assert conflict.value.current.record.payload == b"\x81\xa1a\x01"
+
+
+async def test_a_session_that_is_revoked_within_its_rotation_stays_ended() -> None:
+    store = Interrupted()
+    backend = StoreBackend(store)
+    found = await backend.create(of_ann(), "first", END, NOW)
+
+    async def revoke() -> None:
+        await backend.delete(found, NOW)
+
+    store.then = revoke
+    with pytest.raises(Conflict) as conflict:
+        await backend.rotate(found, of_ann(), "second", END, NOW)
+    assert conflict.value.current is None
+    assert await backend.fetch("second", NOW) is MissReason.UNKNOWN
 
 
 @pytest.mark.guarantee(14)

@@ -590,7 +590,7 @@ async def test_what_can_be_sent_together_is_one_round_trip(clock: Clock) -> None
 
     assert await trips(sign_in(), browser) == 2
     assert await trips(change, browser) == 2  # the load, and the write with the epoch
-    assert await trips(Session.regenerate_id, browser) == 3
+    assert await trips(Session.regenerate_id, browser) == 4
     assert await trips(sign_in(), browser) == 4
     assert await trips(users.sign_out, browser) == 2
     for _ in range(3):

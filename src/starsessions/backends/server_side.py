@@ -16,7 +16,7 @@ from starsessions import stores
 from starsessions.backends.base import Backend, Conflict, IdInUse, wall_clock
 from starsessions.backends.clocks import comparing
 from starsessions.backends.entries import Entries, Location, Pointer
-from starsessions.backends.user_index import MAX_HOPS, Overtaken, PendingSignIn, UserIndex
+from starsessions.backends.user_index import MAX_HOPS, PENDING, Overtaken, PendingSignIn, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
 from starsessions.core.durations import Clock
 from starsessions.core.encoding import key_under
@@ -153,8 +153,11 @@ class StoreBackend(Backend):
     ) -> Found:
         place: Location = found.version
         new_key, index = self.key_of(session_id), self.user_index
-        # The new entry comes first: no browser knows its id yet, and if this is interrupted the old one is intact.
-        work: list[Coroutine[Any, Any, Any]] = [self._put(new_key, record, ends_at, now, pending)]
+        # The new entry comes first: no browser knows its id yet, and if this is interrupted the old one is intact. The
+        # new one of a user then stays in the listing, where nothing ends it with the old one, so it lives for a minute.
+        is_brief = pending is None and record.identity is not None
+        first_end = min(ends_at, now + PENDING) if is_brief else ends_at
+        work: list[Coroutine[Any, Any, Any]] = [self._put(new_key, record, first_end, now, pending)]
         if pending is not None:
             work.append(self._keep_data_before(new_key, found, now))
         try:
@@ -180,7 +183,21 @@ class StoreBackend(Backend):
                 await index.end(new_key, version)
             raise Conflict(await self._current(found.token, place.key, conflict.current, now)) from None
         await index.announce(place.key)
+        if first_end < ends_at:
+            version = await self._prolong(new_key, record, version, ends_at, now)
         return Found(session_id, record, Location(new_key, version))
+
+    async def _prolong(self, key: str, record: Record, version: Version, ends_at: int, now: int) -> Version:
+        """Let the new entry of a rotation live as long as its session."""
+        value, owner = self._value(key, record), self.user_index.owner_of(record)
+        try:
+            return await self._store.replace(key, value, version, expires_at=ends_at, now=now, owner=owner)
+        except stores.Conflict as conflict:
+            current = await self._current("", key, conflict.current, now)
+            if current is None:
+                raise Conflict(None) from None
+            # A request with the old id has written it, in the grace period, and prolonged it. The next save merges.
+            return version
 
     async def _keep_data_before(self, new_key: str, found: Found, now: int) -> None:
         """Keep the data that the session had before a sign-in for a moment, for the same form if it is sent twice."""
