@@ -236,7 +236,7 @@ def sent(server: RedisServer) -> Callable[[], dict[str, int]]:
 
 NEW = {"evalsha": 1, "get": 1, "set": 1}  # the script looks, and writes
 CHANGED = {"evalsha": 1, "get": 2, "set": 1}
-ENDED = {"evalsha": 1, "get": 2, "del": 1}
+ENDED = {"evalsha": 1, "get": 2, "del": 1, "publish": 1}
 
 
 class TestRoundTrips:
@@ -273,7 +273,7 @@ class TestRoundTrips:
         assert sent() == CHANGED
 
     @pytest.mark.guarantee(18)
-    async def test_two_to_log_out(self, site: Site, sent: Any) -> None:
+    async def test_two_to_log_out_and_one_to_announce_it(self, site: Site, sent: Any) -> None:
         await site.visit(lambda session: session.flush())
         assert sent() == ENDED
 
