@@ -415,6 +415,17 @@ async def test_a_full_list_forgets_what_has_ended_before_it_ends_an_entry(ended:
     assert await store.count_owned("alice", now=now) == 3
 
 
+async def test_a_place_whose_time_has_passed_is_forgotten_without_a_trace(three: None) -> None:
+    database = Database()
+    store = ListedStore(database)
+    await filled(store)
+    for key in "abc":
+        del database.entries[key]
+    now = NOW + 3 * LIFE
+    await store.create("d", b"alice", expires_at=now + LIFE, now=now, owner=ALICE)
+    assert (await keys_of(store, "alice"), sorted(database.entries)) == (["d"], ["alice", "d"])
+
+
 # Clocks
 
 
@@ -636,7 +647,9 @@ async def test_an_entry_that_moves_to_another_key_while_a_page_is_read_is_on_it(
 async def test_a_page_that_changes_whenever_it_is_read_is_returned_in_the_end() -> None:
     database, numbers = Database(), count()
     store, other = ListedStore(database), ListedStore(Right(database.entries))
-    await store.create("key", b"1", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+    for key in ("key", "missing"):
+        await store.create(key, b"1", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
+    del database.entries["missing"]
 
     async def add() -> None:
         key = f"new-{next(numbers)}"
@@ -644,4 +657,4 @@ async def test_a_page_that_changes_whenever_it_is_read_is_returned_in_the_end() 
         del database.entries[key]  # its place is left
 
     database.after = add  # type: ignore[method-assign]
-    assert "key" in [key for key, _ in (await store.list_owned("alice", limit=100, now=NOW)).entries]
+    assert "key" in [key for key, _ in (await store.list_owned("alice", limit=1000, now=NOW)).entries]

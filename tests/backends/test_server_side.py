@@ -164,6 +164,11 @@ class Interrupted(MemoryStore):
         return version
 
 
+async def test_the_id_of_a_sign_in_that_is_not_saved_yet_opens_nothing(backend: StoreBackend) -> None:
+    await backend.user_index.begin(key_for("first"), Identity("ann", NOW, "handle"), NOW)
+    assert await backend.fetch("first", NOW) is MissReason.UNKNOWN
+
+
 @pytest.mark.guarantee(21)
 async def test_what_an_interrupted_rotation_leaves_is_listed_for_a_minute() -> None:
     """No one knows its id, so a sign-out could not end it."""

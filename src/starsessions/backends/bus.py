@@ -106,8 +106,8 @@ class Bus:
     """The subscription to a store in one event loop, and its listeners."""
 
     def __init__(self, store: Announcing, notices: Notices, sleep: Sleep = anyio.sleep) -> None:
-        self.turns = anyio.CapacityLimiter(MOST_LOOKS)
-        self.shared = SharedReads()
+        self.turns: anyio.CapacityLimiter = anyio.CapacityLimiter(MOST_LOOKS)
+        self.shared: SharedReads = SharedReads()
         self._store = store
         self._notices = notices
         self._sleep = sleep

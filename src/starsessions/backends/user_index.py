@@ -42,7 +42,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from starsessions.backends.announcements import announcements_of
+from starsessions.backends.announcements import Announcements, announcements_of
 from starsessions.backends.entries import Entries, Pointer
 from starsessions.backends.provider_links import ProviderLinks
 from starsessions.core.binding import Binding, Purpose
@@ -81,10 +81,10 @@ class PendingSignIn:
     __slots__ = ("identity", "key", "until", "version")
 
     def __init__(self, key: str, identity: Identity, until: int, version: Version) -> None:
-        self.key = key
-        self.identity = identity
-        self.until = until
-        self.version = version
+        self.key: str = key
+        self.identity: Identity = identity
+        self.until: int = until
+        self.version: Version = version
 
     def __repr__(self) -> str:
         return "<PendingSignIn>"
@@ -131,14 +131,14 @@ class UserIndex:
         self, store: Store, binding: Binding, purpose: Purpose, entries: Entries, policy: Policy | None = None
     ) -> None:
         self.store: Indexing = as_indexing(store)
-        self.announcements = announcements_of(store)
+        self.announcements: Announcements | None = announcements_of(store)
         self._label = binding.label(purpose)
         self._epochs = binding.label(Purpose.EPOCH)
         self._entries = entries
         self._policy = policy
         # Where nothing waits, nothing is gained by asking for two things at once.
         self._in_turn = isinstance(store, MemoryStore)
-        self.links = ProviderLinks(self.store, binding, self._label, entries, self.at_once)
+        self.links: ProviderLinks = ProviderLinks(self.store, binding, self._label, entries, self.at_once)
 
     # Whose entry it is
 

@@ -73,7 +73,7 @@ class Endpoint(ABC):
         self.sessions = sessions
         self.trust = trust
         self.algorithms = algorithms
-        self.notices = Notices()
+        self.notices: Notices = Notices()
         self.keys: Keys = DiscoveredKeys(trust.issuer, document_of) if keys is None else GivenKeys(keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -7,7 +7,7 @@ from struct import Struct
 from threading import Lock
 
 from starsessions.stores.announce import Announces, InProcess
-from starsessions.stores.base import Conflict, Cursor, Entry, Owner, Page, Version
+from starsessions.stores.base import Announcing, Conflict, Cursor, Entry, Owner, Page, Version
 
 _HEAD = Struct(">QQQ")  # expires_at, version, and the index of the key in `_keys`
 
@@ -27,7 +27,7 @@ class MemoryStore(Announces):
     """
 
     def __init__(self) -> None:
-        self.announcer = InProcess(reaches_all=True)
+        self.announcer: Announcing = InProcess(reaches_all=True)
         self._entries: dict[str, bytes] = {}
         self._keys: list[str] = []  # every key of _entries once, in the order of the sweep
         self._ends = array("Q")  # when the entry of each key expires

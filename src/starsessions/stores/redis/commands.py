@@ -24,11 +24,11 @@ class Commands:
 
         self._clients = clients
         self._seconds = seconds
-        self.failures = (exceptions.RedisError,)
+        self.failures: tuple[type[Exception], ...] = (exceptions.RedisError,)
         self._unknown_script = exceptions.NoScriptError
         # After these errors a command is retried. A read-only error means a failover: another node is the primary now.
         self._lost = (exceptions.ConnectionError, exceptions.ReadOnlyError)
-        self.refusal = exceptions.ResponseError
+        self.refusal: type[Exception] = exceptions.ResponseError
         self._is_spread = False
 
     @property

@@ -20,7 +20,7 @@ from os import urandom
 from starsessions.core.durations import time_limit
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.stores.announce import Announces
-from starsessions.stores.base import Conflict, Cursor, Entry, Owner, Page, Version
+from starsessions.stores.base import Announcing, Conflict, Cursor, Entry, Owner, Page, Version
 from starsessions.stores.loops import PerLoop
 from starsessions.stores.redis.announce import RedisAnnouncer
 from starsessions.stores.redis.clients import ClientOrUrl, clients_for
@@ -61,7 +61,7 @@ class RedisStore(Announces):
         self._prefix = prefix.encode()
         seconds = time_limit("timeout", timeout)
         self.clients: PerLoop[Transport] = clients_for(client_or_url, seconds)
-        self.announcer = RedisAnnouncer(self.clients, self._prefix, seconds)
+        self.announcer: Announcing = RedisAnnouncer(self.clients, self._prefix, seconds)
         self._commands = Commands(self.clients, seconds)
         self._writer = Writer(self._commands, self._prefix)
         self._reader = Reader(self._commands, self._prefix)

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.stores.announce import Announces
-from starsessions.stores.base import Conflict, Cursor, Entry, Owner, Page, Version
+from starsessions.stores.base import Announcing, Conflict, Cursor, Entry, Owner, Page, Version
 from starsessions.stores.sqlalchemy.announce import announcer_for
 from starsessions.stores.sqlalchemy.connection import MOST_CONNECTIONS, Database, UnusableTable
 from starsessions.stores.sqlalchemy.deletes import Deletes
@@ -47,7 +47,7 @@ class SQLAlchemyStore(Announces):
     ) -> None:
         self.table = table
         self._database = Database(engine, table.fullname, timeout, connections)
-        self.announcer = announcer_for(self._database, table.fullname)
+        self.announcer: Announcing = announcer_for(self._database, table.fullname)
         self.statements: Statements = Statements(table, engine.dialect)
         self._deletes = Deletes(self._database, self.statements, engine.dialect)
 

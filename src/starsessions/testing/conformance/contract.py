@@ -25,7 +25,7 @@ class Contract(Generic[P]):
     """
 
     def __init__(self, capabilities: Mapping[str, str]) -> None:
-        self.capabilities = capabilities
+        self.capabilities: Mapping[str, str] = capabilities
         """The names of the capabilities, and their meanings."""
         self.needs: dict[Rule[P], tuple[str, ...]] = {}
         """The rules, and the capabilities that each of them needs."""
