@@ -1,8 +1,8 @@
 """What is ended is ended: whatever the clock says, whatever the index has lost, and however many there are."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -671,3 +671,21 @@ async def test_a_stamp_is_not_in_the_cookie_and_that_of_another_user_does_not_fi
         return await users.check_stamp(session, "")
 
     assert (await site.visit(check_nothing, browser)).result is False  # a user without a password has no stamp
+
+
+async def test_a_lowered_maximum_ends_the_rest_of_many_sessions_with_few_announcements(clock: Clock) -> None:
+    """Each is a transaction in PostgreSQL, and the user waits for all of them."""
+
+    class Announced(MemoryStore):
+        announced: ClassVar[list[int]] = []
+
+        async def announce(self, topics: Sequence[str]) -> None:
+            self.announced.append(len(topics))
+
+    backend = StoreBackend(Announced(), clock=clock)
+    before = Site(backend=backend, clock=clock, autoload=True, max_sessions_per_user=None)
+    for _ in range(121):
+        await before.visit(sign_in(), Browser())
+    Announced.announced.clear()
+    await Site(backend=backend, clock=clock, autoload=True, max_sessions_per_user=2).visit(sign_in(), Browser())
+    assert Announced.announced == [50, 50, 20]

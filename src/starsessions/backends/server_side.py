@@ -178,9 +178,9 @@ class StoreBackend(Backend):
         except stores.Conflict as conflict:
             if pending is not None:
                 await index.take_back(pending, now)
-                await index.end(key_under(self._label_before, new_key))
+                await index.delete(key_under(self._label_before, new_key))
             else:
-                await index.end(new_key, version)
+                await index.delete(new_key, version)
             raise Conflict(await self._current(found.token, place.key, conflict.current, now)) from None
         await index.announce(place.key)
         if first_end < ends_at:

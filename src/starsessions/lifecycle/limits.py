@@ -115,7 +115,9 @@ async def evict(losers: list[list[Owned]], user_id: str, index: UserIndex, state
     try:
         for begin in range(0, len(losers), AT_ONCE):
             some = losers[begin : begin + AT_ONCE]
-            await index.at_once(*(index.end(one.key, one.version) for entries in some for one in entries))
+            owned = [one for entries in some for one in entries]
+            await index.at_once(*(index.delete(one.key, one.version) for one in owned))
+            await index.announce(*(one.key for one in owned))  # together: a lowered maximum may end thousands
             state.note(*(Revoked(rank(entries[0])[1], user_id) for entries in some))
     except BackendUnavailable:
         state.config.notices.warn(
