@@ -63,7 +63,7 @@ class SentinelSet:
 
 class Stores(StoreSuite):
     __test__ = False
-    declines: ClassVar = {"sweeps": "Redis forgets by itself", "owners": "the library keeps the lists"}
+    declines: ClassVar = {"sweeps": "Redis forgets by itself"}
 
     @pytest.fixture
     async def open_store(self, connect: Connect) -> AsyncIterator[OpenStore]:

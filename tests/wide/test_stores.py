@@ -38,7 +38,7 @@ def redis_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 class TestRedisStore(StoreSuite):
-    declines: ClassVar = {"sweeps": "Redis forgets by itself", "owners": "the library keeps the lists"}
+    declines: ClassVar = {"sweeps": "Redis forgets by itself"}
 
     @pytest.fixture
     def open_store(self, redis_url: str) -> OpenStore:
