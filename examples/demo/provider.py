@@ -1,7 +1,7 @@
 """A toy identity provider, so that the demo can show what a real one does. Do not copy it.
 
 It lets any name sign in. It has one client, the shop, and it knows neither passwords nor consent nor PKCE. What it
-sends is real: ID tokens, its keys, and a logout token when somebody signs out everywhere.
+sends is real: ID tokens, its keys, and a logout token when a user signs out everywhere.
 """
 
 import secrets

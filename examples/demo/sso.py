@@ -41,7 +41,7 @@ async def callback(request: Request, session: CurrentSession) -> Response:
         flash.add_flash(session, "The provider did not sign you in.")
         return go_to(request, "page")
     claims = token["userinfo"]
-    # In this demo a name is a user, whoever says so. Look yours up by `iss` and `sub` together.
+    # In this demo a name is a user, and any provider may say it. Look yours up by `iss` and `sub` together.
     await users.sign_in(
         session,
         claims["sub"],

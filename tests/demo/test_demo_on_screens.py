@@ -79,7 +79,7 @@ def stale(visitor: Visitor) -> None:
 
 
 def visitor(visitor: Visitor) -> None:
-    """Nobody is signed in."""
+    """No one is signed in."""
 
 
 def provider(visitor: Visitor) -> None:

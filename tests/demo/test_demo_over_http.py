@@ -652,7 +652,7 @@ def test_the_provider_asks_for_the_name_only_once(start_with_provider: Callable[
         assert messages_on(browser.get("/sign-in/provider")) == [f"Welcome, {user}."]
 
 
-def test_a_sign_in_that_the_provider_did_not_finish_signs_nobody_in(start_with_provider: Callable[[str], int]) -> None:
+def test_a_sign_in_that_the_provider_did_not_finish_signs_no_one_in(start_with_provider: Callable[[str], int]) -> None:
     with Browser(start_with_provider("memory"), host="localhost") as browser:
         page = browser.get("/sign-in/callback?error=access_denied&state=x")
         assert messages_on(page) == ["The provider did not sign you in."]
