@@ -22,7 +22,7 @@ LONGEST_PAUSE = 60
 """Seconds between two attempts, if the transmitter does not answer."""
 
 Post = Callable[[str, Mapping[str, Any], Mapping[str, str], float], Awaitable[Mapping[str, Any]]]
-"""Posts a document to an address, with these headers, and returns the answer within so many seconds."""
+"""Posts a document to an address, with these headers, and returns the answer within this number of seconds."""
 
 Authorization = Callable[[], Awaitable[str]]
 """Returns the value of the header `Authorization` of the next request."""
@@ -49,7 +49,7 @@ class Polling:
         """The events to be acknowledged, each with the reason if it was refused."""
 
     async def run(self, every: float, wait: Callable[[float], Awaitable[None]]) -> None:
-        """Fetch until cancelled, with a pause of so many seconds after an answer without new events."""
+        """Fetch until cancelled, with a pause of this number of seconds after an answer without new events."""
         failures = 0
         while True:
             try:
