@@ -95,13 +95,17 @@ def start_demo(serve: Callable[..., int]) -> Callable[..., int]:
 
 
 @pytest.fixture(scope="session")
-def start_with_provider(start_demo: Callable[..., int]) -> Callable[[str], int]:
-    """``start_with_provider("cookie")``: a demo that knows its address, as its identity provider must."""
+def start_with_provider(serve: Callable[..., int]) -> Callable[[str], int]:
+    """``start_with_provider("cookie")``: a demo that knows its address, as its identity provider must.
+
+    Its streams notice only what is announced.
+    """
 
     @cache
     def start(backend: str) -> int:
         port = free_port()
-        return start_demo(port=port, DEMO_URL=f"http://localhost:{port}", DEMO_BACKEND=backend)
+        address = f"http://localhost:{port}"
+        return serve(Path(__file__).parent, "announced", port=port, DEMO_URL=address, DEMO_BACKEND=backend)
 
     return start
 

@@ -582,6 +582,11 @@ def test_a_store_is_given_by_its_url(serve: Callable[..., int], redis_server: Ad
 # --- the stream ------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=[*BACKENDS, "sqlite"])
+def announced(request: pytest.FixtureRequest, start_with_provider: Callable[[str], int]) -> int:
+    return start_with_provider(request.param)
+
+
 @contextmanager
 def live(browser: Browser) -> Iterator[tuple[Any, Iterator[str]]]:
     """Whose the stream is, and its further lines."""
@@ -595,15 +600,16 @@ def is_closed(lines: Iterator[str]) -> bool:
     return list(lines) == ["retry: 500", ""]
 
 
-def test_the_stream_ends_with_its_session(browser: Browser, phone: Browser) -> None:
+def test_a_stream_ends_at_once_when_its_session_is_ended_on_another_device(announced: int) -> None:
     user = new_name()
-    sign_in(phone, user)
-    sign_in(browser, user)
-    with live(browser) as (name, lines):
-        assert name == user
-        phone.get("/devices")
-        phone.post("/devices/end-others")
-        assert is_closed(lines)
+    with Browser(announced) as browser, Browser(announced) as phone:
+        sign_in(phone, user)
+        sign_in(browser, user)
+        with live(browser) as (name, lines):
+            assert name == user
+            phone.get("/devices")
+            phone.post("/devices/end-others")
+            assert is_closed(lines)
 
 
 def test_the_stream_of_a_stranger_says_so_and_ends(browser: Browser) -> None:
@@ -615,11 +621,6 @@ def test_the_stream_of_a_stranger_says_so_and_ends(browser: Browser) -> None:
 # --- the identity provider -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=[*BACKENDS, "sqlite"])
-def known(request: pytest.FixtureRequest, start_with_provider: Callable[[str], int]) -> int:
-    return start_with_provider(request.param)
-
-
 def sign_in_there(browser: Browser, name: str) -> httpx2.Response:
     page = browser.get("/sign-in/provider")
     if wanted := re.search(r'name="next" value="([^"]+)"', page.text):
@@ -627,10 +628,10 @@ def sign_in_there(browser: Browser, name: str) -> httpx2.Response:
     return page
 
 
-def test_a_sign_out_at_the_provider_ends_the_streams_of_this_user_alone(known: int) -> None:
+def test_a_sign_out_at_the_provider_ends_the_streams_of_this_user_alone_at_once(announced: int) -> None:
     user, other = new_name(), new_name()
     with ExitStack() as stack:
-        one, two, stranger = (stack.enter_context(Browser(known, host="localhost")) for _ in range(3))
+        one, two, stranger = (stack.enter_context(Browser(announced, host="localhost")) for _ in range(3))
         assert messages_on(sign_in_there(one, user)) == [f"Welcome, {user}."]
         assert text_of(sign_in_there(two, user), "name") == user
         sign_in_there(stranger, other)

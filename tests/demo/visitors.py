@@ -159,8 +159,8 @@ class Visitor:
         )
 
     def hears_that_it_was_signed_out(self) -> bool:
-        """Without a click: the end is announced. The look that is the net below it comes later than the limit."""
-        return bool(WebDriverWait(self.browser, HANG / 2, 0.05).until(lambda _: self.sees("ended")))
+        """Without a click."""
+        return bool(WebDriverWait(self.browser, HANG, 0.05).until(lambda _: self.sees("ended")))
 
     def cookies(self) -> list[dict[str, Any]]:
         """All that the browser holds, for every site and in every partition."""
