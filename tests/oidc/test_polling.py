@@ -189,6 +189,9 @@ async def test_each_request_asks_for_its_authorization(
     assert "a secret" not in caplog.text
 
 
-async def test_events_are_fetched_by_https_only() -> None:
+async def test_events_are_fetched_by_https_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    transmitter = Transmitter(monkeypatch, world)
     with pytest.raises(ImproperlyConfigured, match="https"):
-        await World().events.poll("http://login.example.com/events")
+        await world.events.poll("http://login.example.com/events")
+    assert transmitter.asked == []
