@@ -348,10 +348,36 @@ class UserSessions:
         async def end_all(ended: dict[str, Revoked]) -> None:
             epoch = await index.begin_epoch(user_id, now)
             await index.announce(index.owner_name(user_id))  # open streams compare the epoch
-            while await _end(index, user_id, now, ended, lambda one: one is None or one.epoch != epoch):
+            while await _end(index, user_id, now, ended, lambda one: one is None or epoch not in one.epoch):
                 pass
 
         return await self._in_time(end_all, timeout, "the rest are refused at their next renewal; ")
+
+    async def revoke_everyone(self, *, timeout: float | timedelta = 30) -> None:
+        """End the sessions of all signed-in users, your own included. Anonymous sessions live on.
+
+        Call it when a secret or a copy of the store may have been stolen. It is one write, however many sessions there
+        are. Each is refused when it is next written, and where the backend has `check_epoch=True`, when it is next
+        loaded. Open streams and WebSockets that end with their session end at once. No `Revoked` is reported.
+
+        Args:
+            timeout: the limit of time, in seconds or as a `timedelta`.
+
+        Raises:
+            BackendUnavailable: the limit was reached, or the store failed. Call it again.
+
+        >>> import asyncio
+        >>> from starsessions import InMemoryBackend
+        >>> asyncio.run(UserSessions(InMemoryBackend(), session_cookie="session").revoke_everyone())
+        """
+        index, now = self._opened()
+        limit = time_limit("timeout", timeout)
+        with anyio.move_on_after(limit) as scope:
+            await index.begin_epoch_of_all(now)
+        if scope.cancelled_caught:
+            raise BackendUnavailable(
+                f"The sessions of all users may not have ended in {limit:g} seconds: call it again."
+            )
 
     async def revoke_others(self, current: SessionSource, *, timeout: float | timedelta = 30) -> int:
         """End all sessions of the signed-in user except this one, which gets a new id. Return how many ended.

@@ -5,8 +5,8 @@ disagree with the sessions when a process dies. Two promises follow: a live sess
 what was deleted opens nothing. This is each operation, as calls to the store, and what a crash after each call leaves:
 
 * **Sign in.** (1) Create a *pending* entry under the new key: it has an identity, no data, and a minute to live. At the
-  same time, read the user's epoch, and count. *A place that is taken for a minute.* (2) When the session is saved,
-  replace the pending entry by its version; at the same time, read the epoch again, and count. *The new session is
+  same time, read the epochs, and count. *A place that is taken for a minute.* (2) When the session is saved,
+  replace the pending entry by its version; at the same time, read the epochs again, and count. *The new session is
   listed; if the response is lost, no one knows its id. The session before is intact.* Whatever has ended the pending
   entry meanwhile (end all, an eviction, a sign-out in the same request) has made step 2 a conflict: the sign-in was
   overtaken. One that has expired by itself, because the handler is slow, is created anew. If the epoch has changed,
@@ -21,12 +21,16 @@ what was deleted opens nothing. This is each operation, as calls to the store, a
 * **End others.** List, and end each. *Some are left, and listed.*
 * **End all.** (1) Give the user another epoch. *The user's sessions are refused at their next renewal.* (2) List, and
   end each that does not carry this epoch; again, until there is none. *Some are left, listed, and refused.*
+* **End everyone.** Give all users another epoch. *All their sessions are refused at their next renewal.* There is no list
+  of all users, so nothing is deleted.
 
 Concurrent requests meet in a version or in the epoch. A sign-in that ended before "end all" began is in its listing.
 One that is under way has a pending entry there, or reads the new epoch when it is saved, since that is the later call.
 A rotation that is under way finds that its old entry was deleted, or has left a pointer that is followed.
 
-The epoch is read with each write of a signed-in session. So it also ends what a store has lost from its listing.
+A session carries the two epochs of its sign-in: that of all users, and its user's own. Both are read with each write of
+a signed-in session, and an epoch that it does not carry ends it. So they also end what a store has lost from its
+listing. Where there is no epoch, or it has expired, there is nothing to carry.
 
 Two sign-ins at the maximum must not evict each other, and of two that are one too many at most one may stay. So there
 is an order: by the time of the sign-in, then by handle. One that finds the user at the maximum comes after all that it
@@ -57,6 +61,9 @@ PENDING = 60
 
 EPOCH_FOR = 400 * 24 * 60 * 60
 """Seconds for which an epoch is kept: longer than browsers keep a cookie without a renewal."""
+
+EPOCH_OF_ALL_FOR = 100 * 365 * 24 * 60 * 60
+"""Seconds for which the epoch of all users is kept. Nothing else ends what it refuses, however long that may last."""
 
 MAX_HOPS = 16
 """The number of pointers that are followed. More rotations than that in one grace period are a loop or an attack."""
@@ -134,6 +141,8 @@ class UserIndex:
         self.announcements: Announcements | None = announcements_of(store)
         self._label = binding.label(purpose)
         self._epochs = binding.label(Purpose.EPOCH)
+        self.everyone: str = key_under(binding.label(Purpose.EPOCH_OF_ALL) + self._label, "")
+        """The key of the epoch of all users, and the topic of those who have to compare it."""
         self._entries = entries
         self._policy = policy
         # Where nothing waits, nothing is gained by asking for two things at once.
@@ -189,30 +198,35 @@ class UserIndex:
             return False
         return self._policy is None or has_lived(record, self._policy, now)
 
-    # The epoch
+    # The epochs
 
-    async def epoch(self, user_id: str, now: int) -> bytes | None:
-        """Return the user's epoch; None: there is none, and all sessions of the user are valid."""
-        entry = await self.store.get(self._epoch_key(user_id), now=now)
-        return None if entry is None else entry.value
+    async def epoch(self, user_id: str, now: int) -> bytes:
+        """Return the user's epoch; empty: there is none, and all sessions of the user are valid."""
+        return await self._epoch(self._epoch_key(user_id), now)
 
-    async def is_current(self, record: Record, now: int) -> bool:
-        """Return whether the session began after the last time that all sessions of its user were ended."""
-        assert record.identity is not None
-        epoch = await self.epoch(record.identity.user_id, now)
-        return epoch is None or epoch == record.identity.epoch
+    async def epoch_of_all(self, now: int) -> bytes:
+        """Return the epoch of all users; empty: there is none."""
+        return await self._epoch(self.everyone, now)
 
-    async def is_wanted(self, record: Record, ends_at: int, now: int) -> bool:
+    async def is_current(self, identity: Identity, now: int) -> bool:
+        """Return whether the session began after the last time that all sessions of its user, or of all, were ended."""
+        return all(await self.at_once(*self._epochs_allow(identity, now)))
+
+    async def is_wanted(self, identity: Identity, ends_at: int, now: int) -> bool:
         """Return whether nothing has ended the session: neither another epoch nor its identity provider."""
-        identity = record.identity
-        if identity is None or not identity.has_provider:
-            return await self.is_current(record, now)
-        return all(await self.at_once(self.is_current(record, now), self.links.are_open(identity, ends_at, now)))
+        return all(await self.at_once(*self._all_allow(identity, ends_at, now)))
 
     async def begin_epoch(self, user_id: str, now: int) -> bytes:
         """Give the user another epoch, which refuses all earlier sessions at their next renewal. Return it."""
-        key, epoch, expires_at = self._epoch_key(user_id), urandom(8), now + EPOCH_FOR
-        entry = await self.store.get(key, now=now)
+        return await self._begin_epoch(self._epoch_key(user_id), now + EPOCH_FOR, now)
+
+    async def begin_epoch_of_all(self, now: int) -> None:
+        """Give all users another epoch, and tell the streams of all of them to compare it."""
+        await self._begin_epoch(self.everyone, now + EPOCH_OF_ALL_FOR, now)
+        await self.announce(self.everyone)
+
+    async def _begin_epoch(self, key: str, expires_at: int, now: int) -> bytes:
+        epoch, entry = urandom(8), await self.store.get(key, now=now)
         while True:
             try:
                 if entry is None:
@@ -222,6 +236,23 @@ class UserIndex:
                 return epoch
             except Conflict as conflict:  # another "end all", which the one that comes last completes
                 entry = conflict.current
+
+    def _all_allow(self, identity: Identity, ends_at: int, now: int) -> list[Coroutine[Any, Any, bool]]:
+        """Return questions that can be asked at once: nothing has ended the session if all answers are True."""
+        asked = self._epochs_allow(identity, now)
+        if identity.has_provider:
+            asked.append(self.links.are_open(identity, ends_at, now))
+        return asked
+
+    def _epochs_allow(self, identity: Identity, now: int) -> list[Coroutine[Any, Any, bool]]:
+        return [self._allows(key, identity, now) for key in (self.everyone, self._epoch_key(identity.user_id))]
+
+    async def _allows(self, key: str, identity: Identity, now: int) -> bool:
+        return await self._epoch(key, now) in identity.epoch
+
+    async def _epoch(self, key: str, now: int) -> bytes:
+        entry = await self.store.get(key, now=now)
+        return b"" if entry is None else entry.value
 
     def _epoch_key(self, user_id: str) -> str:
         return key_under(self._epochs, self.owner_name(user_id))
@@ -253,8 +284,9 @@ class UserIndex:
     async def _if_wanted(
         self, key: str, record: Record, write: Coroutine[Any, Any, Version], ends_at: int, now: int
     ) -> Version:
-        version, is_wanted = await self.at_once(write, self.is_wanted(record, ends_at, now))
-        if not is_wanted:
+        assert record.identity is not None
+        version, *answers = await self.at_once(write, *self._all_allow(record.identity, ends_at, now))
+        if not all(answers):
             await self.end(key, version)
             raise Overtaken
         return version
@@ -287,7 +319,7 @@ class UserIndex:
                     # It has expired by itself. The epoch has to be read after this write: nothing else guards it.
                     value, owner = self._entries.value(key, record), self.owner_of(record)
                     version = await self.store.create(key, value, expires_at=expires_at, now=now, owner=owner)
-                    if not await self.is_wanted(record, expires_at, now):
+                    if not await self.is_wanted(pending.identity, expires_at, now):
                         await self.end(key, version)
                         raise Overtaken from None
                     pending.version = version
