@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 from starsessions.backends.adapter import adapt
 from starsessions.backends.base import Backend, SessionBackend
 from starsessions.backends.provider_links import ProviderLinks, handles_by_user
-from starsessions.backends.user_index import AT_ONCE, PAGE, Owned, UserIndex
+from starsessions.backends.user_index import AT_ONCE, PAGE, Owned, UserIndex, carries
 from starsessions.core.durations import Duration, seconds, time_limit
 from starsessions.core.kinds import as_base
 from starsessions.core.record import LAST_INSTANT, Identity, Record
@@ -309,10 +309,13 @@ class UserSessions:
         cursor = None if since is None else Cursor(since + 1, "")
         live: dict[str, UserSession] = {}
         mine = None if current is None else get_handle(current)
+        epochs = await index.epochs(user_id, now) if index.checks_epoch else b""  # what they refuse opens nothing
         while True:
             entries, cursor = await index.page(user_id, limit + 1, now, cursor)
             for one in entries:
-                if one.record is not None and one.identity is not None and index.is_live(one.record, now):
+                if one.record is None or one.identity is None:
+                    continue
+                if index.is_live(one.record, now) and carries(one.identity, epochs):
                     live.setdefault(one.identity.handle, _shown(one.record, one.identity, mine))
             shown = [*live.values()]
             if last in live:  # of the same second as the first of this page

@@ -21,8 +21,8 @@ what was deleted opens nothing. This is each operation, as calls to the store, a
 * **End others.** List, and end each. *Some are left, and listed.*
 * **End all.** (1) Give the user another epoch. *The user's sessions are refused at their next renewal.* (2) List, and
   end each that does not carry this epoch; again, until there is none. *Some are left, listed, and refused.*
-* **End everyone.** Give all users another epoch. *All their sessions are refused at their next renewal.* There is no list
-  of all users, so nothing is deleted.
+* **End everyone.** Give all users another epoch. *All their sessions are refused at their next renewal.* There is no
+  list of all users, so nothing is deleted.
 
 Concurrent requests meet in a version or in the epoch. A sign-in that ended before "end all" began is in its listing.
 One that is under way has a pending entry there, or reads the new epoch when it is saved, since that is the later call.
@@ -58,6 +58,8 @@ from starsessions.stores.memory import MemoryStore
 
 PENDING = 60
 """Seconds that a sign-in may take from `sign_in()` to its save, before it has to be stored anew."""
+
+EPOCH_BYTES = 8
 
 EPOCH_FOR = 400 * 24 * 60 * 60
 """Seconds for which an epoch is kept: longer than browsers keep a cookie without a renewal."""
@@ -132,11 +134,19 @@ class UserIndex:
         purpose: the kind of listing.
         entries: encodes and decodes the entries.
         policy: how long the sessions last; None: as long as their entries.
+        checks_epoch: whether each load compares the epochs, so that what they refuse opens nothing.
     """
 
     def __init__(
-        self, store: Store, binding: Binding, purpose: Purpose, entries: Entries, policy: Policy | None = None
+        self,
+        store: Store,
+        binding: Binding,
+        purpose: Purpose,
+        entries: Entries,
+        policy: Policy | None = None,
+        checks_epoch: bool = False,
     ) -> None:
+        self.checks_epoch: bool = checks_epoch
         self.store: Indexing = as_indexing(store)
         self.announcements: Announcements | None = announcements_of(store)
         self._label = binding.label(purpose)
@@ -204,13 +214,17 @@ class UserIndex:
         """Return the user's epoch; empty: there is none, and all sessions of the user are valid."""
         return await self._epoch(self._epoch_key(user_id), now)
 
+    async def epochs(self, user_id: str, now: int) -> bytes:
+        """Return what a session of the user that begins now carries."""
+        return b"".join(await self.at_once(self.epoch_of_all(now), self.epoch(user_id, now)))
+
     async def epoch_of_all(self, now: int) -> bytes:
         """Return the epoch of all users; empty: there is none."""
         return await self._epoch(self.everyone, now)
 
     async def is_current(self, identity: Identity, now: int) -> bool:
         """Return whether the session began after the last time that all sessions of its user, or of all, were ended."""
-        return all(await self.at_once(*self._epochs_allow(identity, now)))
+        return all(await self.at_once(*self.epochs_allow(identity, now)))
 
     async def is_wanted(self, identity: Identity, ends_at: int, now: int) -> bool:
         """Return whether nothing has ended the session: neither another epoch nor its identity provider."""
@@ -226,7 +240,7 @@ class UserIndex:
         await self.announce(self.everyone)
 
     async def _begin_epoch(self, key: str, expires_at: int, now: int) -> bytes:
-        epoch, entry = urandom(8), await self.store.get(key, now=now)
+        epoch, entry = urandom(EPOCH_BYTES), await self.store.get(key, now=now)
         while True:
             try:
                 if entry is None:
@@ -239,12 +253,13 @@ class UserIndex:
 
     def _all_allow(self, identity: Identity, ends_at: int, now: int) -> list[Coroutine[Any, Any, bool]]:
         """Return questions that can be asked at once: nothing has ended the session if all answers are True."""
-        asked = self._epochs_allow(identity, now)
+        asked = self.epochs_allow(identity, now)
         if identity.has_provider:
             asked.append(self.links.are_open(identity, ends_at, now))
         return asked
 
-    def _epochs_allow(self, identity: Identity, now: int) -> list[Coroutine[Any, Any, bool]]:
+    def epochs_allow(self, identity: Identity, now: int) -> list[Coroutine[Any, Any, bool]]:
+        """Return the two questions of `is_current`, to be asked at once with others."""
         return [self._allows(key, identity, now) for key in (self.everyone, self._epoch_key(identity.user_id))]
 
     async def _allows(self, key: str, identity: Identity, now: int) -> bool:
@@ -395,7 +410,7 @@ class UserIndex:
 
     async def at_once(self, *work: Coroutine[Any, Any, Any]) -> list[Any]:
         """Wait for all of these together, and return their results, in order. Raise the first error once all ended."""
-        if self._in_turn:
+        if self._in_turn or len(work) == 1:
             try:
                 return [await one for one in work]
             finally:
@@ -417,6 +432,18 @@ class UserIndex:
             if error is not None:
                 raise error
         return results
+
+
+def carries(identity: Identity, epochs: bytes) -> bool:
+    """Return whether a session carries all of these epochs, so that none of them refuses it.
+
+    >>> carries(Identity("ann", 0, "", epoch=b"of all..of ann.."), b"of ann.."), carries(Identity("ann", 0, ""), b"")
+    (True, True)
+    >>> carries(Identity("ann", 0, "", epoch=b"of all.."), b"of all..of ann..")
+    False
+    """
+    parts = (epochs[begin : begin + EPOCH_BYTES] for begin in range(0, len(epochs), EPOCH_BYTES))
+    return all(part in identity.epoch for part in parts)
 
 
 def _handle(record: Record) -> str | None:
