@@ -112,7 +112,7 @@ async def test_a_stream_that_loads_its_session_learns_that_everyone_is_out(kind:
     assert (await site.visit(act, browser)).result == (True, False)
 
 
-async def test_a_load_compares_in_one_more_round_trip_and_a_sealed_cookie_in_none(clock: Clock) -> None:
+async def test_a_load_compares_in_one_more_round_trip_and_a_signed_cookie_in_none(clock: Clock) -> None:
     trips = {}
     for name, make in KINDS.items():
         store = Far()
@@ -164,7 +164,7 @@ def test_each_backend_takes_the_setting() -> None:
 
 
 @rows("make", [CookieBackend, EncryptedCookieBackend])
-def test_a_sealed_cookie_has_an_epoch_to_compare_only_with_revocations(make: Any) -> None:
+def test_a_revocable_cookie_has_an_epoch_to_compare_only_with_revocations(make: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="check_epoch needs revocations=<store>"):
         make(KEY, check_epoch=True)
 

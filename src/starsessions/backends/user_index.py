@@ -4,12 +4,12 @@ Nothing above the store keeps a list. So there is nothing to bring up to date af
 disagree with the sessions when a process dies. Two promises follow: a live session is in the listing of its owner, and
 what was deleted opens nothing. This is each operation, as calls to the store, and what a crash after each call leaves:
 
-* **Sign in.** (1) Create a *pending* entry under the new key: it has an identity, no data, and a minute to live. At the
+* **Sign in.** (1) Create a *pending* entry under the new key: it has an identity, no data, and an hour to live. At the
   same time, read the epochs, and count. *A place that is taken for a minute.* (2) When the session is saved,
   replace the pending entry by its version; at the same time, read the epochs again, and count. *The new session is
   listed; if the response is lost, no one knows its id. The session before is intact.* Whatever has ended the pending
   entry meanwhile (end all, an eviction, a sign-out in the same request) has made step 2 a conflict: the sign-in was
-  overtaken. One that has expired by itself, because the handler is slow, is created anew. If the epoch has changed,
+  overtaken. So it is if the handler takes an hour, since nothing would find it after that. If an epoch has changed,
   delete what was written. (3) Put a pointer in the place of the session before. *Done.* If that one has changed
   meanwhile, make the entry pending again, and save the merged session.
 * **Sign out, end one.** Delete the entry by its version. If it has become a pointer, because of a rotation, follow it.
@@ -57,7 +57,10 @@ from starsessions.stores.listed import as_indexing
 from starsessions.stores.memory import MemoryStore
 
 PENDING = 60
-"""Seconds that a sign-in may take from `sign_in()` to its save, before it has to be stored anew."""
+"""Seconds for which a sign-in takes one of the places of the maximum, although no answer to it may have arrived."""
+
+PENDING_FOR = 60 * 60
+"""Seconds that a sign-in may take from `sign_in()` to its save: for so long, what ends it finds its pending entry."""
 
 EPOCH_BYTES = 8
 
@@ -87,12 +90,11 @@ class Overtaken(Exception):
 class PendingSignIn:
     """The entry that a sign-in has stored, until the session is saved in its place."""
 
-    __slots__ = ("identity", "key", "until", "version")
+    __slots__ = ("identity", "key", "version")
 
-    def __init__(self, key: str, identity: Identity, until: int, version: Version) -> None:
+    def __init__(self, key: str, identity: Identity, version: Version) -> None:
         self.key: str = key
         self.identity: Identity = identity
-        self.until: int = until
         self.version: Version = version
 
     def __repr__(self) -> str:
@@ -313,13 +315,13 @@ class UserIndex:
             Conflict: the key is in use.
         """
         version = await self._put_pending(key, identity, None, now)
-        return PendingSignIn(key, identity, now + PENDING, version)
+        return PendingSignIn(key, identity, version)
 
     async def complete(self, pending: PendingSignIn, record: Record, expires_at: int, now: int) -> Version:
         """Store the session in the place of its pending entry.
 
         Raises:
-            Overtaken: the pending entry was ended meanwhile.
+            Overtaken: the pending entry was ended meanwhile, or has expired.
         """
         key = pending.key
         try:
@@ -330,14 +332,6 @@ class UserIndex:
                 if isinstance(read, Found) and _handle(read.record) == pending.identity.handle:
                     # It was stored by an earlier attempt, whose answer was lost.
                     pending.version = await self.replace(key, record, read.version.version, expires_at, now)
-                elif conflict.current is None and now >= pending.until:
-                    # It has expired by itself. The epoch has to be read after this write: nothing else guards it.
-                    value, owner = self._entries.value(key, record), self.owner_of(record)
-                    version = await self.store.create(key, value, expires_at=expires_at, now=now, owner=owner)
-                    if not await self.is_wanted(pending.identity, expires_at, now):
-                        await self.end(key, version)
-                        raise Overtaken from None
-                    pending.version = version
                 else:
                     raise
         except Conflict:
@@ -346,7 +340,6 @@ class UserIndex:
 
     async def take_back(self, pending: PendingSignIn, now: int) -> None:
         """Make the entry pending again, because the session has to be merged before it is stored."""
-        pending.until = now + PENDING
         with suppress(Conflict):  # it was ended, and the next attempt finds that out
             pending.version = await self._put_pending(pending.key, pending.identity, pending.version, now)
 
@@ -358,7 +351,7 @@ class UserIndex:
 
     async def _put_pending(self, key: str, identity: Identity, version: Version | None, now: int) -> Version:
         record = Record(None, now, now, identity=identity)
-        value, expires_at, owner = self._entries.value(key, record), now + PENDING, self.owner_of(record)
+        value, expires_at, owner = self._entries.value(key, record), now + PENDING_FOR, self.owner_of(record)
         if version is None:
             return await self.store.create(key, value, expires_at=expires_at, now=now, owner=owner)
         return await self.store.replace(key, value, version, expires_at=expires_at, now=now, owner=owner)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from starsessions.backends.user_index import AT_ONCE, PAGE, Overtaken, Owned, UserIndex
+from starsessions.backends.user_index import AT_ONCE, PAGE, PENDING, Overtaken, Owned, UserIndex
 from starsessions.core.record import Identity
 from starsessions.events import Revoked
 from starsessions.exceptions import BackendUnavailable, TooManySessions
@@ -43,7 +43,8 @@ async def sessions_of(index: UserIndex, user_id: str, now: int) -> Sessions:
             if one.record is None or one.identity is None:
                 continue
             if one.record.payload is None:
-                sessions.pending.append(one)
+                if now < one.record.renewed_at + PENDING:  # a slower one is judged when it is saved
+                    sessions.pending.append(one)
             elif index.is_live(one.record, now):
                 sessions.saved.setdefault(one.identity.handle, []).append(one)
         if after is None:

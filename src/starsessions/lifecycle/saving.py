@@ -41,7 +41,10 @@ MAX_ATTEMPTS = 1000
 
 _CONTENDED = "The session was not saved, because other requests changed it on every attempt: send the request again."
 
-_OVERTAKEN = "The sign-in was not saved: meanwhile, the user's sessions were revoked, or later sign-ins took its place."
+_OVERTAKEN = (
+    "The sign-in was not saved: meanwhile, the user's sessions were revoked, later sign-ins took its place, or an hour "
+    "has passed since sign_in(). Sign in again."
+)
 
 _FAILED = (SAVING, Phase.FAILED)
 
