@@ -70,8 +70,8 @@ async def sign_in(
 
     Raises:
         ImproperlyConfigured: the session is in a cookie that cannot be revoked: see `allow_unrevocable` of the backend.
-        SessionGone: the user's sessions were revoked during the sign-in, or later sign-ins took its place. It is raised
-            when the session is saved.
+        SessionGone: the user's sessions were revoked during the sign-in, later sign-ins took its place, or the handler
+            has taken an hour. It is raised when the session is saved.
         TooManySessions: the user has `max_sessions_per_user` sessions, and `on_too_many="refuse"` is set.
         ResponseStarted: the headers have been sent, and the new id can no longer reach the browser.
         TypeError: `user_id` is not a str, or is empty; `remember` is not a bool; or only a part of what a provider

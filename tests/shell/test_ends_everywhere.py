@@ -64,7 +64,7 @@ async def test_what_one_worker_ends_is_ended_at_a_worker_with_another_clock(
     else:
         for _ in range(2):
             clock.advance(max(0, apart) + 1)
-            await signed_in(site)
+            assert await user_of(site, await signed_in(site)) == "ann"
 
     assert await user_of(elsewhere, browser) is None
     assert handle not in [one.handle for one in await UserSessions(there).list("ann")]

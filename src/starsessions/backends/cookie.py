@@ -102,7 +102,7 @@ class _SealedCookieBackend(Backend):
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
         place = found.version
         if isinstance(place, Location) and self.user_index is not None and record.identity is not None:
-            if ends_at > place.until:
+            if ends_at > place.until or record.identity != found.record.identity:  # it is confirmed
                 place = await self._renewed(place, record, record.identity, ends_at, now)
             elif not await self.user_index.is_wanted(record.identity, ends_at, now):
                 await self.delete(found, now)

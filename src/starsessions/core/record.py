@@ -107,6 +107,11 @@ class Identity(Opaque, frozen=True, array_like=True):
     provider_subject: str = ""
     """The owner of the link from the provider's subject. Empty: none."""
 
+    is_confirmed: bool = True
+    """Whether a request has presented the cookie of this sign-in. One begins without that where a user may have a
+    maximum of sessions: see `lifecycle/limits.py`.
+    """
+
     @property
     def has_provider(self) -> bool:
         """Whether an identity provider can end the session."""

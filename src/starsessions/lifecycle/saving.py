@@ -151,7 +151,7 @@ async def _stored(
         return await write, []
     kept, counted = await index.at_once(write, count(signed_in, index, now))
     try:
-        return kept, await too_many(signed_in, index, rules, now) if counted > rules.max_sessions else []
+        return kept, await too_many(signed_in, index, rules, now, state) if counted > rules.max_sessions else []
     except Overtaken:
         await backend.delete(kept, now)
         raise

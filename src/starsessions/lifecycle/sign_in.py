@@ -189,7 +189,7 @@ async def register(identity: Identity, new_id: str, state: RequestState, now: in
         state.pending, of_all, own, *counted = await index.at_once(*work)
     except Conflict:
         raise IdInUse from None
-    identity = replace(identity, epoch=of_all + own)
+    identity = replace(identity, epoch=of_all + own, is_confirmed=not rules.confirms)
     if rules.max_sessions is not None and counted[0] >= rules.max_sessions:
         # A sign-in with an id in its grace period replaces nothing: the session that the id opens lives on.
         replaced = None if found is None or found.is_alias else found.record.identity
