@@ -104,7 +104,7 @@ class _SealedCookieBackend(Backend):
         if isinstance(place, Location) and self.user_index is not None and record.identity is not None:
             if ends_at > place.until or record.identity != found.record.identity:  # it is confirmed
                 place = await self._renewed(place, record, record.identity, ends_at, now)
-            elif not await self.user_index.is_wanted(record.identity, ends_at, now):
+            elif not await self.user_index.is_wanted(record, ends_at, now):
                 await self.delete(found, now)
                 raise Conflict(None)
         return Found(self.seal(record), record, place)
