@@ -51,9 +51,9 @@ class Recorded(MemoryStore):
         self.calls.append("list")
         return await super().list_owned(name, **how)
 
-    async def count_owned(self, name: str, *, now: int) -> int:
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
         self.calls.append("count")
-        return await super().count_owned(name, now=now)
+        return await super().count_owned(name, most=most, now=now)
 
 
 def sign_in(user: str = "ann", **how: Any) -> Callable[[Session], Any]:

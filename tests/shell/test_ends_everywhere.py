@@ -97,8 +97,8 @@ class Forgets(Recorded):
     async def list_owned(self, name: str, **how: Any) -> Page:
         return Page([], None) if self.forgets else await super().list_owned(name, **how)
 
-    async def count_owned(self, name: str, *, now: int) -> int:
-        return 0 if self.forgets else await super().count_owned(name, now=now)
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
+        return 0 if self.forgets else await super().count_owned(name, most=most, now=now)
 
 
 async def change(session: Session) -> None:
@@ -293,9 +293,9 @@ async def test_an_eviction_that_the_store_prevents_is_made_up_for_by_the_next_si
             self._fail("list")
             return await super().list_owned(name, **how)
 
-        async def count_owned(self, name: str, *, now: int) -> int:
+        async def count_owned(self, name: str, *, most: int, now: int) -> int:
             self._fail("count")
-            return await super().count_owned(name, now=now)
+            return await super().count_owned(name, most=most, now=now)
 
         def _fail(self, verb: str) -> None:
             if self.fails == verb:
@@ -573,8 +573,8 @@ class Far:
     async def list_owned(self, name: str, **how: Any) -> Any:
         return await self._send(self._store.list_owned(name, **how))
 
-    async def count_owned(self, name: str, *, now: int) -> Any:
-        return await self._send(self._store.count_owned(name, now=now))
+    async def count_owned(self, name: str, *, most: int, now: int) -> Any:
+        return await self._send(self._store.count_owned(name, most=most, now=now))
 
 
 async def test_what_can_be_sent_together_is_one_round_trip(clock: Clock) -> None:

@@ -86,8 +86,8 @@ class Fragile(MemoryStore):
         page: Page = await self._call(super().list_owned(name, **how))
         return page
 
-    async def count_owned(self, name: str, *, now: int) -> int:
-        count: int = await self._call(super().count_owned(name, now=now))
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
+        count: int = await self._call(super().count_owned(name, most=most, now=now))
         return count
 
 

@@ -76,8 +76,8 @@ class Watched(MemoryStore):
         page: Page = await self._call(lambda: super(Watched, self).list_owned(name, **how))
         return page
 
-    async def count_owned(self, name: str, *, now: int) -> int:
-        count: int = await self._call(lambda: super(Watched, self).count_owned(name, now=now))
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
+        count: int = await self._call(lambda: super(Watched, self).count_owned(name, most=most, now=now))
         return count
 
 

@@ -145,8 +145,8 @@ def _statement_for(table: sa.Table, kinds: list[type[Write]], messages: int) -> 
     """Return the statement of PostgreSQL for writes of these kinds, and this number of messages."""
     written = [_written(table, kind, n).cte(f"write_{n}") for n, kind in enumerate(kinds)]
     counts = [sa.select(sa.func.count()).select_from(one).scalar_subquery() for one in written]
-    total = counts[0]
-    for count in counts[1:]:
+    total: sa.ColumnElement[int] = sa.literal(0)
+    for count in counts:  # in the order of the keys, by which the rows are locked
         total = total + count
     # A constant that is no number would be found out while the statement is planned.
     is_complete = sa.cast(sa.case((total == len(kinds), "1"), else_=_NOT_WRITTEN), sa.Integer)
@@ -189,7 +189,8 @@ def _at_once(connection: sa.Connection, statement: sa.Executable, parameters: di
 
 def _in_transaction(connection: sa.Connection, write: Callable[[], bool]) -> bool:
     """Write in a transaction, and return whether that is committed: `write` returns whether it is to be."""
-    if not connection.dialect.detect_autocommit_setting(connection.connection.dbapi_connection):
+    driver: Any = connection.connection.dbapi_connection
+    if not connection.dialect.detect_autocommit_setting(driver):
         is_written = write()  # and who has called this commits
         if not is_written:
             connection.rollback()

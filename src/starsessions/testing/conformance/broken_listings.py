@@ -284,7 +284,7 @@ class CountsCreates(Right):
             self.entries.notes.setdefault(owner.name, count(1)).__next__()
         return version
 
-    async def count_owned(self, name: str, *, now: int) -> int:
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
         return int(repr(self.entries.notes.get(name, count(1)))[6:-1]) - 1
 
 
@@ -296,15 +296,22 @@ class CountsWrites(Right):
         if owner is not None:
             self.entries.notes[owner.name] = self.entries.notes.get(owner.name, 0) + 1
 
-    async def count_owned(self, name: str, *, now: int) -> int:
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
         counted: int = self.entries.notes.get(name, 0)
         return counted
+
+
+class CountsUpToWhatIsAskedFor(Right):
+    """`LIMIT :most`."""
+
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
+        return min(most, len(self.owned(name, now)))
 
 
 class CachesTheCount(Right):
     """It counts once."""
 
-    async def count_owned(self, name: str, *, now: int) -> int:
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
         counted: int = self.entries.notes.setdefault(name, len(self.owned(name, now)))
         return counted
 
@@ -451,6 +458,7 @@ WRONG_LISTINGS: dict[type[Right], set[Rule[StoreFixture]]] = {
     ListsCopies: {i.a_swept_entry_leaves_the_listing},
     CountsCreates: {i.replace_gives_an_entry_to_its_new_owner},
     CountsWrites: {i.replace_keeps_the_place_of_an_entry, i.each_write_sets_how_long_an_entry_is_listed},
+    CountsUpToWhatIsAskedFor: {i.count_owned_says_that_there_are_more_than_asked_for},
     CachesTheCount: {i.count_owned_misses_no_entry},
     ChangesAListInTwoSteps: {
         i.parallel_creates_of_one_owner_lose_none,

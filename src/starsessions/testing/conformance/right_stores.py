@@ -103,7 +103,7 @@ class Right:
         entries = [(key, entry) for key, entry in found if entry is not None]
         return Page(entries, left[limit - 1] if len(left) > limit else None)
 
-    async def count_owned(self, name: str, *, now: int) -> int:
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
         return len(self.owned(name, now))
 
     def has_expired(self, key: str, now: int) -> bool:
