@@ -1,6 +1,6 @@
 """Acts that sign users in and say who is signed in, and the kinds of backend that can list sessions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starsessions import (
@@ -12,6 +12,7 @@ from starsessions import (
     users,
 )
 from starsessions.backends.server_side import StoreBackend
+from starsessions.stores.base import Creation, Deletion, Replacement, Write
 from starsessions.stores.memory import MemoryStore
 from tests.site import KEY, Browser, Clock, Site
 
@@ -22,6 +23,9 @@ LISTING: dict[str, Callable[[Clock], SessionBackend]] = {
     "signed": lambda clock: CookieBackend(KEY, revocations=MemoryStore(), clock=clock),
     "encrypted": lambda clock: EncryptedCookieBackend(KEY, revocations=InMemoryBackend(clock=clock), clock=clock),
 }
+
+
+_VERBS = {Creation: "create", Replacement: "replace", Deletion: "delete"}
 
 
 class Recorded(MemoryStore):
@@ -46,6 +50,10 @@ class Recorded(MemoryStore):
     async def delete(self, key: str, version: Any = None, *, now: int) -> bool:
         self.calls.append("delete")
         return await super().delete(key, version, now=now)
+
+    async def write_together(self, writes: Sequence[Write], **how: Any) -> Any:
+        self.calls.append(" and ".join(_VERBS[type(one)] for one in writes))
+        return await super().write_together(writes, **how)
 
     async def list_owned(self, name: str, **how: Any) -> Any:
         self.calls.append("list")
