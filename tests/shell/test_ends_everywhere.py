@@ -13,7 +13,7 @@ from starsessions.backends.server_side import StoreBackend
 from starsessions.events import Event, Revoked
 from starsessions.exceptions import ImproperlyConfigured, SessionConflict, SessionError
 from starsessions.lifecycle import limits
-from starsessions.stores.base import Owner, Page, Write
+from starsessions.stores.base import Deletion, Owner, Page, Write
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from tests.rows import rows
@@ -297,6 +297,10 @@ async def test_an_eviction_that_the_store_prevents_is_made_up_for_by_the_next_si
             self._fail("count")
             return await super().count_owned(name, most=most, now=now)
 
+        async def write_together(self, writes: Sequence[Write], **how: Any) -> Any:
+            self._fail("delete" if isinstance(writes[0], Deletion) else "write")
+            return await super().write_together(writes, **how)
+
         def _fail(self, verb: str) -> None:
             if self.fails == verb:
                 raise BackendUnavailable("The store failed: ConnectionError.")
@@ -448,18 +452,27 @@ async def test_an_id_that_is_in_use_is_refused_by_the_sign_in(clock: Clock) -> N
         await site.visit(sign_in(), Browser())
 
 
-async def test_a_new_id_whose_write_was_lost_is_not_called_in_use(clock: Clock) -> None:
+@rows("at_once", [False, True])
+async def test_a_new_id_whose_write_was_lost_is_not_called_in_use(clock: Clock, at_once: bool) -> None:
     class Loses(MemoryStore):
         loses = False
 
         async def create(self, key: str, value: bytes, **how: Any) -> Any:
-            version = await super().create(key, value, **how)
+            return self._answer(await super().create(key, value, **how))
+
+        async def write_together(self, writes: Sequence[Write], **how: Any) -> Any:
+            return self._answer(await super().write_together(writes, **how))
+
+        def _answer(self, written: Any) -> Any:
             if self.loses:
                 self.loses = False
                 raise BackendUnavailable("The store failed: ConnectionError.")
-            return version
+            return written
 
-    store = Loses()
+    class LosesOneByOne(Loses):
+        write_together: Any = None
+
+    store = (Loses if at_once else LosesOneByOne)()
     site = Site(backend=StoreBackend(store, clock=clock), clock=clock, autoload=True)
     await site.visit(change)
 
