@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from starsessions.exceptions import BackendUnavailable
-from starsessions.stores.announce import in_parts
+from starsessions.notices import Notices
+from starsessions.stores.announce import NOT_ANNOUNCED, in_parts
 from starsessions.stores.base import BatchConflict
 from starsessions.stores.redis.announce import MOST_TOPICS
 from starsessions.stores.redis.commands import Commands
 from starsessions.stores.redis.layout import parsed
 from starsessions.stores.redis.scripts import WRITE_TOGETHER
 from starsessions.stores.redis.writing import Change, moves_of
+
+_DONE = 1
 
 
 class Batches:
@@ -29,6 +32,7 @@ class Batches:
         self._commands = commands
         self._prefix = prefix
         self._channel = channel
+        self._notices = Notices()
 
     async def carry_out(self, changes: Sequence[Change], topics: Sequence[str], now: int) -> bool:
         """Carry out the changes, and announce the topics. Return False, and do nothing, if this is a Cluster.
@@ -43,7 +47,9 @@ class Batches:
         if sent is None:
             return False
         reply, twice = sent
-        if reply == 1:
+        if type(reply) is int:
+            if reply != _DONE:
+                self._notices.warn("announce", NOT_ANNOUNCED, "Redis refused it.", every=600)
             return True
         index, stored = reply
         current = parsed(stored, now)

@@ -189,12 +189,16 @@ for n = 1, count do
     local _, _, listing, _, _, _, _, former = write(n)
     if former ~= '' then pcall(remove, listing, former, '\\0\\0\\0\\0') end
 end
-for n = 3 + 5 * count, #ARGV do redis.pcall('PUBLISH', channel, ARGV[n]) end
-return 1
+local done = 1
+for n = 3 + 5 * count, #ARGV do
+    if type(redis.pcall('PUBLISH', channel, ARGV[n])) == 'table' then done = 2 end
+end
+return done
 """,
 )
 """Carry out several writes if each finds the version that it expects, and publish messages. The reply is 1 if this was
-done, now or by an earlier attempt; otherwise the index of the first write that does not, and the stored entry.
+done, now or by an earlier attempt, and 2 if it was, but could not be published; otherwise the index of the first write
+that does not, and the stored entry.
 
 KEYS: for each write the entry, the listing in which it gets a place, and the one in which it loses one; the entry again
 in place of a listing that is not needed. ARGV: now; the channel; for each write the entry, the expected version, the
