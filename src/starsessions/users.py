@@ -481,8 +481,8 @@ async def _end(
         is_meant: says so of an identity; None: the entry cannot be read.
     """
 
-    async def end(one: Owned) -> None:
-        if await index.delete(one.key, one.version) and one.identity is not None and index.has_lived(one, now):
+    def note(one: Owned) -> None:
+        if one.identity is not None and index.has_lived(one, now):
             ended[one.identity.handle] = Revoked(one.identity.handle, user_id)
 
     count, after = 0, None
@@ -492,9 +492,7 @@ async def _end(
         meant = [one for one in page if is_meant(one.identity)]
         count += len(meant)
         for begin in range(0, len(meant), AT_ONCE):
-            some = meant[begin : begin + AT_ONCE]
-            await index.at_once(*(end(one) for one in some))
-            await index.announce(*(one.key for one in some))
+            await index.end_each(meant[begin : begin + AT_ONCE], note)
         if after is None:
             return count
 

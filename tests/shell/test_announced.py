@@ -36,7 +36,9 @@ async def settled() -> None:
 
 
 class Line(MemoryStore):
-    """A store whose subscriptions a test can count, cut and deafen."""
+    """A store whose subscriptions a test can count, cut and deafen. It writes step by step, and then announces."""
+
+    write_together: Any = None
 
     def __init__(self, *, reaches_all: bool = True) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from starsessions.backends.user_index import PENDING_FOR
 from starsessions.events import Event, Revoked
 from starsessions.exceptions import ImproperlyConfigured, SessionConflict, SessionError
 from starsessions.lifecycle import limits
-from starsessions.stores.base import Owner, Page
+from starsessions.stores.base import Deletion, Owner, Page, Write
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from tests.rows import rows
@@ -98,8 +98,8 @@ class Forgets(Recorded):
     async def list_owned(self, name: str, **how: Any) -> Page:
         return Page([], None) if self.forgets else await super().list_owned(name, **how)
 
-    async def count_owned(self, name: str, *, now: int) -> int:
-        return 0 if self.forgets else await super().count_owned(name, now=now)
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
+        return 0 if self.forgets else await super().count_owned(name, most=most, now=now)
 
 
 async def change(session: Session) -> None:
@@ -324,9 +324,13 @@ async def test_an_eviction_that_the_store_prevents_is_made_up_for_by_the_next_si
             self._fail("list")
             return await super().list_owned(name, **how)
 
-        async def count_owned(self, name: str, *, now: int) -> int:
+        async def count_owned(self, name: str, *, most: int, now: int) -> int:
             self._fail("count")
-            return await super().count_owned(name, now=now)
+            return await super().count_owned(name, most=most, now=now)
+
+        async def write_together(self, writes: Sequence[Write], **how: Any) -> Any:
+            self._fail("delete" if isinstance(writes[0], Deletion) else "write")
+            return await super().write_together(writes, **how)
 
         def _fail(self, verb: str) -> None:
             if self.fails == verb:
@@ -479,18 +483,27 @@ async def test_an_id_that_is_in_use_is_refused_by_the_sign_in(clock: Clock) -> N
         await site.visit(sign_in(), Browser())
 
 
-async def test_a_new_id_whose_write_was_lost_is_not_called_in_use(clock: Clock) -> None:
+@rows("at_once", [False, True])
+async def test_a_new_id_whose_write_was_lost_is_not_called_in_use(clock: Clock, at_once: bool) -> None:
     class Loses(MemoryStore):
         loses = False
 
         async def create(self, key: str, value: bytes, **how: Any) -> Any:
-            version = await super().create(key, value, **how)
+            return self._answer(await super().create(key, value, **how))
+
+        async def write_together(self, writes: Sequence[Write], **how: Any) -> Any:
+            return self._answer(await super().write_together(writes, **how))
+
+        def _answer(self, written: Any) -> Any:
             if self.loses:
                 self.loses = False
                 raise BackendUnavailable("The store failed: ConnectionError.")
-            return version
+            return written
 
-    store = Loses()
+    class LosesOneByOne(Loses):
+        write_together: Any = None
+
+    store = (Loses if at_once else LosesOneByOne)()
     site = Site(backend=StoreBackend(store, clock=clock), clock=clock, autoload=True)
     await site.visit(change)
 
@@ -556,7 +569,7 @@ async def test_a_place_on_a_list_that_no_page_has_named_is_no_error(kind: Any, c
 # What a sign-in and an end cost
 
 
-async def test_a_sign_in_is_two_writes_and_one_more_for_the_session_before(clock: Clock) -> None:
+async def test_a_sign_in_is_two_writes_and_the_second_is_for_the_session_before_as_well(clock: Clock) -> None:
     """A write, both epochs and the count are sent together, where calls wait: then that is one round trip."""
     store, browser = Recorded(), Browser()
     site = Site(backend=StoreBackend(store, clock=clock), clock=clock, max_sessions_per_user=100)
@@ -565,7 +578,7 @@ async def test_a_sign_in_is_two_writes_and_one_more_for_the_session_before(clock
     assert store.calls == ["create", *together, "replace", *together]
     store.calls.clear()
     await site.visit(sign_in(), browser)
-    assert store.calls == ["get", "create", *together, "replace", *together[:2], "create", "replace", "count"]
+    assert store.calls == ["get", "create", *together, "replace and create and replace", *together]
     store.calls.clear()
     await site.visit(users.sign_out, browser)
     assert store.calls == ["get", "delete"]
@@ -604,12 +617,26 @@ class Far:
     async def list_owned(self, name: str, **how: Any) -> Any:
         return await self._send(self._store.list_owned(name, **how))
 
-    async def count_owned(self, name: str, *, now: int) -> Any:
-        return await self._send(self._store.count_owned(name, now=now))
+    async def count_owned(self, name: str, *, most: int, now: int) -> Any:
+        return await self._send(self._store.count_owned(name, most=most, now=now))
 
 
-async def test_what_can_be_sent_together_is_one_round_trip(clock: Clock) -> None:
-    store, browser = Far(), Browser()
+class FarBatching(Far):
+    """The same, of a store that carries out several writes at once."""
+
+    async def write_together(self, writes: Sequence[Write], **how: Any) -> Any:
+        return await self._send(self._store.write_together(writes, **how))
+
+
+@rows(("store", "rotation", "again"), [(Far, 4, 4), (FarBatching, 2, 3)])
+async def test_what_can_be_sent_together_is_one_round_trip(
+    clock: Clock, store: type[Far], rotation: int, again: int
+) -> None:
+    await count_trips(store(), clock, rotation, again)
+
+
+async def count_trips(store: Far, clock: Clock, rotation: int, again: int) -> None:
+    browser = Browser()
     backend = StoreBackend(store, clock=clock)
     site = Site(backend=backend, clock=clock, autoload=True, max_sessions_per_user=3)
     sessions = UserSessions(backend)
@@ -621,8 +648,8 @@ async def test_what_can_be_sent_together_is_one_round_trip(clock: Clock) -> None
 
     assert await trips(sign_in(), browser) == 2
     assert await trips(change, browser) == 2  # the load, and the write with the epoch
-    assert await trips(Session.regenerate_id, browser) == 4
-    assert await trips(sign_in(), browser) == 4
+    assert await trips(Session.regenerate_id, browser) == rotation
+    assert await trips(sign_in(), browser) == again
     assert await trips(users.sign_out, browser) == 2
     for _ in range(3):
         await signed_in(site)

@@ -10,6 +10,7 @@ from starsessions import stores
 from starsessions.backends.base import Backend, Conflict, wall_clock
 from starsessions.backends.entries import Entries, Location, Pointer
 from starsessions.backends.server_side import StoreBackend
+from starsessions.backends.together import complete_and_end, replace_and_announce
 from starsessions.backends.user_index import Overtaken, PendingSignIn, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
 from starsessions.core.chunking import MAX_PARTS
@@ -120,15 +121,16 @@ class _SealedCookieBackend(Backend):
         pending: PendingSignIn | None = None,
     ) -> Found:
         place = found.version
-        if pending is not None:
-            renewed = await self.create(record, session_id, ends_at, now, pending)
-            await self.delete(found, now)
-            return renewed
         index, identity = self.user_index, record.identity
+        if pending is not None:
+            if not isinstance(place, Location) or index is None:
+                return await self.create(record, session_id, ends_at, now, pending)
+            until = _entry_end(ends_at, now)
+            version = await complete_and_end(index, pending, _without_data(record), place, until, now)
+            return Found(self.seal(record), record, Location(pending.key, version, until))
         if isinstance(place, Location) and index is not None and identity is not None:
             record = replace(record, identity=replace(identity, generation=identity.generation + 1))
-            place = await self._renewed(place, record, identity, ends_at, now)
-            await index.announce(place.key)
+            place = await self._renewed(place, record, identity, ends_at, now, announces=True)
         return Found(self.seal(record), record, place)
 
     async def _begun(self, pending: PendingSignIn, record: Record, ends_at: int, now: int) -> Location:
@@ -137,16 +139,22 @@ class _SealedCookieBackend(Backend):
         version = await self.user_index.complete(pending, _without_data(record), until, now)
         return Location(pending.key, version, until)
 
-    async def _renewed(self, place: Location, record: Record, before: Identity, ends_at: int, now: int) -> Location:
+    async def _renewed(
+        self, place: Location, record: Record, before: Identity, ends_at: int, now: int, announces: bool = False
+    ) -> Location:
         """Extend the sign-in, whose entry still has the generation of `before`."""
         assert self.user_index is not None
+        index, stored = self.user_index, _without_data(record)
         until = max(place.until, _entry_end(ends_at, now))
         while True:
             try:
-                version = await self.user_index.replace(place.key, _without_data(record), place.version, until, now)
+                if announces:
+                    version = await replace_and_announce(index, place, stored, until, now)
+                else:
+                    version = await index.replace(place.key, stored, place.version, until, now)
                 return Location(place.key, version, until)
             except stores.Conflict as conflict:
-                current = _place(self.user_index.read(place.key, conflict.current), before)
+                current = _place(index.read(place.key, conflict.current), before)
                 if current is None:
                     raise Conflict(None) from None
                 place = current  # another request has extended it
@@ -159,7 +167,9 @@ class _SealedCookieBackend(Backend):
         Otherwise only the browser's cookie is cleared, and a stolen copy stays valid until it expires.
         """
         if self.user_index is not None and found.record.identity is not None:
-            await self.user_index.end(self._key_of(found.record.identity))
+            place = found.version
+            version = place.version if isinstance(place, Location) else None
+            await self.user_index.end(self._key_of(found.record.identity), version)
 
     def sign_in_key(self, identity: Identity, session_id: str) -> str:
         return self._key_of(identity)

@@ -39,7 +39,7 @@ sees there (`Identity.later`), whatever the clocks say. All that judge later agr
 What ends a session passes `now=0`: it ends what is stored, whether or not it has expired by the clock of this server.
 """
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from os import urandom
 from typing import Any, NamedTuple
@@ -52,7 +52,19 @@ from starsessions.backends.provider_links import ProviderLinks
 from starsessions.core.binding import Binding, Purpose
 from starsessions.core.encoding import key_under, to_base64url
 from starsessions.core.record import Found, Identity, MissReason, Policy, Record, has_lived, why_expired
-from starsessions.stores.base import Conflict, Cursor, Entry, Indexing, Owner, Store, Version
+from starsessions.stores.base import (
+    BatchConflict,
+    Batching,
+    Conflict,
+    Cursor,
+    Deletion,
+    Entry,
+    Indexing,
+    Owner,
+    Store,
+    Version,
+    Write,
+)
 from starsessions.stores.listed import as_indexing
 from starsessions.stores.memory import MemoryStore
 
@@ -151,6 +163,7 @@ class UserIndex:
         self.checks_epoch: bool = checks_epoch
         self.store: Indexing = as_indexing(store)
         self.announcements: Announcements | None = announcements_of(store)
+        self._batching = store if isinstance(store, Batching) else None
         self._label = binding.label(purpose)
         self._epochs = binding.label(Purpose.EPOCH)
         self.everyone: str = key_under(binding.label(Purpose.EPOCH_OF_ALL) + self._label, "")
@@ -172,9 +185,9 @@ class UserIndex:
         """Return the name of the owner that the user is in the store."""
         return key_under(self._label, user_id)
 
-    async def count(self, user_id: str, now: int) -> int:
-        """Return the number of the user's entries, or more."""
-        return await self.store.count_owned(self.owner_name(user_id), now=now)
+    async def count(self, user_id: str, most: int, now: int) -> int:
+        """Return the number of the user's entries, or more; any number above `most` if there are more."""
+        return await self.store.count_owned(self.owner_name(user_id), most=most, now=now)
 
     async def page(
         self, user_id: str, limit: int, now: int, after: Cursor | None = None
@@ -230,7 +243,7 @@ class UserIndex:
 
     async def is_wanted(self, record: Record, ends_at: int, now: int) -> bool:
         """Return whether nothing has ended the session: neither another epoch nor its identity provider."""
-        return all(await self.at_once(*self._all_allow(record, ends_at, now)))
+        return all(await self.at_once(*self.all_allow(record, ends_at, now)))
 
     async def begin_epoch(self, user_id: str, now: int) -> bytes:
         """Give the user another epoch, which refuses all earlier sessions at their next renewal. Return it."""
@@ -253,7 +266,7 @@ class UserIndex:
             except Conflict as conflict:  # another "end all", which the one that comes last completes
                 entry = conflict.current
 
-    def _all_allow(self, record: Record, ends_at: int, now: int) -> list[Coroutine[Any, Any, bool]]:
+    def all_allow(self, record: Record, ends_at: int, now: int) -> list[Coroutine[Any, Any, bool]]:
         """Return questions that can be asked at once: nothing has ended the session if all answers are True."""
         identity = record.identity
         assert identity is not None
@@ -277,6 +290,28 @@ class UserIndex:
         return key_under(self._epochs, self.owner_name(user_id))
 
     # Writing
+
+    def value(self, key: str, content: Record | Pointer) -> bytes:
+        """Return the bytes to store under this key."""
+        return self._entries.value(key, content)
+
+    @property
+    def is_batching(self) -> bool:
+        """Whether the store may carry out several writes at once."""
+        return self._batching is not None
+
+    async def write_together(self, writes: Sequence[Write], now: int, topic: str) -> Sequence[Version] | None:
+        """Carry out all of these writes at once, and announce a key. Return their versions; None: the store cannot.
+
+        Raises:
+            BatchConflict: an entry was not as expected, and nothing was written.
+        """
+        if self._batching is None:
+            return None
+        versions = await self._batching.write_together(writes, now=now, topics=[topic])
+        if versions is None:  # a Cluster, and it stays one
+            self._batching = None
+        return versions
 
     async def create(self, key: str, record: Record, expires_at: int, now: int) -> Version:
         """Store the session of a user under another key.
@@ -303,7 +338,7 @@ class UserIndex:
     async def _if_wanted(
         self, key: str, record: Record, write: Coroutine[Any, Any, Version], ends_at: int, now: int
     ) -> Version:
-        version, *answers = await self.at_once(write, *self._all_allow(record, ends_at, now))
+        version, *answers = await self.at_once(write, *self.all_allow(record, ends_at, now))
         if not all(answers):
             await self.end(key, version)
             raise Overtaken
@@ -365,9 +400,35 @@ class UserIndex:
 
     async def end(self, key: str, version: Version | None = None) -> bool:
         """Delete an entry as `delete` does, and announce it to all who watch the session."""
+        if version is not None:
+            with suppress(BatchConflict):  # `delete` follows a rotation
+                if await self.write_together([Deletion(key, version)], 0, key) is not None:
+                    return True
         has_ended = await self.delete(key, version)
         await self.announce(key)
         return has_ended
+
+    async def end_unchanged(self, key: str, version: Version, now: int) -> None:
+        """Delete an entry if it has this version, and announce it.
+
+        Raises:
+            Conflict: the entry has another version, or is missing or expired.
+        """
+        if await self.write_together([Deletion(key, version)], now, key) is None:
+            await self.store.delete(key, version, now=now)
+            await self.announce(key)
+
+    async def end_each(self, entries: Sequence[Owned], note: Callable[[Owned], None] | None = None) -> None:
+        """End entries, and announce that. `note` is called with each that was there, as soon as it has ended."""
+
+        async def end(one: Owned) -> None:
+            was_there = await (self.end if len(entries) == 1 else self.delete)(one.key, one.version)
+            if was_there and note is not None:
+                note(one)
+
+        await self.at_once(*(end(one) for one in entries))
+        if len(entries) > 1:  # together: an announcement is a transaction in PostgreSQL
+            await self.announce(*(one.key for one in entries))
 
     async def announce(self, *topics: str) -> None:
         """Have all who listen to these keys or names of owners look at their sessions at once. It does not fail."""

@@ -113,10 +113,10 @@ async def _has_room(identity: Identity, saved: int, pending: list[Owned], index:
     return True
 
 
-async def count(identity: Identity, index: UserIndex, now: int) -> int:
+async def count(identity: Identity, index: UserIndex, most: int, now: int) -> int:
     """Return how many entries the user has, at most; 0 if that is unknown, because the session itself is stored."""
     try:
-        return await index.count(identity.user_id, now)
+        return await index.count(identity.user_id, most, now)
     except BackendUnavailable:
         return 0
 
@@ -166,8 +166,7 @@ async def evict(losers: list[list[Owned]], user_id: str, index: UserIndex, state
         for begin in range(0, len(losers), AT_ONCE):
             some = losers[begin : begin + AT_ONCE]
             owned = [one for entries in some for one in entries]
-            await index.at_once(*(index.delete(one.key, one.version) for one in owned))
-            await index.announce(*(one.key for one in owned))  # together: a lowered maximum may end thousands
+            await index.end_each(owned)
             state.note(*(Revoked(rank(entries[0])[1], user_id) for entries in some))
     except BackendUnavailable:
         state.config.notices.warn(

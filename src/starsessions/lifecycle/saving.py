@@ -149,7 +149,7 @@ async def _stored(
     index = backend.user_index
     if signed_in is None or index is None or rules.max_sessions is None:
         return await write, []
-    kept, counted = await index.at_once(write, count(signed_in, index, now))
+    kept, counted = await index.at_once(write, count(signed_in, index, rules.max_sessions, now))
     try:
         return kept, await too_many(signed_in, index, rules, now, state) if counted > rules.max_sessions else []
     except Overtaken:

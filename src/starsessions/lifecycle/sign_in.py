@@ -182,7 +182,7 @@ async def register(identity: Identity, new_id: str, state: RequestState, now: in
         index.epoch(identity.user_id, now),
     ]
     if rules.max_sessions is not None:
-        work.append(index.count(identity.user_id, now))
+        work.append(index.count(identity.user_id, rules.max_sessions, now))
     if identity.has_provider:
         work.append(index.links.write(identity, now + remember_for(config.policy), now))
     try:
