@@ -230,7 +230,7 @@ class UserIndex:
 
     async def is_wanted(self, record: Record, ends_at: int, now: int) -> bool:
         """Return whether nothing has ended the session: neither another epoch nor its identity provider."""
-        return all(await self.at_once(*self._all_allow(record, ends_at, now)))
+        return all(await self.at_once(*self.all_allow(record, ends_at, now)))
 
     async def begin_epoch(self, user_id: str, now: int) -> bytes:
         """Give the user another epoch, which refuses all earlier sessions at their next renewal. Return it."""
@@ -253,7 +253,7 @@ class UserIndex:
             except Conflict as conflict:  # another "end all", which the one that comes last completes
                 entry = conflict.current
 
-    def _all_allow(self, record: Record, ends_at: int, now: int) -> list[Coroutine[Any, Any, bool]]:
+    def all_allow(self, record: Record, ends_at: int, now: int) -> list[Coroutine[Any, Any, bool]]:
         """Return questions that can be asked at once: nothing has ended the session if all answers are True."""
         identity = record.identity
         assert identity is not None
@@ -303,7 +303,7 @@ class UserIndex:
     async def _if_wanted(
         self, key: str, record: Record, write: Coroutine[Any, Any, Version], ends_at: int, now: int
     ) -> Version:
-        version, *answers = await self.at_once(write, *self._all_allow(record, ends_at, now))
+        version, *answers = await self.at_once(write, *self.all_allow(record, ends_at, now))
         if not all(answers):
             await self.end(key, version)
             raise Overtaken
