@@ -56,7 +56,7 @@ class User:
         return [key for key, _ in page.entries], page.after
 
     async def count(self) -> None:
-        await self.store.count_owned(self.name, now=self.now)
+        await self.store.count_owned(self.name, most=1000, now=self.now)
 
     async def delete_all(self) -> None:
         after: Cursor | None = None

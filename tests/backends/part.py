@@ -69,6 +69,10 @@ _OF_DRIVERS = f"""
     parallel_creates_of_one_owner_lose_none
     creating_and_deleting_commute
     a_cancelled_write_leaves_no_entry_unlisted
+    writes_together_are_all_carried_out
+    a_refused_write_refuses_all_of_them
+    of_parallel_batches_one_wins
+    a_cancelled_batch_is_carried_out_whole_or_not_at_all
 """
 # What requests do in every order, one call to the store after the other, depends on the rules of the store only.
 _OF_REQUESTS = """

@@ -78,7 +78,7 @@ async def check_all_is_listed(database: Database) -> None:
             owned.setdefault(entry.value.decode(), []).append(key)
     for name in ("alice", "bob"):
         assert sorted(await keys_of(store, name), reverse=True) == owned[name], "an entry that exists is not listed"
-        assert await store.count_owned(name, now=0) >= len(owned[name])
+        assert await store.count_owned(name, most=1000, now=0) >= len(owned[name])
         for key in owned[name]:
             assert database.entries[key].expires_at <= database.entries[name].expires_at, "the list expires first"
 
@@ -213,7 +213,7 @@ async def test_parallel_creates_and_deletes_of_one_owner_lose_none() -> None:
             other=lambda: store.delete("a", now=0),
         )
         assert await keys_of(store, "alice") == ["c", "b"]
-        assert await store.count_owned("alice", now=NOW) == 2
+        assert await store.count_owned("alice", most=1000, now=NOW) == 2
 
     assert await in_every_order(scenario) > 10
 
@@ -309,7 +309,7 @@ async def test_what_each_call_costs(owner: Owner | None) -> None:
     version, renewed = await cost(store.replace("a", b"", version, expires_at=NOW + 2 * LIFE, now=NOW, owner=owner))
     version, extended = await cost(store.replace("a", b"", version, expires_at=NOW + 3 * LIFE, now=NOW, owner=owner))
     version, moved = await cost(store.replace("a", b"", version, expires_at=NOW + LIFE, now=NOW, owner=owner and BOB))
-    assert await store.count_owned("alice", now=NOW) == (1 if owner else 0)
+    assert await store.count_owned("alice", most=1000, now=NOW) == (1 if owner else 0)
     _, read = await cost(store.get("a", now=NOW))
     _, deleted = await cost(store.delete("a", version, now=NOW))
     _, ended = await cost(store.delete("b", now=NOW))
@@ -340,11 +340,11 @@ async def test_a_place_is_forgotten_after_twice_the_lifetime_of_its_entry() -> N
     database = Database()
     store = ListedStore(database)
     await store.create("a", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
-    assert await store.count_owned("alice", now=NOW + 2 * LIFE - 1) == 1
-    assert await store.count_owned("alice", now=NOW + 2 * LIFE) == 0
+    assert await store.count_owned("alice", most=1000, now=NOW + 2 * LIFE - 1) == 1
+    assert await store.count_owned("alice", most=1000, now=NOW + 2 * LIFE) == 0
     now = NOW + 2 * LIFE
     await store.create("b", b"alice", expires_at=now + LIFE, now=now, owner=ALICE)
-    assert await store.count_owned("alice", now=0) == 1
+    assert await store.count_owned("alice", most=1000, now=0) == 1
     assert "a" not in database.entries, "an entry is stored that is on no list"
 
 
@@ -353,7 +353,7 @@ async def test_the_list_of_another_owner_counts_as_empty() -> None:
     store = ListedStore(database)
     await store.create("key", b"", expires_at=NOW + LIFE, now=NOW, owner=Owner("clara", NOW))
     database.entries["alice"] = database.entries["clara"]
-    assert await store.count_owned("alice", now=NOW) == 0
+    assert await store.count_owned("alice", most=1000, now=NOW) == 0
 
 
 async def test_a_full_list_is_smaller_than_64_kib() -> None:
@@ -362,7 +362,7 @@ async def test_a_full_list_is_smaller_than_64_kib() -> None:
     for n in range(listed.MOST_LISTED):
         await store.create(f"{n:043}", b"", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
     assert len(database.entries["alice"].value) < 64 * 1024
-    assert await store.count_owned("alice", now=NOW) == 1000
+    assert await store.count_owned("alice", most=1000, now=NOW) == 1000
 
 
 # A full list
@@ -412,7 +412,7 @@ async def test_a_full_list_forgets_what_has_ended_before_it_ends_an_entry(ended:
         database.entries["b"] = Entry(b"without an owner", NOW + LIFE, "another")
     await store.create("d", b"alice", expires_at=NOW + LIFE, now=now, owner=ALICE)
     assert await keys_of(store, "alice") == ["c", "d", "a"]
-    assert await store.count_owned("alice", now=now) == 3
+    assert await store.count_owned("alice", most=1000, now=now) == 3
 
 
 async def test_a_place_whose_time_has_passed_is_forgotten_without_a_trace(three: None) -> None:
@@ -532,11 +532,11 @@ async def test_garbage_under_the_key_of_a_list_counts_as_empty(garbage: bytes) -
     version = await store.create("key", b"alice", expires_at=NOW + LIFE, now=NOW, owner=ALICE)
     database.entries["alice"] = database.entries["alice"]._replace(value=garbage)
     assert await keys_of(store, "alice") == []
-    assert await store.count_owned("alice", now=NOW) == 0
+    assert await store.count_owned("alice", most=1000, now=NOW) == 0
     version = await store.replace("key", b"alice", version, expires_at=NOW + LIFE, now=NOW, owner=ALICE)
     assert await keys_of(store, "alice") == ["key"], "an entry is not listed again when it is renewed"
     await store.delete("key", version, now=NOW)
-    assert await store.count_owned("alice", now=NOW) == 0
+    assert await store.count_owned("alice", most=1000, now=NOW) == 0
 
 
 async def test_an_entry_that_lost_its_list_can_be_deleted() -> None:

@@ -79,6 +79,9 @@ class Stores(StoreSuite):
             pass
 
 
+SPREAD = Stores.declines | {"batches": "in a Cluster, the entries are on different servers"}
+
+
 class Backends(BackendSuite):
     __test__ = False
 
@@ -121,6 +124,7 @@ class TestDriversOnFakeRedis(FakeRedis, Stores):
 
 class TestDriversOnACluster(Cluster, Stores):
     __test__ = True
+    declines = SPREAD
     contract = part.DRIVERS
 
 
@@ -165,6 +169,7 @@ class TestStoreOnFakeRedis(FakeRedis, Stores):
 @pytest.mark.wide
 class TestStoreOnACluster(Cluster, Stores):
     __test__ = True
+    declines = SPREAD
     contract = part.WITHOUT_DRIVERS
 
 

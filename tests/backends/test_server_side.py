@@ -152,8 +152,9 @@ def of_ann(payload: bytes = b"\x80") -> Record:
 
 
 class Interrupted(MemoryStore):
-    """`then` is awaited once, after a pointer was written."""
+    """`then` is awaited once, after a pointer was written, step by step."""
 
+    write_together: Any = None
     then: Callable[[], Awaitable[None]] | None = None
 
     async def replace(self, key: str, *args: Any, **more: Any) -> Any:
@@ -235,6 +236,7 @@ async def test_a_logout_that_always_conflicts_deletes_unconditionally() -> None:
     """Another request writes between each read and each delete, endlessly."""
 
     class Contended(MemoryStore):
+        write_together: Any = None
         refused = 0
 
         async def delete(self, key: str, version: Any = None, *, now: int) -> bool:

@@ -1,6 +1,6 @@
 """Acts that sign users in and say who is signed in, and the kinds of backend that can list sessions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starsessions import (
@@ -12,6 +12,7 @@ from starsessions import (
     users,
 )
 from starsessions.backends.server_side import StoreBackend
+from starsessions.stores.base import Creation, Deletion, Replacement, Write
 from starsessions.stores.memory import MemoryStore
 from tests.site import KEY, Browser, Clock, Site
 
@@ -22,6 +23,9 @@ LISTING: dict[str, Callable[[Clock], SessionBackend]] = {
     "signed": lambda clock: CookieBackend(KEY, revocations=MemoryStore(), clock=clock),
     "encrypted": lambda clock: EncryptedCookieBackend(KEY, revocations=InMemoryBackend(clock=clock), clock=clock),
 }
+
+
+_VERBS = {Creation: "create", Replacement: "replace", Deletion: "delete"}
 
 
 class Recorded(MemoryStore):
@@ -47,13 +51,17 @@ class Recorded(MemoryStore):
         self.calls.append("delete")
         return await super().delete(key, version, now=now)
 
+    async def write_together(self, writes: Sequence[Write], **how: Any) -> Any:
+        self.calls.append(" and ".join(_VERBS[type(one)] for one in writes))
+        return await super().write_together(writes, **how)
+
     async def list_owned(self, name: str, **how: Any) -> Any:
         self.calls.append("list")
         return await super().list_owned(name, **how)
 
-    async def count_owned(self, name: str, *, now: int) -> int:
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
         self.calls.append("count")
-        return await super().count_owned(name, now=now)
+        return await super().count_owned(name, most=most, now=now)
 
 
 def sign_in(user: str = "ann", **how: Any) -> Callable[[Session], Any]:

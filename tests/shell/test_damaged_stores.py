@@ -135,8 +135,8 @@ class DamagingIndex(Damaging):
         entries = [(key, self._damaged(entry) or entry) for key, entry in page.entries]
         return Page(entries, page.after)
 
-    async def count_owned(self, name: str, *, now: int) -> int:
-        return await self.inner.count_owned(name, now=now)
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
+        return await self.inner.count_owned(name, most=most, now=now)
 
 
 @asynccontextmanager

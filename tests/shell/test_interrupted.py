@@ -4,7 +4,7 @@ Whatever is interrupted: a live session is in the listing of its user, what was 
 brings the user below the maximum, and an eviction comes with a sign-in that was saved, or was told.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.user_index import PENDING
 from starsessions.core.record import Found
 from starsessions.events import Event, Revoked
-from starsessions.stores.base import Entry, Page
+from starsessions.stores.base import Entry, Page, Write
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from tests.rows import rows
@@ -82,13 +82,24 @@ class Fragile(MemoryStore):
         lived: bool = await self._call(super().delete(key, version, now=now))
         return lived
 
+    async def write_together(self, writes: Sequence[Write], **how: Any) -> Any:
+        return await self._call(super().write_together(writes, **how))
+
     async def list_owned(self, name: str, **how: Any) -> Page:
         page: Page = await self._call(super().list_owned(name, **how))
         return page
 
-    async def count_owned(self, name: str, *, now: int) -> int:
-        count: int = await self._call(super().count_owned(name, now=now))
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
+        count: int = await self._call(super().count_owned(name, most=most, now=now))
         return count
+
+
+class OneByOne:
+    """A store that cannot carry out several writes at once."""
+
+    def __init__(self, store: Fragile) -> None:
+        self.get, self.create, self.replace, self.delete = store.get, store.create, store.replace, store.delete
+        self.list_owned, self.count_owned = store.list_owned, store.count_owned
 
 
 class FourVerbs:
@@ -100,8 +111,10 @@ class FourVerbs:
 
 KINDS: dict[str, "Kind"] = {
     "stored": lambda store, clock: StoreBackend(store, clock=clock),
+    "stored one by one": lambda store, clock: StoreBackend(OneByOne(store), clock=clock),
     "stored, with a list": lambda store, clock: StoreBackend(FourVerbs(store), clock=clock),
     "signed": lambda store, clock: CookieBackend(KEY, revocations=store, clock=clock),
+    "signed one by one": lambda store, clock: CookieBackend(KEY, revocations=OneByOne(store), clock=clock),
     "signed, with a list": lambda store, clock: CookieBackend(KEY, revocations=FourVerbs(store), clock=clock),
 }
 
@@ -114,7 +127,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
 
 
-@pytest.fixture(params=["stored", "signed"])
+@pytest.fixture(params=["stored", "stored one by one", "signed", "signed one by one"])
 def indexed(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
 
@@ -221,6 +234,12 @@ async def signs_in(story: Story) -> None:
     await story.visit(sign_in(), Browser())
 
 
+async def signs_in_a_minute_later(story: Story) -> None:
+    """Then those whose cookies were never presented make way, where there is a maximum."""
+    story.clock.advance(PENDING)
+    await story.visit(sign_in(), Browser())
+
+
 async def signs_in_with_a_cart(story: Story) -> None:
     await story.visit(sign_in(), story.cart)
 
@@ -278,6 +297,7 @@ async def ends_all(story: Story) -> None:
 
 ACTS: dict[str, Act] = {
     "signs in": signs_in,
+    "signs in a minute later": signs_in_a_minute_later,
     "signs in with a cart": signs_in_with_a_cart,
     "signs in again": signs_in_again,
     "signs in as another user": signs_in_as_bob,

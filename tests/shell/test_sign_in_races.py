@@ -3,7 +3,7 @@
 After each story all sessions of the user are revoked. No cookie that was ever issued may be signed in then.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,7 +22,7 @@ from starsessions import (
     users,
 )
 from starsessions.backends.server_side import StoreBackend
-from starsessions.stores.base import Entry, Page
+from starsessions.stores.base import Entry, Page, Write
 from starsessions.stores.memory import MemoryStore
 from starsessions.testing.conformance.interleaving import Schedule, step
 from starsessions.users import UserSessions
@@ -72,12 +72,15 @@ class Watched(MemoryStore):
         lived: bool = await self._call(lambda: super(Watched, self).delete(key, version, now=now))
         return lived
 
+    async def write_together(self, writes: Sequence[Write], **how: Any) -> Any:
+        return await self._call(lambda: super(Watched, self).write_together(writes, **how))
+
     async def list_owned(self, name: str, **how: Any) -> Page:
         page: Page = await self._call(lambda: super(Watched, self).list_owned(name, **how))
         return page
 
-    async def count_owned(self, name: str, *, now: int) -> int:
-        count: int = await self._call(lambda: super(Watched, self).count_owned(name, now=now))
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
+        count: int = await self._call(lambda: super(Watched, self).count_owned(name, most=most, now=now))
         return count
 
 

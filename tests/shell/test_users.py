@@ -1,6 +1,6 @@
 """The sessions of a user: the list of devices, ending them, and how many there may be."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -23,6 +23,7 @@ from starsessions import (
 )
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.user_index import PENDING
+from starsessions.stores.base import Write
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSession, UserSessions
 from tests.rows import rows
@@ -406,6 +407,10 @@ async def test_a_session_that_is_saved_while_all_are_ended_is_ended_or_refused(
         async def delete(self, key: str, version: Any = None, *, now: int) -> bool:
             await self._interrupt("delete")
             return await super().delete(key, version, now=now)
+
+        async def write_together(self, writes: Sequence[Write], **how: Any) -> Any:
+            await self._interrupt("delete")
+            return await super().write_together(writes, **how)
 
         async def _interrupt(self, verb: str) -> None:
             while inside and verb == before:

@@ -7,6 +7,7 @@ import pytest
 from starsessions.stores.base import Store
 from starsessions.stores.listed import ListedStore
 from starsessions.testing import RulesSuite, StoreFixture
+from starsessions.testing.conformance import batching_rules as b
 from starsessions.testing.conformance import indexing_rules as i
 from starsessions.testing.conformance import store_rules as r
 from starsessions.testing.conformance.broken_stores import (
@@ -20,7 +21,13 @@ from starsessions.testing.conformance.broken_stores import (
     failing_rules,
 )
 from starsessions.testing.conformance.contract import Rule
-from starsessions.testing.conformance.right_stores import LEGAL, LEGAL_LISTINGS, Kind, Right
+from starsessions.testing.conformance.right_stores import (
+    LEGAL,
+    LEGAL_LISTINGS,
+    KeepsListsBesideEntries,
+    Kind,
+    Right,
+)
 from tests.rows import rows
 
 pytestmark = pytest.mark.once
@@ -33,7 +40,8 @@ pytestmark = pytest.mark.once
 @rows("store", [*LEGAL, *LEGAL_LISTINGS, HasAnIndex], ids=lambda store: store.__name__)
 @pytest.mark.anyio
 async def test_an_unusual_but_correct_store_follows_all_rules(store: Kind) -> None:
-    assert await failing_rules(store) == frozenset()
+    declined = frozenset(rule.__name__ for rule in b.BATCHING) if store is KeepsListsBesideEntries else frozenset()
+    assert await failing_rules(store) == declined
 
 
 class TestTheRules(RulesSuite):
@@ -78,6 +86,8 @@ async def test_a_limit_is_neither_higher_nor_lower_than_what_is_stated(
         (r.sweep_removes_expired_entries_only, "sweeps"),
         (i.an_owned_entry_is_listed_at_once, "owners"),
         (i.parallel_creates_of_one_owner_lose_none, "owners"),
+        (b.writes_together_are_all_carried_out, "batches"),
+        (b.of_parallel_batches_one_wins, "batches"),
     ],
 )
 @pytest.mark.anyio
@@ -96,7 +106,11 @@ async def test_a_store_that_lists_but_does_not_sweep_has_to_say_so() -> None:
 
 
 def test_a_capability_is_declined_with_a_reason_and_its_rules_only() -> None:
-    for capability, rules in {"sweeps": SWEEPS | {i.a_swept_entry_leaves_the_listing}, "owners": {*i.INDEXING}}.items():
+    for capability, rules in {
+        "sweeps": SWEEPS | {i.a_swept_entry_leaves_the_listing},
+        "owners": {*i.INDEXING, b.writes_together_change_the_listings},
+        "batches": {*b.BATCHING},
+    }.items():
         declined = {
             rule for rule in r.STORE if r.STORE.why_declined(rule, {capability: "it is small"}) == "it is small"
         }

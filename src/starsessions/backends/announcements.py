@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import anyio
 
 from starsessions.notices import Notices
-from starsessions.stores.announce import why_failed
+from starsessions.stores.announce import NOT_ANNOUNCED, why_failed
 from starsessions.stores.base import Announcing
 
 if TYPE_CHECKING:
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 
 SEND_WITHIN = 1.0
 """Seconds that an announcement may delay a request."""
-
-_NOT_ANNOUNCED = (
-    "The end of a session was not announced: %s It has ended all the same. Its open streams end when they next look."
-)
 
 
 class Announcements:
@@ -47,7 +43,7 @@ class Announcements:
             with anyio.fail_after(SEND_WITHIN):
                 await self._store.announce(topics)
         except Exception as error:
-            self._notices.warn("announce", _NOT_ANNOUNCED, why_failed(error), every=600)
+            self._notices.warn("announce", NOT_ANNOUNCED, why_failed(error), every=600)
 
     async def aclose(self) -> None:
         """End the subscription of the running event loop."""

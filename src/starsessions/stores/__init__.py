@@ -7,16 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from starsessions.stores.base import (
     Announcing,
+    BatchConflict,
+    Batching,
     Conflict,
+    Creation,
     Cursor,
+    Deletion,
     Entry,
     Indexing,
     Owner,
     Page,
+    Replacement,
     Store,
     Sweeping,
     Timed,
     Version,
+    Write,
 )
 from starsessions.stores.memory import MemoryStore
 
@@ -25,18 +31,24 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Announcing",
+    "BatchConflict",
+    "Batching",
     "Conflict",
+    "Creation",
     "Cursor",
+    "Deletion",
     "Entry",
     "Indexing",
     "MemoryStore",
     "Owner",
     "Page",
+    "Replacement",
     "Store",
     "StoreBackend",
     "Sweeping",
     "Timed",
     "Version",
+    "Write",
 ]
 
 

@@ -10,6 +10,11 @@ import anyio
 from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.base import Announcing
 
+NOT_ANNOUNCED = (
+    "The end of a session was not announced: %s It has ended all the same. Its open streams end when they next look."
+)
+"""What is logged of an announcement that failed. It needs the reason."""
+
 
 class Announces:
     """A store that is `Announcing` by means of its `announcer`."""

@@ -190,9 +190,94 @@ class Indexing(Protocol):
             after: the `after` of the page before; None: begin with the newest entry.
         """
 
-    async def count_owned(self, name: str, *, now: int) -> int:
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
         """Return the number of an owner's entries. It may count entries that have expired or were just deleted, but
-        misses none that exists."""
+        misses none that exists.
+
+        Args:
+            name: the name of the owner.
+            most: if there are more, any number above this may be returned, so that no more than one above it is read.
+            now: the current time, in seconds since 1970.
+        """
+
+
+class Creation(NamedTuple):
+    """One of several writes: `create`."""
+
+    key: str
+    value: bytes
+    expires_at: int
+    owner: Owner | None = None
+
+    def __repr__(self) -> str:
+        return "<Creation>"
+
+
+class Replacement(NamedTuple):
+    """One of several writes: `replace`."""
+
+    key: str
+    value: bytes
+    version: Version
+    expires_at: int
+    owner: Owner | None = None
+
+    def __repr__(self) -> str:
+        return "<Replacement>"
+
+
+class Deletion(NamedTuple):
+    """One of several writes: `delete`, of the entry that has this version."""
+
+    key: str
+    version: Version
+
+    def __repr__(self) -> str:
+        return "<Deletion>"
+
+
+Write = Creation | Replacement | Deletion
+
+
+class BatchConflict(Conflict):
+    """One of several writes found an entry other than the expected one, and none of them was carried out.
+
+    Args:
+        index: which of the writes that was, the first if there are more.
+        current: the existing entry; None if there is none.
+    """
+
+    def __init__(self, index: int, current: Entry | None) -> None:
+        super().__init__(current)
+        self.index = index
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """A store that carries out several writes at once: an optional power of a store that is `Indexing`.
+
+    The library uses it for what belongs together: to give a session another id, it stores the new entry, puts a pointer
+    in the place of the old one, and announces that. Without this power it does so step by step.
+    """
+
+    async def write_together(
+        self, writes: Sequence[Write], *, now: int, topics: Sequence[str] = ()
+    ) -> Sequence[Version | None] | None:
+        """Carry out all of these writes, or none, as one atomic step. Then announce the topics, as `announce` does.
+
+        Return the new versions in the order of the writes, with None for a deletion. Return None in place of them, and
+        do nothing, if this database cannot do it: in a Cluster, entries are on different servers.
+
+        Args:
+            writes: what to write. No two of them have the same key.
+            now: the current time, in seconds since 1970.
+            topics: what to announce once all is written, if the store is `Announcing`. A failure to do so is no error.
+
+        Raises:
+            BatchConflict: an entry was not as expected, and nothing was written or announced.
+            BackendUnavailable: the database failed or did not answer in time. All of the writes were carried out, or
+                none.
+        """
 
 
 @runtime_checkable

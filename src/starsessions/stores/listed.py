@@ -195,7 +195,7 @@ class ListedStore:
         page = Page(entries, left[limit - 1] if len(left) > limit else None)
         return page, len(entries) == len(left[:limit])
 
-    async def count_owned(self, name: str, *, now: int) -> int:
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
         places = _read(name, await self._store.get(name, now=0))
         return sum(now < until for until in places.values())
 

@@ -2,12 +2,25 @@
 
 from array import array
 from bisect import bisect_left, insort
+from collections.abc import Sequence
 from itertools import count
 from struct import Struct
-from threading import Lock
+from threading import RLock
 
 from starsessions.stores.announce import Announces, InProcess
-from starsessions.stores.base import Announcing, Conflict, Cursor, Entry, Owner, Page, Version
+from starsessions.stores.base import (
+    Announcing,
+    BatchConflict,
+    Conflict,
+    Creation,
+    Cursor,
+    Deletion,
+    Entry,
+    Owner,
+    Page,
+    Version,
+    Write,
+)
 
 _HEAD = Struct(">QQQ")  # expires_at, version, and the index of the key in `_keys`
 
@@ -33,7 +46,7 @@ class MemoryStore(Announces):
         self._ends = array("Q")  # when the entry of each key expires
         self._next = 0
         self._versions = count(1)
-        self._lock = Lock()
+        self._lock = RLock()
         self._owners: dict[str, Owner] = {}  # the owner of each key that has one
         self._owned: dict[str, list[Cursor]] = {}  # the keys of each owner, the oldest first
 
@@ -81,8 +94,29 @@ class MemoryStore(Announces):
             found = [(one.key, self.peek(one.key, now)) for one in reversed(owned[begin:end])]
             return Page([(key, entry) for key, entry in found if entry], owned[begin] if begin else None)
 
-    async def count_owned(self, name: str, *, now: int) -> int:
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
         return len(self._owned.get(name, ()))
+
+    async def write_together(
+        self, writes: Sequence[Write], *, now: int, topics: Sequence[str] = ()
+    ) -> Sequence[Version | None] | None:
+        with self._lock:
+            for index, write in enumerate(writes):
+                current = self.peek(write.key, now)
+                expected = _FREE if isinstance(write, Creation) else write.version
+                if (_FREE if current is None else current.version) != expected:
+                    raise BatchConflict(index, current)
+            versions = [self._carry_out(write, now) for write in writes]
+        if topics:
+            await self.announce(topics)
+        return versions
+
+    def _carry_out(self, write: Write, now: int) -> Version | None:
+        if isinstance(write, Deletion):
+            self._drop(write.key)
+            return None
+        expected = _FREE if isinstance(write, Creation) else write.version
+        return self._put(write.key, write.value, expected, write.expires_at, now, write.owner)
 
     def _put(
         self, key: str, value: bytes, expected: Version, expires_at: int, now: int, owner: Owner | None

@@ -13,9 +13,15 @@ from starsessions.stores.announce import in_parts
 from starsessions.stores.loops import PerLoop
 from starsessions.stores.redis.connection import Transport, within
 
-_MOST = 1000  # the topics in one message
+MOST_TOPICS = 1000
+"""The topics in one message."""
 
 _MESSAGES = (b"message", b"smessage")
+
+
+def channel_of(prefix: bytes) -> bytes:
+    """Return the channel of all who use this prefix."""
+    return prefix + b"announcements"
 
 
 class RedisAnnouncer:
@@ -33,7 +39,7 @@ class RedisAnnouncer:
         from redis.exceptions import RedisError, ResponseError
 
         self._clients = clients
-        self._channel = prefix + b"announcements"
+        self._channel = channel_of(prefix)
         self._seconds = seconds
         self._failures = (RedisError,)
         self._refusal = ResponseError
@@ -41,7 +47,7 @@ class RedisAnnouncer:
 
     async def announce(self, topics: Sequence[str]) -> None:
         transport = self._clients.get()
-        for message in in_parts(topics, _MOST):
+        for message in in_parts(topics, MOST_TOPICS):
             await within(self._seconds, self._publish(transport, message), self._failures)
 
     async def _publish(self, transport: Transport, message: str) -> None:

@@ -62,14 +62,14 @@ local function sweep(listing, minute, random)
     end
 end
 
-local function add(listing, start, who, milliseconds)
+local function add(listing, start, who, milliseconds, seed)
     local minute = math.floor(redis.call('TIME')[1] / 60)
     local last = math.min(minute + math.ceil(milliseconds / 60000) + 1, 4294967295)
     local former = find(listing, start)
     if former then
         last = math.max(last, last_minute(former)) -- another write may have prolonged the entry meanwhile
     else
-        local a, b, c = string.byte(ARGV[1], 2, 4)
+        local a, b, c = string.byte(seed, 2, 4)
         sweep(listing, minute, (a * 256 + b) * 256 + c)
     end
     local member = start .. pack(last) .. who
@@ -84,13 +84,7 @@ local function add(listing, start, who, milliseconds)
 end
 """
 
-WRITE = _script(
-    _PLACES,
-    _ADD,
-    b"""
-local entry, expected, now, milliseconds = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local start, former = ARGV[5], ARGV[6]
-
+_ENTRIES = b"""
 local function deadline(stored)
     local seconds = 0
     for byte = 10, 17 do seconds = seconds * 256 + string.byte(stored, byte) end
@@ -102,13 +96,41 @@ local function head(stored)
     return string.sub(stored, 2, size == 0 and 18 or 26 + size)
 end
 
-local there = redis.pcall('GET', KEYS[1])
-if type(there) == 'table' then
-    if not string.find(there.err, 'WRONGTYPE', 1, true) then return there end
-    there = false
-elseif there and (#there < 18 or string.byte(there) ~= 2 or deadline(there) <= now) then
-    there = false
+-- What is stored under a key, if it is an entry that has not expired; or the error that the server returned.
+local function look(key, now)
+    local there = redis.pcall('GET', key)
+    if type(there) == 'table' then
+        if string.find(there.err, 'WRONGTYPE', 1, true) then return false end
+    elseif there and (#there < 18 or string.byte(there) ~= 2 or deadline(there) <= now) then
+        return false
+    end
+    return there
 end
+
+-- Whether an earlier attempt has written this entry, and its reply was lost.
+local function is_same(there, entry)
+    return there and string.sub(there, 2, 9) == string.sub(entry, 2, 9)
+end
+
+local function put(key, entry, milliseconds)
+    if tonumber(milliseconds) > 0 then
+        redis.call('SET', key, entry, 'PX', milliseconds)
+    else
+        redis.call('DEL', key)
+    end
+end
+"""
+
+WRITE = _script(
+    _PLACES,
+    _ADD,
+    _ENTRIES,
+    b"""
+local entry, expected, now, milliseconds = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local start, former = ARGV[5], ARGV[6]
+
+local there = look(KEYS[1], now)
+if type(there) == 'table' then return there end
 
 if expected == '*' then
     redis.call('DEL', KEYS[1])
@@ -116,16 +138,11 @@ if expected == '*' then
 end
 
 if (there and head(there) or '') ~= expected then
-    if there and string.sub(there, 2, 9) == string.sub(entry, 2, 9) then return 1 end
-    return there
+    return is_same(there, entry) and 1 or there
 end
 -- If one of these fails, the others are not undone. So the order is that an entry is never without its place.
-if start ~= '' then add(KEYS[2], start, '\\0\\0\\0\\0', milliseconds) end
-if milliseconds > 0 then
-    redis.call('SET', KEYS[1], entry, 'PX', ARGV[4])
-else
-    redis.call('DEL', KEYS[1])
-end
+if start ~= '' then add(KEYS[2], start, '\\0\\0\\0\\0', milliseconds, entry) end
+put(KEYS[1], entry, ARGV[4])
 if former ~= '' then remove(KEYS[#KEYS], former, '\\0\\0\\0\\0') end
 return 1
 """,
@@ -138,7 +155,57 @@ KEYS: the entry; the listing in which it gets a place, and the one in which it l
 now, the milliseconds to live, and the two places, empty if they are to stay as they are.
 """
 
-ADD = _script(_PLACES, _ADD, b"add(KEYS[1], ARGV[2], ARGV[3], tonumber(ARGV[4]))")
+WRITE_TOGETHER = _script(
+    _PLACES,
+    _ADD,
+    _ENTRIES,
+    b"""
+local now, channel, count = tonumber(ARGV[1]), ARGV[2], #KEYS / 3
+
+-- The keys and arguments of one write: as for the script of one.
+local function write(n)
+    local k, a = 3 * n, 5 * n - 2
+    return KEYS[k - 2], KEYS[k - 1], KEYS[k], ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
+end
+
+for n = 1, count do
+    local key, _, _, entry, expected = write(n)
+    local there = look(key, now)
+    if type(there) == 'table' then return there end
+    if (there and head(there) or '') ~= expected then
+        return is_same(there, entry) and 1 or {n - 1, there}
+    end
+end
+-- If one of these fails, the others are not undone. So what can fail, at a key that is no listing, comes first.
+for n = 1, count do
+    local _, listing, _, entry, _, milliseconds, start = write(n)
+    if start ~= '' then add(listing, start, '\\0\\0\\0\\0', tonumber(milliseconds), entry) end
+end
+for n = 1, count do
+    local key, _, _, entry, _, milliseconds = write(n)
+    put(key, entry, milliseconds)
+end
+for n = 1, count do
+    local _, _, listing, _, _, _, _, former = write(n)
+    if former ~= '' then pcall(remove, listing, former, '\\0\\0\\0\\0') end
+end
+local done = 1
+for n = 3 + 5 * count, #ARGV do
+    if type(redis.pcall('PUBLISH', channel, ARGV[n])) == 'table' then done = 2 end
+end
+return done
+""",
+)
+"""Carry out several writes if each finds the version that it expects, and publish messages. The reply is 1 if this was
+done, now or by an earlier attempt, and 2 if it was, but could not be published; otherwise the index of the first write
+that does not, and the stored entry.
+
+KEYS: for each write the entry, the listing in which it gets a place, and the one in which it loses one; the entry again
+in place of a listing that is not needed. ARGV: now; the channel; for each write the entry, the expected version, the
+milliseconds to live, and the two places; and the messages.
+"""
+
+ADD = _script(_PLACES, _ADD, b"add(KEYS[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[1])")
 """Add a place to a listing, or renew it. KEYS: the listing. ARGV: random bytes as in an entry, the place, who adds it,
 and the milliseconds for which its entry lives."""
 

@@ -14,15 +14,28 @@ old one may be computed twice.)
 Redis counts the time to live by its own clock. The caller's clock decides whether an entry has expired.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from os import urandom
 
 from starsessions.core.durations import time_limit
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.stores.announce import Announces
-from starsessions.stores.base import Announcing, Conflict, Cursor, Entry, Owner, Page, Version
+from starsessions.stores.base import (
+    Announcing,
+    Conflict,
+    Creation,
+    Cursor,
+    Deletion,
+    Entry,
+    Owner,
+    Page,
+    Version,
+    Write,
+)
 from starsessions.stores.loops import PerLoop
-from starsessions.stores.redis.announce import RedisAnnouncer
+from starsessions.stores.redis.announce import RedisAnnouncer, channel_of
+from starsessions.stores.redis.batches import Batches
 from starsessions.stores.redis.clients import ClientOrUrl, clients_for
 from starsessions.stores.redis.commands import Commands
 from starsessions.stores.redis.connection import Transport
@@ -64,6 +77,7 @@ class RedisStore(Announces):
         self.announcer: Announcing = RedisAnnouncer(self.clients, self._prefix, seconds)
         self._commands = Commands(self.clients, seconds)
         self._writer = Writer(self._commands, self._prefix)
+        self._batches = Batches(self._commands, self._prefix, channel_of(self._prefix))
         self._reader = Reader(self._commands, self._prefix)
         self._eviction = EvictionCheck()
 
@@ -90,9 +104,18 @@ class RedisStore(Announces):
     async def list_owned(self, name: str, *, limit: int, now: int, after: Cursor | None = None) -> Page:
         return await self._commands.finish(self._reader.page, name, limit, now, after)
 
-    async def count_owned(self, name: str, *, now: int) -> int:
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
         count: int = await self._commands.finish(self._commands.ask, "ZCARD", listing(self._prefix, name))
         return count
+
+    async def write_together(
+        self, writes: Sequence[Write], *, now: int, topics: Sequence[str] = ()
+    ) -> Sequence[Version | None] | None:
+        changes = [_change(write, now) for write in writes]
+        if not await self._batches.carry_out(changes, topics, now):
+            return None
+        await self._eviction.once(self._commands)
+        return [change.version or None for change in changes]
 
     async def time(self) -> float:
         """Return the seconds since 1970 by the clock of the server; in a Cluster, by that of one of the primaries."""
@@ -107,8 +130,19 @@ class RedisStore(Announces):
     async def _put(
         self, key: str, value: bytes, expected: Version, expires_at: int, now: int, owner: Owner | None
     ) -> Version:
-        version = new_version(urandom(8), expires_at, owner)
-        milliseconds = min((expires_at - now) * 1000, _LONGEST)
-        await self._writer.carry_out(Change(key, now, expected, version, value, milliseconds))
+        change = _new_entry(key, value, expected, expires_at, now, owner)
+        await self._writer.carry_out(change)
         await self._eviction.once(self._commands)
-        return version
+        return change.version
+
+
+def _new_entry(key: str, value: bytes, expected: Version, expires_at: int, now: int, owner: Owner | None) -> Change:
+    version = new_version(urandom(8), expires_at, owner)
+    return Change(key, now, expected, version, value, min((expires_at - now) * 1000, _LONGEST))
+
+
+def _change(write: Write, now: int) -> Change:
+    if isinstance(write, Deletion):
+        return Change(write.key, now, write.version)
+    expected = b"" if isinstance(write, Creation) else write.version
+    return _new_entry(write.key, write.value, expected, write.expires_at, now, write.owner)

@@ -38,8 +38,13 @@ class Change(NamedTuple):
     milliseconds: int = 0
     """How long the new entry lives."""
 
+    @property
+    def entry(self) -> bytes:
+        """The bytes to store; none: remove the entry."""
+        return entry_of(self.version, self.value) if self.version else b""
 
-class _Moves(NamedTuple):
+
+class Moves(NamedTuple):
     """What a change does to listings."""
 
     into: Place | None = None
@@ -52,7 +57,16 @@ class _Moves(NamedTuple):
     """Whether the entry would live without being listed if it was written before its place."""
 
 
-_NONE = _Moves()
+_NONE = Moves()
+
+
+def moves_of(prefix: bytes, change: Change) -> Moves:
+    """Return what a change does to listings."""
+    former = place_of(prefix, change.key, change.expected)
+    into = place_of(prefix, change.key, change.version) if change.milliseconds > 0 else None
+    if into is None or former is None or not into.is_same(former):
+        return Moves(into, former, comes_first=True)
+    return Moves(into, None, comes_first=into.expires_at > former.expires_at)
 
 
 class Writer:
@@ -92,21 +106,14 @@ class Writer:
 
     async def _take_steps(self, change: Change, replies: list[tuple[Any, bool]]) -> None:
         """Carry out a change, and note the reply to the script for the entry, and whether that was sent twice."""
-        moves = self._moves(change)
+        moves = moves_of(self._prefix, change)
         replies.append(await self._send(change, moves))
         stale = self._stale(change, moves, replies[0][0])
         if stale is not None:
             entry = () if self._commands.is_spread else (self._prefix + change.key.encode(),)
             await self._commands.run(REMOVE, [stale.listing, *entry], stale.start, stale.who)
 
-    def _moves(self, change: Change) -> _Moves:
-        former = place_of(self._prefix, change.key, change.expected)
-        into = place_of(self._prefix, change.key, change.version) if change.milliseconds > 0 else None
-        if into is None or former is None or not into.is_same(former):
-            return _Moves(into, former, comes_first=True)
-        return _Moves(into, None, comes_first=into.expires_at > former.expires_at)
-
-    async def _send(self, change: Change, moves: _Moves) -> tuple[Any, bool]:
+    async def _send(self, change: Change, moves: Moves) -> tuple[Any, bool]:
         if not self._commands.is_spread:
             try:
                 return await self._write(change, moves)
@@ -127,12 +134,12 @@ class Writer:
         with suppress(*self._commands.failures):
             await self._add(change, place)
 
-    async def _write(self, change: Change, moves: _Moves) -> tuple[Any, bool]:
+    async def _write(self, change: Change, moves: Moves) -> tuple[Any, bool]:
         places = (moves.into, moves.out_of)
         return await self._commands.run(
             WRITE,
             [self._prefix + change.key.encode(), *(place.listing for place in places if place)],
-            entry_of(change.version, change.value) if change.version else b"",
+            change.entry,
             change.expected,
             change.now,
             change.milliseconds,
@@ -142,7 +149,7 @@ class Writer:
     async def _add(self, change: Change, place: Place) -> None:
         await self._commands.run(ADD, [place.listing], change.version, place.start, place.who, change.milliseconds)
 
-    def _stale(self, change: Change, moves: _Moves, answer: Any) -> Place | None:
+    def _stale(self, change: Change, moves: Moves, answer: Any) -> Place | None:
         """Return the place that must still be removed after this reply to the script for the entry."""
         if type(answer) is list:
             return place_of(self._prefix, change.key, answer[0])

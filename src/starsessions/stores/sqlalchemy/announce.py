@@ -14,11 +14,17 @@ from starsessions.stores.announce import InProcess, in_parts
 from starsessions.stores.base import Announcing
 from starsessions.stores.sqlalchemy.connection import Database
 
-_MOST = 60  # the topics in one message, which has less than 8000 bytes
+MOST_TOPICS = 60
+"""The topics in one message, which has less than 8000 bytes."""
 
 _CLOSE_WITHIN = 1.0  # seconds
 
 _NOTIFY = sa.select(sa.func.pg_notify(sa.bindparam("p_channel"), sa.bindparam("p_message")))
+
+
+def channel_of(table: str) -> str:
+    """Return the channel of all who use the table of this name."""
+    return f"starsessions_{sha256(table.encode()).hexdigest()[:16]}"
 
 
 def announcer_for(database: Database, table: str) -> Announcing:
@@ -41,10 +47,10 @@ class PostgresAnnouncer:
 
     def __init__(self, database: Database, table: str) -> None:
         self._database = database
-        self._channel = f"starsessions_{sha256(table.encode()).hexdigest()[:16]}"
+        self._channel = channel_of(table)
 
     async def announce(self, topics: Sequence[str]) -> None:
-        for message in in_parts(topics, _MOST):
+        for message in in_parts(topics, MOST_TOPICS):
             parameters = {"p_channel": self._channel, "p_message": message}
             await self._database.with_timeout(self._database.execute(_NOTIFY, parameters))
 

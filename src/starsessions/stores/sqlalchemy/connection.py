@@ -263,7 +263,7 @@ class Database:
                     return await greenlet_spawn(_once, local.engine, work), in_doubt
                 except Exception as error:
                     failure = _as_the_driver_said(error)
-                if _has_code(failure, BUSY):
+                if has_code(failure, BUSY):
                     attempts += 1
                     again = attempts < MAX_ATTEMPTS and loop.time() < until
                     await asyncio.sleep(0.002 * 2**attempts * random())  # noqa: S311 - jitter
@@ -274,7 +274,7 @@ class Database:
 
     def _fail(self, failure: Exception) -> NoReturn:
         for codes, cause in CAUSES.items():
-            if _has_code(failure, codes):
+            if has_code(failure, codes):
                 kind = UnusableTable if codes in {NO_TABLE, OLD_TABLE} else BackendUnavailable
                 raise kind(cause.format(table=self._table)) from None
         raise BackendUnavailable(f"The store failed: {type(failure).__name__}.") from failure
@@ -326,10 +326,10 @@ def _spoils(error: Exception) -> bool:
     """Return whether the connection must not be reused: its state is unknown, or its server is now a replica."""
     if isinstance(error, exc.InterfaceError | exc.InternalError) or not isinstance(error, exc.SQLAlchemyError):
         return True
-    return isinstance(error, exc.DBAPIError) and _has_code(error.orig, READ_ONLY)
+    return isinstance(error, exc.DBAPIError) and has_code(error.orig, READ_ONLY)
 
 
-def _has_code(failure: BaseException | None, codes: Codes) -> bool:
+def has_code(failure: BaseException | None, codes: Codes) -> bool:
     """Return whether a driver's error has one of these codes, in any of the places where drivers put it."""
     first = next(iter(getattr(failure, "args", ())), None)
     said = [getattr(failure, "sqlstate", None), getattr(failure, "sqlite_errorname", None), first]

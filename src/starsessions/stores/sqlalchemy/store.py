@@ -1,5 +1,6 @@
 """The store contract in SQL."""
 
+from collections.abc import Sequence
 from functools import partial
 from os import urandom
 from typing import Any
@@ -9,8 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.stores.announce import Announces
-from starsessions.stores.base import Announcing, Conflict, Cursor, Entry, Owner, Page, Version
+from starsessions.stores.base import Announcing, Conflict, Cursor, Entry, Owner, Page, Version, Write
 from starsessions.stores.sqlalchemy.announce import announcer_for
+from starsessions.stores.sqlalchemy.batches import Batches
 from starsessions.stores.sqlalchemy.connection import MOST_CONNECTIONS, Database, UnusableTable
 from starsessions.stores.sqlalchemy.deletes import Deletes
 from starsessions.stores.sqlalchemy.table import Statements
@@ -49,6 +51,7 @@ class SQLAlchemyStore(Announces):
         self._database = Database(engine, table.fullname, timeout, connections)
         self.announcer: Announcing = announcer_for(self._database, table.fullname)
         self.statements: Statements = Statements(table, engine.dialect)
+        self._batches = Batches(self._database, table, self.statements)
         self._deletes = Deletes(self._database, self.statements, engine.dialect)
 
     async def get(self, key: str, *, now: int) -> Entry | None:
@@ -71,10 +74,19 @@ class SQLAlchemyStore(Announces):
     async def list_owned(self, name: str, *, limit: int, now: int, after: Cursor | None = None) -> Page:
         return await self._database.with_timeout(self._list_owned(name, limit, now, after or _BEGINNING))
 
-    async def count_owned(self, name: str, *, now: int) -> int:
-        """Return the number of an owner's entries that have not expired by `now`. It reads each of their rows."""
-        parameters = {"p_owner": name, "p_now": now}
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
+        """Return the number of an owner's entries that have not expired by `now`, or `most + 1` if there are more."""
+        parameters = {"p_owner": name, "p_now": now, "p_limit": most + 1}
         return int(await self._database.with_timeout(self._scalar(self.statements.count_owned, parameters)))
+
+    async def write_together(
+        self, writes: Sequence[Write], *, now: int, topics: Sequence[str] = ()
+    ) -> Sequence[Version | None] | None:
+        work = self._batches.carry_out(writes, now, topics)
+        versions = await self._database.with_timeout(work, writes=True)
+        if topics and not self._batches.announces:
+            await self.announce(topics)
+        return versions
 
     async def time(self) -> float:
         """Return the time of the database in seconds since 1970."""

@@ -120,12 +120,14 @@ class Statements:
         # The index on expires_at has most of the table after a `now`: "+ 0" keeps SQLite and others off it.
         still_live = expires_at + sa.literal_column("0") > sa.bindparam("p_now")
         owned = columns["owner"] == sa.bindparam("p_owner")
-        self.count_owned: sa.Executable = sa.select(sa.func.count()).where(owned, still_live)
+        some_owned = sa.select(key).where(owned, still_live).limit(sa.bindparam("p_limit", type_=sa.Integer)).subquery()
+        self.count_owned: sa.Executable = sa.select(sa.func.count()).select_from(some_owned)
         self.list_owned: sa.Executable = _a_page(table, dialect).where(owned, still_live)
 
         # No entry has the version of another one, which is random: the two lists need not be of pairs.
         keys = key.in_(sa.bindparam("p_keys", expanding=True))
         versions = version.in_(sa.bindparam("p_versions", expanding=True))
+        self.get_together: sa.Executable = sa.select(key, columns["value"], expires_at, version).where(keys, still_live)
         self.delete_together: sa.Executable = sa.delete(table).where(keys, versions, still_live).returning(key)
 
         # The rows are found by the index on expires_at and deleted by key: "+ 0" keeps the DELETE off that index.

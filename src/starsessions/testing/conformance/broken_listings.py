@@ -9,6 +9,7 @@ from typing import Any
 from anyio.lowlevel import checkpoint
 
 from starsessions.stores.base import Cursor, Entry, Owner, Page, Version
+from starsessions.testing.conformance import batching_rules as b
 from starsessions.testing.conformance import indexing_rules as i
 from starsessions.testing.conformance.contract import Rule
 from starsessions.testing.conformance.fixtures import StoreFixture
@@ -284,7 +285,7 @@ class CountsCreates(Right):
             self.entries.notes.setdefault(owner.name, count(1)).__next__()
         return version
 
-    async def count_owned(self, name: str, *, now: int) -> int:
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
         return int(repr(self.entries.notes.get(name, count(1)))[6:-1]) - 1
 
 
@@ -296,15 +297,22 @@ class CountsWrites(Right):
         if owner is not None:
             self.entries.notes[owner.name] = self.entries.notes.get(owner.name, 0) + 1
 
-    async def count_owned(self, name: str, *, now: int) -> int:
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
         counted: int = self.entries.notes.get(name, 0)
         return counted
+
+
+class CountsUpToWhatIsAskedFor(Right):
+    """`LIMIT :most`."""
+
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
+        return min(most, len(self.owned(name, now)))
 
 
 class CachesTheCount(Right):
     """It counts once."""
 
-    async def count_owned(self, name: str, *, now: int) -> int:
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
         counted: int = self.entries.notes.setdefault(name, len(self.owned(name, now)))
         return counted
 
@@ -403,6 +411,7 @@ WRONG_LISTINGS: dict[type[Right], set[Rule[StoreFixture]]] = {
     },
     KeepsTheOwnerIfNoneIsGiven: {i.replace_without_an_owner_ends_the_listing},
     ListsForFormerOwners: {
+        b.writes_together_change_the_listings,
         i.replace_gives_an_entry_to_its_new_owner,
         i.replace_without_an_owner_ends_the_listing,
         i.an_expired_entry_leaves_the_listing,
@@ -418,6 +427,7 @@ WRONG_LISTINGS: dict[type[Right], set[Rule[StoreFixture]]] = {
         i.a_swept_entry_leaves_the_listing,
     },
     ListsWhatNobodyOwns: {
+        b.writes_together_change_the_listings,
         i.an_owner_sees_no_entry_of_others,
         i.replace_without_an_owner_ends_the_listing,
         i.a_deleted_entry_leaves_the_listing,
@@ -425,6 +435,7 @@ WRONG_LISTINGS: dict[type[Right], set[Rule[StoreFixture]]] = {
         i.a_swept_entry_leaves_the_listing,
     },
     AddsAPlaceWithEachWrite: {
+        b.writes_together_change_the_listings,
         i.an_owned_entry_is_listed_at_once,
         i.a_refused_write_changes_no_owner,  # it has been replaced before
         i.replace_keeps_the_place_of_an_entry,
@@ -448,17 +459,20 @@ WRONG_LISTINGS: dict[type[Right], set[Rule[StoreFixture]]] = {
         i.at_time_0_all_that_is_stored_is_listed,
         i.count_owned_misses_no_entry,
     },
-    ListsCopies: {i.a_swept_entry_leaves_the_listing},
+    ListsCopies: {b.writes_together_change_the_listings, i.a_swept_entry_leaves_the_listing},
     CountsCreates: {i.replace_gives_an_entry_to_its_new_owner},
     CountsWrites: {i.replace_keeps_the_place_of_an_entry, i.each_write_sets_how_long_an_entry_is_listed},
+    CountsUpToWhatIsAskedFor: {i.count_owned_says_that_there_are_more_than_asked_for},
     CachesTheCount: {i.count_owned_misses_no_entry},
     ChangesAListInTwoSteps: {
+        b.writes_together_change_the_listings,
         i.parallel_creates_of_one_owner_lose_none,
         i.creating_and_deleting_commute,
         i.a_cancelled_write_leaves_no_entry_unlisted,
     },
     ListsAfterwards: {i.a_cancelled_write_leaves_no_entry_unlisted},
     ListsInItsProcess: {
+        b.writes_together_change_the_listings,
         i.parallel_creates_of_one_owner_lose_none,
         i.of_parallel_writers_the_winner_owns,
         i.one_connection_lists_what_another_writes,

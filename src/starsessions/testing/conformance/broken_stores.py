@@ -13,8 +13,10 @@ from uuid import uuid4
 from anyio.lowlevel import checkpoint
 
 from starsessions.stores.base import Conflict, Entry, Owner, Store, Version
+from starsessions.testing.conformance import batching_rules as b
 from starsessions.testing.conformance import indexing_rules as i
 from starsessions.testing.conformance import store_rules as r
+from starsessions.testing.conformance.broken_batches import WRONG_BATCHES
 from starsessions.testing.conformance.broken_listings import WRONG_LISTINGS
 from starsessions.testing.conformance.checks import LIFE
 from starsessions.testing.conformance.contract import Rule
@@ -535,6 +537,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         i.what_a_parallel_delete_removed_is_in_no_listing,
     },
     ChecksThenDeletes: {
+        b.of_a_parallel_batch_and_delete_one_wins,
         r.of_parallel_deletes_one_removes,
         r.of_a_parallel_replace_and_delete_one_wins,
     },
@@ -577,12 +580,14 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         i.of_parallel_writers_the_winner_owns,
     },
     ReadsWhatIsOver: {
+        b.writes_together_go_by_the_deadlines,
         r.an_entry_expires_exactly_at_its_deadline,
         r.each_write_sets_the_deadline,
         r.a_write_with_a_deadline_that_has_passed_leaves_nothing,
         r.the_version_of_an_expired_entry_is_refused,
     },
     LivesASecondTooLong: SWEEPS
+    | {b.writes_together_go_by_the_deadlines}
     | {
         r.an_entry_expires_exactly_at_its_deadline,
         r.each_write_sets_the_deadline,
@@ -607,6 +612,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
     },
     # All rules that compare a deadline, or need a key to be free at its deadline.
     RoundsUpToMinutes: SWEEPS
+    | {b.writes_together_go_by_the_deadlines}
     | REFUSALS_THAT_CARRY - {r.a_value_is_immutable_bytes, r.writers_that_retry_lose_no_update}
     | {
         r.get_returns_what_create_has_stored,
@@ -639,6 +645,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.each_write_sets_the_deadline,
     },
     DeletesWithoutAVersion: {
+        b.of_a_parallel_batch_and_delete_one_wins,
         r.the_version_of_an_expired_entry_is_refused,
         r.a_version_that_the_key_never_had_is_refused,
         r.delete_with_an_older_version_is_refused,
@@ -710,6 +717,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
     DeletesAndLeavesTheIndex: {r.sweep_removes_expired_entries_only},
     RenewsAndLeavesTheIndex: {r.sweep_goes_by_the_latest_deadline},
     **WRONG_LISTINGS,
+    **WRONG_BATCHES,
 }
 
 

@@ -37,6 +37,9 @@ _Work = Callable[[], Coroutine[Any, Any, Any]]
 MANY = 130
 """More than the usual size of a batch."""
 
+MOST_COUNTED = 1000
+"""More than the entries of any owner in these rules."""
+
 
 # Listing
 
@@ -77,7 +80,7 @@ async def owner_names_are_compared_whole_and_with_case(place: StoreFixture) -> N
         await store.create(f"key-{n}", b"value", expires_at=now + LIFE, now=now, owner=Owner(name, now))
     for n, name in enumerate(names):
         assert await _keys(store, name, now) == [f"key-{n}"], f"{name} has the entries of another owner"
-        counted = await store.count_owned(name, now=now)
+        counted = await store.count_owned(name, most=MOST_COUNTED, now=now)
         assert counted == 1, f"count_owned returned {counted} for the one entry of {name}"
 
 
@@ -170,7 +173,7 @@ async def an_owner_may_have_many_entries(place: StoreFixture) -> None:
     for limit in (50, 2 * MANY):
         keys = await _keys(store, "owner", now, limit)
         assert keys == wanted, f"pages of {limit} have {len(set(keys))} of {MANY} entries"
-    counted = await store.count_owned("owner", now=now)
+    counted = await store.count_owned("owner", most=MOST_COUNTED, now=now)
     assert counted == MANY, f"count_owned returned {counted} for {MANY} entries"
 
 
@@ -192,7 +195,7 @@ async def replace_keeps_the_place_of_an_entry(place: StoreFixture) -> None:
         )
     keys = await _keys(store, "owner", now)
     assert keys == ["key-2", "key-1", "key-0"], f"after a replace, the listing is {keys}"
-    counted = await store.count_owned("owner", now=now)
+    counted = await store.count_owned("owner", most=MOST_COUNTED, now=now)
     assert counted == 3, f"count_owned returned {counted} for 3 entries, one of which was replaced twice"
     await store.replace("key-0", b"value", versions[0], expires_at=now + LIFE, now=now, owner=Owner("owner", now + 9))
     keys = await _keys(store, "owner", now)
@@ -210,7 +213,7 @@ async def replace_gives_an_entry_to_its_new_owner(place: StoreFixture) -> None:
     await store.replace("unowned", b"new", unowned, expires_at=now + LIFE, now=now, owner=to_bob)
     assert await _keys(store, "alice", now) == [], "an entry is in the listing of its former owner"
     assert await _keys(store, "bob", now) == ["unowned", "of-alice"], "an entry is not listed by its new owner"
-    counted = await store.count_owned("bob", now=now)
+    counted = await store.count_owned("bob", most=MOST_COUNTED, now=now)
     assert counted == 2, f"count_owned returned {counted} for 2 entries that the owner was given"
     await store.replace("of-alice", b"back", of_bob, expires_at=now + LIFE, now=now, owner=Owner("alice", now))
     assert await _keys(store, "alice", now) == ["of-alice"], "an entry that came back is not listed by its owner"
@@ -288,7 +291,7 @@ async def each_write_sets_how_long_an_entry_is_listed(place: StoreFixture) -> No
     for life in (2 * LIFE, 3 * LIFE, 100 * LIFE, 10**9):
         version = await store.replace("key", b"value", version, expires_at=now + life, now=now, owner=owner)
         assert await _keys(store, "owner", now + life - 1) == ["key"], "an entry that was extended is not listed"
-        counted = await store.count_owned("owner", now=now + life - 1)
+        counted = await store.count_owned("owner", most=MOST_COUNTED, now=now + life - 1)
         assert counted == 1, f"count_owned returned {counted} for an entry that was extended"
     await store.replace("key", b"value", version, expires_at=now + LIFE, now=now, owner=owner)
     assert await _keys(store, "owner", now + LIFE) == [], "an entry is listed at the deadline of its latest write"
@@ -303,12 +306,12 @@ async def at_time_0_all_that_is_stored_is_listed(place: StoreFixture) -> None:
     assert await _keys(store, "owner", fast) == ["lives"], "the listing has not exactly what has not expired"
     await store.create("fast", b"value", expires_at=fast + LIFE, now=fast, owner=Owner("owner", fast))
     await store.delete("fast", now=fast)
-    await store.count_owned("owner", now=fast)
+    await store.count_owned("owner", most=MOST_COUNTED, now=fast)
     found = [key for key in ("short", "medium", "lives") if await store.get(key, now=0) is not None]
     assert "lives" in found, "an entry that has not expired by any clock is missing"
     keys = await _keys(store, "owner", 0)
     assert sorted(keys) == sorted(found), f"with now=0, {found} are found by their keys, but {keys} are listed"
-    counted = await store.count_owned("owner", now=0)
+    counted = await store.count_owned("owner", most=MOST_COUNTED, now=0)
     assert counted >= len(found), f"count_owned returned {counted} for {len(found)} entries"
 
 
@@ -316,17 +319,31 @@ async def at_time_0_all_that_is_stored_is_listed(place: StoreFixture) -> None:
 async def count_owned_misses_no_entry(place: StoreFixture) -> None:
     """`count_owned` counts each entry once. It may count those that were deleted or expired as well."""
     store, now = await _indexing(place), place.now
-    counted = await store.count_owned("owner", now=now)
+    counted = await store.count_owned("owner", most=MOST_COUNTED, now=now)
     assert counted == 0, f"count_owned returned {counted} for an owner who never had an entry"
     for n in range(5):
         life = LIFE if n < 2 else 2 * LIFE
         await store.create(f"key-{n}", b"value", expires_at=now + life, now=now, owner=Owner("owner", now + n))
-        counted = await store.count_owned("owner", now=now)
+        counted = await store.count_owned("owner", most=MOST_COUNTED, now=now)
         assert counted == n + 1, f"count_owned returned {counted} for {n + 1} entries"
     await store.delete("key-4", now=now)
     for then, live in ((now, 4), (now + LIFE, 2)):
-        counted = await store.count_owned("owner", now=then)
+        counted = await store.count_owned("owner", most=MOST_COUNTED, now=then)
         assert live <= counted <= 5, f"count_owned returned {counted} for {live} entries, and at most 5 at any time"
+
+
+@INDEXING.rule("owners")
+async def count_owned_says_that_there_are_more_than_asked_for(place: StoreFixture) -> None:
+    """`count_owned` returns more than `most` if an owner has more entries, and the number of them otherwise."""
+    store, now = await _indexing(place), place.now
+    for n in range(7):
+        await store.create(f"key-{n}", b"value", expires_at=now + LIFE, now=now, owner=Owner("owner", now + n))
+    for most in (1, 5, 6):
+        counted = await store.count_owned("owner", most=most, now=now)
+        assert counted > most, f"count_owned returned {counted} for 7 entries, which are more than {most}"
+    for most in (7, 8):
+        counted = await store.count_owned("owner", most=most, now=now)
+        assert counted == 7, f"count_owned returned {counted} for 7 entries, which are not more than {most}"
 
 
 # Concurrency
@@ -347,7 +364,7 @@ async def parallel_creates_of_one_owner_lose_none(place: StoreFixture) -> None:
         wanted = [f"{n}-{m:02}" for m in reversed(range(AT_ONCE))]
         keys = await _keys(stores[1], name, now)
         assert keys == wanted, f"of {AT_ONCE} entries that were created concurrently, {len(keys)} are listed"
-        counted = await stores[2].count_owned(name, now=now)
+        counted = await stores[2].count_owned(name, most=MOST_COUNTED, now=now)
         assert counted == AT_ONCE, f"count_owned returned {counted} for {AT_ONCE} entries"
 
 
@@ -443,7 +460,9 @@ async def one_connection_lists_what_another_writes(place: StoreFixture) -> None:
     one, other, now = await _indexing(place), await _indexing(place), place.now
     version = await one.create("key", b"first", expires_at=now + LIFE, now=now, owner=Owner("alice", now))
     assert await _keys(other, "alice", now) == ["key"], "an entry of another connection is not listed"
-    assert await other.count_owned("alice", now=now) == 1, "an entry of another connection is not counted"
+    assert await other.count_owned("alice", most=MOST_COUNTED, now=now) == 1, (
+        "an entry of another connection is not counted"
+    )
     version = await other.replace("key", b"next", version, expires_at=now + LIFE, now=now, owner=Owner("bob", now))
     assert await _keys(one, "alice", now) == [], "an entry is listed, though another connection gave it away"
     [(_, entry)] = await _all(one, "bob", now)
@@ -459,7 +478,9 @@ async def another_storage_has_listings_of_its_own(place: StoreFixture) -> None:
         here, there, now = await _indexing(place), await _indexing(elsewhere), place.now
         await there.create("key", b"theirs", expires_at=now + LIFE, now=now, owner=Owner("owner", now))
         assert await _keys(here, "owner", now) == [], "the listing has an entry of another storage"
-        assert await here.count_owned("owner", now=now) == 0, "an entry of another storage is counted"
+        assert await here.count_owned("owner", most=MOST_COUNTED, now=now) == 0, (
+            "an entry of another storage is counted"
+        )
         await here.create("key", b"ours", expires_at=now + LIFE, now=now, owner=Owner("owner", now))
         await here.delete("key", now=now)
         assert await _keys(there, "owner", now) == ["key"], "an entry is missing, though another storage's was deleted"
@@ -476,7 +497,7 @@ async def listings_outlive_their_connections(place: StoreFixture) -> None:
 
     store = await _indexing(place)
     assert await _keys(store, "owner", now) == ["key"], "the listing is another one after reconnecting"
-    assert await store.count_owned("owner", now=now) >= 1, "the count is too low after reconnecting"
+    assert await store.count_owned("owner", most=MOST_COUNTED, now=now) >= 1, "the count is too low after reconnecting"
 
 
 # Sweeping

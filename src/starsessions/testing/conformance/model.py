@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from starsessions.backends.adapter import adapt
-from starsessions.backends.server_side import MOMENT
+from starsessions.backends.together import MOMENT
 from starsessions.session import Session
 from starsessions.testing.clock import Clock
 from starsessions.testing.conformance.app import Act, Answer, Site

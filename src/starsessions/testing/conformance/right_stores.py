@@ -1,6 +1,6 @@
 """A correct store in a dict, from which the broken ones are made, and some that are correct but unusual."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -8,7 +8,18 @@ from uuid import uuid4
 from anyio import Lock
 from anyio.lowlevel import checkpoint
 
-from starsessions.stores.base import Conflict, Cursor, Entry, Owner, Page, Version
+from starsessions.stores.base import (
+    BatchConflict,
+    Conflict,
+    Creation,
+    Cursor,
+    Deletion,
+    Entry,
+    Owner,
+    Page,
+    Version,
+    Write,
+)
 from starsessions.stores.listed import ListedStore
 
 
@@ -103,8 +114,36 @@ class Right:
         entries = [(key, entry) for key, entry in found if entry is not None]
         return Page(entries, left[limit - 1] if len(left) > limit else None)
 
-    async def count_owned(self, name: str, *, now: int) -> int:
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
         return len(self.owned(name, now))
+
+    async def write_together(self, writes: Sequence[Write], *, now: int, topics: Sequence[str] = ()) -> Any:
+        self.check_all(writes, now)
+        return [self.carry_out(write) for write in writes]
+
+    def check_all(self, writes: Sequence[Write], now: int) -> None:
+        for index, write in enumerate(writes):
+            current = self.there(write.key, now)
+            expect = None if isinstance(write, Creation) else write.version
+            if (current.version if current else None) != expect:
+                raise self.refuse(index, writes, current)
+
+    def there(self, key: str, now: int) -> Entry | None:
+        return Right.live(self, key, now)
+
+    def refuse(self, index: int, writes: Sequence[Write], current: Entry | None) -> BatchConflict:
+        return BatchConflict(index, current)
+
+    def carry_out(self, write: Write) -> Version | None:
+        """Carry out one of several writes, which was checked."""
+        if isinstance(write, Deletion):
+            self.entries.pop(write.key, None)
+            self.entries.owners.pop(write.key, None)
+            return None
+        version = Right.new_version(self, write.key, write.value, 0)
+        self.entries[write.key] = Entry(write.value, write.expires_at, version)
+        Right.own(self, write.key, write.owner)
+        return version
 
     def has_expired(self, key: str, now: int) -> bool:
         return not self.is_live(self.entries[key], now)
@@ -175,6 +214,9 @@ class Waits(Right):
     async def count_owned(self, *args: Any, **instants: Any) -> Any:
         return await self._alone(super().count_owned, *args, **instants)
 
+    async def write_together(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().write_together, *args, **instants)
+
 
 class ListsWithGaps(Right):
     """Deleted entries keep their places for a while, so that pages are short or empty, and counts too high."""
@@ -197,7 +239,7 @@ class EndsWithAnEmptyPage(Right):
 
 
 class KeepsListsBesideEntries(ListedStore):
-    """A store of four methods, to which the library has added the power to list by owner."""
+    """A store of four methods, to which the library has added the power to list by owner. It declines `batches`."""
 
     def __init__(self, entries: Entries) -> None:
         super().__init__(Right(entries))

@@ -1,0 +1,143 @@
+"""Several writes at once in Redis: what is announced with them, what a Cluster does, and a reply that is lost."""
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from redis import exceptions
+from redis.asyncio import Redis, RedisCluster
+
+from starsessions.exceptions import BackendUnavailable
+from starsessions.stores.base import BatchConflict, Creation, Deletion, Owner, Replacement
+from starsessions.stores.redis.commands import Commands
+from starsessions.stores.redis.store import RedisStore
+from tests.servers.process import Address
+
+pytestmark = pytest.mark.anyio
+
+NOW, LATER = 1_800_000_000, 1_800_001_000
+ANN = Owner("ann", 5)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def closing() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+Open = Callable[[Any], RedisStore]
+
+
+@pytest.fixture
+def open_store(closing: AsyncExitStack) -> Open:
+    prefix = f"{secrets.token_hex(8)}:"
+
+    def open_store(server: Any) -> RedisStore:
+        store = RedisStore(server, prefix, timeout=30)
+        closing.push_async_callback(store.aclose)
+        return store
+
+    return open_store
+
+
+@pytest.fixture
+def store(redis_server: Address, open_store: Open) -> RedisStore:
+    return open_store(redis_server.url)
+
+
+@pytest.fixture
+def loses(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Lose the reply to the next script, and do something before it is sent again."""
+    run = Commands._run_once
+
+    def lose(meanwhile: Any = None) -> None:
+        replies: list[Any] = []
+
+        async def run_once(self: Commands, *what: Any) -> Any:
+            replies.append(await run(self, *what))
+            if len(replies) > 1:
+                return replies[-1]
+            if meanwhile is not None:
+                await meanwhile()
+            raise exceptions.ConnectionError
+
+        monkeypatch.setattr(Commands, "_run_once", run_once)
+
+    return lose
+
+
+async def test_what_is_written_at_once_is_announced_to_other_processes(
+    store: RedisStore, redis_server: Address, open_store: Open
+) -> None:
+    async with open_store(redis_server.url).listen() as heard:
+        await store.write_together([Creation("a", b"1", LATER)], now=NOW, topics=["a", "b"])
+        with pytest.raises(BatchConflict):
+            await store.write_together([Creation("a", b"1", LATER)], now=NOW, topics=["c"])
+        await store.write_together([Creation("d", b"1", LATER)], now=NOW, topics=["d"])
+        assert [await anext(heard), await anext(heard)] == [["a", "b"], ["d"]]
+
+
+async def test_a_cluster_writes_nothing_at_once(redis_cluster: Address, open_store: Open) -> None:
+    store = open_store(lambda: RedisCluster.from_url(redis_cluster.url))
+    assert await store.write_together([Creation("a", b"1", LATER)], now=NOW) is None
+    assert await store.get("a", now=NOW) is None
+
+
+async def test_a_cluster_behind_an_ordinary_client_is_found_out(redis_with_slots: Address, open_store: Open) -> None:
+    store = open_store(redis_with_slots.url)
+    writes = [Creation(key, b"1", LATER, ANN) for key in "ab"]
+    for _ in range(2):
+        assert await store.write_together(writes, now=NOW) is None
+    assert [await store.get(key, now=NOW) for key in "ab"] == [None, None]
+
+
+async def test_a_listing_of_another_type_refuses_all(redis_server: Address, open_store: Open) -> None:
+    store = open_store(redis_server.url)
+    async with Redis.from_url(redis_server.url) as client:
+        await client.set(store._prefix + b"{ann}", b"no listing")
+        writes = [Creation("a", b"1", LATER), Creation("b", b"1", LATER, ANN)]
+        with pytest.raises(BackendUnavailable):
+            await store.write_together(writes, now=NOW)
+        assert [await store.get(key, now=NOW) for key in "ab"] == [None, None]
+        await client.delete(store._prefix + b"{ann}")
+
+
+async def test_a_batch_whose_reply_was_lost_is_not_carried_out_twice(store: RedisStore, loses: Any) -> None:
+    version = await store.create("a", b"1", expires_at=LATER, now=NOW)
+    await store.get("a", now=NOW)
+    loses()
+    written = await store.write_together(
+        [Replacement("a", b"2", version, LATER), Creation("b", b"3", LATER, ANN)], now=NOW
+    )
+    assert written is not None
+    entries = [await store.get(key, now=NOW) for key in "ab"]
+    assert [entry and (entry.value, entry.version) for entry in entries] == [(b"2", written[0]), (b"3", written[1])]
+
+
+async def test_a_deletion_whose_reply_was_lost_is_done(store: RedisStore, loses: Any) -> None:
+    version = await store.create("a", b"1", expires_at=LATER, now=NOW)
+    loses()
+    assert await store.write_together([Deletion("a", version)], now=NOW) == [None]
+
+
+async def test_a_batch_whose_reply_was_lost_is_in_doubt_once_another_write_has_followed(
+    store: RedisStore, loses: Any, redis_server: Address
+) -> None:
+    versions = [await store.create(key, b"1", expires_at=LATER, now=NOW) for key in "ab"]
+
+    async def change() -> None:
+        async with Redis.from_url(redis_server.url) as client:
+            await client.delete(store._prefix + b"a")
+
+    works: Sequence[Any] = ([Replacement("a", b"2", versions[0], LATER)], [Deletion(key, 1) for key in "cd"])
+    for writes in (works[0], [Deletion("b", versions[1]), Creation("e", b"", LATER)]):
+        loses(change)
+        with pytest.raises(BackendUnavailable, match="its result is unknown"):
+            await store.write_together(writes, now=NOW)
