@@ -12,6 +12,7 @@ from anyio import create_memory_object_stream, sleep_forever
 from starsessions.backends.bus import spawn
 from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.announce import InProcess
+from starsessions.stores.base import Announcing
 from starsessions.testing.conformance import announcing_rules as a
 from starsessions.testing.conformance.contract import Rule
 from starsessions.testing.conformance.fixtures import StoreFixture
@@ -110,7 +111,7 @@ class AnnouncesInItsProcess(EndsWithItsConnection):
 
     def __init__(self, entries: Entries) -> None:
         super().__init__(entries)
-        self.announcer = InProcess(reaches_all=True)
+        self.announcer: Announcing = InProcess(reaches_all=True)
 
     async def until_closed(self, announced: Topics) -> Topics:
         async for topics in super().until_closed(announced):
@@ -242,7 +243,7 @@ class LeavesATask(Right):
 class IsDeafOnceClosed(Right):
     """`close` cancels the task that reads, and the listeners wait for it for ever."""
 
-    is_closed = False
+    is_closed: bool = False
 
     async def __aenter__(self) -> Self:
         return self

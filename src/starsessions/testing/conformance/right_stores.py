@@ -217,13 +217,13 @@ class HearsItsConnectionOnly(Right):
 
     def __init__(self, entries: Entries) -> None:
         super().__init__(entries)
-        self.announcer = InProcess(reaches_all=False)
+        self.announcer: Announcing = InProcess(reaches_all=False)
 
 
 class EndsWithItsConnection(Right):
     """Those who listen end when the connection is closed."""
 
-    is_closed = False
+    is_closed: bool = False
 
     async def __aenter__(self) -> Self:
         return self
