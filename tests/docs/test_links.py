@@ -84,13 +84,14 @@ def test_a_guide_begins_with_code_or_a_table(page: Path) -> None:
 LONGER = {
     "guides/data/typed.md",
     "guides/front-ends/csrf.md",
+    "guides/front-ends/open-streams.md",
     "guides/front-ends/websockets.md",
     "guides/production/proxy.md",
     "guides/production/sizes.md",
     "guides/users/callbacks.md",
     "guides/users/provider-logout.md",
 }
-"""Variants of an application, defences, kinds of endpoints, four proxies, measurements, three ways, a whole round."""
+"""Variants of an application, defences, endpoints and streams, four proxies, measurements, three ways, a round."""
 
 
 @rows("page", GUIDES, ids=name_of)

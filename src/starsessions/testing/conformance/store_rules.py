@@ -12,6 +12,7 @@ from anyio import create_task_group
 from anyio.lowlevel import checkpoint
 
 from starsessions.stores.base import Conflict, Entry, Store, Sweeping, Version
+from starsessions.testing.conformance.announcing_rules import ANNOUNCING
 from starsessions.testing.conformance.batching_rules import BATCHING
 from starsessions.testing.conformance.checks import (
     ALPHABET,
@@ -601,6 +602,7 @@ async def parallel_sweeps_count_each_entry_once(place: StoreFixture) -> None:
 # Listing the entries of an owner
 
 STORE.include(INDEXING)
+STORE.include(ANNOUNCING)
 
 
 # Several writes at once
