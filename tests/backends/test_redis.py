@@ -244,7 +244,9 @@ class TestRoundTrips:
     async def site(self, server: RedisServer, clock: Clock, closing: AsyncExitStack) -> Site:
         self.backend = RedisBackend(server.url, secrets.token_hex(4))
         await closing.enter_async_context(self.backend.lifespan())
-        site = Site(backend=self.backend, clock=clock, autoload=True)
+        site, ended = Site(backend=self.backend, clock=clock, autoload=True), Browser()
+        for act in (lambda session: session.update(a=1), lambda session: session.flush()):
+            await site.visit(act, ended)  # the server learns the scripts
         await site.visit(lambda session: session.update(a=1))
         return site
 

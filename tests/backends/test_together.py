@@ -7,15 +7,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from starsessions import CookieBackend, MissReason
 from starsessions.backends.base import Conflict, IdInUse
 from starsessions.backends.server_side import StoreBackend
+from starsessions.backends.together import Move
 from starsessions.backends.user_index import PENDING, Overtaken, PendingSignIn, UserIndex
 from starsessions.core.record import Found, Identity, Record
 from starsessions.stores.base import Creation, Deletion, Replacement, Write
 from starsessions.stores.memory import MemoryStore
 from tests.rows import rows
+from tests.shell.people import OneByOne
 from tests.site import KEY
 
 pytestmark = pytest.mark.anyio
@@ -167,6 +170,22 @@ async def test_a_store_that_says_that_it_cannot_is_not_asked_again() -> None:
     assert store.asked == 1
 
 
+@rows("before", [ANONYMOUS, of(handle="old")])
+async def test_step_by_step_a_session_that_has_changed_is_not_moved_either(before: Record) -> None:
+    backend = StoreBackend(OneByOne(MemoryStore()))
+    found, pending = await begun(backend, before)
+    changed = replace(before, payload=b"\x81\xa4cart\x02")
+    await backend.replace(found, changed, END, NOW)
+    for one in (pending, None):
+        with pytest.raises(Conflict) as conflict:
+            await backend.rotate(found, of(), "after" if one else "other", END, NOW, pending=one)
+        assert conflict.value.current is not None
+        assert conflict.value.current.record.payload == changed.payload
+    assert [await payload_of(backend, one) for one in ("after", "other")] == [MissReason.UNKNOWN] * 2
+    await backend.rotate(conflict.value.current, of(), "after", END, NOW, pending=pending)
+    assert await payload_of(backend, "after") == b"\x80"
+
+
 # Cookies
 
 
@@ -237,6 +256,17 @@ async def test_a_rotation_of_a_sign_in_that_is_ended_meanwhile_is_a_conflict() -
     assert (await index.page("ann", 10, NOW))[0] == []
 
 
+async def test_step_by_step_a_sign_in_is_rotated_and_replaced_as_well() -> None:
+    backend = CookieBackend(KEY, revocations=OneByOne(MemoryStore()))
+    found, index = await signed_in(backend)
+    rotated = await backend.rotate(found, found.record, "", END, NOW)
+    renewed = await backend.rotate(rotated, of(), "", END, NOW, pending=await begin_again(backend, index))
+    opened = [await backend.fetch(one.token, NOW) for one in (found, rotated, renewed)]
+    assert [isinstance(one, Found) for one in opened] == [False, False, True]
+
+
 def test_what_debuggers_print_of_a_write_shows_nothing_of_it() -> None:
+    move = Move(Found("token", of()), "key", of(), END, NOW, 0, None)
+    assert repr(move) == "<Move>"
     writes = [Creation("key", b"value", 1), Replacement("key", b"value", 1, 2), Deletion("key", 1)]
     assert [repr(one) for one in writes] == ["<Creation>", "<Replacement>", "<Deletion>"]

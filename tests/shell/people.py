@@ -64,6 +64,14 @@ class Recorded(MemoryStore):
         return await super().count_owned(name, most=most, now=now)
 
 
+class OneByOne:
+    """A store that cannot carry out several writes at once."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.get, self.create, self.replace, self.delete = store.get, store.create, store.replace, store.delete
+        self.list_owned, self.count_owned = store.list_owned, store.count_owned
+
+
 def sign_in(user: str = "ann", **how: Any) -> Callable[[Session], Any]:
     async def act(session: Session) -> None:
         await users.sign_in(session, user, **how)

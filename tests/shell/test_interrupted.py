@@ -21,7 +21,7 @@ from starsessions.stores.base import Entry, Page, Write
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from tests.rows import rows
-from tests.shell.people import sign_in
+from tests.shell.people import OneByOne, sign_in
 from tests.site import KEY, Browser, Clock, Site
 
 pytestmark = pytest.mark.anyio
@@ -92,14 +92,6 @@ class Fragile(MemoryStore):
     async def count_owned(self, name: str, *, most: int, now: int) -> int:
         count: int = await self._call(super().count_owned(name, most=most, now=now))
         return count
-
-
-class OneByOne:
-    """A store that cannot carry out several writes at once."""
-
-    def __init__(self, store: Fragile) -> None:
-        self.get, self.create, self.replace, self.delete = store.get, store.create, store.replace, store.delete
-        self.list_owned, self.count_owned = store.list_owned, store.count_owned
 
 
 class FourVerbs:

@@ -27,7 +27,7 @@ from starsessions.stores.memory import MemoryStore
 from starsessions.testing.conformance.interleaving import Schedule, step
 from starsessions.users import UserSessions
 from tests.rows import rows
-from tests.shell.people import sign_in
+from tests.shell.people import OneByOne, sign_in
 from tests.site import KEY, Browser, Clock, Site
 
 # What is shown is in the order of the calls to the store, which is the same on either loop.
@@ -87,6 +87,8 @@ class Watched(MemoryStore):
 KINDS: dict[str, Callable[[MemoryStore, Clock], SessionBackend]] = {
     "stored": lambda store, clock: StoreBackend(store, clock=clock),
     "sealed": lambda store, clock: CookieBackend(KEY, revocations=store, clock=clock),
+    "stored one by one": lambda store, clock: StoreBackend(OneByOne(store), clock=clock),
+    "sealed one by one": lambda store, clock: CookieBackend(KEY, revocations=OneByOne(store), clock=clock),
 }
 
 

@@ -2,19 +2,23 @@
 
 Nothing above the store keeps a list. So there is nothing to bring up to date after a change, and nothing that can
 disagree with the sessions when a process dies. Two promises follow: a live session is in the listing of its owner, and
-what was deleted opens nothing. This is each operation, as calls to the store, and what a crash after each call leaves:
+what was deleted opens nothing. This is each operation, as calls to the store, and what a crash after each call leaves.
+Where the store is `Batching`, steps that are marked with * are one call, and a crash leaves all of them or none; the
+announcement is part of it. (`together.py` has both ways. A refused batch is done step by step, which finds out why.)
 
 * **Sign in.** (1) Create a *pending* entry under the new key: it has an identity, no data, and an hour to live. At the
-  same time, read the epochs, and count. *A place that is taken for a minute.* (2) When the session is saved,
+  same time, read the epochs, and count. *A place that is taken for a minute.* (2*) When the session is saved,
   replace the pending entry by its version; at the same time, read the epochs again, and count. *The new session is
   listed; if the response is lost, no one knows its id. The session before is intact.* Whatever has ended the pending
   entry meanwhile (end all, an eviction, a sign-out in the same request) has made step 2 a conflict: the sign-in was
   overtaken. So it is if the handler takes an hour, since nothing would find it after that. If an epoch has changed,
-  delete what was written. (3) Put a pointer in the place of the session before. *Done.* If that one has changed
-  meanwhile, make the entry pending again, and save the merged session.
+  delete what was written. (3*) Put a pointer in the place of the session before. *Done.* If that one has changed
+  meanwhile, make the entry pending again, and save the merged session. In a batch, the entry is still pending then. If
+  it is overtaken once the pointer is there, an anonymous session is put back. *If not: that session is lost.*
 * **Sign out, end one.** Delete the entry by its version. If it has become a pointer, because of a rotation, follow it.
-* **Rotate.** (1) Create the entry under the new key. *The session is listed twice under one handle; no one knows the
-  new id.* (2) Replace the old entry by a pointer, which has no owner. If that fails, delete the new entry.
+* **Rotate.** (1*) Create the entry under the new key, for a minute. *The session is listed twice under one handle; no
+  one knows the new id.* (2*) Replace the old entry by a pointer, which has no owner. If that fails, delete the new
+  entry. (3) Let the new entry live as long as its session: not needed in a batch. *The session ends after a minute.*
   A signed or encrypted cookie has one entry for its sign-in. It is replaced, with the next generation.
 * **Evict.** After step 2 of a sign-in, and only if the count is above the maximum: list, and end the oldest. *Some are
   left, and the next sign-in ends them.* A sign-in that fails evicts nothing.
