@@ -15,6 +15,7 @@ from redis.asyncio import Redis, RedisCluster, Sentinel
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.stores.base import Conflict, Owner
 from starsessions.stores.redis.store import RedisStore
+from tests.backends.proxy import proxy
 from tests.rows import rows
 from tests.servers import redis as servers
 from tests.servers.redis import RedisServer
@@ -309,3 +310,39 @@ async def test_writes_follow_a_slot_that_moves(cluster: servers.RedisCluster, in
             await asyncio.to_thread(cluster.move, f"{prefix}{key}", cluster.nodes[n % 3])
         assert await store.delete("key", version, now=NOW) is True
     assert await store.get("key", now=0) is None
+
+
+async def test_writes_follow_a_key_whose_slot_is_about_to_move(
+    cluster: servers.RedisCluster, in_parts: tuple[RedisStore, str]
+) -> None:
+    store, prefix = in_parts
+    of = cluster.primary_of(f"{prefix}key")
+    to = next(node for node in cluster.nodes[:3] if node is not of)
+    slot = of.ask("CLUSTER", "KEYSLOT", f"{prefix}key")
+    to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", of.ask("CLUSTER", "MYID"))
+    of.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", to.ask("CLUSTER", "MYID"))
+    with replica_of(cluster, to).paused():
+        await not_confirmed(signed_in(store, "key"))  # `to` has it
+    assert await store.delete("key", now=NOW) is True
+    await asyncio.to_thread(cluster.move, f"{prefix}key", to)
+
+
+async def test_a_node_that_always_refuses_is_asked_a_limited_number_of_times(cluster: servers.RedisCluster) -> None:
+    class Misled(RedisCluster):
+        def get_node_from_key(self, key: str, replica: bool = False) -> Any:
+            right = super().get_node_from_key(key, replica)
+            return next(node for node in self.get_primaries() if node.port != right.port)
+
+    async with Misled.from_url(cluster.url) as client:
+        store = RedisStore(client, "replicas:", timeout=30, wait_for_replicas=1)
+        with pytest.raises(BackendUnavailable, match=r"^The store failed: MovedError\.$"):
+            await store.delete("key", now=NOW)
+
+
+async def test_a_write_whose_reply_was_lost_is_sent_again(pair: Pair) -> None:
+    async with proxy(pair[0].port) as between, Redis.from_url(between.url) as client:
+        store = RedisStore(client, "replicas:", timeout=30, wait_for_replicas=1)
+        version = await signed_in(store, "key")
+        between.lose_replies = 1
+        assert await store.delete("key", version, now=NOW) is True
+        assert between.lose_replies == 0

@@ -162,8 +162,8 @@ async def _piped(driver: _Driver, client: Any, _: bytes, *commands: tuple[Any, .
 class _ToOneNode:
     """Send commands together to the node of a Cluster that has a key.
 
-    The client itself would send a command that was redirected alone. So commands which that node refuses are sent
-    together once more, after a single command by which the client has learned where the key is.
+    The client itself would send a command that was redirected alone. So commands that it refuses are sent together
+    again: where it says, or after a single command by which the client has learned where the key is.
     """
 
     def __init__(self, driver: _Driver, client: Any) -> None:
@@ -171,13 +171,12 @@ class _ToOneNode:
 
         self._driver = driver
         self._client = client
+        self._ask = exceptions.AskError
         self._moved = (
-            exceptions.AskError,
             exceptions.ClusterDownError,
             exceptions.ConnectionError,
             exceptions.MovedError,
             exceptions.TimeoutError,
-            exceptions.TryAgainError,
         )
 
     async def send(self, key: bytes, *commands: tuple[Any, ...]) -> list[Any]:
@@ -191,14 +190,24 @@ class _ToOneNode:
         return await self._once(key, commands)
 
     async def _once(self, key: bytes, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
-        from redis.client import NEVER_DECODE
-
         with self._driver:
             await self._client.initialize()
-            node, pipeline = self._client.get_node_from_key(key), self._client.pipeline()
-            for command in commands:
-                pipeline.execute_command(*command, target_nodes=node, **{NEVER_DECODE: True})
-            return _without_refusals(await pipeline.execute(raise_on_error=False, allow_redirections=False))
+            try:
+                return await self._piped(self._client.get_node_from_key(key), commands)
+            except self._moved:  # one of them is a kind of the next
+                raise
+            except self._ask as said:  # its slot is about to move, and the key is there already
+                node = self._client.get_node(said.host, said.port)
+            pairs = [one for command in commands for one in (("ASKING",), command)]
+            return (await self._piped(node, pairs))[1::2]
+
+    async def _piped(self, node: Any, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+        from redis.client import NEVER_DECODE
+
+        pipeline = self._client.pipeline()
+        for command in commands:
+            pipeline.execute_command(*command, target_nodes=node, **{NEVER_DECODE: True})
+        return _without_refusals(await pipeline.execute(raise_on_error=False, allow_redirections=False))
 
 
 class _Pooled:
