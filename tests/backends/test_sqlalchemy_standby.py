@@ -67,14 +67,6 @@ def follows(pair: Pair) -> None:
     standby.wait_until(lambda: standby.ask(f"SELECT pg_last_wal_replay_lsn() >= '{last}'"), "did not follow")
 
 
-def waits_for_standby(primary: PostgresServer) -> None:
-    primary.ask("ALTER SYSTEM SET synchronous_standby_names = '*'")
-    primary.ask("SELECT pg_reload_conf()")
-    primary.wait_until(
-        lambda: primary.ask("SELECT sync_state FROM pg_stat_replication") == "sync", "is not synchronous"
-    )
-
-
 def fail_over(pair: Pair) -> None:
     primary, standby = pair
     primary.kill()
@@ -97,7 +89,7 @@ async def test_a_failover_takes_back_what_was_confirmed_without_a_standby(pair: 
 
 async def test_a_failover_takes_back_nothing_that_a_synchronous_standby_has(pair: Pair, driver: str) -> None:
     primary, standby = pair
-    waits_for_standby(primary)
+    primary.wait_for_standby()
     async with opened(primary, driver) as store:
         sessions = await signed_in(store)
         for key, version in [*sessions.items()][:10]:
@@ -109,7 +101,7 @@ async def test_a_failover_takes_back_nothing_that_a_synchronous_standby_has(pair
 
 async def test_an_end_that_no_synchronous_standby_has_is_not_confirmed(pair: Pair, driver: str) -> None:
     primary, standby = pair
-    waits_for_standby(primary)
+    primary.wait_for_standby()
     async with opened(primary, driver) as store:
         sessions = await signed_in(store)
         follows(pair)

@@ -71,6 +71,12 @@ class PostgresServer(Server):
         self.ask("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_replication")
         self.wait_until(lambda: self.ask("SELECT count(*) FROM pg_stat_replication") == 0, "kept its standbys")
 
+    def wait_for_standby(self) -> None:
+        """Confirm what a standby has, from now on."""
+        self.ask("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self.ask("SELECT pg_reload_conf()")
+        self.wait_until(lambda: self.ask("SELECT sync_state FROM pg_stat_replication") == "sync", "is asynchronous")
+
     def promote(self) -> None:
         self.ask("SELECT pg_promote()")
 
