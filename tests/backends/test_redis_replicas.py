@@ -4,21 +4,33 @@ Replicas are paused, or refused, so that what they lack is no matter of chance.
 """
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx2
 import pytest
 from redis.asyncio import Redis, RedisCluster, Sentinel
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
+from starsessions import SessionMiddleware
+from starsessions.backends.redis import RedisBackend
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.stores.base import Conflict, Owner
 from starsessions.stores.redis.store import RedisStore
+from starsessions.users import UserSessions, sign_in, sign_out
 from tests.backends.proxy import proxy
 from tests.rows import rows
 from tests.servers import redis as servers
 from tests.servers.redis import RedisServer
+from tests.site import Clock
 from tests.wide.programs import unpacked
 
 pytestmark = pytest.mark.anyio
@@ -170,6 +182,45 @@ async def test_a_primary_that_has_lost_its_replicas_can_refuse_writes() -> None:
                     await write
             assert await store.get("key", now=NOW) is not None
             assert await store.get("new", now=NOW) is None
+
+
+async def test_a_user_with_the_permissions_in_the_guide_may_wait(pair: Pair) -> None:
+    guide = Path(__file__).parents[2].joinpath("docs/guides/production/redis.md").read_text()
+    [permitted] = re.findall(r"^ACL SETUSER .* (~starsessions:.*)$", guide, re.MULTILINE)
+    assert "`wait_for_replicas` needs `+wait`" in guide
+    pair[0].ask("ACL", "SETUSER", "ours", "on", "nopass", *permitted.split(), "+wait")
+    async with Redis(port=pair[0].port, username="ours", password="") as client:
+        store = RedisStore(client, "starsessions:", timeout=30, wait_for_replicas=1)
+        version = await signed_in(store, "key")
+        assert await store.delete("key", version, now=NOW) is True
+        assert await store.delete("key", now=NOW) is False
+
+
+async def test_a_sign_out_is_answered_when_it_is_durable_and_so_is_the_second_attempt(pair: Pair, clock: Clock) -> None:
+    """The second one finds no session. That it has ended is confirmed no earlier for that."""
+    backend = RedisBackend(pair[0].url, f"{secrets.token_hex(8)}:", timeout=6, wait_for_replicas=1, clock=clock)
+    sessions = UserSessions(backend, session_cookie="session")
+
+    async def come_in(request: Request) -> Response:
+        await sign_in(request, "ann")
+        return Response()
+
+    async def leave(request: Request) -> Response:
+        await sign_out(request)
+        return Response()
+
+    routes = [Route("/in", come_in), Route("/out", leave)]
+    app = Starlette(routes=routes, middleware=[Middleware(SessionMiddleware, backend=backend, autoload=True)])
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+    async with backend.lifespan(), httpx2.AsyncClient(transport=transport, base_url="https://test") as client:
+        await client.get("/in")
+        [session] = await sessions.list("ann")
+        with pair[1].paused():
+            assert [(await client.get("/out")).status_code for _ in range(2)] == [503, 503]
+            assert await sessions.list("ann") == []
+            for end in (sessions.revoke("ann", session.handle), sessions.revoke_all("ann")):
+                await not_confirmed(end)
+        assert (await client.get("/out")).status_code == 200
 
 
 # Failovers

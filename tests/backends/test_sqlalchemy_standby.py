@@ -5,7 +5,7 @@ Standbys are refused, and the writer of the log is paused, so that what is lost 
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,11 +20,11 @@ from tests.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.anyio
 
-DRIVERS: dict[str, dict[str, Any]] = {
-    "asyncpg": {"server_settings": {"synchronous_commit": "off"}},
-    "psycopg": {"options": "-c synchronous_commit=off"},
+DRIVERS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "asyncpg": lambda value: {"server_settings": {"synchronous_commit": value}},
+    "psycopg": lambda value: {"options": f"-c synchronous_commit={value}"},
 }
-"""How an engine asks for less than the server's own setting, as the guide says."""
+"""The `connect_args` by which an engine asks for another setting than the server's, as the guide says."""
 
 Pair = tuple[PostgresServer, PostgresServer]
 
@@ -36,7 +36,7 @@ def driver(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
-    with postgres.pair() as both:
+    with postgres.pair(settings={"synchronous_commit": "local"}) as both:
         yield both
 
 
@@ -90,7 +90,7 @@ async def test_a_failover_takes_back_what_was_confirmed_without_a_standby(pair: 
 async def test_a_failover_takes_back_nothing_that_a_synchronous_standby_has(pair: Pair, driver: str) -> None:
     primary, standby = pair
     primary.wait_for_standby()
-    async with opened(primary, driver) as store:
+    async with opened(primary, driver, connect_args=DRIVERS[driver]("on")) as store:
         sessions = await signed_in(store)
         for key, version in [*sessions.items()][:10]:
             assert await store.delete(key, version, now=NOW) is True
@@ -106,7 +106,7 @@ async def test_an_end_that_no_synchronous_standby_has_is_not_confirmed(pair: Pai
         sessions = await signed_in(store)
         follows(pair)
     primary.refuse_standbys()
-    async with opened(primary, driver, limit=2) as store:
+    async with opened(primary, driver, limit=2, connect_args=DRIVERS[driver]("on")) as store:
         ends = [store.delete(key, version, now=NOW) for key, version in sessions.items()]
         outcomes = await asyncio.gather(*ends, return_exceptions=True)
         assert {type(one) for one in outcomes} == {BackendUnavailable}
@@ -126,7 +126,7 @@ async def test_a_crash_takes_back_what_an_asynchronous_commit_has_confirmed(driv
             sessions = await signed_in(store)
         writer = server.ask("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")
         guard.send(writer, signal.SIGSTOP)
-        async with opened(server, driver, connect_args=DRIVERS[driver]) as store:
+        async with opened(server, driver, connect_args=DRIVERS[driver]("off")) as store:
             for key, version in sessions.items():
                 assert await store.delete(key, version, now=NOW) is True
             assert await alive(store) == set()
