@@ -76,7 +76,7 @@ class RedisStore(Announces):
         name = self._prefix + key.encode()
         entry = parsed(await self._commands.finish(self._commands.read, name), now)
         if entry is None and now == 0 and self._commands.waits:
-            # It was to be ended, whatever the clock says. Whoever has ended it may have failed to confirm that.
+            # It was to be ended, whatever the clock says. The request that ended it may have failed to confirm that.
             await self._commands.finish(self._commands.confirm, name)
         return entry
 
