@@ -28,8 +28,8 @@ class RedisBackend(StoreBackend):
             client, and its settings are not changed.
         prefix: the prefix of all keys in Redis. Applications that share a database need different ones.
         timeout: the seconds after which an operation raises `BackendUnavailable`.
-        wait_for_replicas: how many replicas must have a write before it is confirmed. If they do not say so within half
-            of `timeout`, methods raise `BackendUnavailable`. 0: a failover can take back what was just confirmed.
+        wait_for_replicas: how many replicas must have a write before it is confirmed. If they do not say so within a
+            third of `timeout`, methods raise `BackendUnavailable`. 0: a failover can take back what was just confirmed.
         encrypt_with: a key of 32 bytes or more that encrypts what is stored, bound to its place. A list: the first key
             encrypts, all decrypt, and a record moves to the first key when it is next written. Sessions that are not
             encrypted are ignored then. False: no encryption.

@@ -29,11 +29,8 @@ class Commands:
         self._seconds = seconds
         self.waits: bool = replicas > 0
         self._replicas = replicas
-        self._wait = (
-            "WAIT",
-            replicas,
-            max(1, int(seconds * 500)),
-        )  # half of the time: the rest is for a second attempt
+        # A third of the time: a script that the server does not know is sent again, and its reply may be lost.
+        self._wait = ("WAIT", replicas, max(1, int(seconds * 1000 / 3)))
         self.failures: tuple[type[Exception], ...] = (exceptions.RedisError,)
         self._unknown_script = exceptions.NoScriptError
         # After these errors a command is retried. A read-only error means a failover: another node is the primary now.
