@@ -74,7 +74,7 @@ class Batches:
                 *(place.start if place else b"" for place in places),
             ]
         try:
-            return await self._commands.run(WRITE_TOGETHER, keys, *said, *in_parts(topics, MOST_TOPICS))
+            return await self._commands.run_durably(WRITE_TOGETHER, keys, *said, *in_parts(topics, MOST_TOPICS))
         except self._commands.refusal as refusal:
             if not self._commands.has_found_slots(refusal):
                 raise
