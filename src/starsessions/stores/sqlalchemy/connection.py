@@ -366,7 +366,7 @@ def _engine_like(engine: AsyncEngine) -> tuple[AsyncEngine, int]:
 def _engine_from_url(url: sa.URL | str, timeout: float) -> AsyncEngine:
     try:
         engine = create_async_engine(
-            _with_driver(sa.make_url(url)),
+            with_driver(sa.make_url(url)),
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,  # there is nothing to roll back, and MySQL would need a round trip for it
             hide_parameters=True,
@@ -385,7 +385,7 @@ def _engine_from_url(url: sa.URL | str, timeout: float) -> AsyncEngine:
     return engine
 
 
-def _with_driver(url: sa.URL) -> sa.URL:
+def with_driver(url: sa.URL) -> sa.URL:
     """Add an installed driver to a URL that names none, because SQLAlchemy's defaults do not all support asyncio."""
     drivers = ASYNC_DRIVERS.get(url.drivername, ())
     for driver in drivers:
