@@ -72,9 +72,18 @@ def _key(key: object, setting: str, refuses_short: bool) -> bytes:
             f"{setting} has {len(raw)} bytes, and needs {STRONG}: a short key can be guessed, and all data decrypted. "
             f"{GENERATE}"
         )
-    if len(raw) < STRONG or len(set(raw)) < STRONG // 4:
+    if is_weak(raw):
         _log.warning(_WEAK, setting, len(raw), len(set(raw)), GENERATE)
     return raw
+
+
+def is_weak(key: bytes) -> bool:
+    """Return whether a key is short, or has few different bytes.
+
+    >>> is_weak(b"a" * 32), is_weak(b"0123456789abcdefghijklmnopqrstuv")
+    (True, False)
+    """
+    return len(key) < STRONG or len(set(key)) < STRONG // 4
 
 
 def _what_is_wrong_with(key: object) -> str:
