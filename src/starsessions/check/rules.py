@@ -125,7 +125,8 @@ def _forgery(facts: Facts, session: SessionFact) -> Iterator[Finding]:
         yield found("S301", name)
     elif bare:
         yield found("S302", name, path=bare[0].path, count=len(bare) - 1)
-    if any(layer.kind == "our csrf" for layer in _around(facts, session)):
+    all_sessions = {each.layer for each in facts.sessions}
+    if any(layer.kind == "our csrf" and not all_sessions & layer.outside for layer in _around(facts, session)):
         yield found("S303", name)
 
 

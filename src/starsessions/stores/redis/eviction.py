@@ -30,7 +30,7 @@ async def persists(commands: Commands) -> bool:
     """Return whether the server writes its data to a disk. Hosting services often forbid one of the two questions."""
     try:
         log = findall(r"aof_enabled\W+([01])", repr(await commands.finish(commands.ask, "INFO", "persistence")))
-        snapshots = repr(await commands.finish(commands.ask, "CONFIG", "GET", "save"))
+        snapshots = repr(await commands.finish(commands.ask, "CONFIG GET", "save"))
     except BackendUnavailable:
         return True
     return "1" in log or not log or search(r"[0-9]", snapshots) is not None

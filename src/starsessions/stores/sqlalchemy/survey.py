@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import exc
 
 from starsessions.stores.sqlalchemy.connection import own_pool
 from starsessions.stores.survey import Survey
@@ -38,10 +37,10 @@ def _changes_session(connection: sa.Connection) -> bool:
 
 def missing_indexes(table: sa.Table, connection: sa.Connection) -> Sequence[str]:
     """Return the columns of the indexes that the table of this name lacks."""
-    try:
-        inspector: Any = sa.inspect(connection)
-        found = [tuple(index["column_names"]) for index in inspector.get_indexes(table.name, schema=table.schema)]
-    except exc.NoSuchTableError:  # the engine calls it differently: schema_translate_map
-        return ()
+    # An inspector does not apply the schema_translate_map of the engine.
+    translated = connection.get_execution_options().get("schema_translate_map") or {}
+    schema = translated.get(table.schema, table.schema)
+    inspector: Any = sa.inspect(connection)
+    found = [tuple(index["column_names"]) for index in inspector.get_indexes(table.name, schema=schema)]
     wanted = [tuple(index.columns.keys()) for index in table.indexes]
     return [", ".join(one) for one in sorted(wanted) if not any(has[: len(one)] == one for has in found)]
