@@ -1,6 +1,11 @@
 """A backend from a URL."""
 
+import os
+import re
+import subprocess
+import sys
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -16,8 +21,13 @@ from starsessions.backends.urls import backend_from_url
 from starsessions.core.serializer import PlainJson
 from starsessions.core.urls import parse
 from starsessions.stores.memory import MemoryStore
-from starsessions.stores.redis.urls import options_for
+from starsessions.stores.redis.urls import SCHEMES, options_for
+from starsessions.stores.sqlalchemy.connection import ASYNC_DRIVERS
+from starsessions.stores.sqlalchemy.urls import driver_options
 from tests.backends.sql import database
+from tests.docs.pages import DOCS, blocks
+from tests.docs.pages import rows as table_rows
+from tests.missing import missing
 from tests.rows import rows
 from tests.servers.process import Address
 from tests.site import KEY, Clock
@@ -275,3 +285,54 @@ async def test_a_url_reaches_a_database(name: str, request: pytest.FixtureReques
     async with backend.engine.begin() as connection:
         await connection.run_sync(backend.table.drop)
     await backend.engine.dispose()
+
+
+# The documents
+
+
+def table(first: str) -> list[list[str]]:
+    return table_rows(DOCS / "reference" / "backends.md", first)
+
+
+@rows("url", [url for cells, _ in table("| URL | what it is |") for url in re.findall("`([^`]+)`", cells)])
+def test_the_table_of_urls_is_right(url: str) -> None:
+    made(url)
+
+
+def test_each_scheme_is_in_the_table() -> None:
+    text = " ".join(" ".join(cells) for cells in table("| URL | what it is |"))
+    assert {"memory", "cookie", "encrypted-cookie", *SCHEMES} - {
+        kind + way for kind in ("rediss", "valkey", "valkeys") for way in ("+sentinel", "+cluster")
+    } <= set(re.findall(r"([a-z+-]+)://", text))
+    assert {f"{name}+{driver}" for name, drivers in ASYNC_DRIVERS.items() for driver in drivers} <= set(
+        re.findall(r"([a-z+]+)://", text)
+    )
+
+
+def test_the_table_of_options_is_complete() -> None:
+    told = {
+        name for cells, *_ in table("| option in the URL | for | what it is |") for name in re.findall(r"\w+", cells)
+    }
+    of_redis = {name for scheme in SCHEMES for name in options_for(scheme)}
+    of_drivers = {name for scheme in ASYNC_DRIVERS for name in driver_options(scheme)}
+    unknown = refused("cookie://?x=1") + refused("redis://h?x=1") + refused("sqlite://?x=1")
+    ours = {name for known in re.findall(r"Known: ([^.]+)\.", unknown) for name in known.split(", ")}
+    assert told - {"and", "the", "like"} <= of_redis | of_drivers | ours
+    assert of_redis | ours <= told
+
+
+def test_the_guide_reads_the_url_and_the_keys_from_the_environment() -> None:
+    if find_spec("pydantic_settings") is None:
+        missing("pydantic-settings is not installed")
+    [code] = [block.code for block in blocks(DOCS / "guides" / "production" / "settings.md") if block.language == "py"]
+    code += "print(type(backend).__name__, backend.store.clients.is_owner, len(backend.key_facts), repr(settings))"
+    variables = {"SESSIONS_URL": f"redis://:{PASSWORD}@h", "SESSIONS_ENCRYPT_WITH": KEY}
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout.startswith("RedisBackend True 1 "), run.stderr
+    assert PASSWORD not in run.stdout

@@ -278,7 +278,7 @@ async def test_a_second_middleware_for_the_same_sessions_is_wrong() -> None:
     assert await numbers(app_of(sessions(backend=backend), CSRF, routes=[Mount("/shop", inner)])) == ["S308"]
 
 
-async def test_starlettes_own_middleware_beside_ours_is_wrong() -> None:
+async def test_starlettes_own_middleware_beside_this_one_is_wrong() -> None:
     def theirs(name: str) -> Middleware:
         return Middleware(StarlettesMiddleware, secret_key=OTHER_KEY, session_cookie=name)
 

@@ -177,7 +177,7 @@ class Backend(SessionBackend):
 
     @property
     def stores(self) -> "Sequence[Store]":
-        """The stores that it reads and writes: none, if the browser has everything, or one is known to nobody else."""
+        """The stores that it reads and writes: none, if the browser has everything, or if only the application knows where they are."""
         return ()
 
     @property

@@ -178,7 +178,7 @@ def _may_change(route: Any) -> bool:
 
 
 def _is_verified(dependant: Any) -> bool:
-    """Return whether a dependency of FastAPI checks a token, by its name: ours is `csrf.verify`."""
+    """Return whether a dependency of FastAPI checks a token, by its name: `csrf.verify` of this library does."""
     if dependant is None:
         return False
     call = dependant.call

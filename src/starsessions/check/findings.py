@@ -134,7 +134,7 @@ CHECKS: Mapping[str, Check] = {
     "S305": Check(
         _ERROR,
         "Another SessionMiddleware, perhaps Starlette's own, {clash}.",
-        "Remove one of them, or give one of them another name for its cookie and ours another scope_key.",
+        "Remove one of them, or give one of them another name for its cookie, and this one another scope_key.",
     ),
     "S306": Check(_WARNING, "{said}", "Give one of them another scope_key."),
     "S307": Check(

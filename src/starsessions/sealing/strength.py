@@ -21,7 +21,7 @@ _PUBLISHED = frozenset(
         "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",  # FastAPI's tutorial
         "192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf",  # Flask's tutorial
         "43n080musdfjt54t09sdgr",  # Starlette's documentation
-        "5y2lf4q8zxec",  # Flask's quick start
+        "5y2lf4q8z",  # Flask's quick start
         *_COMMON.split(),
     }
 )
