@@ -132,10 +132,13 @@ async def test_sessions_of_a_mounted_application_and_of_a_route_are_found() -> N
 
 
 @pytest.mark.anyio
-async def test_the_first_path_without_protection_is_named() -> None:
-    routes = [Route("/a", Form, middleware=[protected]), Mount("/x", routes=[Route("/b", Form)]), Route("/c", Form)]
+async def test_the_first_paths_without_protection_are_named() -> None:
+    routes = [Route("/a", Form, middleware=[protected]), Mount("/x", routes=[Route("/b", Form)])]
+    routes += [Route(path, Form) for path in ("/c", "/d")]
     [one] = await findings(app_of(sessions(), routes=routes))
-    assert "does not cover /x/b, nor 1 more" in one.sentence
+    assert one.sentence.endswith(": /x/b, /c, /d.")
+    [one] = await findings(app_of(sessions(), routes=[*routes, Route("/e", Form), Route("/f", Form)]))
+    assert one.sentence.endswith(": /x/b, /c, /d, and 2 more.")
 
 
 @pytest.mark.anyio

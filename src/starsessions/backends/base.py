@@ -177,7 +177,7 @@ class Backend(SessionBackend):
 
     @property
     def stores(self) -> "Sequence[Store]":
-        """The stores that it reads and writes: none, if the browser has everything, or if only the application knows where they are."""
+        """The stores that it reads and writes. A `SessionBackend` of the application does not say."""
         return ()
 
     @property

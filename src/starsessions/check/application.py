@@ -21,7 +21,7 @@ from starsessions.lifecycle.advice import CookieAdvice
 from starsessions.lifecycle.startup import Misconfigured
 from starsessions.middleware import SessionMiddleware
 from starsessions.notices import Notices
-from starsessions.sealing.keys import key_list
+from starsessions.sealing.keys import raw_keys
 from starsessions.sealing.strength import fact_of
 
 _MOST = 100
@@ -46,7 +46,7 @@ class Application:
         self.other_keys: list[OtherKey] = []
         self.said: list[tuple[str, str]] = []
         self.error: str | None = None
-        self.is_debug = False
+        self.is_debug: bool = False
         with _listening() as said:
             self._walk(app, frozenset(), "")
             for middleware in self.sessions.values():
@@ -94,19 +94,20 @@ class Application:
         try:
             return app.build_middleware_stack()
         except Exception as error:
-            self.error = _told(error)
+            # Only messages of this library are known to show nothing.
+            self.error = str(error) if isinstance(error, ImproperlyConfigured) else f"{type(error).__name__}."
             return app.router
 
     def _look_for_keys(self, settings: Mapping[str, Any], owner: str) -> None:
         for setting, value in settings.items():
             if "key" in setting or "secret" in setting:
-                with suppress(ImproperlyConfigured), _listening():  # it may be something else than a key
-                    self.other_keys += [OtherKey(fact_of(setting, key), owner) for key in key_list(value, setting)]
+                with suppress(ImproperlyConfigured):  # it may be something else than a key
+                    self.other_keys += [OtherKey(fact_of(setting, key), owner) for key in raw_keys(value, setting)]
 
     def _layer(self, node: Any, around: frozenset[int]) -> frozenset[int]:
         """Return the number of a middleware, if it is of a kind that matters."""
         if isinstance(getattr(node, "app", None), Misconfigured):
-            self.error = _told(node.app.error)
+            self.error = str(node.app.error)
             return frozenset()
         kind = _kind_of(node)
         if kind is None:
@@ -138,11 +139,6 @@ class Application:
         """Note an application that has no routes to look at, and may do anything."""
         if not isinstance(node, (StaticFiles, Misconfigured)):
             self.ways.append(Way(path or "/", around, is_protected=False))
-
-
-def _told(error: Exception) -> str:
-    """Return what can be shown of an error. That of an unknown keyword names the right one."""
-    return str(error) if isinstance(error, (ImproperlyConfigured, TypeError)) else f"{type(error).__name__}."
 
 
 def _kind_of(node: Any) -> Kind | None:

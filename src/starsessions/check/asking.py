@@ -25,10 +25,11 @@ async def fact_of_store(store: Store, clock: Clock) -> StoreFact:
     """
     known = StoreFact(id(store), isinstance(store, MemoryStore))
     try:
-        survey = await store.survey() if isinstance(store, Surveyed) else Survey()
-        if survey.wrong_table is not None:
-            return StoreFact(known.identity, known.is_memory, survey=survey)
-        await store.get(_NO_SESSION, now=0)
+        if isinstance(store, Surveyed):
+            survey = await store.survey()
+        else:
+            survey = Survey()
+            await store.get(_NO_SESSION, now=0)
         ahead = await seconds_ahead(store, clock) if isinstance(store, Timed) else 0
     except (BackendUnavailable, ImproperlyConfigured) as error:
         return StoreFact(known.identity, known.is_memory, str(error))

@@ -73,7 +73,7 @@ CHECKS: Mapping[str, Check] = {
     # Keys
     "S101": Check(
         _ERROR,
-        "{setting} is an example from a documentation, or a word that was to be replaced: anyone can sign in as any "
+        "{setting} is an example from documentation, or a word that was to be replaced: anyone can sign in as any "
         "user.",
         _NEW_KEY,
     ),
@@ -122,7 +122,7 @@ CHECKS: Mapping[str, Check] = {
     ),
     "S302": Check(
         _WARNING,
-        "The protection against CSRF does not cover {path}, nor {count} more.",
+        "The protection against CSRF does not cover all routes: {paths}.",
         "Add CsrfMiddleware directly inside SessionMiddleware, so that it covers all routes.",
     ),
     "S303": Check(
@@ -211,9 +211,7 @@ CHECKS: Mapping[str, Check] = {
 def found(number: str, where: str = "", **details: object) -> Finding:
     """Return the finding of a check, with the names in its texts replaced."""
     check = CHECKS[number]
-    return Finding(
-        number, check.severity, check.sentence.format(**details), check.cure.format(**details, name=where), where
-    )
+    return Finding(number, check.severity, check.sentence.format(**details), check.cure.format(name=where), where)
 
 
 def without(findings: Collection[Finding], silenced: Collection[str]) -> list[Finding]:

@@ -15,6 +15,9 @@ from starsessions.timeouts import Timeouts
 LONG = 30 * 24 * 60 * 60
 """The longest that a session should last without use, in seconds: what a user gets who asks to be remembered."""
 
+_MOST_PATHS = 3
+"""The paths that a finding names."""
+
 _SAID = {
     validation.ONE_KEY: "S104",
     validation.ONE_PLACE: "S306",
@@ -124,7 +127,10 @@ def _forgery(facts: Facts, session: SessionFact) -> Iterator[Finding]:
     if bare and len(bare) == len(ways):
         yield found("S301", name)
     elif bare:
-        yield found("S302", name, path=bare[0].path, count=len(bare) - 1)
+        paths = ", ".join(way.path for way in bare[:_MOST_PATHS])
+        yield found(
+            "S302", name, paths=paths + ("" if len(bare) <= _MOST_PATHS else f", and {len(bare) - _MOST_PATHS} more")
+        )
     all_sessions = {each.layer for each in facts.sessions}
     if any(layer.kind == "our csrf" and not all_sessions & layer.outside for layer in _around(facts, session)):
         yield found("S303", name)

@@ -36,6 +36,9 @@ from starsessions.stores.survey import Survey
 _LONGEST = 10**15
 """The longest time to live in milliseconds, 30,000 years. Redis adds the current time, and rejects an overflow."""
 
+_NO_SESSION = "starsessions-survey"
+"""A key under which nothing is stored."""
+
 
 class RedisStore(Announces):
     """The store contract in Redis.
@@ -102,6 +105,7 @@ class RedisStore(Announces):
 
     async def survey(self) -> Survey:
         """Return what the server says about itself; in a Cluster, what one of the nodes says."""
+        await self.get(_NO_SESSION, now=0)  # the questions below may remain unanswered
         return Survey(evicts=await evicting_policy(self._commands), persists=await persists(self._commands))
 
     async def aclose(self) -> None:
