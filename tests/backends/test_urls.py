@@ -172,7 +172,7 @@ def test_what_is_wrong_with_a_url_is_said_without_showing_it(url: Any, said: str
 
 
 def test_the_options_of_cookies_arrive() -> None:
-    url = "cookie://?max_age=60&compress=true&max_cookies=2&starlette_format=false&allow_unrevocable=true"
+    url = "cookie://?max_age=60&compress=true&max_cookies=2&starlette_format=false&allow_unrevocable=1"
     backend: Any = made(url, serializer=PlainJson())
     assert (backend.max_age, backend.max_cookies, backend.allow_unrevocable) == (60, 2, True)
     assert (backend._compress, backend._starlette_format) == (True, False)
@@ -228,7 +228,8 @@ def test_each_sentinel_has_a_share_of_the_time_and_its_own_password() -> None:
 def test_a_cluster_begins_with_the_nodes_of_the_url() -> None:
     backend: Any = made("rediss+cluster://u:p@a,[::1]:7001?ssl_ca_certs=/ca")
     client = backend.store.clients._make().client
-    assert [(node.host, node.port) for node in client.startup_nodes] == [("a", 6379), ("::1", 7001)]
+    nodes = client.nodes_manager.startup_nodes.values()
+    assert [(node.host, node.port) for node in nodes] == [("a", 6379), ("::1", 7001)]
     kwargs = client.connection_kwargs
     assert (kwargs["username"], kwargs["password"], kwargs["ssl_ca_certs"]) == ("u", "p", "/ca")
 

@@ -59,15 +59,16 @@ def sql(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
 @asynccontextmanager
 async def changed(server: RedisServer, **config: str) -> AsyncIterator[None]:
     """Change the configuration of a running server for a moment."""
-    names = [name.replace("_", "-") for name in config]
-    before = {name: server.ask("CONFIG", "GET", name)[name] for name in names}
-    for name, value in zip(names, config.values(), strict=True):
-        server.ask("CONFIG", "SET", name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            server.ask("CONFIG", "SET", name, value)
+    named = {name.replace("_", "-"): value for name, value in config.items()}
+    with server.client() as client:
+        before = {name: client.config_get(name)[name] for name in named}
+        for name, value in named.items():
+            client.config_set(name, value)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                client.config_set(name, value)
 
 
 # Right
@@ -207,12 +208,13 @@ async def test_starlettes_format_with_one_key_for_two_cookies_is_wrong() -> None
 
 async def test_a_key_that_another_middleware_has_is_wrong() -> None:
     class Tracking:
-        def __init__(self, app: Any, signing_key: object, primary_key: object = None) -> None:
+        def __init__(self, app: Any, signing_key: object, primary_key: object = None, secret: object = None) -> None:
             self.app = app
 
     [one] = await findings(app_of(Middleware(Tracking, signing_key=KEY, primary_key=42), sessions(), CSRF))
     assert one.number == "S103"
     assert one.sentence.startswith("secret_key of the cookie '__Host-session' is also signing_key of Tracking:")
+    assert await numbers(app_of(Middleware(Tracking, signing_key=None, secret=[KEY]), sessions(), CSRF)) == ["S103"]
     other = Middleware(Tracking, signing_key=OTHER_KEY, primary_key="X-Key")
     assert await numbers(app_of(other, sessions(), CSRF)) == []
 

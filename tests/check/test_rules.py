@@ -138,3 +138,10 @@ def test_a_finding_names_the_cookie_of_its_store() -> None:
     stores = [StoreFact(1, False), StoreFact(2, False, survey=survey), StoreFact(3, False)]
     found = [*judge(Facts(sessions=sessions, layers=layers, stores=stores))]
     assert [(one.number, one.where) for one in found] == [("S406", "__Host-admin")]
+
+
+@rows("ahead, found", [(30, []), (-30, []), (30.5, ["S405"]), (-30.5, ["S405"])])
+def test_clocks_may_differ_by_half_a_minute(ahead: float, found: list[str]) -> None:
+    session = session_with(1)
+    facts = Facts([session], [Layer(session.layer, "session", frozenset())], stores=[StoreFact(1, False, None, ahead)])
+    assert [one.number for one in judge(facts)] == found

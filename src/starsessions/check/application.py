@@ -129,7 +129,7 @@ class Application:
 
     def _route(self, route: Any, around: frozenset[int], path: str) -> None:
         for node in validation.layers(getattr(route, "app", None)):  # a route can have middlewares of its own
-            if node is None or isinstance(node, type):
+            if node is None:
                 break
             around |= self._layer(node, around)
         if _may_change(route):
