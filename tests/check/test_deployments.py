@@ -373,10 +373,22 @@ async def test_clocks_apart_are_wrong(durable_redis: RedisServer, monkeypatch: p
 
 @pytest.mark.wide
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
-async def test_pgbouncer_in_transaction_mode_is_wrong(driver: str, postgres_server: Address) -> None:
-    with pgbouncer(postgres_server) as address:
-        async with opened(address.over(driver), encrypt_with=KEY) as backend:
-            assert await numbers(deployed(backend=backend)) == ["S406"]
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ([], ["S406"]),
+        (["max_prepared_statements = 0"], ["S406"]),
+        (["pool_mode = session", "default_pool_size = 5"], []),
+    ],
+)
+async def test_pgbouncer_is_wrong_in_transaction_mode(
+    driver: str, settings: list[str], found: list[str], postgres_server: Address
+) -> None:
+    async with opened(postgres_server.over(driver), encrypt_with=KEY) as direct:
+        with pgbouncer(postgres_server, *settings) as address:
+            backend = SQLAlchemyBackend(address.over(driver), direct.table.name, encrypt_with=KEY)
+            assert await numbers(deployed(backend=backend)) == found
+            await backend.store.aclose()
 
 
 async def test_a_missing_table_is_wrong(sql: Database) -> None:

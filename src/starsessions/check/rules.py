@@ -57,7 +57,7 @@ def _application(facts: Facts) -> Iterator[Finding]:
 
 
 def _keys(facts: Facts) -> Iterator[Finding]:
-    uses = defaultdict[bytes, dict[tuple[int, str], str]](dict)
+    uses = defaultdict[bytes, dict[tuple[object, str], str]](dict)
     for session in facts.sessions:
         name = session.cookie.name
         for key in session.keys:
@@ -66,9 +66,9 @@ def _keys(facts: Facts) -> Iterator[Finding]:
                 yield found("S101", name, setting=key.setting)
             elif key.is_weak:
                 yield found("S102", name, setting=key.setting)
-    for number, other in enumerate(facts.other_keys):
+    for other in facts.other_keys:
         if other.fact.mark in uses:
-            uses[other.fact.mark][-1 - number, other.fact.setting] = f"{other.fact.setting} of {other.of}"
+            uses[other.fact.mark][other.of, other.fact.setting] = f"{other.fact.setting} of {other.of}"
     for used in uses.values():
         first, *others = used.values()
         if others:
