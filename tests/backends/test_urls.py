@@ -119,6 +119,7 @@ WRONG = [
     ("cookie://?max_age", "max_age of the URL must be a whole number"),
     ("cookie://?max_age=-1", "must be a whole number"),
     ("cookie://?max_age=hunter2", "must be a whole number"),
+    ("cookie://?max_age=" + "9" * 5000, "must be a whole number"),
     ("cookie://?max_age=0", "max_age must be between 1 and"),
     ("cookie://?max_age=1&max_age=2", "max_age twice"),
     ("cookie://?max_cookies=10", "max_cookies must be 1 to"),
@@ -147,6 +148,8 @@ WRONG = [
     ("rediss://h?ssl_cert_reqs=none", "unknown option"),
     ("redis://:pass?hunter2=@h", PARTS),
     ("redis+cluster://a?read_from_replicas=true", "unknown option"),
+    ("redis+cluster://a?health_check_interval=1", "unknown option"),
+    ("rediss+cluster://a?ssl_ca_path=x", "unknown option"),
     ("redis+cluster://a/1", "one database only"),
     ("redis+cluster://", "host in the URL is missing"),
     ("redis+sentinel://a", "names no service"),
@@ -172,7 +175,7 @@ def test_what_is_wrong_with_a_url_is_said_without_showing_it(url: Any, said: str
 
 
 def test_the_options_of_cookies_arrive() -> None:
-    url = "cookie://?max_age=60&compress=true&max_cookies=2&starlette_format=false&allow_unrevocable=1"
+    url = "cookie://?max_age=60&compress=true&max_cookies=2&starlette_format=0&allow_unrevocable=1"
     backend: Any = made(url, serializer=PlainJson())
     assert (backend.max_age, backend.max_cookies, backend.allow_unrevocable) == (60, 2, True)
     assert (backend._compress, backend._starlette_format) == (True, False)
