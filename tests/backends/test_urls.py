@@ -139,6 +139,7 @@ WRONG = [
     ("redis://a,b", "write redis+sentinel:// or redis+cluster://"),
     ("redis://h/abc", "number of a database, such as /0"),
     ("redis://h/1/2", "number of a database"),
+    ("redis://h/²", "number of a database"),
     ("redis://h/0?db=1", "in its path, and the option db"),
     ("redis://h?db=x", "db of the URL must be a whole number"),
     ("redis://h?timeout=soon", "timeout of the URL must be a number of seconds"),
