@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import traceback
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
@@ -13,7 +14,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy import MetaData
 
-from starsessions import CookieBackend, EncryptedCookieBackend, ImproperlyConfigured, InMemoryBackend
+from starsessions import (
+    BackendUnavailable,
+    CookieBackend,
+    EncryptedCookieBackend,
+    ImproperlyConfigured,
+    InMemoryBackend,
+)
 from starsessions.backends.base import Backend
 from starsessions.backends.redis import RedisBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
@@ -29,7 +36,7 @@ from tests.docs.pages import DOCS, blocks
 from tests.docs.pages import rows as table_rows
 from tests.missing import missing
 from tests.rows import rows
-from tests.servers.process import Address
+from tests.servers.process import Address, free_port
 from tests.site import KEY, Clock
 
 PASSWORD = "hunter2"
@@ -270,7 +277,7 @@ def test_a_parsed_url_does_not_show_itself() -> None:
 async def test_a_url_reaches_redis(request: pytest.FixtureRequest, kind: str) -> None:
     address: Address = request.getfixturevalue(kind)
     url = address.url.replace("redis://", "redis+cluster://") if kind == "redis_cluster" else address.url
-    backend = backend_from_url(f"{url}?prefix=urls:")
+    backend = backend_from_url(f"{url}?prefix=urls:&timeout=30")
     async with backend.lifespan():
         session_id = await backend.write({"user": "ann"})
         assert await backend.read(session_id) == {"user": "ann"}
@@ -280,7 +287,7 @@ async def test_a_url_reaches_redis(request: pytest.FixtureRequest, kind: str) ->
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", ["sqlite", "postgres-asyncpg", "postgres-psycopg", "mariadb"])
 async def test_a_url_reaches_a_database(name: str, request: pytest.FixtureRequest, tmp_path: Any) -> None:
-    backend = backend_from_url(f"{database(name, request, tmp_path).url}?table_name=from_url")
+    backend = backend_from_url(f"{database(name, request, tmp_path).url}?table_name=from_url&timeout=30")
     assert isinstance(backend, SQLAlchemyBackend)
     await backend.create_table()
     async with backend.lifespan():
@@ -290,6 +297,29 @@ async def test_a_url_reaches_a_database(name: str, request: pytest.FixtureReques
     async with backend.engine.begin() as connection:
         await connection.run_sync(backend.table.drop)
     await backend.engine.dispose()
+
+
+DEAD = [
+    "redis://:{}@127.0.0.1:{}",
+    "redis+sentinel://:{0}@127.0.0.1:{1}/service?sentinel_password={0}",
+    "redis+cluster://:{}@127.0.0.1:{}",
+    "postgresql+asyncpg://user:{}@127.0.0.1:{}/db",
+    "postgresql+psycopg://user:{}@127.0.0.1:{}/db",
+    "mysql+asyncmy://user:{}@127.0.0.1:{}/db",
+]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("url", DEAD)
+async def test_a_password_is_in_no_error_no_log_and_no_repr(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    backend: Any = made(url.format(PASSWORD, free_port()))
+    with pytest.raises(BackendUnavailable) as caught:
+        await backend.store.get("x", now=0)
+    await backend.store.aclose()
+    shown = [backend, backend.store, backend.store.clients if "redis" in url else backend.engine]
+    chain = traceback.format_exception(caught.value)
+    assert PASSWORD not in "".join([*chain, *map(repr, shown), caplog.text])
 
 
 # The documents

@@ -162,6 +162,17 @@ async def test_a_middleware_that_cannot_be_made_is_a_finding_without_its_message
 
 
 @pytest.mark.anyio
+async def test_a_backend_that_cannot_be_bound_is_a_finding_without_its_message() -> None:
+    class Unbound(InMemoryBackend):
+        def prepare(self, binding: Any, policy: Any) -> None:
+            if self.original is not None:
+                raise RuntimeError(KEY)
+
+    [one] = await findings(deployed(backend=Unbound()))
+    assert one.sentence == "The application cannot start: RuntimeError."
+
+
+@pytest.mark.anyio
 async def test_a_keyword_of_another_library_is_a_finding_with_its_message() -> None:
     [one] = await findings(app_of(Middleware(SessionMiddleware, backend=InMemoryBackend(), cookie_name="x")))
     assert one.number == "S001"

@@ -1,5 +1,6 @@
 """Deployments that are each wrong in one way, and some that are right: nothing is found there. The servers are real."""
 
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -44,6 +45,9 @@ from tests.wide.programs import pgbouncer
 
 pytestmark = pytest.mark.anyio
 
+PATIENT = 30
+"""Seconds for a server on a machine that does other work, too."""
+
 
 @pytest.fixture(scope="module")
 def durable_redis() -> Iterator[RedisServer]:
@@ -84,12 +88,17 @@ async def test_nothing_is_found_where_sessions_are_in_memory_and_there_is_one_wo
 
 
 async def test_nothing_is_found_where_sessions_are_in_a_redis_that_keeps_them(durable_redis: RedisServer) -> None:
-    assert await findings(deployed(backend=RedisBackend(durable_redis.url, encrypt_with=KEY)), workers=4) == []
+    assert (
+        await findings(deployed(backend=RedisBackend(durable_redis.url, timeout=PATIENT, encrypt_with=KEY)), workers=4)
+        == []
+    )
 
 
 async def test_nothing_is_found_where_snapshots_of_redis_are_saved(durable_redis: RedisServer) -> None:
     async with changed(durable_redis, appendonly="no", save="3600 1"):
-        assert await findings(deployed(backend=RedisBackend(durable_redis.url, encrypt_with=KEY))) == []
+        assert (
+            await findings(deployed(backend=RedisBackend(durable_redis.url, timeout=PATIENT, encrypt_with=KEY))) == []
+        )
 
 
 @pytest.mark.parametrize("kind", ["redis_cluster", "redis_sentinel"])
@@ -98,16 +107,16 @@ async def test_a_cluster_and_a_sentinel_say_as_much_as_one_server(request: pytes
 
     url = request.getfixturevalue(kind).url
     url = url.replace("redis://", "redis+cluster://") if kind == "redis_cluster" else url
-    assert await numbers(deployed(backend=backend_from_url(url, encrypt_with=KEY))) == ["S404"]
+    assert await numbers(deployed(backend=backend_from_url(f"{url}?timeout={PATIENT}", encrypt_with=KEY))) == ["S404"]
 
 
 async def test_nothing_is_found_where_sessions_are_in_a_database(sql: Database) -> None:
-    async with opened(sql.url, encrypt_with=KEY) as backend:
+    async with opened(sql.url, timeout=PATIENT, encrypt_with=KEY) as backend:
         assert await findings(deployed(backend=backend), workers=4) == []
 
 
 async def test_nothing_is_found_where_the_cookies_are_revoked_in_a_database(sql: Database) -> None:
-    async with opened(sql.url) as backend:
+    async with opened(sql.url, timeout=PATIENT) as backend:
         assert await findings(deployed(backend=CookieBackend(KEY, revocations=backend)), workers=4) == []
 
 
@@ -169,14 +178,14 @@ async def test_a_short_key_is_wrong_even_if_it_only_verifies() -> None:
 
 
 async def test_a_published_key_of_what_is_stored_is_wrong(durable_redis: RedisServer) -> None:
-    backend = RedisBackend(durable_redis.url, encrypt_with="the key of my first shop: changeme!")
+    backend = RedisBackend(durable_redis.url, timeout=PATIENT, encrypt_with="the key of my first shop: changeme!")
     [one] = await findings(deployed(backend=backend))
     assert one.number == "S101"
     assert one.sentence.startswith("encrypt_with is")
 
 
 async def test_one_key_for_two_purposes_is_wrong(durable_redis: RedisServer) -> None:
-    revocations = RedisBackend(durable_redis.url, encrypt_with=KEY)
+    revocations = RedisBackend(durable_redis.url, timeout=PATIENT, encrypt_with=KEY)
     [one] = await findings(deployed(backend=CookieBackend(KEY, revocations=revocations)))
     assert one.number == "S103"
     assert one.sentence.startswith("secret_key of the cookie '__Host-session' is also encrypt_with of the cookie")
@@ -339,7 +348,7 @@ async def test_a_dead_server_is_a_finding_and_no_error(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_evicts_sessions_is_wrong(durable_redis: RedisServer) -> None:
-    app = deployed(backend=RedisBackend(durable_redis.url, encrypt_with=KEY))
+    app = deployed(backend=RedisBackend(durable_redis.url, timeout=PATIENT, encrypt_with=KEY))
     for policy in ("allkeys-lru", "volatile-ttl"):
         async with changed(durable_redis, maxmemory="100mb", maxmemory_policy=policy):
             [one] = await findings(app)
@@ -350,7 +359,7 @@ async def test_a_server_that_evicts_sessions_is_wrong(durable_redis: RedisServer
 
 
 async def test_a_server_that_forgets_everything_when_it_restarts_is_worth_a_word(redis_server: Address) -> None:
-    [one] = await findings(deployed(backend=RedisBackend(redis_server.url, encrypt_with=KEY)))
+    [one] = await findings(deployed(backend=RedisBackend(redis_server.url, timeout=PATIENT, encrypt_with=KEY)))
     assert (one.number, one.severity) == ("S404", Severity.INFO)
 
 
@@ -358,17 +367,17 @@ async def test_a_server_that_answers_no_such_question_is_not_suspected(durable_r
     durable_redis.ask("ACL", "SETUSER", "shy", "on", ">pw", "~*", "&*", "+@all", "-info", "-config")
     url = durable_redis.url.replace("//", "//shy:pw@")
     async with changed(durable_redis, appendonly="no"):
-        assert await findings(deployed(backend=RedisBackend(url, encrypt_with=KEY))) == []
+        assert await findings(deployed(backend=RedisBackend(url, timeout=PATIENT, encrypt_with=KEY))) == []
 
 
 async def test_clocks_apart_are_wrong(durable_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = deployed(backend=RedisBackend(durable_redis.url, encrypt_with=KEY))
+    app = deployed(backend=RedisBackend(durable_redis.url, timeout=PATIENT, encrypt_with=KEY))
     here = time.time
-    for seconds in (90, -90):
+    for seconds in (600, -600):
         monkeypatch.setattr("time.time", lambda: here() + seconds)  # noqa: B023
         [one] = await findings(app)
         assert one.number == "S405"
-        assert "differ by 90 s" in one.sentence
+        assert re.search(r"differ by (59|60)\d s", one.sentence)
 
 
 @pytest.mark.wide
@@ -384,15 +393,15 @@ async def test_clocks_apart_are_wrong(durable_redis: RedisServer, monkeypatch: p
 async def test_pgbouncer_is_wrong_in_transaction_mode(
     driver: str, settings: list[str], found: list[str], postgres_server: Address
 ) -> None:
-    async with opened(postgres_server.over(driver), encrypt_with=KEY) as direct:
+    async with opened(postgres_server.over(driver), timeout=PATIENT, encrypt_with=KEY) as direct:
         with pgbouncer(postgres_server, *settings) as address:
-            backend = SQLAlchemyBackend(address.over(driver), direct.table.name, encrypt_with=KEY)
+            backend = SQLAlchemyBackend(address.over(driver), direct.table.name, timeout=PATIENT, encrypt_with=KEY)
             assert await numbers(deployed(backend=backend)) == found
             await backend.store.aclose()
 
 
 async def test_a_missing_table_is_wrong(sql: Database) -> None:
-    backend = SQLAlchemyBackend(sql.url, "no_such_table", encrypt_with=KEY)
+    backend = SQLAlchemyBackend(sql.url, "no_such_table", timeout=PATIENT, encrypt_with=KEY)
     [one] = await findings(deployed(backend=backend))
     assert one.number == "S407"
     assert "The table 'no_such_table' is missing" in one.sentence
@@ -400,7 +409,7 @@ async def test_a_missing_table_is_wrong(sql: Database) -> None:
 
 
 async def test_a_table_of_an_earlier_version_is_wrong(sql: Database) -> None:
-    async with opened(sql.url, encrypt_with=KEY) as backend:
+    async with opened(sql.url, timeout=PATIENT, encrypt_with=KEY) as backend:
         async with backend.engine.begin() as connection:
             for index in list(backend.table.indexes):
                 await connection.run_sync(index.drop)
@@ -411,7 +420,7 @@ async def test_a_table_of_an_earlier_version_is_wrong(sql: Database) -> None:
 
 
 async def test_a_missing_index_is_wrong(sql: Database) -> None:
-    async with opened(sql.url, encrypt_with=KEY) as backend:
+    async with opened(sql.url, timeout=PATIENT, encrypt_with=KEY) as backend:
         async with backend.engine.begin() as connection:
             [expiry] = [index for index in backend.table.indexes if len(index.columns) == 1]
             await connection.run_sync(expiry.drop)
@@ -434,7 +443,7 @@ async def test_a_table_that_the_engine_calls_differently_is_not_suspected(tmp_pa
 
 
 async def test_what_is_stored_in_the_clear_is_worth_a_word(durable_redis: RedisServer) -> None:
-    [one] = await findings(deployed(backend=RedisBackend(durable_redis.url)))
+    [one] = await findings(deployed(backend=RedisBackend(durable_redis.url, timeout=PATIENT)))
     assert (one.number, one.severity) == ("S410", Severity.INFO)
 
 

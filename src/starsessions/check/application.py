@@ -94,8 +94,7 @@ class Application:
         try:
             return app.build_middleware_stack()
         except Exception as error:
-            # Only messages of this library are known to show nothing.
-            self.error = str(error) if isinstance(error, ImproperlyConfigured) else f"{type(error).__name__}."
+            self.error = _told(error)
             return app.router
 
     def _look_for_keys(self, settings: Mapping[str, Any], owner: str) -> None:
@@ -107,7 +106,7 @@ class Application:
     def _layer(self, node: Any, around: frozenset[int]) -> frozenset[int]:
         """Return the number of a middleware, if it is of a kind that matters."""
         if isinstance(getattr(node, "app", None), Misconfigured):
-            self.error = str(node.app.error)
+            self.error = _told(node.app.error)
             return frozenset()
         kind = _kind_of(node)
         if kind is None:
@@ -139,6 +138,13 @@ class Application:
         """Note an application that has no routes to look at, and may do anything."""
         if not isinstance(node, (StaticFiles, Misconfigured)):
             self.ways.append(Way(path or "/", around, is_protected=False))
+
+
+def _told(error: Exception) -> str:
+    """Return the message of an error, if it is one of this library: others may show anything."""
+    said = str(error)
+    is_known = isinstance(error, ImproperlyConfigured) or said.startswith(validation.NO_KEYWORD)
+    return said if is_known else f"{type(error).__name__}."
 
 
 def _kind_of(node: Any) -> Kind | None:
