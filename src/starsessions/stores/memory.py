@@ -7,7 +7,7 @@ from struct import Struct
 from threading import Lock
 
 from starsessions.stores.announce import Announces, InProcess
-from starsessions.stores.base import Announcing, Conflict, Cursor, Entry, Owner, Page, Version
+from starsessions.stores.base import Announcing, Conflict, Cursor, Entry, Owner, Page, ScanPage, Version
 
 _HEAD = Struct(">QQQ")  # expires_at, version, and the index of the key in `_keys`
 
@@ -83,6 +83,20 @@ class MemoryStore(Announces):
 
     async def count_owned(self, name: str, *, now: int) -> int:
         return len(self._owned.get(name, ()))
+
+    async def scan(self, *, limit: int, now: int, after: str | None = None) -> ScanPage:
+        # From the last key to the first: when one is removed, the last one moves to its place, but never out of the
+        # part that comes after.
+        with self._lock:
+            end = len(self._keys) if after is None else min(int(after), len(self._keys))
+            begin = max(0, end - limit)
+            found = [(key, self.peek(key, now)) for key in reversed(self._keys[begin:end])]
+            entries = [(key, entry, self._owner_name(key)) for key, entry in found if entry]
+            return ScanPage(entries, str(begin) if begin else None)
+
+    def _owner_name(self, key: str) -> str | None:
+        owner = self._owners.get(key)
+        return None if owner is None else owner.name
 
     def _put(
         self, key: str, value: bytes, expected: Version, expires_at: int, now: int, owner: Owner | None

@@ -176,5 +176,25 @@ KEYS: the listing, and keys that a Cluster has elsewhere, so that it refuses the
 where to begin, and the most members to look at.
 """
 
+SCAN = _script(
+    b"""
+local nodes = redis.pcall('CLUSTER', 'NODES')
+local info = redis.pcall('INFO', 'server')
+local cursor, keys = unpack(redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3], 'TYPE', 'string'))
+local run = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
+local found = {cursor, run, type(nodes) == 'string' and nodes or ''}
+for _, key in ipairs(keys) do
+    local stored = redis.pcall('GET', key)
+    if type(stored) == 'string' then
+        table.insert(found, key)
+        table.insert(found, stored)
+    end
+end
+return found
+"""
+)
+"""Return where the next page of a scan begins, which server this is, how it sees its Cluster, and keys and their
+values. ARGV: where this page begins, a pattern, and about how many keys to return."""
+
 CLOCK = _script(b"return redis.call('TIME')")
 """Return seconds and microseconds. KEYS: any key, by which a Cluster chooses the server."""

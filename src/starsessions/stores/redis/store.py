@@ -20,7 +20,7 @@ from os import urandom
 from starsessions.core.durations import time_limit
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.stores.announce import Announces
-from starsessions.stores.base import Announcing, Conflict, Cursor, Entry, Owner, Page, Version
+from starsessions.stores.base import Announcing, Conflict, Cursor, Entry, Owner, Page, ScanPage, Version
 from starsessions.stores.loops import PerLoop
 from starsessions.stores.redis.announce import RedisAnnouncer
 from starsessions.stores.redis.clients import ClientOrUrl, clients_for
@@ -29,6 +29,7 @@ from starsessions.stores.redis.connection import Transport
 from starsessions.stores.redis.eviction import EvictionCheck
 from starsessions.stores.redis.layout import listing, new_version, parsed
 from starsessions.stores.redis.reading import Reader
+from starsessions.stores.redis.scanning import Scanner
 from starsessions.stores.redis.scripts import CLOCK
 from starsessions.stores.redis.writing import ANY, Change, Writer
 
@@ -65,6 +66,7 @@ class RedisStore(Announces):
         self._commands = Commands(self.clients, seconds)
         self._writer = Writer(self._commands, self._prefix)
         self._reader = Reader(self._commands, self._prefix)
+        self._scanner = Scanner(self._commands, self._prefix)
         self._eviction = EvictionCheck()
 
     async def get(self, key: str, *, now: int) -> Entry | None:
@@ -93,6 +95,9 @@ class RedisStore(Announces):
     async def count_owned(self, name: str, *, now: int) -> int:
         count: int = await self._commands.finish(self._commands.ask, "ZCARD", listing(self._prefix, name))
         return count
+
+    async def scan(self, *, limit: int, now: int, after: str | None = None) -> ScanPage:
+        return await self._commands.finish(self._scanner.page, limit, now, after)
 
     async def time(self) -> float:
         """Return the seconds since 1970 by the clock of the server; in a Cluster, by that of one of the primaries."""
