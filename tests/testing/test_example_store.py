@@ -25,7 +25,10 @@ spec.loader.exec_module(custom_store)
 
 class TestFileStore(StoreSuite):
     event_loops = ("asyncio", "trio")
-    declines: ClassVar = {"owners": "it has four methods, and the library adds a list for each owner"}
+    declines: ClassVar = {
+        "owners": "it has four methods, and the library adds a list for each owner",
+        "scan": "it has four methods",
+    }
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:
@@ -36,7 +39,7 @@ class TestListedFileStore(StoreSuite):
     """The same store, as the library uses it."""
 
     event_loops = ("asyncio", "trio")
-    declines: ClassVar = {"sweeps": "the store below does"}
+    declines: ClassVar = {"sweeps": "the store below does", "scan": "the store below does not"}
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:

@@ -8,6 +8,7 @@ from starsessions.stores.base import Store
 from starsessions.stores.listed import ListedStore
 from starsessions.testing import RulesSuite, StoreFixture
 from starsessions.testing.conformance import indexing_rules as i
+from starsessions.testing.conformance import scanning_rules as s
 from starsessions.testing.conformance import store_rules as r
 from starsessions.testing.conformance.broken_stores import (
     SWEEPS,
@@ -20,7 +21,7 @@ from starsessions.testing.conformance.broken_stores import (
     failing_rules,
 )
 from starsessions.testing.conformance.contract import Rule
-from starsessions.testing.conformance.right_stores import LEGAL, LEGAL_LISTINGS, Kind, Right
+from starsessions.testing.conformance.right_stores import LEGAL, LEGAL_LISTINGS, LEGAL_SCANS, Kind, Right
 from tests.rows import rows
 
 pytestmark = pytest.mark.once
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.once
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@rows("store", [*LEGAL, *LEGAL_LISTINGS, HasAnIndex], ids=lambda store: store.__name__)
+@rows("store", [*LEGAL, *LEGAL_LISTINGS, *LEGAL_SCANS, HasAnIndex], ids=lambda store: store.__name__)
 @pytest.mark.anyio
 async def test_an_unusual_but_correct_store_follows_all_rules(store: Kind) -> None:
     assert await failing_rules(store) == frozenset()
@@ -78,6 +79,7 @@ async def test_a_limit_is_neither_higher_nor_lower_than_what_is_stated(
         (r.sweep_removes_expired_entries_only, "sweeps"),
         (i.an_owned_entry_is_listed_at_once, "owners"),
         (i.parallel_creates_of_one_owner_lose_none, "owners"),
+        (s.a_scan_has_each_entry_as_it_is, "scan"),
     ],
 )
 @pytest.mark.anyio
@@ -95,8 +97,23 @@ async def test_a_store_that_lists_but_does_not_sweep_has_to_say_so() -> None:
             await i.a_swept_entry_leaves_the_listing(place)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_a_store_that_scans_but_does_not_know_owners_has_to_say_so() -> None:
+    class ScansFourMethods(FourMethods):
+        async def scan(self, **_: object) -> None: ...
+
+    async with StoreFixture(lambda name: cast(Store, ScansFourMethods())) as place:
+        with pytest.raises(AssertionError, match="or decline 'owners' with a reason"):
+            await s.a_scan_has_the_owner_of_each_entry(place)
+
+
 def test_a_capability_is_declined_with_a_reason_and_its_rules_only() -> None:
-    for capability, rules in {"sweeps": SWEEPS | {i.a_swept_entry_leaves_the_listing}, "owners": {*i.INDEXING}}.items():
+    for capability, rules in {
+        "sweeps": SWEEPS | {i.a_swept_entry_leaves_the_listing},
+        "owners": {*i.INDEXING, s.a_scan_has_the_owner_of_each_entry},
+        "scan": {*s.SCANNING},
+    }.items():
         declined = {
             rule for rule in r.STORE if r.STORE.why_declined(rule, {capability: "it is small"}) == "it is small"
         }

@@ -162,8 +162,8 @@ class SQLAlchemyStore(Announces):
 
     async def _scan(self, limit: int, now: int, after: str) -> ScanPage:
         rows = (await self._database.execute(self.statements.scan, {"p_key": after, "p_limit": limit})).rows
-        live = [(row.key, Entry(row.value, row.expires_at, row.version), row.owner) for row in rows]
-        live = [one for one in live if now < one[1].expires_at]
+        entries = ((row.key, Entry(row.value, row.expires_at, row.version), row.owner) for row in rows)
+        live = [one for one in entries if now < one[1].expires_at]
         return ScanPage(live, rows[-1].key if len(rows) == limit else None)
 
     async def _scalar(self, statement: Executable, parameters: dict[str, Any]) -> Any:

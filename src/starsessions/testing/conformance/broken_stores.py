@@ -14,8 +14,10 @@ from anyio.lowlevel import checkpoint
 
 from starsessions.stores.base import Conflict, Entry, Owner, Store, Version
 from starsessions.testing.conformance import indexing_rules as i
+from starsessions.testing.conformance import scanning_rules as s
 from starsessions.testing.conformance import store_rules as r
 from starsessions.testing.conformance.broken_listings import WRONG_LISTINGS
+from starsessions.testing.conformance.broken_scans import WRONG_SCANS
 from starsessions.testing.conformance.checks import LIFE
 from starsessions.testing.conformance.contract import Rule
 from starsessions.testing.conformance.fixtures import OpenStore, StoreFixture
@@ -595,6 +597,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         i.each_write_sets_how_long_an_entry_is_listed,
         i.pages_go_on_after_entries_that_have_expired,
         i.a_swept_entry_leaves_the_listing,
+        s.a_scan_has_no_entry_that_has_expired,
     },
     KeepsTheFirstDeadline: {
         r.each_write_sets_the_deadline,
@@ -604,6 +607,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.sweep_goes_by_the_latest_deadline,
         i.an_owned_entry_is_listed_at_once,
         i.each_write_sets_how_long_an_entry_is_listed,
+        s.a_scan_has_each_entry_as_it_is,
     },
     # All rules that compare a deadline, or need a key to be free at its deadline.
     RoundsUpToMinutes: SWEEPS
@@ -629,6 +633,8 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         i.a_refused_write_changes_no_owner,
         i.one_connection_lists_what_another_writes,
         i.a_swept_entry_leaves_the_listing,
+        s.a_scan_has_each_entry_as_it_is,
+        s.a_scan_has_no_entry_that_has_expired,
     },
     RoundsDownToTens: {r.a_deadline_is_kept_to_the_second},
     LivesThirtyDaysAtMost: {r.a_deadline_is_kept_to_the_second, i.each_write_sets_how_long_an_entry_is_listed},
@@ -670,8 +676,9 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.keys_that_differ_in_case_are_different,
         r.keys_of_1_to_128_characters_are_kept_apart,
         i.the_newest_entries_come_first,
+        s.the_pages_of_a_scan_are_complete,
     },
-    CutsKeys: {r.keys_of_1_to_128_characters_are_kept_apart},
+    CutsKeys: {r.keys_of_1_to_128_characters_are_kept_apart, s.the_pages_of_a_scan_are_complete},
     KeepsText: {r.every_byte_of_a_value_comes_back},
     StripsNuls: {r.every_byte_of_a_value_comes_back},
     CutsValues: {
@@ -679,7 +686,11 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.the_largest_value_is_kept_and_a_larger_one_is_refused_whole,
     },
     HandsOutItsOwn: {r.a_value_is_immutable_bytes},
-    KnowsNoPrefix: {r.another_storage_is_separate, i.another_storage_has_listings_of_its_own},
+    KnowsNoPrefix: {
+        r.another_storage_is_separate,
+        i.another_storage_has_listings_of_its_own,
+        s.a_scan_has_no_entry_of_another_storage,
+    },
     ForgetsWithItsConnection: {
         r.of_parallel_creates_one_wins,
         r.of_parallel_replaces_one_wins,
@@ -692,6 +703,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         i.of_parallel_writers_the_winner_owns,
         i.one_connection_lists_what_another_writes,
         i.listings_outlive_their_connections,
+        s.another_connection_goes_on_with_a_scan,
     },
     SweepsEverything: {
         r.sweep_removes_expired_entries_only,
@@ -710,6 +722,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
     DeletesAndLeavesTheIndex: {r.sweep_removes_expired_entries_only},
     RenewsAndLeavesTheIndex: {r.sweep_goes_by_the_latest_deadline},
     **WRONG_LISTINGS,
+    **WRONG_SCANS,
 }
 
 
