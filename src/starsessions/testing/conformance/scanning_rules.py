@@ -35,7 +35,7 @@ async def a_scan_has_each_entry_as_it_is(place: StoreFixture) -> None:
 
 @SCANNING.rule("scan", "owners")
 async def a_scan_has_the_owner_of_each_entry(place: StoreFixture) -> None:
-    """A scan has the name of the present owner of an entry, None without one, and no entry that nobody has created."""
+    """A scan has the name of the present owner of an entry, None without one, and no entry that was not created."""
     store, now = await _owning(place), place.now
     alice, bob = Owner("alice", now), Owner("bob", now)
     versions = {
