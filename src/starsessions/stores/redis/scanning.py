@@ -89,20 +89,19 @@ def _after(here: _Position, servers: list[str]) -> str | None:
 
 
 def _slots(nodes: str, count: int) -> str:
-    """Return a digest of which primary has which slots; empty: this is no Cluster.
+    """Return a digest of which primary has which slots, and which are about to move; empty: this is no Cluster.
 
     Args:
-        nodes: the reply to CLUSTER NODES of the server that was read.
+        nodes: the reply to CLUSTER NODES of the server that was read. It says of its own slots which are moving.
         count: the number of primaries that are read.
 
     Raises:
-        BackendUnavailable: the server is no primary, slots of it are moving, or there are other primaries.
+        BackendUnavailable: the server is no primary, or there are other primaries.
     """
     lines = [line.split() for line in nodes.splitlines()]
     primaries = [(line[0], line[6], *line[8:]) for line in lines if "master" in line[2].split(",") and len(line) > 8]
-    mine = [line for line in lines if "myself" in line[2].split(",")]
-    if mine and (mine[0][0] not in {one[0] for one in primaries} or any(part[0] == "[" for part in mine[0][8:])):
+    if not lines:
+        return ""
+    if len(primaries) != count or not any("myself,master" in line[2] for line in lines):
         raise BackendUnavailable(_CHANGED)
-    if primaries and len(primaries) != count:
-        raise BackendUnavailable(_CHANGED)
-    return to_base64url(sha256(repr(sorted(primaries)).encode()).digest()[:12]) if primaries else ""
+    return to_base64url(sha256(repr(sorted(primaries)).encode()).digest()[:12])

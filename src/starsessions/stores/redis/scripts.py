@@ -178,14 +178,22 @@ where to begin, and the most members to look at.
 
 SCAN = _script(
     b"""
-local nodes = redis.pcall('CLUSTER', 'NODES')
-local info = redis.pcall('INFO', 'server')
+-- A server without the command, or without a Cluster, has nothing to say. One that may not say it does not lack it.
+local function ask(...)
+    local said = redis.pcall(...)
+    if type(said) == 'string' then return said end
+    local why = tostring(said.err)
+    if string.find(why, 'nknown', 1, true) or string.find(why, 'support disabled', 1, true) then return '' end
+    error(why)
+end
+
+local nodes = ask('CLUSTER', 'NODES')
+local run = string.match(ask('INFO', 'server'), 'run_id:(%w+)')
 local cursor, keys = unpack(redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3], 'TYPE', 'string'))
-local run = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
-local found = {cursor, run, type(nodes) == 'string' and nodes or ''}
+local found = {cursor, run or '', nodes}
 for _, key in ipairs(keys) do
-    local stored = redis.pcall('GET', key)
-    if type(stored) == 'string' then
+    local stored = redis.call('GET', key)
+    if stored then
         table.insert(found, key)
         table.insert(found, stored)
     end
