@@ -80,6 +80,32 @@ class ScansByNumber(Right):
         return page._replace(after=None if page.after is None else str(begin + limit))
 
 
+class ScansByPlace(Right):
+    """An array, in which the last entry takes the place of one that is removed: perhaps where the scan has been."""
+
+    def places(self) -> list[str]:
+        places: list[str] = self.entries.notes.setdefault("places", [])
+        return places
+
+    async def write(self, key: str, value: bytes, expires_at: int, expect: Version | None, now: int) -> Version:
+        version = await super().write(key, value, expires_at, expect, now)
+        if key not in self.places():
+            self.places().append(key)
+        return version
+
+    async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
+        deleted: bool = await super().delete(key, version, now=now)
+        if key in self.places():
+            self.places()[self.places().index(key)] = self.places()[-1]
+            self.places().pop()
+        return deleted
+
+    async def scan(self, *, limit: int, now: int, after: str | None = None) -> ScanPage:
+        begin = int(after or 0)
+        page = self.scan_page(self.places()[begin:], limit, now)
+        return page._replace(after=None if page.after is None else str(begin + limit))
+
+
 class ScansByDeadline(Right):
     """`ORDER BY expires_at`, which a renewal changes."""
 
@@ -170,6 +196,7 @@ WRONG_SCANS: dict[type[Right], set[Rule[StoreFixture]]] = {
     ScansByTheLatestTime: {s.a_scan_at_time_0_has_all_that_is_stored},
     ScansCopies: {s.a_scan_has_no_entry_that_was_deleted_before},
     ScansByNumber: {s.a_scan_misses_nothing_that_stays},
+    ScansByPlace: {s.a_scan_misses_nothing_that_stays},
     ScansByDeadline: {s.a_scan_misses_nothing_that_stays},
     ScansFromTheCursorsEntry: {s.a_scan_misses_nothing_that_stays},
     ScansKeysWithoutCase: {s.the_pages_of_a_scan_are_complete},

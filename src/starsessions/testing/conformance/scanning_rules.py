@@ -120,11 +120,11 @@ async def a_scan_misses_nothing_that_stays(place: StoreFixture) -> None:
         seen |= {key for key, _, _ in page.entries}
         if page.after is None:
             break
-        await store.create(f"0-{turn}", b"before all others", expires_at=now + LIFE, now=now)
-        await store.create(f"z-{turn}", b"after all others", expires_at=now + LIFE, now=now)
         for key in [key for key, _, _ in page.entries if key in versions][-2:]:  # perhaps where the page ends
             del versions[key]
             await store.delete(key, now=now)
+        await store.create(f"0-{turn}", b"before all others", expires_at=now + LIFE, now=now)
+        await store.create(f"z-{turn}", b"after all others", expires_at=now + LIFE, now=now)
         left = [key for key in versions if key not in seen | renewed]
         for key, life in [(key, LIFE) for key in left[:1]] + [(key, 20 * LIFE) for key in left[1:][-1:]]:
             renewed.add(key)  # perhaps it comes to another place
