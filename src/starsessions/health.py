@@ -4,6 +4,8 @@ It reads a key that no session has, within the store's own limit of time. It nev
 store can only be read.
 """
 
+from threading import get_ident
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -86,7 +88,7 @@ class HealthCheck:
 
     async def _answer(self) -> Response:
         try:
-            await self._reads.read("", lambda: _read(self._backend))
+            await self._reads.read(str(get_ident()), lambda: _read(self._backend))  # an event loop is of one thread
         except BackendUnavailable as error:
             self._notices.warn("health", "The session store is not healthy: %s", why_failed(error), every=60)
             return JSONResponse({"status": "unavailable"}, 503, _NO_STORE)

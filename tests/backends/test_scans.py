@@ -271,6 +271,12 @@ async def test_a_cluster_that_changes_between_two_pages_misses_no_entry_silently
 
     first, *_, last = changing.primaries()
     after = await after_the_first_node()
+    with pytest.raises(BackendUnavailable, match=BEGUN_ANEW):
+        await scanned(store, after=f"{after}0")  # a node that this client does not know
+    for node in (first, next(node for node in group.nodes if node.role() == "slave")):
+        alone = RedisStore(await closing.enter_async_context(Redis.from_url(node.url)), "scans:", timeout=20)
+        with pytest.raises(BackendUnavailable):
+            await scanned(alone)  # it reaches one node of three
     await asyncio.to_thread(group.move, f"scans:{changing.key_on(last, keys)}", first)
     with pytest.raises(BackendUnavailable, match=BEGUN_ANEW):
         await scanned(store, after=after)

@@ -6,7 +6,7 @@ from math import ceil, log
 
 _BITS = 1 << 24  # 2 MiB
 
-_DIGITS = 7  # binary digits of a size that are kept: to within 1 %
+_DIGITS = 8  # binary digits of a size that are kept: to within 1 %
 
 
 class Distinct:

@@ -72,7 +72,7 @@ async def a_scan_has_many_entries_in_small_pages(place: StoreFixture) -> None:
         await store.create(key, b"value", expires_at=now + LIFE, now=now)
     for limit in (10, 2 * MANY):
         pages = await _pages(store, now, limit)
-        found = {key for page in pages for key, _, _ in page.entries}
+        found = _keys(pages)
         assert found == wanted, f"pages of {limit} have {len(found)} of {MANY} entries"
         longest = max(len(page.entries) for page in pages)
         assert longest <= 5 * limit, f"a page has {longest} entries, but about {limit} were asked for"
@@ -115,11 +115,10 @@ async def a_scan_misses_nothing_that_stays(place: StoreFixture) -> None:
     }
     seen: set[str] = set()
     renewed: set[str] = set()
-    page = await store.scan(limit=4, now=now)
-    for turn in range(10 * MANY):
+    page, turn = await store.scan(limit=4, now=now), 0
+    while page.after is not None:
+        assert turn < 10 * MANY, "the pages never end"
         seen |= {key for key, _, _ in page.entries}
-        if page.after is None:
-            break
         for key in [key for key, _, _ in page.entries if key in versions][-2:]:  # perhaps where the page ends
             del versions[key]
             await store.delete(key, now=now)
@@ -129,7 +128,8 @@ async def a_scan_misses_nothing_that_stays(place: StoreFixture) -> None:
         for key, life in [(key, LIFE) for key in left[:1]] + [(key, 20 * LIFE) for key in left[1:][-1:]]:
             renewed.add(key)  # perhaps it comes to another place
             versions[key] = await store.replace(key, b"new", versions[key], expires_at=now + life, now=now)
-        page = await store.scan(limit=4, now=now, after=page.after)
+        page, turn = await store.scan(limit=4, now=now, after=page.after), turn + 1
+    seen |= {key for key, _, _ in page.entries}
     missed = sorted(versions.keys() - seen)
     assert not missed, f"the scan has missed {missed}, which existed all the time"
 
@@ -140,18 +140,12 @@ async def a_scan_has_no_entry_that_was_deleted_before(place: StoreFixture) -> No
     store, now = await _scanning(place), place.now
     for n in range(6):
         await store.create(f"key-{n}", b"value", expires_at=now + LIFE, now=now)
-    page = await store.scan(limit=2, now=now)
-    seen = {key for key, _, _ in page.entries}
-    deleted = {f"key-{n}" for n in range(6)} - seen
+    first = await store.scan(limit=2, now=now)
+    deleted = {f"key-{n}" for n in range(6)} - {key for key, _, _ in first.entries}
     for key in deleted:
         await store.delete(key, now=now)
-    later: set[str] = set()
-    for _ in range(MANY):
-        if page.after is None:
-            break
-        page = await store.scan(limit=2, now=now, after=page.after)
-        later |= {key for key, _, _ in page.entries}
-    for found in (later, set(await _all(store, now)), set(await _all(store, 0))):
+    later = await _pages(store, now, 2, first)
+    for found in (_keys(later), _keys(await _pages(store, now, 50)), _keys(await _pages(store, 0, 50))):
         assert not found & deleted, "a page has an entry that was deleted before"
 
 
@@ -162,13 +156,11 @@ async def another_connection_goes_on_with_a_scan(place: StoreFixture) -> None:
     wanted = {f"key-{n}" for n in range(12)}
     for n, key in enumerate(sorted(wanted)):
         await stores[n % 2].create(key, b"value", expires_at=now + LIFE, now=now)
-    page = await stores[0].scan(limit=2, now=now)
-    found = {key for key, _, _ in page.entries}
-    for turn in range(MANY):
-        if page.after is None:
-            break
-        page = await stores[turn % 2].scan(limit=2, now=now, after=page.after)
-        found |= {key for key, _, _ in page.entries}
+    pages = [await stores[0].scan(limit=2, now=now)]
+    while pages[-1].after is not None:
+        assert len(pages) < 10 * MANY, "the pages never end"
+        pages.append(await stores[len(pages) % 2].scan(limit=2, now=now, after=pages[-1].after))
+    found = _keys(pages)
     assert found == wanted, f"a scan over two connections has {sorted(found)} instead of {sorted(wanted)}"
 
 
@@ -204,12 +196,17 @@ async def _owning(place: StoreFixture) -> Any:
     return store
 
 
-async def _pages(store: Scanning, now: int, limit: int) -> list[ScanPage]:
-    pages = [await store.scan(limit=limit, now=now)]
+async def _pages(store: Scanning, now: int, limit: int, first: ScanPage | None = None) -> list[ScanPage]:
+    """Return all pages, or those that follow a first one."""
+    pages = [first or await store.scan(limit=limit, now=now)]
     while pages[-1].after is not None:
-        assert len(pages) < 10 * MANY, f"there are more than {10 * MANY} pages"
+        assert len(pages) < 10 * MANY, "the pages never end"
         pages.append(await store.scan(limit=limit, now=now, after=pages[-1].after))
-    return pages
+    return pages[1:] if first else pages
+
+
+def _keys(pages: list[ScanPage]) -> set[str]:
+    return {key for page in pages for key, _, _ in page.entries}
 
 
 async def _all(store: Scanning, now: int, limit: int = 50) -> dict[str, tuple[Entry, str | None]]:
