@@ -20,7 +20,7 @@ from starsessions.backends.base import SessionBackend
 from starsessions.backends.entries import Pointer
 from starsessions.backends.user_index import UserIndex
 from starsessions.core.counting import Distinct, Sizes
-from starsessions.core.record import Found, Record
+from starsessions.core.record import Found, Policy, Record
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.stores.base import Entry, Scanning, Store
 
@@ -124,9 +124,9 @@ async def live_sessions(
     >>> asyncio.run(main())
     [None]
     """
-    opened, after = _opened(backend, session_cookie, app_name), None
+    scan, after = _Scan(backend, session_cookie, app_name), None
     while True:
-        judged, after = await _page(*opened, after)
+        judged, after = await scan.page(after)
         live = [_shown(record, size) for _, record, size in judged if record is not None]
         yield LivePage(live, sum(kind == "unreadable" for kind, _, _ in judged))
         if after is None:
@@ -164,9 +164,9 @@ async def stats(
     """
     counts: Counter[str] = Counter()
     users, all_sizes, sizes = Distinct(), Sizes(), Sizes()
-    opened, after, has_more = _opened(backend, session_cookie, app_name), None, True
+    scan, after, has_more = _Scan(backend, session_cookie, app_name), None, True
     while has_more:
-        judged, after = await _page(*opened, after)
+        judged, after = await scan.page(after)
         has_more = after is not None
         for kind, record, size in judged:
             counts[kind] += 1
@@ -197,62 +197,69 @@ _Judged = tuple[str, Record | None, int]
 """What an entry is; the session if it is a live one; and the size of its value."""
 
 
-def _opened(
-    backend: SessionBackend | Store, session_cookie: str | None, app_name: str | None
-) -> tuple[UserIndex, Scanning, int]:
-    """Return how to read the entries of a backend, its store, and the time."""
-    given = adapt(backend)
-    if session_cookie is None and app_name is None:
-        bound = given.bound_once()
-    else:
-        bound = given.bound_for(session_cookie or "session", app_name)
-    if bound is None:
-        raise ImproperlyConfigured(
-            "No SessionMiddleware has been built with this backend yet, so it is unknown whose sessions are meant: "
-            "build the application first, or pass session_cookie=…."
-        )
-    index = bound.user_index
-    store = None if index is None else index.store
-    if index is None or not isinstance(store, Scanning):
-        raise ImproperlyConfigured(
-            "What this backend holds cannot be listed: its store needs the method scan() "
-            "(starsessions.stores.Scanning), and a cookie backend needs such a store as revocations=…."
-        )
-    return index, store, int(bound.clock())
+class _Scan:
+    """Reads the entries of a backend.
 
+    Args:
+        backend: the backend that was given.
+        session_cookie: the name of the cookie; None, as `app_name`: that of the only middleware.
+        app_name: the name of the application.
+    """
 
-async def _page(index: UserIndex, store: Scanning, now: int, after: str | None) -> tuple[list[_Judged], str | None]:
-    await checkpoint()  # a store that never waits must not keep others from running
-    page = await store.scan(limit=PAGE, now=0, after=after)
-    return [_judged(index, key, entry, owner, now) for key, entry, owner in page.entries], page.after
+    def __init__(self, backend: SessionBackend | Store, session_cookie: str | None, app_name: str | None) -> None:
+        given = adapt(backend)
+        if session_cookie is None and app_name is None:
+            bound = given.bound_once()
+        else:
+            bound = given.bound_for(session_cookie or "session", app_name)
+        if bound is None:
+            raise ImproperlyConfigured(
+                "No SessionMiddleware has been built with this backend yet, so it is unknown whose sessions are meant: "
+                "build the application first, or pass session_cookie=…."
+            )
+        index = bound.user_index
+        store = None if index is None else index.store
+        if index is None or not isinstance(store, Scanning):
+            raise ImproperlyConfigured(
+                "What this backend holds cannot be listed: its store needs the method scan() "
+                "(starsessions.stores.Scanning), and a cookie backend needs such a store as revocations=…."
+            )
+        self._index: UserIndex = index
+        self._store: Scanning = store
+        self._now: int = int(bound.clock())
+        # In a process without the middleware, its settings are unknown. An entry expires when they said, in any case.
+        self._has_settings: bool = bound.policy != Policy()
 
+    async def page(self, after: str | None) -> tuple[list[_Judged], str | None]:
+        """Return the entries of a page, and where the next one begins."""
+        await checkpoint()  # a store that never waits must not keep others from running
+        page = await self._store.scan(limit=PAGE, now=0, after=after)
+        return [self._judged(*one) for one in page.entries], page.after
 
-def _judged(index: UserIndex, key: str, entry: Entry, owner: str | None, now: int) -> _Judged:
-    kind, record = _kind_of(index, key, entry, owner, now)
-    return kind, record, len(entry.value)
+    def _judged(self, key: str, entry: Entry, owner: str | None) -> _Judged:
+        kind, record = self._kind_of(key, entry, owner)
+        return kind, record, len(entry.value)
 
+    def _kind_of(self, key: str, entry: Entry, owner: str | None) -> tuple[str, Record | None]:
+        if entry.expires_at <= self._now:
+            return "expired", None
+        if len(entry.value) <= _LONGEST_NOTE:
+            return "other", None
+        read = self._index.read(key, entry)
+        if isinstance(read, Pointer):
+            return "pointer", None
+        if not isinstance(read, Found):
+            return "unreadable", None
+        record = read.record
+        # The owner tells the sessions of this cookie from those of others, and from links to sessions.
+        if record.payload is None or owner != self._owner_name(record):
+            return "other", None
+        if self._has_settings and not self._index.is_live(record, self._now):
+            return "expired", None
+        return "anonymous" if record.identity is None else "signed in", record
 
-def _kind_of(index: UserIndex, key: str, entry: Entry, owner: str | None, now: int) -> tuple[str, Record | None]:
-    if entry.expires_at <= now:
-        return "expired", None
-    if len(entry.value) <= _LONGEST_NOTE:
-        return "other", None
-    read = index.read(key, entry)
-    if isinstance(read, Pointer):
-        return "pointer", None
-    if not isinstance(read, Found):
-        return "unreadable", None
-    record = read.record
-    # The owner tells the sessions of this cookie from those of others, and from links to sessions.
-    if record.payload is None or owner != _owner_name(index, record):
-        return "other", None
-    if not index.is_live(record, now):
-        return "expired", None
-    return "anonymous" if record.identity is None else "signed in", record
-
-
-def _owner_name(index: UserIndex, record: Record) -> str | None:
-    return None if record.identity is None else index.owner_name(record.identity.user_id)
+    def _owner_name(self, record: Record) -> str | None:
+        return None if record.identity is None else self._index.owner_name(record.identity.user_id)
 
 
 def _shown(record: Record, size: int) -> LiveSession:

@@ -108,9 +108,7 @@ async def test_sizes_are_those_of_the_values_of_live_sessions(clock: Clock) -> N
     assert 0.99 * found.size_max <= found.size_p99 <= found.size_max
 
 
-async def test_what_has_expired_is_no_session_and_counted_until_it_is_removed(
-    stored: SessionBackend, clock: Clock
-) -> None:
+async def test_what_has_expired_is_counted_as_such_until_it_is_removed(stored: SessionBackend, clock: Clock) -> None:
     site = Site(backend=stored, autoload=True, clock=clock, max_age=10 * DAY)
     for act in (writes, sign_in("ann")):
         await site.visit(act, Browser())
@@ -124,7 +122,19 @@ async def test_what_has_expired_is_no_session_and_counted_until_it_is_removed(
     assert await counted(stored) == {"expired": 2}
 
 
-async def test_a_sign_in_that_is_not_saved_yet_is_no_session(clock: Clock) -> None:
+async def test_a_process_without_the_middleware_counts_what_lives_by_the_settings_of_the_others(clock: Clock) -> None:
+    store = MemoryStore()
+    site = Site(backend=StoreBackend(store, clock=clock), autoload=True, clock=clock, max_age=30 * DAY)
+    for act in (writes, sign_in("ann")):
+        await site.visit(act, Browser())
+    clock.now += 30 * DAY - 1
+    script = StoreBackend(store, clock=clock)
+    assert (await stats(script, session_cookie="session")).sessions == 2
+    clock.now += 1
+    assert (await stats(script, session_cookie="session")).sessions == 0
+
+
+async def test_a_sign_in_that_is_not_saved_yet_does_not_count(clock: Clock) -> None:
     backend = StoreBackend(MemoryStore(), clock=clock)
     site = Site(backend=backend, autoload=True, clock=clock)
     found = []
@@ -137,7 +147,7 @@ async def test_a_sign_in_that_is_not_saved_yet_is_no_session(clock: Clock) -> No
     assert found == [{"others": 1}]
 
 
-async def test_links_of_an_identity_provider_are_no_sessions(listing: SessionBackend, clock: Clock) -> None:
+async def test_links_of_an_identity_provider_do_not_count(listing: SessionBackend, clock: Clock) -> None:
     site = Site(backend=listing, autoload=True, clock=clock)
     await site.visit(sign_in("ann", provider="https://id", provider_session="s", provider_subject="sub"), Browser())
     assert await counted(listing) == {"sessions": 1, "signed_in": 1, "users": 1, "others": 2}
