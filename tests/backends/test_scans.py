@@ -15,12 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis, RedisCluster
 
+from starsessions import Session
 from starsessions.backends.base import in_one_step
+from starsessions.backends.redis import RedisBackend
+from starsessions.backends.server_side import StoreBackend
 from starsessions.exceptions import BackendUnavailable
+from starsessions.inventory import live_sessions, stats
 from starsessions.stores import MemoryStore, Owner, Scanning
 from starsessions.stores.listed import ListedStore
 from starsessions.stores.redis.store import RedisStore
 from starsessions.testing.conformance.broken_stores import FourMethods
+from starsessions.users import UserSessions, sign_in
 from tests.backends.sql import DATABASES, Database, analyze, database, explained, metered, opened
 from tests.servers import redis as servers
 from tests.servers.redis import RedisServer
@@ -132,6 +137,29 @@ async def scanned_at(store: Scanning, now: int) -> list[str]:
     return [key for key, _, _ in page.entries]
 
 
+async def check_statistics(backend: StoreBackend, user_count: int = 7) -> None:
+    """Users sign in, one of them twice, and a few sessions stay anonymous."""
+    bound = backend.bound_for("session")
+    for n in range(user_count + 1):
+        session = Session(bound)
+        await session.load()
+        await sign_in(session, f"user-{n % user_count}")
+        await session.persist()
+    for _ in range(3):
+        await bound.write({"theme": "dark"})
+    found = await stats(backend, session_cookie="session")
+    assert (found.signed_in, found.anonymous, found.users) == (user_count + 1, 3, user_count)
+    assert (found.others, found.unreadable, found.expired) == (0, 0, 0)
+    await UserSessions(backend, session_cookie="session").revoke_all("user-0")
+    shown = [one.user_id async for page in live_sessions(backend, session_cookie="session") for one in page.sessions]
+    assert sorted(shown, key=str) == [*[None] * 3, *(f"user-{n}" for n in range(1, user_count))]
+
+
+async def test_statistics_in_sql(db: Database) -> None:
+    async with opened(db.url, timeout=60) as backend:
+        await check_statistics(backend)
+
+
 # Four methods
 
 
@@ -192,6 +220,13 @@ async def test_what_is_no_entry_in_redis_is_on_no_page(client: Any, closing: Asy
     found = {key: (entry.value, owner) for key, entry, owner in page.entries}
     assert found == {"key": (b"", None), "owned": (b"v", "ann")}
     assert version in [entry.version for _, entry, _ in page.entries]
+
+
+async def test_statistics_in_redis(client: Any) -> None:
+    prefix = f"{secrets.token_hex(8)}:"
+    await check_statistics(RedisBackend(client, prefix, timeout=30))
+    async for name in client.scan_iter(match=f"{prefix}*"):
+        await client.delete(name)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What is stored: live sessions page by page, and statistics, for each kind of backend that can be listed."""
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -205,6 +206,37 @@ async def test_many_sessions_come_in_pages(clock: Clock) -> None:
     assert (found.sessions, found.anonymous) == (2 * PAGE + 1, 2 * PAGE + 1)
     lengths = [len(page.sessions) async for page in live_sessions(backend)]
     assert lengths == [PAGE, PAGE, 1]
+
+
+@pytest.mark.once
+async def test_the_memory_that_is_needed_does_not_grow_with_the_sessions(clock: Clock) -> None:
+    class Endless(MemoryStore):
+        """Its one page comes again and again."""
+
+        pages = 1
+
+        async def scan(self, *, limit: int, now: int, after: str | None = None) -> ScanPage:
+            page = await super().scan(limit=limit, now=now)
+            self.pages -= 1
+            return page._replace(after="0" if self.pages else None)
+
+    store = Endless()
+    backend = StoreBackend(store, clock=clock)
+    site = Site(backend=backend, autoload=True, clock=clock)
+    for n in range(PAGE // 5):
+        await signed_in(site, f"user-{n}")
+
+    async def peak_of(pages: int) -> int:
+        store.pages = pages
+        tracemalloc.start()
+        try:
+            assert (await stats(backend)).sessions == pages * PAGE // 5
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few, many = await peak_of(3), await peak_of(60)
+    assert many - few < 20_000  # bytes; a number kept of each session would be more
 
 
 async def test_a_scan_that_fails_half_way_is_no_result(clock: Clock) -> None:
