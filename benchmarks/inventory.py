@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import batched
+from itertools import islice
 from pathlib import Path
 from random import getrandbits
 from secrets import token_urlsafe
@@ -63,6 +63,10 @@ def rows(index: UserIndex, count: int) -> Iterator[Row]:
         yield Row(key, value, now + LIFE, getrandbits(63), owner.name or None, owner.since or None)
 
 
+def chunks(made: Iterator[Row]) -> Iterator[list[Row]]:
+    return iter(lambda: list(islice(made, CHUNK)), [])
+
+
 async def fill_sql(url: str, count: int) -> None:
     backend = SQLAlchemyBackend(url, NAME)
     await backend.create_table()
@@ -72,14 +76,14 @@ async def fill_sql(url: str, count: int) -> None:
             driver: Any = (await connection.get_raw_connection()).driver_connection
             await driver.copy_records_to_table(NAME, records=made, columns=Row._fields)
         else:
-            for some in batched(made, CHUNK, strict=False):
+            for some in chunks(made):
                 await connection.execute(backend.table.insert(), [row._asdict() for row in some])
     await backend.store.aclose()
 
 
 async def fill_redis(client: Any, count: int) -> None:
     prefix = f"{NAME}:".encode()
-    for some in batched(rows(StoreBackend.bound_for(RedisBackend(client, NAME)).user_index, count), CHUNK):
+    for some in chunks(rows(RedisBackend(client).bound_for().user_index, count)):
         async with client.pipeline(transaction=False) as pipeline:
             for row in some:
                 owner = None if row.owner is None else Owner(row.owner, row.since or 0)
