@@ -44,6 +44,12 @@ class Proxy:
             if not writer.is_closing():
                 writer.write_eof()
 
+    def silence(self) -> None:
+        """Let no reply arrive any more by the connections that are open, as after the loss of a network."""
+        self.flows.clear()
+        self.flows = asyncio.Event()
+        self.flows.set()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -71,8 +77,9 @@ class Proxy:
             writer.write(data)
 
     async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        flows = self.flows
         while data := await reader.read(2**16):
-            await self.flows.wait()
+            await flows.wait()
             if self.lose_replies:
                 self.lose_replies -= 1
                 return

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio import move_on_after
 from sqlalchemy import event, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -21,6 +22,7 @@ from starsessions import BackendUnavailable
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore
 from starsessions.stores.base import Conflict, Cursor, Entry, Owner
 from starsessions.stores.sqlalchemy.connection import MAX_ATTEMPTS
+from tests.backends.proxy import proxy
 from tests.backends.sql import DATABASES, NOW, Database, database, opened, pool_of, until
 from tests.servers import mariadb, postgres
 from tests.servers.process import Address, Server
@@ -100,7 +102,7 @@ async def works(store: SQLAlchemyStore) -> None:
     assert await store.count_owned(key, now=NOW) == 0
 
 
-HANGS = 120  # seconds: no judgement, only an end
+HANGS = 20  # seconds: no judgement, only an end
 
 
 async def fails(work: Awaitable[Any]) -> BackendUnavailable:
@@ -171,6 +173,42 @@ async def test_a_paused_server_costs_a_request_its_time_and_no_connection(own: O
         store._database._timeout = 30
         await asyncio.gather(*(works(store) for _ in range(10)))
         assert pool_of(backend).checkedout() == 0
+
+
+async def test_connections_that_have_fallen_silent_are_replaced(shared: Database) -> None:
+    """The network has lost them, and nothing says so."""
+    found = re.search(r"@127\.0\.0\.1:(\d+)/", shared.url)
+    assert found, "the server belongs to another program"
+    async with proxy(int(found[1])) as between, opened(shared.url.replace(found[1], str(between.port))) as backend:
+        store = backend.store
+        await asyncio.gather(*(works(store) for _ in range(30)))
+        store._database._timeout = 0.3
+        between.flows.clear()
+        await asyncio.gather(*(fails(store.get(f"key-{n}", now=NOW)) for n in range(30)))
+        between.silence()
+        store._database._timeout = 30
+        await asyncio.gather(*(works(store) for _ in range(30)))
+        await store.finished()
+        assert pool_of(backend).checkedout() == 0
+
+
+async def test_a_driver_that_waits_while_it_is_cancelled_is_cancelled_again(tmp_path: Path) -> None:
+    """As psycopg does, for the end of its statement: if that never comes, the place of the connection is lost."""
+
+    async def waits() -> None:
+        for _ in range(2):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    async with opened(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}") as backend:
+        database = backend.store._database
+        database._timeout = 0.01
+        await fails(database.with_timeout(waits()))
+        with move_on_after(0.005):
+            await database.with_timeout(waits(), writes=True)
+        async with asyncio.timeout(HANGS):
+            await backend.store.finished()
 
 
 @dataclass

@@ -12,6 +12,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -30,12 +31,16 @@ HASTY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 class PostgresServer(Server):
     graceful = signal.SIGINT  # "fast": it ends the connections; SIGTERM would wait for them
 
-    def __init__(self, settings: Mapping[str, str]) -> None:
+    def __init__(self, settings: Mapping[str, str], of: "PostgresServer | None" = None) -> None:
         user, port = unprivileged("postgres"), free_port()
         template, self.password = _template(user)
         folder = new_folder(user)
         self.data = folder / "data"
-        copy_folder(template, self.data, user)
+        if of is None:
+            copy_folder(template, self.data, user)
+        else:
+            copy = ["-D", self.data, "-d", of.url, "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+            run([postgres_program("pg_basebackup"), *copy], user, folder)
         options = [word for key, value in {**SETTINGS, **settings}.items() for word in ("-c", f"{key}={value}")]
         command = [postgres_program("postgres"), "-D", self.data, "-p", str(port), *options]
         super().__init__("PostgreSQL", command, folder, port, user)
@@ -48,9 +53,32 @@ class PostgresServer(Server):
         """A blocking connection with autocommit for what a test asks the server itself; use it in a ``with`` block."""
         return psycopg.connect(self.url, autocommit=True, connect_timeout=5)
 
+    def ask(self, question: str) -> Any:
+        with self.client() as client:
+            answer = client.execute(question.encode())
+            row = answer.fetchone() if answer.description else None
+            return row and row[0]
+
     def is_ready(self) -> bool:
         with self.client():
             return True
+
+    def refuse_standbys(self) -> None:
+        """Let no write reach a standby any more. (What a paused one has not read may be in its socket.)"""
+        rules = self.data / "pg_hba.conf"
+        rules.write_text("\n".join(line for line in rules.read_text().splitlines() if "replication" not in line))
+        self.ask("SELECT pg_reload_conf()")
+        self.ask("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_replication")
+        self.wait_until(lambda: self.ask("SELECT count(*) FROM pg_stat_replication") == 0, "kept its standbys")
+
+    def wait_for_standby(self) -> None:
+        """Confirm what a standby has, from now on."""
+        self.ask("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self.ask("SELECT pg_reload_conf()")
+        self.wait_until(lambda: self.ask("SELECT sync_state FROM pg_stat_replication") == "sync", "is asynchronous")
+
+    def promote(self) -> None:
+        self.ask("SELECT pg_promote()")
 
     def kill(self) -> None:
         super().kill()
@@ -71,6 +99,15 @@ def server(*, durable: bool = False, settings: Mapping[str, str] | None = None) 
     with PostgresServer({**({} if durable else HASTY), **(settings or {})}) as postgres:
         postgres.start()
         yield postgres
+
+
+@contextlib.contextmanager
+def pair(*, settings: Mapping[str, str] | None = None) -> Iterator[tuple[PostgresServer, PostgresServer]]:
+    """A primary that waits for the disk, and a standby that follows it."""
+    with server(durable=True, settings=settings) as primary, PostgresServer(HASTY, of=primary) as standby:
+        standby.start()
+        primary.wait_until(lambda: primary.ask("SELECT count(*) FROM pg_stat_replication") == 1, "has no standby")
+        yield primary, standby
 
 
 @functools.cache

@@ -51,12 +51,12 @@ def settings(durable: bool, config: Config | None) -> Config:
 class RedisServer(Server):
     """One process of redis-server: a server, a node of a Cluster, or a Sentinel."""
 
-    def __init__(self, name: str, port: int, config: Config, *mode: str) -> None:
+    def __init__(self, name: str, port: int, config: Config, *mode: str, program: Sequence[str] = ()) -> None:
         directory = new_folder()
         file = directory / "redis.conf"
         lines = {"port": str(port), "dir": str(directory), "bind": "127.0.0.1", **config}
         file.write_text("".join(f"{key} {value}\n" for key, value in lines.items()))
-        super().__init__(name, [redis_program(), file, *mode], directory, port, user=None)
+        super().__init__(name, [*(program or [redis_program()]), file, *mode], directory, port, user=None)
 
     @property
     def url(self) -> str:
@@ -83,6 +83,12 @@ class RedisServer(Server):
     def serves_cluster(self) -> bool:
         return "cluster_state:ok" in str(self.ask("CLUSTER", "INFO"))
 
+    def refuse_replicas(self) -> None:
+        """Let no write reach its replicas any more. (What a paused one has not read may be in its socket.)"""
+        self.ask("ACL", "SETUSER", "default", "-psync", "-sync")
+        self.ask("CLIENT", "KILL", "TYPE", "replica")
+        self.wait_until(lambda: self.ask("INFO", "replication")["connected_slaves"] == 0, "kept its replicas")
+
     def role(self) -> str:
         """What it takes itself for: master, slave, or sentinel."""
         return str(self.ask("ROLE")[0])
@@ -93,11 +99,23 @@ def redis_program() -> Path:
 
 
 @contextlib.contextmanager
-def standalone(*, durable: bool = False, config: Config | None = None) -> Iterator[RedisServer]:
+def standalone(
+    *, durable: bool = False, config: Config | None = None, program: Sequence[str] = ()
+) -> Iterator[RedisServer]:
     """``with standalone(config={"maxmemory": "2mb"}) as server:`` -- the names are those of redis.conf."""
-    with RedisServer("Redis", free_port(), settings(durable, config)) as server:
+    with RedisServer("Redis", free_port(), settings(durable, config), program=program) as server:
         server.start()
         yield server
+
+
+@contextlib.contextmanager
+def pair(*, config: Config | None = None, program: Sequence[str] = ()) -> Iterator[tuple[RedisServer, RedisServer]]:
+    """A primary and its replica."""
+    with standalone(config=config, program=program) as primary:
+        of_primary = {**(config or {}), "replicaof": f"127.0.0.1 {primary.port}"}
+        with standalone(config=of_primary, program=program) as replica:
+            primary.wait_until(lambda: primary.ask("WAIT", "1", "100") == 1, "has no replica")
+            yield primary, replica
 
 
 class Group:

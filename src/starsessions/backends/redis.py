@@ -28,6 +28,8 @@ class RedisBackend(StoreBackend):
             client, and its settings are not changed.
         prefix: the prefix of all keys in Redis. Applications that share a database need different ones.
         timeout: the seconds after which an operation raises `BackendUnavailable`.
+        wait_for_replicas: how many replicas must have a write before it is confirmed. If they do not say so within a
+            third of `timeout`, methods raise `BackendUnavailable`. 0: a failover can take back what was just confirmed.
         encrypt_with: a key of 32 bytes or more that encrypts what is stored, bound to its place. A list: the first key
             encrypts, all decrypt, and a record moves to the first key when it is next written. Sessions that are not
             encrypted are ignored then. False: no encryption.
@@ -51,13 +53,14 @@ class RedisBackend(StoreBackend):
         prefix: str = "starsessions:",
         *,
         timeout: float | timedelta = 5,
+        wait_for_replicas: int = 0,
         encrypt_with: OptionalKeys = False,
         serializer: Serializer | None = None,
         check_epoch: bool = False,
         clock: Clock = wall_clock,
     ) -> None:
         self.store: RedisStore
-        store = RedisStore(client_or_url, prefix, timeout=timeout)
+        store = RedisStore(client_or_url, prefix, timeout=timeout, wait_for_replicas=wait_for_replicas)
         super().__init__(store, encrypt_with=encrypt_with, serializer=serializer, check_epoch=check_epoch, clock=clock)
 
     @asynccontextmanager

@@ -1,11 +1,13 @@
 """What all operations of the store have in common: the client of this event loop, a second attempt, a time limit."""
 
+from asyncio import gather
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
+from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.loops import PerLoop
 from starsessions.stores.redis.connection import Send, Transport, primaries_of, within
-from starsessions.stores.redis.scripts import Script
+from starsessions.stores.redis.scripts import MARK, Script
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -17,13 +19,18 @@ class Commands:
     Args:
         clients: the clients by which to send.
         seconds: the limit of time of an operation.
+        replicas: how many replicas must have a write before it is confirmed.
     """
 
-    def __init__(self, clients: PerLoop[Transport], seconds: float) -> None:
+    def __init__(self, clients: PerLoop[Transport], seconds: float, replicas: int) -> None:
         from redis import exceptions
 
         self._clients = clients
         self._seconds = seconds
+        self.waits: bool = replicas > 0
+        self._replicas = replicas
+        # A third of the time: a script that the server does not know is sent again, and its reply may be lost.
+        self._wait = ("WAIT", replicas, max(1, int(seconds * 1000 / 3)))
         self.failures: tuple[type[Exception], ...] = (exceptions.RedisError,)
         self._unknown_script = exceptions.NoScriptError
         # After these errors a command is retried. A read-only error means a failover: another node is the primary now.
@@ -91,6 +98,43 @@ class Commands:
             return await self._run_once(script, keys, arguments, send), False
         except self._lost:
             return await self._run_once(script, keys, arguments, send), True
+
+    async def run_durably(self, script: Script, keys: Sequence[bytes], *arguments: Any) -> tuple[Any, bool]:
+        """As `run`, and wait until enough replicas have what the script has written, if they are to be waited for.
+
+        Raises:
+            BackendUnavailable: they have not said so in time.
+        """
+        if not self.waits:
+            return await self.run(script, keys, *arguments)
+        command = (len(keys), *keys, *arguments)
+        try:
+            return await self._confirmed(keys[0], script, command), False
+        except self._lost:
+            return await self._confirmed(keys[0], script, command), True
+
+    async def confirm(self, *keys: bytes) -> None:
+        """Wait until enough replicas have what was written to the servers of these keys, by anyone.
+
+        Raises:
+            BackendUnavailable: they have not said so in time.
+        """
+        if self.waits:
+            await gather(*(self.run_durably(MARK, [key]) for key in keys))
+
+    async def _confirmed(self, key: bytes, script: Script, command: tuple[Any, ...]) -> Any:
+        """Run a script, and wait for replicas on the same connection: WAIT is about what that has written."""
+        together, mark = self._clients.get().together, ("EVAL", MARK.source, 1, key)
+        try:
+            _, reply, count = await together(key, mark, ("EVALSHA", script.sha, *command), self._wait)
+        except self._unknown_script:
+            _, reply, count = await together(key, mark, ("EVAL", script.source, *command), self._wait)
+        if count < self._replicas:
+            raise BackendUnavailable(
+                f"The write was carried out, but only {count} of {self._replicas} replicas have confirmed it in time. "
+                "A failover may take it back: try again, and look at the replicas."
+            )
+        return reply
 
     async def _run_once(
         self, script: Script, keys: Sequence[bytes], arguments: tuple[Any, ...], send: Send | None

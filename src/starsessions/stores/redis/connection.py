@@ -1,7 +1,7 @@
-"""How a command reaches Redis: by a connection of a pool, alone or shared, and within a timeout."""
+"""How commands reach Redis: by a connection of a pool, alone, shared or together, and within a timeout."""
 
 from asyncio import AbstractEventLoop, Future, Semaphore, Task, get_running_loop, sleep, timeout
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -28,6 +28,10 @@ Send = Callable[..., Awaitable[Any]]
 Read = Callable[[bytes], Awaitable[Any]]
 """Returns the value of a key as bytes."""
 
+Together = Callable[..., Awaitable[list[Any]]]
+"""Sends commands at once by one connection, to the server of a key, and returns their replies. Takes the key and the
+commands. If some were refused, it raises the first refusal after all replies have been read."""
+
 
 class Transport(NamedTuple):
     """A client, and the functions that send commands through it."""
@@ -35,6 +39,7 @@ class Transport(NamedTuple):
     client: "Redis | RedisCluster"
     send: Send
     read: Read
+    together: Together
     is_cluster: bool
 
 
@@ -55,15 +60,18 @@ def transport_for(client: "Redis | RedisCluster", seconds: float) -> Transport:
     driver = _Driver()
     execute = partial(client.execute_command, **{NEVER_DECODE: True})
     if isinstance(client, RedisCluster):
-        send = _whole(driver, _limited(execute), _PAUSES)
+        free = Semaphore(CONNECTIONS)
+        send = _whole(driver, _limited(execute, free), _PAUSES)
+        together = _limited(_ToOneNode(driver, client).send, free)
         # The keys of one MGET may be on different nodes.
-        return Transport(client, send, partial(send, "GET"), is_cluster=True)
+        return Transport(client, send, partial(send, "GET"), together, is_cluster=True)
     # A subclass that overrides execute_command expects to see each command.
     if type(client).execute_command is not Redis.execute_command or client.single_connection_client:
-        send = _whole(driver, execute)
+        send, together = _whole(driver, execute), partial(_piped, driver, client)
     else:
-        send = _Pooled(driver, client.connection_pool).send
-    return Transport(client, send, _Reads(send, seconds).read, is_cluster=False)
+        pooled = _Pooled(driver, client.connection_pool)
+        send, together = pooled.send, pooled.send_together
+    return Transport(client, send, _Reads(send, seconds).read, together, is_cluster=False)
 
 
 async def primaries_of(client: Any, *, anew: bool) -> dict[str, Send]:
@@ -139,17 +147,85 @@ def _whole(driver: _Driver, execute: Send, pauses: Sequence[float] = ()) -> Send
     return send
 
 
-def _limited(execute: Send) -> Send:
+def _limited(execute: Send, free: Semaphore) -> Send:
     """Return a function that sends so many commands at a time. The client of a Cluster refuses more than 100 per node,
     and all that concerns one user's listing goes to the same one.
     """
-    free = Semaphore(CONNECTIONS)
 
     async def send(*command: Any) -> Any:
         async with free:
             return await execute(*command)
 
     return send
+
+
+def _without_refusals(replies: list[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
+async def _piped(driver: _Driver, client: Any, _: bytes, *commands: tuple[Any, ...]) -> list[Any]:
+    """Send commands together by the client's own pipeline."""
+    from redis.client import NEVER_DECODE
+
+    pipeline = client.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command, **{NEVER_DECODE: True})
+    with driver:
+        return _without_refusals(await pipeline.execute(raise_on_error=False))
+
+
+class _ToOneNode:
+    """Send commands together to the node of a Cluster that has a key.
+
+    The client itself would send a command that was redirected alone. So commands that it refuses are sent together
+    again: where it says, or after a single command by which the client has learned where the key is.
+    """
+
+    def __init__(self, driver: _Driver, client: Any) -> None:
+        from redis import exceptions
+
+        self._driver = driver
+        self._client = client
+        self._ask = exceptions.AskError
+        self._moved = (
+            exceptions.ClusterDownError,
+            exceptions.ConnectionError,
+            exceptions.MovedError,
+            exceptions.TimeoutError,
+        )
+
+    async def send(self, key: bytes, *commands: tuple[Any, ...]) -> list[Any]:
+        for pause in _PAUSES:
+            try:
+                return await self._once(key, commands)
+            except self._moved:
+                await sleep(pause)
+            with self._driver:
+                await self._client.execute_command("PTTL", key)
+        return await self._once(key, commands)
+
+    async def _once(self, key: bytes, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+        with self._driver:
+            await self._client.initialize()
+            try:
+                return await self._piped(self._client.get_node_from_key(key), commands)
+            except self._moved:  # one of them is a kind of the next
+                raise
+            except self._ask as said:  # its slot is about to move, and the key is there already
+                node = self._client.get_node(said.host, said.port)
+            pairs = [one for command in commands for one in (("ASKING",), command)]
+            return (await self._piped(node, pairs))[1::2]
+
+    async def _piped(self, node: Any, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+        from redis.client import NEVER_DECODE
+
+        pipeline = self._client.pipeline()
+        for command in commands:
+            pipeline.execute_command(*command, target_nodes=node, **{NEVER_DECODE: True})
+        return _without_refusals(await pipeline.execute(raise_on_error=False, allow_redirections=False))
 
 
 class _Pooled:
@@ -170,6 +246,7 @@ class _Pooled:
         self._pool = pool
         self._free = Semaphore(pool.max_connections)
         self._misled = (exceptions.ConnectionError, exceptions.ReadOnlyError)
+        self._refusal = exceptions.ResponseError
         self._keeps = pool.max_connections >= CONNECTIONS
         self._kept: _Lease | None = None
         self._current: _Lease | None = None
@@ -177,6 +254,32 @@ class _Pooled:
         self._tasks: set[Task[None]] = set()
 
     async def send(self, *command: Any) -> Any:
+        return await self._lend(self._exchange, command)
+
+    async def send_together(self, _: bytes, *commands: tuple[Any, ...]) -> list[Any]:
+        replies: list[Any] = await self._lend(self._exchange_all, commands)
+        return replies
+
+    async def _exchange(self, connection: Any, command: tuple[Any, ...]) -> Any:
+        await connection.send_command(*command)
+        # If this is cancelled it closes the connection, so that no other command reads its answer.
+        answer = await connection.read_response(disable_decoding=True)
+        self._driver.check(command, answer)
+        return answer
+
+    async def _exchange_all(self, connection: Any, commands: tuple[tuple[Any, ...], ...]) -> list[Any]:
+        await connection.send_packed_command(connection.pack_commands(commands))
+        replies: list[Any] = []
+        for command in commands:
+            try:
+                replies.append(await connection.read_response(disable_decoding=True))
+            except self._refusal as refusal:
+                replies.append(refusal)
+            self._driver.check(command, replies[-1])
+        return _without_refusals(replies)
+
+    async def _lend(self, exchange: Callable[[Any, tuple[Any, ...]], Awaitable[Any]], content: tuple[Any, ...]) -> Any:
+        """Have a connection used, and return what came of it."""
         kept, self._kept = self._kept, None
         if kept is not None and not kept.connection.is_connected:  # the client was closed
             await self._give_back(kept)
@@ -185,10 +288,7 @@ class _Pooled:
         works = False
         try:
             with self._driver:
-                await taken.connection.send_command(*command)
-                # If this is cancelled it closes the connection, so that no other command reads its answer.
-                answer = await taken.connection.read_response(disable_decoding=True)
-                self._driver.check(command, answer)
+                answer = await exchange(taken.connection, content)
             works = True
             return answer
         except self._misled:

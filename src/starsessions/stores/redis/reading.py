@@ -38,11 +38,21 @@ class Reader:
         """Whether scripts may use keys that they find in a listing. Dragonfly, for one, permits that by a setting."""
 
     async def page(self, name: str, limit: int, now: int, after: Cursor | None) -> Page:
-        """Return a page of a listing."""
+        """Return a page of a listing. At the time 0, who asks ends what is listed: the rest has ended durably then."""
         key = listing(self._prefix, name)
         answer = await self._at_once(key, name, limit, after)
         if answer is not None:
-            return self._shown(key, answer, now)
+            page, others = self._shown(key, answer, now), [key]
+        else:
+            page, members = await self._in_turn(key, limit, now, after)
+            listed, shown = {cursor(one).key for one in members}, {key for key, _ in page.entries}
+            others = [self._prefix + one.encode() for one in listed - shown]
+        if now == 0:
+            await self._commands.confirm(*others)
+        return page
+
+    async def _in_turn(self, key: bytes, limit: int, now: int, after: Cursor | None) -> tuple[Page, list[bytes]]:
+        """Read the members, then the entries. Return the page, and the members on it."""
         # An entry that was moved to another key since the members were read has left its place, and has another one,
         # which was there before. So what was found counts only if the members are still the same, or all was found.
         members = await self._members(key, limit, after)
@@ -53,7 +63,7 @@ class Reader:
             if members == seen:
                 break
             page = self._shown(key, await self._entries(members, limit), now)
-        return page
+        return page, members[:limit]
 
     def _shown(self, key: bytes, answer: _Found, now: int) -> Page:
         members, last = answer

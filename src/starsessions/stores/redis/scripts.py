@@ -203,6 +203,19 @@ return found
 )
 """Return where the next page of a scan begins, which server this is, how it sees its Cluster, and keys and their
 values. ARGV: where this page begins, a pattern, and about how many keys to return."""
+MARK = _script(
+    b"""
+local left = redis.call('PTTL', KEYS[1])
+if left == -2 then
+    redis.call('SET', KEYS[1], '', 'PX', 1000)
+    redis.call('DEL', KEYS[1])
+elseif left > 0 then
+    redis.call('PEXPIRE', KEYS[1], left)
+end
+"""
+)
+"""Write something that changes nothing. WAIT waits for what its connection has written, and for nothing at all where a
+command found that what it should do was done already. KEYS: the entry or listing."""
 
 CLOCK = _script(b"return redis.call('TIME')")
 """Return seconds and microseconds. KEYS: any key, by which a Cluster chooses the server."""

@@ -45,12 +45,15 @@ class RedisStore(Announces):
             for each event loop. `aclose` closes that one.
         prefix: the prefix of all keys in Redis.
         timeout: the seconds after which any operation raises `BackendUnavailable`.
+        wait_for_replicas: how many replicas must have a write before it is confirmed.
 
     Raises:
         ImproperlyConfigured: the client or URL cannot be used, or the package redis is missing.
     """
 
-    def __init__(self, client_or_url: ClientOrUrl, prefix: str, *, timeout: float | timedelta) -> None:
+    def __init__(
+        self, client_or_url: ClientOrUrl, prefix: str, *, timeout: float | timedelta, wait_for_replicas: int = 0
+    ) -> None:
         try:
             import redis  # noqa: F401
         except ImportError as missing:
@@ -59,18 +62,25 @@ class RedisStore(Announces):
             ) from missing
         if not isinstance(prefix, str):
             raise ImproperlyConfigured(f"prefix must be a str, not {type(prefix).__name__}.")
+        if type(wait_for_replicas) is not int or wait_for_replicas < 0:
+            raise ImproperlyConfigured("wait_for_replicas is a number of replicas: 0, 1 or more.")
         self._prefix = prefix.encode()
         seconds = time_limit("timeout", timeout)
         self.clients: PerLoop[Transport] = clients_for(client_or_url, seconds)
         self.announcer: Announcing = RedisAnnouncer(self.clients, self._prefix, seconds)
-        self._commands = Commands(self.clients, seconds)
+        self._commands = Commands(self.clients, seconds, wait_for_replicas)
         self._writer = Writer(self._commands, self._prefix)
         self._reader = Reader(self._commands, self._prefix)
         self._scanner = Scanner(self._commands, self._prefix)
         self._eviction = EvictionCheck()
 
     async def get(self, key: str, *, now: int) -> Entry | None:
-        return parsed(await self._commands.finish(self._commands.read, self._prefix + key.encode()), now)
+        name = self._prefix + key.encode()
+        entry = parsed(await self._commands.finish(self._commands.read, name), now)
+        if entry is None and now == 0 and self._commands.waits:
+            # It was to be ended, whatever the clock says. The request that ended it may have failed to confirm that.
+            await self._commands.finish(self._commands.confirm, name)
+        return entry
 
     async def create(self, key: str, value: bytes, *, expires_at: int, now: int, owner: Owner | None = None) -> Version:
         return await self._put(key, value, b"", expires_at, now, owner)

@@ -129,7 +129,7 @@ class Writer:
 
     async def _write(self, change: Change, moves: _Moves) -> tuple[Any, bool]:
         places = (moves.into, moves.out_of)
-        return await self._commands.run(
+        return await self._commands.run_durably(
             WRITE,
             [self._prefix + change.key.encode(), *(place.listing for place in places if place)],
             entry_of(change.version, change.value) if change.version else b"",
@@ -140,7 +140,9 @@ class Writer:
         )
 
     async def _add(self, change: Change, place: Place) -> None:
-        await self._commands.run(ADD, [place.listing], change.version, place.start, place.who, change.milliseconds)
+        await self._commands.run_durably(
+            ADD, [place.listing], change.version, place.start, place.who, change.milliseconds
+        )
 
     def _stale(self, change: Change, moves: _Moves, answer: Any) -> Place | None:
         """Return the place that must still be removed after this reply to the script for the entry."""

@@ -5,9 +5,9 @@ application's pool until after its response (FastAPI's dependencies with `yield`
 session needed a second one of the same pool.
 
 Each statement runs in its own task. After the timeout the request fails at once, while the task goes on to clean up its
-connection, which takes drivers seconds if the server does not answer. If a request is cancelled, its statement still
-runs to the end, so that no connection has to be closed in the middle of a reply. A cancelled write waits for that end,
-so that nothing is written afterwards.
+connection, which takes drivers seconds if the server does not answer: they are interrupted after another timeout. If a
+request is cancelled, its statement still runs to the end, so that no connection has to be closed in the middle of a
+reply. A cancelled write waits for that end, so that nothing is written afterwards.
 
 A pooled connection may have been lost since its last use. Checking it first would cost a round trip, so a statement
 that fails is retried once instead: SQLAlchemy empties its pool when it detects a lost connection. A write may have been
@@ -207,15 +207,21 @@ class Database:
         try:
             await asyncio.wait({task}, timeout=self._timeout)
         except asyncio.CancelledError:
-            loop.call_at(until, task.cancel)
+            loop.call_at(until, self._interrupt, task)
             if writes:
                 with CancelScope(shield=True):
                     await asyncio.wait({task}, timeout=until - loop.time())
             raise
         if not task.done():
-            task.cancel()
+            self._interrupt(task)
             raise BackendUnavailable(f"The store did not answer within {self._timeout:g} seconds.")
         return task.result()
+
+    def _interrupt(self, task: asyncio.Task[Any]) -> None:
+        """Cancel work, and again if it goes on: a driver may wait for the end of its statement, which never comes."""
+        if not task.done():
+            task.cancel()
+            task.get_loop().call_later(self._timeout, self._interrupt, task)
 
     async def finished(self) -> None:
         """Wait until no work is running. All work ends within the timeout, or soon after."""
