@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from tests.servers import postgres, redis
 from tests.servers.fixtures import shared
 from tests.servers.process import free_port
+from tests.wide.programs import redis_like
 
 
 def valkey() -> Any:
@@ -42,8 +44,20 @@ def _with_statistics() -> Iterator[postgres.PostgresServer]:
         yield server
 
 
+def newest_valkey() -> Any:
+    """The one that scripts/wide-servers has unpacked."""
+    return _unpacked("usr/bin/valkey-server")
+
+
+@contextmanager
+def _unpacked(program: str) -> Iterator[Any]:
+    with redis_like(program) as address:
+        yield SimpleNamespace(address=address)
+
+
 STARTERS: dict[str, tuple[str, Callable[[], Any]]] = {
     "redis": ("STARSESSIONS_REDIS_URL", valkey),
+    "valkey": ("STARSESSIONS_VALKEY_URL", newest_valkey),
     "postgres": ("STARSESSIONS_POSTGRES_URL", postgres_with_statistics),
 }
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from starsessions.testing.conformance.announcing_rules import ANNOUNCING
 from starsessions.testing.conformance.backend_rules import BACKEND
 from starsessions.testing.conformance.contract import Contract, Rule
 from starsessions.testing.conformance.indexing_rules import INDEXING
@@ -43,7 +44,9 @@ class Ordinary:
         )
 
 
-_OF_CONNECTIONS = """
+_OF_ANNOUNCEMENTS = " ".join(rule.__name__ for rule in ANNOUNCING)
+_OF_CONNECTIONS = f"""
+    {_OF_ANNOUNCEMENTS}
     get_returns_what_create_has_stored
     one_connection_sees_what_another_writes
     entries_outlive_their_connections

@@ -349,13 +349,16 @@ def test_a_cookie_of_2_x_is_read() -> None:
 
 _written = tell(story_of("guides/extend/write-a-store.md"))
 _listing = tell(story_of("guides/extend/list-by-owner.md"))
+_announcing = tell(story_of("guides/extend/announce.md"))
 _suites = {**tell(story_of("guides/extend/test-a-store.md", 0)), **tell(story_of("guides/extend/test-a-store.md", 1))}
 
 
 class TestTheStoreOfThePage(_suites["TestMemoryStore"]):  # type: ignore[misc]
     """The suite that the page shows, with the store of the page on how to write one."""
 
-    declines: ClassVar = _suites["TestMemoryStore"].declines | dict.fromkeys(["owners", "scan"], "it has four methods")
+    declines: ClassVar = _suites["TestMemoryStore"].declines | dict.fromkeys(
+        ("owners", "scan", "announcements"), "it has four methods"
+    )
 
     @pytest.fixture
     def open_store(self) -> Callable[[str], Any]:
@@ -363,13 +366,18 @@ class TestTheStoreOfThePage(_suites["TestMemoryStore"]):  # type: ignore[misc]
         return lambda name: stores.setdefault(name, _written["DictStore"]())
 
 
-class TestTheStoreOfThePageThatListsByOwner(_suites["TestMemoryStore"]):  # type: ignore[misc]
-    declines: ClassVar = _suites["TestMemoryStore"].declines | {"scan": "it only lists by owner"}
+class TestTheStoreOfThePageThatListsByOwnerAndAnnounces(_suites["TestMemoryStore"]):  # type: ignore[misc]
+    declines: ClassVar = _suites["TestMemoryStore"].declines | {"scan": "another page shows it"}
 
     @pytest.fixture
     def open_store(self) -> Callable[[str], Any]:
+        class Both(_listing["OwnedDictStore"], _announcing["Announcer"]):  # type: ignore[misc]
+            def __init__(self) -> None:
+                _listing["OwnedDictStore"].__init__(self)
+                _announcing["Announcer"].__init__(self)
+
         stores: dict[str, Any] = {}
-        return lambda name: stores.setdefault(name, _listing["OwnedDictStore"]())
+        return lambda name: stores.setdefault(name, Both())
 
 
 class TestTheBackendOfThePage(_suites["TestMemoryBackend"]):  # type: ignore[misc]

@@ -305,6 +305,32 @@ async def test_the_end_of_another_session_costs_it_no_look(site: Site, line: Lin
         assert (line.looks, ended > before) == (ended, True)
 
 
+async def test_work_that_goes_on_after_its_response_ends_with_the_session_and_can_change_it(site: Site) -> None:
+    log: list[object] = []
+
+    async def work(session: Session) -> None:
+        async with watch.move_on_when_ended(session, wait=Pauses()) as scope:
+            await session.persist()
+            session["steps"] = 1
+            await session.persist()
+            log.append("working")
+            await anyio.sleep_forever()
+        log.append(scope.cancelled_caught)
+
+    async with anyio.create_task_group() as tasks:
+
+        def begin(session: Session) -> None:
+            tasks.start_soon(work, session)
+
+        await site.visit(begin)
+        await settled()
+        assert log == ["working"]
+        assert await site.data() == {"steps": 1}
+        await sign_out(site)
+        await settled()
+        assert log == ["working", True]
+
+
 async def test_an_end_between_loading_and_listening_is_noticed(site: Site) -> None:
     async with streams(site):  # so that there is a subscription, which will not begin for the next one
         elsewhere, log = another(site), []

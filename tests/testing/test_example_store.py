@@ -28,6 +28,7 @@ class TestFileStore(StoreSuite):
     declines: ClassVar = {
         "owners": "it has four methods, and the library adds a list for each owner",
         "scan": "it has four methods",
+        "announcements": "it has four methods, and the library looks from time to time",
     }
 
     @pytest.fixture
@@ -39,7 +40,10 @@ class TestListedFileStore(StoreSuite):
     """The same store, as the library uses it."""
 
     event_loops = ("asyncio", "trio")
-    declines: ClassVar = {"sweeps": "the store below does", "scan": "the store below does not"}
+    declines: ClassVar = {
+        "sweeps": "the store below does",
+        **dict.fromkeys(("scan", "announcements"), "the store below has four methods"),
+    }
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:

@@ -7,9 +7,12 @@ import pytest
 from starsessions.stores.base import Store
 from starsessions.stores.listed import ListedStore
 from starsessions.testing import RulesSuite, StoreFixture
+from starsessions.testing.conformance import announcing_rules as a
+from starsessions.testing.conformance import fixtures
 from starsessions.testing.conformance import indexing_rules as i
 from starsessions.testing.conformance import scanning_rules as s
 from starsessions.testing.conformance import store_rules as r
+from starsessions.testing.conformance.broken_announcements import SubscribesWhenItIsRead
 from starsessions.testing.conformance.broken_stores import (
     SWEEPS,
     WRONG,
@@ -19,9 +22,17 @@ from starsessions.testing.conformance.broken_stores import (
     RefusesWhatIsTooLarge,
     TakesAThousandBytes,
     failing_rules,
+    opener,
 )
 from starsessions.testing.conformance.contract import Rule
-from starsessions.testing.conformance.right_stores import LEGAL, LEGAL_LISTINGS, LEGAL_SCANS, Kind, Right
+from starsessions.testing.conformance.right_stores import (
+    LEGAL,
+    LEGAL_ANNOUNCEMENTS,
+    LEGAL_LISTINGS,
+    LEGAL_SCANS,
+    Kind,
+    Right,
+)
 from tests.rows import rows
 
 pytestmark = pytest.mark.once
@@ -31,7 +42,11 @@ pytestmark = pytest.mark.once
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@rows("store", [*LEGAL, *LEGAL_LISTINGS, *LEGAL_SCANS, HasAnIndex], ids=lambda store: store.__name__)
+@rows(
+    "store",
+    [*LEGAL, *LEGAL_LISTINGS, *LEGAL_SCANS, *LEGAL_ANNOUNCEMENTS, HasAnIndex],
+    ids=lambda store: store.__name__,
+)
 @pytest.mark.anyio
 async def test_an_unusual_but_correct_store_follows_all_rules(store: Kind) -> None:
     assert await failing_rules(store) == frozenset()
@@ -80,6 +95,7 @@ async def test_a_limit_is_neither_higher_nor_lower_than_what_is_stated(
         (i.an_owned_entry_is_listed_at_once, "owners"),
         (i.parallel_creates_of_one_owner_lose_none, "owners"),
         (s.a_scan_has_each_entry_as_it_is, "scan"),
+        (a.announcing_is_no_error_if_no_one_listens, "announcements"),
     ],
 )
 @pytest.mark.anyio
@@ -113,6 +129,7 @@ def test_a_capability_is_declined_with_a_reason_and_its_rules_only() -> None:
         "sweeps": SWEEPS | {i.a_swept_entry_leaves_the_listing},
         "owners": {*i.INDEXING, s.a_scan_has_the_owner_of_each_entry},
         "scan": {*s.SCANNING},
+        "announcements": {*a.ANNOUNCING},
     }.items():
         declined = {
             rule for rule in r.STORE if r.STORE.why_declined(rule, {capability: "it is small"}) == "it is small"
@@ -123,6 +140,23 @@ def test_a_capability_is_declined_with_a_reason_and_its_rules_only() -> None:
             ValueError, match=r"Decline 'sweeps' with|Unknown capability 'expiry': decline one of several"
         ):
             r.STORE.why_declined(r.a_value_is_immutable_bytes, cast(Any, wrong))
+
+
+def test_each_rule_of_announcements_catches_a_mistake_that_no_other_rule_catches() -> None:
+    """So none of them can be left out."""
+    alone = {rule for rules in WRONG.values() if len(rules) == 1 for rule in rules}
+    assert [rule.__name__ for rule in a.ANNOUNCING if rule not in alone] == []
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_an_announcement_that_has_not_arrived_counts_as_lost_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fixtures, "PATIENCE", 0)
+    async with StoreFixture(opener(SubscribesWhenItIsRead)) as place:
+        with pytest.raises(AssertionError, match="1 of 1 topics did not arrive"):
+            await a.what_is_announced_from_then_on_arrives(place)
 
 
 def test_each_rule_has_a_docstring() -> None:

@@ -110,6 +110,8 @@ def connect(request: pytest.FixtureRequest) -> Connect:
 
 
 class TestSqlStore(StoreSuite):
+    declines: ClassVar = {"announcements": "PgBouncer passes none on"}
+
     @pytest.fixture
     async def open_store(self, connect: Connect) -> OpenStore:
         corner = secrets.token_hex(8)

@@ -173,12 +173,13 @@ class Bus:
         while self._ears:
             began = anyio.current_time()
             await self._subscribe()
-            self._is_heard = False
+            was_heard, self._is_heard = self._is_heard, False
             if not self._ears:
                 break
             self._notices.warn("lost", _LOST, self._why, every=600)
-            for ear in self._ears:
-                ear.stir()
+            if was_heard:  # and not at each attempt: their pause would begin anew, and they would never look
+                for ear in self._ears:
+                    ear.stir()
             if anyio.current_time() - began > STEADY:
                 pause = PAUSES[0]
             await self._sleep(pause * (0.5 + random() / 2))  # noqa: S311 - jitter

@@ -10,12 +10,15 @@ from itertools import count
 from typing import Any, ClassVar, cast
 from uuid import uuid4
 
+from anyio import Event
 from anyio.lowlevel import checkpoint
 
 from starsessions.stores.base import Conflict, Entry, Owner, Store, Version
+from starsessions.testing.conformance import announcing_rules as a
 from starsessions.testing.conformance import indexing_rules as i
 from starsessions.testing.conformance import scanning_rules as s
 from starsessions.testing.conformance import store_rules as r
+from starsessions.testing.conformance.broken_announcements import WRONG_ANNOUNCEMENTS
 from starsessions.testing.conformance.broken_listings import WRONG_LISTINGS
 from starsessions.testing.conformance.broken_scans import WRONG_SCANS
 from starsessions.testing.conformance.checks import LIFE
@@ -704,6 +707,8 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         i.one_connection_lists_what_another_writes,
         i.listings_outlive_their_connections,
         s.another_connection_goes_on_with_a_scan,
+        a.a_store_that_reaches_all_is_heard_by_every_connection,
+        a.the_end_of_a_connection_is_not_silent,
     },
     SweepsEverything: {
         r.sweep_removes_expired_entries_only,
@@ -723,6 +728,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
     RenewsAndLeavesTheIndex: {r.sweep_goes_by_the_latest_deadline},
     **WRONG_LISTINGS,
     **WRONG_SCANS,
+    **WRONG_ANNOUNCEMENTS,
 }
 
 
@@ -770,6 +776,14 @@ async def failing_rules(kind: Kind, largest_value: int | None = None) -> frozens
     """Return the ids of the rules that stores of this kind break. Each rule gets its own storage."""
 
     def fixture() -> StoreFixture:
-        return StoreFixture(opener(kind), largest_value=largest_value)
+        return StoreFixture(opener(kind), largest_value=largest_value, wait=_a_moment)
 
     return frozenset([one.rule async for one in verdicts(r.STORE, fixture, {}) if one.outcome == "broken"])
+
+
+async def _a_moment(event: Event) -> None:
+    """Wait for as long as an announcement takes within one event loop."""
+    for _ in range(50):
+        if event.is_set():
+            return
+        await checkpoint()

@@ -1,11 +1,13 @@
 """The fixture of a store rule: an isolated storage, and connections to it."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from secrets import token_hex
 from types import TracebackType
 from typing import Self, TypeVar
+
+from anyio import Event, move_on_after
 
 from starsessions.backends.base import SessionBackend
 from starsessions.stores.base import Store
@@ -19,7 +21,19 @@ Names are not reused between tests. Return an async context manager if there is 
 OpenBackend = Callable[[], SessionBackend | AbstractAsyncContextManager[SessionBackend]]
 """Creates a backend, which may already hold other sessions. Return an async context manager if it must be closed."""
 
+Wait = Callable[[Event], Awaitable[None]]
+"""Waits for an event, and gives up after a while."""
+
+PATIENCE = 60
+"""Seconds after which an announcement that has not arrived counts as lost. On servers it takes some milliseconds."""
+
 T = TypeVar("T")
+
+
+async def wait_with_patience(event: Event) -> None:
+    """Wait for an event, or until it would have happened long ago."""
+    with move_on_after(PATIENCE):
+        await event.wait()
 
 
 @asynccontextmanager
@@ -39,6 +53,7 @@ class StoreFixture:
         open_store: opens a connection to the storage of a given name.
         one_connection_only: `connect()` returns the same connection each time.
         largest_value: the largest value in bytes that the store accepts. None: no stated limit.
+        wait: waits for what was announced, and gives up after a while; for tests of the rules.
 
     >>> import anyio
     >>> from starsessions.stores.memory import MemoryStore
@@ -50,13 +65,20 @@ class StoreFixture:
     """
 
     def __init__(
-        self, open_store: OpenStore, *, one_connection_only: bool = False, largest_value: int | None = None
+        self,
+        open_store: OpenStore,
+        *,
+        one_connection_only: bool = False,
+        largest_value: int | None = None,
+        wait: Wait = wait_with_patience,
     ) -> None:
         self.name: str = f"place_{token_hex(8)}"
         self.largest_value: int | None = largest_value
         """The largest value in bytes; None: no stated limit."""
         self.now: int = int(time.time())
         """The time at which the rule begins. It is the real time, because a database may also use its own clock."""
+        self.wait: Wait = wait
+        """Waits for an event, and gives up after a while."""
         self._open = open_store
         self._one_connection_only = one_connection_only
         self._connections: list[Store] = []
@@ -77,7 +99,12 @@ class StoreFixture:
 
     def another(self) -> "StoreFixture":
         """Return a fixture with a separate storage of the same kind. Enter and exit it like this one."""
-        return StoreFixture(self._open, one_connection_only=self._one_connection_only, largest_value=self.largest_value)
+        return StoreFixture(
+            self._open,
+            one_connection_only=self._one_connection_only,
+            largest_value=self.largest_value,
+            wait=self.wait,
+        )
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,14 +1,16 @@
 """A correct store in a dict, from which the broken ones are made, and some that are correct but unusual."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 from uuid import uuid4
 
 from anyio import Lock
 from anyio.lowlevel import checkpoint
 
-from starsessions.stores.base import Conflict, Cursor, Entry, Owner, Page, ScanPage, Version
+from starsessions.stores.announce import Announces, InProcess
+from starsessions.stores.base import Announcing, Conflict, Cursor, Entry, Owner, Page, ScanPage, Version
 from starsessions.stores.listed import ListedStore
 
 
@@ -20,17 +22,22 @@ class Entries(dict[str, Entry]):
         self.index: dict[str, int] = {}
         self.owners: dict[str, Owner] = {}
         self.notes: dict[Any, Any] = {}
+        self.announcer: InProcess = InProcess(reaches_all=True)
 
 
 Kind = Callable[[Entries], Any]
 """Opens a connection to a database."""
 
+Topics = AsyncIterator[Sequence[str]]
+"""What is announced."""
 
-class Right:
+
+class Right(Announces):
     """A correct store in a dict that several connections share. Versions are UUIDs."""
 
     def __init__(self, entries: Entries) -> None:
         self.entries = entries
+        self.announcer: Announcing = entries.announcer
 
     def is_live(self, entry: Entry, now: int) -> bool:
         return now < entry.expires_at
@@ -237,15 +244,54 @@ class EndsWithAnEmptyPage(Right):
         return Page(super().page(left, limit, now).entries, left[:limit][-1] if left else None)
 
 
-class KeepsListsBesideEntries(ListedStore):
+class KeepsListsBesideEntries(ListedStore, Announces):
     """A store of four methods, to which the library has added the power to list by owner."""
 
     def __init__(self, entries: Entries) -> None:
         super().__init__(Right(entries))
+        self.announcer: Announcing = entries.announcer
         self.sweep: Any = Right(entries).sweep
 
 
+class HearsItsConnectionOnly(Right):
+    """It says that it does not reach all."""
+
+    def __init__(self, entries: Entries) -> None:
+        super().__init__(entries)
+        self.announcer = InProcess(reaches_all=False)
+
+
+class EndsWithItsConnection(Right):
+    """Those who listen end when the connection is closed."""
+
+    is_closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.is_closed = True
+        await self.announce([])
+
+    @asynccontextmanager
+    async def _listen(self) -> AsyncIterator[Topics]:
+        async with super().listen() as announced:
+            yield self.until_closed(announced)
+
+    def listen(self) -> AbstractAsyncContextManager[Topics]:
+        return self._listen()
+
+    async def until_closed(self, announced: Topics) -> Topics:
+        async for topics in announced:
+            if self.is_closed:
+                break
+            yield topics
+
+
 LEGAL: list[Kind] = [Right, CountsAll, HasListsAsVersions, ForgetsWhenAsked, Waits]
+
+LEGAL_ANNOUNCEMENTS: list[Kind] = [HearsItsConnectionOnly, EndsWithItsConnection]
+"""Stores that are unusual in how they announce."""
 
 LEGAL_LISTINGS: list[Kind] = [ListsWithGaps, EndsWithAnEmptyPage, KeepsListsBesideEntries]
 """Stores that are unusual in how they list by owner."""

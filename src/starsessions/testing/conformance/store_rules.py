@@ -12,6 +12,7 @@ from anyio import create_task_group
 from anyio.lowlevel import checkpoint
 
 from starsessions.stores.base import Conflict, Entry, Store, Sweeping, Version
+from starsessions.testing.conformance.announcing_rules import ANNOUNCING
 from starsessions.testing.conformance.checks import (
     ALPHABET,
     AT_ONCE,
@@ -598,10 +599,11 @@ async def parallel_sweeps_count_each_entry_once(place: StoreFixture) -> None:
     assert swept == 4 * AT_ONCE, f"concurrent sweeps of {4 * AT_ONCE} expired entries returned {swept} in total"
 
 
-# Listing the entries of an owner, and going through all entries
+# The optional powers
 
 STORE.include(INDEXING)
 STORE.include(SCANNING)
+STORE.include(ANNOUNCING)
 
 
 # Helpers
