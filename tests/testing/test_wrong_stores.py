@@ -125,5 +125,10 @@ def test_a_capability_is_declined_with_a_reason_and_its_rules_only() -> None:
             r.STORE.why_declined(r.a_value_is_immutable_bytes, cast(Any, wrong))
 
 
+def test_each_rule_of_scans_catches_a_mistake_that_no_other_rule_catches() -> None:
+    alone = {rule for rules in WRONG.values() if len(rules) == 1 for rule in rules}
+    assert [rule.__name__ for rule in s.SCANNING if rule not in alone] == []
+
+
 def test_each_rule_has_a_docstring() -> None:
     assert [rule.__name__ for rule in r.STORE if not (rule.__doc__ or "").strip().endswith(".")] == []
