@@ -142,10 +142,10 @@ def test_a_capability_is_declined_with_a_reason_and_its_rules_only() -> None:
             r.STORE.why_declined(r.a_value_is_immutable_bytes, cast(Any, wrong))
 
 
-def test_each_rule_of_announcements_catches_a_mistake_that_no_other_rule_catches() -> None:
+def test_each_rule_of_scans_and_announcements_catches_a_mistake_that_no_other_rule_catches() -> None:
     """So none of them can be left out."""
     alone = {rule for rules in WRONG.values() if len(rules) == 1 for rule in rules}
-    assert [rule.__name__ for rule in a.ANNOUNCING if rule not in alone] == []
+    assert [rule.__name__ for rule in (*s.SCANNING, *a.ANNOUNCING) if rule not in alone] == []
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

@@ -3,6 +3,8 @@
 As with the other broken stores, the sets of rules are written by hand.
 """
 
+from typing import ClassVar, Self
+
 from starsessions.stores.base import Entry, ScanPage, Version
 from starsessions.testing.conformance import scanning_rules as s
 from starsessions.testing.conformance.contract import Rule
@@ -186,6 +188,27 @@ class ScansInItsProcess(Right):
         return page
 
 
+class ScansTheWholeDatabase(Right):
+    """`SCAN` without `MATCH`, where another storage is in the same database."""
+
+    opened: ClassVar[list[Right]] = []
+
+    async def __aenter__(self) -> Self:
+        self.opened.append(self)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.opened.remove(self)
+
+    def scanned(self) -> list[str]:
+        return sorted({key for store in self.opened for key in store.entries})
+
+    def scan_page(self, left: list[str], limit: int, now: int) -> ScanPage:
+        pages = [Right(store.entries).scan_page(left, limit, now) for store in self.opened]
+        found = {key: (key, entry, owner) for page in pages for key, entry, owner in page.entries}
+        return ScanPage([*found.values()], pages[0].after)
+
+
 # The broken scans, and the rules that must reject them
 
 WRONG_SCANS: dict[type[Right], set[Rule[StoreFixture]]] = {
@@ -206,4 +229,5 @@ WRONG_SCANS: dict[type[Right], set[Rule[StoreFixture]]] = {
     ScansAHundred: {s.a_scan_has_many_entries_in_small_pages},
     ScansAllAtOnce: {s.a_scan_has_many_entries_in_small_pages},
     ScansInItsProcess: {s.another_connection_goes_on_with_a_scan},
+    ScansTheWholeDatabase: {s.a_scan_has_no_entry_of_another_storage},
 }
