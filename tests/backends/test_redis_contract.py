@@ -128,16 +128,16 @@ class TestDriversOnACluster(Cluster, Stores):
     contract = part.DRIVERS
 
 
-class TestOwnersOnACluster(Cluster, Stores):
-    """There, an entry and its place in a listing are written one after the other."""
+class TestListingsOnACluster(Cluster, Stores):
+    """There, an entry and its place in a listing are written one after the other, and each node is scanned."""
 
     __test__ = True
-    contract = part.OWNERS
+    contract = part.LISTINGS
 
 
-class TestOwnersOnAClusterOfOneNode(ClusterOfOneNode, Stores):
+class TestListingsOnAClusterOfOneNode(ClusterOfOneNode, Stores):
     __test__ = True
-    contract = part.OWNERS
+    contract = part.LISTINGS
 
 
 class TestRequestsOnACluster(Cluster, Backends):

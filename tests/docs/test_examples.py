@@ -357,7 +357,7 @@ class TestTheStoreOfThePage(_suites["TestMemoryStore"]):  # type: ignore[misc]
     """The suite that the page shows, with the store of the page on how to write one."""
 
     declines: ClassVar = _suites["TestMemoryStore"].declines | dict.fromkeys(
-        ("owners", "batches", "announcements"), "it has four methods"
+        ("owners", "batches", "scan", "announcements"), "it has four methods"
     )
 
     @pytest.fixture
@@ -367,7 +367,10 @@ class TestTheStoreOfThePage(_suites["TestMemoryStore"]):  # type: ignore[misc]
 
 
 class TestTheStoreOfThePageThatListsByOwnerAndAnnounces(_suites["TestMemoryStore"]):  # type: ignore[misc]
-    declines: ClassVar = _suites["TestMemoryStore"].declines | {"batches": "it has single writes"}
+    declines: ClassVar = _suites["TestMemoryStore"].declines | {
+        "batches": "it has single writes",
+        "scan": "another page shows it",
+    }
 
     @pytest.fixture
     def open_store(self) -> Callable[[str], Any]:

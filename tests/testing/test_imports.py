@@ -19,7 +19,13 @@ def said_by(code: str) -> str:
             "starsessions",
             ["cryptography", "fastapi", "httpx2", "itsdangerous", "joserfc", "pydantic", "redis", "sqlalchemy", "trio"],
         ),
-        ("starsessions", [f"starsessions.{name}" for name in ("csrf", "flash", "scope", "typed", "users", "watch")]),
+        (
+            "starsessions",
+            [
+                f"starsessions.{name}"
+                for name in ("csrf", "flash", "health", "inventory", "scope", "typed", "users", "watch")
+            ],
+        ),
         ("starsessions", ["starsessions.backends.redis", "starsessions.backends.sqlalchemy", "starsessions.fastapi"]),
         (
             "starsessions.backends.urls",

@@ -11,6 +11,7 @@ from starsessions.testing.conformance import announcing_rules as a
 from starsessions.testing.conformance import batching_rules as b
 from starsessions.testing.conformance import fixtures
 from starsessions.testing.conformance import indexing_rules as i
+from starsessions.testing.conformance import scanning_rules as s
 from starsessions.testing.conformance import store_rules as r
 from starsessions.testing.conformance.broken_announcements import SubscribesWhenItIsRead
 from starsessions.testing.conformance.broken_stores import (
@@ -29,6 +30,7 @@ from starsessions.testing.conformance.right_stores import (
     LEGAL,
     LEGAL_ANNOUNCEMENTS,
     LEGAL_LISTINGS,
+    LEGAL_SCANS,
     KeepsListsBesideEntries,
     Kind,
     Right,
@@ -42,7 +44,11 @@ pytestmark = pytest.mark.once
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@rows("store", [*LEGAL, *LEGAL_LISTINGS, *LEGAL_ANNOUNCEMENTS, HasAnIndex], ids=lambda store: store.__name__)
+@rows(
+    "store",
+    [*LEGAL, *LEGAL_LISTINGS, *LEGAL_SCANS, *LEGAL_ANNOUNCEMENTS, HasAnIndex],
+    ids=lambda store: store.__name__,
+)
 @pytest.mark.anyio
 async def test_an_unusual_but_correct_store_follows_all_rules(store: Kind) -> None:
     declined = frozenset(rule.__name__ for rule in b.BATCHING) if store is KeepsListsBesideEntries else frozenset()
@@ -93,6 +99,7 @@ async def test_a_limit_is_neither_higher_nor_lower_than_what_is_stated(
         (i.parallel_creates_of_one_owner_lose_none, "owners"),
         (b.writes_together_are_all_carried_out, "batches"),
         (b.of_parallel_batches_one_wins, "batches"),
+        (s.a_scan_has_each_entry_as_it_is, "scan"),
         (a.announcing_is_no_error_if_no_one_listens, "announcements"),
     ],
 )
@@ -111,11 +118,23 @@ async def test_a_store_that_lists_but_does_not_sweep_has_to_say_so() -> None:
             await i.a_swept_entry_leaves_the_listing(place)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_a_store_that_scans_but_does_not_know_owners_has_to_say_so() -> None:
+    class ScansFourMethods(FourMethods):
+        async def scan(self, **_: object) -> None: ...
+
+    async with StoreFixture(lambda name: cast(Store, ScansFourMethods())) as place:
+        with pytest.raises(AssertionError, match="or decline 'owners' with a reason"):
+            await s.a_scan_has_the_owner_of_each_entry(place)
+
+
 def test_a_capability_is_declined_with_a_reason_and_its_rules_only() -> None:
     for capability, rules in {
         "sweeps": SWEEPS | {i.a_swept_entry_leaves_the_listing},
-        "owners": {*i.INDEXING, b.writes_together_change_the_listings},
+        "owners": {*i.INDEXING, b.writes_together_change_the_listings, s.a_scan_has_the_owner_of_each_entry},
         "batches": {*b.BATCHING},
+        "scan": {*s.SCANNING},
         "announcements": {*a.ANNOUNCING},
     }.items():
         declined = {
@@ -129,10 +148,10 @@ def test_a_capability_is_declined_with_a_reason_and_its_rules_only() -> None:
             r.STORE.why_declined(r.a_value_is_immutable_bytes, cast(Any, wrong))
 
 
-def test_each_rule_of_announcements_catches_a_mistake_that_no_other_rule_catches() -> None:
+def test_each_rule_of_scans_and_announcements_catches_a_mistake_that_no_other_rule_catches() -> None:
     """So none of them can be left out."""
     alone = {rule for rules in WRONG.values() if len(rules) == 1 for rule in rules}
-    assert [rule.__name__ for rule in a.ANNOUNCING if rule not in alone] == []
+    assert [rule.__name__ for rule in (*s.SCANNING, *a.ANNOUNCING) if rule not in alone] == []
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

@@ -280,6 +280,38 @@ class Batching(Protocol):
         """
 
 
+class ScanPage(NamedTuple):
+    """A part of all entries of a store, in an order of the store's own."""
+
+    entries: Sequence[tuple[str, Entry, str | None]]
+    """The keys, their entries, and the names of their owners; None: it has none. There may be none, although more
+    pages follow."""
+
+    after: str | None
+    """Where the next page begins; None: this is the last page. Only the store interprets it."""
+
+
+@runtime_checkable
+class Scanning(Protocol):
+    """A store that goes through all its entries: an optional power of a `Store`, for counts, checks and clean-ups."""
+
+    async def scan(self, *, limit: int, now: int, after: str | None = None) -> ScanPage:
+        """Return some of the entries.
+
+        An entry that exists during the whole scan, from the first page to the last, is on one page at least; it may be
+        on several, as it was at that moment. An entry that expired by `now`, or was deleted before the call, is on
+        none. Another connection, perhaps of another process, can go on after a page.
+
+        Args:
+            limit: about how many entries to return, 1 or more: it limits the work of a call.
+            now: the current time, in seconds since 1970.
+            after: the `after` of the page before; None: begin.
+
+        Raises:
+            BackendUnavailable: the database failed, or was reorganized so that entries might be missed: begin again.
+        """
+
+
 @runtime_checkable
 class Announcing(Protocol):
     """A store that can tell all who listen to look at once: an optional power of a `Store`.

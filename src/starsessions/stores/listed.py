@@ -8,12 +8,13 @@ the place of an entry that was created under the same key meanwhile.
 A list is read and changed whatever time it is for this worker, so that its clock hides or removes no place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from inspect import Parameter, signature
 from itertools import islice
 from operator import itemgetter
 from os import urandom
-from typing import Annotated, NamedTuple, TypeGuard
+from typing import Annotated, Any, NamedTuple, TypeGuard
 
 from msgspec import Meta, MsgspecError
 from msgspec.msgpack import Decoder, Encoder
@@ -21,7 +22,7 @@ from msgspec.msgpack import Decoder, Encoder
 from starsessions.core.encoding import is_valid_id
 from starsessions.core.record import Key
 from starsessions.exceptions import BackendUnavailable
-from starsessions.stores.base import Conflict, Cursor, Entry, Indexing, Owner, Page, Store, Version
+from starsessions.stores.base import Conflict, Cursor, Entry, Indexing, Owner, Page, Scanning, ScanPage, Store, Version
 
 MOST_LISTED = 1000
 """The entries of one owner that are listed at most. One more ends the oldest."""
@@ -121,8 +122,13 @@ class ListedStore:
     Page(entries=[('key', <Entry>)], after=None)
     """
 
+    scan: Callable[..., Coroutine[Any, Any, ScanPage]]
+    """As in `Scanning`, if the store below has that power. The lists are no entries."""
+
     def __init__(self, store: Store) -> None:
         self._store = store
+        if isinstance(store, Scanning):
+            self.scan = partial(_scan, store)
         self._wanted: dict[str, _Changes] = {}
         """The changes of lists that are under way in this process."""
 
@@ -297,6 +303,17 @@ class ListedStore:
         return True
 
 
+async def _scan(store: Scanning, *, limit: int, now: int, after: str | None = None) -> ScanPage:
+    page = await store.scan(limit=limit, now=now, after=after)
+    found = [(key, _without_tag(entry)) for key, entry, _ in page.entries if not entry.value.startswith(_start(key))]
+    return ScanPage([(key, entry, _owner_name(entry)) for key, entry in found], page.after)
+
+
+def _owner_name(entry: Entry) -> str | None:
+    tag: _Tag | None = entry.version.tag
+    return None if tag is None else tag.owner.name
+
+
 def _tagged(value: bytes, tag: _Tag | None) -> bytes:
     """Return the value as it is stored: as it is, unless it has an owner, or could be taken for one that has."""
     return value if tag is None and not value.startswith(_SIGN) else _SIGN + _encode((tag, value))
@@ -314,8 +331,10 @@ def _opened(stored: bytes) -> tuple[_Tag | None, bytes]:
 
 
 def _shown(entry: Entry | None) -> Entry | None:
-    if entry is None:
-        return None
+    return None if entry is None else _without_tag(entry)
+
+
+def _without_tag(entry: Entry) -> Entry:
     tag, value = _opened(entry.value)
     return Entry(value, entry.expires_at, _Version(entry.version, tag))
 

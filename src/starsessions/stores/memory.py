@@ -18,6 +18,7 @@ from starsessions.stores.base import (
     Entry,
     Owner,
     Page,
+    ScanPage,
     Version,
     Write,
 )
@@ -117,6 +118,20 @@ class MemoryStore(Announces):
             return None
         expected = _FREE if isinstance(write, Creation) else write.version
         return self._put(write.key, write.value, expected, write.expires_at, now, write.owner)
+
+    async def scan(self, *, limit: int, now: int, after: str | None = None) -> ScanPage:
+        # From the last key to the first: when one is removed, the last one moves to its place, but never out of the
+        # part that comes after.
+        with self._lock:
+            end = len(self._keys) if after is None else min(int(after), len(self._keys))
+            begin = max(0, end - limit)
+            found = [(key, self.peek(key, now)) for key in reversed(self._keys[begin:end])]
+            entries = [(key, entry, self._owner_name(key)) for key, entry in found if entry]
+            return ScanPage(entries, str(begin) if begin else None)
+
+    def _owner_name(self, key: str) -> str | None:
+        owner = self._owners.get(key)
+        return None if owner is None else owner.name
 
     def _put(
         self, key: str, value: bytes, expected: Version, expires_at: int, now: int, owner: Owner | None

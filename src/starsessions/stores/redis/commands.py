@@ -1,12 +1,12 @@
 """What all operations of the store have in common: the client of this event loop, a second attempt, a time limit."""
 
 from asyncio import gather
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.loops import PerLoop
-from starsessions.stores.redis.connection import Transport, within
+from starsessions.stores.redis.connection import Send, Transport, primaries_of, within
 from starsessions.stores.redis.scripts import MARK, Script
 
 P = ParamSpec("P")
@@ -81,12 +81,23 @@ class Commands:
         except self._lost:
             return await send(*command)
 
-    async def run(self, script: Script, keys: Sequence[bytes], *arguments: Any) -> tuple[Any, bool]:
-        """Return the reply to a script, and whether it was sent twice."""
+    async def servers(self, *, anew: bool) -> Mapping[str, Send]:
+        """Return how to reach each server that has entries, by name.
+
+        Args:
+            anew: ask a Cluster which servers these are.
+        """
+        transport = self._clients.get()
+        return await primaries_of(transport.client, anew=anew) if transport.is_cluster else {"": transport.send}
+
+    async def run(
+        self, script: Script, keys: Sequence[bytes], *arguments: Any, send: Send | None = None
+    ) -> tuple[Any, bool]:
+        """Return the reply to a script, and whether it was sent twice. `send`: to one server of a Cluster."""
         try:
-            return await self._run_once(script, keys, arguments), False
+            return await self._run_once(script, keys, arguments, send), False
         except self._lost:
-            return await self._run_once(script, keys, arguments), True
+            return await self._run_once(script, keys, arguments, send), True
 
     async def run_durably(self, script: Script, keys: Sequence[bytes], *arguments: Any) -> tuple[Any, bool]:
         """As `run`, and wait until enough replicas have what the script has written, if they are to be waited for.
@@ -125,8 +136,10 @@ class Commands:
             )
         return reply
 
-    async def _run_once(self, script: Script, keys: Sequence[bytes], arguments: tuple[Any, ...]) -> Any:
-        send = self._clients.get().send
+    async def _run_once(
+        self, script: Script, keys: Sequence[bytes], arguments: tuple[Any, ...], send: Send | None
+    ) -> Any:
+        send = send or self._clients.get().send
         try:
             return await send("EVALSHA", script.sha, len(keys), *keys, *arguments)
         except self._unknown_script:

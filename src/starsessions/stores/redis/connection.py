@@ -74,6 +74,24 @@ def transport_for(client: "Redis | RedisCluster", seconds: float) -> Transport:
     return Transport(client, send, _Reads(send, seconds).read, together, is_cluster=False)
 
 
+async def primaries_of(client: Any, *, anew: bool) -> dict[str, Send]:
+    """Return the functions that send commands to each primary of a Cluster, by the primary's name.
+
+    Args:
+        client: the client of the Cluster.
+        anew: ask the Cluster which servers these are. Otherwise, they are those that the client knows.
+    """
+    from redis.client import NEVER_DECODE
+
+    driver = _Driver()
+    with driver:
+        await (client.nodes_manager if anew else client).initialize()
+    targets = [{NEVER_DECODE: True, "target_nodes": node} for node in client.get_primaries()]
+    return {
+        target["target_nodes"].name: _whole(driver, partial(client.execute_command, **target)) for target in targets
+    }
+
+
 class _Driver:
     """Around each call of the driver: what it raises is a failure of Redis, or a lost connection, whatever its type.
 

@@ -87,6 +87,11 @@ def place_of(prefix: bytes, key: str, version: Version) -> Place | None:
     return Place(prefix + b"{" + name + b"}", start, random[:4], expires_at)
 
 
+def owner_of(version: Version) -> str | None:
+    """Return the owner of an entry that has this version; None if it has none."""
+    return version[_AT + _SINCE.size :].decode(errors="replace") or None
+
+
 def cursor(member: bytes) -> Cursor:
     """Return the position and the key of a member of a listing."""
     [since] = _SINCE.unpack_from(member)

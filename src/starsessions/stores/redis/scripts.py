@@ -243,6 +243,33 @@ KEYS: the listing, and keys that a Cluster has elsewhere, so that it refuses the
 where to begin, and the most members to look at.
 """
 
+SCAN = _script(
+    b"""
+-- A server without the command, or without a Cluster, has nothing to say. One that may not say it does not lack it.
+local function ask(...)
+    local said = redis.pcall(...)
+    if type(said) == 'string' then return said end
+    local why = tostring(said.err)
+    if string.find(why, 'nknown', 1, true) or string.find(why, 'support disabled', 1, true) then return '' end
+    error(why)
+end
+
+local nodes = ask('CLUSTER', 'NODES')
+local run = string.match(ask('INFO', 'server'), 'run_id:(%w+)')
+local cursor, keys = unpack(redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3], 'TYPE', 'string'))
+local found = {cursor, run or '', nodes}
+for _, key in ipairs(keys) do
+    local stored = redis.call('GET', key)
+    if stored then
+        table.insert(found, key)
+        table.insert(found, stored)
+    end
+end
+return found
+"""
+)
+"""Return where the next page of a scan begins, which server this is, how it sees its Cluster, and keys and their
+values. ARGV: where this page begins, a pattern, and about how many keys to return."""
 MARK = _script(
     b"""
 local left = redis.call('PTTL', KEYS[1])

@@ -30,6 +30,7 @@ from starsessions.stores.base import (
     Entry,
     Owner,
     Page,
+    ScanPage,
     Version,
     Write,
 )
@@ -42,6 +43,7 @@ from starsessions.stores.redis.connection import Transport
 from starsessions.stores.redis.eviction import EvictionCheck, evicting_policy, persists
 from starsessions.stores.redis.layout import listing, new_version, parsed
 from starsessions.stores.redis.reading import Reader
+from starsessions.stores.redis.scanning import Scanner
 from starsessions.stores.redis.scripts import CLOCK
 from starsessions.stores.redis.writing import ANY, Change, Writer
 from starsessions.stores.survey import Survey
@@ -88,6 +90,7 @@ class RedisStore(Announces):
         self._writer = Writer(self._commands, self._prefix)
         self._batches = Batches(self._commands, self._prefix, channel_of(self._prefix))
         self._reader = Reader(self._commands, self._prefix)
+        self._scanner = Scanner(self._commands, self._prefix)
         self._eviction = EvictionCheck()
 
     async def get(self, key: str, *, now: int) -> Entry | None:
@@ -130,6 +133,9 @@ class RedisStore(Announces):
             return None
         await self._eviction.once(self._commands)
         return [change.version or None for change in changes]
+
+    async def scan(self, *, limit: int, now: int, after: str | None = None) -> ScanPage:
+        return await self._commands.finish(self._scanner.page, limit, now, after)
 
     async def time(self) -> float:
         """Return the seconds since 1970 by the clock of the server; in a Cluster, by that of one of the primaries."""

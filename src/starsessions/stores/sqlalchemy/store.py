@@ -10,7 +10,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.stores.announce import Announces
-from starsessions.stores.base import Announcing, Conflict, Cursor, Entry, Owner, Page, Version, Write
+from starsessions.stores.base import (
+    Announcing,
+    Conflict,
+    Cursor,
+    Entry,
+    Owner,
+    Page,
+    ScanPage,
+    Version,
+    Write,
+)
 from starsessions.stores.sqlalchemy.announce import announcer_for
 from starsessions.stores.sqlalchemy.batches import Batches
 from starsessions.stores.sqlalchemy.connection import MOST_CONNECTIONS, Database, MissingTable, UnusableTable
@@ -30,7 +40,7 @@ _BEGINNING = Cursor(2**63 - 1, "")
 
 
 class SQLAlchemyStore(Announces):
-    """A store in a table of a SQL database. It is also `Sweeping`, `Indexing` and `Timed`.
+    """A store in a table of a SQL database. It is also `Sweeping`, `Indexing`, `Scanning` and `Timed`.
 
     Each method is one statement in its own transaction. Deletes at the same time share one. A conflict takes one more
     statement, to read the current entry.
@@ -89,6 +99,9 @@ class SQLAlchemyStore(Announces):
         if topics and not self._batches.announces:
             await self.announce(topics)
         return versions
+
+    async def scan(self, *, limit: int, now: int, after: str | None = None) -> ScanPage:
+        return await self._database.with_timeout(self._scan(limit, now, after or ""))
 
     async def time(self) -> float:
         """Return the time of the database in seconds since 1970."""
@@ -179,6 +192,12 @@ class SQLAlchemyStore(Announces):
         page = rows[:limit]
         entries = [(row.key, Entry(row.value, row.expires_at, row.version)) for row in page]
         return Page(entries, Cursor(page[-1].since, page[-1].key) if len(rows) > limit else None)
+
+    async def _scan(self, limit: int, now: int, after: str) -> ScanPage:
+        rows = (await self._database.execute(self.statements.scan, {"p_key": after, "p_limit": limit})).rows
+        entries = ((row.key, Entry(row.value, row.expires_at, row.version), row.owner) for row in rows)
+        live = [one for one in entries if now < one[1].expires_at]
+        return ScanPage(live, rows[-1].key if len(rows) == limit else None)
 
     async def _scalar(self, statement: Executable, parameters: dict[str, Any]) -> Any:
         return (await self._database.execute(statement, parameters)).rows[0][0]

@@ -124,6 +124,11 @@ class Statements:
         self.count_owned: sa.Executable = sa.select(sa.func.count()).select_from(some_owned)
         self.list_owned: sa.Executable = _a_page(table, dialect).where(owned, still_live)
 
+        # All rows, dead ones too: so each page reads as many as it returns.
+        columns_read = (key, columns["value"], expires_at, version, columns["owner"])
+        page = sa.select(*columns_read).where(key > sa.bindparam("p_key")).order_by(key)
+        self.scan: sa.Executable = page.limit(sa.bindparam("p_limit", type_=sa.Integer))
+
         # No entry has the version of another one, which is random: the two lists need not be of pairs.
         keys = key.in_(sa.bindparam("p_keys", expanding=True))
         versions = version.in_(sa.bindparam("p_versions", expanding=True))

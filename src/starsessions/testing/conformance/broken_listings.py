@@ -11,6 +11,7 @@ from anyio.lowlevel import checkpoint
 from starsessions.stores.base import Cursor, Entry, Owner, Page, Version
 from starsessions.testing.conformance import batching_rules as b
 from starsessions.testing.conformance import indexing_rules as i
+from starsessions.testing.conformance import scanning_rules as s
 from starsessions.testing.conformance.contract import Rule
 from starsessions.testing.conformance.fixtures import StoreFixture
 from starsessions.testing.conformance.right_stores import Entries, Right
@@ -408,8 +409,12 @@ WRONG_LISTINGS: dict[type[Right], set[Rule[StoreFixture]]] = {
         i.of_parallel_writers_the_winner_owns,
         i.a_cancelled_write_leaves_no_entry_unlisted,
         i.one_connection_lists_what_another_writes,
+        s.a_scan_has_the_owner_of_each_entry,
     },
-    KeepsTheOwnerIfNoneIsGiven: {i.replace_without_an_owner_ends_the_listing},
+    KeepsTheOwnerIfNoneIsGiven: {
+        i.replace_without_an_owner_ends_the_listing,
+        s.a_scan_has_the_owner_of_each_entry,
+    },
     ListsForFormerOwners: {
         b.writes_together_change_the_listings,
         i.replace_gives_an_entry_to_its_new_owner,
@@ -419,12 +424,14 @@ WRONG_LISTINGS: dict[type[Right], set[Rule[StoreFixture]]] = {
         i.a_cancelled_write_leaves_no_entry_unlisted,
         i.one_connection_lists_what_another_writes,
         i.a_swept_entry_leaves_the_listing,
+        s.a_scan_has_the_owner_of_each_entry,
     },
     OwnsBeforeItChecks: {i.a_refused_write_changes_no_owner, i.of_parallel_writers_the_winner_owns},
     LeavesTheIndexToLaterWrites: {
         i.a_deleted_entry_leaves_the_listing,
         i.an_expired_entry_leaves_the_listing,
         i.a_swept_entry_leaves_the_listing,
+        s.a_scan_has_the_owner_of_each_entry,
     },
     ListsWhatNobodyOwns: {
         b.writes_together_change_the_listings,
@@ -477,5 +484,6 @@ WRONG_LISTINGS: dict[type[Right], set[Rule[StoreFixture]]] = {
         i.of_parallel_writers_the_winner_owns,
         i.one_connection_lists_what_another_writes,
         i.listings_outlive_their_connections,
+        s.a_scan_has_the_owner_of_each_entry,
     },
 }

@@ -17,10 +17,12 @@ from starsessions.stores.base import Conflict, Entry, Owner, Store, Version
 from starsessions.testing.conformance import announcing_rules as a
 from starsessions.testing.conformance import batching_rules as b
 from starsessions.testing.conformance import indexing_rules as i
+from starsessions.testing.conformance import scanning_rules as s
 from starsessions.testing.conformance import store_rules as r
 from starsessions.testing.conformance.broken_announcements import WRONG_ANNOUNCEMENTS
 from starsessions.testing.conformance.broken_batches import WRONG_BATCHES
 from starsessions.testing.conformance.broken_listings import WRONG_LISTINGS
+from starsessions.testing.conformance.broken_scans import WRONG_SCANS
 from starsessions.testing.conformance.checks import LIFE
 from starsessions.testing.conformance.contract import Rule
 from starsessions.testing.conformance.fixtures import OpenStore, StoreFixture
@@ -603,6 +605,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         i.each_write_sets_how_long_an_entry_is_listed,
         i.pages_go_on_after_entries_that_have_expired,
         i.a_swept_entry_leaves_the_listing,
+        s.a_scan_has_no_entry_that_has_expired,
     },
     KeepsTheFirstDeadline: {
         r.each_write_sets_the_deadline,
@@ -612,6 +615,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.sweep_goes_by_the_latest_deadline,
         i.an_owned_entry_is_listed_at_once,
         i.each_write_sets_how_long_an_entry_is_listed,
+        s.a_scan_has_each_entry_as_it_is,
     },
     # All rules that compare a deadline, or need a key to be free at its deadline.
     RoundsUpToMinutes: SWEEPS
@@ -638,6 +642,8 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         i.a_refused_write_changes_no_owner,
         i.one_connection_lists_what_another_writes,
         i.a_swept_entry_leaves_the_listing,
+        s.a_scan_has_each_entry_as_it_is,
+        s.a_scan_has_no_entry_that_has_expired,
     },
     RoundsDownToTens: {r.a_deadline_is_kept_to_the_second},
     LivesThirtyDaysAtMost: {r.a_deadline_is_kept_to_the_second, i.each_write_sets_how_long_an_entry_is_listed},
@@ -680,8 +686,9 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.keys_that_differ_in_case_are_different,
         r.keys_of_1_to_128_characters_are_kept_apart,
         i.the_newest_entries_come_first,
+        s.the_pages_of_a_scan_are_complete,
     },
-    CutsKeys: {r.keys_of_1_to_128_characters_are_kept_apart},
+    CutsKeys: {r.keys_of_1_to_128_characters_are_kept_apart, s.the_pages_of_a_scan_are_complete},
     KeepsText: {r.every_byte_of_a_value_comes_back},
     StripsNuls: {r.every_byte_of_a_value_comes_back},
     CutsValues: {
@@ -689,7 +696,11 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.the_largest_value_is_kept_and_a_larger_one_is_refused_whole,
     },
     HandsOutItsOwn: {r.a_value_is_immutable_bytes},
-    KnowsNoPrefix: {r.another_storage_is_separate, i.another_storage_has_listings_of_its_own},
+    KnowsNoPrefix: {
+        r.another_storage_is_separate,
+        i.another_storage_has_listings_of_its_own,
+        s.a_scan_has_no_entry_of_another_storage,
+    },
     ForgetsWithItsConnection: {
         r.of_parallel_creates_one_wins,
         r.of_parallel_replaces_one_wins,
@@ -702,6 +713,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         i.of_parallel_writers_the_winner_owns,
         i.one_connection_lists_what_another_writes,
         i.listings_outlive_their_connections,
+        s.another_connection_goes_on_with_a_scan,
         a.a_store_that_reaches_all_is_heard_by_every_connection,
         a.the_end_of_a_connection_is_not_silent,
     },
@@ -723,6 +735,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
     RenewsAndLeavesTheIndex: {r.sweep_goes_by_the_latest_deadline},
     **WRONG_LISTINGS,
     **WRONG_BATCHES,
+    **WRONG_SCANS,
     **WRONG_ANNOUNCEMENTS,
 }
 

@@ -20,6 +20,7 @@ from starsessions.stores.base import (
     Entry,
     Owner,
     Page,
+    ScanPage,
     Version,
     Write,
 )
@@ -153,6 +154,27 @@ class Right(Announces):
         Right.own(self, write.key, write.owner)
         return version
 
+    def scanned(self) -> list[str]:
+        """Return the keys in the order of a scan."""
+        return sorted(self.entries)
+
+    def goes_on_with(self, key: str, after: str) -> bool:
+        return key > after
+
+    async def scan(self, *, limit: int, now: int, after: str | None = None) -> ScanPage:
+        left = [key for key in self.scanned() if after is None or self.goes_on_with(key, after)]
+        return self.scan_page(left, limit, now)
+
+    def scan_page(self, left: list[str], limit: int, now: int) -> ScanPage:
+        """Return the first of these entries."""
+        found = [(key, self.live(key, now)) for key in left[:limit]]
+        entries = [(key, entry, self.owner_name(key)) for key, entry in found if entry is not None]
+        return ScanPage(entries, left[limit - 1] if len(left) > limit else None)
+
+    def owner_name(self, key: str) -> str | None:
+        owner = self.entries.owners.get(key)
+        return None if owner is None else owner.name
+
     def has_expired(self, key: str, now: int) -> bool:
         return not self.is_live(self.entries[key], now)
 
@@ -224,6 +246,26 @@ class Waits(Right):
 
     async def write_together(self, *args: Any, **instants: Any) -> Any:
         return await self._alone(super().write_together, *args, **instants)
+
+    async def scan(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().scan, *args, **instants)
+
+
+class ScansTwice(Right):
+    """Each page repeats the entry before it, and is a little longer."""
+
+    def goes_on_with(self, key: str, after: str) -> bool:
+        return key >= after
+
+    def scan_page(self, left: list[str], limit: int, now: int) -> ScanPage:
+        return super().scan_page(left, limit + 1, now)
+
+
+class EndsAScanWithAnEmptyPage(Right):
+    """A page has a cursor unless nothing was looked at."""
+
+    def scan_page(self, left: list[str], limit: int, now: int) -> ScanPage:
+        return ScanPage(super().scan_page(left, limit, now).entries, left[:limit][-1] if left else None)
 
 
 class ListsWithGaps(Right):
@@ -297,3 +339,6 @@ LEGAL_ANNOUNCEMENTS: list[Kind] = [HearsItsConnectionOnly, EndsWithItsConnection
 
 LEGAL_LISTINGS: list[Kind] = [ListsWithGaps, EndsWithAnEmptyPage, KeepsListsBesideEntries]
 """Stores that are unusual in how they list by owner."""
+
+LEGAL_SCANS: list[Kind] = [ScansTwice, EndsAScanWithAnEmptyPage]
+"""Stores that are unusual in how they go through all entries."""

@@ -27,6 +27,7 @@ from starsessions.testing.conformance.checks import (
 from starsessions.testing.conformance.contract import Contract
 from starsessions.testing.conformance.fixtures import StoreFixture
 from starsessions.testing.conformance.indexing_rules import INDEXING
+from starsessions.testing.conformance.scanning_rules import SCANNING
 
 STORE: Contract[StoreFixture] = Contract(
     {
@@ -599,9 +600,10 @@ async def parallel_sweeps_count_each_entry_once(place: StoreFixture) -> None:
     assert swept == 4 * AT_ONCE, f"concurrent sweeps of {4 * AT_ONCE} expired entries returned {swept} in total"
 
 
-# Listing the entries of an owner
+# The optional powers
 
 STORE.include(INDEXING)
+STORE.include(SCANNING)
 STORE.include(ANNOUNCING)
 
 
