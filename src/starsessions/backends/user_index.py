@@ -6,6 +6,13 @@ what was deleted opens nothing. This is each operation, as calls to the store, a
 Where the store is `Batching`, steps that are marked with * are one call, and a crash leaves all of them or none; the
 announcement is part of it. (`together.py` has both ways. A refused batch is done step by step, which finds out why.)
 
+In a Cluster, an entry and its place in the listing are on different servers. Two kinds of entries are *provisional*
+there: they are written at the same time as their places, which are kept for as long as the entries that replace them.
+When the write has succeeded, both are there. *If it is interrupted, the entry may be on no list, or a place without an
+entry stays until the session would have expired.* Neither does harm. A pending entry opens nothing, and no one will
+complete it. The new entry of a rotation has an id that no one knows, and the session is listed by its old entry. What
+ends that one meanwhile makes step 2 of the rotation a conflict.
+
 * **Sign in.** (1) Create a *pending* entry under the new key: it has an identity, no data, and an hour to live. At the
   same time, read the epochs, and count. *A place that is taken for a minute.* (2*) When the session is saved,
   replace the pending entry by its version; at the same time, read the epochs again, and count. *The new session is

@@ -138,11 +138,11 @@ class Owner(NamedTuple):
 
 
 class Provisional(Owner):
-    """The owner of an entry that matters to nobody yet: it becomes an ordinary one when it is replaced, or is deleted.
+    """The owner of an entry that counts for nothing yet. It counts once it is replaced by one with an ordinary `Owner`.
 
-    A store may ignore this. One that writes an entry and its place in the listing one after the other, as in a Cluster,
-    may write them at the same time: if that is interrupted, the entry may be in no listing. Once the entry was stored,
-    its place is kept until the ordinary entry needs it no longer, so that only the entry is written then.
+    A store may ignore the difference. One that writes an entry and its place in the listing one after the other, as in
+    a Cluster, may write this entry and its place at the same time: if that is interrupted, the entry may be in no
+    listing. It may keep the place until the ordinary entry expires, so that only the entry remains to be written.
 
     Args:
         name: as in `Owner`.
