@@ -6,7 +6,7 @@ leaves. So an entry that exists is always listed, whatever is interrupted. A pla
 reads the listing looks at the entries, and places whose time has passed are removed when others are added.
 
 Two things shorten that. A provisional entry is written at the same time as its place: both are there once the write has
-succeeded, and if it has not, the entry matters to nobody. Its place is kept from the start for as long as the entry
+succeeded, and if it has not, the entry counts for nothing. Its place is kept from the start for as long as the entry
 that will replace it needs it, and its version says so. Then nothing has to be added before it is replaced. And the
 place that an entry leaves is removed while the change is announced.
 
