@@ -453,8 +453,9 @@ async def _end(
     """
 
     async def end(one: Owned) -> None:
-        if await index.delete(one.key, one.version) and one.identity is not None and index.has_lived(one, now):
-            ended[one.identity.handle] = Revoked(one.identity.handle, user_id)
+        user = one.identity
+        if await index.delete(one.key, one.version) and user is not None and index.has_lived(one, now):
+            ended[user.handle] = Revoked(user.handle, user_id, user.agent, user.address)
 
     count, after = 0, None
     while True:

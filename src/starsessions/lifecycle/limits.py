@@ -118,7 +118,8 @@ async def evict(losers: list[list[Owned]], user_id: str, index: UserIndex, state
             owned = [one for entries in some for one in entries]
             await index.at_once(*(index.delete(one.key, one.version) for one in owned))
             await index.announce(*(one.key for one in owned))  # together: a lowered maximum may end thousands
-            state.note(*(Revoked(rank(entries[0])[1], user_id) for entries in some))
+            users = [one.identity for one, *_ in some if one.identity is not None]
+            state.note(*(Revoked(user.handle, user_id, user.agent, user.address) for user in users))
     except BackendUnavailable:
         state.config.notices.warn(
             "evict",
