@@ -100,13 +100,14 @@ class Revoked(Event, frozen=True):
 class EndedByOperator(Event, frozen=True):
     """An operator has ended a session of a user, or all of them (`starsessions.pages.OperatorPages`).
 
-    `operator` is what the guard of the pages returned. `handle` is that of the session; "": all. `ended` is how many.
+    `operator` is what the guard of the pages returned. `handle` is that of the session; "": all. `ended` is how many;
+    None: the store failed, and some may have ended.
     """
 
     operator: str
     user_id: str
     handle: str
-    ended: int
+    ended: int | None
 
 
 class Expired(Event, frozen=True):
