@@ -317,6 +317,8 @@ class UserSessions:
             shown = [*live.values()]
             if last in live:  # of the same second as the first of this page
                 shown = shown[shown.index(live[last]) + 1 :]
+            elif since is not None and cursor is not None and cursor.since >= since:
+                continue  # it may still come: more of that second than one page has
             if len(shown) > limit or cursor is None:
                 return UserSessionPage(shown[:limit], is_last=len(shown) <= limit)
 
