@@ -42,7 +42,7 @@ from starsessions.core.user_agent import describe, truncate_ip
 from starsessions.events import EndedByOperator, Event, Revoked, SignedIn, SignedOut
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.notices import Notices
-from starsessions.stores.loops import PerLoop, running_loop
+from starsessions.stores.loops import running_loop
 from starsessions.stores.sqlalchemy.connection import Answer, Database, UnusableTable, engine_for
 from starsessions.stores.sqlalchemy.history import (
     HistoryStatements,
@@ -129,7 +129,7 @@ class SignInHistory:
         self._notices = Notices()
         self._waiting: deque[Row] = deque()
         self._last = 0
-        self._writers: PerLoop[set[asyncio.Task[None]]] = PerLoop(set, _ended)
+        self._writer: asyncio.Task[None] | None = None
 
     @property
     def metadata(self) -> "MetaData":
@@ -272,9 +272,9 @@ class SignInHistory:
 
     async def finished(self) -> None:
         """Write what waits in this process, if that is possible within the timeout. It does not fail."""
-        self._write_soon()
-        if writers := self._writers.get():
-            await asyncio.wait(writers, timeout=self._timeout)
+        writer = self._write_soon()
+        if writer is not None:
+            await asyncio.wait({writer}, timeout=self._timeout)
 
     def _add(self, what: What, texts: Mapping[str, str]) -> None:
         if len(self._waiting) >= MOST_WAITING:
@@ -292,13 +292,13 @@ class SignInHistory:
         with suppress(ImproperlyConfigured):  # no event loop is running: the next call in one writes it
             self._write_soon()
 
-    def _write_soon(self) -> None:
-        """Let a task write what waits, unless one does."""
-        loop, writers = running_loop(), self._writers.get()
-        if self._waiting and not writers:
-            task = loop.create_task(self._write())
-            writers.add(task)
-            task.add_done_callback(writers.discard)
+    def _write_soon(self) -> "asyncio.Task[None] | None":
+        """Let a task write what waits, unless one does. Return the task of this event loop, if there is one."""
+        loop, writer = running_loop(), self._writer
+        if writer is not None and not writer.done() and writer.get_loop() is loop:
+            return writer
+        self._writer = loop.create_task(self._write()) if self._waiting else None
+        return self._writer
 
     async def _write(self) -> None:
         while self._waiting:
@@ -325,8 +325,3 @@ class SignInHistory:
         if rows:
             await self._execute(delete, {**found, "p_numbers": [row[0] for row in rows]})
         return len(rows)
-
-
-async def _ended(writers: set[asyncio.Task[None]]) -> None:
-    if writers:
-        await asyncio.wait(writers)
