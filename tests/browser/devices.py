@@ -20,7 +20,9 @@ users = UserSessions(backend, on_event=history.record)
 
 async def login(request: Request) -> Response:
     """Sign in with a link, since the tests begin here."""
-    user = request.query_params["user"]
+    user = request.query_params.get("user")
+    if user is None:
+        return HTMLResponse("Sign in")
     history.sign_in_failed(request, user, method="password")
     await sign_in(request, user, method="password")
     return RedirectResponse("/account/devices/", 303)
