@@ -19,9 +19,16 @@ def said_by(code: str) -> str:
             "starsessions",
             ["cryptography", "fastapi", "httpx2", "itsdangerous", "joserfc", "pydantic", "redis", "sqlalchemy", "trio"],
         ),
-        ("starsessions", [f"starsessions.{name}" for name in ("csrf", "flash", "scope", "typed", "users", "watch")]),
+        (
+            "starsessions",
+            [
+                f"starsessions.{name}"
+                for name in ("csrf", "flash", "history", "pages", "scope", "typed", "users", "watch")
+            ],
+        ),
         ("starsessions", ["starsessions.backends.redis", "starsessions.backends.sqlalchemy", "starsessions.fastapi"]),
         ("starsessions.users", ["starsessions.oidc", "httpx2", "joserfc"]),
+        ("starsessions.pages", ["starsessions.history", "sqlalchemy", "jinja2", "multipart"]),
         ("starsessions", ["starsessions.stores.sweeper", "starsessions.core.models"]),
         (
             "starsessions.testing.conformance.store_rules, starsessions.testing.conformance.backend_rules",
