@@ -4,8 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
-from pages import CurrentSession, User, cookie, go_to, meant, show
-from pydantic import StringConstraints
+from pages import CurrentSession, Name, User, cookie, go_to, meant, show
 from settings import FRESH_FOR, user_sessions
 
 from starsessions import Session, flash, set_expiry, users
@@ -14,7 +13,6 @@ from starsessions.fastapi import safe_next
 router = APIRouter(dependencies=[Depends(meant)])
 
 FreshSession = Annotated[Session, Depends(cookie.fresh(within=FRESH_FOR, redirect_to="/devices"))]
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40)]
 
 
 @router.post("/sign-in")

@@ -3,7 +3,9 @@
 Visitors can fill a cart, sign in with any name on several devices, see these devices and sign them out.
 Everything that the shop stores about them is in ``request.session``.
 
-    python -m uvicorn app:app --app-dir examples/demo
+    python -m uvicorn app:app --app-dir examples/demo --timeout-graceful-shutdown 1
+
+The time limit is for Ctrl-C: uvicorn waits for open streams, and pages keep theirs open.
 
 ==================  ==========================================================================================
 ``app.py``          the application
@@ -11,7 +13,9 @@ Everything that the shop stores about them is in ``request.session``.
 ``pages.py``        shared by all pages: the session, the templates, the check of forms
 ``shop.py``         the shelf and the cart
 ``account.py``      sign-in, sign-out, devices, and changes that need a fresh sign-in
-``live.py``         WebSockets
+``sso.py``          sign-in with an identity provider, and its sign-outs
+``provider.py``     a toy identity provider
+``live.py``         a stream that ends with its session, and a WebSocket
 ==================  ==========================================================================================
 """
 
@@ -21,10 +25,13 @@ from contextlib import asynccontextmanager
 import account
 import live
 import pages
+import provider
 import settings
 import shop
+import sso
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
+from starlette.routing import Route
 
 from starsessions import SessionMiddleware
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
@@ -39,9 +46,14 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-app = FastAPI(title="The corner shop", lifespan=lifespan)
+app = FastAPI(
+    title="The corner shop",
+    lifespan=lifespan,
+    routes=[Route("/oidc/backchannel-logout", sso.logout_tokens)],  # a provider POSTs there, without a cookie
+)
 app.mount("/static", StaticFiles(directory=pages.HERE / "static"), name="static")
-for part in (shop, account, live):
+app.mount("/provider", provider.app, name="provider")
+for part in (shop, account, sso, live):
     app.include_router(part.router)
 
 # Rejects requests that another site makes a browser send. Like everything that uses the session, it is inside the

@@ -1,27 +1,33 @@
-"""WebSockets: one that ends with its session, and one that echoes."""
+"""Open connections: a stream that ends with its session, and a WebSocket that echoes."""
 
+from collections.abc import AsyncIterator
+
+import anyio
 from fastapi import APIRouter, WebSocket
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pages import CurrentSession
-from starlette.status import WS_1008_POLICY_VIOLATION
 
 from starsessions import users
-from starsessions.watch import move_on_when_ended
+from starsessions.watch import until_ended
 
 router = APIRouter()
 
 
-@router.websocket("/live")
-async def live(websocket: WebSocket, session: CurrentSession) -> None:
-    """Stay open while the user is signed in, so that the page notices at once that it was signed out elsewhere."""
-    await websocket.accept()  # for everyone: a script can read a close code, but not why a handshake was rejected
-    if users.get_user_id(session) is not None:
-        await websocket.send_text(users.get_user_id(session))
-        async with move_on_when_ended(session, check_every=1) as scope:
-            async for _ in websocket.iter_text():  # until the page is closed
-                pass
-        if not scope.cancelled_caught:
-            return
-    await websocket.close(WS_1008_POLICY_VIOLATION)
+@router.get("/live", response_class=EventSourceResponse)
+async def live(session: CurrentSession) -> AsyncIterator[ServerSentEvent]:
+    """Stay open while the user is signed in, so that the page notices at once that it was signed out elsewhere.
+
+    The store announces the end of a session, so an open stream costs next to nothing.
+    """
+    async for event in until_ended(session, who(users.get_user_id(session) or "")):
+        yield event
+
+
+async def who(user: str) -> AsyncIterator[ServerSentEvent]:
+    # When the stream ends, the browser opens it again by itself, and learns who is signed in now.
+    yield ServerSentEvent(data=user, retry=500)
+    if user:
+        await anyio.sleep_forever()
 
 
 @router.websocket("/ws")

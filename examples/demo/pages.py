@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.templating import Jinja2Templates
+from pydantic import StringConstraints
 from settings import COOKIE
 
 from starsessions import Session, csrf, flash, users
@@ -24,6 +25,8 @@ HEADERS = {
     ),
     "cache-control": "no-store",
 }
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40)]
 
 # --- the session -----------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ All variables are optional:
 ``DEMO_HTTPS_ONLY``   follows the request     1 or 0: the cookie is always or never ``Secure``
 ``DEMO_PARTITIONED``  0                       1: the cookie is ``Partitioned``
 ``DEMO_FRESH_FOR``    300                     seconds after which closing the account needs a new sign-in
+``DEMO_URL``          http://127.0.0.1:8000   where browsers find the demo: the way back from the identity provider
 ====================  ======================  ================================================================
 """
 
@@ -82,6 +83,7 @@ COOKIE = os.environ.get("DEMO_COOKIE") or "session"
 HTTPS_ONLY = flag("DEMO_HTTPS_ONLY")
 PARTITIONED = flag("DEMO_PARTITIONED") or False
 FRESH_FOR = seconds("DEMO_FRESH_FOR", 300)
+URL = (os.environ.get("DEMO_URL") or "http://127.0.0.1:8000").rstrip("/")
 
 backend = backend_for(CHOICE)
 user_sessions = UserSessions(backend)

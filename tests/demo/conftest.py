@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from selenium import webdriver
 
 import starsessions
 from tests.demo.visitors import Visitor, start_chromium
+from tests.servers.process import free_port
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 READY = re.compile(r"Uvicorn running on http://127\.0\.0\.1:(\d+)")
@@ -51,7 +52,10 @@ def stop(*processes: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., int]]:
-    """``serve(EXAMPLES, "websocket", KEY="value")`` answers the port; the same application and settings share one."""
+    """``serve(EXAMPLES, "websocket", KEY="value")`` answers the port; the same application and settings share one.
+
+    The system chooses the port, unless there is one.
+    """
     running: dict[tuple[object, ...], tuple[subprocess.Popen[bytes], Path, int]] = {}
     clean = {key: value for key, value in os.environ.items() if not key.startswith("DEMO_") and key != "SECRET_KEY"}
     # The copy of the library that the tests import, however they came to it.
@@ -59,13 +63,13 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., in
     clean["PYTHONPATH"] = os.pathsep.join(filter(None, [library, clean.get("PYTHONPATH")]))
     clean["PYTHONWARNINGS"] = "error"
 
-    def start(directory: Path, module: str, **settings: str) -> int:
-        key = (directory, module, *sorted(settings.items()))
+    def start(directory: Path, module: str, port: int = 0, **settings: str) -> int:
+        key = (directory, module, port, *sorted(settings.items()))
         if key not in running:
             log = tmp_path_factory.mktemp(module) / "uvicorn.log"
             with log.open("wb") as output:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "uvicorn", f"{module}:app", "--app-dir", directory, "--port", "0"],
+                    [sys.executable, "-m", "uvicorn", f"{module}:app", "--app-dir", directory, "--port", str(port)],
                     env={**clean, **settings},
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -91,6 +95,18 @@ def start_demo(serve: Callable[..., int]) -> Callable[..., int]:
 
 
 @pytest.fixture(scope="session")
+def start_with_provider(start_demo: Callable[..., int]) -> Callable[[str], int]:
+    """``start_with_provider("cookie")``: a demo that knows its address, as its identity provider must."""
+
+    @cache
+    def start(backend: str) -> int:
+        port = free_port()
+        return start_demo(port=port, DEMO_URL=f"http://localhost:{port}", DEMO_BACKEND=backend)
+
+    return start
+
+
+@pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     with start_chromium(tmp_path_factory.mktemp("chromium")) as browser:
         yield browser
@@ -107,12 +123,12 @@ def another_chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdr
 def visit(request: pytest.FixtureRequest, start_demo: Callable[..., int]) -> Callable[..., Visitor]:
     """``visit(DEMO_BACKEND="cookie")``: a visitor without cookies, on the page of a demo with these settings.
 
-    ``visit("another_chromium")`` comes with another browser.
+    ``visit("another_chromium")`` comes with another browser. With a port, the demo runs already.
     """
 
-    def visit(browser: str = "chromium", **settings: str) -> Visitor:
+    def visit(browser: str = "chromium", port: int = 0, **settings: str) -> Visitor:
         chromium: webdriver.Chrome = request.getfixturevalue(browser)
         chromium.execute_cdp_cmd("Storage.clearCookies", {})
-        return Visitor(chromium, start_demo(**{"DEMO_BACKEND": "memory", **settings}))
+        return Visitor(chromium, port or start_demo(**{"DEMO_BACKEND": "memory", **settings}))
 
     return visit

@@ -155,6 +155,28 @@ def test_a_device_signed_out_elsewhere_is_notified_and_anonymous_on_its_next_req
     assert (here.sees("name"), here.sees("ended")) == (user, None)
 
 
+def test_a_sign_out_at_the_provider_is_seen_by_the_open_pages_of_both_browsers(
+    visit: Callable[..., Visitor], start_with_provider: Callable[[str], int]
+) -> None:
+    port, user = start_with_provider("memory"), new_name()
+    here, there = visit(port=port), visit("another_chromium", port=port)
+    for device in (here, there):
+        device.click("with-provider")
+        device.sign_in(user)
+        assert device.messages() == [f"Welcome, {user}."]
+        device.waits_until_live()
+
+    with in_another_tab(here):
+        here.click("to-provider")
+        assert (here.sees("name"), here.sees("browsers")) == (user, "In 2 browsers.")
+        here.click("sign-out-everywhere")
+        assert here.sees("name") is None
+    assert there.hears_that_it_was_signed_out()
+    assert here.hears_that_it_was_signed_out()
+    there.open("")
+    assert there.sees("name") is None
+
+
 def test_a_form_of_a_device_that_was_signed_out_gets_a_clear_answer(visit: Callable[..., Visitor]) -> None:
     here, there = visit(), visit("another_chromium")
     user = new_name()
@@ -180,9 +202,7 @@ def test_other_tabs_of_the_device_that_signed_out_all_others_stay_live(
     for device in (here, there):
         device.sign_in(user)
         device.waits_until_live()
-    with in_another_tab(
-        here
-    ):  # which gives the session a new id: a WebSocket with a signed or encrypted cookie must connect again
+    with in_another_tab(here):  # which gives the session a new id, so the stream with the old one must come back
         here.click("to-devices")
         here.click("end-others")
         assert there.hears_that_it_was_signed_out()

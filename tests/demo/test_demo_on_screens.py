@@ -78,6 +78,15 @@ def stale(visitor: Visitor) -> None:
     visitor.click("add-tea")
 
 
+def visitor(visitor: Visitor) -> None:
+    """No one is signed in."""
+
+
+def provider(visitor: Visitor) -> None:
+    visitor.open("provider/")
+    visitor.sign_in("Ada")
+
+
 @contextmanager
 def screen(visitor: Visitor, size: tuple[int, int]) -> Iterator[None]:
     width, height = size
@@ -91,7 +100,11 @@ def screen(visitor: Visitor, size: tuple[int, int]) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("device", SCREENS)
-@pytest.mark.parametrize("page", [shop, devices, signed_out, stale], ids=lambda page: page.__name__.replace("_", "-"))
+@pytest.mark.parametrize(
+    "page",
+    [shop, devices, signed_out, stale, visitor, provider],
+    ids=lambda page: page.__name__.replace("_", "-"),
+)
 def test_the_page_fits_the_screen_and_can_be_read_in_light_and_in_dark(
     visit: Callable[..., Visitor],
     pictures: Path,

@@ -5,6 +5,8 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from html import unescape
 from http.cookies import Morsel, SimpleCookie
 from pathlib import Path
 from threading import Thread
@@ -12,8 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
 from tests.demo.conftest import EXAMPLES
 from tests.demo.visitors import HANG, Browser, messages_on, new_name, sign_in, text_of
@@ -530,34 +531,6 @@ def test_the_websocket_of_a_visitor_is_anonymous_and_sets_no_cookie(port: int) -
     assert cookies == []
 
 
-def live(port: int, browser: Browser) -> ClientConnection:
-    headers = {"cookie": f"session={browser.cookies['session']}"} if "session" in browser.cookies else {}
-    return connect(f"ws://127.0.0.1:{port}/live", additional_headers=headers, proxy=None, open_timeout=HANG)
-
-
-def close_code(socket: ClientConnection) -> int:
-    with pytest.raises(ConnectionClosed) as closed:
-        socket.recv(timeout=HANG)
-    assert closed.value.rcvd
-    return closed.value.rcvd.code
-
-
-def test_the_live_websocket_ends_after_its_session(port: int, browser: Browser, phone: Browser) -> None:
-    user = new_name()
-    sign_in(phone, user)
-    sign_in(browser, user)
-    with live(port, browser) as socket:
-        assert socket.recv(timeout=HANG) == user
-        phone.get("/devices")
-        phone.post("/devices/end-others")
-        assert close_code(socket) == 1008
-
-
-def test_the_live_websocket_of_a_stranger_is_closed_with_the_same_code(port: int, browser: Browser) -> None:
-    with live(port, browser) as socket:
-        assert close_code(socket) == 1008
-
-
 def test_changes_before_the_websocket_is_accepted_are_kept(port: int, browser: Browser) -> None:
     sign_in(browser, "Ada")
     cookie = browser.cookies["session"]
@@ -604,3 +577,92 @@ def test_a_store_is_given_by_its_url(serve: Callable[..., int], redis_server: Ad
     with Browser(serve(EXAMPLES / "demo", "app", DEMO_BACKEND=redis_server.url)) as browser:
         browser.post("/sign-in", data={"name": "Ann"})
         assert "Ann" in browser.get("/").text
+
+
+# --- the stream ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def live(browser: Browser) -> Iterator[tuple[Any, Iterator[str]]]:
+    """Whose the stream is, and its further lines."""
+    with browser.stream("GET", "/live") as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = answer.iter_lines()
+        yield json.loads(next(lines).removeprefix("data: ")), lines
+
+
+def is_closed(lines: Iterator[str]) -> bool:
+    return list(lines) == ["retry: 500", ""]
+
+
+def test_the_stream_ends_with_its_session(browser: Browser, phone: Browser) -> None:
+    user = new_name()
+    sign_in(phone, user)
+    sign_in(browser, user)
+    with live(browser) as (name, lines):
+        assert name == user
+        phone.get("/devices")
+        phone.post("/devices/end-others")
+        assert is_closed(lines)
+
+
+def test_the_stream_of_a_stranger_says_so_and_ends(browser: Browser) -> None:
+    with live(browser) as (name, lines):
+        assert name == ""
+        assert is_closed(lines)
+
+
+# --- the identity provider -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[*BACKENDS, "sqlite"])
+def known(request: pytest.FixtureRequest, start_with_provider: Callable[[str], int]) -> int:
+    return start_with_provider(request.param)
+
+
+def sign_in_there(browser: Browser, name: str) -> httpx2.Response:
+    page = browser.get("/sign-in/provider")
+    if wanted := re.search(r'name="next" value="([^"]+)"', page.text):
+        page = browser.post("/provider/sign-in", {"name": name, "next": unescape(wanted[1])})
+    return page
+
+
+def test_a_sign_out_at_the_provider_ends_the_streams_of_this_user_alone(known: int) -> None:
+    user, other = new_name(), new_name()
+    with ExitStack() as stack:
+        one, two, stranger = (stack.enter_context(Browser(known, host="localhost")) for _ in range(3))
+        assert messages_on(sign_in_there(one, user)) == [f"Welcome, {user}."]
+        assert text_of(sign_in_there(two, user), "name") == user
+        sign_in_there(stranger, other)
+
+        (_, first), (_, second) = (stack.enter_context(live(each)) for each in (one, two))
+        assert text_of(one.get("/provider/"), "browsers") == "In 2 browsers."
+        one.post("/provider/sign-out-everywhere")
+        assert is_closed(first)
+        assert is_closed(second)
+        assert [text_of(each.get("/"), "name") for each in (one, two, stranger)] == [None, None, other]
+        assert text_of(two.get("/provider/"), "browsers") is None
+
+
+def test_the_provider_asks_for_the_name_only_once(start_with_provider: Callable[[str], int]) -> None:
+    with Browser(start_with_provider("memory"), host="localhost") as browser:
+        user = new_name()
+        sign_in_there(browser, user)
+        browser.post("/sign-out")
+        assert messages_on(browser.get("/sign-in/provider")) == [f"Welcome, {user}."]
+
+
+def test_a_sign_in_that_the_provider_did_not_finish_signs_no_one_in(start_with_provider: Callable[[str], int]) -> None:
+    with Browser(start_with_provider("memory"), host="localhost") as browser:
+        page = browser.get("/sign-in/callback?error=access_denied&state=x")
+        assert messages_on(page) == ["The provider did not sign you in."]
+        assert text_of(page, "name") is None
+
+
+def test_the_way_to_the_provider_begins_at_the_address_to_which_it_leads_back(
+    start_with_provider: Callable[[str], int],
+) -> None:
+    port = start_with_provider("memory")
+    with Browser(port) as browser:
+        answer = browser.get("/sign-in/provider", follow_redirects=False)
+    assert answer.headers["location"] == f"http://localhost:{port}/sign-in/provider"

@@ -29,8 +29,8 @@ def import_the_demo(**settings: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_empty_settings_are_the_same_as_none() -> None:
-    names = ("DEMO_BACKEND", "DEMO_SECRET", "DEMO_COOKIE", "DEMO_HTTPS_ONLY", "DEMO_PARTITIONED", "DEMO_FRESH_FOR")
-    done = import_the_demo(**dict.fromkeys(names, ""))
+    names = ("BACKEND", "SECRET", "COOKIE", "HTTPS_ONLY", "PARTITIONED", "FRESH_FOR", "URL")
+    done = import_the_demo(**{f"DEMO_{name}": "" for name in names})
     assert (done.returncode, done.stderr) == (0, "")
 
 

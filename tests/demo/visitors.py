@@ -25,9 +25,9 @@ TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
 class Browser(httpx2.Client):
     """Sends forms with the token of the page that it has seen last."""
 
-    def __init__(self, port: int, cookie: str | None = None, **headers: str) -> None:
+    def __init__(self, port: int, cookie: str | None = None, host: str = "127.0.0.1", **headers: str) -> None:
         super().__init__(
-            base_url=f"http://127.0.0.1:{port}",
+            base_url=f"http://{host}:{port}",
             headers=headers,
             follow_redirects=True,
             timeout=HANG,
@@ -153,14 +153,14 @@ class Visitor:
         return [found.text for found in self.browser.find_elements(By.CSS_SELECTOR, "#devices h2")]
 
     def waits_until_live(self) -> None:
-        """Until the page's WebSocket knows who it belongs to."""
+        """Until the page's stream knows who it belongs to."""
         WebDriverWait(self.browser, HANG, 0.05).until(
             lambda browser: browser.execute_script("return document.documentElement.dataset.live") == "true"
         )
 
     def hears_that_it_was_signed_out(self) -> bool:
-        """Without a click: the page looks once in a second."""
-        return bool(WebDriverWait(self.browser, HANG, 0.05).until(lambda _: self.sees("ended")))
+        """Without a click: the end is announced. The look that is the net below it comes later than the limit."""
+        return bool(WebDriverWait(self.browser, HANG / 2, 0.05).until(lambda _: self.sees("ended")))
 
     def cookies(self) -> list[dict[str, Any]]:
         """All that the browser holds, for every site and in every partition."""

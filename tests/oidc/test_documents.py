@@ -1,5 +1,6 @@
 """What is fetched of a provider: a JSON object of a reasonable size, in a reasonable time, from where it was asked."""
 
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -7,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from starsessions.oidc import documents
-from starsessions.oidc.documents import MOST_BYTES, DocumentUnavailable, fetch
+from starsessions.oidc.documents import MOST_BYTES, DocumentUnavailable, fetch, post
 from tests.rows import rows
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +41,15 @@ class Pages(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        names = ("accept", "authorization", "content-type")
+        body = json.dumps({"asked": asked, **{name: self.headers[name] for name in names}}).encode()
+        self.send_response(200 if self.path == "/good" else 503)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
     def log_message(self, *args: object) -> None:
         pass
 
@@ -58,6 +68,17 @@ def provider() -> Iterator[str]:
 
 async def test_a_document_is_fetched(provider: str) -> None:
     assert await fetch(provider + "/good") == {"issuer": "x"}
+
+
+async def test_a_document_is_posted(provider: str) -> None:
+    assert await post(provider + "/good", {"ack": ["1"]}, {"authorization": "Bearer x"}, 60) == {
+        "asked": {"ack": ["1"]},
+        "accept": "application/json",
+        "authorization": "Bearer x",
+        "content-type": "application/json",
+    }
+    with pytest.raises(DocumentUnavailable, match="503"):
+        await post(provider + "/busy", {}, {}, 60)
 
 
 @rows("path", ["/missing", "/elsewhere", "/list", "/text", "/latin", "/nested", "/large", "/empty"])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from starsessions import BackendUnavailable
-from starsessions.core.security_event import SESSION_REVOKED, VERIFICATION
+from starsessions.core.security_event import SESSION_REVOKED, STREAM_UPDATED, VERIFICATION
 from starsessions.oidc import CaepReceiver
 from tests.oidc.provider import (
     CLIENT,
@@ -105,13 +105,14 @@ async def test_an_event_that_breaks_a_rule_ends_nothing(token: str, code: str) -
         ({"format": "complex", "session": SID, "user": ANN, "tenant": {"format": "opaque", "id": "1"}}, ["second"]),
         ({"format": "complex", "session": SID, "user": EMAIL}, ["second"]),
         ({"format": "complex", "user": ANN, "device": {"format": "opaque", "id": "1"}}, []),
+        ({**ANN, "unknown": [1]}, []),
     ],
 )
 async def test_a_revoked_session_or_subject_ends(subject: dict[str, Any], left: list[str]) -> None:
     world = World()
     people = {"first": await world.sign_in(), "second": await world.sign_in(session="sid-2")}
 
-    answer = await push(world.events, about(subject))
+    answer = await push(world.events, claims(sub_id=subject, txn="a-transaction", unknown={}))
 
     assert (answer.status, answer.body) == (202, b"")
     assert answer.headers["cache-control"] == "no-store"
@@ -174,6 +175,19 @@ async def test_a_subject_that_cannot_be_found_is_reported_once(caplog: pytest.Lo
     [record] = caplog.records
     assert "users_of" in record.getMessage()
     assert "ann" not in record.getMessage()
+
+
+@rows(
+    ("event", "is_reported"),
+    [({"status": "paused"}, True), ({"status": "disabled"}, True), ({"status": "enabled"}, False)],
+)
+async def test_a_stream_that_the_transmitter_stops_is_reported(
+    event: dict[str, str], is_reported: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.clear()
+    token = claims(events={STREAM_UPDATED: event}, sub_id={"format": "opaque", "id": "stream"})
+    assert (await push(World().events, token)).status == 202
+    assert [("paused or disabled" in record.getMessage()) for record in caplog.records] == [True] * is_reported
 
 
 async def test_the_transmitter_may_speak_for_other_providers_if_that_is_set() -> None:

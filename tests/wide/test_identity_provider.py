@@ -1,4 +1,6 @@
-"""Sign-ins and sign-outs with an identity provider that others wrote, in a process of its own: node-oidc-provider.
+"""Sign-ins and sign-outs with identity providers that others wrote, each in a process of its own.
+
+They are node-oidc-provider, and better-auth with its OAuth provider.
 
 The application signs in with Authlib. Its users sign out at the provider, whose logout tokens end their sessions here.
 """
@@ -9,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -35,28 +37,46 @@ from tests.wide.programs import Proxy
 pytestmark = pytest.mark.wide
 
 PACKAGES = Path(__file__).parents[2] / ".wide" / "node"
-PROGRAM = Path(__file__).with_name("identity_provider.mjs")
 
 
 class IdentityProvider(Proxy):
-    """The provider, whose only client is the application at this address."""
+    """The provider of this package and program, whose only client is the application at this address."""
 
-    def __init__(self, folder: Path, application: str) -> None:
+    path = ""
+    """Where the issuer is."""
+
+    def __init__(self, package: str, program: str, folder: Path, application: str) -> None:
         node = shutil.which("node")
-        if node is None or not (PACKAGES / "node_modules" / "oidc-provider").exists():
-            missing("oidc-provider is not there: install Node.js, and run scripts/wide-servers")
+        if node is None or not (PACKAGES / "node_modules" / package).exists():
+            missing(f"{package} is not there: install Node.js, and run scripts/wide-servers")
         port = free_port()
-        script = shutil.copy(PROGRAM, PACKAGES)  # it imports what is beside it
-        super().__init__("oidc-provider", [node, script, str(port), application], folder, port, user=None)
+        script = shutil.copy(Path(__file__).with_name(program), PACKAGES)  # it imports what is beside it
+        super().__init__(package, [node, script, str(port), application], folder, port, user=None)
+
+    @property
+    def issuer(self) -> str:
+        return self.url + self.path
+
+    def client(self) -> tuple[str, str]:
+        """Return the id and the secret of the application."""
+        return "shop", "a-secret-of-the-shop-and-the-provider"
 
 
-def application(issuer: str) -> Starlette:
+class BetterAuth(IdentityProvider):
+    path = "/api/auth"
+
+    def client(self) -> tuple[str, str]:
+        client = httpx2.get(self.url + "/client", trust_env=False).json()
+        return client["client_id"], client["client_secret"]
+
+
+def application(issuer: str, client_id: str, client_secret: str) -> Starlette:
     """A shop, whose users sign in at the provider."""
     oauth, backend = OAuth(), InMemoryBackend()
     oauth.register(
         "idp",
-        client_id="shop",
-        client_secret="a-secret-of-the-shop-and-the-provider",
+        client_id=client_id,
+        client_secret=client_secret,
         server_metadata_url=f"{issuer}/.well-known/openid-configuration",
         client_kwargs={"scope": "openid", "code_challenge_method": "S256"},
     )
@@ -69,7 +89,7 @@ def application(issuer: str) -> Starlette:
         token = await oauth.idp.authorize_access_token(request)
         claims = token["userinfo"]
         names = {"provider_session": claims["sid"], "provider_subject": claims["sub"]}
-        await sign_in(request, claims["sub"], provider=claims["iss"], **names)
+        await sign_in(request, claims.get("name", claims["sub"]), provider=claims["iss"], **names)
         request.session["id_token"] = token["id_token"]
         return RedirectResponse("/", 303)
 
@@ -84,7 +104,7 @@ def application(issuer: str) -> Starlette:
         Route("/login", login),
         Route("/callback", callback, name="callback"),
         Route("/signed-out", signed_out),
-        Route("/backchannel-logout", BackchannelLogout(UserSessions(backend), issuer=issuer, client_id="shop")),
+        Route("/backchannel-logout", BackchannelLogout(UserSessions(backend), issuer=issuer, client_id=client_id)),
     ]
     return Starlette(routes=routes, middleware=[Middleware(SessionMiddleware, backend=backend, autoload=True)])
 
@@ -120,12 +140,25 @@ def submit(browser: httpx2.Client, page: httpx2.Response, **fields: str) -> http
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
+    with beside(IdentityProvider, "oidc-provider", "identity_provider.mjs") as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def better_auth() -> Iterator[Place]:
+    with beside(BetterAuth, "better-auth", "better_auth.mjs") as place:
+        yield place
+
+
+@contextmanager
+def beside(kind: type[IdentityProvider], package: str, program: str) -> Iterator[Place]:
+    """The application beside this provider."""
     listening = socket.create_server(("127.0.0.1", 0))
     address = f"http://127.0.0.1:{listening.getsockname()[1]}"
     folder = new_folder()
-    with IdentityProvider(folder, address) as provider:
+    with kind(package, program, folder, address) as provider:
         provider.start()
-        config = uvicorn.Config(application(provider.url), log_level="warning", lifespan="on")
+        config = uvicorn.Config(application(provider.issuer, *provider.client()), log_level="warning", lifespan="on")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
@@ -164,3 +197,26 @@ def test_the_whole_round_of_a_sign_out_that_begins_here(place: Place) -> None:
     assert parse_qs(urlsplit(str(page.url)).query) == {"state": ["a-state"]}
     assert page.json() == {"state": "a-state"}
     assert place.user(ann) is None
+
+
+def test_a_sign_out_at_better_auth_ends_the_session_here_and_no_other(better_auth: Place) -> None:
+    ann, same_ann, bob = better_auth.sign_in("ann"), better_auth.sign_in("ann"), better_auth.sign_in("bob")
+
+    url = better_auth.provider.url
+    answer = ann.post(url + "/api/auth/sign-out", json={}, headers={"origin": url})
+    assert answer.json() == {"success": True}
+
+    assert better_auth.user(ann) is None
+    assert (better_auth.user(same_ann), better_auth.user(bob)) == ("ann", "bob")
+    assert "logout token 200" in better_auth.provider.log.read_text()
+    assert better_auth.user(better_auth.sign_in("ann", ann)) == "ann"  # and may come back
+
+
+def test_all_sessions_that_better_auth_revokes_end_here(better_auth: Place) -> None:
+    ann, same_ann, bob = better_auth.sign_in("ann"), better_auth.sign_in("ann"), better_auth.sign_in("bob")
+
+    url = better_auth.provider.url
+    answer = ann.post(url + "/api/auth/revoke-sessions", json={}, headers={"origin": url})
+    assert answer.json() == {"status": True}
+
+    assert (better_auth.user(ann), better_auth.user(same_ann), better_auth.user(bob)) == (None, None, "bob")

@@ -2,25 +2,20 @@
 "use strict";
 
 const notice = document.getElementById("ended");
-const address = new URL(notice.dataset.watch, location.href);
-address.protocol = address.protocol.replace("http", "ws");
-
-const ENDED = 1008;
 const PAUSE = 3000; // milliseconds
 
 function watch() {
-  const socket = new WebSocket(address);
-  let isOurs = false; // the server confirmed that this browser is signed in as the user of this page
-  socket.onmessage = (event) => {
-    isOurs = event.data === notice.dataset.user;
+  const stream = new EventSource(notice.dataset.watch);
+  stream.onmessage = (event) => {
+    const isOurs = JSON.parse(event.data) === notice.dataset.user;
     notice.hidden = isOurs;
     document.documentElement.dataset.live = isOurs;
+    if (!isOurs) stream.close();
   };
-  socket.onclose = (event) => {
+  stream.onerror = () => {
+    // The session has ended, or the server is unreachable. The browser asks again by itself, unless it got an error.
     document.documentElement.dataset.live = false;
-    if (event.code !== ENDED) setTimeout(watch, PAUSE); // the server is unreachable
-    else if (isOurs) watch(); // perhaps signed in again in another tab: ask again
-    else notice.hidden = false;
+    if (stream.readyState === EventSource.CLOSED) setTimeout(watch, PAUSE);
   };
 }
 

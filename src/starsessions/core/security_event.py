@@ -20,6 +20,7 @@ from starsessions.core.record import Opaque
 
 SESSION_REVOKED = "https://schemas.openid.net/secevent/caep/event-type/session-revoked"
 VERIFICATION = "https://schemas.openid.net/secevent/ssf/event-type/verification"
+STREAM_UPDATED = "https://schemas.openid.net/secevent/ssf/event-type/stream-updated"
 
 EVENT_TYPES = ("secevent+jwt", "application/secevent+jwt")
 """The header `typ`."""
@@ -34,6 +35,8 @@ class Noted(Opaque, frozen=True):
     issued: Issued
     state: str | None = None
     """What a verification event repeats; None: it is another event."""
+    has_stopped: bool = False
+    """Whether the transmitter has paused or disabled the stream."""
 
 
 class OfUser(Opaque, frozen=True):
@@ -74,6 +77,8 @@ def judge_event(
         return _judge_subject(subject, issued, trust, issuers, critical)
     if kind == VERIFICATION:
         return Noted(issued, text_in(event, "state") or "")
+    if kind == STREAM_UPDATED:
+        return Noted(issued, has_stopped=event.get("status") != "enabled")
     return Noted(issued)
 
 

@@ -1,18 +1,22 @@
-"""CAEP `session-revoked`, pushed by a transmitter of the Shared Signals Framework (RFC 8935): the receiver's part."""
+"""CAEP `session-revoked` of a transmitter of the Shared Signals Framework, pushed or fetched: the receiver's part."""
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from hmac import compare_digest
 from typing import Any, ClassVar
 
+from anyio import sleep
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.issued import Ending, Refused, Trust
 from starsessions.core.security_event import EVENT_TYPES, Noted, OfUser, judge_event
+from starsessions.exceptions import ImproperlyConfigured
+from starsessions.oidc.documents import is_loopback, is_safe, post
 from starsessions.oidc.endpoint import Endpoint, media_type
 from starsessions.oidc.keys import ssf_configuration
 from starsessions.oidc.linked import LinkedSessions
+from starsessions.oidc.polling import Authorization, Polling
 from starsessions.users import UserSessions
 
 UsersOf = Callable[[Mapping[str, Any]], Awaitable[Iterable[str]]]
@@ -21,7 +25,8 @@ UsersOf = Callable[[Mapping[str, Any]], Awaitable[Iterable[str]]]
 class CaepReceiver(Endpoint):
     """Receives the security events of a transmitter, and ends the sessions that a `session-revoked` names.
 
-    Give its address to the transmitter as the stream's `endpoint_url`. Other events are accepted and ignored.
+    With push delivery (RFC 8935), give its address to the transmitter as the stream's `endpoint_url`. With poll
+    delivery (RFC 8936), run `poll()`. Other events are accepted and ignored.
 
     >>> from starlette.routing import Route
     >>> from starsessions import InMemoryBackend
@@ -74,26 +79,72 @@ class CaepReceiver(Endpoint):
 
     async def answer(self, request: Request, body: bytes) -> Response:
         if not self._is_authorized(request):
-            refused = Refused("authentication_failed", "The Authorization header is not that of the stream.")
-            answer = self.refuse(refused)
+            answer = self.refuse(
+                Refused("authentication_failed", "The Authorization header is not that of the stream.")
+            )
             answer.status_code = 401
             return answer
         if media_type(request) != "application/secevent+jwt":
             return self.refuse(Refused("invalid_request", "The media type is not application/secevent+jwt."))
-        token = await self.opened(body.decode("latin-1"))
+        refused = await self._receive(body.decode("latin-1"))
+        return Response(status_code=202) if refused is None else self.refuse(refused)
+
+    async def poll(self, endpoint_url: str, *, authorization: Authorization | None = None, pause: Duration = 1) -> None:
+        """Fetch the events of a stream with poll delivery (RFC 8936), and act on them, until it is cancelled.
+
+        Run it while the application runs. A transmitter or a store that fails is asked again, at most a minute later,
+        and a warning is logged.
+
+        Args:
+            endpoint_url: the `endpoint_url` in the `delivery` of the stream.
+            authorization: returns the value of the header `Authorization`, such as `Bearer …`. It is called before each
+                request, since access tokens are short-lived.
+            pause: how long to wait after an answer without events, in seconds or as a `timedelta`. Most transmitters
+                hold the request until there is one.
+
+        >>> from contextlib import asynccontextmanager
+        >>> import anyio
+        >>> from starsessions import InMemoryBackend
+        >>> from starsessions.users import UserSessions
+        >>> sessions = UserSessions(InMemoryBackend())
+        >>> receiver = CaepReceiver(sessions, issuer="https://login.example.com", audience="https://shop.example.com")
+        >>> @asynccontextmanager
+        ... async def lifespan(app):
+        ...     async with anyio.create_task_group() as tasks:
+        ...         tasks.start_soon(receiver.poll, "https://login.example.com/streams/1/events")
+        ...         yield
+        ...         tasks.cancel_scope.cancel()
+        """
+        if not is_safe(endpoint_url, allow_loopback=is_loopback(self.trust.issuer)):
+            raise ImproperlyConfigured(
+                "The address from which security events are fetched is a URL with https (or http on this machine, for "
+                "tests): pass the endpoint_url of the stream."
+            )
+        stream = Polling(endpoint_url, self._receive_fetched, self.notices, authorization, post)
+        await stream.run(seconds("pause", pause), sleep)
+
+    async def _receive_fetched(self, text: str) -> Refused | None:
+        refused = await self._receive(text)
+        if refused is not None:
+            self.note(refused)
+        return refused
+
+    async def _receive(self, text: str) -> Refused | None:
+        """Do what an event asks for. Return why it is refused, or None."""
+        token = await self.opened(text)
         if isinstance(token, Refused):
-            return self.refuse(token)
+            return token
         critical = self.keys.critical_members
         judged = judge_event(token.claims, self.trust, self.sessions.now(), self._issuers, critical)
         if isinstance(judged, Refused):
-            return self.refuse(judged)
+            return judged
         if isinstance(judged, Noted) and judged.state is not None and self._state and not self._state(judged.state):
-            return self.refuse(Refused("invalid_state", "The state is not the one that was asked for."))
+            return Refused("invalid_state", "The state is not the one that was asked for.")
         # A transmitter repeats what it got no answer for, so a repeated event is acknowledged like the first.
         if not await self.sessions.was_received(self.trust.issuer, judged.issued.number):
             await self._end(judged)
             await self.sessions.received(self.trust.issuer, judged.issued.number, judged.issued.until)
-        return Response(status_code=202)
+        return None
 
     def refuse(self, refused: Refused) -> Response:
         answer = self.refusal(("err", "description"), refused)
@@ -120,3 +171,10 @@ class CaepReceiver(Endpoint):
                 return
             for user_id in await self._users_of(judged.subject):
                 await self.sessions.end_all(user_id)
+        elif judged.has_stopped:
+            self.notices.warn(
+                "stream",
+                "The transmitter of security events has paused or disabled the stream: until it enables it again, a "
+                "sign-out there does not arrive here.",
+                every=60,
+            )

@@ -1,9 +1,10 @@
-"""Fetches a JSON document of a provider. The only module that knows httpx2.
+"""Fetches a JSON document of a provider, or posts one. The only module that knows httpx2.
 
 A provider, or who has taken over its document, must not lead us anywhere else: https only, no redirects, a limit of
 size, a limit of time.
 """
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -57,9 +58,28 @@ async def fetch(url: str) -> dict[str, Any]:
     Raises:
         DocumentUnavailable: it cannot be fetched, is too large, or is no JSON object.
     """
+    return await _answer_of("GET", url, SECONDS)
+
+
+async def post(url: str, document: Mapping[str, Any], headers: Mapping[str, str], limit: float) -> dict[str, Any]:
+    """Post a document to this address, and return the JSON object that it answers.
+
+    Args:
+        url: the address.
+        document: what is sent, as JSON.
+        headers: the headers to send.
+        limit: the seconds after which it fails.
+
+    Raises:
+        DocumentUnavailable: as for `fetch`.
+    """
+    return await _answer_of("POST", url, limit, json=document, headers=headers)
+
+
+async def _answer_of(method: str, url: str, limit: float, **what: Any) -> dict[str, Any]:
     try:
-        with fail_after(SECONDS):
-            body = await _body_at(url)
+        with fail_after(limit):
+            body = await _body_of(method, url, limit, **what)
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:  # a TimeoutError is an OSError
         raise DocumentUnavailable(f"The provider did not answer: {type(error).__name__}.") from error
     try:
@@ -68,12 +88,12 @@ async def fetch(url: str) -> dict[str, Any]:
         raise DocumentUnavailable("The provider's document is no JSON object.") from None
 
 
-async def _body_at(url: str) -> bytes:
+async def _body_of(method: str, url: str, limit: float, **what: Any) -> bytes:
     body = bytearray()
     headers = {"accept": "application/json"}
     async with (
-        httpx2.AsyncClient(timeout=SECONDS, follow_redirects=False) as client,
-        client.stream("GET", url, headers=headers) as response,
+        httpx2.AsyncClient(timeout=limit, follow_redirects=False, headers=headers) as client,
+        client.stream(method, url, **what) as response,
     ):
         if response.status_code != 200:
             raise DocumentUnavailable(f"The provider answered {response.status_code}.")

@@ -135,6 +135,10 @@ class Endpoint(ABC):
             )
             return self.fail()
 
+    def note(self, refused: Refused) -> None:
+        """Log why a token is refused."""
+        self.notices.warn((refused.code, refused.why), "A token of the provider was refused: %s", refused.why, every=60)
+
     def refusal(self, names: tuple[str, str], refused: Refused) -> Response:
         """Return a response with an error in JSON, and log why.
 
@@ -142,7 +146,7 @@ class Endpoint(ABC):
             names: the names of the code and of the description.
             refused: why.
         """
-        self.notices.warn((refused.code, refused.why), "A token of the provider was refused: %s", refused.why, every=60)
+        self.note(refused)
         return JSONResponse(dict(zip(names, (refused.code, refused.why), strict=True)), status_code=400)
 
 
