@@ -40,7 +40,13 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 pages = DevicesPages(users, sign_in_url="/login", history=history)
-operators = OperatorPages(users, guard=get_user_id, history=history, on_event=history.record)
+
+
+async def counts() -> dict[str, int]:
+    return {"Live sessions": 12345, "Users": 678}
+
+
+operators = OperatorPages(users, guard=get_user_id, history=history, counts=counts, on_event=history.record)
 routes = [
     Route("/", home),
     Route("/login", login),

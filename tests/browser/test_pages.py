@@ -63,6 +63,12 @@ def operators(tab: Tab, port: int) -> None:
     tab.browser.find_element(By.TAG_NAME, "summary").click()
 
 
+def front(tab: Tab, port: int) -> None:
+    """The first page for operators."""
+    devices(tab, port)
+    tab.open(port, "/operators/")
+
+
 def expired(tab: Tab, port: int) -> None:
     devices(tab, port)
     tab.browser.execute_script("document.querySelector('[name=csrf_token]').value = 'stale'")
@@ -70,7 +76,7 @@ def expired(tab: Tab, port: int) -> None:
 
 
 @pytest.mark.parametrize("device", SCREENS)
-@pytest.mark.parametrize("page", [devices, history, operators, expired], ids=lambda page: page.__name__)
+@pytest.mark.parametrize("page", [devices, history, front, operators, expired], ids=lambda page: page.__name__)
 def test_axe_finds_nothing_on_a_page_on_any_screen_in_light_and_in_dark(
     start: Callable[..., int], tab: Tab, axe: str, page: Callable[[Tab, int], None], device: str, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def test_who_is_not_an_operator_sees_and_ends_nothing(app: Starlette, user: str 
         assert "ben" not in answer.text
     assert visitor.get("/operators/").status_code == status
     assert visitor.get("/operators/nothing").status_code == 404
+    assert visitor.get("/operators/style.css").status_code == status
     assert count_of(searched(Visitor(app, "olga"), "ben")) in (
         "Live sessions: 1",
         "Live sessions: 2",
@@ -144,6 +145,17 @@ def test_there_is_no_operators_page_without_a_guard() -> None:
         OperatorPages(users)  # type: ignore[call-arg]
     with pytest.raises(ImproperlyConfigured, match="guard must be a function"):
         OperatorPages(users, guard=None)  # type: ignore[arg-type]
+
+
+def test_the_first_page_shows_the_numbers_of_the_application(backend: Backend, clock: Clock) -> None:
+    async def counts() -> dict[str, int]:
+        return {"Live <sessions>": 1234567}
+
+    olga = Visitor(with_operators(backend, clock, counts=counts), "olga")
+    page = olga.get("/operators/")
+    assert "Live <sessions> 1,234,567" in Seen(page.text).text
+    assert "1,234,567" not in searched(olga, "ann").text
+    assert olga.get("/operators/style.css").headers["content-type"].startswith("text/css")
 
 
 # Forms

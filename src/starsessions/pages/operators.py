@@ -5,7 +5,7 @@ So each page but the first is the response to a POST.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import isawaitable
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from starsessions.pages.layout import Render
 from starsessions.pages.parts import device_list, history_list
 from starsessions.pages.site import PAGE, Pages, field_of, form, notices
 from starsessions.pages.texts import Say, Translate
+from starsessions.session import load_session
 from starsessions.users import UserSession, UserSessions
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 Guard = Callable[[Request], str | Awaitable[str | None] | None]
 """Returns who the operator is; None if the request is not from one."""
+
+Counts = Callable[[], Awaitable[Mapping[str, int]]]
+"""Returns numbers by their names."""
 
 MOST_COUNTED = 1000
 """The sessions of a user that are counted; of more, the page says that they are more."""
@@ -48,6 +52,8 @@ class OperatorPages(Pages):
             None: the response is a 404 then, as if there were no such page. For a 403, raise an `HTTPException`. The
             session is loaded. There is no default.
         history: a `SignInHistory`, to show a user's history, too.
+        counts: a coroutine function that returns numbers by their names, which the first page shows: for instance how
+            many sessions there are. None: no numbers.
         on_event: is told of each end: for instance `history.record`.
         render: see `DevicesPages`.
         translate: see `DevicesPages`.
@@ -74,6 +80,7 @@ class OperatorPages(Pages):
         *,
         guard: Guard,
         history: "SignInHistory | None" = None,
+        counts: Counts | None = None,
         on_event: OnEvent | None = None,
         render: Render | None = None,
         translate: Translate | None = None,
@@ -84,6 +91,7 @@ class OperatorPages(Pages):
             raise ImproperlyConfigured("guard must be a function: guard(request) returns the operator's name, or None.")
         self._guard = guard
         self._history = history
+        self._counts = counts
         self._on_event = on_event
         routes = [("/", "operators", ["GET", "POST"], self._serve)]
         super().__init__(users, render, translate, home_url, clock, routes)
@@ -104,6 +112,11 @@ class OperatorPages(Pages):
                 request, user, (say("Sessions that have ended: {count}").format(count=ended), "success")
             )
         return await self._show(request, user)
+
+    async def _style(self, request: Request) -> Response:
+        await load_session(request)
+        await self._operator(request)  # to others, there is no such page at all
+        return await super()._style(request)
 
     async def _operator(self, request: Request) -> str:
         """Return who the operator is, or raise a 404."""
@@ -147,9 +160,16 @@ class OperatorPages(Pages):
             element("h1", title),
             form(request, "./", label, field, button, class_="ss-search"),
             notices(request, *more),
-            *(await self._sessions(request, say, user) if user else []),
+            *(await self._sessions(request, say, user) if user else [await self._numbers(say)]),
         ]
         return await self._respond(request, "operators", title, body, status, user_id=user)
+
+    async def _numbers(self, say: Say) -> Html | None:
+        if self._counts is None:
+            return None
+        counts = await self._counts()
+        rows = (element("div", element("dt", say(name)), element("dd", f"{count:,}")) for name, count in counts.items())
+        return element("dl", *rows, class_="ss-numbers")
 
     async def _sessions(self, request: Request, say: Say, user: str) -> Sequence[Html | None]:
         """Return what is known of a user."""

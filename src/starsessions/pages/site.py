@@ -68,12 +68,17 @@ class Pages:
         self._clock = clock
         self.routes: list[BaseRoute] = [
             *(Route(path, self._endpoint(act), name=name, methods=methods) for path, name, methods, act in routes),
-            Route("/style.css", _style, name="style"),
+            Route("/style.css", self._style, name="style"),
         ]
         self._router = Router(self.routes, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._router(scope, receive, send)
+
+    async def _style(self, request: Request) -> Response:
+        is_this = request.query_params.get("v") == STYLE_VERSION
+        headers = {"cache-control": "private, max-age=31536000, immutable" if is_this else "no-cache"}
+        return Response(STYLE, media_type="text/css", headers=headers)
 
     def _endpoint(self, act: Act) -> Act:
         """Return an endpoint that loads the session, and responds with a page to a form that is out of date."""
@@ -161,9 +166,3 @@ def check_url(name: str, url: object) -> None:
     """Raise `ImproperlyConfigured` unless it is a path from the root of the application, or a URL."""
     if not isinstance(url, str) or not url.startswith(("/", "https://", "http://")) or url.startswith("//"):
         raise ImproperlyConfigured(f'{name} must be a path that starts with a slash, such as "/login", or a URL.')
-
-
-async def _style(request: Request) -> Response:
-    is_this = request.query_params.get("v") == STYLE_VERSION
-    headers = {"cache-control": "private, max-age=31536000, immutable" if is_this else "no-cache"}
-    return Response(STYLE, media_type="text/css", headers=headers)
