@@ -1,15 +1,16 @@
 """The history of sign-ins in each database: what is recorded, read, deleted and exported, and what an outage costs."""
 
 import asyncio
-import contextlib
 import csv
 import io
 import secrets
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from sqlalchemy import MetaData, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -34,7 +35,7 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     return database(request.param, request, tmp_path)
 
 
-@contextlib.asynccontextmanager
+@asynccontextmanager
 async def opened(url: str, clock: Clock, **settings: Any) -> AsyncIterator[SignInHistory]:
     """A history with a table of its own, which is dropped afterwards."""
     engine = create_async_engine(url)
@@ -264,6 +265,22 @@ async def test_a_database_that_does_not_answer_holds_up_a_page_for_the_timeout_o
         on_sqlite.record(SignedIn("h", "ann", ""))
         with pytest.raises(BackendUnavailable, match="did not answer"):
             await on_sqlite.list("ann")
+    assert len(await on_sqlite.list("ann")) == 1
+
+
+async def test_a_writer_that_goes_on_for_long_holds_up_a_page_for_the_timeout_only(
+    on_sqlite: SignInHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(on_sqlite, "_write", asyncio.Event().wait)
+        patched.setattr(on_sqlite, "_timeout", 0.01)
+        on_sqlite.record(SignedIn("h", "ann", ""))
+        with anyio.fail_after(30):
+            assert await on_sqlite.list("ann") == []
+    assert on_sqlite._writer is not None
+    on_sqlite._writer.cancel()
+    with suppress(asyncio.CancelledError):
+        await on_sqlite._writer
     assert len(await on_sqlite.list("ann")) == 1
 
 
