@@ -13,12 +13,12 @@ from typing import Any
 import anyio
 import pytest
 from sqlalchemy import MetaData, text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from starlette.requests import Request
 
 from starsessions import BackendUnavailable, ImproperlyConfigured, InMemoryBackend, SessionBackend, users
 from starsessions import history as module
-from starsessions.core.history import LONGEST
+from starsessions.core.history import LONGEST, key_of_user, number_at
 from starsessions.events import Created, EndedByOperator, Revoked, SignedIn, SignedOut
 from starsessions.history import HistoryEntry, SignInHistory, What, history_table
 from starsessions.users import UserSessions
@@ -185,6 +185,45 @@ async def test_it_hears_of_sign_ins_and_of_their_ends_from_the_middleware(
     await sessions.revoke_all("ann")
     told = [(one.what, one.method) for one in await on_sqlite.list("ann")]
     assert told == [(What.REVOKED, ""), (What.SIGNED_IN, ""), (What.SIGNED_OUT, ""), (What.SIGNED_IN, "password")]
+
+
+async def plan(engine: AsyncEngine, statement: Any, parameters: dict[str, Any]) -> str:
+    told = statement.params(**parameters).compile(engine.sync_engine, compile_kwargs={"literal_binds": True})
+    how = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+    async with engine.connect() as connection:
+        rows = (await connection.execute(text(f"{how} {told}"))).mappings().all()
+    if "possible_keys" in rows[0]:
+        return "\n".join(f"{row['type']}|{row['key']}" for row in rows)
+    return "\n".join(" ".join(map(str, row.values())) for row in rows)
+
+
+async def test_a_page_and_a_purge_read_no_more_than_they_return(
+    history: SignInHistory, db: Database, clock: Clock
+) -> None:
+    for number in range(5_000):
+        history.record(SignedIn("h", f"user {number % 50}", "password"))
+        clock.advance(1)
+    await history.finished()
+    engine, statements, table = history._database._engine, history._statements, history.table
+    async with engine.begin() as connection:
+        await connection.execute(text(f"ANALYZE {'TABLE ' if db.name == 'mariadb' else ''}{table.name}"))
+    middle = number_at(int((clock() - 4_000) * 1000))
+    of_user = {"p_user": key_of_user("user 7"), "p_before": middle, "p_limit": 10}
+    old = {"p_before": middle, "p_limit": 10}
+    [index] = [index.name for index in table.indexes]
+    page = await plan(engine, statements.page_of_user, of_user)
+    purge = await plan(engine, statements.some_old, old)
+    if db.is_postgres:
+        assert f"Index Scan Backward using {index}" in page
+        assert f"Index Only Scan using {table.name}_pkey" in purge
+        assert "Sort" not in page + purge
+    elif db.name == "sqlite":
+        assert f"USING INDEX {index} (user_key=? AND id<?)" in page
+        assert "SEARCH" in purge
+        assert "TEMP B-TREE" not in page + purge
+    else:
+        assert page == f"range|{index}"
+        assert purge == "range|PRIMARY"
 
 
 # An outage
