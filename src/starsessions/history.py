@@ -21,6 +21,7 @@ from functools import partial
 from secrets import randbits
 from typing import TYPE_CHECKING
 
+from anyio import from_thread
 from starlette.requests import HTTPConnection
 
 from starsessions.backends.base import wall_clock
@@ -289,8 +290,11 @@ class SignInHistory:
         self._last = max(self._last + 1, number_at(int(now * 1000), randbits(COUNTER_BITS - 1)))
         row: Row = {"id": self._last, "at": int(now), "what": what.value, "user_key": key_of_user(texts["user_id"])}
         self._waiting.append(row | {name: cleaned(texts.get(name, "")) for name in TEXTS})
-        with suppress(ImproperlyConfigured):  # no event loop is running: the next call in one writes it
+        try:
             self._write_soon()
+        except ImproperlyConfigured:  # an endpoint in a thread; or no event loop, and the next call in one writes it
+            with suppress(RuntimeError):
+                from_thread.run_sync(self._write_soon)
 
     def _write_soon(self) -> "asyncio.Task[None] | None":
         """Let a task write what waits, unless one does. Return the task of this event loop, if there is one."""

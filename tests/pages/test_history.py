@@ -340,6 +340,14 @@ def test_what_a_loop_that_ends_has_not_written_is_written_in_the_next_one(tmp_pa
     assert asyncio.run(second()) == ["in the first", "without a loop"]
 
 
+async def test_an_endpoint_in_a_thread_records_as_well(on_sqlite: SignInHistory) -> None:
+    await anyio.to_thread.run_sync(on_sqlite.sign_in_failed, request_from(), "ann")
+    writer = on_sqlite._writer  # without waiting for the next event
+    assert writer is not None
+    await writer
+    assert await on_sqlite.failures("ann", within=60) == 1
+
+
 # The table
 
 
