@@ -4,8 +4,8 @@ They contain handles and never ids: a handle names a session and does not open i
 that is on the user's list of devices, and keeps it. Any other handle is made from the id or the cookie, and changes
 with it.
 
-The life of a session: `Created`, `SignedIn`, `Renewed`, `Rotated`, `SignedOut`, `Revoked`, `EndedByOperator`. A cookie that
-did not open a session: `Expired`, `UnknownId`, `RotatedIdReused`, `InvalidCookie`, `Planted`.
+The life of a session: `Created`, `SignedIn`, `Renewed`, `Rotated`, `SignedOut`, `Revoked`, `EndedByOperator`. A cookie
+that did not open a session: `Expired`, `UnknownId`, `RotatedIdReused`, `InvalidCookie`, `Planted`.
 """
 
 import logging
