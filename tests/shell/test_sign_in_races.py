@@ -92,9 +92,9 @@ def one_by_one(store: MemoryStore) -> MemoryStore:
 
 KINDS: dict[str, Callable[[MemoryStore, Clock], SessionBackend]] = {
     "stored": lambda store, clock: StoreBackend(store, clock=clock),
-    "sealed": lambda store, clock: CookieBackend(KEY, revocations=store, clock=clock),
-    "stored one by one": lambda store, clock: StoreBackend(one_by_one(store), clock=clock),
-    "sealed one by one": lambda store, clock: CookieBackend(KEY, revocations=one_by_one(store), clock=clock),
+    "in a cookie": lambda store, clock: CookieBackend(KEY, revocations=store, clock=clock),
+    "stored, one by one": lambda store, clock: StoreBackend(one_by_one(store), clock=clock),
+    "in a cookie, one by one": lambda store, clock: CookieBackend(KEY, revocations=one_by_one(store), clock=clock),
 }
 
 
