@@ -177,7 +177,6 @@ async def signs_out(ann: Ann) -> None:
 ACTS: list[Act] = [signs_in, signs_in_with_a_cart, signs_in_again, rotates, signs_out]
 
 
-@pytest.mark.guarantee(21)
 @rows("act", ACTS)
 async def test_in_a_cluster_each_promise_is_kept_wherever_a_worker_dies(workers: Workers, act: Act) -> None:
     for step in count(1):
