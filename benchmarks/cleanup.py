@@ -1,0 +1,164 @@
+"""Measure what an application feels while expired sessions are removed from PostgreSQL, in turns with and without.
+
+    python -m benchmarks.cleanup                                # 10,000,000 dead rows, half of the time at work
+    python -m benchmarks.cleanup --rows 2000000 --share 0.25 --phase 10
+
+A process sends requests at a fixed rate, some of which write, to an application with a million live sessions. In every
+second phase, another process runs `sweep_all`, as cron would. What counts is the p99 of the requests with it, by the
+p99 without it. With `--to-the-end`, the sweep then goes on until nothing is left. The server is a private one, which
+waits for its disk; it needs about 600 bytes for a row.
+"""
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from typing import Any
+
+from starsessions import SessionMiddleware
+from starsessions.backends.sqlalchemy import SQLAlchemyBackend
+from starsessions.stores import sweep_all
+from tests.servers import postgres
+from tests.servers.postgres import PostgresServer
+
+SETTINGS = {"shared_buffers": "256MB", "max_wal_size": "2GB", "checkpoint_timeout": "60s"}
+LIVE = 1_000_000
+VISITORS = 200
+
+
+def fill(server: PostgresServer, dead: int) -> None:
+    """Insert rows whose keys are random, as those of sessions are; of the dead ones a third was signed in."""
+    rows = """
+        INSERT INTO starsessions (key, value, expires_at, version, owner, since)
+        SELECT md5('{what}' || n) || md5(n || '{what}') || '-', convert_to(repeat(md5(n::text), 6), 'UTF8'),
+            extract(epoch FROM now())::bigint + {expires_at}, (random() * 9e18)::bigint,
+            CASE WHEN n % 3 = 0 THEN md5((n % 100000)::text) END, CASE WHEN n % 3 = 0 THEN n END
+        FROM generate_series({first}, {last}) AS n
+    """
+    with server.client() as client:
+        for what, count, expires_at in (("dead", dead, "-1 - n % 1000000"), ("live", LIVE, "86400 + n")):
+            for first in range(1, count + 1, 500_000):
+                last = min(first + 500_000 - 1, count)
+                client.execute(rows.format(what=what, expires_at=expires_at, first=first, last=last))  # type: ignore[call-overload]
+        client.execute("VACUUM ANALYZE starsessions")
+        client.execute("CHECKPOINT")
+
+
+async def sweep(url: str, share: float, seconds: float) -> None:
+    backend = SQLAlchemyBackend(url, timeout=60)
+    began = time.monotonic()
+    async with backend.lifespan():
+        done = await sweep_all(backend.store, share=share, timeout=seconds)
+    print(done.removed, int(done.timed_out), time.monotonic() - began)
+
+
+async def sweeping(url: str, share: float, seconds: float) -> tuple[int, bool, float]:
+    """Run `sweep` in another process."""
+    command = [sys.executable, "-m", "benchmarks.cleanup", "--sweep", url, "--share", str(share)]
+    process = await asyncio.create_subprocess_exec(*command, "--phase", str(seconds), stdout=asyncio.subprocess.PIPE)
+    removed, timed_out, took = (await process.communicate())[0].split()
+    return int(removed), timed_out == b"1", float(took)
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["path"] == "/write":
+        scope["session"]["n"] = scope["session"].get("n", 0) + 1
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+class Visitors:
+    """Browsers with a session each."""
+
+    def __init__(self, backend: SQLAlchemyBackend, rate: float) -> None:
+        self.app = SessionMiddleware(app, backend=backend, autoload=True)
+        self.rate = rate
+        self.cookies: list[bytes] = []
+
+    async def visit(self, path: str, cookie: bytes = b"") -> bytes:
+        answers: list[Any] = []
+
+        async def send(message: Any) -> None:
+            answers.append(message)
+
+        headers = [(b"cookie", cookie)] if cookie else []
+        scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "scheme": "http", "headers": headers}
+        await self.app(scope, no_body, send)
+        return next((value for name, value in answers[0]["headers"] if name == b"set-cookie"), b"").split(b";")[0]
+
+    async def come(self) -> None:
+        self.cookies = [await self.visit("/write") for _ in range(VISITORS)]
+
+    async def click(self, seconds: float) -> list[float]:
+        """Send requests at the rate, whether or not those before are answered. Return how long each took, in ms."""
+        took: list[float] = []
+
+        async def one(n: int, at: float) -> None:
+            await asyncio.sleep(at - time.perf_counter())
+            await self.visit("/write" if n % 5 == 0 else "/read", self.cookies[n % VISITORS])
+            took.append((time.perf_counter() - at) * 1000)
+
+        began = time.perf_counter() + 0.1
+        await asyncio.gather(*(one(n, began + n / self.rate) for n in range(int(self.rate * seconds))))
+        return took
+
+
+async def no_body() -> Any:
+    return {"type": "http.request", "body": b""}
+
+
+def shown(name: str, took: list[float]) -> str:
+    cuts = statistics.quantiles(took, n=100)
+    return f"{name}: p50 {cuts[49]:.1f} ms, p90 {cuts[89]:.1f} ms, p99 {cuts[98]:.1f} ms, {len(took)} requests"
+
+
+async def measure(server: PostgresServer, asked: argparse.Namespace) -> None:
+    url = server.address.over("asyncpg")
+    backend = SQLAlchemyBackend(url, timeout=60)
+    await backend.create_table()
+    began = time.monotonic()
+    await asyncio.to_thread(fill, server, asked.rows)
+    print(f"{asked.rows} dead rows and {LIVE} live ones, written in {time.monotonic() - began:.0f} s", flush=True)
+    took: dict[bool, list[float]] = {False: [], True: []}
+    removed, worked, goes_on = 0, 0.0, True
+    async with backend.lifespan():
+        visitors = Visitors(backend, asked.rate)
+        await visitors.come()
+        await visitors.click(5)
+        for _ in range(asked.pairs):
+            took[False] += await visitors.click(asked.phase)
+            clicks, swept = await asyncio.gather(visitors.click(asked.phase), sweeping(url, asked.share, asked.phase))
+            took[True] += clicks
+            removed, worked, goes_on = removed + swept[0], worked + swept[2], swept[1]
+            print(f"removed {removed} rows in {worked:.0f} s", flush=True)
+            assert goes_on, "take more rows: nothing was left to remove while requests were measured"
+        print(shown("without", took[False]))
+        print(shown("with   ", took[True]))
+        p99 = {swept: statistics.quantiles(times, n=100)[98] for swept, times in took.items()}
+        print(f"p99 with the sweep: {p99[True] / p99[False]:.2f} times", flush=True)
+        while goes_on and asked.to_the_end:
+            swept = await sweeping(url, asked.share, 60)
+            removed, worked, goes_on = removed + swept[0], worked + swept[2], swept[1]
+            print(f"removed {removed} rows in {worked:.0f} s, {swept[0] / swept[2]:.0f} a second", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--phase", type=float, default=20, help="seconds")
+    parser.add_argument("--pairs", type=int, default=4, help="phases without and with the sweep")
+    parser.add_argument("--rate", type=float, default=50, help="requests a second")
+    parser.add_argument("--to-the-end", action="store_true", help="then remove the rest, too")
+    parser.add_argument("--sweep", help="the database, for the process that sweeps")
+    asked = parser.parse_args()
+    if asked.sweep:
+        asyncio.run(sweep(asked.sweep, asked.share, asked.phase))
+        return
+    with postgres.server(durable=True, settings=SETTINGS) as server:
+        asyncio.run(measure(server, asked))
+
+
+if __name__ == "__main__":
+    main()
