@@ -1,12 +1,12 @@
 """Measure what an application feels while expired sessions are removed from PostgreSQL, in turns with and without.
 
-    python -m benchmarks.cleanup                                # 10,000,000 dead rows, half of the time at work
-    python -m benchmarks.cleanup --rows 2000000 --share 0.25 --phase 10
+    python -m benchmarks.cleanup                                # 10,000,000 dead rows
+    python -m benchmarks.cleanup --rows 2000000 --share 0.1 --phase 10
 
-A process sends requests at a fixed rate, some of which write, to an application with a million live sessions. In every
-second phase, another process runs `sweep_all`, as cron would. What counts is the p99 of the requests with it, by the
-p99 without it. With `--to-the-end`, the sweep then goes on until nothing is left. The server is a private one, which
-waits for its disk; it needs about 600 bytes for a row.
+A process sends requests at a fixed rate, some of which write, to an application with a million live sessions. In turns
+with phases without it, another process runs `sweep_all`, as cron would. What counts is the p99 of the requests with it
+by the p99 without it. With `--to-the-end`, the sweep then goes on until nothing is left. The server is a private one,
+which waits for its disk; it needs about 600 bytes for a row.
 """
 
 import argparse
@@ -37,10 +37,17 @@ def fill(server: PostgresServer, dead: int) -> None:
         FROM generate_series({first}, {last}) AS n
     """
     with server.client() as client:
+        indexes = client.execute("SELECT indexdef FROM pg_indexes WHERE indexname LIKE 'ix_starsessions_%'").fetchall()
+        client.execute("ALTER TABLE starsessions DROP CONSTRAINT starsessions_pkey")
+        client.execute("DROP INDEX ix_starsessions_expires_at, ix_starsessions_owner")
         for what, count, expires_at in (("dead", dead, "-1 - n % 1000000"), ("live", LIVE, "86400 + n")):
             for first in range(1, count + 1, 500_000):
                 last = min(first + 500_000 - 1, count)
                 client.execute(rows.format(what=what, expires_at=expires_at, first=first, last=last))  # type: ignore[call-overload]
+        client.execute("SET maintenance_work_mem = '1GB'")
+        client.execute("ALTER TABLE starsessions ADD PRIMARY KEY (key)")
+        for (index,) in indexes:
+            client.execute(index)
         client.execute("VACUUM ANALYZE starsessions")
         client.execute("CHECKPOINT")
 
@@ -120,41 +127,43 @@ async def measure(server: PostgresServer, asked: argparse.Namespace) -> None:
     began = time.monotonic()
     await asyncio.to_thread(fill, server, asked.rows)
     print(f"{asked.rows} dead rows and {LIVE} live ones, written in {time.monotonic() - began:.0f} s", flush=True)
-    took: dict[bool, list[float]] = {False: [], True: []}
-    removed, worked, goes_on = 0, 0.0, True
+    took: dict[float, list[float]] = {share: [] for share in (0, *asked.share)}
+    removed, goes_on = 0, True
     async with backend.lifespan():
         visitors = Visitors(backend, asked.rate)
         await visitors.come()
         await visitors.click(5)
-        for _ in range(asked.pairs):
-            took[False] += await visitors.click(asked.phase)
-            clicks, swept = await asyncio.gather(visitors.click(asked.phase), sweeping(url, asked.share, asked.phase))
-            took[True] += clicks
-            removed, worked, goes_on = removed + swept[0], worked + swept[2], swept[1]
-            print(f"removed {removed} rows in {worked:.0f} s", flush=True)
-            assert goes_on, "take more rows: nothing was left to remove while requests were measured"
-        print(shown("without", took[False]))
-        print(shown("with   ", took[True]))
-        p99 = {swept: statistics.quantiles(times, n=100)[98] for swept, times in took.items()}
-        print(f"p99 with the sweep: {p99[True] / p99[False]:.2f} times", flush=True)
+        for _ in range(asked.turns):
+            took[0] += await visitors.click(asked.phase)
+            for share in asked.share:
+                clicks, swept = await asyncio.gather(visitors.click(asked.phase), sweeping(url, share, asked.phase))
+                took[share] += clicks
+                removed += swept[0]
+                print(f"{share:g} of the time: {swept[0] / swept[2]:.0f} rows a second", flush=True)
+                assert swept[1], "take more rows: nothing was left to remove while requests were measured"
+        p99 = {share: statistics.quantiles(times, n=100)[98] for share, times in took.items()}
+        for share, times in took.items():
+            print(
+                f"{shown(f'{share:g} of the time', times)}, {p99[share] / p99[0]:.2f} times the p99 without", flush=True
+            )
         while goes_on and asked.to_the_end:
-            swept = await sweeping(url, asked.share, 60)
-            removed, worked, goes_on = removed + swept[0], worked + swept[2], swept[1]
-            print(f"removed {removed} rows in {worked:.0f} s, {swept[0] / swept[2]:.0f} a second", flush=True)
+            more, goes_on, seconds = await sweeping(url, max(asked.share), 60)
+            removed += more
+            print(f"removed {removed} rows, the last {more} in {seconds:.0f} s", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--share", type=float, default=[0.25, 0.5], nargs="+", help="of the time, to compare")
     parser.add_argument("--phase", type=float, default=20, help="seconds")
-    parser.add_argument("--pairs", type=int, default=4, help="phases without and with the sweep")
+    parser.add_argument("--turns", type=int, default=4, help="phases without, and with each share")
     parser.add_argument("--rate", type=float, default=50, help="requests a second")
     parser.add_argument("--to-the-end", action="store_true", help="then remove the rest, too")
     parser.add_argument("--sweep", help="the database, for the process that sweeps")
     asked = parser.parse_args()
     if asked.sweep:
-        asyncio.run(sweep(asked.sweep, asked.share, asked.phase))
+        asyncio.run(sweep(asked.sweep, asked.share[0], asked.phase))
         return
     with postgres.server(durable=True, settings=SETTINGS) as server:
         asyncio.run(measure(server, asked))

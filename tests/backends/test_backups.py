@@ -38,10 +38,12 @@ class Postgres:
 
     left_out: tuple[str, ...] = ()
 
-    def __init__(self, stack: ExitStack) -> None:
-        self.server = stack.enter_context(postgres.server())
+    def __init__(self, stack: ExitStack, server: PostgresServer) -> None:
+        self.server = server
         self.folder = new_folder()
         stack.callback(remove_folder, self.folder)
+        with server.client() as client:
+            client.execute("DROP TABLE IF EXISTS starsessions")
 
     @asynccontextmanager
     async def store(self) -> AsyncIterator[Store]:
@@ -70,11 +72,12 @@ class WithoutSessions(Postgres):
 class ToTheLastMoment(Postgres):
     """A base backup, and an archive of all that was written after it."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, server: PostgresServer) -> None:
         self.stack = stack
         self.folder = new_folder(postgres.unprivileged("postgres"))
         stack.callback(remove_folder, self.folder)
-        archive = {"archive_mode": "on", "archive_command": f"cp %p {self.folder}/%f", "fsync": "on"}
+        whole = f"cp %p {self.folder}/part && mv {self.folder}/part {self.folder}/%f"  # the server is killed later
+        archive = {"archive_mode": "on", "archive_command": whole, "fsync": "on"}
         self.server = stack.enter_context(postgres.server(settings=archive))
 
     def take(self) -> None:
@@ -112,7 +115,7 @@ class Redis:
     durable = False
     saved = "dump.rdb"
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, server: PostgresServer) -> None:
         self.stack = stack
         self.server = stack.enter_context(redis.standalone(durable=self.durable))
         self.folder = new_folder()
@@ -167,10 +170,17 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """The one whose dumps are restored into itself."""
+    with postgres.server() as server:
+        yield server
+
+
 @pytest.fixture
-def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, server: PostgresServer) -> Iterator[Place]:
     with ExitStack() as stack:
-        yield request.param(stack)
+        yield request.param(stack, server)
 
 
 def at(*places: type[Place]) -> Any:
