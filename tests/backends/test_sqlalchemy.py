@@ -25,8 +25,9 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 import starsessions.stores.sqlalchemy
 from starsessions import BackendUnavailable, ImproperlyConfigured, Session
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore, session_table
+from starsessions.stores import Swept, sweep_all
 from starsessions.stores.base import Conflict, Store, Sweeping
-from starsessions.stores.sweeper import BATCH, PAUSE, Swept, sweep_all, sweep_forever
+from starsessions.stores.sweeper import BATCH, PAUSE, sweep_forever
 from tests.backends.sql import DATABASES, NOW, Database, Meter, database, explained, metered, opened, pool_of, until
 from tests.rows import rows
 from tests.servers.process import Address
