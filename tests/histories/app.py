@@ -120,6 +120,7 @@ async def sign_in(request: Request, session: Session) -> Any:
     if "name" not in session:  # it was ended meanwhile, and with it all that it had
         _label(request, session)
         await session.persist()
+    return None
 
 
 def _label(request: Request, session: Session) -> None:
