@@ -1,18 +1,19 @@
-"""Sign-in, sign-out, the list of devices, and closing the account, which needs a fresh sign-in."""
+"""Sign-in, sign-out, the pages of devices and for operators, and closing the account, which needs a fresh sign-in."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
 from pages import CurrentSession, Name, User, cookie, go_to, meant, show
-from settings import FRESH_FOR, user_sessions
+from settings import FRESH_FOR, OPERATORS, history, user_sessions
 
 from starsessions import Session, flash, set_expiry, users
 from starsessions.fastapi import safe_next
+from starsessions.pages import DevicesPages, OperatorPages, Page
 
 router = APIRouter(dependencies=[Depends(meant)])
 
-FreshSession = Annotated[Session, Depends(cookie.fresh(within=FRESH_FOR, redirect_to="/devices"))]
+FreshSession = Annotated[Session, Depends(cookie.fresh(within=FRESH_FOR, redirect_to="/devices/"))]
 
 
 @router.post("/sign-in")
@@ -44,29 +45,22 @@ async def sign_out(request: Request, session: CurrentSession) -> Response:
     return go_to(request, "page")
 
 
-@router.get("/devices")
-async def devices(request: Request, session: CurrentSession, user: User) -> Response:
-    listed = sorted(await user_sessions.list(user, current=session), key=lambda one: not one.is_current)
-    return show(request, "devices.html", devices=listed, is_fresh=users.is_fresh(session, within=FRESH_FOR))
+def page_of_account(request: Request, page: Page) -> Response:
+    """Show a page of the library in the shop's own template."""
+    is_fresh = users.is_fresh(request, within=FRESH_FOR)
+    return show(request, "account.html", page.status, page=page, is_fresh=is_fresh)
 
 
-@router.post("/devices/end")
-async def end_device(
-    request: Request, session: CurrentSession, user: User, handle: Annotated[str, Form(max_length=40)]
-) -> Response:
-    # A handle names a session and does not open it, so a form may contain it. Those of other users are not found.
-    if await user_sessions.revoke(user, handle):
-        flash.add_flash(session, "That device is signed out.", "success")
-    else:
-        flash.add_flash(session, "That device was signed out already.")
-    return go_to(request, "devices")
-
-
-@router.post("/devices/end-others")
-async def end_other_devices(request: Request, session: CurrentSession, user: User) -> Response:
-    ended = await user_sessions.revoke_others(session)
-    flash.add_flash(session, f"Signed out on {ended} other device{'' if ended == 1 else 's'}.", "success")
-    return go_to(request, "devices")
+# What a person sees of their devices and sign-ins, and what an operator sees of all.
+devices = DevicesPages(user_sessions, sign_in_url="/", history=history, render=page_of_account, home_url=None)
+operators = OperatorPages(
+    user_sessions,
+    guard=lambda request: user if (user := users.get_user_id(request)) in OPERATORS else None,
+    history=history,
+    on_event=history.record,
+    render=page_of_account,
+    home_url=None,
+)
 
 
 @router.post("/close-account")

@@ -12,7 +12,7 @@ The time limit is for Ctrl-C: uvicorn waits for open streams, and pages keep the
 ``settings.py``     settings from the environment: the backend and the cookie
 ``pages.py``        shared by all pages: the session, the templates, the check of forms
 ``shop.py``         the shelf and the cart
-``account.py``      sign-in, sign-out, devices, and changes that need a fresh sign-in
+``account.py``      sign-in, sign-out, devices, operators, and changes that need a fresh sign-in
 ``sso.py``          sign-in with an identity provider, and its sign-outs
 ``provider.py``     a toy identity provider
 ``live.py``         a stream that ends with its session, and a WebSocket
@@ -43,7 +43,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     # Applications with migrations create the table there. This one creates it at startup.
     if isinstance(settings.backend, SQLAlchemyBackend):
         await settings.backend.create_table()
-    yield
+    await settings.history.create_table()
+    async with settings.history.lifespan():
+        yield
 
 
 app = FastAPI(
@@ -52,6 +54,8 @@ app = FastAPI(
     routes=[Route("/oidc/backchannel-logout", sso.logout_tokens)],  # a provider POSTs there, without a cookie
 )
 app.mount("/static", StaticFiles(directory=pages.HERE / "static"), name="static")
+app.mount("/devices", account.devices, name="devices")
+app.mount("/operators", account.operators, name="operators")
 app.mount("/provider", provider.app, name="provider")
 for part in (shop, account, sso, live):
     app.include_router(part.router)
@@ -66,6 +70,7 @@ app.add_exception_handler(CsrfFailed, pages.refused)
 app.add_middleware(
     SessionMiddleware,
     backend=settings.backend,
+    on_event=settings.history.record,
     session_cookie=settings.COOKIE,
     https_only=settings.HTTPS_ONLY,
     partitioned=settings.PARTITIONED,

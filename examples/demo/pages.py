@@ -8,7 +8,7 @@ from fastapi import Depends, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.templating import Jinja2Templates
 from pydantic import StringConstraints
-from settings import COOKIE
+from settings import COOKIE, OPERATORS
 
 from starsessions import Session, csrf, flash, users
 from starsessions.csrf import CsrfFailed, WhyRefused
@@ -87,7 +87,9 @@ templates.env.trim_blocks = templates.env.lstrip_blocks = True
 
 def show(request: Request, template: str, status_code: int = 200, **context: Any) -> Response:
     session = get_session(request)
-    context |= {"session": session, "user": users.get_user_id(session), "signed_in_at": users.get_signed_in_at(session)}
+    user = users.get_user_id(session)
+    context |= {"session": session, "user": user, "signed_in_at": users.get_signed_in_at(session)}
+    context["is_operator"] = user in OPERATORS
     return templates.TemplateResponse(request, template, context, status_code=status_code, headers=HEADERS)
 
 

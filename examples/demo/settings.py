@@ -13,6 +13,7 @@ All variables are optional:
 ``DEMO_HTTPS_ONLY``   follows the request     1 or 0: the cookie is always or never ``Secure``
 ``DEMO_PARTITIONED``  0                       1: the cookie is ``Partitioned``
 ``DEMO_FRESH_FOR``    300                     seconds after which closing the account needs a new sign-in
+``DEMO_OPERATORS``    Olga                    the names of operators, with commas between them
 ``DEMO_URL``          http://127.0.0.1:8000   where browsers find the demo: the way back from the identity provider
 ====================  ======================  ================================================================
 """
@@ -26,6 +27,7 @@ from typing import Any
 from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend
 from starsessions.backends.redis import RedisBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
+from starsessions.history import SignInHistory
 from starsessions.users import UserSessions
 
 FILE = Path(__file__).parents[2] / ".demo" / "sessions.db"
@@ -83,7 +85,10 @@ COOKIE = os.environ.get("DEMO_COOKIE") or "session"
 HTTPS_ONLY = flag("DEMO_HTTPS_ONLY")
 PARTITIONED = flag("DEMO_PARTITIONED") or False
 FRESH_FOR = seconds("DEMO_FRESH_FOR", 300)
+OPERATORS = set((os.environ.get("DEMO_OPERATORS") or "Olga").split(","))
 URL = (os.environ.get("DEMO_URL") or "http://127.0.0.1:8000").rstrip("/")
 
 backend = backend_for(CHOICE)
-user_sessions = UserSessions(backend)
+# The history of sign-ins is in the same database, if the sessions are in one, and otherwise in memory.
+history = SignInHistory(backend.engine if isinstance(backend, SQLAlchemyBackend) else "sqlite+aiosqlite://")
+user_sessions = UserSessions(backend, on_event=history.record)

@@ -4,8 +4,8 @@ They contain handles and never ids: a handle names a session and does not open i
 that is on the user's list of devices, and keeps it. Any other handle is made from the id or the cookie, and changes
 with it.
 
-The life of a session: `Created`, `SignedIn`, `Renewed`, `Rotated`, `SignedOut`, `Revoked`. A cookie that did not open a
-session: `Expired`, `UnknownId`, `RotatedIdReused`, `InvalidCookie`, `Planted`.
+The life of a session: `Created`, `SignedIn`, `Renewed`, `Rotated`, `SignedOut`, `Revoked`, `EndedByOperator`. A cookie
+that did not open a session: `Expired`, `UnknownId`, `RotatedIdReused`, `InvalidCookie`, `Planted`.
 """
 
 import logging
@@ -20,6 +20,7 @@ from starsessions.core.record import Found, Identity, MissReason
 __all__ = [
     "ConflictResolved",
     "Created",
+    "EndedByOperator",
     "Event",
     "Expired",
     "InvalidCookie",
@@ -63,25 +64,50 @@ class Rotated(Event, frozen=True):
 
 
 class SignedIn(Event, frozen=True):
-    """A user signed in, maybe again, to confirm their identity. `method` is the value passed to `sign_in()`."""
+    """A user signed in, maybe again, to confirm their identity. `method` is the value passed to `sign_in()`.
+
+    `agent` and `address` describe the device, as the list of devices does.
+    """
 
     handle: str
     user_id: str
     method: str
+    agent: str = ""
+    address: str = ""
 
 
 class SignedOut(Event, frozen=True):
-    """A signed-in session was ended by its own browser."""
+    """A signed-in session was ended by its own browser. `agent` and `address` are those of its sign-in."""
 
     handle: str
     user_id: str
+    agent: str = ""
+    address: str = ""
 
 
 class Revoked(Event, frozen=True):
-    """A user's session was ended from elsewhere: by `UserSessions`, or by the limit `max_sessions_per_user`."""
+    """A user's session was ended from elsewhere: by `UserSessions`, or by the limit `max_sessions_per_user`.
+
+    `agent` and `address` are those of its sign-in.
+    """
 
     handle: str
     user_id: str
+    agent: str = ""
+    address: str = ""
+
+
+class EndedByOperator(Event, frozen=True):
+    """An operator has ended a session of a user, or all of them (`starsessions.pages.OperatorPages`).
+
+    `operator` is what the guard of the pages returned. `handle` is that of the session; "": all. `ended` is how many;
+    None: the store failed, and some may have ended.
+    """
+
+    operator: str
+    user_id: str
+    handle: str
+    ended: int | None
 
 
 class Expired(Event, frozen=True):
@@ -199,7 +225,7 @@ def events_for_save(
     else:
         yield Renewed(handle)
     if signed_in is not None:
-        yield SignedIn(handle, signed_in.user_id, signed_in.method)
+        yield SignedIn(handle, signed_in.user_id, signed_in.method, signed_in.agent, signed_in.address)
 
 
 def events_for_miss(why: MissReason, tokens: Iterable[str]) -> Iterator[Event]:

@@ -320,6 +320,8 @@ class UserSessions:
             shown = [*live.values()]
             if last in live:  # of the same second as the first of this page
                 shown = shown[shown.index(live[last]) + 1 :]
+            elif since is not None and cursor is not None and cursor.since >= since:
+                continue  # it may still come: more of that second than one page has
             if len(shown) > limit or cursor is None:
                 return UserSessionPage(shown[:limit], is_last=len(shown) <= limit)
 
@@ -482,8 +484,9 @@ async def _end(
     """
 
     def note(one: Owned) -> None:
-        if one.identity is not None and index.has_lived(one, now):
-            ended[one.identity.handle] = Revoked(one.identity.handle, user_id)
+        user = one.identity
+        if user is not None and index.has_lived(one, now):
+            ended[user.handle] = Revoked(user.handle, user_id, user.agent, user.address)
 
     count, after = 0, None
     while True:

@@ -31,8 +31,12 @@ class Tab:
 
     def click(self, element_id: str) -> str:
         """Click, wait for the next page, and return its text."""
+        return self.click_on(f"#{element_id}")
+
+    def click_on(self, selector: str) -> str:
+        """Click on the first element with this selector, wait for the next page, and return its text."""
         page = self.browser.find_element(By.TAG_NAME, "html")
-        self.browser.find_element(By.ID, element_id).click()
+        self.browser.find_element(By.CSS_SELECTOR, selector).click()
         self._wait.until(staleness_of(page))
         return self.text()
 

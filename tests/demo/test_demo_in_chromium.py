@@ -142,8 +142,8 @@ def test_a_device_signed_out_elsewhere_is_notified_and_anonymous_on_its_next_req
 
     here.click("to-devices")
     assert here.devices() == ["Chrome on Linux This device", "Chrome on Linux"]
-    here.click("end-others")
-    assert here.messages() == ["Signed out on 1 other device."]
+    here.click_on_first("form[action=end-others] button")
+    assert here.messages() == ["All other devices are signed out: 1"]
     assert here.devices() == ["Chrome on Linux This device"]
 
     assert there.hears_that_it_was_signed_out()
@@ -183,8 +183,7 @@ def test_a_form_of_a_device_that_was_signed_out_gets_a_clear_answer(visit: Calla
     for device in (here, there):
         device.sign_in(user)
     here.click("to-devices")
-    (button,) = here.browser.find_elements(By.CSS_SELECTOR, "#devices button")
-    here.click_on(button)
+    here.click_on_first(".ss-list button")
     assert here.messages() == ["That device is signed out."]
 
     there.click("add-tea")
@@ -204,7 +203,7 @@ def test_other_tabs_of_the_device_that_signed_out_all_others_stay_live(
         device.waits_until_live()
     with in_another_tab(here):  # which gives the session a new id, so the stream with the old one must come back
         here.click("to-devices")
-        here.click("end-others")
+        here.click_on_first("form[action=end-others] button")
         assert there.hears_that_it_was_signed_out()
     here.waits_until_live()
     assert here.sees("ended") is None

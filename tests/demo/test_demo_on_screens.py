@@ -55,8 +55,8 @@ def shop(visitor: Visitor) -> None:
 def devices(visitor: Visitor) -> None:
     visitor.sign_in("Ada")
     visitor.click("to-devices")
-    if visitor.sees("end-others"):  # what an earlier test has left
-        visitor.click("end-others")
+    if len(visitor.devices()) > 1:  # what an earlier test has left
+        visitor.click_on_first("form[action=end-others] button")
     with Browser(visitor.port, **{"user-agent": PHONE}) as phone:
         sign_in(phone, "Ada")
     visitor.click("to-devices")

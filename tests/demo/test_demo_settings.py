@@ -29,7 +29,7 @@ def import_the_demo(**settings: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_empty_settings_are_the_same_as_none() -> None:
-    names = ("BACKEND", "SECRET", "COOKIE", "HTTPS_ONLY", "PARTITIONED", "FRESH_FOR", "URL")
+    names = ("BACKEND", "SECRET", "COOKIE", "HTTPS_ONLY", "PARTITIONED", "FRESH_FOR", "OPERATORS", "URL")
     done = import_the_demo(**{f"DEMO_{name}": "" for name in names})
     assert (done.returncode, done.stderr) == (0, "")
 

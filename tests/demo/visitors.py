@@ -65,7 +65,7 @@ def new_name() -> str:
 
 
 def messages_on(page: httpx2.Response) -> list[str]:
-    found = re.findall(r'<p class="message [^"]*" role="status">(.*?)</p>', page.text)
+    found = re.findall(r'<p class="(?:message|ss-notice) [^"]*" role="status">(.*?)</p>', page.text)
     return [unescape(text) for text in found]
 
 
@@ -119,6 +119,10 @@ class Visitor:
         """Follows a link or sends a form, and waits for the page that comes back."""
         self.click_on(self.browser.find_element(By.ID, element_id))
 
+    def click_on_first(self, selector: str) -> None:
+        """The same for the first element with this selector."""
+        self.click_on(self.browser.find_element(By.CSS_SELECTOR, selector))
+
     def click_on(self, element: Any) -> None:
         page = self.browser.find_element(By.TAG_NAME, "html")
         element.click()
@@ -146,11 +150,11 @@ class Visitor:
         return found[0].text if found and found[0].is_displayed() else None
 
     def messages(self) -> list[str]:
-        return [found.text for found in self.browser.find_elements(By.CSS_SELECTOR, ".message[role=status]")]
+        return [found.text for found in self.browser.find_elements(By.CSS_SELECTOR, "[role=status]")]
 
     def devices(self) -> list[str]:
         """The names on the page of devices."""
-        return [found.text for found in self.browser.find_elements(By.CSS_SELECTOR, "#devices h2")]
+        return [found.text for found in self.browser.find_elements(By.CSS_SELECTOR, ".ss-list h2")]
 
     def waits_until_live(self) -> None:
         """Until the page's stream knows who it belongs to."""

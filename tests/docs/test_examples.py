@@ -96,7 +96,7 @@ def test_a_session_ends_after_half_an_hour_without_use_or_after_thirty_days_if_i
 
 
 def test_other_devices_are_signed_out_when_the_password_changes() -> None:
-    app = app_of("guides/users/devices.md")
+    app = app_of("guides/users/devices.md", 1)
     here, there = TestClient(app), TestClient(app)
     for browser in (here, there):
         browser.post("/login", data={"name": "ann"})
@@ -106,6 +106,29 @@ def test_other_devices_are_signed_out_when_the_password_changes() -> None:
     assert here.get("/devices").status_code == 200
     assert here.post("/logout-everywhere").status_code == 200
     assert here.get("/devices").status_code == 401
+
+
+def test_the_page_of_devices_is_mounted_in_a_few_lines() -> None:
+    browser = TestClient(app_of("guides/users/devices.md"))
+    sign_in(browser, "ann")
+    assert "You are signed in on this device only." in browser.get("/devices").text
+
+
+def test_the_history_counts_failed_sign_ins() -> None:
+    with TestClient(app_of("guides/users/sign-in-history.md")) as browser:
+        wrong, right = {"name": "ann", "password": "guess"}, {"name": "ann", "password": "correct horse"}
+        assert [browser.post("/login", data=wrong).status_code for _ in range(11)] == [403] * 10 + [429]
+        assert browser.post("/login", data=right | {"name": "ben"}).status_code == 200
+        assert "Signed in" in browser.get("/devices/history").text
+
+
+def test_an_operator_ends_the_sessions_of_a_user() -> None:
+    app = app_of("guides/users/operators.md")
+    sue, ann = TestClient(app), TestClient(app)
+    sign_in(sue, "sue")
+    sign_in(ann, "ann")
+    assert sue.get("/operators/").status_code == 200
+    assert ann.get("/operators/").status_code == 404
 
 
 def test_an_email_is_changed_after_a_recent_login_only() -> None:

@@ -219,6 +219,24 @@ async def test_a_revocation_is_reported_by_the_request_that_revokes(
     assert revoked == [Revoked(signed[1], "ann"), Revoked(signed[2], "ann")]
 
 
+async def test_the_events_of_a_sign_in_and_of_its_end_describe_the_device(
+    site_of: Callable[..., Site], store_backend: SessionBackend
+) -> None:
+    heard: list[Event] = []
+    site = site_of(backend=store_backend, on_event=heard.append, max_sessions_per_user=1)
+    sessions = UserSessions(store_backend, on_event=heard.append)
+    device = {"client": ("203.0.113.77", 1), "headers": [(b"user-agent", b"curl/8")]}
+    for _ in range(3):  # each signs out the one before
+        await site.visit(sign_in("ann"), Browser(), **device)
+    await sessions.revoke_all("ann")
+    browser = Browser()
+    await site.visit(sign_in("ann"), browser, **device)
+    await site.visit(users.sign_out, browser)
+    told = [event for event in heard if isinstance(event, SignedIn | SignedOut | Revoked)]
+    assert [type(event) for event in told].count(Revoked) == 3
+    assert {(event.agent, event.address) for event in told} == {("curl", "203.0.113.0/24")}
+
+
 @pytest.mark.guarantee(24)
 @rows("atomically", [False, True])
 async def test_a_resolved_conflict_is_reported(
@@ -354,6 +372,7 @@ def test_an_event_is_a_value() -> None:
     assert event == SignedIn(handle="a-handle", user_id="ann", method="password")
     assert Created("a-handle") != Renewed("a-handle")
     assert len({event, SignedIn("a-handle", "ann", "password")}) == 1
-    assert msgspec.structs.asdict(event) == {"handle": "a-handle", "user_id": "ann", "method": "password"}
+    values = {"handle": "a-handle", "user_id": "ann", "method": "password", "agent": "", "address": ""}
+    assert msgspec.structs.asdict(event) == values
     with pytest.raises(AttributeError):
         event.user_id = "eve"  # type: ignore[misc]

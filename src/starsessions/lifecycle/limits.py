@@ -167,7 +167,8 @@ async def evict(losers: list[list[Owned]], user_id: str, index: UserIndex, state
             some = losers[begin : begin + AT_ONCE]
             owned = [one for entries in some for one in entries]
             await index.end_each(owned)
-            state.note(*(Revoked(rank(entries[0])[1], user_id) for entries in some))
+            users = [one.identity for one, *_ in some if one.identity is not None]
+            state.note(*(Revoked(user.handle, user_id, user.agent, user.address) for user in users))
     except BackendUnavailable:
         state.config.notices.warn(
             "evict",

@@ -336,7 +336,7 @@ async def _end(session: TrackedDict) -> None:
         await config.backend.delete(found, now)
         identity, index = found.record.identity, config.backend.user_index
         if identity is not None:
-            state.note(SignedOut(handle_of(found), identity.user_id))
+            state.note(SignedOut(handle_of(found), identity.user_id, identity.agent, identity.address))
         state.deleted(session)
         if identity is not None and index is not None and identity.has_provider:
             await index.links.forget(identity)
