@@ -51,7 +51,9 @@ def test_a_store_that_forgets_is_found_out() -> None:
 
 
 @pytest.mark.wide
-@pytest.mark.parametrize("name", [name for name, one in CONDITIONS.items() if one.faults or one.skew or one.leave])
+@pytest.mark.parametrize(
+    "name", [name for name, one in CONDITIONS.items() if one.faults or one.skew or one.leave or one.settings]
+)
 def test_what_is_answered_is_true_for_longer(name: str) -> None:
     found = violations(replace(CONDITIONS[name], servers=OTHERS, seconds=15))
     assert not found, shown(found)
