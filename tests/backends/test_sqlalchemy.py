@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 import starsessions.stores.sqlalchemy
 from starsessions import BackendUnavailable, ImproperlyConfigured, Session
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore, session_table
+from starsessions.stores import Swept, sweep_all
 from starsessions.stores.base import Conflict, Store, Sweeping
 from starsessions.stores.sweeper import BATCH, PAUSE, sweep_forever
 from tests.backends.sql import DATABASES, NOW, Database, Meter, database, explained, metered, opened, pool_of, until
@@ -623,9 +625,11 @@ class Piles:
 
 
 @contextlib.asynccontextmanager
-async def sweeper(store: Sweeping, chance: float = 0.5) -> AsyncIterator[Sleeps]:
+async def sweeper(
+    store: Sweeping, chance: float = 0.5, timer: Callable[[], float] = lambda: 0.0
+) -> AsyncIterator[Sleeps]:
     sleeps = Sleeps()
-    work = sweep_forever(store, 60, lambda: NOW, sleep=sleeps, chance=lambda: chance)
+    work = sweep_forever(store, 60, lambda: NOW, sleep=sleeps, timer=timer, chance=lambda: chance)
     task = asyncio.create_task(work)
     yield sleeps
     task.cancel()
@@ -644,6 +648,117 @@ async def test_a_sweep_takes_batches_with_pauses_until_nothing_is_left() -> None
     async with sweeper(Piles(BATCH, BATCH, 1, 0)) as sleeps:
         await sleeps.asked.get()
         assert [await sleeps.next() for _ in range(4)] == [PAUSE, PAUSE, 60, 60]
+
+
+async def test_a_sweep_beside_the_application_rests_for_as_long_as_a_slow_batch_took() -> None:
+    timer = Timer()
+    async with sweeper(SlowPiles(timer, (BATCH, 0.05), (BATCH, 3), (1, 3)), timer=timer) as sleeps:
+        await sleeps.asked.get()
+        assert [await sleeps.next() for _ in range(3)] == [PAUSE, 3, 60]
+
+
+# The sweep of all
+
+
+class Timer:
+    """Goes on while a batch works, and while the sweep rests."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.rests: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.rests.append(seconds)
+        self.now += seconds
+
+
+class SlowPiles(Piles):
+    """Each sweep takes the seconds that it was given."""
+
+    def __init__(self, timer: Timer, *batches: tuple[int, float]) -> None:
+        super().__init__(*(pile for pile, _ in batches))
+        self.timer, self.seconds = timer, [seconds for _, seconds in batches]
+
+    async def sweep(self, limit: int, now: int) -> int:
+        self.timer.now += self.seconds.pop(0)
+        return await super().sweep(limit, now)
+
+
+async def swept(*batches: tuple[int, float], **how: Any) -> tuple[Swept, list[float]]:
+    timer = Timer()
+    how = {"clock": lambda: NOW, "timer": timer, "sleep": timer.sleep, **how}
+    return await sweep_all(SlowPiles(timer, *batches), **how), timer.rests
+
+
+FULL = (BATCH, 2.0)
+
+
+@rows(
+    "share, rests",
+    [(1, [0, 0]), (0.5, [2, 2]), (0.25, [6, 6]), (0.8, [0.5, 0.5])],
+)
+async def test_a_sweep_of_all_works_for_its_share_of_the_time(share: float, rests: list[float]) -> None:
+    done, rested = await swept(FULL, FULL, (1, 2.0), share=share)
+    assert done == Swept(2 * BATCH + 1, timed_out=False)
+    assert rested == pytest.approx(rests)
+
+
+@rows(
+    "limit, batches, timed_out",
+    [(0.1, 1, True), (4, 1, True), (4.1, 2, True), (timedelta(seconds=8), 2, True), (8.1, 3, False), (None, 3, False)],
+)
+async def test_a_sweep_of_all_begins_no_batch_after_its_limit_of_time(
+    limit: float | timedelta | None, batches: int, timed_out: bool
+) -> None:
+    piles = [FULL, FULL, (0, 2.0)]
+    done, rested = await swept(*piles[:batches], timeout=limit)
+    assert done == Swept(BATCH * min(batches, 2), timed_out)
+    assert len(rested) == batches - 1, "and it does not rest before it ends"
+
+
+async def test_a_sweep_of_all_tells_its_progress() -> None:
+    told: list[int] = []
+    await swept(FULL, FULL, (7, 0), on_batch=told.append)
+    assert told == [BATCH, 2 * BATCH, 2 * BATCH + 7]
+
+
+async def test_a_sweep_of_all_goes_by_the_clock_of_each_batch() -> None:
+    class Clocked(Piles):
+        async def sweep(self, limit: int, now: int) -> int:
+            seen.append(now)
+            return await super().sweep(limit, now)
+
+    seen: list[int] = []
+    clock = Clock(NOW)
+
+    async def rest(seconds: float) -> None:
+        clock.advance(5)
+
+    await sweep_all(Clocked(BATCH, 0), clock=clock, sleep=rest)
+    assert seen == [NOW, NOW + 5]
+
+
+@rows("how, message", [({"share": 0}, "share"), ({"share": 1.1}, "share"), ({"timeout": 0}, "timeout")])
+async def test_a_sweep_of_all_refuses_a_share_and_a_limit_that_make_no_sense(how: dict[str, Any], message: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=message):
+        await swept(**how)
+
+
+@pytest.mark.guarantee(19)
+async def test_sweeps_of_all_at_once_remove_all_and_count_each_row_once(
+    backend: SQLAlchemyBackend, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("starsessions.stores.sweeper.BATCH", 10)
+    await filled_with(200, backend, db)
+    first = await asyncio.gather(*(sweep_all(backend.store, clock=lambda: 149) for _ in range(3)))
+    last = await sweep_all(backend.store, clock=lambda: 149)
+    assert sum(one.removed for one in [*first, last]) == 150
+    assert not any(one.timed_out for one in first)
+    assert await backend.store.sweep(100, now=149) == 0
+    assert await backend.store.get("key-150", now=149) is not None
 
 
 @pytest.mark.guarantee(19)

@@ -30,6 +30,7 @@ from starsessions.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from starsessions.backends.server_side import StoreBackend
+    from starsessions.stores.sweeper import Swept, sweep_all
 
 __all__ = [
     "Announcing",
@@ -50,16 +51,22 @@ __all__ = [
     "Store",
     "StoreBackend",
     "Sweeping",
+    "Swept",
     "Timed",
     "Version",
     "Write",
+    "sweep_all",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name != "StoreBackend":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Backends import stores, so this import must be late. It is here so that authors of stores find all names together.
-    from starsessions.backends.server_side import StoreBackend
+    if name == "StoreBackend":
+        # Backends import stores, so this import must be late. So authors of stores find all names together.
+        from starsessions.backends.server_side import StoreBackend
 
-    return StoreBackend
+        return StoreBackend
+    if name in {"Swept", "sweep_all"}:
+        from starsessions.stores import sweeper  # few applications need it
+
+        return getattr(sweeper, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
