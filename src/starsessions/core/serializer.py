@@ -22,28 +22,31 @@ object of a class that the data names. What can be decoded can be encoded again,
 A payload that starts with `{` is JSON: no MessagePack map starts with that byte. Starlette's cookies are JSON, and
 `PlainJson` writes JSON as long as the data is plain JSON.
 
-Encoding also tells whether a session changed, and that is where the speed is. Nearly all requests change nothing, or
-assign a plain value or two, so there are three shortcuts, each of which may only err towards more work:
+Nearly all requests change nothing, or a value or two. So there are three shortcuts, each of which may only err towards
+more work:
 
-* `matches` encodes without the check first, and compares bytes. Equal bytes of plain data are equal data.
-* `dumps_again` skips the check of types if only plain values were assigned since the data was decoded.
+* `patched` encodes only the values that have changed, and copies the bytes of all others. It is what makes a small
+  change of a large session cheap. (`core/snapshot.py` tells what has changed.)
+* `matches` tells whether data has not changed, where it is not known what may have. It encodes without the check first,
+  and compares bytes. Equal bytes of plain data are equal data.
 * `differs_for_sure` says that two payloads differ without decoding them. If it cannot tell, the caller decodes the
   old one and compares, since the same items in another order are other bytes and no change.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
+from itertools import chain
 from math import isfinite
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 from zlib import adler32
 
-from msgspec import DecodeError
+from msgspec import DecodeError, Raw
 from msgspec.json import Decoder as JsonDecoder
 from msgspec.json import Encoder as JsonEncoder
 from msgspec.msgpack import Decoder as MsgpackDecoder
@@ -59,6 +62,9 @@ MAX_DEPTH = 100
 
 _NOT_PLAIN = (TypeError, ValueError, OverflowError, RecursionError)
 """What the encoders raise for an unsupported value (a lone surrogate is a ValueError)."""
+
+_MANY = 100
+"""The number of keys beyond which copying the values one by one takes longer than encoding all of them."""
 
 _FIRST_STEP = re.compile(r"""session\[("(?:[^"\\]|\\.)*"|[^\]]*)\]""")
 _HINT = (
@@ -126,12 +132,9 @@ def matcher(serializer: Serializer) -> Callable[[Any, dict[str, Any]], bool]:
     return _own(serializer, "matches", lambda payload, data: bool(serializer.dumps(data) == payload))
 
 
-def dumper_again(serializer: Serializer) -> Callable[[dict[str, Any], Any, bool], tuple[Any, bool]]:
-    """Return a function that encodes data once more: the serializer's own `dumps_again`, or `dumps`.
-
-    Use it only if the lists and dicts that were loaded cannot have changed inside, and every assigned value is plain.
-    """
-    return _own(serializer, "dumps_again", lambda data, base, in_order: (serializer.dumps(data), False))
+def patcher(serializer: Serializer) -> Callable[[Any, dict[str, Any], Sequence[Any]], Any]:
+    """Return a function that encodes only what has changed: the serializer's own `patched`, or one that never can."""
+    return _own(serializer, "patched", lambda base, data, changed: None)
 
 
 class Msgpack:
@@ -141,24 +144,20 @@ class Msgpack:
         payload = _if_plain(data, _to_msgpack, _MSGPACK_SCALARS, _MSGPACK_KEYS)
         return _wrapped_to_msgpack(_wrap_items(data, "session", 1)) if payload is None else payload
 
-    def dumps_again(self, data: dict[str, Any], base: bytes, in_order: bool, /) -> tuple[bytes, bool]:
-        """Encode `data` again, where safe without checking types; and tell whether other bytes are certainly a change.
-
-        `data` must be what `base` was decoded to, except for assigned items of type str, int, bool or None under a str.
+    def patched(self, base: bytes, data: dict[str, Any], changed: Sequence[Any], /) -> bytes | None:
+        """Return the payload of `data`, made from `base` without encoding what has not changed.
 
         Args:
-            data: the session's data.
-            base: the payload that it was decoded from.
-            in_order: no key was removed, which could have come back in another place.
+            base: the payload of earlier data, of any age.
+            data: the data, which differs from that in `base` only under these keys.
+            changed: the keys that were set, or deleted, or whose values have changed.
+
+        Returns:
+            The payload; None if `dumps` has to make it, or would be faster.
         """
-        if len(base.translate(None, _EXT)) == len(base):  # no extension type, and no text with such bytes
-            try:
-                payload = _to_msgpack(data)
-            except _NOT_PLAIN:
-                pass
-            else:  # no set is involved, whose order differs between processes
-                return payload, in_order and not base.startswith(b"{")
-        return self.dumps(data), False
+        if base.startswith(b"{") or dict.__len__(data) > _MANY:
+            return None
+        return _patched(_raw_from_msgpack(base), data, changed, _MSGPACK, wrapped)
 
     def matches(self, payload: bytes, data: dict[str, Any], /) -> bool:
         """Return whether `payload` certainly holds `data`: it is plain, and the bytes are equal."""
@@ -179,7 +178,7 @@ class Msgpack:
                 # Python's own json wrote Starlette's cookies, and also writes NaN, Infinity and lone surrogates.
                 data = json.loads(payload)
         if len(payload) > MAX_DEPTH and len(payload) - len(payload.translate(None, _OPENS)) > MAX_DEPTH:
-            _check_depth([*data, *data.values()], MAX_DEPTH)
+            _check_depth(data)
         return data
 
 
@@ -195,20 +194,58 @@ class PlainJson(Msgpack):
             payload = _if_plain(data, _to_json, _JSON_SCALARS, _JSON_KEYS)
         return _wrapped_to_msgpack(data) if payload is None else payload
 
-    def dumps_again(self, data: dict[str, Any], base: bytes, in_order: bool, /) -> tuple[bytes, bool]:
-        # Python's own json may have written NaN or Infinity, which are not valid JSON.
-        if (
-            base.startswith(b"{")
-            and (base.find(b"N") < 0 or base.find(b"NaN") < 0)
-            and (base.find(b"I") < 0 or base.find(b"Infinity") < 0)
-        ):
-            try:
-                payload = _to_json(data)
-            except _NOT_PLAIN:
-                pass
+    def patched(self, base: bytes, data: dict[str, Any], changed: Sequence[Any], /) -> bytes | None:
+        if not base.startswith(b"{") or dict.__len__(data) > _MANY:
+            return None
+        try:
+            items = _raw_from_json(base)
+        except DecodeError:  # Python's own json writes NaN and lone surrogates
+            return None
+        return _patched(items, data, changed, _JSON)
+
+
+class _Format(NamedTuple):
+    """What an encoder in C writes as it is."""
+
+    encode: Callable[[Any], bytes]
+    scalars: frozenset[type]
+    keys: frozenset[type]
+
+
+def _patched(
+    items: dict[Any, Raw],
+    data: dict[str, Any],
+    changed: Sequence[Any],
+    plain: _Format,
+    other: Callable[[Any, str], bytes] | None = None,
+) -> bytes | None:
+    encode, scalars, keys = plain
+    try:
+        for key in changed:
+            if type(key) is not str:
+                return None  # 1 and True are one key of a dict, and two when they are stored
+            if not dict.__contains__(data, key):
+                items.pop(key, None)
+                continue
+            value = dict.__getitem__(data, key)
+            if type(value) in scalars or _is_plain([value], scalars, keys):
+                items[key] = Raw(encode(value))
+            elif other is not None:
+                items[key] = Raw(other(value, "session" + _step(key)))
             else:
-                return payload, in_order and _is_compact(base)
-        return self.dumps(data), False
+                return None
+        return encode(items) if _MSGPACK_KEYS.issuperset(map(type, items)) else None
+    except _NOT_PLAIN:  # an int of more than 64 bits, or a lone surrogate
+        return None
+
+
+def wrapped(value: Any, path: str = "session") -> bytes:
+    """Return a value as a payload has it, whatever its type.
+
+    Raises:
+        UnsupportedValue: a session cannot hold the value, which is found at this path.
+    """
+    return _wrapped_to_msgpack(_wrap(value, path, 1))
 
 
 def _if_plain(
@@ -249,14 +286,17 @@ def _is_plain(data: Any, scalars: frozenset[type], keys: frozenset[type], depth:
     return True
 
 
-def _check_depth(values: Iterable[Any], left: int) -> None:
-    """Raise for data that is nested too deeply to be encoded again."""
-    for value in values:
-        if left == 0:
-            raise ValueError("too deep")
-        kind = type(value)
-        if kind in CONTAINERS:
-            _check_depth([*value, *value.values()] if kind is dict else value, left - 1)
+def _check_depth(data: dict[Any, Any]) -> None:
+    """Raise for data that is nested too deeply to be encoded again. (It goes level by level, which is mostly C.)"""
+    level: Iterable[Any] = [*data, *data.values()]
+    for _ in range(MAX_DEPTH + 1):
+        inner = [value for value in level if type(value) in CONTAINERS]
+        if not inner:
+            return
+        level = list(
+            chain.from_iterable([*value, *value.values()] if type(value) is dict else value for value in inner)
+        )
+    raise ValueError("too deep")
 
 
 class _Key:
@@ -421,18 +461,20 @@ def _unwrap(code: int, raw: memoryview) -> Any:
 
 
 _dict_from_json = JsonDecoder(dict).decode
+_raw_from_json = JsonDecoder(dict[str, Raw]).decode
 _to_json = JsonEncoder().encode
 _to_msgpack = MsgpackEncoder().encode
 _from_msgpack = MsgpackDecoder(ext_hook=_unwrap).decode
 _dict_from_msgpack = MsgpackDecoder(dict, ext_hook=_unwrap).decode
+_raw_from_msgpack = MsgpackDecoder(dict[Any, Raw], ext_hook=_unwrap).decode
 _wrapped_to_msgpack = MsgpackEncoder(enc_hook=lambda key: key.ext).encode
 
 _JSON_SCALARS: frozenset[type] = frozenset({type(None), bool, int, str})
 _JSON_KEYS: frozenset[type] = frozenset({str})
 _MSGPACK_SCALARS: frozenset[type] = _JSON_SCALARS | {float, bytes}
 _MSGPACK_KEYS: frozenset[type] = _MSGPACK_SCALARS - {float}  # a float may be NaN, which is checked item by item
+_MSGPACK, _JSON = _Format(_to_msgpack, _MSGPACK_SCALARS, _MSGPACK_KEYS), _Format(_to_json, _JSON_SCALARS, _JSON_KEYS)
 _EXT = b"\xc7\xc8\xc9\xd4\xd5\xd6\xd7\xd8"
-"""The first bytes of all extension types."""
 _OPENS = b"[{" + bytes(range(0x80, 0xA0)) + b"\xdc\xdd\xde\xdf" + _EXT
 """The first bytes of all containers, in JSON and in MessagePack. Text may contain them as well."""
 
