@@ -289,14 +289,15 @@ def _is_plain(data: Any, scalars: frozenset[type], keys: frozenset[type], depth:
 def _check_depth(data: dict[Any, Any]) -> None:
     """Raise for data that is nested too deeply to be encoded again. (It goes level by level, which is mostly C.)"""
     level: Iterable[Any] = [*data, *data.values()]
-    for _ in range(MAX_DEPTH + 1):
-        inner = [value for value in level if type(value) in CONTAINERS]
-        if not inner:
+    for _ in range(MAX_DEPTH):
+        if not level:
             return
+        inner = [value for value in level if type(value) in CONTAINERS]
         level = list(
             chain.from_iterable([*value, *value.values()] if type(value) is dict else value for value in inner)
         )
-    raise ValueError("too deep")
+    if level:
+        raise ValueError("too deep")
 
 
 class _Key:
