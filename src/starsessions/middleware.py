@@ -192,7 +192,7 @@ class SessionMiddleware:
         finally:
             if state.events:
                 await dispatch(state.events, self.config.on_event)
-        if state.phase in _SENT and (state.holds or state.exposed or scope.get(key) is not session):
+        if state.phase in _SENT and (state.holds or scope.get(key) is not session):
             self._check_saved(session, scope)
 
     def _start(self, session: Session, scope: Scope, message: Message, send: Send) -> Awaitable[None]:
@@ -283,7 +283,8 @@ class SessionMiddleware:
             state.check_known()
             dict.clear(session)
             dict.update(session, content)
-            state.exposed = state.modified = True
+            state.modified = True
+            state.expose()
             scope[self.scope_key] = session
 
     def _is_replaced(self, session: Session, scope: Scope) -> bool:

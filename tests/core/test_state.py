@@ -20,6 +20,7 @@ from starsessions.core.decision import Cookie
 from starsessions.core.merge import same_items
 from starsessions.core.record import Expiry, Found, Identity, MissReason, Policy
 from starsessions.core.serializer import PlainJson
+from starsessions.core.snapshot import snapshot
 from starsessions.core.state import (
     DISCARD,
     NOTHING,
@@ -643,6 +644,67 @@ def test_what_was_handed_out_is_compared_only_then() -> None:
     assert isinstance(state.command(data, NOW), Replace)
 
 
+def test_a_default_that_was_handed_out_is_no_part_of_the_session() -> None:
+    state, data = machine({"a": 1})
+
+    state.hand_out("b", data)
+
+    assert state.is_settled
+
+
+def test_keys_that_are_equal_and_stored_differently_are_a_change() -> None:
+    # The text makes the payload look as if Python's json had written it, so that all of it has to be compared.
+    state, data = machine({1: "x", "text": "a: b"}, touched={True: None})
+    del data[1]  # type: ignore[arg-type]
+    data[True] = "x"  # type: ignore[index]
+
+    assert isinstance(state.command(data, NOW), Replace)
+
+
+def test_a_list_that_another_thread_takes_while_the_session_is_saved_is_no_error() -> None:
+    def takes_another(value: Any) -> bytes | None:
+        state.config = RULES
+        state.hand_out("b", data)
+        return snapshot(value)
+
+    state, data = machine({"a": [1], "b": [1]})
+    state.hand_out("a", data)
+    state.config = replace(RULES, snapshot=takes_another)
+
+    assert state.command(data, NOW) is NOTHING
+
+    data["b"].append(2)
+    assert isinstance(state.command(data, NOW), Replace)
+
+
+def test_the_data_of_the_session_before_is_saved_also_if_this_one_is_saved_already() -> None:
+    state, data = machine({"a": 1})
+
+    state.take_along(MSGPACK.dumps({"cart": [1]}), data)
+
+    assert isinstance(state.command(data, NOW), Replace)
+
+
+def test_a_session_over_the_maximum_can_be_read() -> None:
+    state, data = machine({"cart": ["x" * 90]}, rules(max_size=50))
+
+    state.hand_out("cart", data)
+
+    assert state.command(data, NOW) is NOTHING
+
+
+def test_what_changes_after_a_save_by_hand_is_compared_key_by_key() -> None:
+    state, data = machine({"a": 1, "b": 1}, phase=Phase.BY_HAND)
+    state.check_change()
+    state.touched = {"a": None}
+    data["a"], data["b"] = 2, "changed without a word"
+
+    command = state.command(data, NOW)
+
+    assert isinstance(command, Replace)
+    assert state.config.loads(command.record.payload) == {"a": 2, "b": 1}
+
+
 def test_an_anonymous_session_that_was_emptied_ends() -> None:
     found = found_with({"a": 1})
     state, data = machine(found, modified=True, exposed=True, next_id="new", expiry=Expiry(60))
@@ -897,7 +959,7 @@ def test_unsaved_is_what_differs_from_the_last_save() -> None:
         ({"a": {1, 2}}, {"a": {2, 1}}, None, False),
     ]
     for before, after, expiry, unsaved in rows:
-        state, data = machine(before, expiry=expiry)
+        state, data = machine(before, expiry=expiry, exposed=True)
         data.clear()
         data |= after
         assert state.has_unsaved(data) is unsaved, (before, after, expiry)
@@ -944,7 +1006,7 @@ def test_a_change_is_refused_when_it_could_not_be_saved(phase: Phase, what: str)
             state.check_change()
 
     # What is changed by hand is compared again when the application has returned.
-    assert state.exposed is (phase is Phase.BY_HAND and REACHABLE[what])
+    assert state.holds is (phase is Phase.BY_HAND and REACHABLE[what])
 
 
 @rows("phase", Phase)

@@ -35,7 +35,7 @@ more work:
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -97,15 +97,19 @@ class Serializer(Protocol):
 
 
 def differs_for_sure(payload: bytes, base: bytes) -> bool:
-    """Return whether two payloads of built-in serializers hold different data, if that is certain without decoding.
-
-    The same items in another order are the same bytes in another order, and the low half of Adler-32 is a sum of bytes.
-    """
-    if payload.startswith(b"{") != base.startswith(b"{"):
-        return False  # one is JSON, the other MessagePack
-    if len(payload) == len(base) and adler32(payload) & 0xFFFF == adler32(base) & 0xFFFF:
+    """Return whether two payloads of built-in serializers hold different data, if that is certain without decoding."""
+    is_json = base.startswith(b"{")
+    if payload.startswith(b"{") != is_json or _may_be_reordered(payload, base):
         return False
-    return _is_compact(base)
+    return not is_json or _is_compact(base)
+
+
+def _may_be_reordered(one: bytes | Raw, other: bytes | Raw) -> bool:
+    """Return whether two encoded values may have the same items in another order: then they have the same bytes.
+
+    (The low half of Adler-32 is a sum of bytes.)
+    """
+    return len(one) == len(other) and adler32(one) & 0xFFFF == adler32(other) & 0xFFFF
 
 
 def _is_compact(payload: bytes) -> bool:
@@ -132,7 +136,7 @@ def matcher(serializer: Serializer) -> Callable[[Any, dict[str, Any]], bool]:
     return _own(serializer, "matches", lambda payload, data: bool(serializer.dumps(data) == payload))
 
 
-def patcher(serializer: Serializer) -> Callable[[Any, dict[str, Any], Sequence[Any]], Any]:
+def patcher(serializer: Serializer) -> Callable[[Any, dict[str, Any], Collection[Any]], Any]:
     """Return a function that encodes only what has changed: the serializer's own `patched`, or one that never can."""
     return _own(serializer, "patched", lambda base, data, changed: None)
 
@@ -144,20 +148,20 @@ class Msgpack:
         payload = _if_plain(data, _to_msgpack, _MSGPACK_SCALARS, _MSGPACK_KEYS)
         return _wrapped_to_msgpack(_wrap_items(data, "session", 1)) if payload is None else payload
 
-    def patched(self, base: bytes, data: dict[str, Any], changed: Sequence[Any], /) -> bytes | None:
+    def patched(self, base: bytes, data: dict[str, Any], changed: Collection[Any], /) -> bytes | None:
         """Return the payload of `data`, made from `base` without encoding what has not changed.
 
         Args:
             base: the payload of earlier data, of any age.
             data: the data, which differs from that in `base` only under these keys.
-            changed: the keys that were set, or deleted, or whose values have changed.
+            changed: the keys that were set, or deleted, or whose values may have changed.
 
         Returns:
-            The payload; None if `dumps` has to make it, or would be faster.
+            The payload; `base` itself if nothing has changed; None if `dumps` has to make it, or would be faster.
         """
         if base.startswith(b"{") or dict.__len__(data) > _MANY:
             return None
-        return _patched(_raw_from_msgpack(base), data, changed, _MSGPACK, wrapped)
+        return _patched(base, _raw_from_msgpack(base), data, changed, _MSGPACK, wrapped)
 
     def matches(self, payload: bytes, data: dict[str, Any], /) -> bool:
         """Return whether `payload` certainly holds `data`: it is plain, and the bytes are equal."""
@@ -194,14 +198,14 @@ class PlainJson(Msgpack):
             payload = _if_plain(data, _to_json, _JSON_SCALARS, _JSON_KEYS)
         return _wrapped_to_msgpack(data) if payload is None else payload
 
-    def patched(self, base: bytes, data: dict[str, Any], changed: Sequence[Any], /) -> bytes | None:
-        if not base.startswith(b"{") or dict.__len__(data) > _MANY:
+    def patched(self, base: bytes, data: dict[str, Any], changed: Collection[Any], /) -> bytes | None:
+        if not base.startswith(b"{") or dict.__len__(data) > _MANY or not _is_compact(base):
             return None
         try:
             items = _raw_from_json(base)
-        except DecodeError:  # Python's own json writes NaN and lone surrogates
+        except DecodeError:  # others may write NaN and lone surrogates
             return None
-        return _patched(items, data, changed, _JSON)
+        return _patched(base, items, data, changed, _JSON)
 
 
 class _Format(NamedTuple):
@@ -213,39 +217,47 @@ class _Format(NamedTuple):
 
 
 def _patched(
+    base: bytes,
     items: dict[Any, Raw],
     data: dict[str, Any],
-    changed: Sequence[Any],
+    changed: Collection[Any],
     plain: _Format,
-    other: Callable[[Any, str], bytes] | None = None,
+    other: Callable[[Any], bytes] | None = None,
 ) -> bytes | None:
+    """Encode what has changed in `items`, which are those of `base`. See `Msgpack.patched`."""
     encode, scalars, keys = plain
+    is_same = True
     try:
         for key in changed:
             if type(key) is not str:
                 return None  # 1 and True are one key of a dict, and two when they are stored
             if not dict.__contains__(data, key):
-                items.pop(key, None)
+                is_same = items.pop(key, None) is None and is_same
                 continue
             value = dict.__getitem__(data, key)
             if type(value) in scalars or _is_plain([value], scalars, keys):
-                items[key] = Raw(encode(value))
+                now = Raw(encode(value))
             elif other is not None:
-                items[key] = Raw(other(value, "session" + _step(key)))
+                now = Raw(other(value))
             else:
                 return None
-        return encode(items) if _MSGPACK_KEYS.issuperset(map(type, items)) else None
+            before = items.get(key)
+            if now != before:
+                if before is not None and type(value) not in scalars and _may_be_reordered(now, before):
+                    return None
+                items[key] = now
+                is_same = False
+        if is_same:
+            return base
+        # A dict keeps its order. A key that was removed and set again has moved.
+        return encode(items) if keys.issuperset(map(type, items)) and list(items) == list(dict.keys(data)) else None
     except _NOT_PLAIN:  # an int of more than 64 bits, or a lone surrogate
         return None
 
 
-def wrapped(value: Any, path: str = "session") -> bytes:
-    """Return a value as a payload has it, whatever its type.
-
-    Raises:
-        UnsupportedValue: a session cannot hold the value, which is found at this path.
-    """
-    return _wrapped_to_msgpack(_wrap(value, path, 1))
+def wrapped(value: Any) -> bytes:
+    """Return a value as a payload has it, whatever its type. Raises UnsupportedValue if a session cannot hold it."""
+    return _wrapped_to_msgpack(_wrap(value, "session", 1))
 
 
 def _if_plain(

@@ -48,10 +48,11 @@ Three rules keep the state consistent.
 When a payload is compared
 --------------------------
 
-Python code can change a list inside the session without calling the session. So `touched` remembers what was under each
-key that the handler has set or deleted, or whose list or dict it holds, and only these keys are compared and encoded
-(`core/snapshot.py`). Where it is not known what the handler may change, `exposed` is set, and all data is compared with
-the loaded bytes. If neither is set, nothing is compared, and the request costs nothing (`is_settled`).
+Python code can change a list inside the session without calling the session. So `touched` has the keys that the handler
+has set or deleted, or whose list or dict it holds, with what was stored under them (`core/snapshot.py`), and only these
+keys are compared and encoded. All other keys are as in the payload of `found`. Where that is not certain, because data
+was merged or a model writes to it, `exposed` is set, and all of it is compared. If neither is set, nothing is compared,
+and the request costs nothing (`is_settled`).
 
 The phase
 ---------
@@ -62,7 +63,7 @@ phase of an accepted WebSocket. A change in `CLOSED` raises, because it could no
 be worse. `FAILED` means that saving raised, and the application sent another response.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum, auto
 from typing import Any
 
@@ -101,13 +102,11 @@ from starsessions.core.record import (
     why_expired,
 )
 from starsessions.core.sizes import heaviest
-from starsessions.core.snapshot import ABSENT, UNKNOWN
 from starsessions.exceptions import (
     BackendUnavailable,
     ResponseStarted,
     SessionConflict,
     SessionTooLarge,
-    UnsupportedValue,
 )
 
 
@@ -131,6 +130,9 @@ class Phase(Enum):
 OPEN, SAVING, CLOSED, BY_HAND = Phase.OPEN, Phase.SAVING, Phase.CLOSED, Phase.BY_HAND  # the hot path looks them up once
 
 
+Held = dict[Any, bytes | None] | None
+
+
 class Nothing(Struct, frozen=True):
     """Leave the stored session as it is."""
 
@@ -147,7 +149,7 @@ class Create(Opaque, frozen=True):
     record: Record
     session_id: str | None
     """The requested id; None: a new one from the backend."""
-    held: dict[Any, bytes | None] | None = None
+    held: Held = None
     """What is under the keys that the handler has touched, in this record: see `SessionState.touched`."""
 
 
@@ -156,7 +158,7 @@ class Replace(Opaque, frozen=True):
 
     found: Found
     record: Record
-    held: dict[Any, bytes | None] | None = None
+    held: Held = None
 
 
 class Rotate(Opaque, frozen=True):
@@ -168,7 +170,7 @@ class Rotate(Opaque, frozen=True):
     """The new id; None: a new one from the backend, because the old id has reached `rotate_every`."""
     usable_until: int
     """The time until which the old id still works, in seconds since 1970; 0: it stops working at once."""
-    held: dict[Any, bytes | None] | None = None
+    held: Held = None
 
 
 class Delete(Struct, frozen=True):
@@ -178,8 +180,6 @@ class Delete(Struct, frozen=True):
 
 
 Command = Nothing | Discard | Create | Replace | Rotate | Delete
-
-Held = dict[Any, bytes | None] | None
 
 NOTHING, DISCARD = Nothing(), Discard()
 _WITHOUT_A_SESSION: dict[Decision, Command] = {LEAVE: NOTHING, CLEAR: Nothing(Cookie.CLEAR), DECIDED_DISCARD: DISCARD}
@@ -200,10 +200,10 @@ class Rules(Struct, frozen=True):
     """Whether use alone can renew or rotate a session."""
     loads: Callable[[Any], dict[str, Any]]
     dumps: Callable[[dict[str, Any]], Any]
-    patched: Callable[[Any, dict[str, Any], Sequence[Any]], Any]
+    patched: Callable[[Any, dict[str, Any], Collection[Any]], Any]
     """Encodes only what has changed, if it can: see `Msgpack.patched`."""
-    snapshot: Callable[[Any], bytes] | None
-    """Remembers what a value is; None if the serializer may know types for which that is not exact."""
+    snapshot: Callable[[Any], bytes | None]
+    """Remembers what a value is; None if it cannot, so that the value is always compared."""
     matches: Callable[[Any, dict[str, Any]], bool]
     """Whether a cheap comparison proves that the data equals the payload's."""
     differs_for_sure: Callable[[Any, Any], bool]
@@ -225,12 +225,12 @@ class SessionState(Struct, eq=False):
     """Whether the session was accessed before it was `ready`."""
     modified: bool = False
     """Whether a method that changes the data was called."""
-    exposed: bool = False
-    """Whether the handler may hold any value that can change without calling the session, so that all is compared."""
-    touched: dict[Any, bytes | None] | None = None
-    """The keys that may have changed: a snapshot of the list or dict that the handler holds; None: set or deleted."""
+    touched: Held = None
+    """The keys that may have changed, with a snapshot of the value that is stored; None: it was set or deleted."""
     holds: bool = False
-    """Whether the handler may hold a value under one of these keys, and can change it without calling the session."""
+    """Whether the session may change after it is saved: the handler holds a list or dict, or saves by hand."""
+    exposed: bool = False
+    """Whether anything may have changed, so that all is compared. Then it also `holds`: see `expose`."""
     removed: bool = False
     """Whether a key was removed."""
     found: Found | None = None
@@ -379,29 +379,27 @@ class SessionState(Struct, eq=False):
 
     def hand_out(self, key: Any, data: dict[str, Any]) -> None:
         """Remember what is under a key, before the handler gets the list or dict that is there."""
+        if self.exposed or not dict.__contains__(data, key):  # it gets the default of `get`
+            return
         self.holds = True
         if self.touched is None:
             self.touched = {}
         if key not in self.touched:
-            self.touched[key] = self._snapshot_of(key, data)
+            self.touched[key] = self.config.snapshot(dict.__getitem__(data, key))
 
-    def _snapshot_of(self, key: Any, data: dict[str, Any]) -> bytes | None:
-        if not dict.__contains__(data, key):
-            return ABSENT
-        snapshot = self.config.snapshot
-        if snapshot is None:
-            self.exposed = True
-            return None
-        try:
-            return snapshot(dict.__getitem__(data, key))
-        except UnsupportedValue:  # encoding it says where it is
-            return UNKNOWN
+    def expose(self) -> None:
+        """Compare all data from now on, because it is not known what has changed or may change."""
+        self.exposed = self.holds = True
 
     def _held(self, data: dict[str, Any]) -> Held:
         """Return snapshots of the values that the handler may hold, as they are now."""
         if not self.holds or self.exposed or self.touched is None:
             return None
-        return {key: self._snapshot_of(key, data) for key in self.touched}
+        snapshot = self.config.snapshot
+        return {
+            key: snapshot(dict.__getitem__(data, key)) if dict.__contains__(data, key) else None
+            for key in [*self.touched]  # a thread of the handler may touch another one meanwhile
+        }
 
     # Requests
 
@@ -424,6 +422,7 @@ class SessionState(Struct, eq=False):
         """Add the data of the session that a sign-in of this user has just replaced, except keys that are set anew."""
         for key, value in (readable(payload, self.config.loads) or {}).items():
             dict.setdefault(data, key, value)
+        self.expose()  # another task may have saved meanwhile
 
     # The decision
 
@@ -449,9 +448,9 @@ class SessionState(Struct, eq=False):
         if self.touched is not None or self.exposed:
             held = self._held(data)
             payload = self._encode(data, payload, held)
-            if config.max_size is not None:
-                self._check_size(payload, data)
             if payload is not record.payload:
+                if config.max_size is not None:
+                    self._check_size(payload, data)
                 changed = True
                 # A signed-in user has a session, whether or not there is data in it.
                 emptied = not (dict.__len__(data) or by_hand or self.user is not None)
@@ -519,24 +518,17 @@ class SessionState(Struct, eq=False):
 
     def _encode(self, data: dict[str, Any], base: Any, held: Held) -> Any:
         """Return the payload; `base` itself, the payload of what is stored, if the data is the same."""
-        config, touched = self.config, self.touched
-        if self.exposed or touched is None:
+        config = self.config
+        if self.exposed:
             return base if config.matches(base, data) else self._encode_all(data, base)
-        if held is None:
-            changed = list(touched)
-        else:
-            changed = [key for key, before in touched.items() if before is None or before != held[key]]
-            if not changed:
-                return base
-        payload = config.patched(base, data, changed)
-        if payload is None:
-            payload = config.dumps(data)
-        if payload == base:
+        touched = self.touched or {}
+        changed: Collection[Any] = touched
+        if held is not None:
+            changed = [key for key, now in held.items() if now is None or now != touched[key]]
+        if not changed:
             return base
-        if config.differs_for_sure(payload, base):
-            return payload
-        before, now = ({key: items[key] for key in changed if key in items} for items in (config.loads(base), data))
-        return base if merge.same_items(before, now) else payload
+        payload = config.patched(base, data, changed)
+        return self._encode_all(data, base) if payload is None else payload
 
     def _encode_all(self, data: dict[str, Any], base: Any) -> Any:
         config = self.config
@@ -596,7 +588,7 @@ class SessionState(Struct, eq=False):
                 "The response has started, and the session is already saved. To change it from now on, save by hand: "
                 "call `await session.persist()` first, and again after each change."
             )
-        self.exposed = True  # so that it is compared again when the application has returned
+        self.holds = True  # so that it is compared again when the application has returned
 
     def check_reachable(self) -> None:
         """Raise `ResponseStarted` if saving needs a cookie that can no longer be sent."""

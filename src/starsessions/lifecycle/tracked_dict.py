@@ -153,7 +153,9 @@ class TrackedDict(dict[str, Any]):
 
     def _remove(self, key: Any) -> None:
         state = self.__starsessions__
-        state.touched = {**(state.touched or {}), key: None}
+        if state.touched is None:
+            state.touched = {}
+        state.touched[key] = None
         state.removed = True
 
     def __ior__(self, other: Any, /) -> Self:  # type: ignore[override]
@@ -162,7 +164,7 @@ class TrackedDict(dict[str, Any]):
 
     def clear(self) -> None:
         self._before_change()
-        self.__starsessions__.exposed = True
+        self.__starsessions__.expose()
         dict.clear(self)
 
     def pop(self, key: str, default: Any = _MISSING) -> Any:
@@ -184,8 +186,12 @@ class TrackedDict(dict[str, Any]):
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         self._before_change()
-        for key, value in dict(*args, **kwargs).items():
-            self[key] = value
+        items: dict[Any, Any] = dict(*args, **kwargs)
+        state = self.__starsessions__
+        if not _UNCHANGEABLE.issuperset(map(type, items.values())):
+            state.holds = True
+        state.touched = {**(state.touched or {}), **dict.fromkeys(items)}
+        dict.update(self, items)
 
 
 def replace_items(session: TrackedDict, data: Mapping[str, Any]) -> None:
@@ -194,7 +200,7 @@ def replace_items(session: TrackedDict, data: Mapping[str, Any]) -> None:
     Values that are equal keep their identity, because the handler may hold a reference and change the value in place.
     """
     held = dict(dict.items(session))
-    session.__starsessions__.exposed = True  # the new data has not been compared yet
+    session.__starsessions__.expose()  # the new data has not been compared yet
     dict.clear(session)
     for key, value in data.items():
         dict.__setitem__(session, key, held[key] if key in held and merge.same(held[key], value) else value)
