@@ -60,8 +60,13 @@ T = TypeVar("T")
 
 MAX_DEPTH = 100
 
-_NOT_PLAIN = (TypeError, ValueError, OverflowError, RecursionError)
-"""What the encoders raise for an unsupported value (a lone surrogate is a ValueError)."""
+_MISSING = object()
+
+_NOT_ALONE = (TypeError, ValueError, OverflowError, RecursionError, DecodeError)
+"""What is raised for a value that cannot be encoded alone, and for a payload that cannot be taken apart.
+
+Examples: a set in JSON, a lone surrogate (a ValueError); NaN in JSON, a key that is no text.
+"""
 
 _MANY = 100
 """The number of keys beyond which copying the values one by one takes longer than encoding all of them."""
@@ -161,7 +166,7 @@ class Msgpack:
         """
         if base.startswith(b"{") or dict.__len__(data) > _MANY:
             return None
-        return _patched(base, _raw_from_msgpack(base), data, changed, _MSGPACK, wrapped)
+        return _patched(base, data, changed, _MSGPACK)
 
     def matches(self, payload: bytes, data: dict[str, Any], /) -> bool:
         """Return whether `payload` certainly holds `data`: it is plain, and the bytes are equal."""
@@ -199,59 +204,52 @@ class PlainJson(Msgpack):
         return _wrapped_to_msgpack(data) if payload is None else payload
 
     def patched(self, base: bytes, data: dict[str, Any], changed: Collection[Any], /) -> bytes | None:
-        if not base.startswith(b"{") or dict.__len__(data) > _MANY or not _is_compact(base):
+        if not base.startswith(b"{") or dict.__len__(data) > _MANY:
             return None
-        try:
-            items = _raw_from_json(base)
-        except DecodeError:  # others may write NaN and lone surrogates
-            return None
-        return _patched(base, items, data, changed, _JSON)
+        if base.find(b" ") >= 0 and base.find(b": ") >= 0:
+            return None  # Python's own json may have written the same value in other bytes
+        return _patched(base, data, changed, _JSON)
+
+
+def _refused(value: Any) -> bytes:
+    raise TypeError
 
 
 class _Format(NamedTuple):
-    """What an encoder in C writes as it is."""
+    """How a payload is taken apart, and what an encoder in C writes as it is."""
 
+    parts: Callable[[bytes], dict[str, Raw]]
     encode: Callable[[Any], bytes]
     scalars: frozenset[type]
     keys: frozenset[type]
+    other: Callable[[Any], bytes]
+    """Encodes all other values, or raises TypeError."""
 
 
-def _patched(
-    base: bytes,
-    items: dict[Any, Raw],
-    data: dict[str, Any],
-    changed: Collection[Any],
-    plain: _Format,
-    other: Callable[[Any], bytes] | None = None,
-) -> bytes | None:
-    """Encode what has changed in `items`, which are those of `base`. See `Msgpack.patched`."""
-    encode, scalars, keys = plain
+def _patched(base: bytes, data: dict[str, Any], changed: Iterable[Any], plain: _Format) -> bytes | None:
+    parts, encode, scalars, keys, other = plain
     is_same = True
     try:
+        items = parts(base)
         for key in changed:
+            before, value = items.get(key), dict.get(data, key, _MISSING)
             if type(key) is not str:
                 return None  # 1 and True are one key of a dict, and two when they are stored
-            if not dict.__contains__(data, key):
+            if value is _MISSING:
                 is_same = items.pop(key, None) is None and is_same
                 continue
-            value = dict.__getitem__(data, key)
-            if type(value) in scalars or _is_plain([value], scalars, keys):
-                now = Raw(encode(value))
-            elif other is not None:
-                now = Raw(other(value))
-            else:
-                return None
-            before = items.get(key)
+            is_scalar = type(value) in scalars
+            now = Raw(encode(value) if is_scalar or _is_plain([value], scalars, keys) else other(value))
             if now != before:
-                if before is not None and type(value) not in scalars and _may_be_reordered(now, before):
+                if not is_scalar and before is not None and _may_be_reordered(now, before):
                     return None
                 items[key] = now
                 is_same = False
         if is_same:
             return base
         # A dict keeps its order. A key that was removed and set again has moved.
-        return encode(items) if keys.issuperset(map(type, items)) and list(items) == list(dict.keys(data)) else None
-    except _NOT_PLAIN:  # an int of more than 64 bits, or a lone surrogate
+        return encode(items) if [*items] == [*dict.keys(data)] else None
+    except _NOT_ALONE:
         return None
 
 
@@ -474,19 +472,20 @@ def _unwrap(code: int, raw: memoryview) -> Any:
 
 
 _dict_from_json = JsonDecoder(dict).decode
-_raw_from_json = JsonDecoder(dict[str, Raw]).decode
+_parts_of_json = JsonDecoder(dict[str, Raw]).decode
 _to_json = JsonEncoder().encode
 _to_msgpack = MsgpackEncoder().encode
 _from_msgpack = MsgpackDecoder(ext_hook=_unwrap).decode
 _dict_from_msgpack = MsgpackDecoder(dict, ext_hook=_unwrap).decode
-_raw_from_msgpack = MsgpackDecoder(dict[Any, Raw], ext_hook=_unwrap).decode
+_parts_of_msgpack = MsgpackDecoder(dict[str, Raw]).decode
 _wrapped_to_msgpack = MsgpackEncoder(enc_hook=lambda key: key.ext).encode
 
 _JSON_SCALARS: frozenset[type] = frozenset({type(None), bool, int, str})
 _JSON_KEYS: frozenset[type] = frozenset({str})
 _MSGPACK_SCALARS: frozenset[type] = _JSON_SCALARS | {float, bytes}
 _MSGPACK_KEYS: frozenset[type] = _MSGPACK_SCALARS - {float}  # a float may be NaN, which is checked item by item
-_MSGPACK, _JSON = _Format(_to_msgpack, _MSGPACK_SCALARS, _MSGPACK_KEYS), _Format(_to_json, _JSON_SCALARS, _JSON_KEYS)
+_MSGPACK = _Format(_parts_of_msgpack, _to_msgpack, _MSGPACK_SCALARS, _MSGPACK_KEYS, wrapped)
+_JSON = _Format(_parts_of_json, _to_json, _JSON_SCALARS, _JSON_KEYS, _refused)
 _EXT = b"\xc7\xc8\xc9\xd4\xd5\xd6\xd7\xd8"
 _OPENS = b"[{" + bytes(range(0x80, 0xA0)) + b"\xdc\xdd\xde\xdf" + _EXT
 """The first bytes of all containers, in JSON and in MessagePack. Text may contain them as well."""

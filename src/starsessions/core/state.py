@@ -295,8 +295,8 @@ class SessionState(Struct, eq=False):
             self.cookie = Cookie.SET
         self.found = kept
         self.wrote = True
-        if self.touched is not None:  # the handler still holds its values, and may have touched others meanwhile
-            self.touched.update(command.held or {})
+        if command.held is not None:  # the handler still holds its values, and may have touched others meanwhile
+            self.touched = {**(self.touched or {}), **command.held}
         if self.is_lost:
             self.is_lost = False
         if self.next_id is not None or self.expiry is not None or self.identity is not None:
@@ -446,7 +446,8 @@ class SessionState(Struct, eq=False):
         record = found.record
         payload, held, emptied, changed, due = record.payload, None, False, by_hand, False
         if self.touched is not None or self.exposed:
-            held = self._held(data)
+            if self.holds:
+                held = self._held(data)
             payload = self._encode(data, payload, held)
             if payload is not record.payload:
                 if config.max_size is not None:
