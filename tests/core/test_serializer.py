@@ -1051,6 +1051,13 @@ def test_all_is_encoded_where_a_part_cannot_be_or_would_take_longer(
     assert serializer.patched(base, data, changed) is None
 
 
+@both
+def test_many_values_that_hold_others_are_copied(serializer: Msgpack) -> None:
+    data: dict[str, Any] = {str(key): [key] for key in range(101)}
+
+    assert check_patched(serializer, serializer.dumps(data), {"1": 2}, set()) is not None
+
+
 def test_only_the_builtin_serializers_encode_parts() -> None:
     class Json:
         def dumps(self, data: dict[str, Any], /) -> bytes:

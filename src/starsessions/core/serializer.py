@@ -69,7 +69,7 @@ Examples: a set in JSON, a lone surrogate (a ValueError); NaN in JSON, a key tha
 """
 
 _MANY = 100
-"""The number of keys beyond which copying the values one by one takes longer than encoding all of them."""
+"""The number of keys beyond which it matters that values without any inside are encoded faster than copied."""
 
 _FIRST_STEP = re.compile(r"""session\[("(?:[^"\\]|\\.)*"|[^\]]*)\]""")
 _HINT = (
@@ -164,7 +164,7 @@ class Msgpack:
         Returns:
             The payload; `base` itself if nothing has changed; None if `dumps` has to make it, or would be faster.
         """
-        if base.startswith(b"{") or dict.__len__(data) > _MANY:
+        if base.startswith(b"{") or (dict.__len__(data) > _MANY and _is_flat(base, data)):
             return None
         return _patched(base, data, changed, _MSGPACK)
 
@@ -186,7 +186,7 @@ class Msgpack:
             except DecodeError:
                 # Python's own json wrote Starlette's cookies, and also writes NaN, Infinity and lone surrogates.
                 data = json.loads(payload)
-        if len(payload) > MAX_DEPTH and len(payload) - len(payload.translate(None, _OPENS)) > MAX_DEPTH:
+        if len(payload) > MAX_DEPTH and _most_containers(payload) > MAX_DEPTH:
             _check_depth(data)
         return data
 
@@ -204,7 +204,7 @@ class PlainJson(Msgpack):
         return _wrapped_to_msgpack(data) if payload is None else payload
 
     def patched(self, base: bytes, data: dict[str, Any], changed: Collection[Any], /) -> bytes | None:
-        if not base.startswith(b"{") or dict.__len__(data) > _MANY:
+        if not base.startswith(b"{") or (dict.__len__(data) > _MANY and _is_flat(base, data)):
             return None
         if base.find(b" ") >= 0 and base.find(b": ") >= 0:
             return None  # Python's own json may have written the same value in other bytes
@@ -224,6 +224,16 @@ class _Format(NamedTuple):
     keys: frozenset[type]
     other: Callable[[Any], bytes]
     """Encodes all other values, or raises TypeError."""
+
+
+def _is_flat(base: bytes, data: dict[str, Any]) -> bool:
+    """Return whether to encode all of the many values takes less time than to copy them one by one (measured)."""
+    return _most_containers(base) < dict.__len__(data) // 3
+
+
+def _most_containers(payload: bytes) -> int:
+    """Return how many containers a payload has at most."""
+    return len(payload) - len(payload.translate(None, _OPENS))
 
 
 def _patched(base: bytes, data: dict[str, Any], changed: Iterable[Any], plain: _Format) -> bytes | None:
