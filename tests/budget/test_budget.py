@@ -138,8 +138,8 @@ BUDGET: dict[tuple[str, Handler], tuple[Cost, Cost]] = {
     ("signed", write): (Cost(37, 1515), Cost(37, 1395)),
     ("encrypted", read): (Cost(21, 803), Cost(21, 763)),
     ("encrypted", write): (Cost(40, 1466), Cost(40, 1358)),
-    ("memory", read): (Cost(22, 808), Cost(22, 766)),
-    ("memory", write): (Cost(46, 1698), Cost(46, 1570)),
+    ("memory", read): (Cost(22, 815), Cost(22, 772)),
+    ("memory", write): (Cost(46, 1718), Cost(46, 1588)),
 }
 
 
