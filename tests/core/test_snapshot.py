@@ -43,7 +43,7 @@ def test_equal_snapshots_are_of_equal_values_of_the_same_types(one: Any, other: 
 
 
 @given(values)
-def test_a_value_that_has_not_changed_has_the_same_snapshot_whoever_else_holds_it(value: Any) -> None:
+def test_a_value_that_has_not_changed_has_the_same_snapshot_if_others_hold_it_as_well(value: Any) -> None:
     before = snapshot(value)
     held = [value, deepcopy(value)]
 

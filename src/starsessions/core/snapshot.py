@@ -18,7 +18,7 @@ from starsessions.core.serializer import wrapped
 from starsessions.exceptions import UnsupportedValue
 
 _VERSION = 2
-"""The last version that writes the same bytes for the same value, whoever else holds a part of it."""
+"""The last version that writes the same bytes for the same value, also if another one shares a part of it."""
 
 _WRAPPED = b"\0"
 

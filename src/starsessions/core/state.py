@@ -378,7 +378,7 @@ class SessionState(Struct, eq=False):
     # What the handler holds
 
     def hand_out(self, key: Any, data: dict[str, Any]) -> None:
-        """Remember what is under a key, before the handler gets the list or dict that is there."""
+        """Remember what is under a key, before the handler gets this list or dict."""
         if self.exposed or not dict.__contains__(data, key):  # it gets the default of `get`
             return
         self.holds = True
