@@ -192,7 +192,7 @@ class SessionMiddleware:
         finally:
             if state.events:
                 await dispatch(state.events, self.config.on_event)
-        if state.phase in _SENT and (state.exposed or scope.get(key) is not session):
+        if state.phase in _SENT and (state.holds or scope.get(key) is not session):
             self._check_saved(session, scope)
 
     def _start(self, session: Session, scope: Scope, message: Message, send: Send) -> Awaitable[None]:
@@ -246,7 +246,7 @@ class SessionMiddleware:
     def _check_saved(self, session: Session, scope: Scope) -> None:
         """Raise if a change came too late to be saved with the response: losing it silently would be worse."""
         state = session.__starsessions__
-        if (state.exposed and not state.save_was_cancelled and _has_unsaved(session)) or (
+        if (not state.save_was_cancelled and _has_unsaved(session)) or (
             scope.get(self.scope_key) is not session and self._is_replaced(session, scope)
         ):
             raise ResponseStarted(
@@ -283,7 +283,8 @@ class SessionMiddleware:
             state.check_known()
             dict.clear(session)
             dict.update(session, content)
-            state.exposed = state.modified = True
+            state.modified = True
+            state.expose()
             scope[self.scope_key] = session
 
     def _is_replaced(self, session: Session, scope: Scope) -> bool:

@@ -11,7 +11,8 @@ from starsessions.core.chunking import tokens_of
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Headers, Values
 from starsessions.core.durations import Clock
 from starsessions.core.record import Found, MissReason, deadline
-from starsessions.core.serializer import differs_for_sure, dumper_again, is_builtin, matcher
+from starsessions.core.serializer import differs_for_sure, is_builtin, matcher, patcher
+from starsessions.core.snapshot import snapshot
 from starsessions.core.state import Create, Replace, Rotate, Rules
 from starsessions.events import OnEvent
 from starsessions.lifecycle.advice import CookieAdvice
@@ -86,7 +87,8 @@ class Config(Rules, frozen=True):
             keeps_going=policy.rolling or policy.rotate_every is not None or users.confirms,
             loads=serializer.loads,
             dumps=serializer.dumps,
-            dumps_again=dumper_again(serializer),
+            patched=patcher(serializer),
+            snapshot=snapshot if is_builtin(serializer) else lambda value: None,
             matches=matcher(serializer),
             differs_for_sure=differs_for_sure if is_builtin(serializer) else lambda payload, base: False,
             backend=backend,
