@@ -118,6 +118,7 @@ async def evict(losers: list[list[Owned]], user_id: str, index: UserIndex, state
             owned = [one for entries in some for one in entries]
             await index.at_once(*(index.delete(one.key, one.version) for one in owned))
             await index.announce(*(one.key for one in owned))  # together: a lowered maximum may end thousands
+            state.config.observer.revoked(len(some), "limit")
             state.note(*(Revoked(rank(entries[0])[1], user_id) for entries in some))
     except BackendUnavailable:
         state.config.notices.warn(

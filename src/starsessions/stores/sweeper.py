@@ -22,6 +22,7 @@ async def sweep_forever(
     every: float,
     clock: Clock,
     *,
+    told: Callable[[int], object] = lambda removed: None,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     chance: Callable[[], float] = random.random,
 ) -> None:
@@ -35,6 +36,7 @@ async def sweep_forever(
         store: the store to sweep.
         every: the mean time between two sweeps, in seconds. The actual time is 0.5 to 1.5 times as long.
         clock: returns the current time, in seconds since 1970.
+        told: is called with the number of entries that were removed.
         sleep: waits for a number of seconds; for tests.
         chance: returns a random number from 0 to 1; for tests.
     """
@@ -45,6 +47,7 @@ async def sweep_forever(
         try:
             removed = await store.sweep(BATCH, now=int(clock()))
             fails = False
+            told(removed)
         except Exception as error:  # whatever it is, the next attempt may succeed
             if not fails:
                 _logger.warning("Expired sessions could not be removed, and the next sweep will retry: %s", error)
