@@ -8,7 +8,7 @@ No id, handle, user, key or value is in what it records, nor the message of an e
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from time import perf_counter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from opentelemetry import context, metrics, trace
 
@@ -50,14 +50,15 @@ _MISSES = {
     MissReason.UNDECODABLE: "undecodable",
     MissReason.UNAVAILABLE: "unavailable",
 }
-_FAILURES = ("failed", "unavailable")
+_FAILURES = frozenset({"failed", "unavailable"})
 _COMMITS = {Create: "created", Replace: "replaced", Rotate: "rotated", Delete: "deleted"}
 
 
 class OpenTelemetry:
     """Records metrics, and a span for each load and each commit of a session, for `SessionMiddleware(telemetry=…)`.
 
-    The spans are children of the server's span, and only exist where that is recorded.
+    The spans are children of the server's span, where that is recorded. A session that is loaded or written without I/O
+    has metrics only: one in a cookie or in memory.
 
     Args:
         store: the value of the attribute `starsessions.store`. None: the name of the backend's or store's class.
@@ -127,15 +128,6 @@ class _Metrics:
         self.active = meter.create_gauge("starsessions.active", "{session}", "Live sessions, when last counted.")
 
 
-class _Measured(NamedTuple):
-    """A load or a commit that has begun."""
-
-    began: float
-    span: trace.Span | None
-    context: context.Context | None
-    """The context with the span, for exemplars and for the spans of a database client; None: the current one."""
-
-
 class _Spans:
     """Makes the spans, where the server's span is recorded."""
 
@@ -144,13 +136,12 @@ class _Spans:
         self._handles = handles
         self._user_ids = user_ids
 
-    def begin(self, name: str) -> _Measured:
+    def begin(self, name: str) -> trace.Span | None:
         """Begin a child of the current span, if that is recorded."""
         if not trace.get_current_span().is_recording():
-            return _Measured(perf_counter(), None, None)
+            return None
         # What exceptions say and the stack that they show is no part of a span: it may contain keys and values.
-        span = self._tracer.start_span(name, record_exception=False, set_status_on_exception=False)
-        return _Measured(perf_counter(), span, trace.set_span_in_context(span))
+        return self._tracer.start_span(name, record_exception=False, set_status_on_exception=False)
 
     def end(self, span: trace.Span, attributes: Mapping[str, str], identity: Identity | None) -> None:
         """End a span with what is known now. `identity`: the user of the session."""
@@ -165,7 +156,10 @@ class _Spans:
 
 
 class _Observer(Observer):
-    """Measures the sessions of one middleware. If the SDK fails, that is logged once, and the request goes on."""
+    """Measures the sessions of one middleware. If the SDK fails, that is logged once, and the request goes on.
+
+    What does no I/O has no span: that would take several times as long as what it shows.
+    """
 
     def __init__(self, store: str, methods: frozenset[str], spans: _Spans, instruments: _Metrics) -> None:
         self._store = {"starsessions.store": store}
@@ -178,57 +172,60 @@ class _Observer(Observer):
     # Loads
 
     async def loading(self, work: Awaitable[Found | MissReason]) -> Found | MissReason:
-        return await self._measured("starsessions.load", work, self._loaded)
+        def told(began: float, span: trace.Span | None, result: Found | MissReason | BaseException) -> None:
+            identity = result.record.identity if isinstance(result, Found) else None
+            self._record(self._metrics.load, began, _outcome_of_load(result), result, span, identity)
+            if result is MissReason.ROTATED:
+                self._count(self._metrics.rotated_ids_used)
+
+        return await self._measured("starsessions.load", work, told)
 
     def loading_now(self, load: Callable[[Any], None]) -> Callable[[Any], None]:
         def load_measured(session: Any) -> None:
-            measured = self._begin("starsessions.load")
+            began = perf_counter()
             load(session)
-            state = session.__starsessions__
-            self._loaded(measured, state.found if state.miss_reason is None else state.miss_reason)
+            why = session.__starsessions__.miss_reason
+            self._record(self._metrics.load, began, "found" if why is None else _MISSES[why])
+            if why is MissReason.ROTATED:
+                self._count(self._metrics.rotated_ids_used)
 
         return load_measured
-
-    def _loaded(self, measured: _Measured, result: Found | MissReason | BaseException | None) -> None:
-        identity = None
-        if isinstance(result, MissReason):
-            outcome = _MISSES[result]
-        elif isinstance(result, BaseException):
-            outcome = _outcome_of(result)
-        else:
-            outcome = "found"
-            identity = None if result is None else result.record.identity
-        self._end(self._metrics.load, measured, outcome, result, identity)
-        if result is MissReason.ROTATED:
-            self._count(self._metrics.rotated_ids_used)
 
     # Commits
 
     async def committing(self, command: Written, work: Awaitable[T]) -> T:
-        return await self._measured("starsessions.commit", work, lambda *how: self._committed(command, *how))
+        def told(began: float, span: trace.Span | None, result: object) -> None:
+            outcome = _outcome_of(result) if isinstance(result, BaseException) else _COMMITS[type(command)]
+            record = command.found.record if isinstance(command, Delete) else command.record
+            self._record(self._metrics.commit, began, outcome, result, span, record.identity)
+            if outcome == "conflict":
+                self._count(self._metrics.conflicts)
+            elif not isinstance(result, BaseException):
+                self._committed(command)
+
+        return await self._measured("starsessions.commit", work, told)
 
     def storing_now(self, store: Callable[[Any], Found]) -> Callable[[Any], Found]:
         def store_measured(command: Create | Replace | Rotate) -> Found:
-            measured = self._begin("starsessions.commit")
+            began = perf_counter()
             kept = store(command)
-            self._committed(command, measured, kept)
+            self._record(self._metrics.commit, began, _COMMITS[type(command)])
+            if type(command) is not Replace:
+                self._committed(command)
             return kept
 
         return store_measured
 
-    def _committed(self, command: Written, measured: _Measured, result: object) -> None:
-        outcome = _outcome_of(result) if isinstance(result, BaseException) else _COMMITS[type(command)]
-        record = command.found.record if isinstance(command, Delete) else command.record
-        self._end(self._metrics.commit, measured, outcome, result, record.identity)
-        if outcome == "conflict":
-            self._count(self._metrics.conflicts)
-        elif outcome == "created":
+    def _committed(self, command: Written) -> None:
+        """Count what has happened to the session."""
+        if isinstance(command, Create):
             self._count(self._metrics.created)
-        elif outcome == "rotated":
+        elif isinstance(command, Rotate):
             self._count(self._metrics.rotations)
-        if not isinstance(result, BaseException) and _signs_in(command) and record.identity is not None:
-            method = record.identity.method
-            self._count(self._metrics.sign_ins, method=method if method in self._methods else OTHER)
+        signed_in = _signed_in(command)
+        if signed_in is not None:
+            method = signed_in.method if signed_in.method in self._methods else OTHER
+            self._count(self._metrics.sign_ins, method=method)
 
     # What else happens to sessions
 
@@ -248,46 +245,49 @@ class _Observer(Observer):
 
     # The calls on the SDK
 
-    async def _measured(self, name: str, work: Awaitable[T], told: Callable[[_Measured, Any], None]) -> T:
+    async def _measured(self, name: str, work: Awaitable[T], told: Callable[..., None]) -> T:
         """Await the work, within its span."""
-        measured = self._begin(name)
-        token = None if measured.context is None else context.attach(measured.context)
+        began, span = perf_counter(), self._begin(name)
+        token = None if span is None else context.attach(trace.set_span_in_context(span))
         try:
             result = await work
+            told(began, span, result)
+            return result
         except BaseException as error:
-            told(measured, error)
+            told(began, span, error)
             raise
         finally:
             if token is not None:
                 context.detach(token)
-        told(measured, result)
-        return result
 
-    def _begin(self, name: str) -> _Measured:
+    def _begin(self, name: str) -> trace.Span | None:
         try:
             return self._spans.begin(name)
         except Exception as error:
             self._failed(error)
-            return _Measured(perf_counter(), None, None)
+            return None
 
-    def _end(
+    def _record(
         self,
         histogram: metrics.Histogram,
-        measured: _Measured,
+        began: float,
         outcome: str,
-        result: object,
-        identity: Identity | None,
+        result: object = None,
+        span: trace.Span | None = None,
+        identity: Identity | None = None,
     ) -> None:
-        seconds = perf_counter() - measured.began
-        attributes = self._outcomes.get(outcome)
-        if attributes is None:
+        """Record what has taken until now. The current context has the span, or that of the server, for exemplars."""
+        seconds = perf_counter() - began
+        try:
+            attributes = self._outcomes[outcome]
+        except KeyError:
             attributes = self._outcomes[outcome] = {**self._store, "starsessions.outcome": outcome}
         if outcome in _FAILURES:
             attributes = {**attributes, "error.type": _type_of(result)}
         try:
-            histogram.record(seconds, attributes, measured.context)
-            if measured.span is not None:
-                self._spans.end(measured.span, attributes, identity)
+            histogram.record(seconds, attributes)
+            if span is not None:
+                self._spans.end(span, attributes, identity)
         except Exception as error:
             self._failed(error)
 
@@ -304,6 +304,12 @@ class _Observer(Observer):
             "OpenTelemetry raised %s, so metrics or spans of sessions are missing. Requests are not affected.",
             type(error).__name__,
         )
+
+
+def _outcome_of_load(result: Found | MissReason | BaseException) -> str:
+    if isinstance(result, BaseException):
+        return _outcome_of(result)
+    return "found" if isinstance(result, Found) else _MISSES[result]
 
 
 def _outcome_of(error: BaseException) -> str:
@@ -328,9 +334,10 @@ def _named(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _signs_in(command: Written) -> bool:
-    """Return whether the command stores a sign-in: a session keeps its handle, and each sign-in has another one."""
-    if not isinstance(command, Create | Rotate) or command.record.identity is None:
-        return False
+def _signed_in(command: Written) -> Identity | None:
+    """Return the sign-in that the command stores: a session keeps its handle, and each sign-in has another one."""
+    if not isinstance(command, Create | Rotate):
+        return None
     before = command.found.record.identity if isinstance(command, Rotate) else None
-    return before is None or before.handle != command.record.identity.handle
+    after = command.record.identity
+    return None if after is None or (before is not None and before.handle == after.handle) else after

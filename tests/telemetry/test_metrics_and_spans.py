@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from starsessions import (
     BackendUnavailable,
     CookieBackend,
+    EncryptedCookieBackend,
     ImproperlyConfigured,
     InMemoryBackend,
     Session,
@@ -37,12 +38,19 @@ from tests.docs.pages import rows as rows_of
 from tests.rows import rows
 from tests.shell.people import sign_in, signed_in
 from tests.shell.test_websocket import connect
-from tests.site import KEY, Browser, Clock, Site
+from tests.site import KEY, Browser, Clock, DictBackend, Site
 from tests.telemetry.recorder import Recorder
 
 pytestmark = pytest.mark.anyio
 
 GUIDE = DOCS / "guides" / "production" / "logs-and-metrics.md"
+STORES = {
+    CookieBackend: "CookieBackend",
+    EncryptedCookieBackend: "EncryptedCookieBackend",
+    InMemoryBackend: "MemoryStore",
+    StoreBackend: "MemoryStore",
+    DictBackend: "DictBackend",
+}
 SECRETS = {
     "user": "user-Zq81xW",
     "value": "value-Kp44mT",
@@ -108,37 +116,39 @@ async def test_loads_and_commits_are_measured_with_their_outcome(backend: Sessio
     assert recorder.points("starsessions.load.duration") == {"none": 1, "found": 3}
     assert recorder.points("starsessions.commit.duration") == {"created": 1, "replaced": 1, "deleted": 1}
     assert recorder.points("starsessions.created") == {"": 1}
-    names = [(span.name, span.attributes["starsessions.outcome"]) for span in recorder.spans]  # type: ignore[index]
-    assert names == [
-        ("starsessions.load", "none"),
-        ("starsessions.commit", "created"),
-        ("starsessions.load", "found"),
-        ("starsessions.commit", "replaced"),
-        ("starsessions.load", "found"),
-        ("starsessions.load", "found"),
-        ("starsessions.commit", "deleted"),
+    [point, *_] = recorder.metrics()["starsessions.created"].data.data_points
+    assert point.attributes == {"starsessions.store": STORES[type(backend)]}
+
+
+@pytest.mark.both_loops
+async def test_loads_and_commits_that_do_io_have_spans(clock: Clock) -> None:
+    recorder = Recorder()
+    site = Observed(recorder, clock, backend=StoreBackend(MemoryStore()))
+    await site.visit(change)
+    await site.visit(change)
+    await site.visit(Session.delete)
+    assert [(span.name, span.attributes) for span in recorder.spans] == [
+        (f"starsessions.{name}", {"starsessions.store": "MemoryStore", "starsessions.outcome": outcome})
+        for name, outcome in [
+            ("load", "none"),
+            ("commit", "created"),
+            ("load", "found"),
+            ("commit", "replaced"),
+            ("load", "found"),
+            ("commit", "deleted"),
+        ]
     ]
-    [store] = {span.attributes["starsessions.store"] for span in recorder.spans}  # type: ignore[index]
-    assert (
-        store
-        == {
-            "signed": "CookieBackend",
-            "encrypted": "EncryptedCookieBackend",
-            "memory": "MemoryStore",
-            "stored": "MemoryStore",
-            "custom": "DictBackend",
-        }[_kind_of(backend)]
-    )
 
 
-def _kind_of(backend: SessionBackend) -> str:
-    return {
-        "CookieBackend": "signed",
-        "EncryptedCookieBackend": "encrypted",
-        "InMemoryBackend": "memory",
-        "StoreBackend": "stored",
-        "DictBackend": "custom",
-    }[type(backend).__name__]
+@rows("backend", [CookieBackend(KEY), InMemoryBackend()])
+async def test_a_session_that_is_read_and_changed_without_io_has_no_span(clock: Clock, backend: SessionBackend) -> None:
+    recorder = Recorder()
+    site = Observed(recorder, clock, backend=backend)
+    await site.visit(change)
+    before = len(recorder.spans)
+    await site.visit(change)
+    assert len(recorder.spans) == before
+    assert recorder.points("starsessions.commit.duration") == {"created": 1, "replaced": 1}
 
 
 async def test_a_request_that_does_not_use_its_session_records_nothing(
@@ -166,15 +176,15 @@ async def test_the_spans_are_children_of_the_servers_and_parents_of_the_drivers(
     assert load.parent.span_id == server.context.span_id
 
 
-async def test_an_exemplar_leads_from_a_measurement_to_its_span(
+async def test_an_exemplar_leads_from_a_measurement_to_its_span_or_to_the_servers(
     recorder: Recorder, backend: SessionBackend, clock: Clock
 ) -> None:
     await Observed(recorder, clock, backend=backend).visit(change)
-    metrics = recorder.metrics()
+    metrics, [*_, server] = recorder.metrics(), recorder.all_spans
     for name in ("load", "commit"):
         [point] = metrics[f"starsessions.{name}.duration"].data.data_points
-        [span] = [span for span in recorder.spans if span.name == f"starsessions.{name}"]
-        assert [one.span_id for one in point.exemplars] == [span.context.span_id]
+        spans = [span for span in recorder.spans if span.name == f"starsessions.{name}"] or [server]
+        assert [one.span_id for one in point.exemplars] == [span.context.span_id for span in spans]
 
 
 async def test_without_a_recorded_span_of_the_server_there_are_metrics_only(recorder: Recorder, clock: Clock) -> None:
