@@ -28,14 +28,13 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from benchmarks.overhead import KEY, App, Message, cookie_of, fill, in_turns, ours, read, run, timed, untouched, write
 from starsessions import InMemoryBackend, SessionMiddleware
-from starsessions.backends.server_side import StoreBackend
+from starsessions.backends.redis import RedisBackend
 from starsessions.opentelemetry import OpenTelemetry
-from starsessions.stores.memory import MemoryStore
+from tests.servers import redis
 
 BACKENDS: dict[str, dict[str, Any]] = {
     "signed": {"secret_key": KEY},
     "memory": {"backend": InMemoryBackend()},
-    "a store": {"backend": StoreBackend(MemoryStore())},
 }
 
 
@@ -93,7 +92,7 @@ class Served:
         self._thread.join()
 
 
-def with_sdk(rounds: int, times: int) -> None:
+def with_sdk(rounds: int, times: int, url: str) -> None:
     tracers, meters = TracerProvider(), MeterProvider([InMemoryMetricReader()])
     tracers.add_span_processor(BatchSpanProcessor(Nowhere(), max_queue_size=10_000))
     telemetry = OpenTelemetry(tracer_provider=tracers, meter_provider=meters)
@@ -110,7 +109,7 @@ def with_sdk(rounds: int, times: int) -> None:
         return within_a_span
 
     print("with an SDK, microseconds of the processor for a request to uvicorn and FastAPI:")
-    for kind, settings in BACKENDS.items():
+    for kind, settings in {**BACKENDS, "redis": {"backend": RedisBackend(url)}}.items():
         off = Served(traced(_application(**settings)))
         on = Served(traced(_application(**settings, telemetry=telemetry)))
         for path in ("/untouched", "/read", "/write"):
@@ -149,7 +148,8 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=1000)
     options = parser.parse_args()
     without_sdk(options.rounds, options.times)
-    with_sdk(options.rounds, options.times // 5)
+    with redis.standalone() as server:
+        with_sdk(options.rounds, options.times // 5, server.url)
 
 
 if __name__ == "__main__":

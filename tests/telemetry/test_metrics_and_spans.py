@@ -1,6 +1,7 @@
 """What is recorded of loads, commits, sign-ins and ends, and that it neither tells secrets nor fails a request."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -629,3 +630,23 @@ async def test_the_names_in_the_guide_are_those_of_the_metrics(recorder: Recorde
 
 def test_the_middleware_knows_nothing_of_opentelemetry() -> None:
     assert SessionMiddleware.__init__.__annotations__["telemetry"] == "Telemetry | None"
+
+
+async def test_the_dashboard_shows_every_metric_under_the_name_that_prometheus_has(
+    page_of_prometheus: tuple[OpenTelemetry, Callable[[], str]], clock: Clock
+) -> None:
+    telemetry, page = page_of_prometheus
+    for instrument in vars(telemetry._metrics).values():
+        for record in ("record", "set", "add"):
+            getattr(instrument, record, lambda value: None)(1)
+    exported = {line.partition("{")[0] for line in page().splitlines() if line.startswith("starsessions_")}
+    dashboard = json.loads((GUIDE.parent / "grafana-dashboard.json").read_text(encoding="utf-8"))
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    labels = {f"starsessions_{name}" for name in ("by", "limit", "method", "outcome", "store")}
+    asked = {name for query in queries for name in re.findall(r"starsessions_\w+", query)} - labels
+    assert asked <= exported
+    assert {_stem(name) for name in asked} == {_stem(name) for name in exported}
+
+
+def _stem(name: str) -> str:
+    return re.sub("_(bucket|count|sum)$", "", name)
