@@ -10,15 +10,20 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from time import perf_counter
 from typing import Any, TypeVar
 
-from opentelemetry import context, metrics, trace
-
 from starsessions.backends.base import Conflict
 from starsessions.backends.observer import By, Limit, Observer
 from starsessions.backends.user_index import Overtaken
 from starsessions.core.record import Found, Identity, MissReason
 from starsessions.core.state import Create, Delete, Replace, Rotate
-from starsessions.exceptions import BackendUnavailable
+from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.notices import Notices
+
+try:
+    from opentelemetry import context, metrics, trace
+except ImportError as _missing:
+    raise ImproperlyConfigured(
+        "Telemetry needs opentelemetry-api: install the extra starsessions[opentelemetry]."
+    ) from _missing
 
 __all__ = ["METHODS", "OpenTelemetry"]
 

@@ -1,7 +1,9 @@
 """What is recorded of loads, commits, sign-ins and ends, and that it neither tells secrets nor fails a request."""
 
+import importlib
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -570,6 +572,13 @@ async def test_without_an_sdk_everything_works(backend: SessionBackend, clock: C
 def test_anything_else_than_telemetry_is_rejected(site_of: Callable[..., Site], wrong: object) -> None:
     with pytest.raises(ImproperlyConfigured, match="telemetry must be"):
         site_of(telemetry=wrong)
+
+
+def test_without_the_api_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    monkeypatch.delitem(sys.modules, "starsessions.opentelemetry")
+    with pytest.raises(ImproperlyConfigured, match=re.escape("starsessions[opentelemetry]")):
+        importlib.import_module("starsessions.opentelemetry")
 
 
 async def test_two_middlewares_are_told_apart_by_the_names_of_their_stores(recorder: Recorder, clock: Clock) -> None:
