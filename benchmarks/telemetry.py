@@ -59,7 +59,7 @@ class Served:
     """An application on uvicorn, in a thread of its own, and a client that keeps its connection."""
 
     def __init__(self, app: App) -> None:
-        config = uvicorn.Config(app, port=0, log_config=None, lifespan="off")
+        config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", timeout_keep_alive=600)
         self._server = uvicorn.Server(config)
         self._socket = config.bind_socket()
         self._socket.listen()

@@ -15,7 +15,6 @@ WITH_ALL_OUTCOMES = (
 
 
 @pytest.mark.once
-@pytest.mark.guarantee(24)
 def test_all_that_the_tests_of_the_shell_export_are_words_of_this_library() -> None:
     files = [f"tests/shell/test_{name}.py" for name in WITH_ALL_OUTCOMES]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.telemetry.everywhere"]
