@@ -110,27 +110,40 @@ class OpenTelemetry:
 
 
 class _Metrics:
-    """The instruments, and the calls on them, none of which fails a request."""
+    """The instruments."""
 
     def __init__(self, meter: metrics.Meter) -> None:
         def seconds(name: str, description: str) -> metrics.Histogram:
             return meter.create_histogram(name, "s", description, explicit_bucket_boundaries_advisory=BUCKETS)
 
-        self.load = seconds("starsessions.load.duration", "Duration of loading a session.")
-        self.commit = seconds("starsessions.commit.duration", "Duration of writing or deleting a session.")
+        self.load: metrics.Histogram = seconds("starsessions.load.duration", "Duration of loading a session.")
+        self.commit: metrics.Histogram = seconds(
+            "starsessions.commit.duration", "Duration of writing or deleting a session."
+        )
         counter = meter.create_counter
-        self.created = counter("starsessions.created", "{session}", "Sessions that began.")
-        self.sign_ins = counter("starsessions.sign_ins", "{sign_in}", "Sign-ins that were saved.")
-        self.sign_outs = counter("starsessions.sign_outs", "{sign_out}", "Sessions that their own browser signed out.")
-        self.revocations = counter("starsessions.revocations", "{session}", "Sessions of users, ended from elsewhere.")
-        self.rotations = counter("starsessions.rotations", "{rotation}", "Sessions that got a new id.")
-        self.conflicts = counter("starsessions.conflicts", "{conflict}", "Commits that others were faster than.")
-        self.rotated_ids_used = counter(
+        self.created: metrics.Counter = counter("starsessions.created", "{session}", "Sessions that began.")
+        self.sign_ins: metrics.Counter = counter("starsessions.sign_ins", "{sign_in}", "Sign-ins that were saved.")
+        self.sign_outs: metrics.Counter = counter(
+            "starsessions.sign_outs", "{sign_out}", "Sessions that their own browser signed out."
+        )
+        self.revocations: metrics.Counter = counter(
+            "starsessions.revocations", "{session}", "Sessions of users, ended from elsewhere."
+        )
+        self.rotations: metrics.Counter = counter("starsessions.rotations", "{rotation}", "Sessions that got a new id.")
+        self.conflicts: metrics.Counter = counter(
+            "starsessions.conflicts", "{conflict}", "Commits that others were faster than."
+        )
+        self.rotated_ids_used: metrics.Counter = counter(
             "starsessions.rotated_ids_used", "{request}", "Requests with an id that was replaced, after its grace."
         )
-        self.refused = counter("starsessions.refused", "{refusal}", "Sign-ins and saves that a limit refused.")
-        self.removed = counter("starsessions.sweep.removed", "{entry}", "Expired entries that a sweep removed.")
-        self.active = meter.create_gauge("starsessions.active", "{session}", "Live sessions, when last counted.")
+        self.refused: metrics.Counter = counter(
+            "starsessions.refused", "{refusal}", "Sign-ins and saves that a limit refused."
+        )
+        self.removed: metrics.Counter = counter(
+            "starsessions.sweep.removed", "{entry}", "Expired entries that a sweep removed."
+        )
+        # The API has no public name for the type of a gauge.
+        self.active: Any = meter.create_gauge("starsessions.active", "{session}", "Live sessions, when last counted.")
 
 
 class _Spans:
