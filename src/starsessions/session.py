@@ -55,7 +55,7 @@ class Session(TrackedDict):
         """Create a session to use by hand."""
         super().__init__(NOT_LOADED)
         adapted = adapt(backend).bound_or_default()
-        config = Config.build(adapted, CookieSpec(), autoload=False, sends_cookies=False)
+        config = Config.build(adapted, CookieSpec(), autoload=False, load_now=loading.load_now, sends_cookies=False)
         self.__starsessions__: RequestState = RequestState(config, explicit_id=session_id)
 
     # The hooks of TrackedDict
@@ -63,7 +63,7 @@ class Session(TrackedDict):
     def _before_read(self) -> None:
         state = self.__starsessions__
         if not state.is_loaded:
-            loading.load_now(self)
+            state.config.load_now(self)
         if state.phase is CLOSED and not state.accessed:
             state.config.advice.on_late_read()
         state.ready = True

@@ -17,7 +17,18 @@ def said_by(code: str) -> str:
         ("starsessions", ["starsessions.testing", "pytest", "hypothesis"]),
         (
             "starsessions",
-            ["cryptography", "fastapi", "httpx2", "itsdangerous", "joserfc", "pydantic", "redis", "sqlalchemy", "trio"],
+            [
+                "cryptography",
+                "fastapi",
+                "httpx2",
+                "itsdangerous",
+                "joserfc",
+                "opentelemetry",
+                "pydantic",
+                "redis",
+                "sqlalchemy",
+                "trio",
+            ],
         ),
         (
             "starsessions",

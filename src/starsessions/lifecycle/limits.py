@@ -168,6 +168,7 @@ async def evict(losers: list[list[Owned]], user_id: str, index: UserIndex, state
             owned = [one for entries in some for one in entries]
             await index.end_each(owned)
             users = [one.identity for one, *_ in some if one.identity is not None]
+            state.config.observer.revoked(len(some), "limit")
             state.note(*(Revoked(user.handle, user_id, user.agent, user.address) for user in users))
     except BackendUnavailable:
         state.config.notices.warn(
