@@ -6,8 +6,9 @@
 **Recording never delays a request, and never fails one.** `record()` puts the event into a queue in memory and returns.
 A task writes what waits there, up to 100 entries with one statement. If the database fails, they stay in the queue, and
 the next event tries again; the failure is logged once a minute. The queue has 10,000 places, and what comes when it is
-full is lost, which is logged, too. So a process that is killed loses what it has not written yet: the last moment, or
-what an outage has left. `lifespan()` writes the rest when the application shuts down.
+full is lost, which is logged, too: also if a user with more sessions is signed out of all at once. So a process that is
+killed loses what it has not written yet: the last moment, or what an outage has left. `lifespan()` writes the rest when
+the application shuts down.
 
 Nothing changes an entry. It is deleted when it is older than `keep_for` (`purge()`), or with its user (`erase()`).
 """
@@ -236,6 +237,7 @@ class SignInHistory:
         If the user is an operator, what they did stays in the histories of others, without the name.
         """
         await self.finished()
+        self._forget(user_id)  # of what could not be written
         count, of_user = 0, {"p_user": key_of_user(user_id)}
         some, delete = self._statements.some_of_user, self._statements.delete_of_user
         while deleted := await self._delete(some, delete, of_user, 1000):
@@ -277,11 +279,19 @@ class SignInHistory:
         if writer is not None:
             await asyncio.wait({writer}, timeout=self._timeout)
 
+    def _forget(self, user_id: str) -> None:
+        """Remove a user from what waits, as `erase` does from the table."""
+        key, name = key_of_user(user_id), cleaned(user_id)
+        for _ in range(len(self._waiting)):
+            row = self._waiting.popleft()
+            if row["user_key"] != key:
+                self._waiting.append(row | {"operator": ""} if row["operator"] == name else row)
+
     def _add(self, what: What, texts: Mapping[str, str]) -> None:
         if len(self._waiting) >= MOST_WAITING:
             self._notices.warn(
                 "full",
-                "The history of sign-ins has lost an entry: the database failed, and %s entries are waiting already.",
+                "The history of sign-ins has lost an entry: %s are waiting already, as the database fails or is slow.",
                 MOST_WAITING,
                 every=60,
             )

@@ -273,7 +273,7 @@ async def test_the_queue_has_an_end_and_the_log_says_so_once(
         on_sqlite.record(SignedIn(f"h{number}", "ann", ""))
     assert [one.handle for one in await on_sqlite.list("ann")] == ["h2", "h1", "h0"]
     assert [record.message for record in caplog.records] == [
-        "The history of sign-ins has lost an entry: the database failed, and 3 entries are waiting already."
+        "The history of sign-ins has lost an entry: 3 are waiting already, as the database fails or is slow."
     ]
 
 
@@ -293,6 +293,23 @@ async def test_an_entry_whose_answer_was_lost_is_written_once(
     await history.finished()
     history.record(SignedIn("h2", "ann", ""))
     assert [one.handle for one in await history.list("ann")] == ["h2", "h1"]
+
+
+async def test_what_waits_of_an_erased_user_is_not_written_later(
+    on_sqlite: SignInHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, failures = on_sqlite._database.call, iter([True])
+
+    async def fails_once(work: Any) -> Any:
+        if next(failures, False):
+            raise BackendUnavailable("The store failed: for this test.")
+        return await call(work)
+
+    monkeypatch.setattr(on_sqlite._database, "call", fails_once)
+    for event in (SignedIn("h1", "ann", ""), SignedIn("h2", "eve", ""), EndedByOperator("ann", "eve", "h2", 1)):
+        on_sqlite.record(event)
+    assert await on_sqlite.erase("ann") == 0
+    assert [(one.user_id, one.operator) for one in await on_sqlite.list(None)] == [("eve", ""), ("eve", "")]
 
 
 async def test_a_database_that_does_not_answer_holds_up_a_page_for_the_timeout_only(
