@@ -297,7 +297,9 @@ class SignInHistory:
             )
             return
         now = self.clock()
-        self._last = max(self._last + 1, number_at(int(now * 1000), randbits(COUNTER_BITS - 1)))
+        number = number_at(int(now * 1000), randbits(COUNTER_BITS - 1))
+        # What happens at one moment keeps its order. A clock that was ahead, and is right again, begins anew.
+        self._last = self._last + 1 if number <= self._last < number + number_at(1000) else number
         row: Row = {"id": self._last, "at": int(now), "what": what.value, "user_key": key_of_user(texts["user_id"])}
         self._waiting.append(row | {name: cleaned(texts.get(name, "")) for name in TEXTS})
         try:

@@ -156,6 +156,17 @@ async def test_failed_sign_ins_are_counted_within_a_time(history: SignInHistory,
     assert [one.address for one in await history.list("ann")] == ["", "", "203.0.113.0/24"]
 
 
+async def test_a_clock_that_was_ahead_for_a_moment_does_not_make_later_entries_recent(
+    on_sqlite: SignInHistory, clock: Clock
+) -> None:
+    clock.advance(86_400)
+    on_sqlite.sign_in_failed(request_from(), "eve")
+    clock.advance(-86_400)
+    on_sqlite.sign_in_failed(request_from(), "ann")
+    clock.advance(1000)
+    assert await on_sqlite.failures("ann", within=900) == 0
+
+
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\uff1d1", '=HYPERLINK("http://evil.test")']
 
 
