@@ -27,6 +27,10 @@ def said_by(code: str) -> str:
             ],
         ),
         ("starsessions", ["starsessions.backends.redis", "starsessions.backends.sqlalchemy", "starsessions.fastapi"]),
+        (
+            "starsessions.backends.urls",
+            ["cryptography", "pydantic", "redis", "sqlalchemy", "starsessions.stores.redis"],
+        ),
         ("starsessions.users", ["starsessions.oidc", "httpx2", "joserfc"]),
         ("starsessions", ["starsessions.stores.sweeper", "starsessions.core.models"]),
         (

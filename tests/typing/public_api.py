@@ -20,6 +20,7 @@ from starsessions import (
     MissReason,
     ResponseStarted,
     Session,
+    SessionBackend,
     SessionError,
     SessionGone,
     SessionMiddleware,
@@ -29,6 +30,9 @@ from starsessions import (
     get_miss_reason,
     set_expiry,
 )
+from starsessions.backends.urls import backend_from_url
+from starsessions.check import Finding, Severity, check
+from starsessions.timeouts import AAL2
 
 
 # As code that was written for Starlette uses it: a dict.
@@ -71,6 +75,15 @@ async def whole_api(request: Request) -> Response:
     assert_type(session.mark_accessed(), None)
     assert_type(session.mark_modified(), None)
     return Response()
+
+
+async def checked(app: Starlette) -> list[str]:
+    findings = await check(app, silence=["S203"], timeouts=AAL2)
+    assert_type(findings, list[Finding])
+    return [one.number for one in findings if one.severity >= Severity.WARNING]
+
+
+backend: SessionBackend = backend_from_url("memory://", secret_key="a key of 32 random bytes or more")
 
 
 def mapping_api(session: Session) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from copy import copy
 from os import urandom
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from msgspec.structs import replace
 
@@ -24,6 +24,10 @@ from starsessions.core.encoding import ID_BYTES, is_valid_id, to_base64url
 from starsessions.core.record import Found, Identity, MissReason, Policy, Record, deadline, readable, why_expired
 from starsessions.core.serializer import Serializer
 from starsessions.exceptions import ImproperlyConfigured, SessionError
+
+if TYPE_CHECKING:
+    from starsessions.sealing.strength import KeyFact
+    from starsessions.stores.base import Store
 
 T = TypeVar("T")
 
@@ -170,6 +174,16 @@ class Backend(SessionBackend):
 
     starlette_keys: Collection[bytes] = ()
     """Digests of the keys for which it reads cookies in Starlette's format, which are bound to nothing but the key."""
+
+    @property
+    def stores(self) -> "Sequence[Store]":
+        """The stores that it reads and writes. A `SessionBackend` of the application does not say."""
+        return ()
+
+    @property
+    def key_facts(self) -> "Sequence[KeyFact]":
+        """What can be said about its keys without showing them."""
+        return ()
 
     # Binding
 

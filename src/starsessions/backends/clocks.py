@@ -57,15 +57,20 @@ async def _compare_again(store: Timed, clock: Clock, notices: Notices, sleep: Sl
         await compare(store, clock, notices)
 
 
+async def seconds_ahead(store: Timed, clock: Clock) -> float:
+    """Return by how many seconds this worker's clock is ahead of that of the store."""
+    before = clock()
+    there = await store.time()
+    return (before + clock()) / 2 - there  # the store has read its clock in between
+
+
 async def compare(store: Timed, clock: Clock, notices: Notices) -> None:
     """Log a warning if the two clocks differ too much."""
-    before = clock()
     try:
-        there = await store.time()
+        ahead = await seconds_ahead(store, clock)
     except Exception as error:  # requests report a store that fails
         notices.warn("failed", "The clock of the session store could not be read: %s", error, level=logging.INFO)
         return
-    ahead = (before + clock()) / 2 - there  # the store has read its clock in between
     if abs(ahead) > MOST_APART:
         notices.warn(
             "clocks",

@@ -1,8 +1,8 @@
 """Backends that keep the session in the cookie, signed or encrypted."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from msgspec.structs import replace
 
@@ -24,12 +24,17 @@ from starsessions.sealing.keys import Keys, key_list
 from starsessions.sealing.signed import Signer, StarletteSigner
 from starsessions.stores.base import WHAT_A_STORE_IS, Store, is_store
 
+if TYPE_CHECKING:
+    from starsessions.sealing.strength import KeyFact
+
 
 class _SealedCookieBackend(Backend):
     """Base class of both: writes never conflict, and tokens can be revoked only if a store has their sign-ins."""
 
     is_client_side: ClassVar[bool] = True
     _keys: list[bytes]
+    _keyword: ClassVar[str] = "secret_key"
+    """The keyword that the keys were passed under, for messages."""
 
     def __init__(
         self,
@@ -62,6 +67,19 @@ class _SealedCookieBackend(Backend):
     @property
     def place(self) -> object:
         return type(self), self._keys, self._revocations
+
+    @property
+    def stores(self) -> Sequence[Store]:
+        if isinstance(self._revocations, StoreBackend):
+            return self._revocations.stores
+        return () if self._revocations is None else (self._revocations,)
+
+    @property
+    def key_facts(self) -> "Sequence[KeyFact]":
+        from starsessions.sealing.strength import fact_of  # only the checks need it
+
+        theirs = self._revocations.key_facts if isinstance(self._revocations, StoreBackend) else ()
+        return [*(fact_of(self._keyword, key) for key in self._keys), *theirs]
 
     def lifespan(self) -> AbstractAsyncContextManager[Any]:
         return self._revocations.lifespan() if isinstance(self._revocations, StoreBackend) else super().lifespan()
@@ -210,9 +228,6 @@ class CookieBackend(_SealedCookieBackend):
     >>> app.add_middleware(SessionMiddleware, backend=CookieBackend("a key of 32 random bytes or more", max_age=3600))
     """
 
-    _keyword: ClassVar[str] = "secret_key"
-    """The keyword that the keys were passed under, for messages."""
-
     def __init__(
         self,
         secret_key: Keys,
@@ -343,6 +358,10 @@ class EncryptedCookieBackend(_SealedCookieBackend):
     @property
     def starlette_keys(self) -> Collection[bytes]:  # type: ignore[override]
         return self._old.starlette_keys if self._old else ()
+
+    @property
+    def key_facts(self) -> "Sequence[KeyFact]":
+        return [*super().key_facts, *(self._signed.key_facts if self._signed else ())]
 
     def seal(self, record: Record) -> str:
         return self._encrypter.seal(record)

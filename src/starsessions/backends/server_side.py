@@ -8,9 +8,9 @@ one, a request with the old id reads and writes the new session. Afterwards the 
 been valid: its use is a sign that a stolen id is being used along with the real one.
 """
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from starsessions import stores
 from starsessions.backends.base import Backend, Conflict, IdInUse, wall_clock
@@ -25,6 +25,9 @@ from starsessions.core.serializer import Msgpack, Serializer
 from starsessions.sealing.cipher import Cipher
 from starsessions.sealing.keys import OptionalKeys, key_list
 from starsessions.stores.base import Entry, Store, Version
+
+if TYPE_CHECKING:
+    from starsessions.sealing.strength import KeyFact
 
 MOMENT = 30
 """Seconds after a rotation in which the old id is expected, because its requests were in flight."""
@@ -72,6 +75,16 @@ class StoreBackend(Backend):
     @property
     def place(self) -> object:
         return self.store
+
+    @property
+    def stores(self) -> Sequence[Store]:
+        return (self.store,)
+
+    @property
+    def key_facts(self) -> "Sequence[KeyFact]":
+        from starsessions.sealing.strength import fact_of  # only the checks need it
+
+        return [fact_of("encrypt_with", key) for key in self._keys or ()]
 
     def prepare(self, binding: Binding, policy: Policy) -> None:
         super().prepare(binding, policy)

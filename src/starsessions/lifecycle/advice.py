@@ -25,7 +25,7 @@ _SHORTEST_FOREIGN = 16
 """The length below which a cookie is rather a stranger's experiment than the session of another application."""
 
 
-_MESSAGES = {
+MESSAGES = {
     "max_cookies": "max_cookies=%d allows sessions that many servers and proxies refuse, with a 400 or 502 that this "
     "library does not see: the browser is then locked out until its cookies are deleted. Use 2 at most, keep sessions "
     "in a store, or raise the proxy's limits (docs/guides/production/proxy.md).",
@@ -127,4 +127,4 @@ class CookieAdvice:
             self._say("not loaded", path)
 
     def _say(self, what: str, *args: object, level: int = logging.WARNING) -> None:
-        self._notices.warn(what, _MESSAGES[what], *args, level=level)
+        self._notices.warn(what, MESSAGES[what], *args, level=level)

@@ -64,6 +64,8 @@ ANOTHER = (
     "remove it, or give one of them another session_cookie=…."
 )
 
+NO_KEYWORD = "SessionMiddleware has no keyword"
+
 
 # Settings of this library, and their names in other libraries and in earlier versions of this one.
 _ELSEWHERE = {
@@ -103,7 +105,7 @@ def names_keywords(init: Callable[P, None]) -> Callable[P, None]:
             if name not in known:
                 meant = _MEANT.get(name)
                 cure = f"use {meant}" if meant else "see its documentation for the list"
-                raise TypeError(f"SessionMiddleware has no keyword {name!r}: {cure}.")
+                raise TypeError(f"{NO_KEYWORD} {name!r}: {cure}.")
         init(*args, **kwargs)
 
     return checked

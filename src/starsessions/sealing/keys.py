@@ -46,15 +46,24 @@ def key_list(keys: Keys, setting: str = "secret_key", *, refuses_short: bool = F
     Raises:
         ImproperlyConfigured: a key is missing, empty or too short, or has another type.
     """
+    return [_judged(raw, setting, refuses_short) for raw in raw_keys(keys, setting)]
+
+
+def raw_keys(keys: Keys, setting: str) -> list[bytes]:
+    """Return the keys as bytes, however weak they are.
+
+    Raises:
+        ImproperlyConfigured: a key is missing or empty, or has another type.
+    """
     several = [keys] if isinstance(keys, (str, bytes, Secret)) or hasattr(keys, "get_secret_value") else keys
     if not isinstance(several, Sequence):
         raise ImproperlyConfigured(f"{setting} {_what_is_wrong_with(several)}")
     if not several:
         raise ImproperlyConfigured(f"{setting} is an empty list. {GENERATE}")
-    return [_key(key, setting, refuses_short) for key in several]
+    return [_raw(key, setting) for key in several]
 
 
-def _key(key: object, setting: str, refuses_short: bool) -> bytes:
+def _raw(key: object, setting: str) -> bytes:
     if isinstance(key, Secret):
         key = str(key)
     elif hasattr(key, "get_secret_value"):
@@ -67,14 +76,28 @@ def _key(key: object, setting: str, refuses_short: bool) -> bytes:
         raise ImproperlyConfigured(f"{setting} contains a lone surrogate: pass valid text, or bytes.") from None
     if not raw:
         raise ImproperlyConfigured(f"{setting} is empty: is the variable that holds the key set? {GENERATE}")
+    return raw
+
+
+def _judged(raw: bytes, setting: str, refuses_short: bool) -> bytes:
+    """Return a key. Report it if it is weak."""
     if refuses_short and len(raw) < STRONG:
         raise ImproperlyConfigured(
             f"{setting} has {len(raw)} bytes, and needs {STRONG}: a short key can be guessed, and all data decrypted. "
             f"{GENERATE}"
         )
-    if len(raw) < STRONG or len(set(raw)) < STRONG // 4:
+    if is_weak(raw):
         _log.warning(_WEAK, setting, len(raw), len(set(raw)), GENERATE)
     return raw
+
+
+def is_weak(key: bytes) -> bool:
+    """Return whether a key is short, or has few different bytes.
+
+    >>> is_weak(b"a" * 32), is_weak(b"0123456789abcdefghijklmnopqrstuv")
+    (True, False)
+    """
+    return len(key) < STRONG or len(set(key)) < STRONG // 4
 
 
 def _what_is_wrong_with(key: object) -> str:

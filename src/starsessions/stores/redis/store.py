@@ -26,15 +26,19 @@ from starsessions.stores.redis.announce import RedisAnnouncer
 from starsessions.stores.redis.clients import ClientOrUrl, clients_for
 from starsessions.stores.redis.commands import Commands
 from starsessions.stores.redis.connection import Transport
-from starsessions.stores.redis.eviction import EvictionCheck
+from starsessions.stores.redis.eviction import EvictionCheck, evicting_policy, persists
 from starsessions.stores.redis.layout import listing, new_version, parsed
 from starsessions.stores.redis.reading import Reader
 from starsessions.stores.redis.scanning import Scanner
 from starsessions.stores.redis.scripts import CLOCK
 from starsessions.stores.redis.writing import ANY, Change, Writer
+from starsessions.stores.survey import Survey
 
 _LONGEST = 10**15
 """The longest time to live in milliseconds, 30,000 years. Redis adds the current time, and rejects an overflow."""
+
+_NO_SESSION = "starsessions-survey"
+"""A key under which nothing is stored."""
 
 
 class RedisStore(Announces):
@@ -103,6 +107,11 @@ class RedisStore(Announces):
         """Return the seconds since 1970 by the clock of the server; in a Cluster, by that of one of the primaries."""
         (seconds, microseconds), _ = await self._commands.finish(self._commands.run, CLOCK, [self._prefix])
         return int(seconds) + int(microseconds) / 1_000_000
+
+    async def survey(self) -> Survey:
+        """Return what the server says about itself; in a Cluster, what one of the nodes says."""
+        await self.get(_NO_SESSION, now=0)  # the questions below may remain unanswered
+        return Survey(evicts=await evicting_policy(self._commands), persists=await persists(self._commands))
 
     async def aclose(self) -> None:
         """Close the client that the store made for this event loop. The store can be used again: it makes a new one."""

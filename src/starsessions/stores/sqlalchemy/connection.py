@@ -106,6 +106,10 @@ class UnusableTable(BackendUnavailable):
     """The table is missing, or is not what the statements need."""
 
 
+class MissingTable(UnusableTable):
+    """The table is missing."""
+
+
 class Answer(NamedTuple):
     rows: Sequence[sa.Row[Any]]
 
@@ -114,6 +118,10 @@ class Answer(NamedTuple):
 
     in_doubt: bool = False
     """Whether an earlier attempt failed and may have been carried out."""
+
+
+_KINDS: dict[Codes, type[BackendUnavailable]] = {NO_TABLE: MissingTable, OLD_TABLE: UnusableTable}
+"""The errors that are known by their class."""
 
 
 class _OwnPool(OptionEngine):
@@ -127,6 +135,11 @@ class _OwnPool(OptionEngine):
     def __init__(self, engine: sa.Engine) -> None:
         super().__init__(engine, {})
         self.pool = engine.pool.recreate()
+
+
+def own_pool(engine: sa.Engine) -> sa.Engine:
+    """Return an engine with the settings of another one, and connections of its own."""
+    return _OwnPool(engine)
 
 
 class _Turn:
@@ -275,8 +288,7 @@ class Database:
     def _fail(self, failure: Exception) -> NoReturn:
         for codes, cause in CAUSES.items():
             if _has_code(failure, codes):
-                kind = UnusableTable if codes in {NO_TABLE, OLD_TABLE} else BackendUnavailable
-                raise kind(cause.format(table=self._table)) from None
+                raise _KINDS.get(codes, BackendUnavailable)(cause.format(table=self._table)) from None
         raise BackendUnavailable(f"The store failed: {type(failure).__name__}.") from failure
 
 
@@ -366,7 +378,7 @@ def _engine_like(engine: AsyncEngine) -> tuple[AsyncEngine, int]:
 def _engine_from_url(url: sa.URL | str, timeout: float) -> AsyncEngine:
     try:
         engine = create_async_engine(
-            _with_driver(sa.make_url(url)),
+            with_driver(sa.make_url(url)),
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,  # there is nothing to roll back, and MySQL would need a round trip for it
             hide_parameters=True,
@@ -385,7 +397,7 @@ def _engine_from_url(url: sa.URL | str, timeout: float) -> AsyncEngine:
     return engine
 
 
-def _with_driver(url: sa.URL) -> sa.URL:
+def with_driver(url: sa.URL) -> sa.URL:
     """Add an installed driver to a URL that names none, because SQLAlchemy's defaults do not all support asyncio."""
     drivers = ASYNC_DRIVERS.get(url.drivername, ())
     for driver in drivers:

@@ -11,9 +11,11 @@ from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.stores.announce import Announces
 from starsessions.stores.base import Announcing, Conflict, Cursor, Entry, Owner, Page, ScanPage, Version
 from starsessions.stores.sqlalchemy.announce import announcer_for
-from starsessions.stores.sqlalchemy.connection import MOST_CONNECTIONS, Database, UnusableTable
+from starsessions.stores.sqlalchemy.connection import MOST_CONNECTIONS, Database, MissingTable, UnusableTable
 from starsessions.stores.sqlalchemy.deletes import Deletes
+from starsessions.stores.sqlalchemy.survey import survey_of
 from starsessions.stores.sqlalchemy.table import Statements
+from starsessions.stores.survey import Survey
 
 MAX_ROUNDS = 8
 """The attempts of a `create` whose key is alternately in use and free."""
@@ -90,6 +92,15 @@ class SQLAlchemyStore(Announces):
             await self.list_owned("", limit=1, now=0)
         except UnusableTable as error:
             raise ImproperlyConfigured(str(error)) from None
+
+    async def survey(self) -> Survey:
+        """Return what the database says about itself and the table."""
+        try:
+            await self.list_owned("", limit=1, now=0)
+        except UnusableTable as error:
+            return Survey(wrong_table=str(error), is_table_missing=isinstance(error, MissingTable))
+        found, _ = await self._database.with_timeout(self._database.call(partial(survey_of, self.table)))
+        return found
 
     async def create_table(self) -> None:
         """Create the table and its indexes, unless it exists."""
