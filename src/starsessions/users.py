@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 from starsessions.backends.adapter import adapt
 from starsessions.backends.base import Backend, SessionBackend
 from starsessions.backends.provider_links import ProviderLinks, handles_by_user
-from starsessions.backends.user_index import AT_ONCE, PAGE, Owned, UserIndex
+from starsessions.backends.user_index import AT_ONCE, PAGE, Owned, UserIndex, carries
 from starsessions.core.durations import Duration, seconds, time_limit
 from starsessions.core.kinds import as_base
 from starsessions.core.record import LAST_INSTANT, Identity, Record
@@ -70,8 +70,8 @@ async def sign_in(
 
     Raises:
         ImproperlyConfigured: the session is in a cookie that cannot be revoked: see `allow_unrevocable` of the backend.
-        SessionGone: the user's sessions were revoked during the sign-in, or later sign-ins took its place. It is raised
-            when the session is saved.
+        SessionGone: the user's sessions were revoked during the sign-in, later sign-ins took its place, or the handler
+            has taken an hour. It is raised when the session is saved.
         TooManySessions: the user has `max_sessions_per_user` sessions, and `on_too_many="refuse"` is set.
         ResponseStarted: the headers have been sent, and the new id can no longer reach the browser.
         TypeError: `user_id` is not a str, or is empty; `remember` is not a bool; or only a part of what a provider
@@ -309,10 +309,13 @@ class UserSessions:
         cursor = None if since is None else Cursor(since + 1, "")
         live: dict[str, UserSession] = {}
         mine = None if current is None else get_handle(current)
+        epochs = await index.epochs(user_id, now) if index.checks_epoch else b""  # what they refuse opens nothing
         while True:
             entries, cursor = await index.page(user_id, limit + 1, now, cursor)
             for one in entries:
-                if one.record is not None and one.identity is not None and index.is_live(one.record, now):
+                if one.record is None or one.identity is None:
+                    continue
+                if index.is_live(one.record, now) and carries(one.identity, epochs):
                     live.setdefault(one.identity.handle, _shown(one.record, one.identity, mine))
             shown = [*live.values()]
             if last in live:  # of the same second as the first of this page
@@ -348,10 +351,36 @@ class UserSessions:
         async def end_all(ended: dict[str, Revoked]) -> None:
             epoch = await index.begin_epoch(user_id, now)
             await index.announce(index.owner_name(user_id))  # open streams compare the epoch
-            while await _end(index, user_id, now, ended, lambda one: one is None or one.epoch != epoch):
+            while await _end(index, user_id, now, ended, lambda one: one is None or epoch not in one.epoch):
                 pass
 
         return await self._in_time(end_all, timeout, "the rest are refused at their next renewal; ")
+
+    async def revoke_everyone(self, *, timeout: float | timedelta = 30) -> None:
+        """End the sessions of all signed-in users, your own included. Anonymous sessions live on.
+
+        Call it when a secret or a copy of the store may have been stolen. It is one write, however many sessions there
+        are. Each is refused when it is next written, and where the backend has `check_epoch=True`, when it is next
+        loaded. Open streams and WebSockets that end with their session end at once. No `Revoked` is reported.
+
+        Args:
+            timeout: the limit of time, in seconds or as a `timedelta`.
+
+        Raises:
+            BackendUnavailable: the limit was reached, or the store failed. Call it again.
+
+        >>> import asyncio
+        >>> from starsessions import InMemoryBackend
+        >>> asyncio.run(UserSessions(InMemoryBackend(), session_cookie="session").revoke_everyone())
+        """
+        index, now = self._opened()
+        limit = time_limit("timeout", timeout)
+        with anyio.move_on_after(limit) as scope:
+            await index.begin_epoch_of_all(now)
+        if scope.cancelled_caught:
+            raise BackendUnavailable(
+                f"The sessions of all users may not have ended in {limit:g} seconds: call it again."
+            )
 
     async def revoke_others(self, current: SessionSource, *, timeout: float | timedelta = 30) -> int:
         """End all sessions of the signed-in user except this one, which gets a new id. Return how many ended.

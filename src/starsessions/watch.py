@@ -46,7 +46,7 @@ async def revalidate(source: SessionSource) -> bool:
 
 
 async def _is_current(session: Session, bus: Bus | None) -> bool:
-    """Return False if all sessions of the user were ended since the sign-in.
+    """Return False if all sessions of the user, or of all users, were ended since the sign-in.
 
     A request learns that when it renews the session. A stream does not renew it.
     """
@@ -54,13 +54,15 @@ async def _is_current(session: Session, bus: Bus | None) -> bool:
     found, index = state.found, state.config.backend.user_index
     if found is None or index is None or found.record.identity is None:
         return True
-    user_id, now = found.record.identity.user_id, int(state.config.clock())
+    identity, now = found.record.identity, int(state.config.clock())
     if bus is None:
-        epoch = await index.epoch(user_id, now)
-    else:
-        epoch = await bus.shared.read(index.owner_name(user_id), lambda: index.epoch(user_id, now))
-    if epoch is None or epoch == found.record.identity.epoch:
-        return True
+        if await index.is_current(identity, now):
+            return True
+    # One after the other: when all users are out, and every stream looks, one read of one key is enough.
+    elif await bus.shared.read(index.everyone, lambda: index.epoch_of_all(now)) in identity.epoch:
+        name = index.owner_name(identity.user_id)
+        if await bus.shared.read(name, lambda: index.epoch(identity.user_id, now)) in identity.epoch:
+            return True
     state.lost(session)
     return False
 

@@ -266,6 +266,7 @@ OF_HASHED_KEYS = (
     Purpose.COOKIE_KEY,
     Purpose.BEFORE_SIGN_IN,
     Purpose.EPOCH,
+    Purpose.EPOCH_OF_ALL,
     Purpose.STAMP,
     Purpose.PROVIDER_SESSION,
     Purpose.PROVIDER_SUBJECT,

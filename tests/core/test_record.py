@@ -283,7 +283,7 @@ def test_a_record_is_an_array_that_can_grow_at_its_end() -> None:
     assert decode(msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True])) == Record(b"x", 1, 2, 3, 4, True)
     assert decode(msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True, 5])) == Record(b"x", 1, 2, 3, 4, True, 5)
     known = ["ann", 6, "handle", "password", "Firefox", "203.0.113.0/24", b"epoch", "stamp", 7, 8, "session", "subject"]
-    identity, fields = Identity(*known), [*known, "a later field"]
+    identity, fields = Identity(*known, False), [*known, False, "a later field"]
     assert decode(msgspec.msgpack.encode([b"x", 1, 2, 3, 4, True, 5, fields])) == Record(
         b"x", 1, 2, 3, 4, True, 5, identity, -1, False
     )
@@ -336,6 +336,6 @@ def test_without_settings_a_session_lasts_fourteen_days_and_nothing_renews_or_ro
 
 def test_fields_missing_in_an_older_record_get_their_defaults() -> None:
     identity = msgspec.msgpack.decode(msgspec.msgpack.encode(["ann", 1, "handle"]), type=Identity)
-    assert msgspec.structs.astuple(identity) == ("ann", 1, "handle", "", "", "", b"", "", 0, 0, "", "")
+    assert msgspec.structs.astuple(identity) == ("ann", 1, "handle", "", "", "", b"", "", 0, 0, "", "", True)
     old = msgspec.msgpack.decode(msgspec.msgpack.encode([b"", 1, 2]), type=Record)
     assert msgspec.structs.astuple(old) == (b"", 1, 2, None, None, False, None, None, -1, False)

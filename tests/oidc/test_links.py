@@ -280,9 +280,10 @@ async def test_links_last_as_long_as_their_session() -> None:
     assert await world.user(ann) is None
 
 
-async def test_a_session_whose_links_were_lost_ends_at_its_next_renewal() -> None:
+@rows("kind", list(KINDS))
+async def test_a_session_whose_links_were_lost_ends_at_its_next_renewal(kind: str) -> None:
     store = MemoryStore()
-    world = World(lambda clock: StoreBackend(store, clock=clock))
+    world = World(lambda clock: KINDS[kind](store, clock))
     ann = await world.sign_in()
     links, now = world.sessions.provider_links()
     for owner in links.owners(ISSUER, "sid-1", "sub-1"):

@@ -372,7 +372,7 @@ async def test_after_a_loss_it_subscribes_again_and_everyone_looks_once(site: Si
             await settled()
             before = line.looks
             await hand.wake()
-            assert (line.opened, line.subscribed, line.looks - before, opened.open) == (n, 1, 20, 10)
+            assert (line.opened, line.subscribed, line.looks - before, opened.open) == (n, 1, 30, 10)
         line.cut()
         await settled()
         await sign_out(site)

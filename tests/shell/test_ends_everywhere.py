@@ -10,6 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from starsessions import BackendUnavailable, CookieBackend, Session, SessionBackend, SessionGone, set_expiry, users
 from starsessions.backends.server_side import StoreBackend
+from starsessions.backends.user_index import PENDING_FOR
 from starsessions.events import Event, Revoked
 from starsessions.exceptions import ImproperlyConfigured, SessionConflict, SessionError
 from starsessions.lifecycle import limits
@@ -63,7 +64,7 @@ async def test_what_one_worker_ends_is_ended_at_a_worker_with_another_clock(
     else:
         for _ in range(2):
             clock.advance(max(0, apart) + 1)
-            await signed_in(site)
+            assert await user_of(site, await signed_in(site)) == "ann"
 
     assert await user_of(elsewhere, browser) is None
     assert handle not in [one.handle for one in await UserSessions(there).list("ann")]
@@ -169,7 +170,7 @@ async def test_only_the_sessions_of_an_earlier_epoch_are_ended(kind: Any, clock:
 
 
 @pytest.mark.guarantee(21)
-@rows("seconds", [59, 60, 61, 3600])
+@rows("seconds", [59, 60, 61, PENDING_FOR - 1])
 async def test_a_sign_in_whose_handler_is_slow_is_saved(kind: Any, clock: Clock, seconds: int) -> None:
     backend = kind(MemoryStore(), clock)
     site, browser = Site(backend=backend, clock=clock, autoload=True), Browser()
@@ -206,11 +207,29 @@ async def test_a_sign_in_that_was_overtaken_says_so_however_slow_it_is_and_keeps
     assert await site.data(browser) == ({"n": 1} if begun else {})
 
 
+async def test_a_sign_in_that_takes_an_hour_is_refused_since_nothing_would_have_known_of_it(
+    kind: Any, clock: Clock
+) -> None:
+    backend = kind(MemoryStore(), clock)
+    site, browser = Site(backend=backend, clock=clock, autoload=True), Browser()
+
+    async def act(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        clock.advance(PENDING_FOR)
+
+    with pytest.raises(SessionGone, match=r"The sign-in was not saved: .* or an hour has passed since"):
+        await site.visit(act, browser)
+    assert await UserSessions(backend).list("ann") == []
+    await site.visit(sign_in(), browser)
+    assert await user_of(site, browser) == "ann"
+
+
 @pytest.mark.guarantee(21)
 @rows("how", ["by its handle", "with all others"])
-@rows("seconds", [0, 59])
+@rows("before", [0, 61, 1800])
+@rows("seconds", [0, 59, 61, 1799])
 async def test_a_sign_in_that_is_ended_from_another_device_before_it_is_saved_says_so(
-    kind: Any, clock: Clock, how: str, seconds: int
+    kind: Any, clock: Clock, how: str, before: int, seconds: int
 ) -> None:
     backend = kind(MemoryStore(), clock)
     site, other, browser = (*[Site(backend=backend, clock=clock, autoload=True) for _ in range(2)], Browser())
@@ -218,6 +237,7 @@ async def test_a_sign_in_that_is_ended_from_another_device_before_it_is_saved_sa
 
     async def act(session: Session) -> None:
         await users.sign_in(session, "ann")
+        clock.advance(before)
         if how == "by its handle":
             await UserSessions(backend).revoke("ann", users.get_handle(session) or "")
         else:
@@ -230,15 +250,26 @@ async def test_a_sign_in_that_is_ended_from_another_device_before_it_is_saved_sa
 
 
 @pytest.mark.guarantee(21)
-async def test_at_the_maximum_a_sign_in_that_a_later_one_has_overtaken_says_so(kind: Any, clock: Clock) -> None:
+@rows("too_many", ["evict", "refuse"])
+@rows("before, after", [(1, 0), (1, 61), (61, 0), (61, 61), (1800, 1700)])
+async def test_at_the_maximum_a_sign_in_that_a_later_one_has_overtaken_says_so(
+    kind: Any, clock: Clock, too_many: str, before: int, after: int
+) -> None:
+    if (too_many, before) == ("refuse", 1):
+        return  # then the later one is refused
     backend = kind(MemoryStore(), clock)
-    site, other = [Site(backend=backend, clock=clock, autoload=True, max_sessions_per_user=1) for _ in range(2)]
+    site, other = [
+        Site(backend=backend, clock=clock, autoload=True, max_sessions_per_user=1, on_too_many=too_many)
+        for _ in range(2)
+    ]
     first, second = Browser(), Browser()
 
     async def act(session: Session) -> None:
         await users.sign_in(session, "ann")
-        clock.advance(1)
+        clock.advance(before)
         await other.visit(sign_in(), second)
+        assert await user_of(other, second) == "ann"
+        clock.advance(after)
 
     with pytest.raises(SessionGone, match="later sign-ins took its place"):
         await site.visit(act, first)
@@ -526,15 +557,15 @@ async def test_a_place_on_a_list_that_no_page_has_named_is_no_error(kind: Any, c
 
 
 async def test_a_sign_in_is_two_writes_and_one_more_for_the_session_before(clock: Clock) -> None:
-    """A write, the epoch and the count are sent together, where calls wait: then that is one round trip."""
+    """A write, both epochs and the count are sent together, where calls wait: then that is one round trip."""
     store, browser = Recorded(), Browser()
     site = Site(backend=StoreBackend(store, clock=clock), clock=clock, max_sessions_per_user=100)
-    together = ["get", "count"]
+    together = ["get", "get", "count"]
     await site.visit(sign_in(), browser)
     assert store.calls == ["create", *together, "replace", *together]
     store.calls.clear()
     await site.visit(sign_in(), browser)
-    assert store.calls == ["get", "create", *together, "replace", together[0], "create", "replace", together[1]]
+    assert store.calls == ["get", "create", *together, "replace", *together[:2], "create", "replace", "count"]
     store.calls.clear()
     await site.visit(users.sign_out, browser)
     assert store.calls == ["get", "delete"]

@@ -221,6 +221,12 @@ async def signs_in(story: Story) -> None:
     await story.visit(sign_in(), Browser())
 
 
+async def signs_in_a_minute_later(story: Story) -> None:
+    """Then those whose cookies were never presented make way, where there is a maximum."""
+    story.clock.advance(PENDING)
+    await story.visit(sign_in(), Browser())
+
+
 async def signs_in_with_a_cart(story: Story) -> None:
     await story.visit(sign_in(), story.cart)
 
@@ -278,6 +284,7 @@ async def ends_all(story: Story) -> None:
 
 ACTS: dict[str, Act] = {
     "signs in": signs_in,
+    "signs in a minute later": signs_in_a_minute_later,
     "signs in with a cart": signs_in_with_a_cart,
     "signs in again": signs_in_again,
     "signs in as another user": signs_in_as_bob,

@@ -216,7 +216,7 @@ async def test_tools_that_print_local_variables_show_no_id_or_data(site_of: Call
     entry = await backend.store.get(session_id, now=int(clock()))
     assert isinstance(found, Found)
     owned = Owned(session_id, 1, found.record)  # in memory, the key is the id
-    pending = PendingSignIn(session_id, Identity("ann", 1, "a-handle"), 1, 1)
+    pending = PendingSignIn(session_id, Identity("ann", 1, "a-handle"), 1)
     state = Session(backend, session_id).__starsessions__
     commands = (Create(found.record, session_id), Rotate(found, found.record, session_id, 0))
     for thing in (found, found.record, entry, owned, pending, backend, site.app.config, state, *commands):

@@ -374,11 +374,11 @@ class Backend(SessionBackend):
         return None if self.user_index is None else self.user_index.announcements
 
     def topics_of(self, found: Found) -> Sequence[str]:
-        """Return what those who watch this session listen to: its own topic first, and that of its user."""
-        place, identity = found.version, found.record.identity
-        if self.user_index is None or not isinstance(place, Location):
+        """Return what those who watch this session listen to: its own topic first, that of its user, and of all."""
+        place, identity, index = found.version, found.record.identity, self.user_index
+        if index is None or not isinstance(place, Location):
             return ()
-        return (place.key,) if identity is None else (place.key, self.user_index.owner_name(identity.user_id))
+        return (place.key,) if identity is None else (place.key, index.owner_name(identity.user_id), index.everyone)
 
     async def refetch(self, found: Found, now: int) -> Found | MissReason:
         """Read a session again that was found earlier, following rotations."""

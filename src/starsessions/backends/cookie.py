@@ -42,6 +42,7 @@ class _SealedCookieBackend(Backend):
         max_cookies: int,
         revocations: Store | StoreBackend | None,
         allow_unrevocable: bool,
+        check_epoch: bool,
         clock: Clock,
     ) -> None:
         if not isinstance(max_cookies, int) or not 1 <= max_cookies <= MAX_PARTS:
@@ -51,7 +52,10 @@ class _SealedCookieBackend(Backend):
         self.clock = clock
         if not (revocations is None or isinstance(revocations, StoreBackend) or is_store(revocations)):
             raise ImproperlyConfigured(f"revocations must be a store, or a backend with a store. {WHAT_A_STORE_IS}")
+        if check_epoch and revocations is None:
+            raise ImproperlyConfigured("check_epoch needs revocations=<store>, which has what it compares.")
         self._revocations = revocations
+        self._checks_epoch = check_epoch
         self.allow_unrevocable = allow_unrevocable
         self.user_index: UserIndex | None = None
         self.prepare(DEFAULT_BINDING, Policy() if self.max_age is None else Policy(self.max_age))
@@ -60,9 +64,10 @@ class _SealedCookieBackend(Backend):
         super().prepare(binding, policy)
         self._label = binding.label(Purpose.COOKIE_KEY)
         if isinstance(self._revocations, StoreBackend):  # it may have encrypt_with, which applies to sign-ins as well
-            self.user_index = self._revocations.sign_ins_for(binding)
+            self.user_index = self._revocations.sign_ins_for(binding, self._checks_epoch)
         elif self._revocations is not None:
-            self.user_index = UserIndex(self._revocations, binding, Purpose.COOKIE_LIST, Entries())
+            store, checks = self._revocations, self._checks_epoch
+            self.user_index = UserIndex(store, binding, Purpose.COOKIE_LIST, Entries(), checks_epoch=checks)
 
     @property
     def place(self) -> object:
@@ -93,16 +98,18 @@ class _SealedCookieBackend(Backend):
         return await self._checked(self.peek(token, now), now)
 
     async def fetch_to_end(self, token: str, now: int) -> Found | MissReason:
-        return await self._checked(self.peek(token, now), 0)
+        return await self._checked(self.peek(token, now), 0, to_end=True)
 
-    async def _checked(self, found: Found | MissReason, now: int) -> Found | MissReason:
+    async def _checked(self, found: Found | MissReason, now: int, to_end: bool = False) -> Found | MissReason:
         """Return the session with the place of its sign-in, if the sign-in is valid and in this generation."""
-        index = self.user_index
-        if index is None or not isinstance(found, Found) or found.record.identity is None:
+        index, identity = self.user_index, found.record.identity if isinstance(found, Found) else None
+        if index is None or not isinstance(found, Found) or identity is None:
             return found
-        key = self._key_of(found.record.identity)
-        place = _place(index.read(key, await index.store.get(key, now=now)), found.record.identity)
-        return MissReason.UNKNOWN if place is None else replace(found, version=place)
+        key = self._key_of(identity)
+        asked = index.epochs_allow(identity, now) if index.checks_epoch and not to_end else []
+        entry, *answers = await index.at_once(index.store.get(key, now=now), *asked)
+        place = _place(index.read(key, entry), identity)
+        return replace(found, version=place) if place is not None and all(answers) else MissReason.UNKNOWN
 
     async def create(
         self, record: Record, session_id: str | None, ends_at: int, now: int, pending: PendingSignIn | None = None
@@ -113,9 +120,9 @@ class _SealedCookieBackend(Backend):
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
         place = found.version
         if isinstance(place, Location) and self.user_index is not None and record.identity is not None:
-            if ends_at > place.until:
+            if ends_at > place.until or record.identity != found.record.identity:  # it is confirmed
                 place = await self._renewed(place, record, record.identity, ends_at, now)
-            elif not await self.user_index.is_current(record, now):
+            elif not await self.user_index.is_wanted(record, ends_at, now):
                 await self.delete(found, now)
                 raise Conflict(None)
         return Found(self.seal(record), record, place)
@@ -217,6 +224,8 @@ class CookieBackend(_SealedCookieBackend):
         revocations: a store that keeps the valid sign-ins, so that they can be revoked. None: they cannot be.
         allow_unrevocable: let `sign_in()` work without `revocations`, although a stolen copy of the cookie then stays
             valid after a sign-out.
+        check_epoch: ask at each load of a signed-in session, and not only when it is written, whether all sessions of
+            the user or of all users were ended: together with what `revocations` is asked anyway.
         clock: returns the seconds since 1970; for tests.
 
     Raises:
@@ -239,6 +248,7 @@ class CookieBackend(_SealedCookieBackend):
         starlette_format: bool = True,
         revocations: Store | StoreBackend | None = None,
         allow_unrevocable: bool = False,
+        check_epoch: bool = False,
         clock: Clock = wall_clock,
     ) -> None:
         self.serializer: Serializer = serializer or PlainJson()
@@ -246,7 +256,7 @@ class CookieBackend(_SealedCookieBackend):
         self._keys = key_list(secret_key, self._keyword)
         self._compress = compress
         self._starlette = StarletteSigner(self._keys)
-        super().__init__(max_age, max_cookies, revocations, allow_unrevocable, clock)
+        super().__init__(max_age, max_cookies, revocations, allow_unrevocable, check_epoch, clock)
 
     def prepare(self, binding: Binding, policy: Policy) -> None:
         super().prepare(binding, policy)
@@ -316,6 +326,8 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         revocations: a store that keeps the valid sign-ins, so that they can be revoked. None: they cannot be.
         allow_unrevocable: let `sign_in()` work without `revocations`, although a stolen copy of the cookie then stays
             valid after a sign-out.
+        check_epoch: ask at each load of a signed-in session, and not only when it is written, whether all sessions of
+            the user or of all users were ended: together with what `revocations` is asked anyway.
         clock: returns the seconds since 1970; for tests.
 
     Raises:
@@ -339,6 +351,7 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         accept_signed: Keys | None = None,
         revocations: Store | StoreBackend | None = None,
         allow_unrevocable: bool = False,
+        check_epoch: bool = False,
         clock: Clock = wall_clock,
     ) -> None:
         self.serializer: Serializer = serializer or Msgpack()
@@ -346,7 +359,7 @@ class EncryptedCookieBackend(_SealedCookieBackend):
         self._compress = compress
         self._encrypts_for: Binding | None = None
         self._signed = None if accept_signed is None else _AcceptedCookies(accept_signed, serializer=serializer)
-        super().__init__(max_age, max_cookies, revocations, allow_unrevocable, clock)
+        super().__init__(max_age, max_cookies, revocations, allow_unrevocable, check_epoch, clock)
 
     def prepare(self, binding: Binding, policy: Policy) -> None:
         super().prepare(binding, policy)

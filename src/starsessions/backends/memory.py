@@ -22,6 +22,8 @@ class InMemoryBackend(StoreBackend):
 
     Args:
         serializer: converts the data to bytes. None: MessagePack.
+        check_epoch: ask at each load of a signed-in session, and not only when it is written, whether all sessions of
+            the user or of all users were ended. Loading a session then needs `autoload=True` or `load()`.
         clock: returns the seconds since 1970; for tests.
 
     >>> from starsessions import SessionMiddleware
@@ -32,10 +34,12 @@ class InMemoryBackend(StoreBackend):
 
     hashes_ids: ClassVar[bool] = False  # anyone who can read this memory can read everything else in it
 
-    def __init__(self, *, serializer: Serializer | None = None, clock: Clock = wall_clock) -> None:
+    def __init__(
+        self, *, serializer: Serializer | None = None, check_epoch: bool = False, clock: Clock = wall_clock
+    ) -> None:
         self.store: MemoryStore
         self._stores: dict[Binding, MemoryStore | None] = {}  # None: the first one, which is `store`
-        super().__init__(MemoryStore(), serializer=serializer, clock=clock)
+        super().__init__(MemoryStore(), serializer=serializer, check_epoch=check_epoch, clock=clock)
 
     def prepare(self, binding: Binding, policy: Policy) -> None:
         if self.original is not None:  # the keys are ids, without the binding, so each binding has its own store
@@ -55,7 +59,8 @@ class InMemoryBackend(StoreBackend):
     @property
     def never_waits(self) -> bool:  # type: ignore[override]
         # A subclass may override `replace`, and the application may have set another store.
-        return type(self.store) is MemoryStore and type(self).replace is StoreBackend.replace
+        usual = type(self.store) is MemoryStore and type(self).replace is StoreBackend.replace
+        return usual and not self.user_index.checks_epoch
 
     def __len__(self) -> int:
         others = () if self.original is not None else self._stores.values()

@@ -32,6 +32,8 @@ class RedisBackend(StoreBackend):
             encrypts, all decrypt, and a record moves to the first key when it is next written. Sessions that are not
             encrypted are ignored then. False: no encryption.
         serializer: converts the data to bytes. None: MessagePack.
+        check_epoch: ask at each load of a signed-in session, and not only when it is written, whether all sessions of
+            the user or of all users were ended. That is a second round trip.
         clock: returns the seconds since 1970; for tests.
 
     Raises:
@@ -51,11 +53,12 @@ class RedisBackend(StoreBackend):
         timeout: float | timedelta = 5,
         encrypt_with: OptionalKeys = False,
         serializer: Serializer | None = None,
+        check_epoch: bool = False,
         clock: Clock = wall_clock,
     ) -> None:
         self.store: RedisStore
         store = RedisStore(client_or_url, prefix, timeout=timeout)
-        super().__init__(store, encrypt_with=encrypt_with, serializer=serializer, clock=clock)
+        super().__init__(store, encrypt_with=encrypt_with, serializer=serializer, check_epoch=check_epoch, clock=clock)
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:

@@ -45,6 +45,8 @@ class StoreBackend(Backend):
             encrypts, all decrypt, and a record moves to the first key when it is next written. Sessions that are not
             encrypted are ignored then. False: no encryption.
         serializer: converts the data to bytes. None: MessagePack.
+        check_epoch: ask at each load of a signed-in session, and not only when it is written, whether all sessions of
+            the user or of all users were ended. That is a second round trip.
         clock: returns the seconds since 1970; for tests.
 
     >>> from starsessions.stores.memory import MemoryStore
@@ -62,9 +64,11 @@ class StoreBackend(Backend):
         *,
         encrypt_with: OptionalKeys = False,
         serializer: Serializer | None = None,
+        check_epoch: bool = False,
         clock: Clock = wall_clock,
     ) -> None:
         self.store = store
+        self._checks_epoch = check_epoch
         self.serializer: Serializer = serializer or Msgpack()
         self.clock = clock
         self._keys = None if encrypt_with is False else key_list(encrypt_with, "encrypt_with", refuses_short=True)
@@ -92,13 +96,15 @@ class StoreBackend(Backend):
         self._label_before = binding.label(Purpose.BEFORE_SIGN_IN)
         entries = Entries(self._cipher_for(binding, Purpose.ENCRYPTED_RECORD), self.hashes_ids)
         self._read, self._value = entries.read, entries.value
-        self.user_index = UserIndex(self.store, binding, Purpose.SESSION_LIST, entries, policy)
+        self.user_index = UserIndex(
+            self.store, binding, Purpose.SESSION_LIST, entries, policy, checks_epoch=self._checks_epoch
+        )
         self._store = self.user_index.store
 
-    def sign_ins_for(self, binding: Binding) -> UserIndex:
+    def sign_ins_for(self, binding: Binding, checks_epoch: bool = False) -> UserIndex:
         """Return the sign-ins of signed or encrypted cookies in this store. They are encrypted if the records are."""
         entries = Entries(self._cipher_for(binding, Purpose.ENCRYPTED_SIGN_IN))
-        return UserIndex(self.store, binding, Purpose.COOKIE_LIST, entries)
+        return UserIndex(self.store, binding, Purpose.COOKIE_LIST, entries, checks_epoch=checks_epoch)
 
     def _cipher_for(self, binding: Binding, purpose: Purpose) -> Cipher | None:
         if self._keys is None:
@@ -114,7 +120,16 @@ class StoreBackend(Backend):
     async def fetch(self, token: str, now: int) -> Found | MissReason:
         key = self.key_of(token)
         read = self._read(token, key, await self._store.get(key, now=now))
-        return await self._followed(read, token, now) if isinstance(read, Pointer) else read
+        if isinstance(read, Pointer):
+            read = await self._followed(read, token, now)
+        return await self._checked(read, now) if self._checks_epoch else read
+
+    async def _checked(self, read: Found | MissReason, now: int) -> Found | MissReason:
+        """Return the session if no later epoch refuses it. Whose epoch that is, only the record says."""
+        identity = read.record.identity if isinstance(read, Found) else None
+        if identity is None or await self.user_index.is_current(identity, now):
+            return read
+        return MissReason.UNKNOWN
 
     async def fetch_to_end(self, token: str, now: int) -> Found | MissReason:
         key = self.key_of(token)

@@ -53,6 +53,8 @@ class SQLAlchemyBackend(StoreBackend):
             encrypts, all decrypt, and a record moves to the first key when it is next written. Sessions that are not
             encrypted are ignored then. False: no encryption.
         serializer: converts the data to bytes. None: MessagePack.
+        check_epoch: ask at each load of a signed-in session, and not only when it is written, whether all sessions of
+            the user or of all users were ended. That is a second round trip.
         clock: returns the seconds since 1970; for tests.
 
     Raises:
@@ -80,6 +82,7 @@ class SQLAlchemyBackend(StoreBackend):
         sweep_every: Duration | None = None,
         encrypt_with: OptionalKeys = False,
         serializer: Serializer | None = None,
+        check_epoch: bool = False,
         clock: Clock = wall_clock,
     ) -> None:
         limit = time_limit("timeout", timeout)
@@ -91,7 +94,7 @@ class SQLAlchemyBackend(StoreBackend):
         self.table: Table = session_table(metadata, table_name)
         self.store: SQLAlchemyStore
         store = SQLAlchemyStore(self.engine, self.table, timeout=limit, connections=connections)
-        super().__init__(store, encrypt_with=encrypt_with, serializer=serializer, clock=clock)
+        super().__init__(store, encrypt_with=encrypt_with, serializer=serializer, check_epoch=check_epoch, clock=clock)
 
     @property
     def metadata(self) -> "MetaData":

@@ -4,12 +4,12 @@ Nothing above the store keeps a list. So there is nothing to bring up to date af
 disagree with the sessions when a process dies. Two promises follow: a live session is in the listing of its owner, and
 what was deleted opens nothing. This is each operation, as calls to the store, and what a crash after each call leaves:
 
-* **Sign in.** (1) Create a *pending* entry under the new key: it has an identity, no data, and a minute to live. At the
-  same time, read the user's epoch, and count. *A place that is taken for a minute.* (2) When the session is saved,
-  replace the pending entry by its version; at the same time, read the epoch again, and count. *The new session is
+* **Sign in.** (1) Create a *pending* entry under the new key: it has an identity, no data, and an hour to live. At the
+  same time, read the epochs, and count. *A place that is taken for a minute.* (2) When the session is saved,
+  replace the pending entry by its version; at the same time, read the epochs again, and count. *The new session is
   listed; if the response is lost, no one knows its id. The session before is intact.* Whatever has ended the pending
   entry meanwhile (end all, an eviction, a sign-out in the same request) has made step 2 a conflict: the sign-in was
-  overtaken. One that has expired by itself, because the handler is slow, is created anew. If the epoch has changed,
+  overtaken. So it is if the handler takes an hour, since nothing would find it after that. If an epoch has changed,
   delete what was written. (3) Put a pointer in the place of the session before. *Done.* If that one has changed
   meanwhile, make the entry pending again, and save the merged session.
 * **Sign out, end one.** Delete the entry by its version. If it has become a pointer, because of a rotation, follow it.
@@ -21,12 +21,16 @@ what was deleted opens nothing. This is each operation, as calls to the store, a
 * **End others.** List, and end each. *Some are left, and listed.*
 * **End all.** (1) Give the user another epoch. *The user's sessions are refused at their next renewal.* (2) List, and
   end each that does not carry this epoch; again, until there is none. *Some are left, listed, and refused.*
+* **End everyone.** Give all users another epoch. *All their sessions are refused at their next renewal.* There is no
+  list of all users, so nothing is deleted.
 
 Concurrent requests meet in a version or in the epoch. A sign-in that ended before "end all" began is in its listing.
 One that is under way has a pending entry there, or reads the new epoch when it is saved, since that is the later call.
 A rotation that is under way finds that its old entry was deleted, or has left a pointer that is followed.
 
-The epoch is read with each write of a signed-in session. So it also ends what a store has lost from its listing.
+A session carries the two epochs of its sign-in: that of all users, and its user's own. Both are read with each write of
+a signed-in session, and an epoch that it does not carry ends it. So they also end what a store has lost from its
+listing. Where there is no epoch, or it has expired, there is nothing to carry.
 
 Two sign-ins at the maximum must not evict each other, and of two that are one too many at most one may stay. So there
 is an order: by the time of the sign-in, then by handle. One that finds the user at the maximum comes after all that it
@@ -53,10 +57,18 @@ from starsessions.stores.listed import as_indexing
 from starsessions.stores.memory import MemoryStore
 
 PENDING = 60
-"""Seconds that a sign-in may take from `sign_in()` to its save, before it has to be stored anew."""
+"""Seconds for which a sign-in takes one of the places of the maximum, although no answer to it may have arrived."""
+
+PENDING_FOR = 60 * 60
+"""Seconds that a sign-in may take from `sign_in()` to its save: for so long, what ends it finds its pending entry."""
+
+EPOCH_BYTES = 8
 
 EPOCH_FOR = 400 * 24 * 60 * 60
 """Seconds for which an epoch is kept: longer than browsers keep a cookie without a renewal."""
+
+EPOCH_OF_ALL_FOR = 100 * 365 * 24 * 60 * 60
+"""Seconds for which the epoch of all users is kept. Nothing else ends what it refuses, however long that may last."""
 
 MAX_HOPS = 16
 """The number of pointers that are followed. More rotations than that in one grace period are a loop or an attack."""
@@ -78,12 +90,11 @@ class Overtaken(Exception):
 class PendingSignIn:
     """The entry that a sign-in has stored, until the session is saved in its place."""
 
-    __slots__ = ("identity", "key", "until", "version")
+    __slots__ = ("identity", "key", "version")
 
-    def __init__(self, key: str, identity: Identity, until: int, version: Version) -> None:
+    def __init__(self, key: str, identity: Identity, version: Version) -> None:
         self.key: str = key
         self.identity: Identity = identity
-        self.until: int = until
         self.version: Version = version
 
     def __repr__(self) -> str:
@@ -125,15 +136,25 @@ class UserIndex:
         purpose: the kind of listing.
         entries: encodes and decodes the entries.
         policy: how long the sessions last; None: as long as their entries.
+        checks_epoch: whether each load compares the epochs, so that what they refuse opens nothing.
     """
 
     def __init__(
-        self, store: Store, binding: Binding, purpose: Purpose, entries: Entries, policy: Policy | None = None
+        self,
+        store: Store,
+        binding: Binding,
+        purpose: Purpose,
+        entries: Entries,
+        policy: Policy | None = None,
+        checks_epoch: bool = False,
     ) -> None:
+        self.checks_epoch: bool = checks_epoch
         self.store: Indexing = as_indexing(store)
         self.announcements: Announcements | None = announcements_of(store)
         self._label = binding.label(purpose)
         self._epochs = binding.label(Purpose.EPOCH)
+        self.everyone: str = key_under(binding.label(Purpose.EPOCH_OF_ALL) + self._label, "")
+        """The key of the epoch of all users, and the topic of those who have to compare it."""
         self._entries = entries
         self._policy = policy
         # Where nothing waits, nothing is gained by asking for two things at once.
@@ -189,30 +210,39 @@ class UserIndex:
             return False
         return self._policy is None or has_lived(record, self._policy, now)
 
-    # The epoch
+    # The epochs
 
-    async def epoch(self, user_id: str, now: int) -> bytes | None:
-        """Return the user's epoch; None: there is none, and all sessions of the user are valid."""
-        entry = await self.store.get(self._epoch_key(user_id), now=now)
-        return None if entry is None else entry.value
+    async def epoch(self, user_id: str, now: int) -> bytes:
+        """Return the user's epoch; empty: there is none, and all sessions of the user are valid."""
+        return await self._epoch(self._epoch_key(user_id), now)
 
-    async def is_current(self, record: Record, now: int) -> bool:
-        """Return whether the session began after the last time that all sessions of its user were ended."""
-        assert record.identity is not None
-        epoch = await self.epoch(record.identity.user_id, now)
-        return epoch is None or epoch == record.identity.epoch
+    async def epochs(self, user_id: str, now: int) -> bytes:
+        """Return what a session of the user that begins now carries."""
+        return b"".join(await self.at_once(self.epoch_of_all(now), self.epoch(user_id, now)))
+
+    async def epoch_of_all(self, now: int) -> bytes:
+        """Return the epoch of all users; empty: there is none."""
+        return await self._epoch(self.everyone, now)
+
+    async def is_current(self, identity: Identity, now: int) -> bool:
+        """Return whether the session began after the last time that all sessions of its user, or of all, were ended."""
+        return all(await self.at_once(*self.epochs_allow(identity, now)))
 
     async def is_wanted(self, record: Record, ends_at: int, now: int) -> bool:
         """Return whether nothing has ended the session: neither another epoch nor its identity provider."""
-        identity = record.identity
-        if identity is None or not identity.has_provider:
-            return await self.is_current(record, now)
-        return all(await self.at_once(self.is_current(record, now), self.links.are_open(identity, ends_at, now)))
+        return all(await self.at_once(*self.all_allow(record, ends_at, now)))
 
     async def begin_epoch(self, user_id: str, now: int) -> bytes:
         """Give the user another epoch, which refuses all earlier sessions at their next renewal. Return it."""
-        key, epoch, expires_at = self._epoch_key(user_id), urandom(8), now + EPOCH_FOR
-        entry = await self.store.get(key, now=now)
+        return await self._begin_epoch(self._epoch_key(user_id), now + EPOCH_FOR, now)
+
+    async def begin_epoch_of_all(self, now: int) -> None:
+        """Give all users another epoch, and tell the streams of all of them to compare it."""
+        await self._begin_epoch(self.everyone, now + EPOCH_OF_ALL_FOR, now)
+        await self.announce(self.everyone)
+
+    async def _begin_epoch(self, key: str, expires_at: int, now: int) -> bytes:
+        epoch, entry = urandom(EPOCH_BYTES), await self.store.get(key, now=now)
         while True:
             try:
                 if entry is None:
@@ -222,6 +252,26 @@ class UserIndex:
                 return epoch
             except Conflict as conflict:  # another "end all", which the one that comes last completes
                 entry = conflict.current
+
+    def all_allow(self, record: Record, ends_at: int, now: int) -> list[Coroutine[Any, Any, bool]]:
+        """Return questions that can be asked at once: nothing has ended the session if all answers are True."""
+        identity = record.identity
+        assert identity is not None
+        asked = self.epochs_allow(identity, now)
+        if identity.has_provider:
+            asked.append(self.links.are_open(identity, ends_at, now))
+        return asked
+
+    def epochs_allow(self, identity: Identity, now: int) -> list[Coroutine[Any, Any, bool]]:
+        """Return the two questions of `is_current`, to be asked at once with others."""
+        return [self._allows(key, identity, now) for key in (self.everyone, self._epoch_key(identity.user_id))]
+
+    async def _allows(self, key: str, identity: Identity, now: int) -> bool:
+        return await self._epoch(key, now) in identity.epoch
+
+    async def _epoch(self, key: str, now: int) -> bytes:
+        entry = await self.store.get(key, now=now)
+        return b"" if entry is None else entry.value
 
     def _epoch_key(self, user_id: str) -> str:
         return key_under(self._epochs, self.owner_name(user_id))
@@ -253,8 +303,8 @@ class UserIndex:
     async def _if_wanted(
         self, key: str, record: Record, write: Coroutine[Any, Any, Version], ends_at: int, now: int
     ) -> Version:
-        version, is_wanted = await self.at_once(write, self.is_wanted(record, ends_at, now))
-        if not is_wanted:
+        version, *answers = await self.at_once(write, *self.all_allow(record, ends_at, now))
+        if not all(answers):
             await self.end(key, version)
             raise Overtaken
         return version
@@ -266,13 +316,13 @@ class UserIndex:
             Conflict: the key is in use.
         """
         version = await self._put_pending(key, identity, None, now)
-        return PendingSignIn(key, identity, now + PENDING, version)
+        return PendingSignIn(key, identity, version)
 
     async def complete(self, pending: PendingSignIn, record: Record, expires_at: int, now: int) -> Version:
         """Store the session in the place of its pending entry.
 
         Raises:
-            Overtaken: the pending entry was ended meanwhile.
+            Overtaken: the pending entry was ended meanwhile, or has expired.
         """
         key = pending.key
         try:
@@ -283,14 +333,6 @@ class UserIndex:
                 if isinstance(read, Found) and _handle(read.record) == pending.identity.handle:
                     # It was stored by an earlier attempt, whose answer was lost.
                     pending.version = await self.replace(key, record, read.version.version, expires_at, now)
-                elif conflict.current is None and now >= pending.until:
-                    # It has expired by itself. The epoch has to be read after this write: nothing else guards it.
-                    value, owner = self._entries.value(key, record), self.owner_of(record)
-                    version = await self.store.create(key, value, expires_at=expires_at, now=now, owner=owner)
-                    if not await self.is_wanted(record, expires_at, now):
-                        await self.end(key, version)
-                        raise Overtaken from None
-                    pending.version = version
                 else:
                     raise
         except Conflict:
@@ -299,7 +341,6 @@ class UserIndex:
 
     async def take_back(self, pending: PendingSignIn, now: int) -> None:
         """Make the entry pending again, because the session has to be merged before it is stored."""
-        pending.until = now + PENDING
         with suppress(Conflict):  # it was ended, and the next attempt finds that out
             pending.version = await self._put_pending(pending.key, pending.identity, pending.version, now)
 
@@ -311,7 +352,7 @@ class UserIndex:
 
     async def _put_pending(self, key: str, identity: Identity, version: Version | None, now: int) -> Version:
         record = Record(None, now, now, identity=identity)
-        value, expires_at, owner = self._entries.value(key, record), now + PENDING, self.owner_of(record)
+        value, expires_at, owner = self._entries.value(key, record), now + PENDING_FOR, self.owner_of(record)
         if version is None:
             return await self.store.create(key, value, expires_at=expires_at, now=now, owner=owner)
         return await self.store.replace(key, value, version, expires_at=expires_at, now=now, owner=owner)
@@ -363,7 +404,7 @@ class UserIndex:
 
     async def at_once(self, *work: Coroutine[Any, Any, Any]) -> list[Any]:
         """Wait for all of these together, and return their results, in order. Raise the first error once all ended."""
-        if self._in_turn:
+        if self._in_turn or len(work) == 1:
             try:
                 return [await one for one in work]
             finally:
@@ -385,6 +426,18 @@ class UserIndex:
             if error is not None:
                 raise error
         return results
+
+
+def carries(identity: Identity, epochs: bytes) -> bool:
+    """Return whether a session carries all of these epochs, so that none of them refuses it.
+
+    >>> carries(Identity("ann", 0, "", epoch=b"of all..of ann.."), b"of ann.."), carries(Identity("ann", 0, ""), b"")
+    (True, True)
+    >>> carries(Identity("ann", 0, "", epoch=b"of all.."), b"of all..of ann..")
+    False
+    """
+    parts = (epochs[begin : begin + EPOCH_BYTES] for begin in range(0, len(epochs), EPOCH_BYTES))
+    return all(part in identity.epoch for part in parts)
 
 
 def _handle(record: Record) -> str | None:

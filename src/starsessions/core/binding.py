@@ -37,6 +37,8 @@ class Purpose(StrEnum):
     """The encrypted entry of such a sign-in."""
     EPOCH = "epoch"
     """The key of a user's epoch: see `backends/user_index.py`."""
+    EPOCH_OF_ALL = "epoch-of-all"
+    """The key of the epoch of all users."""
     STAMP = "stamp"
     """The fingerprint of the credentials that a user has signed in with."""
     PROVIDER_SESSION = "provider-session"

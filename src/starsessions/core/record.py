@@ -89,7 +89,8 @@ class Identity(Opaque, frozen=True, array_like=True):
     agent: str = ""
     address: str = ""
     epoch: bytes = b""
-    """The user's epoch at the sign-in: see `backends/user_index.py`. Empty: there was none."""
+    """The epoch of all users at the sign-in, and then that of the user: see `backends/user_index.py`. Where there was
+    none, there is nothing."""
 
     stamp: str = ""
     """The hashed fingerprint of the user's credentials at the sign-in."""
@@ -105,6 +106,11 @@ class Identity(Opaque, frozen=True, array_like=True):
 
     provider_subject: str = ""
     """The owner of the link from the provider's subject. Empty: none."""
+
+    is_confirmed: bool = True
+    """Whether a request has presented the cookie of this sign-in. One begins without that where a user may have a
+    maximum of sessions: see `lifecycle/limits.py`.
+    """
 
     @property
     def has_provider(self) -> bool:

@@ -183,7 +183,7 @@ class Rules(Struct, frozen=True):
     """The longest payload in bytes that is saved; None: any."""
     raises_on_conflict: bool
     keeps_going: bool
-    """Whether use alone can renew or rotate a session."""
+    """Whether use alone can renew, rotate or confirm a session."""
     loads: Callable[[Any], dict[str, Any]]
     dumps: Callable[[dict[str, Any]], Any]
     dumps_again: Callable[[dict[str, Any], Any, bool], tuple[Any, bool]]
@@ -406,7 +406,7 @@ class SessionState(Struct, eq=False):
             changed = True
         rotate = self.next_id is not None
         if config.keeps_going:
-            due = touch_due(record, config.policy, now)
+            due = touch_due(record, config.policy, now) or self._confirms(record.identity)
             rotate = rotate or self._is_rotation_due(found, now)
         decision = decide_live(emptied, rotate, changed, due, found.is_alias, self.identity is not None)
         if decision is LEAVE:
@@ -481,19 +481,26 @@ class SessionState(Struct, eq=False):
 
     def _renewed(self, record: Record, payload: Any, data: dict[str, Any], now: int) -> Record:
         """Return the record to store. `began_at` stays, so that `absolute_timeout` counts from the beginning."""
+        identity = record.identity
         bare = (
             self.config.sends_ids
             and (self.exposed or record.is_bare or not self.in_order)  # otherwise nothing was removed
-            and record.identity is None
+            and identity is None
             and is_bare(data)
         )
-        record = replace(record, payload=payload, renewed_at=now, is_bare=bare)
+        if identity is not None and self._confirms(identity):
+            identity = replace(identity, is_confirmed=True)
+        record = replace(record, payload=payload, renewed_at=now, is_bare=bare, identity=identity)
         if self.expiry is not None:
             record = replace(record, **self.expiry._asdict())
         if self.identity is not None:
             # A sign-in restarts the lifetime (NIST SP 800-63B-4, 5.2: reauthentication resets both limits).
             record = replace(record, began_at=now, identity=self.identity, is_bare=False)
         return record
+
+    def _confirms(self, identity: Identity | None) -> bool:
+        """Return whether this request shows that the answer to the sign-in has arrived: it has brought the cookie."""
+        return identity is not None and not identity.is_confirmed and not self.wrote
 
     def has_unsaved(self, data: dict[str, Any]) -> bool:
         """Return whether anything has changed since the session was last saved."""

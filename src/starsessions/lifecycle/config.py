@@ -25,6 +25,8 @@ class UserRules(Struct, frozen=True):
     max_sessions: int | None = None
     evicts: bool = True
     """Whether a sign-in over the limit ends the oldest session. Otherwise it raises `TooManySessions`."""
+    confirms: bool = False
+    """Whether the first request with the cookie of a sign-in confirms it: see `lifecycle/limits.py`."""
 
 
 class Config(Rules, frozen=True):
@@ -81,7 +83,7 @@ class Config(Rules, frozen=True):
             sends_ids=sends_cookies and not backend.is_client_side,
             max_size=max_size,
             raises_on_conflict=raises_on_conflict,
-            keeps_going=policy.rolling or policy.rotate_every is not None,
+            keeps_going=policy.rolling or policy.rotate_every is not None or users.confirms,
             loads=serializer.loads,
             dumps=serializer.dumps,
             dumps_again=dumper_again(serializer),

@@ -2,13 +2,22 @@
 
 All that judge at the same time have the same order (`rank`), so that they agree who is one too many: see
 `backends/user_index.py`.
+
+The answer to a sign-in may be lost on its way, and then the user has a session that no browser knows. So a sign-in is
+stored unconfirmed, and the first request with its cookie confirms it, by one write. One that was not confirmed within a
+minute *makes way*: it lives for as long as it can, but it goes before all others, and refuses no sign-in. So does one
+that an epoch refuses.
+
+What makes way is ended by its version, and only after the sign-in that needs its place was saved. If it was confirmed
+meanwhile, that is a conflict, and the sign-in is judged anew. Judges whose clocks differ may end one more than they
+need to, and never one too few: each looks after its own session was saved.
 """
 
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from starsessions.backends.user_index import AT_ONCE, PAGE, Overtaken, Owned, UserIndex
+from starsessions.backends.user_index import AT_ONCE, PAGE, PENDING, Overtaken, Owned, UserIndex, carries
 from starsessions.core.record import Identity
 from starsessions.events import Revoked
 from starsessions.exceptions import BackendUnavailable, TooManySessions
@@ -28,9 +37,23 @@ class Sessions(NamedTuple):
 
 def rank(one: Owned | Identity) -> tuple[int, str]:
     """Return where a session comes in the order of eviction: the lowest goes first."""
-    identity = one if isinstance(one, Identity) else one.identity
-    assert identity is not None
+    identity = one if isinstance(one, Identity) else _identity(one)
     return identity.signed_in_at + identity.later, identity.handle
+
+
+def makes_way(entries: list[Owned], to: Identity, now: int) -> bool:
+    """Return whether a session goes before all others: it is unconfirmed after a minute, or an epoch refuses it."""
+    return all(_is_unconfirmed(one, now) or not carries(_identity(one), to.epoch) for one in entries)
+
+
+def _is_unconfirmed(one: Owned, now: int) -> bool:
+    # By the time of its save: the handler of its sign-in may have been slow.
+    return not _identity(one).is_confirmed and one.record is not None and one.record.renewed_at + PENDING <= now
+
+
+def _identity(one: Owned) -> Identity:
+    assert one.identity is not None
+    return one.identity
 
 
 async def sessions_of(index: UserIndex, user_id: str, now: int) -> Sessions:
@@ -43,7 +66,8 @@ async def sessions_of(index: UserIndex, user_id: str, now: int) -> Sessions:
             if one.record is None or one.identity is None:
                 continue
             if one.record.payload is None:
-                sessions.pending.append(one)
+                if now < one.record.renewed_at + PENDING:  # a slower one is judged when it is saved
+                    sessions.pending.append(one)
             elif index.is_live(one.record, now):
                 sessions.saved.setdefault(one.identity.handle, []).append(one)
         if after is None:
@@ -67,7 +91,8 @@ async def admit(identity: Identity, replaced: str | None, index: UserIndex, rule
         saved, pending = await sessions_of(index, identity.user_id, now)
         if replaced is not None:
             saved.pop(replaced, None)
-        if rules.evicts or await _has_room(identity, len(saved), pending, index, rules):
+        counting = sum(not makes_way(entries, identity, now) for entries in saved.values())
+        if rules.evicts or await _has_room(identity, counting, pending, index, rules):
             break
     last = max((rank(entries[0])[0] for entries in saved.values()), default=0)
     return replace(identity, later=max(0, last + 1 - identity.signed_in_at))
@@ -96,18 +121,43 @@ async def count(identity: Identity, index: UserIndex, now: int) -> int:
         return 0
 
 
-async def too_many(identity: Identity, index: UserIndex, rules: UserRules, now: int) -> list[list[Owned]]:
-    """Return the sessions that a sign-in evicts, which has just been saved.
+async def too_many(
+    identity: Identity, index: UserIndex, rules: UserRules, now: int, state: RequestState
+) -> list[list[Owned]]:
+    """End the sessions that make way for a sign-in, which has just been saved. Return those that it evicts besides.
 
     Raises:
-        Overtaken: it is itself one too many, because others have been saved meanwhile.
+        Overtaken: it is itself one too many, because others have been saved or confirmed meanwhile.
     """
-    saved, _ = await sessions_of(index, identity.user_id, now)
-    ranked = sorted(saved.values(), key=lambda entries: rank(entries[0]))
-    losers = ranked[: max(0, len(ranked) - (rules.max_sessions or 0))]
-    if losers and (not rules.evicts or any(rank(entries[0])[1] == identity.handle for entries in losers)):
-        raise Overtaken
-    return losers
+    while True:
+        saved, _ = await sessions_of(index, identity.user_id, now)
+        ranked = sorted(saved.values(), key=lambda one: (not makes_way(one, identity, now), rank(one[0])))
+        losers = ranked[: max(0, len(ranked) - (rules.max_sessions or 0))]
+        evicted = [entries for entries in losers if not makes_way(entries, identity, now)]
+        if evicted and (not rules.evicts or any(rank(entries[0])[1] == identity.handle for entries in evicted)):
+            raise Overtaken
+        if await _end_unchanged(losers[: len(losers) - len(evicted)], identity.user_id, index, state):
+            return evicted
+
+
+async def _end_unchanged(losers: list[list[Owned]], user_id: str, index: UserIndex, state: RequestState) -> bool:
+    """End sessions that make way. Return False if one of them has changed meanwhile."""
+
+    async def end(one: Owned) -> bool:
+        try:
+            return await index.store.delete(one.key, one.version, now=0)
+        except Conflict:
+            return False
+
+    for begin in range(0, len(losers), AT_ONCE):
+        owned = [one for entries in losers[begin : begin + AT_ONCE] for one in entries]
+        results = await index.at_once(*(end(one) for one in owned))
+        ended = {one.key: rank(one)[1] for one, has_ended in zip(owned, results, strict=True) if has_ended}
+        await index.announce(*ended)
+        state.note(*(Revoked(handle, user_id) for handle in dict.fromkeys(ended.values())))
+        if len(ended) < len(owned):
+            return False
+    return True
 
 
 async def evict(losers: list[list[Owned]], user_id: str, index: UserIndex, state: RequestState) -> None:

@@ -41,7 +41,10 @@ MAX_ATTEMPTS = 1000
 
 _CONTENDED = "The session was not saved, because other requests changed it on every attempt: send the request again."
 
-_OVERTAKEN = "The sign-in was not saved: meanwhile, the user's sessions were revoked, or later sign-ins took its place."
+_OVERTAKEN = (
+    "The sign-in was not saved: meanwhile, the user's sessions were revoked, later sign-ins took its place, or an hour "
+    "has passed since sign_in(). Sign in again."
+)
 
 _FAILED = (SAVING, Phase.FAILED)
 
@@ -148,7 +151,7 @@ async def _stored(
         return await write, []
     kept, counted = await index.at_once(write, count(signed_in, index, now))
     try:
-        return kept, await too_many(signed_in, index, rules, now) if counted > rules.max_sessions else []
+        return kept, await too_many(signed_in, index, rules, now, state) if counted > rules.max_sessions else []
     except Overtaken:
         await backend.delete(kept, now)
         raise

@@ -178,6 +178,7 @@ async def register(identity: Identity, new_id: str, state: RequestState, now: in
     await abandon(state)  # a sign-in earlier in this request
     work: list[Coroutine[Any, Any, Any]] = [
         index.begin(config.backend.sign_in_key(identity, new_id), identity, now),
+        index.epoch_of_all(now),
         index.epoch(identity.user_id, now),
     ]
     if rules.max_sessions is not None:
@@ -185,10 +186,10 @@ async def register(identity: Identity, new_id: str, state: RequestState, now: in
     if identity.has_provider:
         work.append(index.links.write(identity, now + remember_for(config.policy), now))
     try:
-        state.pending, epoch, *counted = await index.at_once(*work)
+        state.pending, of_all, own, *counted = await index.at_once(*work)
     except Conflict:
         raise IdInUse from None
-    identity = replace(identity, epoch=epoch or b"")
+    identity = replace(identity, epoch=of_all + own, is_confirmed=not rules.confirms)
     if rules.max_sessions is not None and counted[0] >= rules.max_sessions:
         # A sign-in with an id in its grace period replaces nothing: the session that the id opens lives on.
         replaced = None if found is None or found.is_alias else found.record.identity

@@ -202,7 +202,9 @@ def user_rules(backend: Backend, max_sessions: int | None, on_too_many: str) -> 
                 "max_sessions_per_user needs a backend that lists each user's sessions: keep sessions in a store, or "
                 "pass revocations=<store> to the cookie backend."
             )
-    return UserRules(max_sessions, on_too_many == "evict")
+    # A place of many is not worth a write with each sign-in. So it is confirmed only if the number was chosen.
+    confirms = max_sessions not in (None, DEFAULT_MAX_SESSIONS) and backend.user_index is not None
+    return UserRules(max_sessions, on_too_many == "evict", confirms)
 
 
 def size_limit(backend: Backend, max_size: int | None) -> int | None:
