@@ -18,7 +18,7 @@ from anyio.lowlevel import checkpoint
 from starsessions.backends.adapter import adapt
 from starsessions.backends.base import SessionBackend
 from starsessions.backends.entries import Pointer
-from starsessions.backends.user_index import UserIndex
+from starsessions.backends.user_index import UserIndex, carries
 from starsessions.core.counting import Distinct, Sizes
 from starsessions.core.record import Found, Policy, Record
 from starsessions.exceptions import ImproperlyConfigured
@@ -78,6 +78,10 @@ class Stats:
 
     users: int
     """Different users of these sessions: an estimate, exact for a thousand users and to 0.1 % for millions."""
+
+    revoked: int
+    """Signed-in sessions that `revoke_everyone()` has ended, and that are still stored. They are refused when they are
+    next written, or where the backend has `check_epoch=True`, loaded."""
 
     pointers: int
     """What rotations and sign-ins leave in place of the old id, for a day at most."""
@@ -182,6 +186,7 @@ async def stats(
         signed_in=counts["signed in"],
         anonymous=counts["anonymous"],
         users=users.count(),
+        revoked=counts["revoked"],
         pointers=counts["pointer"],
         others=counts["other"],
         unreadable=counts["unreadable"],
@@ -227,12 +232,15 @@ class _Scan:
         self._index: UserIndex = index
         self._store: Scanning = store
         self._now: int = int(bound.clock())
+        self._epoch: bytes | None = None
         # In a process without the middleware, its settings are unknown. An entry expires when they said, in any case.
         self._has_settings: bool = bound.policy != Policy()
 
     async def page(self, after: str | None) -> tuple[list[_Judged], str | None]:
         """Return the entries of a page, and where the next one begins."""
         await checkpoint()  # a store that never waits must not keep others from running
+        if self._epoch is None:
+            self._epoch = await self._index.epoch_of_all(self._now)
         page = await self._store.scan(limit=PAGE, now=0, after=after)
         return [self._judged(*one) for one in page.entries], page.after
 
@@ -256,7 +264,11 @@ class _Scan:
             return "other", None
         if self._has_settings and not self._index.is_live(record, self._now):
             return "expired", None
-        return "anonymous" if record.identity is None else "signed in", record
+        if record.identity is None:
+            return "anonymous", record
+        if self._epoch and not carries(record.identity, self._epoch):
+            return "revoked", None
+        return "signed in", record
 
     def _owner_name(self, record: Record) -> str | None:
         return None if record.identity is None else self._index.owner_name(record.identity.user_id)

@@ -148,6 +148,18 @@ async def test_a_sign_in_that_is_not_saved_yet_does_not_count(clock: Clock) -> N
     assert found == [{"others": 1}]
 
 
+async def test_what_the_end_of_everyone_refuses_is_counted_apart(listing: SessionBackend, clock: Clock) -> None:
+    site = Site(backend=listing, autoload=True, clock=clock)
+    for user in ("ann", "ann", "bob"):
+        await signed_in(site, user)
+    await UserSessions(listing).revoke_everyone()
+    assert await counted(listing) == {"revoked": 3, "others": 1}
+    assert await all_live(listing) == []
+    await signed_in(site, "ann")
+    assert await counted(listing) == {"sessions": 1, "signed_in": 1, "users": 1, "revoked": 3, "others": 1}
+    assert [one.user_id for one in await all_live(listing)] == ["ann"]
+
+
 async def test_links_of_an_identity_provider_do_not_count(listing: SessionBackend, clock: Clock) -> None:
     site = Site(backend=listing, autoload=True, clock=clock)
     await site.visit(sign_in("ann", provider="https://id", provider_session="s", provider_subject="sub"), Browser())
