@@ -252,8 +252,8 @@ async def _is_theirs(
 def as_json(value: Any) -> Any:
     """Return a value as JSON can hold it: for what is exported.
 
-    Dataclasses and msgspec structs become objects, instants ISO 8601, bytes base64, sets and tuples lists. What JSON has
-    no form for becomes its `str()`.
+    Dataclasses and msgspec structs become objects, instants ISO 8601, bytes base64, sets and tuples lists. What JSON
+    has no form for becomes its `str()`.
 
     >>> as_json({"at": datetime(2026, 1, 2, tzinfo=UTC), 3: (1.5, float("inf")), "raw": b"\\xff"})
     {'at': '2026-01-02T00:00:00+00:00', '3': [1.5, 'inf'], 'raw': '/w=='}
