@@ -13,7 +13,7 @@ import pytest
 from starsessions.backends.base import Backend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from starsessions.cli import main
-from starsessions.users import UserSessions
+from starsessions.users import UserSessions, get_handle
 from tests.cli.needs import needs_cyclopts
 from tests.shell.people import sign_in
 from tests.site import Browser, Clock, Site
@@ -88,7 +88,7 @@ class Shop:
                 browser = Browser()
                 await site.visit(lambda session: session.update(cart=["tea"]), browser)
                 await site.visit(sign_in(person, method="password"), browser)
-                handles.append((await UserSessions(backend).list(person))[0].handle)
+                handles.append((await site.visit(get_handle, browser)).result)
             return handles
 
         handles: list[str] = self.run(act)

@@ -49,6 +49,7 @@ app = App(
     help_formatter=HelpFormatter(),
     group_parameters=Group("Options", sort_key=0),
     version=__version__,
+    suppress_keyboard_interrupt=False,
 )
 app.command(looking.keygen)
 app.command(looking.check, usage="starsessions check APP [OPTIONS]")
