@@ -1,6 +1,11 @@
 """Applications for the command line, as an operator would name them: tests.cli.shop:create_app()"""
 
+import asyncio
+import logging
 import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from secrets import token_urlsafe
 from typing import Any
 
@@ -34,12 +39,20 @@ class Past:
     async def erase(self, user_id: str) -> int:
         return len(self.entries.pop(user_id, []))
 
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        yield
+        closed.append(self)
+
+    async def create_table(self) -> None: ...
+
     async def purge(self, limit: int) -> int:
         removed = min(limit, self.old)
         self.old -= removed
         return removed
 
 
+closed: list[Past] = []
 past = Past()
 not_a_key = "postgresql://shop:secret@localhost/shop"
 
@@ -63,6 +76,23 @@ def create_app() -> Starlette:
 def ready_to_deploy() -> Starlette:
     stored = SQLAlchemyBackend(os.environ["SHOP_DATABASE"], encrypt_with=token_urlsafe(32))
     return application(stored, session_cookie="__Host-shop", **AAL2)
+
+
+def that_waits() -> Starlette:
+    stored = backend()
+
+    async def scan(**how: Any) -> Any:
+        sys.stdout.write("It has begun.\n")
+        sys.stdout.flush()
+        await asyncio.sleep(600)
+
+    stored.store.scan = scan  # type: ignore[method-assign]
+    return application(stored, app_name="shop")
+
+
+def noisy() -> Starlette:
+    logging.getLogger("starsessions").warning("This is in the log of the application.")
+    return create_app()
 
 
 def with_history() -> Starlette:

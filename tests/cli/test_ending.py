@@ -1,6 +1,9 @@
 """The commands that change what is stored: what they end, what they ask, and what an interruption leaves."""
 
+import asyncio
 import json
+import secrets
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +17,7 @@ from starsessions.stores.sqlalchemy.store import SQLAlchemyStore
 from starsessions.users import UserSessions
 from tests.cli.conftest import Command, Said, Shop, Terminal
 from tests.rows import rows
+from tests.servers.process import Address
 from tests.site import KEY, Clock
 
 pytestmark = pytest.mark.once
@@ -34,7 +38,7 @@ def counted(said: Said) -> Any:
 
 def test_one_session_is_ended(command: Command, shop: Shop, people: list[str]) -> None:
     said = command("end", people[0], *APP)
-    assert (said.code, said.out, said.err) == (0, "1 sessions have ended.\n", "")
+    assert (said.code, said.out, said.err) == (0, "1 session ended.\n", "")
     assert shop.users() == {"ann": 1, "bob": 1}
     assert counted(command("end", people[1], "--user", "ann", *APP, "--json")) == 1
     assert shop.users() == {"ann": 0, "bob": 1}
@@ -42,7 +46,7 @@ def test_one_session_is_ended(command: Command, shop: Shop, people: list[str]) -
 
 def test_all_sessions_of_a_user_are_ended(command: Command, shop: Shop, people: list[str]) -> None:
     said = command("end", "--user", "ann", *APP)
-    assert (said.code, said.out, said.err) == (0, "2 sessions have ended.\n", "")
+    assert (said.code, said.out, said.err) == (0, "2 sessions ended.\n", "")
     assert shop.users() == {"ann": 0, "bob": 1}
     assert counted(command("end", "--user", "ann", *APP, "--json")) == 0
 
@@ -76,7 +80,7 @@ def test_a_dry_run_says_what_would_end(
 
 
 def test_a_dry_run_finds_a_session_by_its_handle(command: Command, shop: Shop, people: list[str]) -> None:
-    assert command("end", people[2], *APP, "--dry-run").out == "1 sessions would end.\n"
+    assert command("end", people[2], *APP, "--dry-run").out == "1 session would end.\n"
     assert shop.users() == {"ann": 2, "bob": 1}
 
 
@@ -113,13 +117,11 @@ def test_a_user_with_more_sessions_than_a_page_has_is_counted(
 def test_an_erased_user_has_nothing_left(command: Command, shop: Shop, people: list[str]) -> None:
     app = ("--app", "tests.cli.shop:with_history()")
     would = command("erase", "ann", *app, "--dry-run")
-    assert would.out == "2 sessions would be ended.\n0 other entries and 2 of the history would be removed.\n"
+    assert would.out == "Would end 2 sessions.\nWould remove 0 other entries, and 2 of the history.\n"
     assert shop.users() == {"ann": 2, "bob": 1}
     said = command("erase", "ann", *app)
     assert (said.code, said.err) == (0, "")
-    assert (
-        said.out == "2 sessions were ended.\n2 other entries and 2 of the history were removed.\n"
-    )  # the data of before
+    assert said.out == "Ended 2 sessions.\nRemoved 2 other entries, and 2 of the history.\n"  # the data of before
     assert shop.users() == {"ann": 0, "bob": 1}
     again = json.loads(command("erase", "ann", *APP, "--json").out)
     assert again == {
@@ -138,7 +140,7 @@ def test_an_erasure_says_what_it_could_not_read(command: Command, shop: Shop, mo
 
     shop.sign_in("ann", make=lambda stored: StoreBackend(stored.store, encrypt_with=KEY[::-1]))
     said = command("erase", "bob", *APP)
-    assert "entries cannot be read with these keys, and were kept." in said.out
+    assert "that cannot be read with these keys." in said.out
 
 
 # Cleaning up
@@ -166,10 +168,10 @@ def test_what_has_expired_is_removed(command: Command, shop: Shop, where: tuple[
     live = rows_of(shop) // 4
     said = command("sweep", option, value or shop.url, "--dry-run")
     assert rows_of(shop) > live
-    count = int(said.out.split()[0])
-    assert (said.out, count >= 3) == (f"{count} expired entries would be removed.\n", True)
+    count = int(said.out.split()[2])
+    assert (said.out, count >= 3) == (f"Would remove {count} expired entries.\n", True)
     said = command("sweep", option, value or shop.url, "--batch", "2", "--pause", "0")
-    assert (said.code, said.out, said.err) == (0, f"{count} expired entries were removed.\n", "")
+    assert (said.code, said.out, said.err) == (0, f"Removed {count} expired entries.\n", "")
     again = json.loads(command("sweep", option, value or shop.url, "--json").out)
     assert again == {"dry_run": False, "removed": 0, "history": 0}
     assert shop.users()["ann"] >= 1
@@ -179,7 +181,7 @@ def test_the_history_is_cleaned_up_as_well(command: Command, shop: Shop) -> None
     app = ("--app", "tests.cli.shop:with_history()")
     assert json.loads(command("sweep", *app, "--dry-run", "--json").out)["history"] == 0
     said = command("sweep", *app, "--batch", "2", "--pause", "0")
-    assert said.out == "0 expired entries were removed.\n3 entries of the history were removed.\n"
+    assert said.out == "Removed 0 expired entries.\nRemoved 3 entries of the history.\n"
 
 
 def test_a_large_store_is_counted_page_by_page(command: Command, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +211,26 @@ def test_tables_are_created_unless_they_exist(command: Command, empty_shop: Shop
         assert (said.code, said.out, said.err) == (0, "The table is there.\n", "")
     assert command("list", "ann", *APP).code == 0
     assert json.loads(command("create-table", "--store", empty_shop.url, "--json").out) == {"tables": 1}
+
+
+def test_the_table_of_the_history_is_created_as_well_and_its_connections_are_closed(
+    command: Command, empty_shop: Shop
+) -> None:
+    from tests.cli import shop
+
+    shop.closed.clear()
+    assert command("create-table", "--app", "tests.cli.shop:with_history()").out == "2 tables are there.\n"
+    assert len(shop.closed) == 1
+
+
+def test_redis_has_no_table_and_needs_no_sweep(command: Command, redis_server: Address) -> None:
+    where = ("--store", f"{redis_server.url}?prefix={secrets.token_hex(8)}:")
+    said = command("create-table", *where)
+    assert (said.code, said.out) == (2, "")
+    assert "there is no table to create" in said.err
+    for how in ([], ["--dry-run"]):
+        assert json.loads(command("sweep", *where, *how, "--json").out)["removed"] == 0
+    assert command("stats", *where).out.split()[0] == "0"
 
 
 # What is asked, on a terminal only
@@ -339,19 +361,18 @@ INTERRUPTED = {
 def test_an_interruption_says_what_it_leaves(
     command: Command, shop: Shop, people: list[str], words: tuple[str, ...], state: str
 ) -> None:
-    import signal
-
     async def interrupted(self: Any, *args: Any, **how: Any) -> Any:
         signal.raise_signal(signal.SIGINT)
-        import asyncio
-
         await asyncio.sleep(60)
 
+    # Who was started in the background may ignore the signal, and Python would, too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         for verb in ("scan", "sweep"):
             patch.setattr(SQLAlchemyStore, verb, interrupted)
         patch.setattr(UserSessions, "revoke_all", interrupted)
         said = command(*words, *APP)
+    signal.signal(signal.SIGINT, before)
     assert (said.code, said.out) == (130, "")
     assert said.err == (f"Interrupted: {said.err[13:]}" if state else "")
     assert state in said.err

@@ -1,6 +1,8 @@
 """The commands that change nothing, and where they find the sessions."""
 
 import json
+import secrets
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -64,7 +66,7 @@ def test_a_session_is_shown_without_its_user_and_its_data(command: Command, shop
         assert (said.code, said.err) == (0, "")
         assert [line.split()[0] for line in said.out.splitlines()][:2] == ["handle", "state"]
         assert "live" in said.out
-        assert "1 values, hidden" in said.out
+        assert "1 value, hidden" in said.out
         assert "ann" not in said.out
         assert "tea" not in said.out
     found = json.loads(command("show", handle, *APP, "--json").out)["session"]
@@ -232,6 +234,21 @@ def test_what_users_have_chosen_cannot_control_the_terminal(command: Command, sh
     said = command("show", handle, *APP, "--show-values", "--user", evil)
     assert "�[2Jann��" in said.out
     assert "\x1b" not in command("export", evil, *APP).out
+
+
+def test_what_the_library_logs_is_not_on_the_screen(command: Command, shop: Shop) -> None:
+    assert command("stats", "--app", "tests.cli.shop:noisy()").err == ""
+
+
+def test_an_application_is_found_in_the_folder_where_one_is(
+    command: Command, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"shop_{secrets.token_hex(4)}"
+    (tmp_path / f"{name}.py").write_text("from tests.cli.shop import create_app\n\napp = create_app()\n")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert command("stats", "--app", f"{name}:app").code == 0
+    assert sys.path.count(str(tmp_path)) == 1
 
 
 # The checks

@@ -4,15 +4,15 @@ from asyncio import CancelledError, sleep
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from time import time
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from starsessions import inventory
+from starsessions.backends.base import wall_clock
 from starsessions.cli.looking import owner_of
 from starsessions.cli.options import Change, Flag, Result, Where
-from starsessions.cli.screen import agrees, progress, say, show
+from starsessions.cli.screen import agrees, many, progress, say, show
 from starsessions.cli.target import Target, Unusable, opened, opened_stores
 from starsessions.personal import erase_user, export_user
 from starsessions.stores.base import Scanning, Store, Sweeping
@@ -77,7 +77,7 @@ async def _end_one(target: Target, handle: str, user: str | None, change: Change
 async def _end_all_of(target: Target, user: str, change: Change) -> int:
     count = len(await _live(target, user))
     if not change.dry_run:
-        if not agrees(f"End {count} sessions of this user?", change.yes):
+        if not agrees(f"End {_sessions(count)} of this user?", change.yes):
             return _ended(target, 0, change, [_REFUSED], 1)
         with _if_interrupted("what has ended stays ended, and the rest is refused. Run it again to end them at once."):
             count = await UserSessions(target.backend).revoke_all(user, timeout=_DAY)
@@ -108,7 +108,15 @@ async def _live(target: Target, user: str) -> list[str]:
 
 
 def _said(count: int, change: Change) -> str:
-    return f"{count} sessions {'would end' if change.dry_run else 'have ended'}."
+    return f"{_sessions(count)} {'would end' if change.dry_run else 'ended'}."
+
+
+def _sessions(count: int) -> str:
+    return many(count, "session", "sessions")
+
+
+def _entries(count: int) -> str:
+    return many(count, "entry", "entries")
 
 
 def _ended(target: Target, count: int | None, change: Change, lines: Sequence[str], code: int) -> int:
@@ -145,12 +153,14 @@ async def sweep(
                 if change.dry_run:
                     removed += await _dead(store, on_page)
                 elif isinstance(store, Sweeping):
-                    removed += await _swept(partial(store.sweep, now=int(time())), batch, pause, on_page)
+                    removed += await _swept(partial(store.sweep, now=int(wall_clock())), batch, pause, on_page)
             for history in histories:
                 if not change.dry_run:
                     past += await _swept(history.purge, batch, pause, on_page)
-    verb = "would be removed" if change.dry_run else "were removed"
-    lines = [f"{removed:,} expired entries {verb}."] + [f"{past:,} entries of the history {verb}."] * bool(past)
+    verb = "Would remove" if change.dry_run else "Removed"
+    lines = [f"{verb} {many(removed, 'expired entry', 'expired entries')}."]
+    if past:
+        lines.append(f"{verb} {_entries(past)} of the history.")
     show({"dry_run": change.dry_run, "removed": removed, "history": past}, lines, change.json)
 
 
@@ -174,7 +184,7 @@ async def _dead(store: Store, on_page: Callable[[int], object]) -> int:
     """Count the expired entries of a store that does not remove them itself."""
     if not (isinstance(store, Sweeping) and isinstance(store, Scanning)):
         return 0
-    now, after, dead, seen = int(time()), None, 0, 0
+    now, after, dead, seen = int(wall_clock()), None, 0, 0
     while True:
         page = await store.scan(limit=1000, now=0, after=after)
         dead += sum(entry.expires_at <= now for _, entry, _ in page.entries)
@@ -206,19 +216,19 @@ async def erase(user: str, /, *, where: Where = _WHERE, change: Change = _CHANGE
             "unreadable": 0,
         }
         if not change.dry_run:
-            if not agrees(f"End {shown['sessions']} sessions, and erase all that names this user?", change.yes):
+            if not agrees(f"End {_sessions(shown['sessions'])}, and erase all that names this user?", change.yes):
                 say(_REFUSED)
                 return 1
             with progress("Looking at the entries") as on_page, _if_interrupted("run it again to erase the rest."):
                 erased = await erase_user(target.backend, user, history=target.history, on_page=on_page)
             shown = {name: getattr(erased, name) for name in shown}
-    verb = "would be" if change.dry_run else "were"
+    end, remove = ("Would end", "Would remove") if change.dry_run else ("Ended", "Removed")
     lines = [
-        f"{shown['sessions']} sessions {verb} ended.",
-        f"{shown['entries']} other entries and {shown['history']} of the history {verb} removed.",
+        f"{end} {_sessions(shown['sessions'])}.",
+        f"{remove} {many(shown['entries'], 'other entry', 'other entries')}, and {shown['history']} of the history.",
     ]
     if shown["unreadable"]:
-        lines.append(f"{shown['unreadable']} entries cannot be read with these keys, and were kept.")
+        lines.append(f"Kept {_entries(shown['unreadable'])} that cannot be read with these keys.")
     show({**target.names, "dry_run": change.dry_run, **shown}, lines, change.json)
     return 0
 

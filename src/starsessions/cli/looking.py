@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from starsessions import check as checks
 from starsessions import inventory, personal, timeouts
 from starsessions.cli.options import Flag, Result, Where
-from starsessions.cli.screen import coloured, moment, printable, progress, show, table
+from starsessions.cli.screen import coloured, many, moment, printable, progress, show, table
 from starsessions.cli.target import Target, Unusable, loaded, opened
 from starsessions.personal import StoredSession
 from starsessions.users import UserSessions
@@ -234,7 +234,11 @@ async def _find(target: Target, user: str, handle: str) -> StoredSession | None:
 
 def _lines_of_session(found: StoredSession, shown: dict[str, Any]) -> list[str]:
     hidden = "hidden: --show-values shows it"
-    data = "in the cookie, which only the browser has" if found.data is None else f"{len(found.data)} values, {hidden}"
+    data = (
+        "in the cookie, which only the browser has"
+        if found.data is None
+        else f"{many(len(found.data), 'value', 'values')}, {hidden}"
+    )
     facts = [
         ("handle", found.handle),
         ("state", "live" if found.is_live else "expired, or not saved yet"),

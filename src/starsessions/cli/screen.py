@@ -39,6 +39,15 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cleaned]
 
 
+def many(count: int, one: str, more: str) -> str:
+    """Return a number with its noun.
+
+    >>> many(1, "entry", "entries"), many(2000, "entry", "entries")
+    ('1 entry', '2,000 entries')
+    """
+    return f"{count:,} {one if count == 1 else more}"
+
+
 def moment(instant: datetime) -> str:
     """Return an instant as a person reads it."""
     return f"{instant:%Y-%m-%d %H:%M} UTC"

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
@@ -47,10 +47,7 @@ async def opened(where: Where) -> AsyncIterator[Target]:
     """Find the sessions that are meant, and close what was opened to reach them."""
     target = _by_url(where) if where.app is None else _in_application(where.app, where)
     _check_stores(target.backend.stores)
-    async with AsyncExitStack() as stack:
-        _close_with(stack, target.backend.stores)
-        if hasattr(target.history, "lifespan"):
-            await stack.enter_async_context(target.history.lifespan())
+    async with _closing([*target.backend.stores, target.history]):
         yield target
 
 
@@ -61,8 +58,7 @@ async def opened_stores(where: Where) -> AsyncIterator[tuple[Sequence[Store], Se
     stores = list({id(store): store for one in targets for store in one.backend.stores}.values())
     _check_stores(stores)
     histories = list({id(one.history): one.history for one in targets if one.history is not None}.values())
-    async with AsyncExitStack() as stack:
-        _close_with(stack, [*stores, *histories])
+    async with _closing([*stores, *histories]):
         yield stores, histories
 
 
@@ -154,8 +150,18 @@ def _check_stores(stores: Sequence[Store]) -> None:
         )
 
 
-def _close_with(stack: AsyncExitStack, closed: Sequence[Any]) -> None:
-    for one in closed:
-        close: Callable[[], Any] | None = getattr(one, "aclose", None)
-        if close is not None:
-            stack.push_async_callback(close)
+@asynccontextmanager
+async def _closing(used: Sequence[Any]) -> AsyncIterator[None]:
+    async with AsyncExitStack() as stack:
+        for one in used:
+            if hasattr(one, "aclose"):
+                stack.push_async_callback(one.aclose)
+            elif hasattr(one, "lifespan"):
+                stack.push_async_callback(_end_lifespan, one)
+        yield
+
+
+async def _end_lifespan(history: Any) -> None:
+    """Close the connections of a history, which does so at the end of its lifespan."""
+    async with history.lifespan():
+        pass
