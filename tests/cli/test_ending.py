@@ -89,7 +89,7 @@ def test_a_session_to_end_that_is_missing_is_exit_code_1(
     command: Command, shop: Shop, people: list[str], how: list[str]
 ) -> None:
     said = command("end", "no-such-handle", *how, *APP)
-    assert (said.code, said.out) == (1, "There is no live session with this handle.\n")
+    assert (said.code, said.out) == (1, "No live session has this handle.\n")
 
 
 @rows("words", [[], ["--everyone", "--user", "ann"], ["a-handle", "--everyone"]])

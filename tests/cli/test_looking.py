@@ -86,7 +86,7 @@ def test_a_session_that_is_missing_is_exit_code_1(command: Command, shop: Shop) 
     shop.sign_in("ann")
     for how in ([], ["--user", "ann"]):
         said = command("show", "no-such-handle", *APP, *how)
-        assert (said.code, said.out) == (1, "There is no session with this handle.\n")
+        assert (said.code, said.out) == (1, "No session has this handle.\n")
     assert json.loads(command("show", "no-such-handle", *APP, "--json").out)["session"] is None
 
 
@@ -120,7 +120,7 @@ def test_sessions_are_counted(command: Command, shop: Shop) -> None:
 
 
 def test_by_a_url_a_session_is_live_until_its_entry_expires(command: Command, shop: Shop) -> None:
-    # In a process without the middleware, nobody knows its max_age.
+    # In a process without the middleware, its max_age is unknown.
     clock = Clock()
     clock.now -= 100 * 24 * 3600
     month = 30 * 24 * 3600

@@ -1,4 +1,7 @@
-"""The page about the command line shows what the commands print: each is run, on the application of the page."""
+"""The page about the command line shows what the commands print: each is run, on the application of the page.
+
+With STARSESSIONS_RECORD=1, it is written anew with what they print now.
+"""
 
 import itertools
 import os
@@ -7,6 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +65,7 @@ def shop_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     numbers = itertools.count()
     monkeypatch.setattr(time, "time", lambda: time_of_day[0])
     monkeypatch.setattr(user_index, "urandom", lambda size: next(numbers).to_bytes(size))
-    monkeypatch.setattr(looking, "token_urlsafe", lambda size: to_base64url(bytes(size)))
+    monkeypatch.setattr(looking, "token_urlsafe", lambda size: to_base64url(sha256(b"key").digest()))
     monkeypatch.setattr(SQLAlchemyStore, "time", server_time)
     monkeypatch.setenv("STARSESSIONS_APP", "")
     yield Shop("sqlite+aiosqlite:///shop.db")

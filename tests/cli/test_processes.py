@@ -31,7 +31,7 @@ def test_a_process_prints_its_result_and_ends_with_its_exit_code(shop: Shop) -> 
     assert (done.returncode, done.stderr) == (0, "")
     assert [one["handle"] for one in json.loads(done.stdout)["sessions"]] == [handle]
     done = ran("show", "no-such-handle", "--store", shop.url, "--app-name", "shop")
-    assert (done.returncode, done.stdout, done.stderr) == (1, "There is no session with this handle.\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "No session has this handle.\n", "")
 
 
 def test_a_dead_server_is_one_sentence_of_a_process() -> None:

@@ -70,7 +70,7 @@ async def _end_one(target: Target, handle: str, user: str | None, change: Change
             return _ended(target, 0, change, [_REFUSED], 1)
         assert whose is not None
         count = int(await UserSessions(target.backend).revoke(whose, handle))
-    said = "There is no live session with this handle." if not count else _said(count, change)
+    said = "No live session has this handle." if not count else _said(count, change)
     return _ended(target, count, change, [said], int(not count))
 
 

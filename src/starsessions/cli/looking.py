@@ -205,7 +205,7 @@ async def show_session(
         whose = await owner_of(target, handle) if user is None else user
         found = None if whose is None else await _find(target, whose, handle)
     if found is None:
-        show({**target.names, "session": None}, ["There is no session with this handle."], result.json)
+        show({**target.names, "session": None}, ["No session has this handle."], result.json)
         return 1
     shown = {**personal.as_json(found), "user_id": whose if show_values else None, "values": len(found.data or ())}
     if not show_values:
