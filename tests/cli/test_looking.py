@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from starsessions import CookieBackend
+from starsessions.backends import user_index
 from tests.cli.conftest import Command, Shop
 from tests.rows import rows
 from tests.site import KEY, Clock
@@ -80,6 +81,19 @@ def test_the_user_and_the_data_of_a_session_are_shown_if_asked_for(command: Comm
     assert "ann" in said.out
     found = json.loads(command("show", handle, *APP, "--show-values", "--json").out)["session"]
     assert (found["user_id"], found["data"]) == ("ann", {"cart": ["tea"]})
+
+
+def test_a_handle_or_a_user_may_begin_with_a_hyphen(
+    command: Command, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user_index, "urandom", lambda size: b"\xf8" * size)
+    [handle] = shop.sign_in("-ann")
+    assert handle.startswith("-")
+    assert handle in command("list", "-ann", *APP).out
+    assert handle in command("show", *APP, "--user", "-ann", handle).out
+    assert len(json.loads(command("export", *APP, "-ann").out)["sessions"]) == 1
+    assert command("end", handle, *APP, "--dry-run").out == "1 session would end.\n"
+    assert command("erase", "-ann", *APP).out.startswith("Ended 1 session.")
 
 
 def test_a_session_that_is_missing_is_exit_code_1(command: Command, shop: Shop) -> None:

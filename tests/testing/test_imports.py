@@ -23,7 +23,18 @@ def said_by(code: str) -> str:
             "starsessions",
             [
                 f"starsessions.{name}"
-                for name in ("csrf", "flash", "health", "inventory", "scope", "typed", "users", "watch")
+                for name in (
+                    "cli",
+                    "csrf",
+                    "flash",
+                    "health",
+                    "inventory",
+                    "personal",
+                    "scope",
+                    "typed",
+                    "users",
+                    "watch",
+                )
             ],
         ),
         ("starsessions", ["starsessions.backends.redis", "starsessions.backends.sqlalchemy", "starsessions.fastapi"]),
@@ -32,6 +43,7 @@ def said_by(code: str) -> str:
             ["cryptography", "pydantic", "redis", "sqlalchemy", "starsessions.stores.redis"],
         ),
         ("starsessions.users", ["starsessions.oidc", "httpx2", "joserfc"]),
+        ("starsessions.cli", ["cyclopts", "rich", "starsessions.check", "starsessions.users"]),
         ("starsessions", ["starsessions.stores.sweeper", "starsessions.core.models"]),
         (
             "starsessions.testing.conformance.store_rules, starsessions.testing.conformance.backend_rules",

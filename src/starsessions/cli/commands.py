@@ -41,7 +41,7 @@ Exit codes:
   3    the store does not answer
   130  interrupted with Ctrl-C"""
 
-app = App(
+app: App = App(
     name="starsessions",
     help=_HELP,
     help_epilogue=_EPILOGUE,

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from starsessions import inventory
 from starsessions.backends.base import wall_clock
 from starsessions.cli.looking import owner_of
-from starsessions.cli.options import Change, Flag, Result, Where
+from starsessions.cli.options import Change, Flag, Named, Result, Where
 from starsessions.cli.screen import agrees, many, progress, say, show
 from starsessions.cli.target import Target, Unusable, opened, opened_stores
 from starsessions.personal import erase_user, export_user
@@ -27,10 +27,10 @@ _REFUSED = "Nothing was changed."
 
 
 async def end(
-    handle: str | None = None,
+    handle: Annotated[str | None, Named] = None,
     /,
     *,
-    user: Annotated[str | None, Parameter(metavar="USER")] = None,
+    user: Annotated[str | None, Parameter(metavar="USER", allow_leading_hyphen=True)] = None,
     everyone: Annotated[bool, Flag] = False,
     where: Where = _WHERE,
     change: Change = _CHANGE,
@@ -195,7 +195,7 @@ async def _dead(store: Store, on_page: Callable[[int], object]) -> int:
             return dead
 
 
-async def erase(user: str, /, *, where: Where = _WHERE, change: Change = _CHANGE) -> int:
+async def erase(user: Annotated[str, Named], /, *, where: Where = _WHERE, change: Change = _CHANGE) -> int:
     """End the sessions of a user, and remove all that names the user.
 
     It answers a request of erasure. Links of identity providers, what has expired, and the history of sign-ins are

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from starsessions import check as checks
 from starsessions import inventory, personal, timeouts
-from starsessions.cli.options import Flag, Result, Where
+from starsessions.cli.options import Flag, Named, Result, Where
 from starsessions.cli.screen import coloured, many, moment, printable, progress, show, table
 from starsessions.cli.target import Target, Unusable, loaded, opened
 from starsessions.personal import StoredSession
@@ -143,7 +143,7 @@ async def stats(*, where: Where = _WHERE, result: Result = _RESULT) -> None:
 
 
 async def list_sessions(
-    user: str,
+    user: Annotated[str, Named],
     /,
     *,
     limit: int = 100,
@@ -156,7 +156,7 @@ async def list_sessions(
     Parameters
     ----------
     user
-        The user's id. If it begins with a hyphen, write -- before it, after all options.
+        The user's id.
     limit
         The most sessions to show.
     after
@@ -182,10 +182,10 @@ _LISTED = ("handle", "began_at", "signed_in_at", "last_used_at", "method", "agen
 
 
 async def show_session(
-    handle: str,
+    handle: Annotated[str, Named],
     /,
     *,
-    user: Annotated[str | None, Parameter(metavar="USER")] = None,
+    user: Annotated[str | None, Parameter(metavar="USER", allow_leading_hyphen=True)] = None,
     show_values: Annotated[bool, Flag] = False,
     where: Where = _WHERE,
     result: Result = _RESULT,
@@ -255,7 +255,7 @@ def _lines_of_session(found: StoredSession, shown: dict[str, Any]) -> list[str]:
     return table(facts)
 
 
-async def export(user: str, /, *, where: Where = _WHERE, result: Result = _RESULT) -> None:
+async def export(user: Annotated[str, Named], /, *, where: Where = _WHERE, result: Result = _RESULT) -> None:
     """Print all that is stored of a user, always as JSON.
 
     It answers a request of access to personal data. Sessions that have expired and were not removed yet are included,

@@ -9,8 +9,12 @@ from cyclopts import Group, Parameter
 WHERE = Group("Where the sessions are", sort_key=1)
 RESULT = Group("Result", sort_key=2)
 
-Flag = Parameter(negative="", show_default=False)
+Flag: Parameter = Parameter(negative="", show_default=False)
 """An option without a value, and without a --no-…"""
+
+
+Named: Parameter = Parameter(allow_leading_hyphen=True)
+"""A handle or an id of a user, which may begin with a hyphen."""
 
 
 @Parameter(name="*", group=WHERE)
