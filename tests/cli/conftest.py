@@ -3,6 +3,7 @@
 import asyncio
 import io
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from starsessions.backends.base import Backend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from starsessions.cli import main
+from starsessions.stores.sqlalchemy.store import SQLAlchemyStore
 from starsessions.users import UserSessions, get_handle
 from tests.cli.needs import needs_cyclopts
 from tests.shell.people import sign_in
@@ -105,8 +107,15 @@ class Shop:
         return counted
 
 
+async def _time_of_server(store: SQLAlchemyStore) -> float:
+    return time.time()
+
+
 @pytest.fixture
 def empty_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    now = time.time()  # and so it stays: what lives for seconds must not expire on a slow machine
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(SQLAlchemyStore, "time", _time_of_server)
     url = f"sqlite+aiosqlite:///{tmp_path / 'shop.db'}"
     monkeypatch.setenv("SHOP_DATABASE", url)
     return Shop(url)

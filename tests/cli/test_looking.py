@@ -172,6 +172,13 @@ def test_the_application_and_the_store_can_be_in_the_environment(
     monkeypatch.delenv("STARSESSIONS_STORE")
     assert json.loads(command("stats", "--json").out)["sessions"] == 1
     assert "S203" in command("check").out
+    # An option comes before a variable.
+    monkeypatch.setenv("STARSESSIONS_APP", "tests.cli.shop:in_memory()")
+    assert json.loads(command("stats", "--store", shop.url, "--json").out)["sessions"] == 1
+    monkeypatch.setenv("STARSESSIONS_STORE", shop.url)
+    assert "The application has no such" in command("stats").err
+    assert "The application has no such" in command("stats", "--store", shop.url).err
+    assert json.loads(command("stats", *APP, "--json").out)["sessions"] == 1
 
 
 def test_one_of_several_middlewares_is_chosen_by_its_names(command: Command, shop: Shop) -> None:

@@ -2,11 +2,11 @@
 
 import importlib
 import json
+import os
 import runpy
 import signal
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
@@ -20,9 +20,16 @@ pytestmark = pytest.mark.once
 STARSESSIONS = (sys.executable, "-m", "starsessions")
 
 
-def ran(*words: str, **how: Any) -> subprocess.CompletedProcess[str]:
+def environment() -> dict[str, str]:
+    """That of the tests, without what a developer has set for the command."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("STARSESSIONS_")}
+
+
+def ran(*words: str) -> subprocess.CompletedProcess[str]:
     needs_cyclopts()
-    return subprocess.run([*STARSESSIONS, *words], capture_output=True, text=True, cwd=ROOT, check=False, **how)
+    return subprocess.run(
+        [*STARSESSIONS, *words], capture_output=True, text=True, cwd=ROOT, env=environment(), check=False
+    )
 
 
 def test_a_process_prints_its_result_and_ends_with_its_exit_code(shop: Shop) -> None:
@@ -48,7 +55,13 @@ def test_an_interrupted_process_says_what_it_leaves_and_ends_with_130(shop: Shop
     )
     command = [sys.executable, "-c", code, "erase", "ann", "--app", "tests.cli.shop:that_waits()"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, cwd=ROOT
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "It has begun.\n"

@@ -173,6 +173,22 @@ async def test_what_the_store_has_lost_from_its_listing_is_erased(clock: Clock) 
     assert await user_of(site, ann) is None
 
 
+async def test_who_signs_in_during_the_erasure_is_signed_out_again(clock: Clock) -> None:
+    backend = StoreBackend(MemoryStore(), clock=clock)
+    site = Site(backend=backend, autoload=True, clock=clock)
+    scan = backend.store.scan  # type: ignore[attr-defined]
+
+    async def with_visitors(**how: Any) -> Any:
+        page = await scan(**how)
+        await signed_in(site, ANN)
+        return page
+
+    backend.store.scan = with_visitors  # type: ignore[attr-defined]
+    assert (await erase_user(backend, ANN)).sessions == 1
+    backend.store.scan = scan  # type: ignore[attr-defined]
+    assert await held(backend) == b""
+
+
 async def test_the_data_of_before_a_sign_in_is_erased_with_the_session(clock: Clock) -> None:
     backend = StoreBackend(MemoryStore(), clock=clock)
     site = Site(backend=backend, autoload=True, clock=clock)

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from starsessions import check as checks
 from starsessions import inventory, personal, timeouts
-from starsessions.cli.options import Flag, Named, Result, Where
+from starsessions.cli.options import APP, Flag, Named, Result, Where
 from starsessions.cli.screen import coloured, many, moment, printable, progress, show, table
 from starsessions.cli.target import Target, Unusable, loaded, opened
 from starsessions.personal import StoredSession
@@ -49,7 +49,7 @@ def keygen(*, result: Result = _RESULT) -> None:
 
 
 async def check(
-    app: Annotated[str | None, Parameter(env_var="STARSESSIONS_APP")] = None,
+    app: Annotated[str | None, Parameter(env_var=APP)] = None,
     /,
     *,
     silence: Annotated[Sequence[str], Parameter(negative="", show_default=False, metavar="NUMBER")] = (),

@@ -9,6 +9,8 @@ from cyclopts import Group, Parameter
 WHERE = Group("Where the sessions are", sort_key=1)
 RESULT = Group("Result", sort_key=2)
 
+APP, STORE = "STARSESSIONS_APP", "STARSESSIONS_STORE"
+
 Flag: Parameter = Parameter(negative="", show_default=False)
 """An option without a value, and without a --no-…"""
 
@@ -22,10 +24,10 @@ Named: Parameter = Parameter(allow_leading_hyphen=True)
 class Where:
     """Where the sessions are."""
 
-    app: Annotated[str | None, Parameter(env_var="STARSESSIONS_APP", metavar="MODULE:APP")] = None
+    app: Annotated[str | None, Parameter(env_var=APP, metavar="MODULE:APP")] = None
     """The application that has the SessionMiddleware: module:app, or module:create_app()."""
 
-    store: Annotated[str | None, Parameter(env_var="STARSESSIONS_STORE", metavar="URL")] = None
+    store: Annotated[str | None, Parameter(env_var=STORE, metavar="URL")] = None
     """Without an application: the URL of the store, such as redis://localhost or postgresql://…. A URL with a password
     belongs into the environment variable."""
 

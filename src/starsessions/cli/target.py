@@ -14,7 +14,7 @@ from starsessions.backends.cookie import CookieBackend
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.urls import backend_from_url
 from starsessions.check.application import Application
-from starsessions.cli.options import Where
+from starsessions.cli.options import APP, STORE, Where
 from starsessions.core.record import NEVER, Policy
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.middleware import SessionMiddleware
@@ -45,7 +45,8 @@ class Target(NamedTuple):
 @asynccontextmanager
 async def opened(where: Where) -> AsyncIterator[Target]:
     """Find the sessions that are meant, and close what was opened to reach them."""
-    target = _by_url(where) if where.app is None else _in_application(where.app, where)
+    app = _app_of(where)
+    target = _by_url(where) if app is None else _in_application(app, where)
     _check_stores(target.backend.stores)
     async with _closing([*target.backend.stores, target.history]):
         yield target
@@ -54,7 +55,8 @@ async def opened(where: Where) -> AsyncIterator[Target]:
 @asynccontextmanager
 async def opened_stores(where: Where) -> AsyncIterator[tuple[Sequence[Store], Sequence[Any]]]:
     """Find all stores and histories of an application, or the one of a URL, and close them."""
-    targets = [_by_url(where)] if where.app is None else [_target(one, where) for one in _middlewares(where.app)]
+    app = _app_of(where)
+    targets = [_by_url(where)] if app is None else [_target(one, where) for one in _middlewares(app)]
     stores = list({id(store): store for one in targets for store in one.backend.stores}.values())
     _check_stores(stores)
     histories = list({id(one.history): one.history for one in targets if one.history is not None}.values())
@@ -80,6 +82,13 @@ def loaded(target: str, what: str) -> Any:
         why = str(error) if isinstance(error, ImproperlyConfigured | ImportError | AttributeError) else ""
         said = type(error).__name__ + (f": {why}" if why else "")
         raise Unusable(f"{what} {target} could not be loaded: {said.rstrip('.')}.") from error
+
+
+def _app_of(where: Where) -> str | None:
+    """Return the application that is meant; None: the store. What was typed comes before a variable."""
+    app_is_typed = where.app != os.environ.get(APP)
+    store_is_typed = where.store is not None and where.store != os.environ.get(STORE)
+    return None if store_is_typed and not app_is_typed else where.app
 
 
 def _by_url(where: Where) -> Target:
