@@ -30,7 +30,8 @@ class Past:
         self.entries = {"ann": [{"what": "signed in"}, {"what": "signed out"}]}
         self.old = 3
 
-    def record(self, event: Event) -> None: ...
+    def record(self, event: Event) -> None:
+        recorded.append(event)
 
     async def export(self, user_id: str) -> Any:
         for entry in self.entries.get(user_id, []):
@@ -53,6 +54,7 @@ class Past:
 
 
 closed: list[Past] = []
+recorded: list[Event] = []
 past = Past()
 not_a_key = "postgresql://shop:secret@localhost/shop"
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
+from starsessions.events import Revoked
 from starsessions.inventory import stats
 from starsessions.stores.sqlalchemy.store import SQLAlchemyStore
 from starsessions.users import UserSessions
@@ -49,6 +50,18 @@ def test_all_sessions_of_a_user_are_ended(command: Command, shop: Shop, people: 
     assert (said.code, said.out, said.err) == (0, "2 sessions ended.\n", "")
     assert shop.users() == {"ann": 0, "bob": 1}
     assert counted(command("end", "--user", "ann", *APP, "--json")) == 0
+
+
+def test_the_history_is_told_of_what_ends(command: Command, shop: Shop, people: list[str]) -> None:
+    from tests.cli.shop import recorded
+
+    recorded.clear()
+    app = ("--app", "tests.cli.shop:with_history()")
+    command("end", people[0], *app)
+    command("end", "--user", "bob", *app)
+    assert [(type(event), event.handle) for event in recorded] == [(Revoked, people[0]), (Revoked, people[2])]
+    command("erase", "ann", *app)  # what is erased is not remembered
+    assert len(recorded) == 2
 
 
 def test_the_sessions_of_everyone_are_refused(command: Command, shop: Shop, people: list[str]) -> None:

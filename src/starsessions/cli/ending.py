@@ -69,7 +69,7 @@ async def _end_one(target: Target, handle: str, user: str | None, change: Change
         if not agrees("End this session?", change.yes):
             return _ended(target, 0, change, [_REFUSED], 1)
         assert whose is not None
-        count = int(await UserSessions(target.backend).revoke(whose, handle))
+        count = int(await _users(target).revoke(whose, handle))
     said = "No live session has this handle." if not count else _said(count, change)
     return _ended(target, count, change, [said], int(not count))
 
@@ -80,7 +80,7 @@ async def _end_all_of(target: Target, user: str, change: Change) -> int:
         if not agrees(f"End {_sessions(count)} of this user?", change.yes):
             return _ended(target, 0, change, [_REFUSED], 1)
         with _if_interrupted("what has ended stays ended, and the rest is refused. Run it again to end them at once."):
-            count = await UserSessions(target.backend).revoke_all(user, timeout=_DAY)
+            count = await _users(target).revoke_all(user, timeout=_DAY)
     return _ended(target, count, change, [_said(count, change)], 0)
 
 
@@ -93,6 +93,11 @@ async def _end_everyone(target: Target, change: Change) -> int:
         return _ended(target, 0, change, [_REFUSED], 1)
     await UserSessions(target.backend).revoke_everyone()
     return _ended(target, None, change, ["The sessions of all users are refused from now on."], 0)
+
+
+def _users(target: Target) -> UserSessions:
+    """Return what ends sessions, and tells the history of sign-ins. No other `on_event` is for this process."""
+    return UserSessions(target.backend, on_event=getattr(target.history, "record", None))
 
 
 async def _live(target: Target, user: str) -> list[str]:
