@@ -32,11 +32,12 @@ from starsessions.stores.redis.urls import SCHEMES, options_for
 from starsessions.stores.sqlalchemy.connection import ASYNC_DRIVERS
 from starsessions.stores.sqlalchemy.urls import driver_options
 from tests.backends.sql import database
+from tests.check.deployments import refusing_port
 from tests.docs.pages import DOCS, blocks
 from tests.docs.pages import rows as table_rows
 from tests.missing import missing
 from tests.rows import rows
-from tests.servers.process import Address, free_port
+from tests.servers.process import Address
 from tests.site import KEY, Clock
 
 PASSWORD = "hunter2"
@@ -299,6 +300,17 @@ async def test_a_url_reaches_a_database(name: str, request: pytest.FixtureReques
     await backend.engine.dispose()
 
 
+@pytest.mark.anyio
+async def test_a_sentinel_that_refuses_connections_takes_no_time_from_the_others(redis_sentinel: Address) -> None:
+    with refusing_port() as port:
+        url = redis_sentinel.url.replace("//", f"//127.0.0.1:{port},")
+        backend: Any = made(f"{url}?timeout=30")
+        sentinels = backend.store.clients.get().client.connection_pool.sentinel_manager.sentinels
+        assert {one.connection_pool.connection_kwargs["retry"]._retries for one in sentinels} == {0}
+        assert await backend.store.get("x", now=0) is None
+        await backend.store.aclose()
+
+
 DEAD = [
     "redis://:{}@127.0.0.1:{}",
     "redis+sentinel://:{0}@127.0.0.1:{1}/service?sentinel_password={0}",
@@ -313,9 +325,10 @@ DEAD = [
 @pytest.mark.parametrize("url", DEAD)
 async def test_a_password_is_in_no_error_no_log_and_no_repr(url: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
-    backend: Any = made(url.format(PASSWORD, free_port()))
-    with pytest.raises(BackendUnavailable) as caught:
-        await backend.store.get("x", now=0)
+    with refusing_port() as port:
+        backend: Any = made(url.format(PASSWORD, port))
+        with pytest.raises(BackendUnavailable) as caught:
+            await backend.store.get("x", now=0)
     await backend.store.aclose()
     shown = [backend, backend.store, backend.store.clients if "redis" in url else backend.engine]
     chain = traceback.format_exception(caught.value)

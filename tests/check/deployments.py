@@ -1,7 +1,9 @@
 """Applications that are right, and what one changes to make them wrong."""
 
 import secrets
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.applications import Starlette
@@ -51,3 +53,11 @@ async def findings(app: object, **how: Any) -> list[Finding]:
 
 async def numbers(app: object, **how: Any) -> list[str]:
     return [one.number for one in await findings(app, **how)]
+
+
+@contextmanager
+def refusing_port() -> Iterator[int]:
+    """A port of this machine that no server can take meanwhile, and that refuses connections."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]

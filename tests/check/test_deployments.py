@@ -18,6 +18,7 @@ from starlette.routing import Mount
 from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend, SessionMiddleware, csrf
 from starsessions.backends.redis import RedisBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
+from starsessions.backends.urls import backend_from_url
 from starsessions.check import Severity
 from starsessions.stores import MemoryStore
 from starsessions.testing import Clock
@@ -36,10 +37,11 @@ from tests.check.deployments import (
     deployed,
     findings,
     numbers,
+    refusing_port,
     sessions,
 )
 from tests.servers import redis
-from tests.servers.process import Address, free_port
+from tests.servers.process import Address
 from tests.servers.redis import RedisServer
 from tests.wide.programs import pgbouncer
 
@@ -103,8 +105,6 @@ async def test_nothing_is_found_where_snapshots_of_redis_are_saved(durable_redis
 
 @pytest.mark.parametrize("kind", ["redis_cluster", "redis_sentinel"])
 async def test_a_cluster_and_a_sentinel_say_as_much_as_one_server(request: pytest.FixtureRequest, kind: str) -> None:
-    from starsessions.backends.urls import backend_from_url
-
     url = request.getfixturevalue(kind).url
     url = url.replace("redis://", "redis+cluster://") if kind == "redis_cluster" else url
     assert await numbers(deployed(backend=backend_from_url(f"{url}?timeout={PATIENT}", encrypt_with=KEY))) == ["S404"]
@@ -339,12 +339,13 @@ async def test_a_database_in_memory_with_several_workers_is_wrong() -> None:
     await backend.store.aclose()
 
 
-async def test_a_dead_server_is_a_finding_and_no_error(tmp_path: Path) -> None:
-    redis_url, sql_url = f"redis://127.0.0.1:{free_port()}", f"postgresql+asyncpg://127.0.0.1:{free_port()}/x"
-    for backend in (RedisBackend(redis_url, encrypt_with=KEY), SQLAlchemyBackend(sql_url, encrypt_with=KEY)):
-        [one] = await findings(deployed(backend=backend))
-        assert one.number == "S402"
-        assert "The store failed: " in one.sentence
+async def test_a_dead_server_is_a_finding_and_no_error() -> None:
+    with refusing_port() as port:
+        for url in (f"redis://127.0.0.1:{port}", f"postgresql+asyncpg://127.0.0.1:{port}/x"):
+            backend = backend_from_url(f"{url}?timeout={PATIENT}", encrypt_with=KEY)
+            [one] = await findings(deployed(backend=backend))
+            assert one.number == "S402"
+            assert "The store failed: " in one.sentence
 
 
 async def test_a_server_that_evicts_sessions_is_wrong(durable_redis: RedisServer) -> None:

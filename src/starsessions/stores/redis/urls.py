@@ -112,9 +112,13 @@ def _primary(
     hosts: list[tuple[str, int]], of_sentinels: Mapping[str, Any], common: Mapping[str, Any], service: str
 ) -> "Redis":
     from redis.asyncio import Sentinel
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
 
+    # The next Sentinel is the second attempt: by default, the first one would be asked for seconds.
+    once = {**of_sentinels, "retry": Retry(NoBackoff(), 0)}
     sentinel: Any = Sentinel  # its constructor has no types
-    primary: Redis = sentinel(hosts, sentinel_kwargs=of_sentinels, **common).master_for(service)
+    primary: Redis = sentinel(hosts, sentinel_kwargs=once, **common).master_for(service)
     return primary
 
 
