@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from starsessions.backends import user_index
-from starsessions.cli import looking
 from starsessions.core.encoding import to_base64url
 from starsessions.stores.sqlalchemy.store import SQLAlchemyStore
 from tests.cli.conftest import Command, Shop, sign_in
@@ -56,7 +55,7 @@ async def server_time(store: SQLAlchemyStore) -> float:
 
 
 @pytest.fixture
-def shop_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+def shop_of_the_page(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     """The application of the page in a folder, always at the same time, and with the same handles and keys."""
     [source] = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     (tmp_path / "shop.py").write_text(source)
@@ -65,7 +64,7 @@ def shop_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     numbers = itertools.count()
     monkeypatch.setattr(time, "time", lambda: time_of_day[0])
     monkeypatch.setattr(user_index, "urandom", lambda size: next(numbers).to_bytes(size))
-    monkeypatch.setattr(looking, "token_urlsafe", lambda size: to_base64url(sha256(b"key").digest()))
+    monkeypatch.setattr("starsessions.cli.looking.token_urlsafe", lambda size: to_base64url(sha256(b"key").digest()))
     monkeypatch.setattr(SQLAlchemyStore, "time", server_time)
     monkeypatch.setenv("STARSESSIONS_APP", "")
     yield Shop("sqlite+aiosqlite:///shop.db")
