@@ -123,6 +123,7 @@ class Owned(NamedTuple):
     key: str
     version: Version
     record: Record | None
+    expires_at: int = 0
 
     def __repr__(self) -> str:
         return "<Owned>"
@@ -211,7 +212,7 @@ class UserIndex:
             if isinstance(read, Found):
                 user = read.record.identity
                 if user is not None and user.user_id == user_id:
-                    owned.append(Owned(key, entry.version, read.record))
+                    owned.append(Owned(key, entry.version, read.record, entry.expires_at))
             elif not isinstance(read, Pointer):  # encrypted with a key that is not in use any more, or garbage
                 owned.append(Owned(key, entry.version, None))
         return owned, page.after
@@ -252,6 +253,10 @@ class UserIndex:
     async def begin_epoch(self, user_id: str, now: int) -> bytes:
         """Give the user another epoch, which refuses all earlier sessions at their next renewal. Return it."""
         return await self._begin_epoch(self._epoch_key(user_id), now + EPOCH_FOR, now)
+
+    async def forget_epoch(self, user_id: str) -> None:
+        """Remove the user's epoch. What it still refuses must have been deleted."""
+        await self.store.delete(self._epoch_key(user_id), now=0)
 
     async def begin_epoch_of_all(self, now: int) -> None:
         """Give all users another epoch, and tell the streams of all of them to compare it."""
