@@ -167,7 +167,8 @@ class UserIndex:
         self.checks_epoch: bool = checks_epoch
         self.store: Indexing = as_indexing(store)
         self.announcements: Announcements | None = announcements_of(store)
-        self._batching = store if isinstance(store, Batching) else None
+        # Where the library keeps the lists, what the store writes by itself would be on none.
+        self._batching = store if isinstance(store, Batching) and self.store is store else None
         self._label = binding.label(purpose)
         self._epochs = binding.label(Purpose.EPOCH)
         self.everyone: str = key_under(binding.label(Purpose.EPOCH_OF_ALL) + self._label, "")
