@@ -151,7 +151,8 @@ async def _stored(
         return await write, []
     kept, counted = await index.at_once(write, count(signed_in, index, rules.max_sessions, now))
     try:
-        return kept, await too_many(signed_in, index, rules, now, state) if counted > rules.max_sessions else []
+        # One that has the last place looks, too: another may have begun after this count, and judged before this write.
+        return kept, await too_many(signed_in, index, rules, now, state) if counted >= rules.max_sessions else []
     except Overtaken:
         await backend.delete(kept, now)
         raise
