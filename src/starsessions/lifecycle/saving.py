@@ -133,7 +133,7 @@ async def carry_out(command: Command, session: TrackedDict) -> None:
     if signed_in is not None:
         state.pending = None
         if evicted and backend.user_index is not None:
-            await evict(evicted, signed_in.user_id, backend.user_index, state)
+            await evict(evicted, backend.user_index, state)
 
 
 async def _stored(
