@@ -45,6 +45,7 @@ class BackendFixture:
         return answer.token
 
     async def in_every_order(self, scenario: Callable[[Schedule], Awaitable[None]]) -> None:
+        await scenario(Schedule())  # once before, because a store may have to find out that it cannot write in batches
         orders = await in_every_order(scenario)
         assert orders > 1, "the requests made no calls to the store, so they cannot be interleaved"
 
