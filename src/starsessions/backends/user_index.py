@@ -69,7 +69,7 @@ from starsessions.stores.base import (
     Version,
     Write,
 )
-from starsessions.stores.listed import as_indexing
+from starsessions.stores.listed import as_indexing, is_indexing
 from starsessions.stores.memory import MemoryStore
 
 PENDING = 60
@@ -168,7 +168,8 @@ class UserIndex:
         self.checks_epoch: bool = checks_epoch
         self.store: Indexing = as_indexing(store)
         self.announcements: Announcements | None = announcements_of(store)
-        self._batching = store if isinstance(store, Batching) else None
+        # Where the library keeps the lists, what the store writes by itself would be on none.
+        self._batching = store if is_indexing(store) and isinstance(store, Batching) else None
         self._label = binding.label(purpose)
         self._epochs = binding.label(Purpose.EPOCH)
         self.everyone: str = key_under(binding.label(Purpose.EPOCH_OF_ALL) + self._label, "")

@@ -144,7 +144,7 @@ async def carry_out(command: Command, session: TrackedDict) -> None:
     if signed_in is not None:
         state.pending = None
         if evicted and backend.user_index is not None:
-            await evict(evicted, signed_in.user_id, backend.user_index, state)
+            await evict(evicted, backend.user_index, state)
 
 
 async def _stored(
@@ -162,7 +162,8 @@ async def _stored(
         return await write, []
     kept, counted = await index.at_once(write, count(signed_in, index, rules.max_sessions, now))
     try:
-        return kept, await too_many(signed_in, index, rules, now, state) if counted > rules.max_sessions else []
+        # One that has the last place looks, too: another may have begun after this count, and judged before this write.
+        return kept, await too_many(signed_in, index, rules, now, state) if counted >= rules.max_sessions else []
     except Overtaken:
         await backend.delete(kept, now)
         raise
