@@ -368,6 +368,10 @@ class Backend(SessionBackend):
         """Return the key of a sign-in's entry, for backends with a `user_index`."""
         raise NotImplementedError
 
+    def sign_in_end(self, ends_at: int, now: int) -> int:
+        """Return when a sign-in's entry expires that is written now for a session until `ends_at`."""
+        return ends_at
+
     async def fetch_to_end(self, token: str, now: int) -> Found | MissReason:
         """Do the same as `fetch`, to end what is found: also if the store calls it expired by this server's clock."""
         return await self.fetch(token, now)
