@@ -8,7 +8,16 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from starsessions import BackendUnavailable, CookieBackend, Session, SessionBackend, SessionGone, set_expiry, users
+from starsessions import (
+    BackendUnavailable,
+    CookieBackend,
+    Session,
+    SessionBackend,
+    SessionGone,
+    set_expiry,
+    update_atomically,
+    users,
+)
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.user_index import PENDING_FOR
 from starsessions.events import Event, Revoked
@@ -68,6 +77,30 @@ async def test_what_one_worker_ends_is_ended_at_a_worker_with_another_clock(
 
     assert await user_of(elsewhere, browser) is None
     assert handle not in [one.handle for one in await UserSessions(there).list("ann")]
+
+
+@rows("apart", [59, 61, 90])
+@rows("how", ["saved with the response", "saved atomically"])
+async def test_a_sign_in_ends_the_session_before_though_another_worker_has_just_written_it(
+    clock: Clock, apart: int, how: str
+) -> None:
+    store, fast = MemoryStore(), Clock()
+    fast.advance(clock() + apart - fast())
+    here = Site(backend=StoreBackend(store, clock=clock), clock=clock, autoload=True)
+    elsewhere = Site(backend=StoreBackend(store, clock=fast), clock=fast, autoload=True)
+    browser = Browser()
+    await here.visit(lambda session: session.update(basket="full"), browser)
+    copy = Browser(dict(browser.cookies))
+
+    async def sign_in_meanwhile(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        await elsewhere.visit(lambda other: other.update(color="red"), copy)
+        if how == "saved atomically":
+            await update_atomically(session, lambda data: None)
+
+    await here.visit(sign_in_meanwhile, browser)
+    assert await user_of(here, browser) == "ann"
+    assert (await elsewhere.visit(dict, copy)).result == {}
 
 
 @rows("apart", [59, 90])

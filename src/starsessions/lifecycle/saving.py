@@ -85,6 +85,7 @@ async def save(session: TrackedDict, command: Command | None = None, *, by_hand:
             merged = state.conflict(conflict.current, session, int(state.config.clock()), moved_to)
             if merged is None:
                 return
+            await _end_expired(conflict.current, state)
             replace_items(session, merged)
             _note_merge(state)
             command = None
@@ -179,6 +180,12 @@ async def _moved_to(conflict: Conflict, state: RequestState) -> Found | None:
     now = int(config.clock())
     current = judge(await config.backend.refetch(found, now), config.policy, now)
     return current if isinstance(current, Found) else None
+
+
+async def _end_expired(before: Found | None, state: RequestState) -> None:
+    """End the session before a sign-in that is saved without it: it has expired by this clock, and not by another."""
+    if before is not None and state.found is None:
+        await state.config.backend.delete(before, int(state.config.clock()))
 
 
 async def _stored_under_new_id(
@@ -279,6 +286,7 @@ async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -
             replace_items(session, before)
             moved_to = await _moved_to(conflict, state)
             if state.overtaken(conflict.current, session, int(config.clock()), moved_to):
+                await _end_expired(conflict.current, state)
                 before = dict(dict.items(session)) if state.found is None else merge.apply(pending, state.stored())
                 replace_items(session, before)
                 _note_merge(state)
