@@ -1,5 +1,6 @@
 """Several writes at once in Redis: what is announced with them, what a Cluster does, and a reply that is lost."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -11,6 +12,7 @@ from redis.asyncio import Redis, RedisCluster
 
 from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.base import BatchConflict, Creation, Deletion, Owner, Replacement
+from starsessions.stores.redis import batches
 from starsessions.stores.redis.commands import Commands
 from starsessions.stores.redis.store import RedisStore
 from tests.servers.process import Address
@@ -84,10 +86,55 @@ async def test_what_is_written_at_once_is_announced_to_other_processes(
         assert [await anext(heard), await anext(heard)] == [["a", "b"], ["d"]]
 
 
-async def test_a_cluster_writes_nothing_at_once(redis_cluster: Address, open_store: Open) -> None:
-    store = open_store(lambda: RedisCluster.from_url(redis_cluster.url))
-    assert await store.write_together([Creation("a", b"1", LATER)], now=NOW) is None
-    assert await store.get("a", now=NOW) is None
+@pytest.fixture(params=["Cluster", "Cluster behind an ordinary client"])
+async def spread(request: pytest.FixtureRequest, open_store: Open) -> RedisStore:
+    if request.param == "Cluster":
+        url = request.getfixturevalue("redis_cluster").url
+        return open_store(lambda: RedisCluster.from_url(url))
+    store = open_store(request.getfixturevalue("redis_with_slots").url)
+    await store.list_owned("ann", limit=1, now=NOW)  # it learns what kind of server this is
+    return store
+
+
+async def test_a_cluster_writes_one_entry_and_announces_it_but_not_several(spread: RedisStore) -> None:
+    async def write(*writes: Any, topic: str) -> Any:
+        return await spread.write_together(writes, now=NOW, topics=[topic])
+
+    async with spread.listen() as heard:
+        assert await write(Creation("a", b"1", LATER), Creation("b", b"1", LATER), topic="several") is None
+        assert [await spread.get(key, now=NOW) for key in "ab"] == [None, None]
+        [version] = await write(Creation("a", b"1", LATER, ANN), topic="created")
+        entry = await spread.get("a", now=NOW)
+        assert entry is not None
+        assert entry.version == version
+        with pytest.raises(BatchConflict) as refused:
+            await write(Creation("a", b"2", LATER), topic="refused")
+        assert (refused.value.index, refused.value.current) == (0, entry)
+        assert await write(Deletion("a", version), topic="deleted") == [None]
+        assert await spread.count_owned("ann", most=1, now=NOW) == 0
+        assert [await anext(heard), await anext(heard)] == [["created"], ["deleted"]]
+
+
+async def test_an_announcement_that_fails_in_a_cluster_is_logged_and_fails_no_write(
+    spread: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(topics: Sequence[str]) -> None:
+        raise BackendUnavailable("The store failed: ConnectionError.")
+
+    monkeypatch.setattr(spread.announcer, "announce", fail)
+    assert await spread.write_together([Creation("a", b"1", LATER)], now=NOW, topics=["a"]) is not None
+    assert await spread.get("a", now=NOW) is not None
+    [record] = caplog.records
+    assert "was not announced: The store failed" in record.message
+
+
+async def test_an_announcement_that_hangs_in_a_cluster_fails_no_write(
+    spread: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await spread.write_together([Creation("a", b"1", LATER, ANN)], now=NOW)
+    monkeypatch.setattr(batches, "SEND_WITHIN", 0)
+    monkeypatch.setattr(spread.announcer, "announce", lambda topics: asyncio.Event().wait())
+    assert await spread.write_together([Creation("b", b"1", LATER)], now=NOW, topics=["b"]) is not None
 
 
 async def test_a_cluster_behind_an_ordinary_client_is_found_out(redis_with_slots: Address, open_store: Open) -> None:

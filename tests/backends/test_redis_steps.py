@@ -12,7 +12,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from starsessions.exceptions import BackendUnavailable
-from starsessions.stores.base import Conflict, Owner
+from starsessions.stores.base import Conflict, Deletion, Owner, Provisional
 from starsessions.stores.redis.store import RedisStore
 
 pytestmark = pytest.mark.anyio
@@ -224,6 +224,180 @@ async def test_a_server_that_has_forgotten_all_scripts_gets_them_again(place: Pl
         await place.check(operation)
         await place.ask("SCRIPT", "FLUSH")
         assert await place.store.time() > 0
+
+
+# Provisional entries
+
+
+UNTIL = NOW + 10 * LIFE
+BRIEF = Provisional("ann", 5, UNTIL)
+
+
+async def begin(store: RedisStore, key: str, version: Any = None) -> Any:
+    return await write(store, key, version, LIFE, BRIEF)
+
+
+async def kept_for(place: Place) -> int:
+    """Return for how many seconds the only place of the listing is kept, and the listing lives."""
+    [member] = await place.members()
+    now = await place.clean.time()
+    lives = await place.ask("PTTL", f"{place.prefix}{{ann}}")
+    return min(60 * int.from_bytes(member[-8:-4], "big") - now, lives // 1000)
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_a_provisional_entry_and_its_place_are_written_at_the_same_time(place: Place, is_new: bool) -> None:
+    version = None if is_new else await write(place.clean, "key", None, LIFE, ANN)
+    place.client.begin()
+    steps = [place.client.hold(1), place.client.hold(2)]
+    beginning = asyncio.ensure_future(begin(place.store, "key", version))
+    for step in steps:
+        await step.reached()
+    for step in steps:
+        step.release()
+    await beginning
+    assert place.client.step == 2
+    await place.check("key")
+    assert await kept_for(place) >= UNTIL - NOW
+
+
+async def test_what_replaces_a_provisional_entry_is_listed_whatever_step_is_the_last(place: Place) -> None:
+    for step in count(1):
+        for when in ("dies_before", "dies_after"):
+            key = f"{when}-{step}"
+            version = await begin(place.clean, key)
+            place.client.begin(**{when: step})
+            try:
+                await write(place.store, key, version, UNTIL - NOW, ANN)
+            except Dead:
+                await place.check(key)
+                assert await kept_for(place) >= UNTIL - NOW
+                await place.clean.delete(key, now=NOW)
+                await place.ask("DEL", f"{place.prefix}{{ann}}")
+            else:
+                assert place.client.step == step - 1 == 2
+                return
+
+
+async def test_what_replaces_a_provisional_entry_does_not_wait_for_its_place(place: Place) -> None:
+    version = await begin(place.clean, "key")
+    place.client.begin()
+    steps = [place.client.hold(1), place.client.hold(2)]
+    writing = asyncio.ensure_future(write(place.store, "key", version, UNTIL - NOW, ANN))
+    for step in steps:
+        await step.reached()
+    for step in steps:
+        step.release()
+    version = await writing
+    assert await place.store.delete("key", version, now=NOW) is True
+    assert await place.members() == []
+
+
+@pytest.mark.parametrize("owner", [ANN, Owner("ann", 6), BOB])
+async def test_where_a_place_is_not_kept_for_long_enough_it_comes_first(place: Place, owner: Owner) -> None:
+    """The session that is saved lasts longer than was expected, or has another place."""
+    version = await begin(place.clean, "key")
+    place.client.begin(dies_after=1)
+    with pytest.raises(Dead):
+        await write(place.store, "key", version, UNTIL + 1 - NOW if owner == ANN else 1, owner)
+    entry = await place.clean.get("key", now=NOW)
+    assert entry is not None
+    assert entry.expires_at == NOW + LIFE
+    assert len(await place.members(owner.name)) == (1 if owner in (ANN, BOB) else 2)
+
+
+async def test_who_finds_a_provisional_entry_by_its_listing_knows_nothing_of_how_long_it_is_kept(place: Place) -> None:
+    await begin(place.clean, "key")
+    [(_, entry)] = (await place.clean.list_owned("ann", limit=1, now=NOW)).entries
+    place.client.begin(dies_after=1)
+    with pytest.raises(Dead):
+        await write(place.store, "key", entry.version, UNTIL - NOW, ANN)
+    found = await place.clean.get("key", now=NOW)
+    assert found == entry
+    place.client.begin()
+    assert await place.store.delete("key", entry.version, now=NOW) is True
+
+
+@everywhere
+async def test_a_provisional_entry_ends_like_any_other(place: Place) -> None:
+    ends: list[Callable[[Any], Awaitable[Any]]] = [
+        lambda version: place.store.delete("key", version, now=NOW),
+        lambda version: place.store.delete("key", now=NOW),
+        lambda version: write(place.store, "key", version, LIFE, None),
+        lambda version: place.store.write_together([Deletion("key", version)], now=NOW),
+    ]
+    for end in ends:
+        version = await begin(place.store, "key", await begin(place.store, "key"))
+        await place.check("key")
+        await end(version)
+        assert await place.members() == []
+        await place.clean.delete("key", now=NOW)
+
+
+@everywhere
+async def test_a_provisional_entry_whose_key_is_in_use_leaves_no_place(place: Place) -> None:
+    await write(place.clean, "key", None, LIFE, BOB)
+    with pytest.raises(Conflict):
+        await begin(place.store, "key")
+    assert await place.members() == []
+    await place.check("key")
+
+
+async def test_a_provisional_entry_is_not_stored_unless_its_place_is(place: Place) -> None:
+    place.client.begin(refuses=lambda command: "NOPERM" if b"{ann}" in command[3] else None)
+    with pytest.raises(BackendUnavailable):
+        await begin(place.store, "key")
+    assert await place.members() == []
+
+
+@pytest.mark.parametrize("loses", [1, 2])
+async def test_a_reply_to_a_provisional_entry_that_is_lost_changes_nothing(place: Place, loses: int) -> None:
+    place.client.begin(loses=loses)
+    version = await begin(place.store, "key")
+    await place.check("key")
+    await write(place.store, "key", version, UNTIL - NOW, ANN)
+    assert await kept_for(place) >= UNTIL - NOW
+
+
+@pytest.mark.parametrize("place", [TOGETHER], indirect=True)
+async def test_on_one_server_a_place_is_kept_for_no_longer_than_its_entry(place: Place) -> None:
+    await begin(place.store, "key")
+    [member] = await place.members()
+    now = await place.clean.time()
+    assert 60 * int.from_bytes(member[-8:-4], "big") - now < 2 * LIFE
+
+
+async def test_a_place_is_removed_while_that_is_announced(place: Place) -> None:
+    version = await write(place.clean, "key", None, LIFE, ANN)
+    place.client.begin()
+    removal, announcement = place.client.hold(2), place.client.hold(3)
+    ending = asyncio.ensure_future(place.store.write_together([Deletion("key", version)], now=NOW, topics=["key"]))
+    for step in (removal, announcement):
+        await step.reached()
+    assert await place.clean.get("key", now=NOW) is None
+    for step in (removal, announcement):
+        step.release()
+    assert await ending == [None]
+    assert (place.client.step, await place.members()) == (3, [])
+
+
+async def test_a_place_that_cannot_be_removed_does_not_keep_a_change_from_being_announced(place: Place) -> None:
+    version = await write(place.clean, "key", None, LIFE, ANN)
+    async with place.another().listen() as heard:
+        place.client.begin(
+            refuses=lambda command: "NOPERM" if command[0] == "EVALSHA" and b"{ann}" in command[3] else None
+        )
+        assert await place.store.write_together([Deletion("key", version)], now=NOW, topics=["key"]) == [None]
+        assert await anext(heard) == ["key"]
+
+
+async def test_a_deletion_whose_reply_was_lost_is_announced(place: Place) -> None:
+    version = await write(place.clean, "key", None, LIFE, ANN)
+    async with place.another().listen() as heard:
+        place.client.begin(loses=1)
+        assert await place.store.write_together([Deletion("key", version)], now=NOW, topics=["key"]) == [None]
+        assert await anext(heard) == ["key"]
+    assert await place.members() == []
 
 
 # Others act between two steps

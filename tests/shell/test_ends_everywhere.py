@@ -27,7 +27,7 @@ from starsessions.stores.base import Deletion, Owner, Page, Write
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from tests.rows import rows
-from tests.shell.people import Recorded, sign_in, signed_in, user_of
+from tests.shell.people import OneByOne, Recorded, sign_in, signed_in, user_of
 from tests.site import KEY, Browser, Clock, Site
 
 pytestmark = pytest.mark.anyio
@@ -341,6 +341,32 @@ async def test_a_sign_in_that_fails_evicts_nothing(kind: Any, clock: Clock) -> N
         await site.visit(fails, Browser())
     assert await user_of(site, first) == "ann"
     assert [event for event in events if isinstance(event, Revoked)] == []
+
+
+class Late(OneByOne):
+    """`meanwhile` is awaited once, before an entry is replaced. All else that is sent at that moment arrives before."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store)
+        self.meanwhile: Callable[[], Awaitable[Any]] | None = None
+        self._replace, self.replace = store.replace, self._late
+
+    async def _late(self, key: str, value: bytes, version: Any, **how: Any) -> Any:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile()
+        return await self._replace(key, value, version, **how)
+
+
+async def test_a_sign_in_whose_write_is_late_looks_once_more_if_it_has_the_last_place(kind: Any, clock: Clock) -> None:
+    """It has counted before the other one began, and that one was judged before this one was written."""
+    store = Late(MemoryStore())
+    backend = kind(store, clock)
+    site = Site(backend=backend, clock=clock, autoload=True, max_sessions_per_user=1)
+    store.meanwhile = lambda: signed_in(site)
+    with suppress(SessionGone):  # it is the one that has to go
+        await signed_in(site)
+    assert len(await UserSessions(backend).list("ann")) == 1
 
 
 async def test_an_eviction_that_the_store_prevents_is_made_up_for_by_the_next_sign_in(

@@ -17,19 +17,32 @@ def said_by(code: str) -> str:
         ("starsessions", ["starsessions.testing", "pytest", "hypothesis"]),
         (
             "starsessions",
-            ["cryptography", "fastapi", "httpx2", "itsdangerous", "joserfc", "pydantic", "redis", "sqlalchemy", "trio"],
+            [
+                "cryptography",
+                "fastapi",
+                "httpx2",
+                "itsdangerous",
+                "joserfc",
+                "opentelemetry",
+                "pydantic",
+                "redis",
+                "sqlalchemy",
+                "trio",
+            ],
         ),
         (
             "starsessions",
             [
                 f"starsessions.{name}"
                 for name in (
+                    "cli",
                     "csrf",
                     "flash",
                     "health",
                     "history",
                     "inventory",
                     "pages",
+                    "personal",
                     "scope",
                     "typed",
                     "users",
@@ -44,6 +57,7 @@ def said_by(code: str) -> str:
         ),
         ("starsessions.users", ["starsessions.oidc", "httpx2", "joserfc"]),
         ("starsessions.pages", ["starsessions.history", "sqlalchemy", "jinja2", "multipart"]),
+        ("starsessions.cli", ["cyclopts", "rich", "starsessions.check", "starsessions.users"]),
         ("starsessions", ["starsessions.stores.sweeper", "starsessions.core.models"]),
         (
             "starsessions.testing.conformance.store_rules, starsessions.testing.conformance.backend_rules",

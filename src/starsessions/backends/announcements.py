@@ -7,14 +7,11 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import anyio
 
 from starsessions.notices import Notices
-from starsessions.stores.announce import NOT_ANNOUNCED, why_failed
+from starsessions.stores.announce import NOT_ANNOUNCED, SEND_WITHIN, why_failed
 from starsessions.stores.base import Announcing
 
 if TYPE_CHECKING:
     from starsessions.backends.bus import Bus
-
-SEND_WITHIN = 1.0
-"""Seconds that an announcement may delay a request."""
 
 
 class Announcements:

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from starsessions.backends.announcements import Announcements
 from starsessions.backends.entries import Location
+from starsessions.backends.observer import UNOBSERVED, Observer
 from starsessions.backends.user_index import PendingSignIn, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, binding_for
 from starsessions.core.durations import Clock
@@ -171,6 +172,9 @@ class Backend(SessionBackend):
 
     original: Self | None = None
     """The backend that this one was copied from, which the application holds; None: this is no copy."""
+
+    observer: Observer = UNOBSERVED
+    """Measures the sessions of the middleware that this copy was bound for."""
 
     starlette_keys: Collection[bytes] = ()
     """Digests of the keys for which it reads cookies in Starlette's format, which are bound to nothing but the key."""
@@ -363,6 +367,10 @@ class Backend(SessionBackend):
     def sign_in_key(self, identity: Identity, session_id: str) -> str:
         """Return the key of a sign-in's entry, for backends with a `user_index`."""
         raise NotImplementedError
+
+    def sign_in_end(self, ends_at: int, now: int) -> int:
+        """Return when a sign-in's entry expires that is written now for a session until `ends_at`."""
+        return ends_at
 
     async def fetch_to_end(self, token: str, now: int) -> Found | MissReason:
         """Do the same as `fetch`, to end what is found: also if the store calls it expired by this server's clock."""

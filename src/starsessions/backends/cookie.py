@@ -192,6 +192,9 @@ class _SealedCookieBackend(Backend):
     def sign_in_key(self, identity: Identity, session_id: str) -> str:
         return self._key_of(identity)
 
+    def sign_in_end(self, ends_at: int, now: int) -> int:
+        return _entry_end(ends_at, now)
+
     def _key_of(self, identity: Identity) -> str:
         return key_under(self._label, identity.handle)
 

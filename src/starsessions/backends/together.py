@@ -88,7 +88,13 @@ class Mover:
         return await self._in_steps(move) if versions is None else versions[0]
 
     async def put(
-        self, key: str, record: Record, ends_at: int, now: int, pending: PendingSignIn | None = None
+        self,
+        key: str,
+        record: Record,
+        ends_at: int,
+        now: int,
+        pending: PendingSignIn | None = None,
+        later_end: int | None = None,
     ) -> Version:
         """Store a session under a key where there is none, or the pending entry of its sign-in.
 
@@ -98,6 +104,7 @@ class Mover:
             ends_at: when it expires.
             now: the current time.
             pending: the pending entry.
+            later_end: when the entry that will replace this one of a user expires. None: none will.
 
         Raises:
             Conflict: the key is in use.
@@ -107,7 +114,7 @@ class Mover:
         if pending is not None:
             return await index.complete(pending, record, ends_at, now)
         if record.identity is not None:
-            return await index.create(key, record, ends_at, now)
+            return await index.create(key, record, ends_at, now, later_end)
         return await index.store.create(key, index.value(key, record), expires_at=ends_at, now=now)
 
     async def _at_once(self, move: Move) -> Sequence[Version] | None:
@@ -144,15 +151,14 @@ class Mover:
         index, pending, now = self._index, move.pending, move.now
         # The new entry comes first: no browser knows its id yet, and if this is interrupted the old one is intact. The
         # new one of a user then stays in the listing, where nothing ends it with the old one, so it lives for a minute.
-        is_brief = pending is None and move.record.identity is not None
-        first_end = min(move.ends_at, now + PENDING) if is_brief else move.ends_at
-        work: list[Coroutine[Any, Any, Any]] = [self.put(move.key, move.record, first_end, now, pending)]
+        is_brief = pending is None and move.record.identity is not None and now + PENDING < move.ends_at
+        first_end, until = (now + PENDING, move.ends_at) if is_brief else (move.ends_at, None)
+        work: list[Coroutine[Any, Any, Any]] = [self.put(move.key, move.record, first_end, now, pending, until)]
         if pending is not None:
             work.append(self._keep_data_before(move))
         version, *_ = await index.at_once(*work)
-        key, value, expected, expires_at, _ = self._pointer(move)
         try:
-            await index.store.replace(key, value, expected, expires_at=expires_at, now=now)
+            await index.replace_and_announce(self._pointer(move), now)
         except Conflict as conflict:
             if pending is not None:
                 await index.take_back(pending, now)
@@ -160,8 +166,7 @@ class Mover:
             else:
                 await index.delete(move.key, version)
             raise Moved(conflict.current) from None
-        await index.announce(key)
-        return await self._prolong(move, version) if first_end < move.ends_at else version
+        return await self._prolong(move, version) if is_brief else version
 
     async def _keep_data_before(self, move: Move) -> None:
         key, value, expires_at, _ = self._data_before(move)
@@ -269,7 +274,7 @@ async def _written(
     index: UserIndex, record: Record, writes: Sequence[Write], ends_at: int, now: int, topic: str
 ) -> tuple[Sequence[Version] | None, bool]:
     """Write at once, if the store can. Return the versions, and whether nothing has ended the session meanwhile."""
-    if not index.is_batching:
+    if not index.may_write_together(len(writes)):
         return None, True
     write = index.write_together(writes, now, topic)
     if record.identity is None:

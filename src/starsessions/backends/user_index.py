@@ -6,6 +6,13 @@ what was deleted opens nothing. This is each operation, as calls to the store, a
 Where the store is `Batching`, steps that are marked with * are one call, and a crash leaves all of them or none; the
 announcement is part of it. (`together.py` has both ways. A refused batch is done step by step, which finds out why.)
 
+In a Cluster, an entry and its place in the listing are on different servers. Two kinds of entries are *provisional*
+there: they are written at the same time as their places, which are kept for as long as the entries that replace them.
+When the write has succeeded, both are there. *If it is interrupted, the entry may be on no list, or a place without an
+entry stays until the session would have expired.* Neither does harm. A pending entry opens nothing, and no one will
+complete it. The new entry of a rotation has an id that no one knows, and the session is listed by its old entry. What
+ends that one meanwhile makes step 2 of the rotation a conflict.
+
 * **Sign in.** (1) Create a *pending* entry under the new key: it has an identity, no data, and an hour to live. At the
   same time, read the epochs, and count. *A place that is taken for a minute.* (2*) When the session is saved,
   replace the pending entry by its version; at the same time, read the epochs again, and count. *The new session is
@@ -45,6 +52,7 @@ What ends a session passes `now=0`: it ends what is stored, whether or not it ha
 
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from math import inf
 from os import urandom
 from typing import Any, NamedTuple
 
@@ -65,11 +73,13 @@ from starsessions.stores.base import (
     Entry,
     Indexing,
     Owner,
+    Provisional,
+    Replacement,
     Store,
     Version,
     Write,
 )
-from starsessions.stores.listed import as_indexing
+from starsessions.stores.listed import as_indexing, is_indexing
 from starsessions.stores.memory import MemoryStore
 
 PENDING = 60
@@ -106,12 +116,13 @@ class Overtaken(Exception):
 class PendingSignIn:
     """The entry that a sign-in has stored, until the session is saved in its place."""
 
-    __slots__ = ("identity", "key", "version")
+    __slots__ = ("identity", "key", "until", "version")
 
-    def __init__(self, key: str, identity: Identity, version: Version) -> None:
+    def __init__(self, key: str, identity: Identity, until: int) -> None:
         self.key: str = key
         self.identity: Identity = identity
-        self.version: Version = version
+        self.until: int = until
+        self.version: Version = None
 
     def __repr__(self) -> str:
         return "<PendingSignIn>"
@@ -123,6 +134,7 @@ class Owned(NamedTuple):
     key: str
     version: Version
     record: Record | None
+    expires_at: int = 0
 
     def __repr__(self) -> str:
         return "<Owned>"
@@ -167,7 +179,9 @@ class UserIndex:
         self.checks_epoch: bool = checks_epoch
         self.store: Indexing = as_indexing(store)
         self.announcements: Announcements | None = announcements_of(store)
-        self._batching = store if isinstance(store, Batching) else None
+        # Where the library keeps the lists, what the store writes by itself would be on none.
+        self._batching = store if is_indexing(store) and isinstance(store, Batching) else None
+        self._most_together: float = 0 if self._batching is None else inf
         self._label = binding.label(purpose)
         self._epochs = binding.label(Purpose.EPOCH)
         self.everyone: str = key_under(binding.label(Purpose.EPOCH_OF_ALL) + self._label, "")
@@ -180,10 +194,18 @@ class UserIndex:
 
     # Whose entry it is
 
-    def owner_of(self, record: Record) -> Owner | None:
-        """Return the owner of a session's entry; None if no user is signed in."""
+    def owner_of(self, record: Record, later_end: int | None = None) -> Owner | None:
+        """Return the owner of a session's entry; None if no user is signed in.
+
+        Args:
+            record: the session.
+            later_end: when the entry that will replace this one expires. None: none will.
+        """
         identity = record.identity
-        return None if identity is None else Owner(self.owner_name(identity.user_id), identity.signed_in_at)
+        if identity is None:
+            return None
+        name, since = self.owner_name(identity.user_id), identity.signed_in_at
+        return Owner(name, since) if later_end is None else Provisional(name, since, later_end)
 
     def owner_name(self, user_id: str) -> str:
         """Return the name of the owner that the user is in the store."""
@@ -211,7 +233,7 @@ class UserIndex:
             if isinstance(read, Found):
                 user = read.record.identity
                 if user is not None and user.user_id == user_id:
-                    owned.append(Owned(key, entry.version, read.record))
+                    owned.append(Owned(key, entry.version, read.record, entry.expires_at))
             elif not isinstance(read, Pointer):  # encrypted with a key that is not in use any more, or garbage
                 owned.append(Owned(key, entry.version, None))
         return owned, page.after
@@ -252,6 +274,10 @@ class UserIndex:
     async def begin_epoch(self, user_id: str, now: int) -> bytes:
         """Give the user another epoch, which refuses all earlier sessions at their next renewal. Return it."""
         return await self._begin_epoch(self._epoch_key(user_id), now + EPOCH_FOR, now)
+
+    async def forget_epoch(self, user_id: str) -> None:
+        """Remove the user's epoch. What it still refuses must have been deleted."""
+        await self.store.delete(self._epoch_key(user_id), now=0)
 
     async def begin_epoch_of_all(self, now: int) -> None:
         """Give all users another epoch, and tell the streams of all of them to compare it."""
@@ -299,10 +325,9 @@ class UserIndex:
         """Return the bytes to store under this key."""
         return self._entries.value(key, content)
 
-    @property
-    def is_batching(self) -> bool:
-        """Whether the store may carry out several writes at once."""
-        return self._batching is not None
+    def may_write_together(self, count: int) -> bool:
+        """Return whether the store may carry out so many writes at once."""
+        return count <= self._most_together
 
     async def write_together(self, writes: Sequence[Write], now: int, topic: str) -> Sequence[Version] | None:
         """Carry out all of these writes at once, and announce a key. Return their versions; None: the store cannot.
@@ -310,21 +335,41 @@ class UserIndex:
         Raises:
             BatchConflict: an entry was not as expected, and nothing was written.
         """
-        if self._batching is None:
+        if self._batching is None or not self.may_write_together(len(writes)):
             return None
         versions = await self._batching.write_together(writes, now=now, topics=[topic])
         if versions is None:  # a Cluster, and it stays one
-            self._batching = None
+            self._most_together = len(writes) - 1
         return versions
 
-    async def create(self, key: str, record: Record, expires_at: int, now: int) -> Version:
+    async def replace_and_announce(self, write: Replacement, now: int) -> None:
+        """Replace an entry that has no owner any more, and announce its key.
+
+        Raises:
+            Conflict: the entry has another version, or is missing or expired.
+        """
+        key, value, version, expires_at, _ = write
+        if await self.write_together([write], now, key) is None:
+            await self.store.replace(key, value, version, expires_at=expires_at, now=now)
+            await self.announce(key)
+
+    async def create(
+        self, key: str, record: Record, expires_at: int, now: int, later_end: int | None = None
+    ) -> Version:
         """Store the session of a user under another key.
+
+        Args:
+            key: the key.
+            record: the session.
+            expires_at: when the entry expires.
+            now: the current time.
+            later_end: when the entry that will replace this one expires. None: none will.
 
         Raises:
             Conflict: the key is in use.
             Overtaken: all sessions of the user were ended meanwhile.
         """
-        value, owner = self._entries.value(key, record), self.owner_of(record)
+        value, owner = self._entries.value(key, record), self.owner_of(record, later_end)
         write = self.store.create(key, value, expires_at=expires_at, now=now, owner=owner)
         return await self._if_wanted(key, record, write, expires_at, now)
 
@@ -348,14 +393,21 @@ class UserIndex:
             raise Overtaken
         return version
 
-    async def begin(self, key: str, identity: Identity, now: int) -> PendingSignIn:
+    async def begin(self, key: str, identity: Identity, ends_at: int, now: int) -> PendingSignIn:
         """Store the pending entry of a sign-in.
+
+        Args:
+            key: the key of the session.
+            identity: who signs in.
+            ends_at: when the session would expire if it was saved now.
+            now: the current time.
 
         Raises:
             Conflict: the key is in use.
         """
-        version = await self._put_pending(key, identity, None, now)
-        return PendingSignIn(key, identity, version)
+        pending = PendingSignIn(key, identity, ends_at + PENDING_FOR)
+        await self._put(pending, now)
+        return pending
 
     async def complete(self, pending: PendingSignIn, record: Record, expires_at: int, now: int) -> Version:
         """Store the session in the place of its pending entry.
@@ -381,7 +433,7 @@ class UserIndex:
     async def take_back(self, pending: PendingSignIn, now: int) -> None:
         """Make the entry pending again, because the session has to be merged before it is stored."""
         with suppress(Conflict):  # it was ended, and the next attempt finds that out
-            pending.version = await self._put_pending(pending.key, pending.identity, pending.version, now)
+            await self._put(pending, now)
 
     async def abandon(self, pending: PendingSignIn) -> None:
         """Delete the pending entry of a sign-in that is not saved."""
@@ -389,12 +441,14 @@ class UserIndex:
             await self.store.delete(pending.key, pending.version, now=0)
         await self.links.forget(pending.identity)
 
-    async def _put_pending(self, key: str, identity: Identity, version: Version | None, now: int) -> Version:
-        record = Record(None, now, now, identity=identity)
-        value, expires_at, owner = self._entries.value(key, record), now + PENDING_FOR, self.owner_of(record)
+    async def _put(self, pending: PendingSignIn, now: int) -> None:
+        key, version, record = pending.key, pending.version, Record(None, now, now, identity=pending.identity)
+        value, expires_at, owner = self.value(key, record), now + PENDING_FOR, self.owner_of(record, pending.until)
         if version is None:
-            return await self.store.create(key, value, expires_at=expires_at, now=now, owner=owner)
-        return await self.store.replace(key, value, version, expires_at=expires_at, now=now, owner=owner)
+            write = self.store.create(key, value, expires_at=expires_at, now=now, owner=owner)
+        else:
+            write = self.store.replace(key, value, version, expires_at=expires_at, now=now, owner=owner)
+        pending.version = await write
 
     # Reading and ending
 

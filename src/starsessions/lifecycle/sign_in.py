@@ -11,7 +11,7 @@ from starsessions.backends.user_index import new_handle
 from starsessions.core.binding import Purpose
 from starsessions.core.csrf import SECRET_BYTES, header_of, renew_secrets
 from starsessions.core.encoding import key_under, to_base64url
-from starsessions.core.record import Expiry, Identity, MissReason, Policy
+from starsessions.core.record import Expiry, Identity, MissReason, Policy, Record, deadline
 from starsessions.core.user_agent import describe, truncate_ip
 from starsessions.exceptions import ImproperlyConfigured, TooManySessions
 from starsessions.lifecycle.limits import admit
@@ -55,14 +55,15 @@ async def sign_in(
     if keep_data:  # before the session that has the data is ended, if the user may have one only
         await take_along(session, session, user_id)
     identity = linked(identity_of(user_id, method, stamp, state, now), provider, state)
-    identity = await register(identity, new_id, state, now)
+    expiry = expiry_for(remember, state)
+    identity = await register(identity, new_id, state, now, expiry)
     if before is not None and before.user_id != user_id:
         pending, state.pending = state.pending, None
         await end(session)
         state.pending = pending
     elif not keep_data:
         session.clear()
-    state.sign_in(identity, new_id, expiry_for(remember, state))
+    state.sign_in(identity, new_id, expiry)
     end_open_forms(session)
     return new_id
 
@@ -169,15 +170,17 @@ def hashed_stamp(stamp: str, user_id: str, state: RequestState) -> str:
     return key_under(label, stamp)[:22] if stamp else ""
 
 
-async def register(identity: Identity, new_id: str, state: RequestState, now: int) -> Identity:
+async def register(identity: Identity, new_id: str, state: RequestState, now: int, expiry: Expiry | None) -> Identity:
     """Store the pending entry of the session, in whose place it is saved, and return the identity to save."""
     config, found = state.config, state.found
     index, rules = config.backend.user_index, config.users
     if index is None:
         return identity
     await abandon(state)  # a sign-in earlier in this request
+    key, expiry = config.backend.sign_in_key(identity, new_id), expiry or state.expiry or Expiry()
+    ends_at = config.backend.sign_in_end(deadline(Record(None, now, now, *expiry, None, identity), config.policy), now)
     work: list[Coroutine[Any, Any, Any]] = [
-        index.begin(config.backend.sign_in_key(identity, new_id), identity, now),
+        index.begin(key, identity, ends_at, now),
         index.epoch_of_all(now),
         index.epoch(identity.user_id, now),
     ]
@@ -196,6 +199,7 @@ async def register(identity: Identity, new_id: str, state: RequestState, now: in
         try:
             return await admit(identity, None if replaced is None else replaced.handle, index, rules, now)
         except TooManySessions:
+            config.observer.refused("max_sessions_per_user")
             await abandon(state)
             raise
     return identity

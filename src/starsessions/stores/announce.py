@@ -15,6 +15,9 @@ NOT_ANNOUNCED = (
 )
 """What is logged of an announcement that failed. It needs the reason."""
 
+SEND_WITHIN = 1.0
+"""Seconds that an announcement may delay a request."""
+
 
 class Announces:
     """A store that is `Announcing` by means of its `announcer`."""

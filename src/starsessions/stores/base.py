@@ -10,7 +10,7 @@ late a write arrives. `now` and `expires_at` are whole seconds since 1970. An en
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from inspect import iscoroutinefunction
-from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, TypeGuard, runtime_checkable
 
 Version = Any
 """A value that only the store interprets. A key never has the same version twice, not even after a delete."""
@@ -137,6 +137,27 @@ class Owner(NamedTuple):
     """The position in the listing, in seconds since 1970. An entry keeps it when it is replaced."""
 
 
+class Provisional(Owner):
+    """The owner of an entry that counts for nothing yet. It counts once it is replaced by one with an ordinary `Owner`.
+
+    A store may ignore the difference. One that writes an entry and its place in the listing one after the other, as in
+    a Cluster, may write this entry and its place at the same time: if that is interrupted, the entry may be in no
+    listing. It may keep the place until the ordinary entry expires, so that only the entry remains to be written.
+
+    Args:
+        name: as in `Owner`.
+        since: as in `Owner`.
+        until: when the ordinary entry is expected to expire, in seconds since 1970.
+    """
+
+    until: int
+
+    def __new__(cls, name: str, since: int, until: int) -> Self:
+        self = super().__new__(cls, name, since)
+        self.until = until
+        return self
+
+
 class Cursor(NamedTuple):
     """Where a page of a listing ends: the position and the key of its last entry."""
 
@@ -159,8 +180,8 @@ class Indexing(Protocol):
     """A store that knows the owner of an entry, and lists the entries of an owner: an optional power of a `Store`.
 
     It has `get` and `delete` of a `Store`. Its `create` and `replace` take the owner as well. Whatever is interrupted,
-    an entry that exists is in the listing of its owner. Adding and removing entries of one owner in parallel loses
-    none.
+    an entry that exists is in the listing of its owner, unless that is `Provisional`. Adding and removing entries of
+    one owner in parallel loses none.
     """
 
     async def get(self, key: str, *, now: int) -> Entry | None:
@@ -266,7 +287,8 @@ class Batching(Protocol):
         """Carry out all of these writes, or none, as one atomic step. Then announce the topics, as `announce` does.
 
         Return the new versions in the order of the writes, with None for a deletion. Return None in place of them, and
-        do nothing, if this database cannot do it: in a Cluster, entries are on different servers.
+        do nothing, if this database cannot do it: in a Cluster, entries are on different servers, so that one write may
+        be possible, and several are not.
 
         Args:
             writes: what to write. No two of them have the same key.

@@ -1,20 +1,23 @@
 """How several entries are written at once, with their places in listings and an announcement: by one script.
 
-In a Cluster, entries are on different servers, so it cannot be done.
+In a Cluster, entries are on different servers, so several cannot be written at once. A single one can, and while it is
+announced, the place that it leaves is removed.
 """
 
+from asyncio import timeout
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from starsessions.exceptions import BackendUnavailable
 from starsessions.notices import Notices
-from starsessions.stores.announce import NOT_ANNOUNCED, in_parts
-from starsessions.stores.base import BatchConflict
-from starsessions.stores.redis.announce import MOST_TOPICS
+from starsessions.stores.announce import NOT_ANNOUNCED, SEND_WITHIN, in_parts, why_failed
+from starsessions.stores.base import Announcing, BatchConflict, Conflict
+from starsessions.stores.redis.announce import MOST_TOPICS, channel_of
 from starsessions.stores.redis.commands import Commands
-from starsessions.stores.redis.layout import parsed
+from starsessions.stores.redis.layout import as_stored, parsed
 from starsessions.stores.redis.scripts import WRITE_TOGETHER
-from starsessions.stores.redis.writing import Change, moves_of
+from starsessions.stores.redis.writing import Change, Writer, moves_of
 
 _DONE = 1
 
@@ -25,39 +28,62 @@ class Batches:
     Args:
         commands: how to reach Redis.
         prefix: the prefix of all keys.
-        channel: where to announce.
+        writer: carries out one change.
+        announcer: announces to all who use this server and prefix.
     """
 
-    def __init__(self, commands: Commands, prefix: bytes, channel: bytes) -> None:
+    def __init__(self, commands: Commands, prefix: bytes, writer: Writer, announcer: Announcing) -> None:
         self._commands = commands
         self._prefix = prefix
-        self._channel = channel
+        self._writer = writer
+        self._announcer = announcer
+        self._channel = channel_of(prefix)
         self._notices = Notices()
 
-    async def carry_out(self, changes: Sequence[Change], topics: Sequence[str], now: int) -> bool:
-        """Carry out the changes, and announce the topics. Return False, and do nothing, if this is a Cluster.
+    async def carry_out(
+        self, changes: Sequence[Change], topics: Sequence[str], now: int
+    ) -> Sequence[bytes | None] | None:
+        """Carry out the changes, announce the topics, and return the new versions, with None for a deletion.
+
+        In a Cluster, return None, and do nothing, if there are several changes.
 
         Raises:
             BatchConflict: an entry does not have the expected version.
             BackendUnavailable: Redis failed, or it is unknown whether the changes were carried out.
         """
-        if self._commands.is_spread:
-            return False
-        sent = await self._commands.finish(self._send, changes, topics, now)
+        sent = None
+        if not self._commands.is_spread:
+            sent = await self._commands.finish(self._send, changes, topics, now)
         if sent is None:
-            return False
+            return [await self._alone(changes[0], topics)] if len(changes) == 1 else None
         reply, twice = sent
+        versions = [change.version or None for change in changes]
         if type(reply) is int:
             if reply != _DONE:
                 self._notices.warn("announce", NOT_ANNOUNCED, "Redis refused it.", every=600)
-            return True
+            return versions
         index, stored = reply
         current = parsed(stored, now)
         if not twice:
             raise BatchConflict(index, current)
         if current is None and len(changes) == 1 and not changes[0].version:
-            return True  # it was to be deleted, and it is
+            return versions  # it was to be deleted, and it is
         raise BackendUnavailable("The reply to a write was lost, and its result is unknown.")
+
+    async def _alone(self, change: Change, topics: Sequence[str]) -> bytes | None:
+        """Carry out one change in a Cluster."""
+        try:
+            return await self._writer.carry_out(change, partial(self._announce, topics)) or None
+        except Conflict as conflict:
+            raise BatchConflict(0, conflict.current) from None
+
+    async def _announce(self, topics: Sequence[str]) -> None:
+        """Announce topics. It does not fail, and takes no longer than a moment."""
+        try:
+            async with timeout(SEND_WITHIN):
+                await self._announcer.announce(topics)
+        except Exception as error:
+            self._notices.warn("announce", NOT_ANNOUNCED, why_failed(error), every=600)
 
     async def _send(self, changes: Sequence[Change], topics: Sequence[str], now: int) -> tuple[Any, bool] | None:
         """Return the reply, and whether the script was sent twice; None: this is a Cluster."""
@@ -69,7 +95,7 @@ class Batches:
             keys += [key, *(place.listing if place else key for place in places)]
             said += [
                 change.entry,
-                change.expected,
+                as_stored(change.expected),
                 change.milliseconds,
                 *(place.start if place else b"" for place in places),
             ]

@@ -6,7 +6,8 @@ An entry is one string under one key. Instants are 8 bytes, big-endian:
     0x02 | 8 random bytes | expires_at | n, one byte | since | owner, n bytes | value
 
 All between the first byte and the value is the version. So who replaces or deletes an entry knows its former owner
-without a read.
+without a read. A version that is returned may be longer than the stored one, by 8 bytes: until when the place of the
+entry is kept, if that is longer than the entry.
 
 A listing is a sorted set under `{owner}`. Its members have the score 0, so Redis orders them by their bytes:
 
@@ -41,7 +42,8 @@ class Place(NamedTuple):
     who: bytes
     """The beginning of the version of the entry."""
 
-    expires_at: int
+    kept_until: int
+    """When the entry expires, or later."""
 
     def is_same(self, other: "Place | None") -> bool:
         """Return whether two versions of an entry have one place."""
@@ -53,6 +55,21 @@ def new_version(random: bytes, expires_at: int, owner: Owner | None) -> bytes:
     name = b"" if owner is None else owner.name.encode()
     start = _HEAD.pack(LAYOUT, random, max(0, expires_at), len(name))[1:]
     return start if owner is None else start + _since(owner.since) + name
+
+
+def with_kept_until(version: bytes, kept_until: int) -> bytes:
+    """Return a version that says until when the place of its entry is kept."""
+    return version + _since(kept_until)
+
+
+def as_stored(version: Version) -> Version:
+    """Return what is stored of a version."""
+    return version[: -_SINCE.size] if _says_kept_until(version) else version
+
+
+def _says_kept_until(version: Version) -> bool:
+    size = version[_AT - 1] if len(version) > _AT else 0
+    return size > 0 and len(version) == _AT + size + 2 * _SINCE.size
 
 
 def entry_of(version: bytes, value: bytes) -> bytes:
@@ -80,11 +97,12 @@ def place_of(prefix: bytes, key: str, version: Version) -> Place | None:
         _, random, expires_at, size = _HEAD.unpack_from(b"\0" + version)
     except error:  # no version of this store
         return None
-    name = version[_AT + _SINCE.size :]
+    name = as_stored(version)[_AT + _SINCE.size :]
     if not size or len(name) != size:
         return None
     start = version[_AT : _AT + _SINCE.size] + key.encode() + b"\0"
-    return Place(prefix + b"{" + name + b"}", start, random[:4], expires_at)
+    [kept_until] = _SINCE.unpack(version[-_SINCE.size :]) if _says_kept_until(version) else [expires_at]
+    return Place(prefix + b"{" + name + b"}", start, random[:4], kept_until)
 
 
 def owner_of(version: Version) -> str | None:

@@ -30,12 +30,13 @@ from starsessions.stores.base import (
     Entry,
     Owner,
     Page,
+    Provisional,
     ScanPage,
     Version,
     Write,
 )
 from starsessions.stores.loops import PerLoop
-from starsessions.stores.redis.announce import RedisAnnouncer, channel_of
+from starsessions.stores.redis.announce import RedisAnnouncer
 from starsessions.stores.redis.batches import Batches
 from starsessions.stores.redis.clients import ClientOrUrl, clients_for
 from starsessions.stores.redis.commands import Commands
@@ -47,9 +48,6 @@ from starsessions.stores.redis.scanning import Scanner
 from starsessions.stores.redis.scripts import CLOCK
 from starsessions.stores.redis.writing import ANY, Change, Writer
 from starsessions.stores.survey import Survey
-
-_LONGEST = 10**15
-"""The longest time to live in milliseconds, 30,000 years. Redis adds the current time, and rejects an overflow."""
 
 _NO_SESSION = "starsessions-survey"
 """A key under which nothing is stored."""
@@ -88,7 +86,7 @@ class RedisStore(Announces):
         self.announcer: Announcing = RedisAnnouncer(self.clients, self._prefix, seconds)
         self._commands = Commands(self.clients, seconds, wait_for_replicas)
         self._writer = Writer(self._commands, self._prefix)
-        self._batches = Batches(self._commands, self._prefix, channel_of(self._prefix))
+        self._batches = Batches(self._commands, self._prefix, self._writer, self.announcer)
         self._reader = Reader(self._commands, self._prefix)
         self._scanner = Scanner(self._commands, self._prefix)
         self._eviction = EvictionCheck()
@@ -128,11 +126,10 @@ class RedisStore(Announces):
     async def write_together(
         self, writes: Sequence[Write], *, now: int, topics: Sequence[str] = ()
     ) -> Sequence[Version | None] | None:
-        changes = [_change(write, now) for write in writes]
-        if not await self._batches.carry_out(changes, topics, now):
-            return None
-        await self._eviction.once(self._commands)
-        return [change.version or None for change in changes]
+        versions = await self._batches.carry_out([_change(write, now) for write in writes], topics, now)
+        if versions is not None:
+            await self._eviction.once(self._commands)
+        return versions
 
     async def scan(self, *, limit: int, now: int, after: str | None = None) -> ScanPage:
         return await self._commands.finish(self._scanner.page, limit, now, after)
@@ -156,14 +153,15 @@ class RedisStore(Announces):
         self, key: str, value: bytes, expected: Version, expires_at: int, now: int, owner: Owner | None
     ) -> Version:
         change = _new_entry(key, value, expected, expires_at, now, owner)
-        await self._writer.carry_out(change)
+        version = await self._writer.carry_out(change)
         await self._eviction.once(self._commands)
-        return change.version
+        return version
 
 
 def _new_entry(key: str, value: bytes, expected: Version, expires_at: int, now: int, owner: Owner | None) -> Change:
     version = new_version(urandom(8), expires_at, owner)
-    return Change(key, now, expected, version, value, min((expires_at - now) * 1000, _LONGEST))
+    kept_until = owner.until if isinstance(owner, Provisional) else 0
+    return Change(key, now, expected, version, value, expires_at, kept_until)
 
 
 def _change(write: Write, now: int) -> Change:

@@ -5,19 +5,28 @@ script of its own: the listing before an entry begins or is prolonged, then the 
 leaves. So an entry that exists is always listed, whatever is interrupted. A place without an entry is harmless: who
 reads the listing looks at the entries, and places whose time has passed are removed when others are added.
 
+Two things shorten that. A provisional entry is written at the same time as its place: both are there once the write has
+succeeded, and if it has not, the entry counts for nothing. Its place is kept from the start for as long as the entry
+that will replace it needs it, and its version says so. Then nothing has to be added before it is replaced. And the
+place that an entry leaves is removed while the change is announced.
+
 What is removed last may be a place that another write of the same key has renewed meanwhile. So a place knows which
 version put it there, and is removed only if that is the one that ended.
 """
 
 from asyncio import gather
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.base import Conflict, Version
 from starsessions.stores.redis.commands import Commands
-from starsessions.stores.redis.layout import Place, entry_of, parsed, place_of
+from starsessions.stores.redis.layout import Place, as_stored, entry_of, parsed, place_of, with_kept_until
 from starsessions.stores.redis.scripts import ADD, REMOVE, WRITE
+
+LONGEST = 10**15
+"""The longest time to live in milliseconds, 30,000 years. Redis adds the current time, and rejects an overflow."""
 
 ANY = b"*"
 """In place of the expected version: whatever it is."""
@@ -35,8 +44,21 @@ class Change(NamedTuple):
     """The new version; empty: remove the entry."""
 
     value: bytes = b""
-    milliseconds: int = 0
-    """How long the new entry lives."""
+    expires_at: int = 0
+    """When the new entry expires."""
+
+    kept_until: int = 0
+    """Until when its place is kept, if it is provisional."""
+
+    @property
+    def milliseconds(self) -> int:
+        """How long the new entry lives; 0 or less: there is none."""
+        return min((self.expires_at - self.now) * 1000, LONGEST) if self.version else 0
+
+    @property
+    def milliseconds_kept(self) -> int:
+        """How long its place is kept."""
+        return max(self.milliseconds, min((self.kept_until - self.now) * 1000, LONGEST))
 
     @property
     def entry(self) -> bytes:
@@ -57,6 +79,16 @@ class Moves(NamedTuple):
     """Whether the entry would live without being listed if it was written before its place."""
 
 
+class _Reply(NamedTuple):
+    """What the script for an entry has answered."""
+
+    answer: Any
+    twice: bool
+    """Whether it was sent twice."""
+    is_apart: bool = False
+    """Whether another script has put the entry in a place that is kept for longer."""
+
+
 _NONE = Moves()
 
 
@@ -65,8 +97,8 @@ def moves_of(prefix: bytes, change: Change) -> Moves:
     former = place_of(prefix, change.key, change.expected)
     into = place_of(prefix, change.key, change.version) if change.milliseconds > 0 else None
     if into is None or former is None or not into.is_same(former):
-        return Moves(into, former, comes_first=True)
-    return Moves(into, None, comes_first=into.expires_at > former.expires_at)
+        return Moves(into, former, comes_first=not change.kept_until)
+    return Moves(into, None, comes_first=not change.kept_until and into.kept_until > former.kept_until)
 
 
 class Writer:
@@ -81,39 +113,50 @@ class Writer:
         self._commands = commands
         self._prefix = prefix
 
-    async def carry_out(self, change: Change) -> None:
-        """Carry out a change.
+    async def carry_out(self, change: Change, announce: Callable[[], Awaitable[None]] | None = None) -> bytes:
+        """Carry out a change, and return the new version.
+
+        Args:
+            change: what to do.
+            announce: announces it, once it is done. It must not fail.
 
         Raises:
             Conflict: the entry does not have the expected version.
             BackendUnavailable: Redis failed, or it is unknown whether the change was carried out.
         """
-        replies: list[tuple[Any, bool]] = []
+        replies: list[_Reply] = []
         try:
-            await self._commands.finish(self._take_steps, change, replies)
+            await self._commands.finish(self._take_steps, change, announce, replies)
         except BackendUnavailable:  # if it is only that a place could not be removed, it stays, which is harmless
             if not replies:
                 raise
-        [(answer, twice)] = replies
-        if answer == 1 or type(answer) is list:
-            return
-        current = parsed(answer, change.now)
-        if twice and current is not None:
+        [reply] = replies
+        if _is_done(change, reply):
+            return with_kept_until(change.version, change.kept_until) if reply.is_apart else change.version
+        current = parsed(reply.answer, change.now)
+        if reply.twice and current is not None:
             raise BackendUnavailable("The reply to a write was lost, and its result is unknown: another one followed.")
-        if twice and not change.version:
-            return  # it was to be deleted, and it is
         raise Conflict(current)
 
-    async def _take_steps(self, change: Change, replies: list[tuple[Any, bool]]) -> None:
-        """Carry out a change, and note the reply to the script for the entry, and whether that was sent twice."""
+    async def _take_steps(
+        self, change: Change, announce: Callable[[], Awaitable[None]] | None, replies: list[_Reply]
+    ) -> None:
+        """Carry out a change, and note the reply to the script for the entry."""
         moves = moves_of(self._prefix, change)
-        replies.append(await self._send(change, moves))
-        stale = self._stale(change, moves, replies[0][0])
-        if stale is not None:
-            entry = () if self._commands.is_spread else (self._prefix + change.key.encode(),)
-            await self._commands.run(REMOVE, [stale.listing, *entry], stale.start, stale.who)
+        reply = await self._send(change, moves)
+        replies.append(reply)
+        stale = self._stale(change, moves, reply.answer)
+        rest: list[Awaitable[None]] = [] if stale is None else [self._remove(change, stale)]
+        if announce is not None and _is_done(change, reply):
+            rest.append(announce())
+        if rest:
+            await _all(*rest)
 
-    async def _send(self, change: Change, moves: Moves) -> tuple[Any, bool]:
+    async def _remove(self, change: Change, place: Place) -> None:
+        entry = () if self._commands.is_spread else (self._prefix + change.key.encode(),)
+        await self._commands.run(REMOVE, [place.listing, *entry], place.start, place.who)
+
+    async def _send(self, change: Change, moves: Moves) -> _Reply:
         if not self._commands.is_spread:
             try:
                 return await self._write(change, moves)
@@ -125,30 +168,34 @@ class Writer:
         if moves.comes_first:
             await self._add(change, moves.into)
             return await self._write(change, _NONE)
+        if change.kept_until:
+            reply, _ = await _all(self._write(change, _NONE), self._add(change, moves.into))
+            return _Reply(reply.answer, reply.twice, is_apart=True)
         # The place is there, unless its listing was evicted.
-        written: tuple[Any, bool]
-        written, _ = await gather(self._write(change, _NONE), self._heal(change, moves.into))
-        return written
+        reply, _ = await _all(self._write(change, _NONE), self._heal(change, moves.into))
+        return _Reply(*reply)
 
     async def _heal(self, change: Change, place: Place) -> None:
         with suppress(*self._commands.failures):
             await self._add(change, place)
 
-    async def _write(self, change: Change, moves: Moves) -> tuple[Any, bool]:
+    async def _write(self, change: Change, moves: Moves) -> _Reply:
         places = (moves.into, moves.out_of)
-        return await self._commands.run_durably(
-            WRITE,
-            [self._prefix + change.key.encode(), *(place.listing for place in places if place)],
-            change.entry,
-            change.expected,
-            change.now,
-            change.milliseconds,
-            *(place.start if place else b"" for place in places),
+        return _Reply(
+            *await self._commands.run_durably(
+                WRITE,
+                [self._prefix + change.key.encode(), *(place.listing for place in places if place)],
+                change.entry,
+                as_stored(change.expected),
+                change.now,
+                change.milliseconds,
+                *(place.start if place else b"" for place in places),
+            )
         )
 
     async def _add(self, change: Change, place: Place) -> None:
         await self._commands.run_durably(
-            ADD, [place.listing], change.version, place.start, place.who, change.milliseconds
+            ADD, [place.listing], change.version, place.start, place.who, change.milliseconds_kept
         )
 
     def _stale(self, change: Change, moves: Moves, answer: Any) -> Place | None:
@@ -162,3 +209,19 @@ class Writer:
         current = parsed(answer, 0)
         there = place_of(self._prefix, change.key, current.version) if current else None
         return None if moves.into is None or moves.into.is_same(there) else moves.into
+
+
+def _is_done(change: Change, reply: _Reply) -> bool:
+    """Return whether a change was carried out, now or before the reply was lost."""
+    if reply.answer == 1 or type(reply.answer) is list:
+        return True
+    return reply.twice and not change.version and parsed(reply.answer, change.now) is None
+
+
+async def _all(*work: Awaitable[Any]) -> list[Any]:
+    """Wait for all of these together, and return their results. Raise the first error once all ended."""
+    results = await gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
