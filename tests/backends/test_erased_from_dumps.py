@@ -40,6 +40,7 @@ def times_in(dump: bytes, user: str) -> int:
     return sum(dump.count(spelled) for spelled in spellings(user))
 
 
+@pytest.mark.guarantee(29)
 @pytest.mark.parametrize("before", range(3))
 def test_a_spelling_is_found_wherever_the_text_begins(before: int) -> None:
     dump = b"x" * before + ANN.encode() + b"and so on"
@@ -82,6 +83,7 @@ async def erased(backend: StoreBackend, clock: Clock, dump: Callable[[], bytes])
     assert await user_of(site, bob) == BOB
 
 
+@pytest.mark.guarantee(29)
 async def test_nothing_of_an_erased_user_is_in_the_files_of_redis(clock: Clock, tmp_path: Path) -> None:
     # Compressed or in the form of a snapshot, the id could not be looked for.
     plain = {"rdbcompression": "no", "aof-use-rdb-preamble": "no"}
@@ -110,6 +112,7 @@ def has_rewritten(server: redis.RedisServer) -> bool:
     return not (state["aof_rewrite_in_progress"] or state["aof_rewrite_scheduled"])
 
 
+@pytest.mark.guarantee(29)
 async def test_nothing_of_an_erased_user_is_in_a_dump_of_postgresql(clock: Clock) -> None:
     with postgres.server() as server:
         pg_dump = postgres.postgres_program("pg_dump")

@@ -178,6 +178,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.guarantee(28)
 @rows("url, said", WRONG)
 def test_what_is_wrong_with_a_url_is_said_without_showing_it(url: Any, said: str) -> None:
     assert said in refused(url)

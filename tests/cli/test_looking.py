@@ -60,6 +60,7 @@ def test_a_long_list_has_pages(command: Command, shop: Shop) -> None:
     assert command("list", "ann", *APP, "--limit", "0").code == 2
 
 
+@pytest.mark.guarantee(28)
 def test_a_session_is_shown_without_its_user_and_its_data(command: Command, shop: Shop) -> None:
     [handle] = shop.sign_in("ann")
     for how in ([], ["--user", "ann"]):
@@ -210,6 +211,7 @@ WRONG = {
 }
 
 
+@pytest.mark.guarantee(28)
 @rows("where, why", list(WRONG.items()))
 def test_what_cannot_be_used_is_said_in_one_sentence(
     command: Command, where: tuple[str, ...], why: str, empty_shop: Shop

@@ -76,6 +76,7 @@ def keeps(**data: Any) -> Callable[[Session], None]:
     return lambda session: session.update(data)
 
 
+@pytest.mark.guarantee(29)
 async def test_what_is_stored_of_a_user_is_exported_with_its_data(listing: SessionBackend, clock: Clock) -> None:
     site = Site(backend=listing, autoload=True, clock=clock)
     began_at = datetime.fromtimestamp(int(clock()), UTC)
@@ -95,6 +96,7 @@ async def test_what_is_stored_of_a_user_is_exported_with_its_data(listing: Sessi
     assert json.loads(json.dumps(as_json(exported)))["sessions"][0]["signed_in_at"] == began_at.isoformat()
 
 
+@pytest.mark.guarantee(29)
 async def test_what_has_expired_and_is_still_stored_is_exported_as_such(clock: Clock) -> None:
     backend = StoreBackend(MemoryStore(), clock=clock)
     site = Site(backend=backend, autoload=True, clock=clock, max_age=10 * DAY)
@@ -105,6 +107,7 @@ async def test_what_has_expired_and_is_still_stored_is_exported_as_such(clock: C
     assert [one.is_live for one in (await export_user(backend, ANN)).sessions] == [False]
 
 
+@pytest.mark.guarantee(29)
 async def test_a_session_that_an_interrupted_rotation_has_left_twice_is_exported_once(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +125,7 @@ async def test_a_session_that_an_interrupted_rotation_has_left_twice_is_exported
     assert [found.is_live for found in (await export_user(backend, ANN)).sessions] == [True]
 
 
+@pytest.mark.guarantee(29)
 async def test_an_entry_that_another_key_encrypts_is_not_exported(clock: Clock) -> None:
     store = MemoryStore()
     await signed_in(Site(backend=StoreBackend(store, encrypt_with=KEY, clock=clock), clock=clock), ANN)
@@ -129,6 +133,7 @@ async def test_an_entry_that_another_key_encrypts_is_not_exported(clock: Clock) 
     assert (await export_user(other, ANN, session_cookie="session")).sessions == []
 
 
+@pytest.mark.guarantee(29)
 async def test_an_erased_user_is_signed_out_and_not_in_the_store(listing: SessionBackend, clock: Clock) -> None:
     site = Site(backend=listing, autoload=True, clock=clock)
     ann, bob = await signed_in(site, ANN, **PROVIDER), await signed_in(site, BOB, **PROVIDER)
@@ -154,6 +159,7 @@ async def test_an_erased_user_is_signed_out_and_not_in_the_store(listing: Sessio
     assert await UserSessions(listing).revoke_linked(PROVIDER["provider"], subject="sub-1") == 1
 
 
+@pytest.mark.guarantee(29)
 async def test_the_links_that_an_earlier_sign_out_has_left_are_erased(clock: Clock) -> None:
     backend = StoreBackend(MemoryStore(), clock=clock)
     site = Site(backend=backend, autoload=True, clock=clock)
@@ -164,6 +170,7 @@ async def test_the_links_that_an_earlier_sign_out_has_left_are_erased(clock: Clo
     assert await held(backend) == b""
 
 
+@pytest.mark.guarantee(29)
 async def test_what_the_store_has_lost_from_its_listing_is_erased(clock: Clock) -> None:
     backend = StoreBackend(Forgetful(), clock=clock)
     site = Site(backend=backend, autoload=True, clock=clock)
@@ -173,6 +180,7 @@ async def test_what_the_store_has_lost_from_its_listing_is_erased(clock: Clock) 
     assert await user_of(site, ann) is None
 
 
+@pytest.mark.guarantee(29)
 async def test_who_signs_in_during_the_erasure_is_signed_out_again(clock: Clock) -> None:
     backend = StoreBackend(MemoryStore(), clock=clock)
     site = Site(backend=backend, autoload=True, clock=clock)
@@ -189,6 +197,7 @@ async def test_who_signs_in_during_the_erasure_is_signed_out_again(clock: Clock)
     assert await held(backend) == b""
 
 
+@pytest.mark.guarantee(29)
 async def test_the_data_of_before_a_sign_in_is_erased_with_the_session(clock: Clock) -> None:
     backend = StoreBackend(MemoryStore(), clock=clock)
     site = Site(backend=backend, autoload=True, clock=clock)
@@ -202,6 +211,7 @@ async def test_the_data_of_before_a_sign_in_is_erased_with_the_session(clock: Cl
     assert (await held(backend)).count(BOB.encode()) == 3
 
 
+@pytest.mark.guarantee(29)
 async def test_the_user_of_another_cookie_in_the_same_store_is_another_user(clock: Clock) -> None:
     backend = StoreBackend(MemoryStore(), clock=clock)
     shop = Site(backend=backend, autoload=True, clock=clock, session_cookie="shop")
@@ -214,6 +224,7 @@ async def test_the_user_of_another_cookie_in_the_same_store_is_another_user(cloc
     assert await user_of(admin, there) == ANN
 
 
+@pytest.mark.guarantee(29)
 async def test_entries_that_cannot_be_read_are_counted(clock: Clock) -> None:
     store = MemoryStore()
     site = Site(backend=StoreBackend(store, encrypt_with=KEY, clock=clock), autoload=True, clock=clock)
@@ -225,6 +236,7 @@ async def test_entries_that_cannot_be_read_are_counted(clock: Clock) -> None:
     assert erased == ErasedUser(sessions=0, entries=0, history=0, unreadable=3)
 
 
+@pytest.mark.guarantee(29)
 async def test_a_scan_of_many_pages_finds_all(clock: Clock) -> None:
     backend = StoreBackend(Forgetful(), clock=clock)
     site = Site(backend=backend, autoload=True, clock=clock)
@@ -238,6 +250,7 @@ async def test_a_scan_of_many_pages_finds_all(clock: Clock) -> None:
     assert pages == sorted(pages)
 
 
+@pytest.mark.guarantee(29)
 @rows(
     "backend, names, cure",
     [
@@ -252,6 +265,7 @@ async def test_it_is_said_what_cannot_be_exported_or_erased(backend: Any, names:
             await act(backend, ANN, **names)
 
 
+@pytest.mark.guarantee(29)
 async def test_a_store_that_cannot_be_scanned_is_refused_before_anything_is_erased(clock: Clock) -> None:
     backend = StoreBackend(FourVerbs(Entries()), clock=clock)
     site = Site(backend=backend, autoload=True, clock=clock)
@@ -261,6 +275,7 @@ async def test_a_store_that_cannot_be_scanned_is_refused_before_anything_is_eras
     assert await user_of(site, ann) == ANN
 
 
+@pytest.mark.guarantee(29)
 def test_what_json_has_no_form_for_is_spelled_out() -> None:
     moment = datetime(2026, 1, 2, tzinfo=UTC)
     revoked = Revoked("a-handle", ANN)

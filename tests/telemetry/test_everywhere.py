@@ -14,6 +14,7 @@ WITH_ALL_OUTCOMES = (
 )
 
 
+@pytest.mark.guarantee(28)
 @pytest.mark.once
 def test_all_that_the_tests_of_the_shell_export_are_words_of_this_library() -> None:
     files = [f"tests/shell/test_{name}.py" for name in WITH_ALL_OUTCOMES]

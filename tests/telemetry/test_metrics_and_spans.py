@@ -491,6 +491,7 @@ async def every_scenario(recorder: Recorder, clock: Clock, **how: Any) -> set[st
     return {secret for secret in secrets if secret}
 
 
+@pytest.mark.guarantee(28)
 async def test_no_id_handle_user_key_value_or_message_is_in_what_is_exported(recorder: Recorder, clock: Clock) -> None:
     secrets = await every_scenario(recorder, clock)
     exported = recorder.exported()
@@ -500,6 +501,7 @@ async def test_no_id_handle_user_key_value_or_message_is_in_what_is_exported(rec
     assert [secret for secret in secrets if secret.encode() in exported] == []
 
 
+@pytest.mark.guarantee(28)
 async def test_handles_and_users_are_on_spans_and_on_nothing_else_if_they_are_asked_for(
     recorder: Recorder, clock: Clock
 ) -> None:
@@ -528,6 +530,7 @@ class Broken(SpanProcessor):
     breaks = "starsessions.load"
 
 
+@pytest.mark.guarantee(28)
 async def test_an_sdk_that_fails_is_logged_once_and_fails_no_request(
     recorder: Recorder, backend: SessionBackend, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
