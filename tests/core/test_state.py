@@ -652,6 +652,16 @@ def test_a_default_that_was_handed_out_is_no_part_of_the_session() -> None:
     assert state.is_settled
 
 
+def test_nothing_is_remembered_where_all_is_compared() -> None:
+    state, data = machine({"a": [1]})
+    state.expose()
+
+    state.hand_out("a", data)
+
+    assert state.touched is None
+    assert state.holds
+
+
 def test_keys_that_are_equal_and_stored_differently_are_a_change() -> None:
     # The text makes the payload look as if Python's json had written it, so that all of it has to be compared.
     state, data = machine({1: "x", "text": "a: b"}, touched={True: None})

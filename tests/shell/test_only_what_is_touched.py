@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starsessions import Session
+from starsessions import ResponseStarted, Session
 from starsessions.core.merge import same
 from tests.conftest import BACKENDS
 from tests.rows import rows
@@ -238,3 +238,14 @@ def test_whatever_a_handler_does_after_a_save_by_hand_is_saved(
         assert same(await site.data(), handler.plain.data)
 
     asyncio.run(play())
+
+
+@pytest.mark.anyio
+@rows("put", [lambda session, cart: session.update(cart=cart), lambda session, cart: session.__setitem__("cart", cart)])
+async def test_a_list_that_was_set_and_is_changed_after_the_response_is_no_silent_loss(
+    put: Callable[[Session, list[int]], object],
+) -> None:
+    site, cart = Site(backend=BACKENDS["memory"](Clock()), autoload=True), [1]
+
+    with pytest.raises(ResponseStarted):
+        await site.visit(lambda session: put(session, cart), after=lambda session: cart.append(2))
