@@ -84,7 +84,7 @@ make_venv() {
 }
 
 # The package as an argument of pip, from the root of the checkout.
-itself=(--editable ".[encrypted,oidc,redis,sqlalchemy]")
+itself=(--editable ".[cli,encrypted,oidc,redis,sqlalchemy]")
 
 # make_venv_with DIRECTORY "VERSION PATH" CONSTRAINTS ARGS: creates an environment with the packages that ARGS name.
 # An environment that was made from the same inputs is reused.

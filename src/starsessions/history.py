@@ -6,8 +6,9 @@
 **Recording never delays a request, and never fails one.** `record()` puts the event into a queue in memory and returns.
 A task writes what waits there, up to 100 entries with one statement. If the database fails, they stay in the queue, and
 the next event tries again; the failure is logged once a minute. The queue has 10,000 places, and what comes when it is
-full is lost, which is logged, too. So a process that is killed loses what it has not written yet: the last moment, or
-what an outage has left. `lifespan()` writes the rest when the application shuts down.
+full is lost, which is logged, too: also if a user with more sessions is signed out of all at once. So a process that is
+killed loses what it has not written yet: the last moment, or what an outage has left. `lifespan()` writes the rest when
+the application shuts down.
 
 Nothing changes an entry. It is deleted when it is older than `keep_for` (`purge()`), or with its user (`erase()`).
 """
@@ -236,6 +237,7 @@ class SignInHistory:
         If the user is an operator, what they did stays in the histories of others, without the name.
         """
         await self.finished()
+        self._forget(user_id)  # of what could not be written
         count, of_user = 0, {"p_user": key_of_user(user_id)}
         some, delete = self._statements.some_of_user, self._statements.delete_of_user
         while deleted := await self._delete(some, delete, of_user, 1000):
@@ -277,17 +279,27 @@ class SignInHistory:
         if writer is not None:
             await asyncio.wait({writer}, timeout=self._timeout)
 
+    def _forget(self, user_id: str) -> None:
+        """Remove a user from what waits, as `erase` does from the table."""
+        key, name = key_of_user(user_id), cleaned(user_id)
+        for _ in range(len(self._waiting)):
+            row = self._waiting.popleft()
+            if row["user_key"] != key:
+                self._waiting.append(row | {"operator": ""} if row["operator"] == name else row)
+
     def _add(self, what: What, texts: Mapping[str, str]) -> None:
         if len(self._waiting) >= MOST_WAITING:
             self._notices.warn(
                 "full",
-                "The history of sign-ins has lost an entry: the database failed, and %s entries are waiting already.",
+                "The history of sign-ins has lost an entry: %s are waiting already, as the database fails or is slow.",
                 MOST_WAITING,
                 every=60,
             )
             return
         now = self.clock()
-        self._last = max(self._last + 1, number_at(int(now * 1000), randbits(COUNTER_BITS - 1)))
+        number = number_at(int(now * 1000), randbits(COUNTER_BITS - 1))
+        # What happens at one moment keeps its order. A clock that was ahead, and is right again, begins anew.
+        self._last = self._last + 1 if number <= self._last < number + number_at(1000) else number
         row: Row = {"id": self._last, "at": int(now), "what": what.value, "user_key": key_of_user(texts["user_id"])}
         self._waiting.append(row | {name: cleaned(texts.get(name, "")) for name in TEXTS})
         try:

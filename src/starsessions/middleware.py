@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starsessions.backends.adapter import adapt
 from starsessions.backends.base import SessionBackend
 from starsessions.backends.cookie import CookieBackend
+from starsessions.backends.observer import Telemetry
 from starsessions.core.binding import binding_for
 from starsessions.core.cookies import CookieSpec, SameSite
 from starsessions.core.durations import Duration
@@ -25,7 +26,7 @@ from starsessions.events import OnEvent, StoreFailed, dispatch
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionError
 from starsessions.lifecycle import validation
 from starsessions.lifecycle.config import Config
-from starsessions.lifecycle.loading import load
+from starsessions.lifecycle.loading import load, load_now
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.response import look_closer, unavailable, with_session, with_session_cookie
 from starsessions.lifecycle.saving import decide, save, save_for_headers, save_now
@@ -82,6 +83,7 @@ class SessionMiddleware:
         scope_key: the key of the session in the ASGI scope. A second middleware needs another one.
         app_name: the application that the sessions belong to. A cookie or record of one application, cookie name or
             purpose is invalid for any other. None: the name of the cookie.
+        telemetry: records metrics and spans: `starsessions.opentelemetry.OpenTelemetry()`. None: nothing is recorded.
 
     Raises:
         ImproperlyConfigured: a setting is missing, malformed or contradicts another one. The message says how to fix
@@ -122,6 +124,7 @@ class SessionMiddleware:
         on_too_many: Literal["evict", "refuse"] = "evict",
         scope_key: str = "session",
         app_name: str | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         cookie = CookieSpec(session_cookie, same_site, https_only, path, domain, partitioned)
         if backend is None:
@@ -140,11 +143,16 @@ class SessionMiddleware:
             adapted, max_age, absolute_timeout, rolling, renew_every, rotate_every, anonymous_max_age
         )
 
+        bound = adapted.bind(binding_for(cookie.name, app_name), policy)
+        if telemetry is not None:
+            bound.observer = validation.observer_from(telemetry, backend, adapted)
+
         self.app = app
         self.config: Config = Config.build(
-            backend=adapted.bind(binding_for(cookie.name, app_name), policy),
+            backend=bound,
             cookie=cookie,
             autoload=autoload,
+            load_now=load_now,
             raises_on_conflict=on_conflict == "raise",
             anonymous_if_unavailable=on_unavailable == "anonymous",
             on_event=on_event,
@@ -192,7 +200,7 @@ class SessionMiddleware:
         finally:
             if state.events:
                 await dispatch(state.events, self.config.on_event)
-        if state.phase in _SENT and (state.exposed or scope.get(key) is not session):
+        if state.phase in _SENT and (state.holds or scope.get(key) is not session):
             self._check_saved(session, scope)
 
     def _start(self, session: Session, scope: Scope, message: Message, send: Send) -> Awaitable[None]:
@@ -246,7 +254,7 @@ class SessionMiddleware:
     def _check_saved(self, session: Session, scope: Scope) -> None:
         """Raise if a change came too late to be saved with the response: losing it silently would be worse."""
         state = session.__starsessions__
-        if (state.exposed and not state.save_was_cancelled and _has_unsaved(session)) or (
+        if (not state.save_was_cancelled and _has_unsaved(session)) or (
             scope.get(self.scope_key) is not session and self._is_replaced(session, scope)
         ):
             raise ResponseStarted(
@@ -283,7 +291,8 @@ class SessionMiddleware:
             state.check_known()
             dict.clear(session)
             dict.update(session, content)
-            state.exposed = state.modified = True
+            state.modified = True
+            state.expose()
             scope[self.scope_key] = session
 
     def _is_replaced(self, session: Session, scope: Scope) -> bool:

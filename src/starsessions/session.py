@@ -55,7 +55,7 @@ class Session(TrackedDict):
         """Create a session to use by hand."""
         super().__init__(NOT_LOADED)
         adapted = adapt(backend).bound_or_default()
-        config = Config.build(adapted, CookieSpec(), autoload=False, sends_cookies=False)
+        config = Config.build(adapted, CookieSpec(), autoload=False, load_now=loading.load_now, sends_cookies=False)
         self.__starsessions__: RequestState = RequestState(config, explicit_id=session_id)
 
     # The hooks of TrackedDict
@@ -63,7 +63,7 @@ class Session(TrackedDict):
     def _before_read(self) -> None:
         state = self.__starsessions__
         if not state.is_loaded:
-            loading.load_now(self)
+            state.config.load_now(self)
         if state.phase is CLOSED and not state.accessed:
             state.config.advice.on_late_read()
         state.ready = True
@@ -102,6 +102,8 @@ class Session(TrackedDict):
     def modified(self, value: bool) -> None:
         state = self.__starsessions__
         state.modified = value or state.has_requests
+        if value:
+            state.expose()
 
     def mark_accessed(self) -> None:
         """Record an access. Starlette calls this when a handler reads `request.session`."""
@@ -119,7 +121,8 @@ class Session(TrackedDict):
         """Record a change, for code written for Starlette. Changes are detected without it."""
         self.mark_accessed()
         state = self.__starsessions__
-        state.modified = state.exposed = True  # compare all of it: C code may have handed out a list
+        state.modified = True
+        state.expose()  # C code may have handed out a list
 
     # Part of version 1.0.2
 
@@ -214,6 +217,7 @@ class Session(TrackedDict):
             state.ready = False
             state.found = None
             state.models = ()
+            state.expose()  # what the handler holds is not what will be stored
 
     @property
     def is_modified(self) -> bool:
@@ -234,7 +238,7 @@ class Session(TrackedDict):
     @data.setter
     def data(self, value: Mapping[str, Any]) -> None:
         self._before_change()
-        self.__starsessions__.exposed = True
+        self.__starsessions__.expose()
         dict.clear(self)
         dict.update(self, value)
 

@@ -10,6 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from starsessions.backends.adapter import adapt
 from starsessions.backends.base import Backend, SessionBackend
+from starsessions.backends.observer import By
 from starsessions.backends.provider_links import ProviderLinks, handles_by_user
 from starsessions.backends.user_index import AT_ONCE, PAGE, Owned, UserIndex, carries
 from starsessions.core.durations import Duration, seconds, time_limit
@@ -269,14 +270,19 @@ class UserSessions:
                 "the cookie backend."
             )
 
-    def _opened(self) -> tuple[UserIndex, int]:
-        """Return the entries of users in the backend that was bound for the middleware, and the time."""
+    def _bound(self) -> Backend:
+        """Return the backend that was bound for the middleware."""
         bound = self._given.bound_once() if self._names is None else self._given.bound_for(*self._names)
         if bound is None:
             raise ImproperlyConfigured(
                 "No SessionMiddleware has been built with this backend yet, so it is unknown whose sessions are meant: "
                 "build the application first, or say UserSessions(backend, session_cookie=…)."
             )
+        return bound
+
+    def _opened(self) -> tuple[UserIndex, int]:
+        """Return the entries of users in that backend, and the time."""
+        bound = self._bound()
         assert bound.user_index is not None
         return bound.user_index, int(bound.clock())
 
@@ -437,7 +443,7 @@ class UserSessions:
                 await _end(index, user_id, now, ended, _one_of(handles))
             await index.links.remove(links)
 
-        return await self._in_time(end_linked, timeout)
+        return await self._in_time(end_linked, timeout, by="provider")
 
     def provider_links(self) -> tuple[ProviderLinks, int]:
         """Return the links from identity providers to these sessions, and the time: for `starsessions.oidc`."""
@@ -445,7 +451,11 @@ class UserSessions:
         return index.links, now
 
     async def _in_time(
-        self, end: Callable[[dict[str, Revoked]], Awaitable[None]], timeout: float | timedelta, rest: str = ""
+        self,
+        end: Callable[[dict[str, Revoked]], Awaitable[None]],
+        timeout: float | timedelta,
+        rest: str = "",
+        by: By = "application",
     ) -> int:
         """Run `end`, which notes the sessions that it has ended, and return their number. Report each of them."""
         limit = time_limit("timeout", timeout)
@@ -454,6 +464,7 @@ class UserSessions:
             with anyio.move_on_after(limit) as scope:
                 await end(ended)
         finally:
+            self._bound().observer.revoked(len(ended), by)
             await dispatch(ended.values(), self._on_event)
         if scope.cancelled_caught:
             raise BackendUnavailable(

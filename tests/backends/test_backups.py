@@ -256,6 +256,7 @@ async def test_all_that_were_ended_since_a_dump_come_back_with_it(place: Place, 
     assert "ended before" not in await story.alive()
 
 
+@pytest.mark.guarantee(29)
 @at(*OF_LAST_NIGHT)
 async def test_no_signed_in_session_of_a_dump_opens_once_everyone_was_ended(place: Place, kind: Kind) -> None:
     story = Story(place, kind)
@@ -280,6 +281,7 @@ async def test_ending_everyone_before_a_dump_is_restored_ends_none_in_it(place: 
     assert await story.alive() >= {"signs out", "all ended", "ended by handle", "rotates"}
 
 
+@pytest.mark.guarantee(29)
 @at(WithoutSessions)
 async def test_nothing_opens_where_the_sessions_were_left_out_of_the_dump(place: Place, kind: Kind) -> None:
     story = Story(place, kind)
@@ -289,6 +291,7 @@ async def test_nothing_opens_where_the_sessions_were_left_out_of_the_dump(place:
     assert await story.alive() == stays_in_the_cookie
 
 
+@pytest.mark.guarantee(29)
 @at(*TO_THE_LAST_MOMENT)
 async def test_what_is_restored_to_the_last_moment_is_alive_if_it_was(place: Place, kind: Kind) -> None:
     story = Story(place, kind)

@@ -256,7 +256,7 @@ def test_the_label_matches_the_docstring_and_names_purpose_application_and_cooki
 def test_labels_are_built_in_one_module_only() -> None:
     [package] = starsessions.__path__
     sources = {path.name for path in Path(package).rglob("*.py") if "starsessions/v1" in path.read_text("utf-8")}
-    # A session's own secret is the key of what csrf.py does. What events.py makes is for logs, and the keys of history.py
+    # A session's own secret is the key of what csrf.py does. What events.py makes is for logs, and keys of history.py
     # are those of people, whatever the application: neither opens anything.
     assert sources == {"binding.py", "csrf.py", "events.py", "history.py"}
 

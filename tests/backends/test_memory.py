@@ -10,7 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from starsessions import InMemoryBackend, Session, set_expiry
 from starsessions.core.record import Found, Record
-from starsessions.stores.base import Conflict
+from starsessions.stores.base import Conflict, Owner
 from starsessions.stores.memory import MemoryStore
 from tests.site import Clock, Site
 
@@ -225,6 +225,33 @@ def test_threads_that_write_at_once_lose_nothing() -> None:
         wins = sum(pool.map(write, range(8)))
     assert wins == 8 * 500 + 1
     assert len(store) == 8 * 500 + 1
+
+
+@pytest.mark.guarantee(13)
+async def test_sessions_that_have_ended_give_their_memory_back() -> None:
+    import tracemalloc
+
+    store, keys = MemoryStore(), [f"{n:043}" for n in range(20_000)]
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for key in keys:
+        await store.create(key, b"v" * 150, expires_at=NOW + 9, now=NOW, owner=Owner(key, NOW))
+    taken = tracemalloc.get_traced_memory()[0] - before
+    for key in keys:
+        await store.delete(key, now=NOW)
+    left = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert left <= taken / 40
+
+
+@pytest.mark.guarantee(13)
+async def test_no_write_waits_until_a_dict_of_all_sessions_has_grown() -> None:
+    store = MemoryStore()
+    for n in range(20_000):
+        await store.create(f"{n:043}", b"", expires_at=NOW + 9, now=NOW, owner=Owner(f"user-{n}", NOW))
+    parts: list[Any] = [*store._entries, *store._owners, *store._owned]
+    assert sum(map(len, parts)) == 3 * 20_000
+    assert max(map(len, parts)) < 1000
 
 
 @pytest.mark.guarantee(13)

@@ -98,6 +98,7 @@ async def test_what_a_replica_has_is_confirmed(open_store: Open) -> None:
     assert (await store.list_owned("ann", limit=10, now=0)).entries == []
 
 
+@pytest.mark.guarantee(20)
 async def test_what_a_replica_lacks_is_not_confirmed_however_often_it_is_tried(open_store: Open, pair: Pair) -> None:
     """The second attempt finds that all is done. Only what it writes itself can tell whether a replica has that."""
     before, store = open_store(), open_store(timeout=6)
@@ -196,6 +197,7 @@ async def test_a_user_with_the_permissions_in_the_guide_may_wait(pair: Pair) -> 
         assert await store.delete("key", now=NOW) is False
 
 
+@pytest.mark.guarantee(20)
 async def test_a_sign_out_is_answered_when_it_is_durable_and_so_is_the_second_attempt(pair: Pair, clock: Clock) -> None:
     """The second one finds no session. That it has ended is confirmed no earlier for that."""
     backend = RedisBackend(pair[0].url, f"{secrets.token_hex(8)}:", timeout=6, wait_for_replicas=1, clock=clock)
@@ -309,6 +311,7 @@ async def test_a_failover_takes_back_what_was_confirmed_without_a_replica(
     assert await alive(hasty, service.keys) == {*plain, *waited}  # the control: those in `plain` were confirmed
 
 
+@pytest.mark.guarantee(20)
 @pytest.mark.once
 async def test_a_failover_takes_back_nothing_that_was_confirmed_with_a_replica(
     service: Service, stores: tuple[RedisStore, RedisStore]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
@@ -86,6 +86,32 @@ async def test_a_deadlock_is_resolved_and_the_batch_is_carried_out(store: SQLAlc
     assert written is not None
     entries = [await store.get(key, now=NOW) for key in "ba"]
     assert [entry and entry.version for entry in entries] == [*written]
+
+
+@on_postgres
+async def test_a_batch_that_cannot_be_announced_is_carried_out(
+    store: SQLAlchemyStore, backend: SQLAlchemyBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when the queue of notifications is full, because some application listens and does not read."""
+    refused = f"refused_{backend.table.name}"
+
+    def refuse(*execution: Any) -> tuple[str, Any]:
+        _, _, statement, parameters, *_ = execution
+        return statement.replace("pg_notify", refused), parameters
+
+    body = "$$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = '54000'; END $$"
+    async with backend.engine.connect() as connection:
+        function = f"CREATE FUNCTION {refused}(text, text) RETURNS void LANGUAGE plpgsql AS {body}"
+        await connection.execute(text(function))
+        await connection.commit()
+    event.listen(backend.engine.sync_engine, "before_cursor_execute", refuse, retval=True)
+    written = await store.write_together([Creation("a", b"1", LATER)], now=NOW, topics=["a"])
+    entry = await store.get("a", now=NOW)
+    assert entry is not None
+    assert [entry.version] == written
+    assert "The end of a session was not announced: PostgreSQL refused it." in caplog.text
+    with pytest.raises(BatchConflict):
+        await store.write_together([Creation("a", b"1", LATER)], now=NOW, topics=["a"])
 
 
 # Attempts whose outcome is unknown

@@ -179,6 +179,7 @@ async def test_a_paused_server_costs_a_request_its_time_and_no_connection(own: O
         assert pool_of(backend).checkedout() == 0
 
 
+@pytest.mark.guarantee(20)
 async def test_connections_that_have_fallen_silent_are_replaced(shared: Database) -> None:
     """The network has lost them, and nothing says so."""
     found = re.search(r"@127\.0\.0\.1:(\d+)/", shared.url)

@@ -87,6 +87,7 @@ async def test_a_failover_takes_back_what_was_confirmed_without_a_standby(pair: 
         assert await alive(store) == {*sessions}
 
 
+@pytest.mark.guarantee(20)
 async def test_a_failover_takes_back_nothing_that_a_synchronous_standby_has(pair: Pair, driver: str) -> None:
     primary, standby = pair
     primary.wait_for_standby()

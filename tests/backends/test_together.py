@@ -256,6 +256,22 @@ async def test_a_rotation_of_a_sign_in_that_is_ended_meanwhile_is_a_conflict() -
     assert (await index.page("ann", 10, NOW))[0] == []
 
 
+async def test_a_store_that_lists_nothing_does_not_write_past_the_lists_that_the_library_keeps() -> None:
+    class Lists(Busy):
+        """The library keeps the lists, because the store has no method for it."""
+
+        list_owned = count_owned = None  # type: ignore[assignment]
+
+    store = Lists()
+    backend = StoreBackend(store)
+    found = await backend.create(of(), "before", END, NOW)
+    rotated = await backend.rotate(found, found.record, "after", END, NOW)
+    [listed], _ = await backend.user_index.page("ann", 10, NOW)
+    assert (listed.key, store.calls) == (backend.key_of("after"), [])
+    await backend.user_index.end(listed.key, listed.version)
+    assert await backend.fetch(rotated.token, NOW) is MissReason.UNKNOWN
+
+
 async def test_step_by_step_a_sign_in_is_rotated_and_replaced_as_well() -> None:
     backend = CookieBackend(KEY, revocations=OneByOne(MemoryStore()))
     found, index = await signed_in(backend)

@@ -178,9 +178,22 @@ WRONG = [
 ]
 
 
+@pytest.mark.guarantee(28)
 @rows("url, said", WRONG)
 def test_what_is_wrong_with_a_url_is_said_without_showing_it(url: Any, said: str) -> None:
     assert said in refused(url)
+
+
+@rows("installed, works, fails", [("asyncpg", "ssl", "sslmode"), ("psycopg", "sslmode", "ssl")])
+def test_a_url_without_a_driver_has_the_options_of_the_one_that_is_installed(
+    monkeypatch: pytest.MonkeyPatch, installed: str, works: str, fails: str
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "starsessions.stores.sqlalchemy.connection.find_spec", lambda name: True if name == installed else None
+        )
+        made(f"postgresql://h/db?{works}=require")
+        assert works in refused(f"postgresql://h/db?{fails}=require")
 
 
 def test_the_options_of_cookies_arrive() -> None:
@@ -362,7 +375,8 @@ def test_the_table_of_options_is_complete() -> None:
         name for cells, *_ in table("| option in the URL | for | what it is |") for name in re.findall(r"\w+", cells)
     }
     of_redis = {name for scheme in SCHEMES for name in options_for(scheme)}
-    of_drivers = {name for scheme in ASYNC_DRIVERS for name in driver_options(scheme)}
+    schemes = [f"{dialect}+{driver}" for dialect, drivers in ASYNC_DRIVERS.items() for driver in drivers]
+    of_drivers = {name for scheme in schemes for name in driver_options(scheme)}
     unknown = refused("cookie://?x=1") + refused("redis://h?x=1") + refused("sqlite://?x=1")
     ours = {name for known in re.findall(r"Known: ([^.]+)\.", unknown) for name in known.split(", ")}
     assert told - {"and", "the", "like"} <= of_redis | of_drivers | ours

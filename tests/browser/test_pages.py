@@ -25,7 +25,7 @@ AXE = """
 
 @pytest.fixture
 def axe() -> str:
-    """The code of axe-core. `scripts/test` gets it from npm."""
+    """The code of axe-core. `scripts/test` installs it."""
     path = Path(os.environ.get("STARSESSIONS_AXE", "missing"))
     return path.read_text(encoding="utf-8") if path.is_file() else missing("STARSESSIONS_AXE is no file: axe-core")
 

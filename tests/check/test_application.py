@@ -16,7 +16,11 @@ from starlette.testclient import TestClient
 
 from starsessions import CookieBackend, InMemoryBackend, SessionMiddleware, csrf
 from starsessions.check.application import Application
+from starsessions.health import HealthCheck
+from starsessions.oidc import BackchannelLogout
+from starsessions.pages import DevicesPages, OperatorPages
 from starsessions.stores import MemoryStore
+from starsessions.users import UserSessions
 from tests.check.deployments import (
     CSRF,
     KEY,
@@ -82,6 +86,7 @@ def with_route(route: BaseRoute) -> Starlette:
 
 
 protected = Middleware(SomeCsrfProtection)
+PEOPLE = UserSessions(InMemoryBackend())
 
 
 @rows(
@@ -101,6 +106,14 @@ protected = Middleware(SomeCsrfProtection)
         (with_route(Mount("/other", routes=[Route("/", Form)])), ["S301"]),
         (with_route(Host("other.example", Router([Route("/", Form)]))), ["S301"]),
         (with_route(Unlike()), []),
+        # What the library itself serves: it reads only, checks a token, or takes no cookie
+        (with_route(Route("/readyz", HealthCheck(InMemoryBackend()))), []),
+        (with_route(Mount("/devices", DevicesPages(PEOPLE, sign_in_url="/login"))), []),
+        (with_route(Mount("/operators", OperatorPages(PEOPLE, guard=lambda request: None))), []),
+        (
+            with_route(Route("/logout-tokens", BackchannelLogout(PEOPLE, issuer="https://op.example", client_id="us"))),
+            [],
+        ),
         (SessionMiddleware(plain, backend=CookieBackend(KEY), **RIGHT), ["S301"]),
         (SessionMiddleware(app_of(CSRF), backend=CookieBackend(KEY), **RIGHT), []),
         (SessionMiddleware(Router([Route("/", Form)]), backend=CookieBackend(KEY), **RIGHT), ["S301"]),

@@ -3,7 +3,8 @@
 from typing import Any
 
 from starsessions.core.record import Found, MissReason, Policy, Record
-from starsessions.core.serializer import Msgpack, Serializer, differs_for_sure, dumper_again, is_builtin, matcher
+from starsessions.core.serializer import Msgpack, Serializer, differs_for_sure, is_builtin, matcher, patcher
+from starsessions.core.snapshot import snapshot
 from starsessions.core.state import Rules, SessionState
 
 NOW = 1_000_000
@@ -31,7 +32,8 @@ def rules(
         keeps_going=policy.rolling or policy.rotate_every is not None,
         loads=serializer.loads,
         dumps=serializer.dumps,
-        dumps_again=dumper_again(serializer),
+        patched=patcher(serializer),
+        snapshot=snapshot if is_builtin(serializer) else lambda value: None,
         matches=matcher(serializer),
         differs_for_sure=differs_for_sure if is_builtin(serializer) else lambda payload, base: False,
     )

@@ -37,9 +37,9 @@ from starsessions.core.serializer import (
     Msgpack,
     PlainJson,
     differs_for_sure,
-    dumper_again,
     is_builtin,
     matcher,
+    patcher,
 )
 from starsessions.exceptions import UnsupportedValue
 from tests.rows import rows
@@ -953,68 +953,112 @@ plain_items = st.dictionaries(
 )
 
 
-def loaded_and_changed(serializer: Msgpack, payload: bytes, changed: dict[str, Any]) -> dict[str, Any]:
-    """As in a session whose nested lists and dicts were never read: items were replaced with plain values."""
-    return {**serializer.loads(payload), **changed}
+any_items = st.dictionaries(st.sampled_from("abcd"), sessions | plain_items, max_size=2)
 
 
-def written(dumps: Callable[..., bytes], *arguments: Any) -> Any:
-    """The payload, or the error."""
+def check_patched(serializer: Msgpack, payload: bytes, changed: dict[str, Any], removed: set[str]) -> bytes | None:
+    """Change the data of a payload, and check that only what has changed is other data afterwards."""
+    before = serializer.loads(payload)
+    now = {**{key: value for key, value in before.items() if key not in removed}, **changed}
     try:
-        return dumps(*arguments)
-    except UnsupportedValue as error:
-        return str(error)
-
-
-def again(serializer: Msgpack, now: dict[str, Any], base: bytes) -> bytes:
-    """Encode again, and check that "certainly different" is true."""
-    payload, sure = serializer.dumps_again(now, base, True)
-    assert not sure or payload == base or exact(serializer.loads(payload)) != exact(serializer.loads(base))
-    return payload
-
-
-@both
-@given(sessions, plain_items)
-def test_encoding_again_gives_the_same_bytes_as_encoding(
-    serializer: Msgpack, data: dict[str, Any], changed: dict[str, Any]
-) -> None:
-    payload = written(serializer.dumps, data)
-    assume(isinstance(payload, bytes))
-    now = loaded_and_changed(serializer, payload, changed)
-
-    assert written(again, serializer, now, payload) == written(serializer.dumps, now)
+        patched = serializer.patched(payload, now, [*removed, *changed])
+    except UnsupportedValue:
+        with pytest.raises(UnsupportedValue):
+            serializer.dumps(now)
+        return None
+    if patched is not None:
+        if patched is payload:
+            assert same_items(before, now)
+        else:
+            again = serializer.loads(serializer.dumps(now))
+            assert exact([*serializer.loads(patched).items()]) == exact([*again.items()])
+            assert not same_items(before, again)
+    return patched
 
 
 @both
-@given(json_sessions, plain_items)
-def test_encoding_again_pythons_json_gives_the_same_bytes_as_encoding(
-    serializer: Msgpack, data: dict[str, Any], changed: dict[str, Any]
+@given(sessions, plain_items | any_items, st.sets(st.sampled_from("abcd")))
+def test_what_has_changed_is_encoded_alone(
+    serializer: Msgpack, data: dict[str, Any], changed: dict[str, Any], removed: set[str]
 ) -> None:
-    payload = json.dumps(data).encode()
-    now = loaded_and_changed(serializer, payload, changed)
+    try:
+        payload = serializer.dumps(data)
+    except UnsupportedValue:
+        assume(False)
+    check_patched(serializer, payload, changed, removed)
 
-    assert written(again, serializer, now, payload) == written(serializer.dumps, now)
+
+@both
+@given(json_sessions, plain_items | any_items, st.sets(st.sampled_from("abcd")))
+def test_what_has_changed_in_pythons_json_is_encoded_alone(
+    serializer: Msgpack, data: dict[str, Any], changed: dict[str, Any], removed: set[str]
+) -> None:
+    check_patched(serializer, json.dumps(data).encode(), changed, removed)
 
 
 @both
 @rows("inside", [(1,), {1}, 2**70, date(2024, 5, 6), "\ud800", nan, inf, -inf, b"a"])
-def test_encoding_again_misses_no_nested_value(serializer: Msgpack, inside: Any) -> None:
+def test_what_has_not_changed_is_copied_whatever_its_type(serializer: Msgpack, inside: Any) -> None:
     data = {"a": [{"b": inside}], "n": 1}
-    payload = serializer.dumps(data)
-    now = loaded_and_changed(serializer, payload, {"n": 2})
+    payload = Msgpack().dumps(data)
 
-    assert exact(serializer.loads(again(serializer, now, payload))) == exact({**data, "n": 2})
+    patched = Msgpack().patched(payload, {"a": "not looked at", "n": 2}, ["n"])
 
-
-@rows("number", ["NaN", "Infinity", "-Infinity"])
-def test_encoding_again_keeps_nan_and_infinity_of_pythons_json(number: str) -> None:
-    payload = f'{{"a":[{number}],"n":1}}'.encode()
-    now = loaded_and_changed(PlainJson(), payload, {"n": 2})
-
-    assert exact(PlainJson().loads(again(PlainJson(), now, payload))) == exact(now)
+    assert patched is not None
+    assert exact(serializer.loads(patched)) == exact({**data, "n": 2})
 
 
-def test_a_custom_serializer_encodes_again_as_it_encodes() -> None:
+@both
+@rows("value", [2, "x", None, [1], {"a": [{}]}, (1,), {1}, 2**70, date(2024, 5, 6), "\ud800", nan, b"a", {1: 2}])
+def test_any_value_may_be_what_has_changed(serializer: Msgpack, value: Any) -> None:
+    payload = serializer.dumps({"n": 1})
+
+    patched = check_patched(serializer, payload, {"n": value}, set())
+
+    # Where a part of JSON would no longer be plain JSON, all of it has to become MessagePack.
+    is_same_format = serializer.dumps({"n": value})[:1] == payload[:1]
+    assert is_same_format or patched is None
+    assert patched is not None or not is_same_format or value in (2**70, "\ud800")
+
+
+@rows(
+    ("serializer", "base", "data", "changed"),
+    [
+        (Msgpack(), b'{"n":1}', {"n": 2}, ["n"]),
+        (Msgpack(), Msgpack().dumps({"n": 1}), {"n": [object()]}, ["n"]),
+        (PlainJson(), b'{"n":1}', {"n": [object()]}, ["n"]),
+        (PlainJson(), Msgpack().dumps({"n": 1}), {"n": 2}, ["n"]),
+        (PlainJson(), b'{"a":[NaN],"n":1}', {"a": [nan], "n": 2}, ["n"]),
+        (PlainJson(), b'{"n": 1}', {"n": 2}, ["n"]),  # Python's json may have written other bytes for the same data
+        (Msgpack(), Msgpack().dumps({"n": [1, 2]}), {"n": [2, 1]}, ["n"]),  # or a dict in another order
+        (Msgpack(), Msgpack().dumps({"n": 1, "m": 1}), {"m": 1, "n": 2}, ["n"]),
+        (Msgpack(), Msgpack().dumps({"n": 1}), {"n": 2, "unknown": 1}, ["n"]),
+        (Msgpack(), Msgpack().dumps({1: 1}), {True: 2}, [True]),
+        (Msgpack(), Msgpack().dumps({(1,): 1, "n": 1}), {(1,): 1, "n": 2}, ["n"]),
+        (Msgpack(), Msgpack().dumps({"n": 1}), {"n": 1, "\ud800": 1}, ["\ud800"]),
+        (Msgpack(), Msgpack().dumps({str(key): 1 for key in range(101)}), {str(key): 1 for key in range(101)}, ["1"]),
+        (
+            PlainJson(),
+            PlainJson().dumps({str(key): 1 for key in range(101)}),
+            {str(key): 1 for key in range(101)},
+            ["1"],
+        ),
+    ],
+)
+def test_all_is_encoded_where_a_part_cannot_be_or_would_take_longer(
+    serializer: Msgpack, base: bytes, data: dict[Any, Any], changed: list[Any]
+) -> None:
+    assert serializer.patched(base, data, changed) is None
+
+
+@both
+def test_many_values_that_hold_others_are_copied(serializer: Msgpack) -> None:
+    data: dict[str, Any] = {str(key): [key] for key in range(101)}
+
+    assert check_patched(serializer, serializer.dumps(data), {"1": 2}, set()) is not None
+
+
+def test_only_the_builtin_serializers_encode_parts() -> None:
     class Json:
         def dumps(self, data: dict[str, Any], /) -> bytes:
             return json.dumps(data).encode()
@@ -1022,7 +1066,8 @@ def test_a_custom_serializer_encodes_again_as_it_encodes() -> None:
         def loads(self, payload: bytes, /) -> dict[str, Any]:
             return dict(json.loads(payload))
 
-    assert dumper_again(Json())({"a": 2}, b'{"a": 1}', True) == (b'{"a": 2}', False)
+    assert patcher(Json())(b'{"a":1}', {"a": 2}, ["a"]) is None
+    assert patcher(PlainJson())(b'{"a":1}', {"a": 2}, ["a"]) == b'{"a":2}'
 
 
 @rows("parent", [Msgpack, PlainJson])
@@ -1037,23 +1082,9 @@ def test_a_subclass_with_another_format_inherits_no_shortcut(parent: type[Msgpac
     serializer = Reversed()
     base = serializer.dumps({"n": 1})
 
-    assert serializer.loads(dumper_again(serializer)({"n": 2}, base, True)[0]) == {"n": 2}
+    assert patcher(serializer)(base, {"n": 2}, ["n"]) is None
     assert matcher(serializer)(base, {"n": 1})
     assert not is_builtin(serializer)
-
-
-@both
-def test_other_plain_data_in_the_same_order_certainly_differs(serializer: Msgpack) -> None:
-    base = serializer.dumps({"n": 1, "m": 2})
-
-    assert serializer.dumps_again({"n": 2, "m": 1}, base, True)[1]
-    assert not serializer.dumps_again({"m": 2, "n": 1}, base, False)[1]
-
-
-def test_pythons_json_is_decoded_before_it_is_compared() -> None:
-    data = {"n": 1, "m": 2}
-
-    assert PlainJson().dumps_again(data, json.dumps(data).encode(), True) == (b'{"n":1,"m":2}', False)
 
 
 # JSON, as Starlette writes and reads it
@@ -1173,11 +1204,9 @@ def test_a_set_in_another_order_is_no_change() -> None:
         msgspec.msgpack.encode({"s": msgspec.msgpack.Ext(2, msgspec.msgpack.encode(members)), "n": 1})
         for members in (["a", "b", "c"], ["c", "a", "b"])
     )
-    now = Msgpack().loads(there)
-    assert Msgpack().loads(here) == now
+    assert Msgpack().loads(here) == Msgpack().loads(there)
 
     assert not differs_for_sure(here, there)
-    assert not Msgpack().dumps_again(now, here, True)[1]
 
 
 def test_other_plain_data_certainly_differs() -> None:

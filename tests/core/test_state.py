@@ -20,6 +20,7 @@ from starsessions.core.decision import Cookie
 from starsessions.core.merge import same_items
 from starsessions.core.record import Expiry, Found, Identity, MissReason, Policy
 from starsessions.core.serializer import PlainJson
+from starsessions.core.snapshot import snapshot
 from starsessions.core.state import (
     DISCARD,
     NOTHING,
@@ -165,7 +166,7 @@ def test_what_another_task_asked_for_since_the_decision_is_still_to_be_done() ->
     found = found_with({"a": 1})
     state, data = machine(found)
     data["a"] = 2
-    state.modified = True
+    state.touched = {"a": None}
     decided = state.command(data, NOW)
     assert isinstance(decided, Replace)
 
@@ -211,7 +212,7 @@ def test_a_write_notes_until_when_the_browser_keeps_its_cookie(
 ) -> None:
     state, data = machine(found_with({"a": 1}, **record), rules(FOREVER, sends_ids=True), **fields)
     data["a"] = 2
-    state.modified = True
+    state.touched = {"a": None}
 
     command = state.command(data, NOW)
 
@@ -225,7 +226,9 @@ def test_a_new_id_is_always_told_and_an_old_one_in_its_grace_never() -> None:
     assert isinstance(command, Rotate)
     assert command.record.told == ENDS_AT
 
-    state, data = machine(found_with({"a": 1}, is_alias=True), rules(FOREVER, sends_ids=True), modified=True)
+    state, data = machine(
+        found_with({"a": 1}, is_alias=True), rules(FOREVER, sends_ids=True), modified=True, exposed=True
+    )
     data["a"] = 2
     late = state.command(data, NOW)
     assert isinstance(late, Replace)
@@ -254,7 +257,8 @@ def test_a_session_with_nothing_but_the_librarys_own_keys_is_bare(
     state, data = machine(loads, rules(FOREVER, sends_ids=True), modified=True)
     if identity is not None:
         state.sign_in(identity, "new", None)
-    state.in_order = not before.keys() - after.keys()
+    state.removed = bool(before.keys() - after.keys())
+    state.touched = dict.fromkeys(before | after)
     data.clear()
     data |= after
 
@@ -276,7 +280,7 @@ def test_a_session_in_a_cookie_is_not_marked_as_bare() -> None:
 
 @rows("loads", [None, {"cart": "small"}])
 def test_a_session_over_the_maximum_is_not_saved_and_its_largest_keys_are_named(loads: Any) -> None:
-    state, data = machine(loads, rules(FOREVER, max_size=100), modified=True)
+    state, data = machine(loads, rules(FOREVER, max_size=100), modified=True, exposed=True)
     data |= {"cart": "x" * 90, "user": "ann"}
     with pytest.raises(
         SessionTooLarge, match=r"would take \d+ bytes; max_size allows 100\. Largest keys: 'cart' \(\d+ "
@@ -503,7 +507,7 @@ def test_a_change_that_is_to_be_made_anew_keeps_what_was_asked_for() -> None:
 
 
 def test_after_a_conflict_the_decision_is_made_on_what_is_stored_now() -> None:
-    state, data = machine({"flash": 1}, modified=True)
+    state, data = machine({"flash": 1}, modified=True, exposed=True)
     del data["flash"]
     assert state.command(data, NOW) == Delete(found_with({"flash": 1}))
     current = found_with({"flash": 1, "b": 1}, version=2, identity=BOB, began_at=NOW - 5)
@@ -603,7 +607,7 @@ def test_a_session_that_was_only_read_is_left_alone() -> None:
     assert state.command(data, LATER) is NOTHING
 
 
-@rows("seen", [{"modified": True}, {"exposed": True}, {"modified": True, "only_plain": False}], ids=str)
+@rows("seen", [{"touched": {"b": None}}, {"exposed": True}], ids=str)
 def test_a_change_is_a_replacement_that_renews(seen: dict[str, Any]) -> None:
     found = found_with({"a": [1]}, identity=ANN, lifetime=DAY, rotated_at=NOW)
     state, data = machine(found, **seen)
@@ -613,7 +617,7 @@ def test_a_change_is_a_replacement_that_renews(seen: dict[str, Any]) -> None:
     assert state.command(data, LATER) == Replace(found, expected)
 
 
-@rows("seen", [{"modified": True, "in_order": False}, {"exposed": True}], ids=str)
+@rows("seen", [{"touched": {"a": None}}, {"exposed": True}], ids=str)
 def test_the_same_data_in_another_order_is_no_change(seen: dict[str, Any]) -> None:
     state, data = machine({"a": 1, "b": 2}, **seen)
     data["a"] = data.pop("a")
@@ -624,7 +628,7 @@ def test_the_same_data_in_another_order_is_no_change(seen: dict[str, Any]) -> No
 
 @rows(("before", "after"), [(1, True), (1, 1.0), ((1,), [1]), (Decimal("1.0"), Decimal("1.00"))])
 def test_an_equal_value_of_another_type_is_a_change(before: Any, after: Any) -> None:
-    state, data = machine({"a": before}, modified=True, exposed=True)
+    state, data = machine({"a": before}, modified=True, touched={"a": None})
     data["a"] = after
 
     assert isinstance(state.command(data, NOW), Replace)
@@ -640,9 +644,80 @@ def test_what_was_handed_out_is_compared_only_then() -> None:
     assert isinstance(state.command(data, NOW), Replace)
 
 
+def test_a_default_that_was_handed_out_is_no_part_of_the_session() -> None:
+    state, data = machine({"a": 1})
+
+    state.hand_out("b", data)
+
+    assert state.is_settled
+
+
+def test_nothing_is_remembered_where_all_is_compared() -> None:
+    state, data = machine({"a": [1]})
+    state.expose()
+
+    state.hand_out("a", data)
+
+    assert state.touched is None
+    assert state.holds
+
+
+def test_keys_that_are_equal_and_stored_differently_are_a_change() -> None:
+    # The text makes the payload look as if Python's json had written it, so that all of it has to be compared.
+    state, data = machine({1: "x", "text": "a: b"}, touched={True: None})
+    del data[1]  # type: ignore[arg-type]
+    data[True] = "x"  # type: ignore[index]
+
+    assert isinstance(state.command(data, NOW), Replace)
+
+
+def test_a_list_that_another_thread_takes_while_the_session_is_saved_is_no_error() -> None:
+    def takes_another(value: Any) -> bytes | None:
+        state.config = RULES
+        state.hand_out("b", data)
+        return snapshot(value)
+
+    state, data = machine({"a": [1], "b": [1]})
+    state.hand_out("a", data)
+    state.config = replace(RULES, snapshot=takes_another)
+
+    assert state.command(data, NOW) is NOTHING
+
+    data["b"].append(2)
+    assert isinstance(state.command(data, NOW), Replace)
+
+
+def test_the_data_of_the_session_before_is_saved_also_if_this_one_is_saved_already() -> None:
+    state, data = machine({"a": 1})
+
+    state.take_along(MSGPACK.dumps({"cart": [1]}), data)
+
+    assert isinstance(state.command(data, NOW), Replace)
+
+
+def test_a_session_over_the_maximum_can_be_read() -> None:
+    state, data = machine({"cart": ["x" * 90]}, rules(max_size=50))
+
+    state.hand_out("cart", data)
+
+    assert state.command(data, NOW) is NOTHING
+
+
+def test_what_changes_after_a_save_by_hand_is_compared_key_by_key() -> None:
+    state, data = machine({"a": 1, "b": 1}, phase=Phase.BY_HAND)
+    state.check_change()
+    state.touched = {"a": None}
+    data["a"], data["b"] = 2, "changed without a word"
+
+    command = state.command(data, NOW)
+
+    assert isinstance(command, Replace)
+    assert state.config.loads(command.record.payload) == {"a": 2, "b": 1}
+
+
 def test_an_anonymous_session_that_was_emptied_ends() -> None:
     found = found_with({"a": 1})
-    state, data = machine(found, modified=True, next_id="new", expiry=Expiry(60))
+    state, data = machine(found, modified=True, exposed=True, next_id="new", expiry=Expiry(60))
     data.clear()
 
     assert state.command(data, LATER) == Delete(found)
@@ -651,10 +726,10 @@ def test_an_anonymous_session_that_was_emptied_ends() -> None:
 @rows("who", ["was signed in before", "signs in now"])
 def test_a_session_of_a_user_that_was_emptied_stays(who: str) -> None:
     if who == "signs in now":
-        state, data = machine({"a": 1}, modified=True)
+        state, data = machine({"a": 1}, modified=True, exposed=True)
         state.sign_in(ANN, "new", None)
     else:
-        state, data = machine(found_with({"a": 1}, identity=ANN), modified=True)
+        state, data = machine(found_with({"a": 1}, identity=ANN), modified=True, exposed=True)
     data.clear()
 
     command = state.command(data, NOW)
@@ -672,7 +747,7 @@ def test_an_empty_session_that_is_stored_stays_if_nothing_changed() -> None:
 def test_by_hand_everything_is_saved_whether_or_not_it_changed() -> None:
     for before, after in [({"a": 1}, {"a": 1}), ({"a": 1}, {}), ({}, {})]:
         found = found_with(before)
-        state, data = machine(found)
+        state, data = machine(found, exposed=True)
         data.clear()
         data |= after
 
@@ -732,7 +807,7 @@ def test_a_rotation_that_was_asked_for_keeps_the_data() -> None:
 
 
 def test_a_rotation_carries_what_was_changed_before_it() -> None:
-    state, data = machine({"a": 1}, modified=True)
+    state, data = machine({"a": 1}, modified=True, exposed=True)
     data["a"] = 2
     state.rotate("new")
 
@@ -834,6 +909,7 @@ def test_only_a_sign_in_starts_the_lifetime_anew() -> None:
 
 UNSETTLED: list[dict[str, Any]] = [
     {"modified": True},
+    {"touched": {}},
     {"exposed": True},
     {"config": ROLLING},
     {"config": ROTATING},
@@ -893,7 +969,7 @@ def test_unsaved_is_what_differs_from_the_last_save() -> None:
         ({"a": {1, 2}}, {"a": {2, 1}}, None, False),
     ]
     for before, after, expiry, unsaved in rows:
-        state, data = machine(before, expiry=expiry)
+        state, data = machine(before, expiry=expiry, exposed=True)
         data.clear()
         data |= after
         assert state.has_unsaved(data) is unsaved, (before, after, expiry)
@@ -940,7 +1016,7 @@ def test_a_change_is_refused_when_it_could_not_be_saved(phase: Phase, what: str)
             state.check_change()
 
     # What is changed by hand is compared again when the application has returned.
-    assert state.exposed is (phase is Phase.BY_HAND and REACHABLE[what])
+    assert state.holds is (phase is Phase.BY_HAND and REACHABLE[what])
 
 
 @rows("phase", Phase)
@@ -1030,33 +1106,57 @@ def stored_payloads(draw: st.DrawFn) -> bytes:
     return PlainJson().dumps(data) if how == "the library's as JSON" else json.dumps(data).encode()
 
 
+MISSING = object()
+
+
+def set_item(state: SessionState, data: dict[str, Any], key: str, value: Any) -> None:
+    """Set or delete an item, tracked as TrackedDict does."""
+    state.modified = True
+    state.touched = {**(state.touched or {}), key: None}
+    if value is MISSING:
+        state.removed = True
+        data.pop(key, None)
+        return
+    state.holds = state.holds or type(value) not in (str, int, bool, type(None))
+    data[key] = value
+
+
+def change_inside(value: Any, item: Any) -> None:
+    """Change a list or dict in one of several ways, some of which leave it equal, or in another order."""
+    if type(value) is dict:
+        first = next(iter(value), "a")
+        value[first] = value.pop(first, item) if item is None else item
+    elif value:
+        value[0] = item
+    else:
+        value.append(item)
+
+
 @st.composite
 def changed_machines(draw: st.DrawFn) -> tuple[SessionState, dict[str, Any]]:
     """A machine that has loaded a session, and what a handler has made of the data, tracked as TrackedDict does."""
     identity = draw(st.none() | st.just(ANN))
     found = found_with(draw(stored_payloads()), identity=identity)
     state, data = machine(found, rules(serializer=draw(st.sampled_from(SERIALIZERS))))
-    for _ in range(draw(st.integers(0, 4))):
+    for _ in range(draw(st.integers(0, 5))):
         key = draw(st.sampled_from("abcd"))
-        match draw(st.sampled_from(["set", "set another type", "delete", "put back", "change inside"])):
+        match draw(st.sampled_from(["set", "delete", "put back", "look inside", "change inside", "alias"])):
             case "set":
-                state.modified = True
-                data[key] = draw(plain)
-            case "set another type":
-                state.modified, state.only_plain, state.exposed = True, False, True
-                data[key] = deepcopy(draw(others))
+                set_item(state, data, key, deepcopy(draw(plain | others)))
             case "delete":
-                state.modified, state.in_order = True, False
-                data.pop(key, None)
+                set_item(state, data, key, MISSING)
             case "put back" if key in data:
-                state.modified, state.in_order = True, False
-                value = data.pop(key)
-                state.only_plain = state.only_plain and type(value) in (str, int, bool, type(None))
-                state.exposed = state.exposed or type(value) in (tuple, list, dict, set)
-                data[key] = value
-            case "change inside" if type(data.get(key)) is list:
-                state.exposed = True
-                data[key].append(1)
+                value = data[key]
+                set_item(state, data, key, MISSING)
+                set_item(state, data, key, value)
+            case "look inside":
+                state.hand_out(key, data)
+            case "change inside" if type(data.get(key)) in (list, dict):
+                state.hand_out(key, data)
+                change_inside(data[key], deepcopy(draw(plain | others)))
+            case "alias" if type(data.get(key)) in (list, dict):
+                state.hand_out(key, data)
+                set_item(state, data, "a", data[key])
             case _:
                 pass
     return state, data
@@ -1067,12 +1167,12 @@ def test_the_quick_comparisons_decide_as_the_plain_one_does(changed: tuple[Sessi
     state, data = changed
     slow = copy(state)
     slow.modified = slow.exposed = True
-    slow.only_plain = slow.in_order = False
     slow.config = replace(state.config, differs_for_sure=lambda payload, base: False)
 
     command = state.command(data, LATER)
 
-    assert command == slow.command(data, LATER)
+    slowly = slow.command(data, LATER)
+    assert type(command) is type(slowly)
     assert state.found is not None
     if same_items(state.stored(), data):
         assert command is NOTHING
@@ -1104,9 +1204,8 @@ def any_machines(draw: st.DrawFn) -> tuple[SessionState, dict[str, Any]]:
             lifetime=st.none() | st.just(60),
         )
     )
-    flags = ["modified", "exposed", "only_plain", "in_order", "has_ended", "is_lost"]
-    fields = {flag: draw(st.booleans()) for flag in flags}
-    fields["only_plain"] = fields["in_order"] = False
+    flags = ["modified", "exposed", "removed", "has_ended", "is_lost"]
+    fields: dict[str, Any] = {flag: draw(st.booleans()) for flag in flags}
     state, _ = machine(loads, config, **fields)
     state.phase = draw(st.sampled_from(Phase))
     state.explicit_id, state.next_id = draw(st.none() | st.just("mine")), draw(st.none() | st.just("new"))

@@ -13,7 +13,7 @@ from dataclasses import replace
 from tests.histories.checker import Violation, check
 from tests.histories.conditions import CONDITIONS
 from tests.histories.faults import FAULTS
-from tests.histories.run import Condition, Run, run
+from tests.histories.run import SETTINGS, Condition, Run, run
 from tests.histories.stores import STORES
 
 
@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--store", choices=STORES, default="sqlite")
     parser.add_argument("--servers", default=",".join(Condition.servers), help="as tests/wide/asgi.py calls them")
     parser.add_argument("--faults", default="", help=f"some of {', '.join(FAULTS)}")
+    parser.add_argument("--settings", default="", help=f"some of {', '.join(sorted(SETTINGS))}")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--leave", type=float, default=0.0, help="the share of requests whose client leaves")
@@ -44,6 +45,7 @@ def main() -> int:
         skew=given.skew,
         maximum=given.maximum,
         ends_with_kill="kill" in given.faults,
+        settings=frozenset(filter(None, given.settings.split(","))),
         **common,
     )
     done = run(condition)

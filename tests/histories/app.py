@@ -13,9 +13,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from starsessions import (
+    CookieBackend,
     Session,
     SessionGone,
     SessionMiddleware,
+    TooManySessions,
     load_session,
     update_atomically,
     users,
@@ -27,29 +29,36 @@ from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from tests.histories.history import COUNT, KEYS
 
 SKEW = float(os.environ.get("SKEW", "0"))
+SPEED = float(os.environ.get("SPEED", "1"))
 TIMEOUT = float(os.environ.get("TIMEOUT", "5"))
+SETTINGS = os.environ.get("SETTINGS", "").split(",")
+"""Some of `run.SETTINGS`."""
+KEY = "a key of 32 random bytes or more"
 
 
 def clock() -> float:
-    return wall_clock() + SKEW
+    return wall_clock() * SPEED + SKEW
 
 
 def backend_for(url: str) -> StoreBackend:
     """Return the backend for a URL; `redis+cluster` and `redis+sentinel` are Redis with several servers."""
     parts = urlsplit(url)
+    common: Any = {"timeout": TIMEOUT, "clock": clock, "check_epoch": "check_epoch" in SETTINGS}
+    common["encrypt_with"] = KEY if "encrypt_with" in SETTINGS else False
+    if not parts.scheme.startswith("redis"):
+        return SQLAlchemyBackend(url, **common)
+    common["wait_for_replicas"] = 1 if "wait_for_replicas" in SETTINGS else 0
     if parts.scheme == "redis+cluster":
         from redis.asyncio import RedisCluster
 
-        return RedisBackend(lambda: RedisCluster.from_url(f"redis://{parts.netloc}"), timeout=TIMEOUT, clock=clock)
+        return RedisBackend(lambda: RedisCluster.from_url(f"redis://{parts.netloc}"), **common)
     if parts.scheme == "redis+sentinel":
         from redis.asyncio import Sentinel
 
         hosts = [(host, int(port)) for host, port in (one.split(":") for one in parts.netloc.split(","))]
         name = parts.path.strip("/")
-        return RedisBackend(lambda: Sentinel(hosts).master_for(name), timeout=TIMEOUT, clock=clock)
-    if parts.scheme == "redis":
-        return RedisBackend(url, timeout=TIMEOUT, clock=clock)
-    return SQLAlchemyBackend(url, timeout=TIMEOUT, clock=clock)
+        return RedisBackend(lambda: Sentinel(hosts).master_for(name), **common)
+    return RedisBackend(url, **common)
 
 
 def seen(session: Session) -> dict[str, Any] | None:
@@ -98,14 +107,20 @@ async def increment(request: Request, session: Session) -> Any:
 
 async def sign_in(request: Request, session: Session) -> Any:
     before = session.get("name")
-    await users.sign_in(session, request.query_params["user"])
-    if before is None:  # what came along from another session, by a second sign-in with one form
+    try:
+        await users.sign_in(session, request.query_params["user"])
+    except TooManySessions:
+        return "refused"
+    if before is None or "rotate_every" in SETTINGS:
+        # What came along from another session: by a second sign-in with one form, or from one that lives on, since its
+        # id has a grace period.
         session.clear()
     _label(request, session)
     await session.persist()
     if "name" not in session:  # it was ended meanwhile, and with it all that it had
         _label(request, session)
         await session.persist()
+    return None
 
 
 def _label(request: Request, session: Session) -> None:
@@ -143,6 +158,11 @@ async def revoke_all(request: Request) -> Response:
     return JSONResponse({"value": await sessions.revoke_all(request.query_params["user"])})
 
 
+async def revoke_everyone(request: Request) -> Response:
+    await sessions.revoke_everyone()
+    return JSONResponse({"value": None})
+
+
 def telling(handler: Callable[[Request, Session], Awaitable[Any]]) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         session = await load_session(request)
@@ -166,7 +186,10 @@ class Told:
             await Response(status_code=409)(scope, receive, send)
 
 
-backend: StoreBackend = backend_for(os.environ["STORE"])
+stored = backend_for(os.environ["STORE"])
+backend: StoreBackend | CookieBackend = stored
+if "revocations" in SETTINGS:
+    backend = CookieBackend(KEY, revocations=stored, check_epoch="check_epoch" in SETTINGS, clock=clock)
 HANDLERS = {
     "begin": begin,
     "get": get,
@@ -185,10 +208,17 @@ app = Starlette(
         Route("/list", list_of, methods=["POST"]),
         Route("/revoke", revoke, methods=["POST"]),
         Route("/revoke_all", revoke_all, methods=["POST"]),
+        Route("/revoke_everyone", revoke_everyone, methods=["POST"]),
     ],
     middleware=[
         Middleware(Told),
-        Middleware(SessionMiddleware, backend=backend, max_sessions_per_user=int(os.environ["MAXIMUM"])),
+        Middleware(
+            SessionMiddleware,
+            backend=backend,
+            max_sessions_per_user=int(os.environ["MAXIMUM"]),
+            on_too_many="refuse" if "refuse" in SETTINGS else "evict",
+            rotate_every=61 if "rotate_every" in SETTINGS else None,
+        ),
     ],
 )
 sessions = users.UserSessions(backend)

@@ -10,6 +10,12 @@ from tests.histories.history import COUNT, Answer, History, Operation, Quiet, Se
 from tests.histories.registers import Step, miscounted, unexplained
 
 SETS, MOVES = ("set", "delete"), ("rotate", "sign_in")
+LATE = 10
+"""Seconds that a request may take from its beginning to its last write."""
+NEAR = 2
+"""Seconds in which another request finds out that the store fails, too."""
+WHOLE = 0.1
+"""Seconds by which a grace period may be shorter, since the library counts in whole seconds of its clock."""
 WITH_COOKIE = ("begin", "get", "replay", *SETS, "increment", *MOVES, "sign_out", "revoke_others")
 
 
@@ -28,6 +34,16 @@ class Rules:
 
     maximum: int | None = None
     """`max_sessions_per_user`."""
+    evicts: bool = True
+    """Whether a sign-in at the maximum ends another session. Otherwise it is refused."""
+    checks_epoch: bool = False
+    """Whether the end of all sessions of all users shows at the next load, and not only at the next write."""
+    is_sealed: bool = False
+    """Whether the cookie holds the session, and the store only who is signed in."""
+    grace: float | None = None
+    """The seconds for which an id still works that was replaced without being asked for; None: none is replaced."""
+    shown_for: float = 0
+    """For how many seconds a list may show the new entry of an interrupted rotation; 0: it is all or nothing."""
 
 
 def check(history: History, rules: Rules = Rules()) -> list[Violation]:
@@ -37,6 +53,7 @@ def check(history: History, rules: Rules = Rules()) -> list[Violation]:
         registers,
         counters,
         ended_stays_closed,
+        ended_is_not_written,
         dead_stays_dead,
         lives_until_ended,
         own_data_only,
@@ -52,7 +69,9 @@ def check(history: History, rules: Rules = Rules()) -> list[Violation]:
 
 
 def registers(history: History, rules: Rules) -> Iterator[Violation]:
-    """Each key of each session is a linearizable register."""
+    """Each key of each session is a linearizable register. (What the cookie holds has as many copies as there are.)"""
+    if rules.is_sealed:
+        return
     steps: dict[tuple[str, str], list[Step]] = defaultdict(list)
     moves = _moves(history)
     for one in history.operations:
@@ -75,6 +94,8 @@ def registers(history: History, rules: Rules) -> Iterator[Violation]:
 
 def counters(history: History, rules: Rules) -> Iterator[Violation]:
     """Each counter is exact: every confirmed increment counts once, and one without an answer at most once."""
+    if rules.is_sealed:
+        return
     steps: dict[str, list[Step]] = defaultdict(list)
     moves = _moves(history)
     for one in history.operations:
@@ -135,7 +156,7 @@ def _around(history: History, stuck: Iterable[Step], steps: Iterable[Step]) -> t
 def ended_stays_closed(history: History, rules: Rules) -> Iterator[Violation]:
     """What was ended opens by no cookie that was ever handed out, once the end was answered."""
     closed: dict[tuple[str, str], Operation] = {}
-    for what, by in _closed(history):
+    for what, by in _closed(history, rules):
         if what not in closed or by.ended < closed[what].ended:
             closed[what] = by
     for one, answer in history.answered():
@@ -147,12 +168,32 @@ def ended_stays_closed(history: History, rules: Rules) -> Iterator[Violation]:
             yield Violation("what is ended stays closed", f"{one.token} of {opened.name}", (by, one))
 
 
-def _closed(history: History) -> Iterator[tuple[tuple[str, str], Operation]]:
+def ended_is_not_written(history: History, rules: Rules) -> Iterator[Violation]:
+    """What was signed in before the sessions of all users were ended is not written any more, if it can be read."""
+    _, seen_at, _ = _handles(history)
+    ends = [one for one, _ in history.answered("revoke_everyone")]
+    for one, answer in history.answered("set", "increment", "rotate"):
+        handle = answer.left.handle if answer.left and one.confirms else None
+        by = next((by for by in ends if by.ended < one.began and seen_at.get(handle or "", inf) < by.began), None)
+        if by is not None:
+            yield Violation("what is ended stays closed", f"{one.token} was written", (by, one))
+
+
+def _closed(history: History, rules: Rules) -> Iterator[tuple[tuple[str, str], Operation]]:
     """Each token, sign-in or anonymous session that may not open any more, and the operation after which it may not."""
     _, seen_at, of_user = _handles(history)
+    replaced = _replaced(history, rules)
     for one, answer in history.answered():
         opened = answer.opened
-        if one.kind in (*MOVES, "revoke_others") and opened and answer.token:
+        if rules.is_sealed and opened and not opened.user:
+            continue  # the store knows nothing of it
+        # An id in its grace period replaces nothing.
+        if (
+            one.kind in (*MOVES, "revoke_others")
+            and opened
+            and answer.token
+            and replaced.get(one.token, inf) > one.ended
+        ):
             yield ("token", one.token), one
         if one.kind == "sign_out":  # with an id that was rotated away, it does not end the session that has the new one
             yield ("token", one.token), one
@@ -163,11 +204,27 @@ def _closed(history: History) -> Iterator[tuple[tuple[str, str], Operation]]:
             handles = {one.handle}
         elif one.kind == "revoke_all":
             handles = of_user[one.user]
+        elif one.kind == "revoke_everyone" and rules.checks_epoch:
+            handles = set(seen_at)
         elif one.kind == "revoke_others" and opened and opened.user:
             handles = of_user[opened.user] - {opened.handle}
         for handle in handles:
             if seen_at.get(handle, inf) < one.began:
                 yield ("handle", handle), one
+
+
+def _replaced(history: History, rules: Rules) -> dict[str, float]:
+    """The tokens that may have been replaced without being asked for, and since when."""
+    since: dict[str, float] = {}
+    for one in history.operations if rules.grace is not None else ():
+        asked = one.kind in (*MOVES, "sign_out") or (one.kind == "revoke_others" and one.answer and _user(one.answer))
+        if one.token and one.kind in WITH_COOKIE and not asked and (one.answer is None or one.answer.token):
+            since[one.token] = min(since.get(one.token, inf), one.began)
+    return since
+
+
+def _user(answer: Answer) -> str | None:
+    return answer.opened.user if answer.opened else None
 
 
 Handles = tuple[dict[str, set[str]], dict[str, float], dict[str, set[str]]]
@@ -199,13 +256,27 @@ def dead_stays_dead(history: History, rules: Rules) -> Iterator[Violation]:
         if answer.opened is None and (one.token not in died or one.ended < died[one.token].ended):
             died[one.token] = one
     for one, answer in _looks(history):
-        if answer.opened is not None and one.token in died and died[one.token].ended < one.began:
-            yield Violation("what is dead stays dead", one.token, (died[one.token], one))
+        by = died.get(one.token)
+        if answer.opened and by is not None and by.ended < one.began and not _is_put_back(history, by, answer.opened):
+            yield Violation("what is dead stays dead", one.token, (by, one))
+
+
+def _is_put_back(history: History, died: Operation, opened: Seen) -> bool:
+    """Return whether an anonymous session is back, whose sign-in was stored and then overtaken by the end of all.
+
+    A store carries out the writes of a sign-in at once, and cannot make them depend on the epoch, which is read at the
+    same time. So a sign-in that was overtaken is undone. Until then, the id that it has replaced opens nothing.
+    """
+    sign_ins = [one for one in history.unknown("sign_in") if one.token == died.token and _overlap(one, died)]
+    ends = [one for one in history.operations if one.kind in ("revoke_all", "revoke_everyone")]
+    return opened.user is None and any(
+        _overlap(one, end) and end.user in ("", one.user) for one in sign_ins for end in ends
+    )
 
 
 def lives_until_ended(history: History, rules: Rules) -> Iterator[Violation]:
     """A session that nothing can have ended is open."""
-    causes = _causes(history, rules)
+    causes, replaced = _causes(history, rules), _replaced(history, rules)
     lived: dict[str, tuple[Operation, Seen]] = {}
     for one, answer in sorted(history.answered(), key=lambda pair: pair[0].ended):
         if answer.left is not None and answer.token:
@@ -217,7 +288,9 @@ def lives_until_ended(history: History, rules: Rules) -> Iterator[Violation]:
             lived[one.token] = (one if one.began > before.began else before), answer.opened
             continue
         last, seen = lived[one.token]
-        ways = [("token", one.token), ("name", seen.name), ("user", seen.user or "")]
+        if one.ended - replaced.get(one.token, inf) >= (rules.grace or 0) - WHOLE:
+            continue
+        ways = [("token", one.token), ("name", seen.name), ("user", seen.user or ""), ("handle", seen.handle or "")]
         given = last.number if last.answer and last.answer.token == one.token else None  # what gave it did not end it
         around = (cause for way in ways for cause in causes[way] if cause.number != given)
         if last.ended < one.began and not any(last.began <= by.ended and by.began <= one.ended for by in around):
@@ -239,11 +312,24 @@ def _causes(history: History, rules: Rules) -> dict[tuple[str, str], list[Operat
         if one.kind in (*MOVES, "sign_out", "revoke_others"):
             causes["token", one.token].append(one)
             causes["name", opened.name if opened else one.name].append(one)
-        evicts = one.kind == "sign_in" and rules.maximum is not None and sign_ins[one.user] > rules.maximum
+        evicts = one.kind == "sign_in" and rules.evicts and sign_ins[one.user] > (rules.maximum or inf)
         if evicts or one.kind in ("revoke", "revoke_all", "revoke_others"):
             user = opened.user if opened and one.kind == "revoke_others" else one.user
             causes["user", user or ""].append(one)
+    ends = [one for one in history.operations if one.kind == "revoke_everyone"]
+    for handle, began in _began(history).items():  # at its next write, which may be long after
+        causes["handle", handle] = [replace(one, ended=inf) for one in ends if began <= one.ended]
     return causes
+
+
+def _began(history: History) -> dict[str, float]:
+    """When the first request began that has seen a sign-in."""
+    began: dict[str, float] = {}
+    for one, answer in history.answered():
+        for seen in filter(None, (answer.opened, answer.left)):
+            if seen.handle:
+                began[seen.handle] = min(began.get(seen.handle, inf), one.began)
+    return began
 
 
 def _looks(history: History) -> Iterator[tuple[Operation, Answer]]:
@@ -279,12 +365,33 @@ def at_rest(history: History, quiet: Quiet, rules: Rules) -> Iterator[Violation]
         for one, answer in during
         if one.kind == "replay" and answer.opened and answer.opened.handle
     }
-    ended = {handle: by for (what, handle), by in _closed(history) if what == "handle" and by.ended < quiet.began}
+    ended = {
+        handle: by for (what, handle), by in _closed(history, rules) if what == "handle" and by.ended < quiet.began
+    }
+    shown = _shown(history, quiet, rules)
     for one, answer in during:
         if one.kind == "list":
-            for handle in sorted(ended.keys() & set(answer.value)):
+            for handle in sorted(ended.keys() & set(answer.value) - shown):
                 yield Violation("what is ended is not listed", handle, (ended[handle], one))
             yield from _list_at_rest(history, one, answer, live, rules)
+
+
+def _shown(history: History, quiet: Quiet, rules: Rules) -> set[str]:
+    """The sign-ins whose new entry a list may show for a moment, since their rotation was interrupted."""
+    of_token, _, _ = _handles(history)
+    moves = history.unknown("rotate", "revoke_others", *(WITH_COOKIE if rules.grace else ()))
+    tokens = {one.token for one in moves if quiet.began - one.began < rules.shown_for + LATE}
+    return {handle for token in tokens if rules.shown_for for handle in of_token[token]}
+
+
+def _has_failed(history: History, read: Operation) -> bool:
+    """Return whether the store may have failed since the user's last sign-in, which then is saved and evicts none.
+
+    The next one makes up for it.
+    """
+    sign_ins = [one.began for one, _ in history.answered("sign_in") if one.user == read.user]
+    since = max((began for began in sign_ins if began < read.began), default=0) - NEAR
+    return any(since < one.began < read.began and one.ended == inf for one in history.unknown())
 
 
 def _list_at_rest(
@@ -298,11 +405,11 @@ def _list_at_rest(
     for handle, (opened, seen) in live.items():
         if seen.user == read.user and handle not in listed:
             yield Violation("what lives is listed", handle, (opened, read))
-    if rules.maximum is not None and len(listed) > rules.maximum:
+    if rules.maximum is not None and len(listed) > rules.maximum and not _has_failed(history, read):
         yield Violation("no user has too many sessions", f"{read.user} has {len(listed)}", (read,))
     of_token, _, _ = _handles(history)
     known = {handle for handles in of_token.values() for handle in handles}
-    lost = list(history.unknown(*MOVES, "revoke_others"))
+    lost = list(history.unknown(*(MOVES if rules.grace is None else WITH_COOKIE), "revoke_others"))
     moved = {handle for one in lost for handle in of_token[one.token]}
     dead = listed & known - set(live) - moved
     if dead:

@@ -68,14 +68,19 @@ class World:
     handles: dict[str, str] = field(default_factory=dict)
     """The sign-ins that were heard of, and their users."""
     numbers: "count[int]" = field(default_factory=lambda: count(1))
+    ends_everyone: float = 0.0
+    """The share of requests that end the sessions of all users."""
 
     @classmethod
-    def of(cls, seed: int, users: int, browsers: int) -> "World":
+    def of(cls, seed: int, users: int, browsers: int, ends_everyone: float = 0.0) -> "World":
         everyone = [f"user{number}" for number in range(users)]
-        return cls(Random(seed), everyone, [Browser(f"b{number}") for number in range(browsers)])
+        found = [Browser(f"b{number}") for number in range(browsers)]
+        return cls(Random(seed), everyone, found, ends_everyone=ends_everyone)
 
     def choose(self, browser: Browser) -> Request:
         """Return what this browser asks next."""
+        if self.ends_everyone and self.rng.random() < self.ends_everyone:
+            return Request("revoke_everyone", browser.id)
         weights = SIGNED_IN if browser.user else ANONYMOUS
         kinds = [kind for kind in weights if not (browser.is_moving and kind in MOVING)]
         kind = self.rng.choices(kinds, [weights[kind] for kind in kinds])[0]

@@ -21,6 +21,18 @@ from tests.wide.asgi import AsgiServer
 
 APP = "tests.histories.app:app"
 
+SETTINGS = frozenset(
+    {"encrypt_with", "revocations", "refuse", "rotate_every", "check_epoch", "revoke_everyone", "wait_for_replicas"}
+)
+"""What the application may be set to: as the library calls it; `revocations`: signed cookies; `refuse`: `on_too_many`;
+`revoke_everyone`: the clients do."""
+GRACE = 60
+"""Seconds for which an id works that `rotate_every` has replaced."""
+HASTE = 30
+"""How much faster the clocks of the servers run, so that `rotate_every` and its grace period come about."""
+UNTIL_LISTED = 60
+"""Seconds for which the new entry of a rotation lives that was interrupted."""
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -50,10 +62,24 @@ class Condition:
     """The promises that cannot be kept under it."""
     timeout: float = 1.0
     """How long the library waits for the store."""
+    settings: frozenset[str] = frozenset()
+    """Some of `SETTINGS`."""
+
+    @property
+    def speed(self) -> float:
+        """How fast the clocks of the servers run."""
+        return HASTE if "rotate_every" in self.settings else 1
 
     @property
     def rules(self) -> Rules:
-        return Rules(self.maximum)
+        return Rules(
+            self.maximum,
+            evicts="refuse" not in self.settings,
+            checks_epoch="check_epoch" in self.settings,
+            is_sealed="revocations" in self.settings,
+            grace=GRACE / self.speed if "rotate_every" in self.settings else None,
+            shown_for=UNTIL_LISTED / self.speed if self.store == "redis-cluster" else 0,
+        )
 
 
 @dataclass
@@ -66,7 +92,8 @@ class Run:
 
     def __post_init__(self) -> None:
         condition = self.condition
-        self.world = World.of(condition.seed, condition.users, condition.browsers)
+        ends_everyone = 0.003 if "revoke_everyone" in condition.settings else 0.0
+        self.world = World.of(condition.seed, condition.users, condition.browsers, ends_everyone)
         self.machine: Machine
         self._aliases: dict[str, str] = {}
         self._raw: dict[str, str] = {}
@@ -103,6 +130,8 @@ class Run:
         condition = self.condition
         skew = condition.skew * (1 if at % 2 else -1)
         settings = {"STORE": url, "SKEW": skew, "TIMEOUT": condition.timeout, "MAXIMUM": condition.maximum}
+        settings["SPEED"] = condition.speed
+        settings["SETTINGS"] = ",".join(sorted(condition.settings))
         return AsgiServer(condition.servers[at], {key: str(value) for key, value in settings.items()}, APP)
 
     async def _phase(self, until: float) -> None:

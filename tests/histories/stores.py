@@ -9,6 +9,7 @@ from pathlib import Path
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from tests.servers import mariadb, postgres, redis
 from tests.servers.process import Address, Server
+from tests.wide.programs import unpacked
 
 Service = Server | redis.Group
 
@@ -38,6 +39,12 @@ def _redis(*, durable: bool) -> Iterator[tuple[str, Service]]:
 
 
 @contextmanager
+def _valkey() -> Iterator[tuple[str, Service]]:
+    with redis.standalone(durable=True, program=unpacked("usr/bin/valkey-server")) as server:
+        yield server.url, server
+
+
+@contextmanager
 def _cluster() -> Iterator[tuple[str, Service]]:
     with redis.cluster(durable=True) as group:
         yield group.url.replace("redis://", "redis+cluster://"), group
@@ -60,6 +67,7 @@ STORES: dict[str, Callable[[], "contextmanager[tuple[str, Service | None]]"]] = 
     "redis": lambda: _redis(durable=True),
     "redis-forgetful": lambda: _redis(durable=False),
     "redis-evicting": _full,
+    "valkey": _valkey,
     "redis-cluster": _cluster,
     "redis-sentinel": _sentinel,
     "postgres": lambda: _postgres("asyncpg"),

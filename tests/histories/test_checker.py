@@ -145,6 +145,63 @@ def test_when_all_is_quiet_the_list_of_a_user_is_what_lives(promise: str | None,
     assert found - {"what was not ended lives"} == ({promise} if promise else set())
 
 
+EVERYONE = op("revoke_everyone", 2, user="", token="")
+UNDONE = unanswered("sign_in", 0, GUEST, ended=3, user="ann")
+COMES_BACK = [op("get", 1, left=None, token="t1"), op("get", 6, GUEST)]
+MOVED = op("get", 1.5, ANN, cookie="t2")
+"""The id was replaced without being asked for."""
+
+SET: list[tuple[str | None, Rules, list[Operation]]] = [
+    (None, Rules(), [UNDONE, op("revoke_all", 1, user="ann", token="", value=0), *COMES_BACK]),
+    ("what is dead stays dead", Rules(), [UNDONE, op("revoke_all", 1, user="bob", token="", value=0), *COMES_BACK]),
+    ("what is dead stays dead", Rules(), [UNDONE, *COMES_BACK]),
+    (None, Rules(), [SIGNED_IN, EVERYONE, op("get", 4, ANN), op("increment", 6)]),
+    (None, Rules(), [SIGNED_IN, op("sign_in", 4, left=OTHER, cookie="t3"), EVERYONE, op("set", 6, OTHER, token="t3")]),
+    ("what is ended stays closed", Rules(), [SIGNED_IN, EVERYONE, op("increment", 4, ANN, value=1)]),
+    ("what is ended stays closed", Rules(checks_epoch=True), [SIGNED_IN, EVERYONE, op("get", 4, ANN)]),
+    ("what was not ended lives", Rules(), [EVERYONE, op("sign_in", 4, token="", left=ANN, cookie="t1"), op("get", 6)]),
+    (None, Rules(grace=9), [SIGNED_IN, MOVED, op("get", 2, ANN), op("get", 10)]),
+    ("what was not ended lives", Rules(grace=9), [SIGNED_IN, MOVED, op("get", 4)]),
+    (None, Rules(grace=9), [SIGNED_IN, MOVED, op("rotate", 2, ANN, cookie="t3"), op("get", 4, ANN)]),
+    ("what is ended stays closed", Rules(grace=9), [SIGNED_IN, ROTATED, op("get", 4, ANN)]),
+    (None, Rules(is_sealed=True), [op("increment", 0, GUEST, value=1), op("increment", 2, GUEST, value=1)]),
+    (None, Rules(is_sealed=True), [op("set", 0, GUEST, key="color", value="v1"), op("get", 2, GUEST)]),
+    (None, Rules(is_sealed=True), [op("sign_out", 2, GUEST, left=None), op("replay", 4, GUEST)]),
+    ("what is ended stays closed", Rules(is_sealed=True), [SIGNED_IN, SIGNED_OUT, op("replay", 4, ANN)]),
+]
+
+
+@rows("promise, rules, operations", SET)
+def test_what_the_application_is_set_to_decides_what_is_promised(
+    promise: str | None, rules: Rules, operations: list[Operation]
+) -> None:
+    assert {one.promise for one in check(history_of(operations), rules)} == ({promise} if promise else set())
+
+
+@rows(
+    "promise, began, seconds",
+    [(None, 9, 60), ("what is ended is not listed", 9, 0), ("what is ended is not listed", 300, 60)],
+)
+def test_a_list_shows_what_an_interrupted_rotation_leaves_for_a_minute(
+    promise: str | None, began: float, seconds: float
+) -> None:
+    history = history_of([SIGNED_IN, unanswered("rotate", 2, ANN), REVOKED, listed(began, "h1")])
+    history.quiets.append(Quiet(began, began + 2))
+    assert {one.promise for one in check(history, Rules(shown_for=seconds))} == ({promise} if promise else set())
+
+
+def test_a_maximum_that_a_failing_store_has_exceeded_is_kept_by_the_next_sign_in() -> None:
+    failed = unanswered("get", 2, BOB)
+    excess = [op("replay", 10, THREE[0], token="t0"), listed(10, "h0", "h1", "h2")]
+
+    def promises(*operations: Operation) -> set[str]:
+        return {one.promise for one in check(history_of([*operations, *excess], quiet=True), Rules(maximum=2))}
+
+    assert "no user has too many sessions" not in promises(*SIGNED_IN_THREE_TIMES, failed)
+    later = op("sign_in", 6, token="", left=ANN, cookie="t9")
+    assert "no user has too many sessions" in promises(*SIGNED_IN_THREE_TIMES, failed, later)
+
+
 def test_what_happened_before_a_quiet_time_explains_nothing_after_it() -> None:
     operations = [SIGNED_IN, unanswered("revoke_all", 2, ANN), op("replay", 10, ANN), listed(10, "h1"), op("get", 20)]
     assert [one.promise for one in check(history_of(operations, quiet=True))] == ["what was not ended lives"]

@@ -37,6 +37,11 @@ def test_a_signed_in_browser_asks_everything_but_to_begin() -> None:
     assert kinds == everything | {"revoke_others", "revoke_all"}
 
 
+def test_some_ask_to_end_the_sessions_of_everyone_if_that_is_wanted() -> None:
+    world = World.of(1, users=2, browsers=1, ends_everyone=0.5)
+    assert "revoke_everyone" in {world.choose(world.browsers[0]).kind for _ in range(20)}
+
+
 def test_a_browser_without_a_cookie_begins_or_signs_in() -> None:
     world = World.of(1, users=2, browsers=1)
     assert {world.choose(world.browsers[0]).kind for _ in range(100)} == {"begin", "sign_in"}

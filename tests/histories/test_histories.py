@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.histories.checker import Violation, check
-from tests.histories.conditions import CONDITIONS, GHOSTS, OTHERS
+from tests.histories.conditions import CONDITIONS, OTHERS
 from tests.histories.run import Condition, run
 
 pytestmark = pytest.mark.once
@@ -34,8 +34,8 @@ def test_what_is_answered_is_true(store: str) -> None:
 @pytest.mark.parametrize(
     "condition",
     [
-        Condition("redis", faults=("kill", "proxy"), operations=300, strikes=2, ends_with_kill=True, costs=GHOSTS),
-        Condition("sqlite", faults=("workers",), leave=0.1, operations=300, strikes=2, costs=GHOSTS),
+        Condition("redis", faults=("kill", "proxy"), operations=300, strikes=2, ends_with_kill=True),
+        Condition("sqlite", faults=("workers",), leave=0.1, operations=300, strikes=2),
     ],
     ids=["the store is killed, and its answers are lost", "workers are killed and paused, and clients leave"],
 )
@@ -51,7 +51,9 @@ def test_a_store_that_forgets_is_found_out() -> None:
 
 
 @pytest.mark.wide
-@pytest.mark.parametrize("name", [name for name, one in CONDITIONS.items() if one.faults or one.skew or one.leave])
+@pytest.mark.parametrize(
+    "name", [name for name, one in CONDITIONS.items() if one.faults or one.skew or one.leave or one.settings]
+)
 def test_what_is_answered_is_true_for_longer(name: str) -> None:
     found = violations(replace(CONDITIONS[name], servers=OTHERS, seconds=15))
     assert not found, shown(found)

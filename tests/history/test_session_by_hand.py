@@ -82,6 +82,21 @@ async def test_is_loaded_set_to_false_makes_load_fetch_again(memory: InMemoryBac
     assert session == {"key": "other"}
 
 
+async def test_what_a_list_held_before_it_was_fetched_again_is_a_change_by_now(memory: InMemoryBackend) -> None:
+    await memory.write({"cart": []}, "session_id")
+    session = Session(memory, "session_id")
+    await session.load()
+    assert session["cart"] == []
+    await memory.write({"cart": ["tea"]}, "session_id")
+    session.is_loaded = False
+    await session.load()
+
+    session["cart"].remove("tea")
+    await session.persist()
+
+    assert await memory.read("session_id") == {"cart": []}
+
+
 USES: dict[str, Any] = {
     "data": lambda session: session.data,
     "data =": lambda session: setattr(session, "data", {}),

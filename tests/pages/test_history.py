@@ -88,7 +88,7 @@ async def test_a_user_has_a_history_the_newest_entry_first(history: SignInHistor
         await history.list("ann", limit=0)
 
 
-STRANGE = ["Ann", "ann ", "ann\0", "Ä", "a" * 400, "a" * 400 + "b", "😀", "'; DROP TABLE h"]
+STRANGE = ["Ann", "ann ", "ann\0", "ann\ud800", "Ä", "a" * 400, "a" * 400 + "b", "😀", "'; DROP TABLE h"]
 
 
 async def test_ids_of_users_are_told_apart_byte_by_byte_whatever_they_contain(history: SignInHistory) -> None:
@@ -96,7 +96,8 @@ async def test_ids_of_users_are_told_apart_byte_by_byte_whatever_they_contain(hi
         history.record(SignedIn(f"h{number}", user, "m" * 1000))
     for number, user in enumerate(["ann", *STRANGE]):
         [entry] = await history.list(user)
-        assert (entry.handle, entry.user_id) == (f"h{number}", user.replace("\0", "\ufffd")[:LONGEST])
+        kept = user.replace("\0", "\ufffd").replace("\ud800", "\ufffd")[:LONGEST]
+        assert (entry.handle, entry.user_id) == (f"h{number}", kept)
 
 
 async def test_a_history_is_read_in_pages_in_which_nothing_is_missing(history: SignInHistory) -> None:
@@ -153,6 +154,17 @@ async def test_failed_sign_ins_are_counted_within_a_time(history: SignInHistory,
     assert await history.failures("ann", within=900) == 2
     assert await history.failures("ann", within=timedelta(seconds=60)) == 1
     assert [one.address for one in await history.list("ann")] == ["", "", "203.0.113.0/24"]
+
+
+async def test_a_clock_that_was_ahead_for_a_moment_does_not_make_later_entries_recent(
+    on_sqlite: SignInHistory, clock: Clock
+) -> None:
+    clock.advance(86_400)
+    on_sqlite.sign_in_failed(request_from(), "eve")
+    clock.advance(-86_400)
+    on_sqlite.sign_in_failed(request_from(), "ann")
+    clock.advance(1000)
+    assert await on_sqlite.failures("ann", within=900) == 0
 
 
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\uff1d1", '=HYPERLINK("http://evil.test")']
@@ -272,7 +284,7 @@ async def test_the_queue_has_an_end_and_the_log_says_so_once(
         on_sqlite.record(SignedIn(f"h{number}", "ann", ""))
     assert [one.handle for one in await on_sqlite.list("ann")] == ["h2", "h1", "h0"]
     assert [record.message for record in caplog.records] == [
-        "The history of sign-ins has lost an entry: the database failed, and 3 entries are waiting already."
+        "The history of sign-ins has lost an entry: 3 are waiting already, as the database fails or is slow."
     ]
 
 
@@ -292,6 +304,23 @@ async def test_an_entry_whose_answer_was_lost_is_written_once(
     await history.finished()
     history.record(SignedIn("h2", "ann", ""))
     assert [one.handle for one in await history.list("ann")] == ["h2", "h1"]
+
+
+async def test_what_waits_of_an_erased_user_is_not_written_later(
+    on_sqlite: SignInHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, failures = on_sqlite._database.call, iter([True])
+
+    async def fails_once(work: Any) -> Any:
+        if next(failures, False):
+            raise BackendUnavailable("The store failed: for this test.")
+        return await call(work)
+
+    monkeypatch.setattr(on_sqlite._database, "call", fails_once)
+    for event in (SignedIn("h1", "ann", ""), SignedIn("h2", "eve", ""), EndedByOperator("ann", "eve", "h2", 1)):
+        on_sqlite.record(event)
+    assert await on_sqlite.erase("ann") == 0
+    assert [(one.user_id, one.operator) for one in await on_sqlite.list(None)] == [("eve", ""), ("eve", "")]
 
 
 async def test_a_database_that_does_not_answer_holds_up_a_page_for_the_timeout_only(

@@ -104,6 +104,7 @@ def test_an_operator_ends_one_session_of_a_user_or_all_and_the_audit_says_who(
 # The guard
 
 
+@pytest.mark.guarantee(28)
 @rows("user, status", [(None, 404), ("ann", 404), ("trainee", 403)])
 def test_who_is_not_an_operator_sees_and_ends_nothing(app: Starlette, user: str | None, status: int) -> None:
     Visitor(app, "ben", SAFARI)
@@ -218,6 +219,7 @@ def test_an_action_that_fails_is_in_the_audit(
 # What is shown
 
 
+@pytest.mark.guarantee(28)
 def test_no_id_of_a_session_and_no_key_is_in_a_page_and_no_user_in_a_url(app: Starlette, backend: Any) -> None:
     ann = Visitor(app, "ann@example.com", SAFARI)
     olga = Visitor(app, "olga")

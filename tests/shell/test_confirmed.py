@@ -89,6 +89,15 @@ async def test_after_a_minute_a_sign_in_whose_answer_was_lost_makes_way_first(
     assert len(await ann.sessions.list("ann")) == 2
 
 
+async def test_the_event_says_on_which_device_it_was_signed_in(kind: str, clock: Clock) -> None:
+    ann = Device(kind, clock, 1)
+    await ann.site.visit(sign_in(), Browser(), client=("203.0.113.77", 1), headers=[(b"user-agent", b"curl/8")])
+    clock.advance(60)
+    await ann.site.visit(sign_in(), Browser())
+    [told] = [event for event in ann.events if isinstance(event, Revoked)]
+    assert (told.user_id, told.agent, told.address) == ("ann", "curl", "203.0.113.0/24")
+
+
 @rows("too_many", ["evict", "refuse"])
 async def test_it_lives_as_long_as_no_one_needs_its_place_and_counts_once_it_was_used(
     kind: str, clock: Clock, too_many: str

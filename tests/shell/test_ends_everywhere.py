@@ -8,7 +8,16 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from starsessions import BackendUnavailable, CookieBackend, Session, SessionBackend, SessionGone, set_expiry, users
+from starsessions import (
+    BackendUnavailable,
+    CookieBackend,
+    Session,
+    SessionBackend,
+    SessionGone,
+    set_expiry,
+    update_atomically,
+    users,
+)
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.user_index import PENDING_FOR
 from starsessions.events import Event, Revoked
@@ -18,7 +27,7 @@ from starsessions.stores.base import Deletion, Owner, Page, Write
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from tests.rows import rows
-from tests.shell.people import Recorded, sign_in, signed_in, user_of
+from tests.shell.people import OneByOne, Recorded, sign_in, signed_in, user_of
 from tests.site import KEY, Browser, Clock, Site
 
 pytestmark = pytest.mark.anyio
@@ -68,6 +77,30 @@ async def test_what_one_worker_ends_is_ended_at_a_worker_with_another_clock(
 
     assert await user_of(elsewhere, browser) is None
     assert handle not in [one.handle for one in await UserSessions(there).list("ann")]
+
+
+@rows("apart", [59, 61, 90])
+@rows("how", ["saved with the response", "saved atomically"])
+async def test_a_sign_in_ends_the_session_before_though_another_worker_has_just_written_it(
+    clock: Clock, apart: int, how: str
+) -> None:
+    store, fast = MemoryStore(), Clock()
+    fast.advance(clock() + apart - fast())
+    here = Site(backend=StoreBackend(store, clock=clock), clock=clock, autoload=True)
+    elsewhere = Site(backend=StoreBackend(store, clock=fast), clock=fast, autoload=True)
+    browser = Browser()
+    await here.visit(lambda session: session.update(basket="full"), browser)
+    copy = Browser(dict(browser.cookies))
+
+    async def sign_in_meanwhile(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        await elsewhere.visit(lambda other: other.update(color="red"), copy)
+        if how == "saved atomically":
+            await update_atomically(session, lambda data: None)
+
+    await here.visit(sign_in_meanwhile, browser)
+    assert await user_of(here, browser) == "ann"
+    assert (await elsewhere.visit(dict, copy)).result == {}
 
 
 @rows("apart", [59, 90])
@@ -308,6 +341,32 @@ async def test_a_sign_in_that_fails_evicts_nothing(kind: Any, clock: Clock) -> N
         await site.visit(fails, Browser())
     assert await user_of(site, first) == "ann"
     assert [event for event in events if isinstance(event, Revoked)] == []
+
+
+class Late(OneByOne):
+    """`meanwhile` is awaited once, before an entry is replaced. All else that is sent at that moment arrives before."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store)
+        self.meanwhile: Callable[[], Awaitable[Any]] | None = None
+        self._replace, self.replace = store.replace, self._late
+
+    async def _late(self, key: str, value: bytes, version: Any, **how: Any) -> Any:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile()
+        return await self._replace(key, value, version, **how)
+
+
+async def test_a_sign_in_whose_write_is_late_looks_once_more_if_it_has_the_last_place(kind: Any, clock: Clock) -> None:
+    """It has counted before the other one began, and that one was judged before this one was written."""
+    store = Late(MemoryStore())
+    backend = kind(store, clock)
+    site = Site(backend=backend, clock=clock, autoload=True, max_sessions_per_user=1)
+    store.meanwhile = lambda: signed_in(site)
+    with suppress(SessionGone):  # it is the one that has to go
+        await signed_in(site)
+    assert len(await UserSessions(backend).list("ann")) == 1
 
 
 async def test_an_eviction_that_the_store_prevents_is_made_up_for_by_the_next_sign_in(

@@ -60,6 +60,11 @@ def tuple_for_list(session: Session) -> None:
     session["a"]["c"]["d"][1] = (2,)
 
 
+def moved_and_changed(session: Session) -> None:
+    session["a"] = session.pop("a")
+    session["n"] = 2
+
+
 def data_replaced(session: Session) -> None:
     session.data = {"only": 1}
 
@@ -79,6 +84,7 @@ CHANGES = [
     set_default,
     true_for_one,
     tuple_for_list,
+    moved_and_changed,
     data_replaced,
     removed_inside,
 ]
@@ -321,9 +327,10 @@ async def test_what_equals_nothing_is_no_change_that_comes_too_late(site_of: Cal
     assert "odd" in await site.data()
 
 
+@rows("tell", [Session.mark_modified, lambda session: setattr(session, "modified", True)])
 @rows("change", ["tea", ("tea", 1)])
 async def test_a_list_that_code_in_c_handed_out_is_saved_if_the_session_is_told(
-    site_of: Callable[..., Site], backend: SessionBackend, change: Any
+    site_of: Callable[..., Site], backend: SessionBackend, change: Any, tell: Callable[[Session], None]
 ) -> None:
     class Basket(msgspec.Struct):
         cart: Any
@@ -335,7 +342,7 @@ async def test_a_list_that_code_in_c_handed_out_is_saved_if_the_session_is_told(
         session.mark_accessed()
         len(session)
         msgspec.convert(session, Basket).cart.append(change)
-        session.mark_modified()
+        tell(session)
 
     await site.visit(act)
     assert await site.data() == {"cart": [change]}

@@ -153,7 +153,7 @@ def test_it_is_a_route_or_mounted_and_takes_no_other_method() -> None:
         raise AssertionError("it was accepted")
 
 
-def test_it_is_mounted_in_fastapi() -> None:
-    app = FastAPI()
-    app.mount("/readyz", HealthCheck(MemoryStore()))
-    assert TestClient(app).get("/readyz").json() == {"status": "ok"}
+def test_it_is_a_route_of_fastapi_and_answers_without_a_redirect() -> None:
+    app = FastAPI(routes=[Route("/readyz", HealthCheck(MemoryStore()))])
+    response = TestClient(app, follow_redirects=False).get("/readyz")
+    assert (response.status_code, response.json()) == (200, {"status": "ok"})

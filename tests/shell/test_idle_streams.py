@@ -112,6 +112,7 @@ def deafen(line: Line) -> None:
     line.is_deaf = True
 
 
+@pytest.mark.guarantee(21)
 @pytest.mark.parametrize(("breaks", "interval"), [(kill, OFTEN), (block, SELDOM), (deafen, SELDOM)])
 @pytest.mark.parametrize("when", ["at once", "later"])
 async def test_without_announcements_all_streams_end_within_the_interval_and_a_second(
@@ -131,6 +132,7 @@ async def test_without_announcements_all_streams_end_within_the_interval_and_a_s
         assert timeline.now - ended_at <= interval + 1
 
 
+@pytest.mark.guarantee(21)
 async def test_an_idle_stream_looks_at_most_once_a_minute(site: Site, line: Line, timeline: Timeline) -> None:
     async with AsyncExitStack() as closing:
         count = await opened_in_turn(closing, site, timeline)
@@ -141,6 +143,7 @@ async def test_an_idle_stream_looks_at_most_once_a_minute(site: Site, line: Line
         assert line.looks - looks <= 5 * minutes * calls_of_a_look
 
 
+@pytest.mark.guarantee(21)
 async def test_to_watch_a_session_takes_less_than_twenty_kilobytes(site: Site) -> None:
     async def only_wait(session: Session) -> None:
         await anyio.sleep_forever()

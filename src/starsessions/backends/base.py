@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from starsessions.backends.announcements import Announcements
 from starsessions.backends.entries import Location
+from starsessions.backends.observer import UNOBSERVED, Observer
 from starsessions.backends.user_index import PendingSignIn, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, binding_for
 from starsessions.core.durations import Clock
@@ -171,6 +172,9 @@ class Backend(SessionBackend):
 
     original: Self | None = None
     """The backend that this one was copied from, which the application holds; None: this is no copy."""
+
+    observer: Observer = UNOBSERVED
+    """Measures the sessions of the middleware that this copy was bound for."""
 
     starlette_keys: Collection[bytes] = ()
     """Digests of the keys for which it reads cookies in Starlette's format, which are bound to nothing but the key."""

@@ -104,6 +104,10 @@ class ProviderLinks:
             self._key(Purpose.PROVIDER_SUBJECT, f"{len(issuer)}:{issuer}{subject}") if subject else "",
         )
 
+    def is_link(self, key: str, owner: str, identity: Identity) -> bool:
+        """Return whether an entry is a link of this cookie and application, from this owner to the session."""
+        return key == self._link_key(owner, identity.handle)
+
     # The sign-in
 
     async def write(self, identity: Identity, until: int, now: int) -> None:

@@ -134,7 +134,9 @@ class SQLAlchemyBackend(StoreBackend):
         try:
             await self._look_for_table()
             if self._sweep_every is not None:
-                sweeper = asyncio.create_task(sweep_forever(self.store, self._sweep_every, self.clock))
+                sweeper = asyncio.create_task(
+                    sweep_forever(self.store, self._sweep_every, self.clock, told=self.observer.swept)
+                )
             async with super().lifespan():
                 yield
         finally:

@@ -79,7 +79,7 @@ from starsessions.stores.base import (
     Version,
     Write,
 )
-from starsessions.stores.listed import as_indexing
+from starsessions.stores.listed import as_indexing, is_indexing
 from starsessions.stores.memory import MemoryStore
 
 PENDING = 60
@@ -134,6 +134,7 @@ class Owned(NamedTuple):
     key: str
     version: Version
     record: Record | None
+    expires_at: int = 0
 
     def __repr__(self) -> str:
         return "<Owned>"
@@ -178,7 +179,8 @@ class UserIndex:
         self.checks_epoch: bool = checks_epoch
         self.store: Indexing = as_indexing(store)
         self.announcements: Announcements | None = announcements_of(store)
-        self._batching = store if isinstance(store, Batching) else None
+        # Where the library keeps the lists, what the store writes by itself would be on none.
+        self._batching = store if is_indexing(store) and isinstance(store, Batching) else None
         self._most_together: float = 0 if self._batching is None else inf
         self._label = binding.label(purpose)
         self._epochs = binding.label(Purpose.EPOCH)
@@ -231,7 +233,7 @@ class UserIndex:
             if isinstance(read, Found):
                 user = read.record.identity
                 if user is not None and user.user_id == user_id:
-                    owned.append(Owned(key, entry.version, read.record))
+                    owned.append(Owned(key, entry.version, read.record, entry.expires_at))
             elif not isinstance(read, Pointer):  # encrypted with a key that is not in use any more, or garbage
                 owned.append(Owned(key, entry.version, None))
         return owned, page.after
@@ -272,6 +274,10 @@ class UserIndex:
     async def begin_epoch(self, user_id: str, now: int) -> bytes:
         """Give the user another epoch, which refuses all earlier sessions at their next renewal. Return it."""
         return await self._begin_epoch(self._epoch_key(user_id), now + EPOCH_FOR, now)
+
+    async def forget_epoch(self, user_id: str) -> None:
+        """Remove the user's epoch. What it still refuses must have been deleted."""
+        await self.store.delete(self._epoch_key(user_id), now=0)
 
     async def begin_epoch_of_all(self, now: int) -> None:
         """Give all users another epoch, and tell the streams of all of them to compare it."""

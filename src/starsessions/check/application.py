@@ -131,12 +131,12 @@ class Application:
             if node is None:
                 break
             around |= self._layer(node, around)
-        if _may_change(route):
+        if _may_change(route) and not _is_of_library(route.endpoint):
             self.ways.append(Way(path, around, _is_verified(getattr(route, "dependant", None))))
 
     def _end(self, node: Any, around: frozenset[int], path: str) -> None:
         """Note an application that has no routes to look at, and may do anything."""
-        if not isinstance(node, (StaticFiles, Misconfigured)):
+        if not (isinstance(node, StaticFiles) or _is_of_library(node)):
             self.ways.append(Way(path or "/", around, is_protected=False))
 
 
@@ -157,6 +157,11 @@ def _kind_of(node: Any) -> Kind | None:
     if isinstance(getattr(node, "session_cookie", None), str):
         return "other session"
     return "csrf" if "csrf" in type(node).__name__.lower() else None
+
+
+def _is_of_library(app: Any) -> bool:
+    """Return whether this library serves it: its pages check tokens, and the others read only or take no cookie."""
+    return type(app).__module__.startswith("starsessions.")
 
 
 def _flat(routes: Sequence[Any]) -> Iterator[Any]:

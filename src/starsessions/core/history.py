@@ -1,6 +1,7 @@
 """The history of sign-ins as values, and as CSV that a spreadsheet does not run."""
 
 import csv
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
@@ -22,6 +23,7 @@ TEXTS = ("user_id", "handle", "method", "agent", "address", "operator")
 COLUMNS = ("at", "what", *TEXTS)
 """The columns of the CSV."""
 
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 - Excel reads the wide ones, too
 
 
@@ -73,12 +75,14 @@ def key_of_user(user_id: str) -> str:
 
 
 def cleaned(text: str) -> str:
-    """Return a text that every database can keep: without NUL, and not too long.
+    """Return a text that every database can keep: without NUL and lone surrogates, and not too long.
 
-    >>> cleaned("a\\0b"), len(cleaned("a" * 300))
-    ('a\ufffdb', 255)
+    Anybody can send both in JSON, and an entry that the database refuses would keep all others waiting.
+
+    >>> cleaned("a\\0b"), cleaned("\\ud800"), len(cleaned("a" * 300))
+    ('a\ufffdb', '\ufffd', 255)
     """
-    return text.replace("\0", "\ufffd")[:LONGEST]
+    return _UNWRITABLE.sub("\ufffd", text)[:LONGEST]
 
 
 def position(after: str | None) -> int | None:

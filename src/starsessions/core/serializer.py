@@ -22,28 +22,31 @@ object of a class that the data names. What can be decoded can be encoded again,
 A payload that starts with `{` is JSON: no MessagePack map starts with that byte. Starlette's cookies are JSON, and
 `PlainJson` writes JSON as long as the data is plain JSON.
 
-Encoding also tells whether a session changed, and that is where the speed is. Nearly all requests change nothing, or
-assign a plain value or two, so there are three shortcuts, each of which may only err towards more work:
+Nearly all requests change nothing, or a value or two. So there are three shortcuts, each of which may only err towards
+more work:
 
-* `matches` encodes without the check first, and compares bytes. Equal bytes of plain data are equal data.
-* `dumps_again` skips the check of types if only plain values were assigned since the data was decoded.
+* `patched` encodes only the values that have changed, and copies the bytes of all others. It is what makes a small
+  change of a large session cheap. (`core/snapshot.py` tells what has changed.)
+* `matches` tells whether data has not changed, where it is not known what may have. It encodes without the check first,
+  and compares bytes. Equal bytes of plain data are equal data.
 * `differs_for_sure` says that two payloads differ without decoding them. If it cannot tell, the caller decodes the
   old one and compares, since the same items in another order are other bytes and no change.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
+from gc import get_referents
 from math import isfinite
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 from zlib import adler32
 
-from msgspec import DecodeError
+from msgspec import DecodeError, Raw
 from msgspec.json import Decoder as JsonDecoder
 from msgspec.json import Encoder as JsonEncoder
 from msgspec.msgpack import Decoder as MsgpackDecoder
@@ -57,8 +60,16 @@ T = TypeVar("T")
 
 MAX_DEPTH = 100
 
-_NOT_PLAIN = (TypeError, ValueError, OverflowError, RecursionError)
-"""What the encoders raise for an unsupported value (a lone surrogate is a ValueError)."""
+_MISSING = object()
+
+_NOT_ALONE = (TypeError, ValueError, OverflowError, RecursionError, DecodeError)
+"""What is raised for a value that cannot be encoded alone, and for a payload that cannot be taken apart.
+
+Examples: a set in JSON, a lone surrogate (a ValueError); NaN in JSON, a key that is no text.
+"""
+
+_MANY = 100
+"""The number of keys beyond which it matters that values without any inside are encoded faster than copied."""
 
 _FIRST_STEP = re.compile(r"""session\[("(?:[^"\\]|\\.)*"|[^\]]*)\]""")
 _HINT = (
@@ -91,15 +102,19 @@ class Serializer(Protocol):
 
 
 def differs_for_sure(payload: bytes, base: bytes) -> bool:
-    """Return whether two payloads of built-in serializers hold different data, if that is certain without decoding.
-
-    The same items in another order are the same bytes in another order, and the low half of Adler-32 is a sum of bytes.
-    """
-    if payload.startswith(b"{") != base.startswith(b"{"):
-        return False  # one is JSON, the other MessagePack
-    if len(payload) == len(base) and adler32(payload) & 0xFFFF == adler32(base) & 0xFFFF:
+    """Return whether two payloads of built-in serializers hold different data, if that is certain without decoding."""
+    is_json = base.startswith(b"{")
+    if payload.startswith(b"{") != is_json or _may_be_reordered(payload, base):
         return False
-    return _is_compact(base)
+    return not is_json or _is_compact(base)
+
+
+def _may_be_reordered(one: bytes | Raw, other: bytes | Raw) -> bool:
+    """Return whether two encoded values may have the same items in another order: then they have the same bytes.
+
+    (The low half of Adler-32 is a sum of bytes.)
+    """
+    return len(one) == len(other) and adler32(one) & 0xFFFF == adler32(other) & 0xFFFF
 
 
 def _is_compact(payload: bytes) -> bool:
@@ -126,12 +141,9 @@ def matcher(serializer: Serializer) -> Callable[[Any, dict[str, Any]], bool]:
     return _own(serializer, "matches", lambda payload, data: bool(serializer.dumps(data) == payload))
 
 
-def dumper_again(serializer: Serializer) -> Callable[[dict[str, Any], Any, bool], tuple[Any, bool]]:
-    """Return a function that encodes data once more: the serializer's own `dumps_again`, or `dumps`.
-
-    Use it only if the lists and dicts that were loaded cannot have changed inside, and every assigned value is plain.
-    """
-    return _own(serializer, "dumps_again", lambda data, base, in_order: (serializer.dumps(data), False))
+def patcher(serializer: Serializer) -> Callable[[Any, dict[str, Any], Collection[Any]], Any]:
+    """Return a function that encodes only what has changed: the serializer's own `patched`, or one that never can."""
+    return _own(serializer, "patched", lambda base, data, changed: None)
 
 
 class Msgpack:
@@ -141,24 +153,20 @@ class Msgpack:
         payload = _if_plain(data, _to_msgpack, _MSGPACK_SCALARS, _MSGPACK_KEYS)
         return _wrapped_to_msgpack(_wrap_items(data, "session", 1)) if payload is None else payload
 
-    def dumps_again(self, data: dict[str, Any], base: bytes, in_order: bool, /) -> tuple[bytes, bool]:
-        """Encode `data` again, where safe without checking types; and tell whether other bytes are certainly a change.
-
-        `data` must be what `base` was decoded to, except for assigned items of type str, int, bool or None under a str.
+    def patched(self, base: bytes, data: dict[str, Any], changed: Collection[Any], /) -> bytes | None:
+        """Return the payload of `data`, made from `base` without encoding what has not changed.
 
         Args:
-            data: the session's data.
-            base: the payload that it was decoded from.
-            in_order: no key was removed, which could have come back in another place.
+            base: the payload of earlier data, of any age.
+            data: the data, which differs from that in `base` only under these keys.
+            changed: the keys that were set, or deleted, or whose values may have changed.
+
+        Returns:
+            The payload; `base` itself if nothing has changed; None if `dumps` has to make it, or would be faster.
         """
-        if len(base.translate(None, _EXT)) == len(base):  # no extension type, and no text with such bytes
-            try:
-                payload = _to_msgpack(data)
-            except _NOT_PLAIN:
-                pass
-            else:  # no set is involved, whose order differs between processes
-                return payload, in_order and not base.startswith(b"{")
-        return self.dumps(data), False
+        if base.startswith(b"{") or (dict.__len__(data) > _MANY and _is_flat(base, data)):
+            return None
+        return _patched(base, data, changed, _MSGPACK)
 
     def matches(self, payload: bytes, data: dict[str, Any], /) -> bool:
         """Return whether `payload` certainly holds `data`: it is plain, and the bytes are equal."""
@@ -178,8 +186,8 @@ class Msgpack:
             except DecodeError:
                 # Python's own json wrote Starlette's cookies, and also writes NaN, Infinity and lone surrogates.
                 data = json.loads(payload)
-        if len(payload) > MAX_DEPTH and len(payload) - len(payload.translate(None, _OPENS)) > MAX_DEPTH:
-            _check_depth([*data, *data.values()], MAX_DEPTH)
+        if len(payload) > MAX_DEPTH and _most_containers(payload) > MAX_DEPTH:
+            _check_depth(data)
         return data
 
 
@@ -195,20 +203,69 @@ class PlainJson(Msgpack):
             payload = _if_plain(data, _to_json, _JSON_SCALARS, _JSON_KEYS)
         return _wrapped_to_msgpack(data) if payload is None else payload
 
-    def dumps_again(self, data: dict[str, Any], base: bytes, in_order: bool, /) -> tuple[bytes, bool]:
-        # Python's own json may have written NaN or Infinity, which are not valid JSON.
-        if (
-            base.startswith(b"{")
-            and (base.find(b"N") < 0 or base.find(b"NaN") < 0)
-            and (base.find(b"I") < 0 or base.find(b"Infinity") < 0)
-        ):
-            try:
-                payload = _to_json(data)
-            except _NOT_PLAIN:
-                pass
-            else:
-                return payload, in_order and _is_compact(base)
-        return self.dumps(data), False
+    def patched(self, base: bytes, data: dict[str, Any], changed: Collection[Any], /) -> bytes | None:
+        if not base.startswith(b"{") or (dict.__len__(data) > _MANY and _is_flat(base, data)):
+            return None
+        if base.find(b" ") >= 0 and base.find(b": ") >= 0:
+            return None  # Python's own json may have written the same value in other bytes
+        return _patched(base, data, changed, _JSON)
+
+
+def _refused(value: Any) -> bytes:
+    raise TypeError
+
+
+class _Format(NamedTuple):
+    """How a payload is taken apart, and what an encoder in C writes as it is."""
+
+    parts: Callable[[bytes], dict[str, Raw]]
+    encode: Callable[[Any], bytes]
+    scalars: frozenset[type]
+    keys: frozenset[type]
+    other: Callable[[Any], bytes]
+    """Encodes all other values, or raises TypeError."""
+
+
+def _is_flat(base: bytes, data: dict[str, Any]) -> bool:
+    """Return whether to encode all of the many values takes less time than to copy them one by one (measured)."""
+    return _most_containers(base) < dict.__len__(data) // 3
+
+
+def _most_containers(payload: bytes) -> int:
+    """Return how many containers a payload has at most."""
+    return len(payload) - len(payload.translate(None, _OPENS))
+
+
+def _patched(base: bytes, data: dict[str, Any], changed: Iterable[Any], plain: _Format) -> bytes | None:
+    parts, encode, scalars, keys, other = plain
+    is_same = True
+    try:
+        items = parts(base)
+        for key in changed:
+            before, value = items.get(key), dict.get(data, key, _MISSING)
+            if type(key) is not str:
+                return None  # 1 and True are one key of a dict, and two when they are stored
+            if value is _MISSING:
+                is_same = items.pop(key, None) is None and is_same
+                continue
+            is_scalar = type(value) in scalars
+            now = Raw(encode(value) if is_scalar or _is_plain([value], scalars, keys) else other(value))
+            if now != before:
+                if not is_scalar and before is not None and _may_be_reordered(now, before):
+                    return None
+                items[key] = now
+                is_same = False
+        if is_same:
+            return base
+        # A dict keeps its order. A key that was removed and set again has moved.
+        return encode(items) if [*items] == [*dict.keys(data)] else None
+    except _NOT_ALONE:
+        return None
+
+
+def wrapped(value: Any) -> bytes:
+    """Return a value as a payload has it, whatever its type. Raises UnsupportedValue if a session cannot hold it."""
+    return _wrapped_to_msgpack(_wrap(value, "session", 1))
 
 
 def _if_plain(
@@ -249,14 +306,20 @@ def _is_plain(data: Any, scalars: frozenset[type], keys: frozenset[type], depth:
     return True
 
 
-def _check_depth(values: Iterable[Any], left: int) -> None:
-    """Raise for data that is nested too deeply to be encoded again."""
-    for value in values:
-        if left == 0:
-            raise ValueError("too deep")
-        kind = type(value)
-        if kind in CONTAINERS:
-            _check_depth([*value, *value.values()] if kind is dict else value, left - 1)
+def _check_depth(data: dict[Any, Any]) -> None:
+    """Raise for data that is nested too deeply to be encoded again.
+
+    It goes level by level. The garbage collector knows the keys and items of all containers of a level, and lists them
+    in C: three times as fast as a walk.
+    """
+    level: list[Any] = [data]
+    for _ in range(MAX_DEPTH):
+        inside = get_referents(*level)
+        if CONTAINERS.isdisjoint(map(type, inside)):
+            return
+        level = [value for value in inside if type(value) in CONTAINERS]
+    if any(level):
+        raise ValueError("too deep")
 
 
 class _Key:
@@ -421,18 +484,21 @@ def _unwrap(code: int, raw: memoryview) -> Any:
 
 
 _dict_from_json = JsonDecoder(dict).decode
+_parts_of_json = JsonDecoder(dict[str, Raw]).decode
 _to_json = JsonEncoder().encode
 _to_msgpack = MsgpackEncoder().encode
 _from_msgpack = MsgpackDecoder(ext_hook=_unwrap).decode
 _dict_from_msgpack = MsgpackDecoder(dict, ext_hook=_unwrap).decode
+_parts_of_msgpack = MsgpackDecoder(dict[str, Raw]).decode
 _wrapped_to_msgpack = MsgpackEncoder(enc_hook=lambda key: key.ext).encode
 
 _JSON_SCALARS: frozenset[type] = frozenset({type(None), bool, int, str})
 _JSON_KEYS: frozenset[type] = frozenset({str})
 _MSGPACK_SCALARS: frozenset[type] = _JSON_SCALARS | {float, bytes}
 _MSGPACK_KEYS: frozenset[type] = _MSGPACK_SCALARS - {float}  # a float may be NaN, which is checked item by item
+_MSGPACK = _Format(_parts_of_msgpack, _to_msgpack, _MSGPACK_SCALARS, _MSGPACK_KEYS, wrapped)
+_JSON = _Format(_parts_of_json, _to_json, _JSON_SCALARS, _JSON_KEYS, _refused)
 _EXT = b"\xc7\xc8\xc9\xd4\xd5\xd6\xd7\xd8"
-"""The first bytes of all extension types."""
 _OPENS = b"[{" + bytes(range(0x80, 0xA0)) + b"\xdc\xdd\xde\xdf" + _EXT
 """The first bytes of all containers, in JSON and in MessagePack. Text may contain them as well."""
 

@@ -48,9 +48,11 @@ Three rules keep the state consistent.
 When a payload is compared
 --------------------------
 
-Python code can change a list inside the session without calling the session. So `exposed` records that such a value was
-handed out, and the data is then encoded and compared with the loaded bytes. If no such value was handed out and no
-method that changes data was called, nothing is compared, and the request costs nothing (`is_settled`).
+Python code can change a list inside the session without calling the session. So `touched` has the keys that the handler
+has set or deleted, or whose list or dict it holds, with what was stored under them (`core/snapshot.py`), and only these
+keys are compared and encoded. All other keys are as in the payload of `found`. Where that is not certain, because data
+was merged or a model writes to it, `exposed` is set, and all of it is compared. If neither is set, nothing is compared,
+and the request costs nothing (`is_settled`).
 
 The phase
 ---------
@@ -61,7 +63,7 @@ phase of an accepted WebSocket. A change in `CLOSED` raises, because it could no
 be worse. `FAILED` means that saving raised, and the application sent another response.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum, auto
 from typing import Any
 
@@ -100,7 +102,12 @@ from starsessions.core.record import (
     why_expired,
 )
 from starsessions.core.sizes import heaviest
-from starsessions.exceptions import BackendUnavailable, ResponseStarted, SessionConflict, SessionTooLarge
+from starsessions.exceptions import (
+    BackendUnavailable,
+    ResponseStarted,
+    SessionConflict,
+    SessionTooLarge,
+)
 
 
 class Phase(Enum):
@@ -123,6 +130,9 @@ class Phase(Enum):
 OPEN, SAVING, CLOSED, BY_HAND = Phase.OPEN, Phase.SAVING, Phase.CLOSED, Phase.BY_HAND  # the hot path looks them up once
 
 
+Held = dict[Any, bytes | None] | None
+
+
 class Nothing(Struct, frozen=True):
     """Leave the stored session as it is."""
 
@@ -139,13 +149,16 @@ class Create(Opaque, frozen=True):
     record: Record
     session_id: str | None
     """The requested id; None: a new one from the backend."""
+    held: Held = None
+    """What is under the keys that the handler has touched, in this record: see `SessionState.touched`."""
 
 
-class Replace(Struct, frozen=True):
+class Replace(Opaque, frozen=True):
     """Store `record` in place of `found`. A renewal without a change is also one: it updates the record's times."""
 
     found: Found
     record: Record
+    held: Held = None
 
 
 class Rotate(Opaque, frozen=True):
@@ -157,6 +170,7 @@ class Rotate(Opaque, frozen=True):
     """The new id; None: a new one from the backend, because the old id has reached `rotate_every`."""
     usable_until: int
     """The time until which the old id still works, in seconds since 1970; 0: it stops working at once."""
+    held: Held = None
 
 
 class Delete(Struct, frozen=True):
@@ -186,8 +200,10 @@ class Rules(Struct, frozen=True):
     """Whether use alone can renew, rotate or confirm a session."""
     loads: Callable[[Any], dict[str, Any]]
     dumps: Callable[[dict[str, Any]], Any]
-    dumps_again: Callable[[dict[str, Any], Any, bool], tuple[Any, bool]]
-    """`dumps` for data whose lists and dicts are unchanged since the payload was decoded: see `Msgpack.dumps_again`."""
+    patched: Callable[[Any, dict[str, Any], Collection[Any]], Any]
+    """Encodes only what has changed, if it can: see `Msgpack.patched`."""
+    snapshot: Callable[[Any], bytes | None]
+    """Remembers what a value is; None if it cannot, so that the value is always compared."""
     matches: Callable[[Any, dict[str, Any]], bool]
     """Whether a cheap comparison proves that the data equals the payload's."""
     differs_for_sure: Callable[[Any, Any], bool]
@@ -209,12 +225,14 @@ class SessionState(Struct, eq=False):
     """Whether the session was accessed before it was `ready`."""
     modified: bool = False
     """Whether a method that changes the data was called."""
+    touched: Held = None
+    """The keys that may have changed, with a snapshot of the value that is stored; None: it was set or deleted."""
+    holds: bool = False
+    """Whether the session may change after it is saved: the handler holds a list or dict, or saves by hand."""
     exposed: bool = False
-    """Whether the handler may hold a value that it can change without calling the session."""
-    only_plain: bool = True
-    """Whether only str, int, bool and None values were set, under str keys, and nothing was exposed."""
-    in_order: bool = True
-    """Whether no key was removed, so that none can have been added again in another position."""
+    """Whether anything may have changed, so that all is compared. Then it also `holds`: see `expose`."""
+    removed: bool = False
+    """Whether a key was removed."""
     found: Found | None = None
     """The valid session, as it was last read or written."""
     miss_reason: MissReason | None = None
@@ -277,6 +295,8 @@ class SessionState(Struct, eq=False):
             self.cookie = Cookie.SET
         self.found = kept
         self.wrote = True
+        if command.held is not None:  # the handler still holds its values, and may have touched others meanwhile
+            self.touched = {**(self.touched or {}), **command.held}
         if self.is_lost:
             self.is_lost = False
         if self.next_id is not None or self.expiry is not None or self.identity is not None:
@@ -355,6 +375,32 @@ class SessionState(Struct, eq=False):
         self.found = self.explicit_id = self.next_id = self.expiry = self.identity = None
         self.models = ()
 
+    # What the handler holds
+
+    def hand_out(self, key: Any, data: dict[str, Any]) -> None:
+        """Remember what is under a key, before the handler gets this list or dict."""
+        if self.exposed or not dict.__contains__(data, key):  # it gets the default of `get`
+            return
+        self.holds = True
+        if self.touched is None:
+            self.touched = {}
+        if key not in self.touched:
+            self.touched[key] = self.config.snapshot(dict.__getitem__(data, key))
+
+    def expose(self) -> None:
+        """Compare all data from now on, because it is not known what has changed or may change."""
+        self.exposed = self.holds = True
+
+    def _held(self, data: dict[str, Any]) -> Held:
+        """Return snapshots of the values that the handler may hold, as they are now."""
+        if not self.holds or self.exposed or self.touched is None:
+            return None
+        snapshot = self.config.snapshot
+        return {
+            key: snapshot(dict.__getitem__(data, key)) if dict.__contains__(data, key) else None
+            for key in [*self.touched]  # a thread of the handler may touch another one meanwhile
+        }
+
     # Requests
 
     def rotate(self, new_id: str, grace: int = 0) -> None:
@@ -376,13 +422,16 @@ class SessionState(Struct, eq=False):
         """Add the data of the session that a sign-in of this user has just replaced, except keys that are set anew."""
         for key, value in (readable(payload, self.config.loads) or {}).items():
             dict.setdefault(data, key, value)
+        self.expose()  # another task may have saved meanwhile
 
     # The decision
 
     @property
     def is_settled(self) -> bool:
         """Whether nothing can have changed, so that no decision is needed."""
-        return self.found is not None and not (self.modified or self.exposed or self.config.keeps_going)
+        return self.found is not None and not (
+            self.modified or self.exposed or self.touched is not None or self.config.keeps_going
+        )
 
     @property
     def has_requests(self) -> bool:
@@ -395,10 +444,14 @@ class SessionState(Struct, eq=False):
         if found is None:
             return self._begin(data, now, by_hand)
         record = found.record
-        payload, emptied, changed, due = None, False, by_hand, False
-        if self.modified or (self.exposed and not config.matches(record.payload, data)):
-            payload, differs = self._encode(data, record.payload)
-            if differs:
+        payload, held, emptied, changed, due = record.payload, None, False, by_hand, False
+        if self.touched is not None or self.exposed:
+            if self.holds:
+                held = self._held(data)
+            payload = self._encode(data, payload, held)
+            if payload is not record.payload:
+                if config.max_size is not None:
+                    self._check_size(payload, data)
                 changed = True
                 # A signed-in user has a session, whether or not there is data in it.
                 emptied = not (dict.__len__(data) or by_hand or self.user is not None)
@@ -412,9 +465,9 @@ class SessionState(Struct, eq=False):
         if decision is LEAVE:
             return NOTHING
         if decision is not REPLACE and decision is not TOUCH:
-            return self._instead(decision, found, data, payload, now)
-        renewed = self._renewed(record, config.dumps(data) if payload is None else payload, data, now)
-        return Replace(found, self._told(renewed, now) if config.sends_ids and not found.is_alias else renewed)
+            return self._instead(decision, found, data, payload, held, now)
+        renewed = self._renewed(record, payload, data, now)
+        return Replace(found, self._told(renewed, now) if config.sends_ids and not found.is_alias else renewed, held)
 
     def _begin(self, data: dict[str, Any], now: int, by_hand: bool) -> Command:
         holds = self.is_loaded and dict.__len__(data)
@@ -425,7 +478,9 @@ class SessionState(Struct, eq=False):
         decision = decide_new(ended, stale, is_empty, self.next_id is not None)
         return self._create(data, now) if decision is CREATE else _WITHOUT_A_SESSION[decision]
 
-    def _instead(self, decision: Decision, found: Found, data: dict[str, Any], payload: Any, now: int) -> Command:
+    def _instead(
+        self, decision: Decision, found: Found, data: dict[str, Any], payload: Any, held: Held, now: int
+    ) -> Command:
         """Return a command that does not store the session under the id that it has."""
         if decision is DELETE:
             return Delete(found)
@@ -433,22 +488,21 @@ class SessionState(Struct, eq=False):
             return self._create(data, now)
         if decision is not ROTATE:
             return DISCARD
-        payload = self.config.dumps(data) if payload is None else payload
-        return self._rotate(found, self._renewed(found.record, payload, data, now), now)
+        return self._rotate(found, self._renewed(found.record, payload, data, now), held, now)
 
     def _create(self, data: dict[str, Any], now: int) -> Create:
         config, identity = self.config, self.identity
         payload = config.dumps(data)
-        if config.max_size is not None and len(payload) > config.max_size:
-            raise SessionTooLarge(len(payload), config.max_size, heaviest(data), in_store=True)
+        if config.max_size is not None:
+            self._check_size(payload, data)
         bare = config.sends_ids and identity is None and is_bare(data)
         record = Record(payload, now, now, *(self.expiry or Expiry()), None, identity, is_bare=bare)
-        return Create(self._told(record, now), self.next_id or self.explicit_id)
+        return Create(self._told(record, now), self.next_id or self.explicit_id, self._held(data))
 
-    def _rotate(self, found: Found, record: Record, now: int) -> Rotate:
+    def _rotate(self, found: Found, record: Record, held: Held, now: int) -> Rotate:
         grace = self.grace if self.next_id is not None else self.config.policy.rotate_grace
         record = self._told(replace(record, rotated_at=now, told=-1), now)
-        return Rotate(found, record, self.next_id, now + grace if grace else 0)
+        return Rotate(found, record, self.next_id, now + grace if grace else 0, held)
 
     def _told(self, record: Record, now: int) -> Record:
         """Note in the record until when the browser will keep its cookie, if the response has to say so."""
@@ -463,28 +517,40 @@ class SessionState(Struct, eq=False):
         can_tell = self.phase is OPEN or self.phase is SAVING
         return can_tell and not found.is_alias and rotation_due(found.record, self.config.policy, now)
 
-    def _encode(self, data: dict[str, Any], base: Any) -> tuple[Any, bool]:
-        """Return the payload, and whether its data differs from that of `base`, and not only its bytes or order."""
+    def _encode(self, data: dict[str, Any], base: Any, held: Held) -> Any:
+        """Return the payload; `base` itself, the payload of what is stored, if the data is the same."""
         config = self.config
-        if self.exposed or not self.only_plain:
-            payload, sure = config.dumps(data), False
-        else:
-            payload, sure = config.dumps_again(data, base, self.in_order)
-        if config.max_size is not None and len(payload) > config.max_size:
-            raise SessionTooLarge(len(payload), config.max_size, heaviest(data), in_store=True)
-        return payload, payload != base and (sure or self._is_other(payload, base, data))
+        if self.exposed:
+            return base if config.matches(base, data) else self._encode_all(data, base)
+        touched = self.touched or {}
+        changed: Collection[Any] = touched
+        if held is not None:
+            changed = [key for key, now in held.items() if now is None or now != touched[key]]
+        if not changed:
+            return base
+        payload = config.patched(base, data, changed)
+        return self._encode_all(data, base) if payload is None else payload
 
-    def _is_other(self, payload: Any, base: Any, data: dict[str, Any]) -> bool:
-        return self.config.differs_for_sure(payload, base) or not merge.same_items(
-            self.config.loads(base), dict(dict.items(data))
-        )
+    def _encode_all(self, data: dict[str, Any], base: Any) -> Any:
+        config = self.config
+        payload = config.dumps(data)
+        if payload == base:
+            return base
+        if config.differs_for_sure(payload, base):
+            return payload
+        return base if merge.same_items(config.loads(base), dict(dict.items(data))) else payload
+
+    def _check_size(self, payload: Any, data: dict[str, Any]) -> None:
+        most = self.config.max_size
+        if most is not None and len(payload) > most:
+            raise SessionTooLarge(len(payload), most, heaviest(data), in_store=True)
 
     def _renewed(self, record: Record, payload: Any, data: dict[str, Any], now: int) -> Record:
         """Return the record to store. `began_at` stays, so that `absolute_timeout` counts from the beginning."""
         identity = record.identity
         bare = (
             self.config.sends_ids
-            and (self.exposed or record.is_bare or not self.in_order)  # otherwise nothing was removed
+            and (self.exposed or self.removed or record.is_bare)  # otherwise nothing was removed
             and identity is None
             and is_bare(data)
         )
@@ -504,16 +570,13 @@ class SessionState(Struct, eq=False):
 
     def has_unsaved(self, data: dict[str, Any]) -> bool:
         """Return whether anything has changed since the session was last saved."""
-        found, config = self.found, self.config
+        found = self.found
         if found is None:
             return self.is_loaded and dict.__len__(data) > 0
         if self.expiry is not None and self.expiry != expiry_of(found.record):
             return True
         base = found.record.payload
-        if config.matches(base, data):
-            return False
-        payload = config.dumps(data)
-        return bool(payload != base) and self._is_other(payload, base, data)
+        return self._encode(data, base, self._held(data)) is not base
 
     # What is allowed now
 
@@ -533,7 +596,7 @@ class SessionState(Struct, eq=False):
                 "The response has started, and the session is already saved. To change it from now on, save by hand: "
                 "call `await session.persist()` first, and again after each change."
             )
-        self.exposed = True  # so that it is compared again when the application has returned
+        self.holds = True  # so that it is compared again when the application has returned
 
     def check_reachable(self) -> None:
         """Raise `ResponseStarted` if saving needs a cookie that can no longer be sent."""

@@ -7,11 +7,13 @@ from typing import Any, Self
 from msgspec import Struct
 
 from starsessions.backends.base import Backend, in_one_step
+from starsessions.backends.observer import Observer
 from starsessions.core.chunking import tokens_of
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Headers, Values
 from starsessions.core.durations import Clock
 from starsessions.core.record import Found, MissReason, deadline
-from starsessions.core.serializer import differs_for_sure, dumper_again, is_builtin, matcher
+from starsessions.core.serializer import differs_for_sure, is_builtin, matcher, patcher
+from starsessions.core.snapshot import snapshot
 from starsessions.core.state import Create, Replace, Rotate, Rules
 from starsessions.events import OnEvent
 from starsessions.lifecycle.advice import CookieAdvice
@@ -36,6 +38,8 @@ class Config(Rules, frozen=True):
     cookie: CookieSpec
     clock: Clock
     tokens_in: Callable[[Headers], Values]
+    load_now: Callable[[Any], None]
+    """Loads the session at its first access, with `peek`."""
     peek: Callable[[str, int], Found | MissReason] | None
     """Loads the session at its first access; None unless `autoload` is on and the backend does no I/O."""
     store_now: Callable[[Any], Found] | None
@@ -56,6 +60,7 @@ class Config(Rules, frozen=True):
     """What has been logged once for this middleware."""
     advice: CookieAdvice
     outage: Outage
+    observer: Observer
 
     @classmethod
     def build(
@@ -63,6 +68,7 @@ class Config(Rules, frozen=True):
         backend: Backend,
         cookie: CookieSpec,
         autoload: bool,
+        load_now: Callable[[Any], None],
         raises_on_conflict: bool = False,
         anonymous_if_unavailable: bool = False,
         on_event: OnEvent | None = None,
@@ -76,6 +82,7 @@ class Config(Rules, frozen=True):
         # Checks a token before the backend sees it; None for signed and encrypted tokens, which verify themselves.
         is_well_formed = None if backend.is_client_side else backend.is_well_formed
         store_now, stored_now = _storing_now(backend)
+        observer = backend.observer
         notices = Notices()
         return cls(
             policy=policy,
@@ -86,15 +93,17 @@ class Config(Rules, frozen=True):
             keeps_going=policy.rolling or policy.rotate_every is not None or users.confirms,
             loads=serializer.loads,
             dumps=serializer.dumps,
-            dumps_again=dumper_again(serializer),
+            patched=patcher(serializer),
+            snapshot=snapshot if is_builtin(serializer) else lambda value: None,
             matches=matcher(serializer),
             differs_for_sure=differs_for_sure if is_builtin(serializer) else lambda payload, base: False,
             backend=backend,
             cookie=cookie,
             clock=backend.clock,
             tokens_in=tokens_of(cookie, backend.max_cookies, is_well_formed),
+            load_now=observer.loading_now(load_now),
             peek=backend.peek if autoload and backend.never_waits else None,
-            store_now=store_now,
+            store_now=None if store_now is None else observer.storing_now(store_now),
             stored_now=stored_now,
             room_in_one=MAX_COOKIE - len(cookie.name) if backend.max_cookies == 1 else -1,
             attributes=lru_cache(maxsize=64)(cookie.attributes),  # nearly always the same arguments
@@ -105,6 +114,7 @@ class Config(Rules, frozen=True):
             notices=notices,
             advice=CookieAdvice(cookie, notices),
             outage=Outage(),
+            observer=observer,
         )
 
 

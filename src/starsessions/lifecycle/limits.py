@@ -136,11 +136,11 @@ async def too_many(
         evicted = [entries for entries in losers if not makes_way(entries, identity, now)]
         if evicted and (not rules.evicts or any(rank(entries[0])[1] == identity.handle for entries in evicted)):
             raise Overtaken
-        if await _end_unchanged(losers[: len(losers) - len(evicted)], identity.user_id, index, state):
+        if await _end_unchanged(losers[: len(losers) - len(evicted)], index, state):
             return evicted
 
 
-async def _end_unchanged(losers: list[list[Owned]], user_id: str, index: UserIndex, state: RequestState) -> bool:
+async def _end_unchanged(losers: list[list[Owned]], index: UserIndex, state: RequestState) -> bool:
     """End sessions that make way. Return False if one of them has changed meanwhile."""
 
     async def end(one: Owned) -> bool:
@@ -152,23 +152,23 @@ async def _end_unchanged(losers: list[list[Owned]], user_id: str, index: UserInd
     for begin in range(0, len(losers), AT_ONCE):
         owned = [one for entries in losers[begin : begin + AT_ONCE] for one in entries]
         results = await index.at_once(*(end(one) for one in owned))
-        ended = {one.key: rank(one)[1] for one, has_ended in zip(owned, results, strict=True) if has_ended}
-        await index.announce(*ended)
-        state.note(*(Revoked(handle, user_id) for handle in dict.fromkeys(ended.values())))
+        ended = [one for one, has_ended in zip(owned, results, strict=True) if has_ended]
+        await index.announce(*(one.key for one in ended))
+        state.note(*_revoked(ended))
         if len(ended) < len(owned):
             return False
     return True
 
 
-async def evict(losers: list[list[Owned]], user_id: str, index: UserIndex, state: RequestState) -> None:
+async def evict(losers: list[list[Owned]], index: UserIndex, state: RequestState) -> None:
     """End these sessions. If the store fails, the next sign-in ends them: this one is saved, and its answer valid."""
     try:
         for begin in range(0, len(losers), AT_ONCE):
-            some = losers[begin : begin + AT_ONCE]
-            owned = [one for entries in some for one in entries]
+            owned = [one for entries in losers[begin : begin + AT_ONCE] for one in entries]
             await index.end_each(owned)
-            users = [one.identity for one, *_ in some if one.identity is not None]
-            state.note(*(Revoked(user.handle, user_id, user.agent, user.address) for user in users))
+            ended = _revoked(owned)
+            state.config.observer.revoked(len(ended), "limit")
+            state.note(*ended)
     except BackendUnavailable:
         state.config.notices.warn(
             "evict",
@@ -176,3 +176,8 @@ async def evict(losers: list[list[Owned]], user_id: str, index: UserIndex, state
             "ended the oldest. The user's next sign-in ends them.",
             every=60,
         )
+
+
+def _revoked(ended: list[Owned]) -> list[Revoked]:
+    users = {user.handle: user for user in map(_identity, ended)}
+    return [Revoked(user.handle, user.user_id, user.agent, user.address) for user in users.values()]

@@ -20,7 +20,7 @@ async def load(session: TrackedDict) -> None:
     state = session.__starsessions__
     if state.is_loaded:
         return
-    found = await find(state)
+    found = await state.config.observer.loading(find(state))
     if not state.is_loaded:  # another task of this request may have loaded it meanwhile
         _clear(session)
         _fill(session, state.loaded(found))

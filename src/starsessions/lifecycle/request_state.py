@@ -64,7 +64,7 @@ class RequestState(SessionState, eq=False):
     def attach(self, model: Callable[[], None]) -> None:
         """Register `model`, which is called to write its changes into the data before that is compared or saved."""
         self.models: Sequence[Callable[[], None]] = [*self.models, model]
-        self.exposed = True
+        self.expose()
 
     def sync_models(self) -> None:
         """Write the changes of all models into the data."""

@@ -134,6 +134,7 @@ def _parts(session: TrackedDict, token: str, max_age: int | None, scheme: str) -
     room = room_for(spec, most, max_age, spec.is_secure(scheme))
     parts = split(token, max(room, 1))
     if len(parts) > most or room < MIN_ROOM:
+        state.config.observer.refused("cookie size")
         raise SessionTooLarge(len(spec.name) + len(token), most * MAX_COOKIE, heaviest(session))
     return parts
 

@@ -30,7 +30,14 @@ from starsessions.core.state import (
     Rotate,
 )
 from starsessions.events import ConflictResolved, SignedOut, events_for_save, handle_of
-from starsessions.exceptions import BackendUnavailable, ResponseStarted, SessionError, SessionGone, UnsupportedValue
+from starsessions.exceptions import (
+    BackendUnavailable,
+    ResponseStarted,
+    SessionError,
+    SessionGone,
+    SessionTooLarge,
+    UnsupportedValue,
+)
 from starsessions.lifecycle.limits import count, evict, too_many
 from starsessions.lifecycle.loading import find_all, judge
 from starsessions.lifecycle.request_state import RequestState
@@ -58,6 +65,9 @@ def decide(session: TrackedDict, by_hand: bool = False) -> Command:
         state.sync_models()
     try:
         return state.command(session, int(state.config.clock()), by_hand)
+    except SessionTooLarge:
+        state.config.observer.refused("max_size")
+        raise
     except UnsupportedValue as error:
         # The frames that are left out hold the data, and error trackers send the local variables of all frames.
         raise error.with_traceback(None) from None
@@ -75,6 +85,7 @@ async def save(session: TrackedDict, command: Command | None = None, *, by_hand:
             merged = state.conflict(conflict.current, session, int(state.config.clock()), moved_to)
             if merged is None:
                 return
+            await _end_expired(conflict.current, state)
             replace_items(session, merged)
             _note_merge(state)
             command = None
@@ -117,12 +128,13 @@ async def carry_out(command: Command, session: TrackedDict) -> None:
             state.lost(session)
             return
         case Delete():
-            await backend.delete(command.found, int(state.config.clock()), if_unchanged=True)
+            deleting = backend.delete(command.found, int(state.config.clock()), if_unchanged=True)
+            await state.config.observer.committing(command, deleting)
             state.deleted(session)
             return
     signed_in = state.identity if state.identity is command.record.identity else None
     try:
-        kept, evicted = await _stored(command, state, signed_in)
+        kept, evicted = await state.config.observer.committing(command, _stored(command, state, signed_in))
     except Overtaken:
         state.identity = state.pending = None
         state.lost(session)
@@ -133,7 +145,7 @@ async def carry_out(command: Command, session: TrackedDict) -> None:
     if signed_in is not None:
         state.pending = None
         if evicted and backend.user_index is not None:
-            await evict(evicted, signed_in.user_id, backend.user_index, state)
+            await evict(evicted, backend.user_index, state)
 
 
 async def _stored(
@@ -151,7 +163,8 @@ async def _stored(
         return await write, []
     kept, counted = await index.at_once(write, count(signed_in, index, rules.max_sessions, now))
     try:
-        return kept, await too_many(signed_in, index, rules, now, state) if counted > rules.max_sessions else []
+        # One that has the last place looks, too: another may have begun after this count, and judged before this write.
+        return kept, await too_many(signed_in, index, rules, now, state) if counted >= rules.max_sessions else []
     except Overtaken:
         await backend.delete(kept, now)
         raise
@@ -167,6 +180,12 @@ async def _moved_to(conflict: Conflict, state: RequestState) -> Found | None:
     now = int(config.clock())
     current = judge(await config.backend.refetch(found, now), config.policy, now)
     return current if isinstance(current, Found) else None
+
+
+async def _end_expired(before: Found | None, state: RequestState) -> None:
+    """End the session before a sign-in that is saved without it: it has expired by this clock, and not by another."""
+    if before is not None and state.found is None:
+        await state.config.backend.delete(before, int(state.config.clock()))
 
 
 async def _stored_under_new_id(
@@ -267,6 +286,7 @@ async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -
             replace_items(session, before)
             moved_to = await _moved_to(conflict, state)
             if state.overtaken(conflict.current, session, int(config.clock()), moved_to):
+                await _end_expired(conflict.current, state)
                 before = dict(dict.items(session)) if state.found is None else merge.apply(pending, state.stored())
                 replace_items(session, before)
                 _note_merge(state)
@@ -325,9 +345,10 @@ async def _end(session: TrackedDict) -> None:
         state.check_reachable()
     found, now = state.found, int(config.clock())
     if found is not None:
-        await config.backend.delete(found, now)
+        await config.observer.committing(Delete(found), config.backend.delete(found, now))
         identity, index = found.record.identity, config.backend.user_index
         if identity is not None:
+            config.observer.signed_out()
             state.note(SignedOut(handle_of(found), identity.user_id, identity.agent, identity.address))
         state.deleted(session)
         if identity is not None and index is not None and identity.has_provider:
@@ -337,7 +358,7 @@ async def _end(session: TrackedDict) -> None:
         # its clock, and not by those of the others.
         every = await find_all(state) if state.miss_reason is not None or state.explicit_id is not None else []
         for one in every:
-            await config.backend.delete(one, now)
+            await config.observer.committing(Delete(one), config.backend.delete(one, now))
         if any(has_lived(one.record, config.policy, now) for one in every):
             state.deleted(session)
         else:

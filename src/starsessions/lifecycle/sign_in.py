@@ -199,6 +199,7 @@ async def register(identity: Identity, new_id: str, state: RequestState, now: in
         try:
             return await admit(identity, None if replaced is None else replaced.handle, index, rules, now)
         except TooManySessions:
+            config.observer.refused("max_sessions_per_user")
             await abandon(state)
             raise
     return identity

@@ -17,9 +17,6 @@ from starsessions.lifecycle.request_state import RequestState
 
 _UNCHANGEABLE = SCALARS  # a tuple may hold a list
 
-# Types that the built-in serializers store as they are.
-_PLAIN = frozenset({str, int, bool, type(None)})
-
 _MISSING = object()
 
 _ERROR = SessionNotLoaded("Call `await session.load()` first, or pass autoload=True to SessionMiddleware.")
@@ -52,7 +49,7 @@ class TrackedDict(dict[str, Any]):
             self._before_read()
         value = dict.__getitem__(self, key)
         if type(value) not in _UNCHANGEABLE:
-            self.__starsessions__.exposed = True
+            self.__starsessions__.hand_out(key, self)
         return value
 
     def __contains__(self, key: object, /) -> bool:
@@ -90,7 +87,7 @@ class TrackedDict(dict[str, Any]):
             self._before_read()
         value = dict.get(self, key, default)
         if type(value) not in _UNCHANGEABLE:
-            self.__starsessions__.exposed = True
+            self.__starsessions__.hand_out(key, self)
         return value
 
     def keys(self) -> KeysView[str]:  # type: ignore[override]
@@ -101,14 +98,20 @@ class TrackedDict(dict[str, Any]):
     def values(self) -> ValuesView[Any]:  # type: ignore[override]
         if not self.__starsessions__.ready:
             self._before_read()
-        self.__starsessions__.exposed = True
+        self._touch_containers()
         return dict.values(self)
 
     def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
         if not self.__starsessions__.ready:
             self._before_read()
-        self.__starsessions__.exposed = True
+        self._touch_containers()
         return dict.items(self)
+
+    def _touch_containers(self) -> None:
+        if not _UNCHANGEABLE.issuperset(map(type, dict.values(self))):
+            for key, value in dict.items(self):
+                if type(value) not in _UNCHANGEABLE:
+                    self.__starsessions__.hand_out(key, self)
 
     def copy(self) -> dict[str, Any]:
         """Return the data as a plain dict (a shallow copy)."""
@@ -134,17 +137,26 @@ class TrackedDict(dict[str, Any]):
 
     def __setitem__(self, key: str, value: Any, /) -> None:
         self._before_change()
-        kind = type(value)
-        if kind not in _PLAIN or type(key) is not str:
-            self.__starsessions__.only_plain = False
-            if kind not in _UNCHANGEABLE:
-                self.__starsessions__.exposed = True
+        state = self.__starsessions__
+        if type(value) not in _UNCHANGEABLE:
+            state.holds = True
+        if state.touched is None:
+            state.touched = {key: None}
+        else:
+            state.touched[key] = None
         dict.__setitem__(self, key, value)
 
     def __delitem__(self, key: str, /) -> None:
         self._before_change()
-        self.__starsessions__.in_order = False
+        self._remove(key)
         dict.__delitem__(self, key)
+
+    def _remove(self, key: Any) -> None:
+        state = self.__starsessions__
+        if state.touched is None:
+            state.touched = {}
+        state.touched[key] = None
+        state.removed = True
 
     def __ior__(self, other: Any, /) -> Self:  # type: ignore[override]
         self.update(other)
@@ -152,28 +164,34 @@ class TrackedDict(dict[str, Any]):
 
     def clear(self) -> None:
         self._before_change()
-        self.__starsessions__.in_order = False
+        self.__starsessions__.expose()
         dict.clear(self)
 
     def pop(self, key: str, default: Any = _MISSING) -> Any:
         self._before_change()
-        self.__starsessions__.in_order = False
+        self._remove(key)
         return dict.pop(self, key) if default is _MISSING else dict.pop(self, key, default)
 
     def popitem(self) -> tuple[str, Any]:
         self._before_change()
-        self.__starsessions__.in_order = False
-        return dict.popitem(self)
+        key, value = dict.popitem(self)
+        self._remove(key)
+        return key, value
 
     def setdefault(self, key: str, default: Any = None) -> Any:
         self._before_change()
-        self.__starsessions__.exposed = True
-        return dict.setdefault(self, key, default)
+        if not dict.__contains__(self, key):
+            self[key] = default
+        return self[key]
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         self._before_change()
-        self.__starsessions__.exposed = True
-        dict.update(self, *args, **kwargs)
+        items: dict[Any, Any] = dict(*args, **kwargs)
+        state = self.__starsessions__
+        if not _UNCHANGEABLE.issuperset(map(type, items.values())):
+            state.holds = True
+        state.touched = {**(state.touched or {}), **dict.fromkeys(items)}
+        dict.update(self, items)
 
 
 def replace_items(session: TrackedDict, data: Mapping[str, Any]) -> None:
@@ -182,7 +200,7 @@ def replace_items(session: TrackedDict, data: Mapping[str, Any]) -> None:
     Values that are equal keep their identity, because the handler may hold a reference and change the value in place.
     """
     held = dict(dict.items(session))
-    session.__starsessions__.exposed = True  # the new data has not been compared yet
+    session.__starsessions__.expose()  # the new data has not been compared yet
     dict.clear(session)
     for key, value in data.items():
         dict.__setitem__(session, key, held[key] if key in held and merge.same(held[key], value) else value)

@@ -7,12 +7,14 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 from starsessions.backends.adapter import AdaptedBackend
-from starsessions.backends.base import Backend
+from starsessions.backends.base import Backend, SessionBackend
+from starsessions.backends.observer import Observer
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.record import DEFAULT_MAX_AGE, Policy
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.lifecycle.config import Config, UserRules
 from starsessions.lifecycle.startup import Misconfigured
+from starsessions.stores.base import Store
 
 _log = logging.getLogger("starsessions")
 
@@ -130,6 +132,14 @@ def check_choices(app_name: Any, scope_key: Any, on_conflict: Any, on_event: Any
         raise ImproperlyConfigured("on_event must be a function or a coroutine function that takes one event.")
     if on_unavailable not in ("error", "anonymous"):
         raise ImproperlyConfigured('on_unavailable must be "error" or "anonymous".')
+
+
+def observer_from(telemetry: Any, backend: SessionBackend | Store, adapted: Backend) -> Observer:
+    """Return what measures the sessions of the middleware that was given `backend`."""
+    if isinstance(telemetry, type) or not callable(getattr(telemetry, "observer", None)):
+        raise ImproperlyConfigured("telemetry must be starsessions.opentelemetry.OpenTelemetry(…), or None.")
+    observer: Observer = telemetry.observer(type(getattr(adapted, "store", backend)).__name__)
+    return observer
 
 
 def policy_from(

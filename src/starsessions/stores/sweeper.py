@@ -98,6 +98,7 @@ async def sweep_forever(
     every: float,
     clock: Clock,
     *,
+    told: Callable[[int], object] = lambda removed: None,
     sleep: Sleep = asyncio.sleep,
     timer: Callable[[], float] = time.monotonic,
     chance: Callable[[], float] = random.random,
@@ -113,6 +114,7 @@ async def sweep_forever(
         store: the store to sweep.
         every: the mean time between two sweeps, in seconds. The actual time is 0.5 to 1.5 times as long.
         clock: returns the current time, in seconds since 1970.
+        told: is called with the number of entries that were removed.
         sleep: waits for a number of seconds; for tests.
         timer: returns seconds by which it paces itself; for tests.
         chance: returns a random number from 0 to 1; for tests.
@@ -124,6 +126,7 @@ async def sweep_forever(
         try:
             removed = await store.sweep(BATCH, now=int(clock()))
             fails = False
+            told(removed)
         except Exception as error:  # whatever it is, the next attempt may succeed
             if not fails:
                 _logger.warning("Expired sessions could not be removed, and the next sweep will retry: %s", error)

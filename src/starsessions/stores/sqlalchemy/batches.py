@@ -17,7 +17,8 @@ from sqlalchemy import exc
 from sqlalchemy.dialects import postgresql
 
 from starsessions.exceptions import BackendUnavailable
-from starsessions.stores.announce import in_parts
+from starsessions.notices import Notices
+from starsessions.stores.announce import NOT_ANNOUNCED, in_parts
 from starsessions.stores.base import BatchConflict, Creation, Deletion, Entry, Version, Write
 from starsessions.stores.sqlalchemy.announce import MOST_TOPICS, channel_of
 from starsessions.stores.sqlalchemy.connection import Database, has_code
@@ -31,6 +32,9 @@ _NOT_WRITTEN = "starsessions: a session has changed meanwhile, so nothing was wr
 
 _REFUSED = frozenset({"22P02"})
 """PostgreSQL: that is no number."""
+
+_MUTE = frozenset({"42501", "54000"})
+"""PostgreSQL: it may not notify, or it cannot: the queue is full, because some listener has not read for long."""
 
 
 class _Step(NamedTuple):
@@ -69,6 +73,7 @@ class Batches:
     def __init__(self, database: Database, table: sa.Table, statements: Statements) -> None:
         self._database, self._table, self._statements = database, table, statements
         self._channel = channel_of(table.fullname)
+        self._notices = Notices()
         self._together: dict[tuple[Any, ...], sa.Executable] = {}
         self.announces: bool = database.name == "postgresql"
         """Whether it announces the topics."""
@@ -95,8 +100,20 @@ class Batches:
         parameters: dict[str, Any] = {"p_now": now, "p_channel": self._channel}
         parameters |= {f"p_message_{n}": message for n, message in enumerate(messages)}
         parameters |= {f"{name}_{n}": value for n, step in enumerate(steps) for name, value in step.row.items()}
-        statement = self._statement([type(step.write) for step in steps], len(messages))
-        return lambda connection: _at_once(connection, statement, parameters)
+        kinds = [type(step.write) for step in steps]
+        statement, silent = [self._statement(kinds, count) for count in (len(messages), 0)]
+
+        def attempt(connection: sa.Connection) -> bool:
+            try:
+                return _at_once(connection, statement, parameters)
+            except exc.DBAPIError as error:
+                if not has_code(error.orig, _MUTE):
+                    raise
+            is_written = _at_once(connection, silent, parameters)
+            self._notices.warn("announce", NOT_ANNOUNCED, "PostgreSQL refused it.", every=600)
+            return is_written
+
+        return attempt
 
     async def _were_written(self, steps: list[_Step], now: int, in_doubt: bool) -> bool:
         """Return whether a batch that was refused was carried out by an earlier attempt. False: try again.

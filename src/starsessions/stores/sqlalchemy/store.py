@@ -40,10 +40,10 @@ _BEGINNING = Cursor(2**63 - 1, "")
 
 
 class SQLAlchemyStore(Announces):
-    """A store in a table of a SQL database. It is also `Sweeping`, `Indexing`, `Scanning` and `Timed`.
+    """A store in a table of a SQL database. It is also `Sweeping`, `Indexing`, `Batching`, `Scanning` and `Timed`.
 
-    Each method is one statement in its own transaction. Deletes at the same time share one. A conflict takes one more
-    statement, to read the current entry.
+    Each method is one statement in its own transaction; several writes at once are one on PostgreSQL only. Deletes at
+    the same time share one. A conflict takes one more statement, to read the current entry.
     This is true for an engine with `isolation_level="AUTOCOMMIT"` and `skip_autocommit_rollback=True`, and on
     PostgreSQL for any engine. A write that raises `BackendUnavailable` may or may not have been carried out.
 

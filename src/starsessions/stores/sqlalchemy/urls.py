@@ -25,17 +25,18 @@ _OF_DRIVERS = {
 
 
 def driver_options(scheme: str) -> frozenset[str]:
-    """Return the options of the driver, or of all drivers of the database if the URL names none.
+    """Return the options of the driver that the URL names, or of the one that is used if it names none.
 
     Raises:
-        ImproperlyConfigured: the driver is not supported.
+        ImproperlyConfigured: the driver is not supported, or none is installed.
     """
-    dialect, _, driver = scheme.partition("+")
+    dialect, _, named = scheme.partition("+")
     drivers = ASYNC_DRIVERS[dialect]
-    if driver and driver not in drivers:
+    driver = named or with_driver(sa.URL.create(scheme)).get_driver_name()
+    if driver not in drivers:
         usable = " or ".join(f"{dialect}+{name}://" for name in drivers)
         raise ImproperlyConfigured(f"The driver of this URL does not support asyncio, or is not tested: use {usable}.")
-    return frozenset().union(*(_OF_DRIVERS[name] for name in ([driver] if driver else drivers)))
+    return _OF_DRIVERS[driver]
 
 
 def url_for(url: Url, options: Sequence[tuple[str, str]]) -> sa.URL:
