@@ -161,6 +161,7 @@ async def test_a_sign_in_takes_three_round_trips_in_postgresql(postgres: SQLAlch
     assert await counted(postgres, trips) == TOGETHER
 
 
+@pytest.mark.guarantee(18)
 async def test_a_sign_in_takes_five_round_trips_in_a_cluster(cluster: RedisBackend, trips: Trips) -> None:
     """The listing and the entries are on different servers, so what matters is written one after the other."""
     assert await counted(cluster, trips) == {

@@ -222,6 +222,22 @@ async def test_what_is_no_entry_in_redis_is_on_no_page(client: Any, closing: Asy
     assert version in [entry.version for _, entry, _ in page.entries]
 
 
+async def test_a_page_passes_over_the_data_of_others(redis_server: RedisServer, closing: AsyncExitStack) -> None:
+    client = await closing.enter_async_context(Redis.from_url(redis_server.url))
+    prefix = f"{secrets.token_hex(8)}:"
+    store, others = RedisStore(client, f"{prefix}ours:", timeout=30), [f"{prefix}{n}" for n in range(2000)]
+    await client.mset(dict.fromkeys(others, b"v"))
+    closing.push_async_callback(client.delete, *others)
+    keys = await fill(store, 3)
+    page, pages = await store.scan(limit=1, now=NOW), 1
+    found = {key for key, _, _ in page.entries}
+    while page.after is not None:
+        page, pages = await store.scan(limit=1, now=NOW, after=page.after), pages + 1
+        found |= {key for key, _, _ in page.entries}
+    assert found == keys
+    assert pages < 20
+
+
 async def test_statistics_in_redis(client: Any) -> None:
     prefix = f"{secrets.token_hex(8)}:"
     await check_statistics(RedisBackend(client, prefix, timeout=30))

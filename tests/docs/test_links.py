@@ -86,6 +86,7 @@ LONGER = {
     "guides/front-ends/csrf.md",
     "guides/front-ends/open-streams.md",
     "guides/front-ends/websockets.md",
+    "guides/production/logs-and-metrics.md",
     "guides/production/proxy.md",
     "guides/production/sizes.md",
     "guides/users/callbacks.md",

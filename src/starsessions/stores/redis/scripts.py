@@ -256,7 +256,11 @@ end
 
 local nodes = ask('CLUSTER', 'NODES')
 local run = string.match(ask('INFO', 'server'), 'run_id:(%w+)')
-local cursor, keys = unpack(redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3], 'TYPE', 'string'))
+local cursor, keys = ARGV[1], {}
+for _ = 1, math.max(1, math.floor(10000 / tonumber(ARGV[3]))) do  -- past other data, as far as that takes no time
+    cursor, keys = unpack(redis.call('SCAN', cursor, 'MATCH', ARGV[2], 'COUNT', ARGV[3], 'TYPE', 'string'))
+    if #keys > 0 or cursor == '0' then break end
+end
 local found = {cursor, run or '', nodes}
 for _, key in ipairs(keys) do
     local stored = redis.call('GET', key)
