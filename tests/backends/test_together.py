@@ -56,7 +56,7 @@ ANONYMOUS = Record(b"\x81\xa4cart\x01", NOW, NOW)
 
 async def begun(backend: StoreBackend, before: Record) -> tuple[Found, PendingSignIn]:
     found = await backend.create(before, "before", END, NOW)
-    pending = await backend.user_index.begin(backend.key_of("after"), of().identity, NOW)  # type: ignore[arg-type]
+    pending = await backend.user_index.begin(backend.key_of("after"), of().identity, NOW + 60, NOW)  # type: ignore[arg-type]
     return found, pending
 
 
@@ -167,7 +167,7 @@ async def test_a_store_that_says_that_it_cannot_is_not_asked_again() -> None:
         found = await backend.rotate(found, of(), token, END, NOW)
     await backend.delete(found, NOW)
     assert await payload_of(backend, "d") is MissReason.UNKNOWN
-    assert store.asked == 1
+    assert store.asked == 2  # for several writes, and for a single one, which a Cluster can do
 
 
 @rows("before", [ANONYMOUS, of(handle="old")])
@@ -194,14 +194,14 @@ async def signed_in(backend: CookieBackend, handle: str = "old") -> tuple[Found,
     assert index is not None
     identity = of(handle=handle).identity
     assert identity is not None
-    pending = await index.begin(backend.sign_in_key(identity, ""), identity, NOW)
+    pending = await index.begin(backend.sign_in_key(identity, ""), identity, NOW + 60, NOW)
     return await backend.create(of(handle=handle), None, END, NOW, pending), index
 
 
 async def begin_again(backend: CookieBackend, index: UserIndex) -> PendingSignIn:
     identity = of().identity
     assert identity is not None
-    return await index.begin(backend.sign_in_key(identity, ""), identity, NOW)
+    return await index.begin(backend.sign_in_key(identity, ""), identity, NOW + 60, NOW)
 
 
 async def test_a_sign_in_again_ends_the_one_before_at_once() -> None:
