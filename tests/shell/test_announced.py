@@ -261,7 +261,8 @@ async def test_each_end_of_a_session_is_announced_by_each_backend_that_can_revok
 async def test_streams_of_a_session_that_the_store_has_lost_from_its_listing_end_with_all_others(
     site: Site, line: Line
 ) -> None:
-    line._owned.clear()
+    for part in line._owned:
+        part.clear()
     async with streams(site) as opened:
         await end_all(site)
         await settled()

@@ -127,7 +127,7 @@ async def test_those_of_another_cookie_and_kind_of_backend_are_not_meant(clock: 
 
 @pytest.mark.guarantee(21)
 async def test_a_sign_in_of_before_ends_and_one_of_after_lives_in_every_order(clock: Clock) -> None:
-    for name in ("stored", "sealed"):
+    for name in ("stored", "in a cookie"):
         seen: set[bool] = set()
 
         async def scenario(schedule: Schedule, name: str = name, seen: set[bool] = seen) -> None:

@@ -139,7 +139,7 @@ async def test_an_idle_stream_looks_at_most_once_a_minute(site: Site, line: Line
         looks, begun_at, minutes = line.looks, timeline.now, 10
         await timeline.move_to(begun_at + 60 * minutes)
         assert count() == 5
-        calls_of_a_look = 2  # the session, and the epoch of its user
+        calls_of_a_look = 3  # the session, the epoch of its user, and that of all users
         assert line.looks - looks <= 5 * minutes * calls_of_a_look
 
 
