@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from starsessions import ImproperlyConfigured, InMemoryBackend, MissReason, Session, UnsupportedValue, get_miss_reason
+from starsessions.backends.adapter import adapt
 from tests.rows import rows
 from tests.site import Browser, Clock, DictBackend, Site
 
@@ -28,6 +29,11 @@ async def test_the_backend_and_the_handler_share_no_objects(site_of: Callable[..
     assert stored["cart"] == [1]
     stored["cart"].append(9)
     assert await site.data() == {"cart": [1, 9]}
+
+
+async def test_a_custom_backend_says_nothing_of_its_stores_and_keys() -> None:
+    backend = adapt(DictBackend())
+    assert (backend.stores, backend.key_facts) == ((), ())
 
 
 async def test_a_custom_backend_may_store_values_of_any_type(site_of: Callable[..., Site]) -> None:

@@ -286,3 +286,10 @@ def test_what_debuggers_print_of_a_write_shows_nothing_of_it() -> None:
     assert repr(move) == "<Move>"
     writes = [Creation("key", b"value", 1), Replacement("key", b"value", 1, 2), Deletion("key", 1)]
     assert [repr(one) for one in writes] == ["<Creation>", "<Replacement>", "<Deletion>"]
+
+
+async def test_an_entry_of_any_version_is_ended() -> None:
+    backend = StoreBackend(MemoryStore())
+    await backend.create(of(), "a", END, NOW)
+    index, key = backend.user_index, backend.key_of("a")
+    assert [await index.end(key), await index.end(key)] == [True, False]
