@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from anyio.lowlevel import checkpoint
 
-from starsessions.backends.adapter import adapt
+from starsessions.backends.adapter import adapt, bound_as
 from starsessions.backends.base import SessionBackend
 from starsessions.backends.entries import Pointer
 from starsessions.backends.user_index import UserIndex, carries
@@ -212,16 +212,7 @@ class _Scan:
     """
 
     def __init__(self, backend: SessionBackend | Store, session_cookie: str | None, app_name: str | None) -> None:
-        given = adapt(backend)
-        if session_cookie is None and app_name is None:
-            bound = given.bound_once()
-        else:
-            bound = given.bound_for(session_cookie or "session", app_name)
-        if bound is None:
-            raise ImproperlyConfigured(
-                "No SessionMiddleware has been built with this backend yet, so it is unknown whose sessions are meant: "
-                "build the application first, or pass session_cookie=…."
-            )
+        bound = bound_as(adapt(backend), session_cookie, app_name)
         index = bound.user_index
         store = None if index is None else index.store
         if index is None or not isinstance(store, Scanning):

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from anyio.lowlevel import checkpoint
 from msgspec.structs import asdict
 
-from starsessions.backends.adapter import adapt
+from starsessions.backends.adapter import adapt, bound_as
 from starsessions.backends.base import Backend, SessionBackend
 from starsessions.backends.entries import Pointer
 from starsessions.backends.user_index import EPOCH_BYTES, PAGE, UserIndex
@@ -277,16 +277,7 @@ def as_json(value: Any) -> Any:
 def _opened(
     backend: SessionBackend | Store, session_cookie: str | None, app_name: str | None
 ) -> tuple[Backend, UserIndex, int]:
-    given = adapt(backend)
-    if session_cookie is None and app_name is None:
-        bound = given.bound_once()
-    else:
-        bound = given.bound_for(session_cookie or "session", app_name)
-    if bound is None:
-        raise ImproperlyConfigured(
-            "No SessionMiddleware has been built with this backend yet, so it is unknown whose sessions are meant: "
-            "build the application first, or pass session_cookie=…."
-        )
+    bound = bound_as(adapt(backend), session_cookie, app_name)
     if bound.user_index is None:
         raise ImproperlyConfigured(
             "This backend keeps no list of a user's sessions: only browsers have them, or they are in a SessionBackend "

@@ -8,7 +8,7 @@ from hmac import compare_digest
 import anyio
 from anyio.lowlevel import checkpoint
 
-from starsessions.backends.adapter import adapt
+from starsessions.backends.adapter import adapt, bound_as
 from starsessions.backends.base import Backend, SessionBackend
 from starsessions.backends.observer import By
 from starsessions.backends.provider_links import ProviderLinks, handles_by_user
@@ -262,7 +262,7 @@ class UserSessions:
         Without names, they are those of the only middleware that has this backend. It may be built later.
         """
         self._on_event = on_event
-        self._names = None if session_cookie is None and app_name is None else (session_cookie or "session", app_name)
+        self._names = session_cookie, app_name
         self._given: Backend = adapt(backend)
         if self._given.user_index is None:
             raise ImproperlyConfigured(
@@ -272,13 +272,7 @@ class UserSessions:
 
     def _bound(self) -> Backend:
         """Return the backend that was bound for the middleware."""
-        bound = self._given.bound_once() if self._names is None else self._given.bound_for(*self._names)
-        if bound is None:
-            raise ImproperlyConfigured(
-                "No SessionMiddleware has been built with this backend yet, so it is unknown whose sessions are meant: "
-                "build the application first, or say UserSessions(backend, session_cookie=…)."
-            )
-        return bound
+        return bound_as(self._given, *self._names)
 
     def _opened(self) -> tuple[UserIndex, int]:
         """Return the entries of users in that backend, and the time."""

@@ -199,3 +199,26 @@ def adapt(backend: SessionBackend | Store) -> Backend:
     if made is None:
         made = _backends[id(backend)] = StoreBackend(backend)
     return made
+
+
+def bound_as(given: Backend, session_cookie: str | None, app_name: str | None) -> Backend:
+    """Return a backend as it was bound for the middleware that these names mean.
+
+    Args:
+        given: the backend.
+        session_cookie: the name of the cookie; None, as `app_name`: that of the only middleware.
+        app_name: the name of the application.
+
+    Raises:
+        ImproperlyConfigured: no middleware has been built with it yet.
+    """
+    if session_cookie is None and app_name is None:
+        bound = given.bound_once()
+    else:
+        bound = given.bound_for(session_cookie or "session", app_name)
+    if bound is None:
+        raise ImproperlyConfigured(
+            "No SessionMiddleware has been built with this backend yet, so it is unknown whose sessions are meant: "
+            "build the application first, or pass session_cookie=…."
+        )
+    return bound
