@@ -299,27 +299,70 @@ def lives_until_ended(history: History, rules: Rules) -> Iterator[Violation]:
 
 
 def _causes(history: History, rules: Rules) -> dict[tuple[str, str], list[Operation]]:
-    """What may have ended the sessions of a token, of a name, or of a user, answered or not."""
+    """What may have ended the sessions of a token, of a name, of a user, or of a sign-in, answered or not."""
     causes: dict[tuple[str, str], list[Operation]] = defaultdict(list)
+    crowding: dict[str, list[Operation]] = defaultdict(list)
     sign_ins: Counter[str] = Counter()
     for one in sorted(history.operations, key=lambda one: one.began):
         opened = one.answer.opened if one.answer else None
         sign_ins[one.user] += one.kind == "sign_in"
-        # What has not happened when all was quiet, does not happen any more.
-        one = replace(
-            one, ended=min([one.ended, *(quiet.began for quiet in history.quiets if quiet.began > one.began)])
-        )
+        one = _settled(history, one)
         if one.kind in (*MOVES, "sign_out", "revoke_others"):
             causes["token", one.token].append(one)
             causes["name", opened.name if opened else one.name].append(one)
-        evicts = one.kind == "sign_in" and rules.evicts and sign_ins[one.user] > (rules.maximum or inf)
-        if evicts or one.kind in ("revoke", "revoke_all", "revoke_others"):
+        if one.kind == "sign_in" and sign_ins[one.user] > (rules.maximum or inf):
+            crowding[one.user].append(one)
+        if one.kind in ("revoke", "revoke_all", "revoke_others"):
             user = opened.user if opened and one.kind == "revoke_others" else one.user
             causes["user", user or ""].append(one)
-    ends = [one for one in history.operations if one.kind == "revoke_everyone"]
-    for handle, began in _began(history).items():  # at its next write, which may be long after
-        causes["handle", handle] = [replace(one, ended=inf) for one in ends if began <= one.ended]
+    for user, of_user in crowding.items() if rules.evicts else ():
+        causes["user", user] += of_user
+    writes = _writes(history)
+    for (handle, user), since in _refused_since(history).items():
+        # A refused session ends when it is written, or when another sign-in needs its place, which may be long after.
+        ending = [Operation("revoke_everyone", since)] if rules.checks_epoch else [*writes[handle], *crowding[user]]
+        causes["handle", handle] = [one for one in ending if since <= one.ended]
     return causes
+
+
+def _settled(history: History, one: Operation) -> Operation:
+    """Return an operation that ends when all was quiet: what has not happened then, does not happen any more."""
+    return replace(one, ended=min([one.ended, *(quiet.began for quiet in history.quiets if quiet.began > one.began)]))
+
+
+def _refused_since(history: History) -> dict[tuple[str, str], float]:
+    """The sign-ins, each with its user, that another epoch may refuse, and since when.
+
+    Where all sessions of a user were to be ended, and no answer says that they were, there may be an epoch, and some
+    sessions that were not ended yet.
+    """
+    began, (_, _, of_user) = _began(history), _handles(history)
+    since: dict[tuple[str, str], float] = {}
+    for one in history.operations:
+        if one.kind == "revoke_everyone" or (one.kind == "revoke_all" and one.answer is None):
+            last = _settled(history, one).ended
+            for user in of_user if one.kind == "revoke_everyone" else [one.user]:
+                for handle in of_user[user]:
+                    if began.get(handle, inf) <= last:
+                        since[handle, user] = min(since.get((handle, user), inf), one.began)
+    return since
+
+
+def _writes(history: History) -> dict[str, list[Operation]]:
+    """By sign-in: the requests that may have written its session. One that only reads it writes it if it is the first,
+    which confirms the sign-in."""
+    of_token, _, _ = _handles(history)
+    confirmed: dict[str, float] = {}
+    for one, answer in history.answered(*WITH_COOKIE):
+        if answer.opened and answer.opened.handle:
+            confirmed[answer.opened.handle] = min(confirmed.get(answer.opened.handle, inf), one.ended)
+    writes: dict[str, list[Operation]] = defaultdict(list)
+    for one in history.operations:
+        only_reads = one.kind in ("get", "replay") and one.answer is not None and one.answer.token is None
+        for handle in of_token[one.token] if one.kind in WITH_COOKIE and one.token else ():
+            if not only_reads or one.began <= confirmed.get(handle, inf):
+                writes[handle].append(_settled(history, one))
+    return writes
 
 
 def _began(history: History) -> dict[str, float]:

@@ -148,6 +148,9 @@ def test_when_all_is_quiet_the_list_of_a_user_is_what_lives(promise: str | None,
 EVERYONE = op("revoke_everyone", 2, user="", token="")
 UNDONE = unanswered("sign_in", 0, GUEST, ended=3, user="ann")
 COMES_BACK = [op("get", 1, left=None, token="t1"), op("get", 6, GUEST)]
+READ = op("get", 1.2, ANN, ended=1.8)
+"""It has confirmed the sign-in, so that others like it write nothing."""
+CROWDED = op("sign_in", 4, token="", left=OTHER, cookie="t3")
 MOVED = op("get", 1.5, ANN, cookie="t2")
 """The id was replaced without being asked for."""
 
@@ -160,6 +163,11 @@ SET: list[tuple[str | None, Rules, list[Operation]]] = [
     ("what is ended stays closed", Rules(), [SIGNED_IN, EVERYONE, op("increment", 4, ANN, value=1)]),
     ("what is ended stays closed", Rules(checks_epoch=True), [SIGNED_IN, EVERYONE, op("get", 4, ANN)]),
     ("what was not ended lives", Rules(), [EVERYONE, op("sign_in", 4, token="", left=ANN, cookie="t1"), op("get", 6)]),
+    (None, Rules(checks_epoch=True), [SIGNED_IN, READ, EVERYONE, op("get", 6)]),
+    ("what was not ended lives", Rules(), [SIGNED_IN, READ, EVERYONE, op("get", 4, ANN), op("get", 6)]),
+    ("what was not ended lives", Rules(2, evicts=False), [SIGNED_IN, READ, EVERYONE, CROWDED, op("get", 6)]),
+    (None, Rules(1, evicts=False), [SIGNED_IN, READ, EVERYONE, CROWDED, op("get", 6)]),
+    ("what was not ended lives", Rules(1, evicts=False), [SIGNED_IN, READ, CROWDED, op("get", 6)]),
     (None, Rules(grace=9), [SIGNED_IN, MOVED, op("get", 2, ANN), op("get", 10)]),
     ("what was not ended lives", Rules(grace=9), [SIGNED_IN, MOVED, op("get", 4)]),
     (None, Rules(grace=9), [SIGNED_IN, MOVED, op("rotate", 2, ANN, cookie="t3"), op("get", 4, ANN)]),
@@ -202,9 +210,36 @@ def test_a_maximum_that_a_failing_store_has_exceeded_is_kept_by_the_next_sign_in
     assert "no user has too many sessions" in promises(*SIGNED_IN_THREE_TIMES, failed, later)
 
 
-def test_what_happened_before_a_quiet_time_explains_nothing_after_it() -> None:
-    operations = [SIGNED_IN, unanswered("revoke_all", 2, ANN), op("replay", 10, ANN), listed(10, "h1"), op("get", 20)]
-    assert [one.promise for one in check(history_of(operations, quiet=True))] == ["what was not ended lives"]
+AT_QUIET = [op("replay", 10, ANN), listed(10, "h1")]
+WROTE = op("increment", 15, ANN, value=1)
+
+QUIET: list[tuple[str | None, list[Operation]]] = [
+    ("what was not ended lives", [SIGNED_IN, unanswered("revoke", 2, ANN), *AT_QUIET, WROTE, op("get", 20)]),
+    # It may have given the user another epoch, and ended nothing besides.
+    (None, [SIGNED_IN, READ, unanswered("revoke_all", 2, ANN), *AT_QUIET, WROTE, op("get", 20)]),
+    ("what was not ended lives", [SIGNED_IN, READ, unanswered("revoke_all", 2, ANN), *AT_QUIET, op("get", 20)]),
+    ("what was not ended lives", [SIGNED_IN, READ, unanswered("revoke_all", 2, BOB), *AT_QUIET, WROTE, op("get", 20)]),
+    (
+        "what was not ended lives",
+        [SIGNED_IN, READ, op("revoke_all", 0, user="ann", token="", value=0), *AT_QUIET, WROTE, op("get", 20)],
+    ),
+    (
+        "what was not ended lives",
+        [
+            unanswered("revoke_everyone", 2, ANN, user="", token=""),
+            op("sign_in", 13, token="", left=ANN, cookie="t1"),
+            WROTE,
+            op("get", 20),
+        ],
+    ),
+]
+
+
+@rows("promise, operations", QUIET)
+def test_what_happened_before_a_quiet_time_explains_nothing_after_it_but_an_epoch(
+    promise: str | None, operations: list[Operation]
+) -> None:
+    assert [one.promise for one in check(history_of(operations, quiet=True))] == ([promise] if promise else [])
 
 
 def test_an_answer_that_no_one_may_get_is_a_violation_that_is_shown() -> None:
