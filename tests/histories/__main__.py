@@ -2,6 +2,7 @@
 
 python -m tests.histories --store redis --seconds 60 --faults kill,proxy --seed 1
 python -m tests.histories --table --seconds 60       # all conditions, as a table of Markdown
+python -m tests.histories --judge kept/redis-1.run   # a run that --keep has written
 """
 
 import argparse
@@ -9,10 +10,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from tests.histories.checker import Violation, check
 from tests.histories.conditions import CONDITIONS
 from tests.histories.faults import FAULTS
+from tests.histories.kept import Kept, keep, kept
 from tests.histories.run import SETTINGS, Condition, Run, run
 from tests.histories.stores import STORES
 
@@ -33,7 +36,11 @@ def main() -> int:
     parser.add_argument("--show", type=int, default=5, help="how many violations of each promise to show")
     parser.add_argument("--table", action="store_true", help="run all conditions of the documents")
     parser.add_argument("--only", default="", help="with --table: the conditions that have this in their name")
+    parser.add_argument("--keep", type=Path, help="a directory for the run and for what touched each violation")
+    parser.add_argument("--judge", type=Path, help="a file from --keep, to be judged again in place of a run")
     given = parser.parse_args()
+    if given.judge is not None:
+        return judge(given.judge, given.show)
     common = {"servers": tuple(given.servers.split(",")), "seconds": given.seconds, "seed": given.seed}
     if given.table:
         chosen = [name for name in CONDITIONS if given.only in name]
@@ -50,8 +57,17 @@ def main() -> int:
     )
     done = run(condition)
     violations = check(done.history, condition.rules)
+    if given.keep is not None:
+        keep(given.keep, f"{given.store}-{given.seed}", Kept(condition.rules, done.history), violations)
     counted = ", ".join(f"{name}: {number}" for name, number in sorted(done.counts.items()))
     say(str(condition), counted, f"violations: {summed(violations)}", *excerpts(violations, given.show))
+    return bool(violations)
+
+
+def judge(file: Path, show: int) -> int:
+    """Judge a run again that was kept."""
+    violations = kept(file).judge()
+    say(f"violations: {summed(violations)}", *excerpts(violations, show))
     return bool(violations)
 
 
