@@ -21,6 +21,7 @@ from starsessions.backends.server_side import StoreBackend
 from starsessions.stores import Announcing, MemoryStore, Store
 from starsessions.users import UserSessions
 from starsessions.watch import MAX_FAILURES, OFTEN, SELDOM
+from tests.rows import rows
 from tests.shell.people import sign_in
 from tests.shell.test_watch import Ticks
 from tests.site import Browser, Clock, Site
@@ -567,6 +568,47 @@ async def test_an_announcement_that_fails_is_logged_once_and_fails_no_request(
             assert (await site.visit(users.sign_out)).messages[0]["status"] == 200
     [record] = caplog.records
     assert "was not announced: The store failed: ConnectionError. It has ended" in record.getMessage()
+
+
+@pytest.mark.guarantee(21)
+@rows("why", ["the store fails", "the client leaves"])
+async def test_what_has_ended_before_an_interruption_is_announced(
+    site: Site, line: Line, clock: Clock, why: str
+) -> None:
+    class Ends(Line):
+        answers = 1000
+
+        async def delete(self, key: str, version: Any = None, *, now: int) -> bool:
+            self.answers -= 1
+            if self.answers < 0 and why == "the store fails":
+                raise BackendUnavailable("The store failed: ConnectionError.")
+            if self.answers < 0:
+                client.cancel()
+                await anyio.lowlevel.checkpoint()
+            return await super().delete(key, version, now=now)
+
+        async def announce(self, topics: Sequence[str]) -> None:
+            await anyio.lowlevel.checkpoint()
+            await super().announce(topics)
+
+    line.__class__ = Ends
+    for _ in range(2):
+        await site.visit(sign_in(), Browser())
+    clock.advance(1)  # so that the next is the first on the list
+    await site.visit(sign_in())
+
+    async def act(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        await session.persist()
+        line.answers = 1  # type: ignore[attr-defined]
+        await UserSessions(site.app.config.backend).revoke_others(session)
+
+    async with streams(site) as opened:
+        with anyio.CancelScope() as client:
+            reply = await another(site).visit(act, Browser())
+            assert (why, reply.messages[0]["status"]) == ("the store fails", 503)
+        await settled()
+        assert opened.log == [True]
 
 
 async def test_an_announcement_that_takes_long_delays_a_request_for_a_moment_only(

@@ -414,6 +414,39 @@ async def test_an_eviction_that_the_store_prevents_is_made_up_for_by_the_next_si
     assert "more sessions than max_sessions_per_user allows" in caplog.text
 
 
+@rows("which", ["evicted", "unconfirmed"])
+async def test_what_an_eviction_has_ended_before_the_store_failed_is_told_and_announced(
+    clock: Clock, which: str
+) -> None:
+    class Fails(MemoryStore):
+        answers = 1000
+        announced: ClassVar[list[int]] = []
+
+        async def delete(self, key: str, version: Any = None, *, now: int) -> bool:
+            self.answers -= 1
+            if self.answers < 0:
+                raise BackendUnavailable("The store failed: ConnectionError.")
+            return await super().delete(key, version, now=now)
+
+        async def announce(self, topics: Sequence[str]) -> None:
+            self.announced.append(len(topics))
+
+    store, events = Fails(), list[Event]()
+    backend = StoreBackend(store, clock=clock)
+    most = 9 if which == "unconfirmed" else None
+    before = Site(backend=backend, clock=clock, autoload=True, max_sessions_per_user=most)
+    browsers = [await signed_in(before) for _ in range(4)]
+    clock.advance(60)
+    site = Site(backend=backend, clock=clock, autoload=True, max_sessions_per_user=1, on_event=events.append)
+    store.answers = 2
+    store.announced.clear()
+    new = await signed_in(site)
+    store.answers = 1000
+    assert sum(isinstance(event, Revoked) for event in events) == 2
+    assert store.announced == [2]
+    assert [await user_of(before, one) for one in (*browsers, new)].count("ann") == 3
+
+
 # Many sessions, and the limit of time
 
 

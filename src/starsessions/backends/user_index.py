@@ -478,20 +478,30 @@ class UserIndex:
 
     async def end_each(self, entries: Sequence[Owned], note: Callable[[Owned], None] | None = None) -> None:
         """End entries, and announce that. `note` is called with each that was there, as soon as it has ended."""
+        topics: list[str] = []
 
         async def end(one: Owned) -> None:
             was_there = await (self.end if len(entries) == 1 else self.delete)(one.key, one.version)
+            topics.append(one.key)
             if was_there and note is not None:
                 note(one)
 
-        await self.at_once(*(end(one) for one in entries))
-        if len(entries) > 1:  # together: an announcement is a transaction in PostgreSQL
-            await self.announce(*(one.key for one in entries))
+        try:
+            await self.at_once(*(end(one) for one in entries))
+        finally:  # what has ended before a failure has ended
+            if len(entries) > 1:  # together: an announcement is a transaction in PostgreSQL
+                await self.announce_in_any_case(topics)
 
     async def announce(self, *topics: str) -> None:
         """Have all who listen to these keys or names of owners look at their sessions at once. It does not fail."""
         if self.announcements is not None:
             await self.announcements.announce(topics)
+
+    async def announce_in_any_case(self, topics: Sequence[str]) -> None:
+        """Announce as `announce` does, also if the limit of time was reached meanwhile, or the client has left."""
+        if topics:
+            with anyio.CancelScope(shield=True):
+                await self.announce(*topics)
 
     async def delete(self, key: str, version: Version | None = None) -> bool:
         """Delete an entry, following rotations, whatever the clock says. Return False if there was none.
@@ -545,6 +555,26 @@ class UserIndex:
             if error is not None:
                 raise error
         return results
+
+
+def next_page(end: Cursor, after: Cursor | None, limit: int) -> tuple[Cursor, int]:
+    """Return where the next page begins, and its length, so that none misses a session that gets another id meanwhile.
+
+    Such a session may move up, within the second of its sign-in. So a page begins with the last second of the one
+    before. If that one began there, too, the second does not fit on a page of this length.
+
+    Args:
+        end: where a page ended.
+        after: where it began.
+        limit: its length.
+
+    >>> next_page(Cursor(70, "key"), None, 1000)
+    (Cursor(since=71, key=''), 1000)
+    >>> next_page(Cursor(70, "key"), Cursor(71, ""), 1000)
+    (Cursor(since=71, key=''), 2000)
+    """
+    begin = Cursor(end.since + 1, "")
+    return begin, limit * 2 if begin == after else limit
 
 
 def carries(identity: Identity, epochs: bytes) -> bool:

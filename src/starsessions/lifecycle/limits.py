@@ -13,6 +13,7 @@ meanwhile, that is a conflict, and the sign-in is judged anew. Judges whose cloc
 need to, and never one too few: each looks after its own session was saved.
 """
 
+from contextlib import suppress
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -142,33 +143,35 @@ async def too_many(
 
 async def _end_unchanged(losers: list[list[Owned]], index: UserIndex, state: RequestState) -> bool:
     """End sessions that make way. Return False if one of them has changed meanwhile."""
-
-    async def end(one: Owned) -> bool:
-        try:
-            return await index.store.delete(one.key, one.version, now=0)
-        except Conflict:
-            return False
-
     for begin in range(0, len(losers), AT_ONCE):
         owned = [one for entries in losers[begin : begin + AT_ONCE] for one in entries]
-        results = await index.at_once(*(end(one) for one in owned))
-        ended = [one for one, has_ended in zip(owned, results, strict=True) if has_ended]
-        await index.announce(*(one.key for one in ended))
-        state.note(*_revoked(ended))
-        if len(ended) < len(owned):
+        if not await _have_ended(owned, index, state):
             return False
     return True
 
 
+async def _have_ended(owned: list[Owned], index: UserIndex, state: RequestState) -> bool:
+    ended: list[Owned] = []
+
+    async def end(one: Owned) -> None:
+        with suppress(Conflict):
+            if await index.store.delete(one.key, one.version, now=0):
+                ended.append(one)
+
+    try:
+        await index.at_once(*(end(one) for one in owned))
+    finally:
+        state.note(*_revoked(ended))
+        await index.announce_in_any_case([one.key for one in ended])
+    return len(ended) == len(owned)
+
+
 async def evict(losers: list[list[Owned]], index: UserIndex, state: RequestState) -> None:
     """End these sessions. If the store fails, the next sign-in ends them: this one is saved, and its answer valid."""
+    ended: list[Owned] = []
     try:
         for begin in range(0, len(losers), AT_ONCE):
-            owned = [one for entries in losers[begin : begin + AT_ONCE] for one in entries]
-            await index.end_each(owned)
-            ended = _revoked(owned)
-            state.config.observer.revoked(len(ended), "limit")
-            state.note(*ended)
+            await index.end_each([one for entries in losers[begin : begin + AT_ONCE] for one in entries], ended.append)
     except BackendUnavailable:
         state.config.notices.warn(
             "evict",
@@ -176,6 +179,10 @@ async def evict(losers: list[list[Owned]], index: UserIndex, state: RequestState
             "ended the oldest. The user's next sign-in ends them.",
             every=60,
         )
+    finally:
+        events = _revoked(ended)
+        state.config.observer.revoked(len(events), "limit")
+        state.note(*events)
 
 
 def _revoked(ended: list[Owned]) -> list[Revoked]:
