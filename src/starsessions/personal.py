@@ -20,7 +20,7 @@ from msgspec.structs import asdict
 from starsessions.backends.adapter import adapt, bound_as
 from starsessions.backends.base import Backend, SessionBackend
 from starsessions.backends.entries import Pointer
-from starsessions.backends.user_index import EPOCH_BYTES, PAGE, UserIndex
+from starsessions.backends.user_index import EPOCH_BYTES, PAGE, UserIndex, next_page
 from starsessions.core.record import Found, Identity, Record, readable
 from starsessions.events import OnEvent
 from starsessions.exceptions import ImproperlyConfigured
@@ -137,8 +137,9 @@ async def export_user(
     bound, index, now = _opened(backend, session_cookie, app_name)
     sessions: dict[str, StoredSession] = {}
     after: Cursor | None = None
+    limit = PAGE
     while True:
-        owned, after = await index.page(user_id, PAGE, 0, after)
+        owned, end = await index.page(user_id, limit, 0, after)
         for one in owned:
             if one.record is not None and one.identity is not None:
                 is_live = index.is_live(one.record, now) and one.expires_at > now
@@ -146,8 +147,9 @@ async def export_user(
                 # An interrupted rotation leaves a session twice: the live one is meant.
                 if is_live or shown.handle not in sessions:
                     sessions[shown.handle] = shown
-        if after is None:
+        if end is None:
             break
+        after, limit = next_page(end, after, limit)
     past = [] if history is None else [entry async for entry in history.export(user_id)]
     return UserData(user_id, list(sessions.values()), past)
 

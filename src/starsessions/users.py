@@ -12,7 +12,7 @@ from starsessions.backends.adapter import adapt, bound_as
 from starsessions.backends.base import Backend, SessionBackend
 from starsessions.backends.observer import By
 from starsessions.backends.provider_links import ProviderLinks, handles_by_user
-from starsessions.backends.user_index import AT_ONCE, PAGE, Owned, UserIndex, carries
+from starsessions.backends.user_index import AT_ONCE, PAGE, Owned, UserIndex, carries, next_page
 from starsessions.core.durations import Duration, seconds, time_limit
 from starsessions.core.kinds import as_base
 from starsessions.core.record import LAST_INSTANT, Identity, Record
@@ -493,16 +493,18 @@ async def _end(
         if user is not None and index.has_lived(one, now):
             ended[user.handle] = Revoked(user.handle, user_id, user.agent, user.address)
 
-    count, after = 0, None
+    count, limit = 0, PAGE
+    after: Cursor | None = None
     while True:
         await checkpoint()  # a store that never waits must not keep the limit of time from being noticed
-        page, after = await index.page(user_id, PAGE, 0, after)
+        page, end = await index.page(user_id, limit, 0, after)
         meant = [one for one in page if is_meant(one.identity)]
         count += len(meant)
         for begin in range(0, len(meant), AT_ONCE):
             await index.end_each(meant[begin : begin + AT_ONCE], note)
-        if after is None:
+        if end is None:
             return count
+        after, limit = next_page(end, after, limit)
 
 
 def _shown(record: Record, identity: Identity, current: str | None) -> UserSession:

@@ -14,6 +14,7 @@ from starsessions import (
     Session,
     SessionBackend,
     SessionGone,
+    personal,
     set_expiry,
     update_atomically,
     users,
@@ -522,6 +523,56 @@ async def test_more_sessions_than_a_page_holds_are_all_ended_and_counted(
         await signed_in(many)
     assert await sessions.revoke_all("ann") == 5
     assert await sessions.list("ann") == []
+
+
+class Busy(MemoryStore):
+    """`then` is awaited once, after the first page of a longer list."""
+
+    then: Callable[[], Awaitable[None]] | None = None
+
+    async def list_owned(self, name: str, **how: Any) -> Page:
+        page = await super().list_owned(name, **how)
+        if page.after is not None:
+            then, self.then = self.then, None
+            if then is not None:
+                await then()
+        return page
+
+
+@pytest.mark.guarantee(21)
+@rows("act", ["end one", "end others", "export"])
+async def test_a_session_that_moves_up_a_long_list_while_it_is_read_is_not_missed(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    for module in (users, personal):
+        monkeypatch.setattr(module, "PAGE", 2)
+    store = Busy()
+    backend = StoreBackend(store, clock=clock)
+    site, sessions = Site(backend=backend, clock=clock, autoload=True), UserSessions(backend)
+    browsers = {}
+    for _ in range(6):  # within a second
+        browser = await signed_in(site)
+        browsers[(await site.visit(users.get_handle, browser)).result] = browser
+    listed = await sessions.list("ann")
+    first, last = listed[0].handle, listed[-1].handle
+    busy = browsers[last]
+
+    async def moves_up() -> None:
+        for _ in range(1000):  # its next place is random
+            await site.visit(Session.regenerate_id, busy)
+            if (await sessions.list("ann", limit=1))[0].handle == last:
+                return
+        pytest.fail("it has not moved up")
+
+    store.then = moves_up
+    if act == "end one":
+        assert await sessions.revoke("ann", last)
+    elif act == "end others":
+        assert (await site.visit(sessions.revoke_others, browsers[first])).result == 5
+    else:
+        assert last in {one.handle for one in (await personal.export_user(backend, "ann")).sessions}
+    assert store.then is None
+    assert await user_of(site, busy) == ("ann" if act == "export" else None)
 
 
 async def test_what_has_expired_or_cannot_be_read_is_not_one_of_the_maximum(clock: Clock) -> None:
