@@ -44,6 +44,9 @@ class Rules:
     """The seconds for which an id still works that was replaced without being asked for; None: none is replaced."""
     shown_for: float = 0
     """For how many seconds a list may show the new entry of an interrupted rotation; 0: it is all or nothing."""
+    puts_back: bool = False
+    """Whether an anonymous session is put back whose sign-in was stored and then overtaken: the store carries out the
+    writes of a sign-in at once, and cannot make them depend on the epoch, which is read at the same time."""
 
 
 def check(history: History, rules: Rules = Rules()) -> list[Violation]:
@@ -257,15 +260,16 @@ def dead_stays_dead(history: History, rules: Rules) -> Iterator[Violation]:
             died[one.token] = one
     for one, answer in _looks(history):
         by = died.get(one.token)
-        if answer.opened and by is not None and by.ended < one.began and not _is_put_back(history, by, answer.opened):
+        if answer.opened is None or by is None or one.began <= by.ended:
+            continue
+        if not (rules.puts_back and _is_put_back(history, by, answer.opened)):
             yield Violation("what is dead stays dead", one.token, (by, one))
 
 
 def _is_put_back(history: History, died: Operation, opened: Seen) -> bool:
-    """Return whether an anonymous session is back, whose sign-in was stored and then overtaken by the end of all.
+    """Return whether an anonymous session is back, whose sign-in was overtaken by the end of all.
 
-    A store carries out the writes of a sign-in at once, and cannot make them depend on the epoch, which is read at the
-    same time. So a sign-in that was overtaken is undone. Until then, the id that it has replaced opens nothing.
+    Until the sign-in is undone, the id that it has replaced opens nothing.
     """
     sign_ins = [one for one in history.unknown("sign_in") if one.token == died.token and _overlap(one, died)]
     ends = [one for one in history.operations if one.kind in ("revoke_all", "revoke_everyone")]

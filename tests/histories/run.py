@@ -79,6 +79,7 @@ class Condition:
             is_sealed="revocations" in self.settings,
             grace=GRACE / self.speed if "rotate_every" in self.settings else None,
             shown_for=UNTIL_LISTED / self.speed if self.store == "redis-cluster" else 0,
+            puts_back=self.store != "redis-cluster" and "revocations" not in self.settings,
         )
 
 

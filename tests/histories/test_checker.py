@@ -1,5 +1,6 @@
 """The checker finds each way to break a promise, and accepts what only looks like one."""
 
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -147,6 +148,7 @@ def test_when_all_is_quiet_the_list_of_a_user_is_what_lives(promise: str | None,
 
 EVERYONE = op("revoke_everyone", 2, user="", token="")
 UNDONE = unanswered("sign_in", 0, GUEST, ended=3, user="ann")
+OVERTOOK = op("revoke_all", 1, user="ann", token="", value=0)
 COMES_BACK = [op("get", 1, left=None, token="t1"), op("get", 6, GUEST)]
 READ = op("get", 1.2, ANN, ended=1.8)
 """It has confirmed the sign-in, so that others like it write nothing."""
@@ -155,9 +157,10 @@ MOVED = op("get", 1.5, ANN, cookie="t2")
 """The id was replaced without being asked for."""
 
 SET: list[tuple[str | None, Rules, list[Operation]]] = [
-    (None, Rules(), [UNDONE, op("revoke_all", 1, user="ann", token="", value=0), *COMES_BACK]),
-    ("what is dead stays dead", Rules(), [UNDONE, op("revoke_all", 1, user="bob", token="", value=0), *COMES_BACK]),
-    ("what is dead stays dead", Rules(), [UNDONE, *COMES_BACK]),
+    (None, Rules(puts_back=True), [UNDONE, OVERTOOK, *COMES_BACK]),
+    ("what is dead stays dead", Rules(), [UNDONE, OVERTOOK, *COMES_BACK]),
+    ("what is dead stays dead", Rules(puts_back=True), [UNDONE, replace(OVERTOOK, user="bob"), *COMES_BACK]),
+    ("what is dead stays dead", Rules(puts_back=True), [UNDONE, *COMES_BACK]),
     (None, Rules(), [SIGNED_IN, EVERYONE, op("get", 4, ANN), op("increment", 6)]),
     (None, Rules(), [SIGNED_IN, op("sign_in", 4, left=OTHER, cookie="t3"), EVERYONE, op("set", 6, OTHER, token="t3")]),
     ("what is ended stays closed", Rules(), [SIGNED_IN, EVERYONE, op("increment", 4, ANN, value=1)]),

@@ -29,7 +29,8 @@ ends that one meanwhile makes step 2 of the rotation a conflict.
   A signed or encrypted cookie has one entry for its sign-in. It is replaced, with the next generation.
 * **Evict.** After step 2 of a sign-in, and only if the count is above the maximum: list, and end the oldest. *Some are
   left, and the next sign-in ends them.* A sign-in that fails evicts nothing.
-* **End others.** List, and end each. *Some are left, and listed.*
+* **End others.** List, and end each. *Some are left, and listed.* A rotation may move an entry to a place on a page
+  that was read before, but within the second of its sign-in. So the next page begins with that second again.
 * **End all.** (1) Give the user another epoch. *The user's sessions are refused at their next renewal.* (2) List, and
   end each that does not carry this epoch; again, until there is none. *Some are left, listed, and refused.*
 * **End everyone.** Give all users another epoch. *All their sessions are refused at their next renewal.* There is no
