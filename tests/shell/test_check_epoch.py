@@ -22,7 +22,7 @@ from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from tests.rows import rows
 from tests.shell.people import Recorded, sign_in, signed_in, user_of
-from tests.shell.test_ends_everywhere import Far, Forgets, change
+from tests.shell.test_ends_everywhere import Far, FarJoining, Forgets, change
 from tests.site import KEY, Browser, Clock, Site
 
 pytestmark = pytest.mark.anyio
@@ -112,16 +112,19 @@ async def test_a_stream_that_loads_its_session_learns_that_everyone_is_out(kind:
     assert (await site.visit(act, browser)).result == (True, False)
 
 
-async def test_a_load_compares_in_one_more_round_trip_and_a_signed_cookie_in_none(clock: Clock) -> None:
+@rows(("far", "expected"), [(Far, 2), (FarJoining, 1)])
+async def test_a_load_compares_in_the_same_round_trip_if_the_store_can_and_a_signed_cookie_always(
+    clock: Clock, far: type[Far], expected: int
+) -> None:
     trips = {}
     for name, make in KINDS.items():
-        store = Far()
+        store = far()
         site = Site(backend=make(store, clock), clock=clock, autoload=True)
         browser = await signed_in(site)
         before = store.trips
         assert await user_of(site, browser) == "ann"
         trips[name] = store.trips - before
-    assert trips == {"stored": 2, "signed": 1, "encrypted": 1}
+    assert trips == {"stored": expected, "signed": 1, "encrypted": 1}
 
 
 async def test_an_anonymous_session_and_one_without_the_setting_cost_one_read(kind: Any, clock: Clock) -> None:

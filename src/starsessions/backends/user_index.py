@@ -72,6 +72,8 @@ from starsessions.stores.base import (
     Deletion,
     Entry,
     Indexing,
+    Joined,
+    Joining,
     Owner,
     Provisional,
     Replacement,
@@ -182,8 +184,8 @@ class UserIndex:
         # Where the library keeps the lists, what the store writes by itself would be on none.
         self._batching = store if is_indexing(store) and isinstance(store, Batching) else None
         self._most_together: float = 0 if self._batching is None else inf
+        self._joining = store if is_indexing(store) and isinstance(store, Joining) else None
         self._label = binding.label(purpose)
-        self._epochs = binding.label(Purpose.EPOCH)
         self.everyone: str = key_under(binding.label(Purpose.EPOCH_OF_ALL) + self._label, "")
         """The key of the epoch of all users, and the topic of those who have to compare it."""
         self._entries = entries
@@ -208,7 +210,9 @@ class UserIndex:
         return Owner(name, since) if later_end is None else Provisional(name, since, later_end)
 
     def owner_name(self, user_id: str) -> str:
-        """Return the name of the owner that the user is in the store."""
+        """Return the name of the owner that the user is in the store. It is also the key of the user's epoch, so that a
+        store which reads the entry of a session finds it.
+        """
         return key_under(self._label, user_id)
 
     async def count(self, user_id: str, most: int, now: int) -> int:
@@ -253,7 +257,7 @@ class UserIndex:
 
     async def epoch(self, user_id: str, now: int) -> bytes:
         """Return the user's epoch; empty: there is none, and all sessions of the user are valid."""
-        return await self._epoch(self._epoch_key(user_id), now)
+        return await self._epoch(self.owner_name(user_id), now)
 
     async def epochs(self, user_id: str, now: int) -> bytes:
         """Return what a session of the user that begins now carries."""
@@ -267,17 +271,29 @@ class UserIndex:
         """Return whether the session began after the last time that all sessions of its user, or of all, were ended."""
         return all(await self.at_once(*self.epochs_allow(identity, now)))
 
+    async def get_joined(self, key: str, now: int) -> Joined:
+        """Return an entry with the epochs of its owner and of all users, if the store can read them at once."""
+        if self._joining is None:
+            return Joined(await self.store.get(key, now=now))
+        return await self._joining.get_joined(key, self.everyone, now=now)
+
+    async def was_current(self, identity: Identity, joined: Joined, now: int) -> bool:
+        """Do the same as `is_current` for the session in an entry, by the epochs that were read with it."""
+        if joined.owner != self.owner_name(identity.user_id):  # the store cannot join, or has lost the owner
+            return await self.is_current(identity, now)
+        return all(_epoch_in(one) in identity.epoch for one in (joined.of_owner, joined.other))
+
     async def is_wanted(self, record: Record, ends_at: int, now: int) -> bool:
         """Return whether nothing has ended the session: neither another epoch nor its identity provider."""
         return all(await self.at_once(*self.all_allow(record, ends_at, now)))
 
     async def begin_epoch(self, user_id: str, now: int) -> bytes:
         """Give the user another epoch, which refuses all earlier sessions at their next renewal. Return it."""
-        return await self._begin_epoch(self._epoch_key(user_id), now + EPOCH_FOR, now)
+        return await self._begin_epoch(self.owner_name(user_id), now + EPOCH_FOR, now)
 
     async def forget_epoch(self, user_id: str) -> None:
         """Remove the user's epoch. What it still refuses must have been deleted."""
-        await self.store.delete(self._epoch_key(user_id), now=0)
+        await self.store.delete(self.owner_name(user_id), now=0)
 
     async def begin_epoch_of_all(self, now: int) -> None:
         """Give all users another epoch, and tell the streams of all of them to compare it."""
@@ -307,17 +323,13 @@ class UserIndex:
 
     def epochs_allow(self, identity: Identity, now: int) -> list[Coroutine[Any, Any, bool]]:
         """Return the two questions of `is_current`, to be asked at once with others."""
-        return [self._allows(key, identity, now) for key in (self.everyone, self._epoch_key(identity.user_id))]
+        return [self._allows(key, identity, now) for key in (self.everyone, self.owner_name(identity.user_id))]
 
     async def _allows(self, key: str, identity: Identity, now: int) -> bool:
         return await self._epoch(key, now) in identity.epoch
 
     async def _epoch(self, key: str, now: int) -> bytes:
-        entry = await self.store.get(key, now=now)
-        return b"" if entry is None else entry.value
-
-    def _epoch_key(self, user_id: str) -> str:
-        return key_under(self._epochs, self.owner_name(user_id))
+        return _epoch_in(await self.store.get(key, now=now))
 
     # Writing
 
@@ -557,6 +569,10 @@ def carries(identity: Identity, epochs: bytes) -> bool:
     """
     parts = (epochs[begin : begin + EPOCH_BYTES] for begin in range(0, len(epochs), EPOCH_BYTES))
     return all(part in identity.epoch for part in parts)
+
+
+def _epoch_in(entry: Entry | None) -> bytes:
+    return b"" if entry is None else entry.value
 
 
 def _handle(record: Record) -> str | None:

@@ -8,13 +8,27 @@ from typing import Any
 
 from anyio.lowlevel import checkpoint
 
-from starsessions.stores.base import Cursor, Entry, Owner, Page, Version
+from starsessions.stores.base import Conflict, Cursor, Entry, Owner, Page, Version
 from starsessions.testing.conformance import batching_rules as b
 from starsessions.testing.conformance import indexing_rules as i
+from starsessions.testing.conformance import joining_rules as j
 from starsessions.testing.conformance import scanning_rules as s
 from starsessions.testing.conformance.contract import Rule
 from starsessions.testing.conformance.fixtures import StoreFixture
 from starsessions.testing.conformance.right_stores import Entries, Right
+
+# Names
+
+
+class KeepsAListUnderTheNameOfItsOwner(Right):
+    """So no entry can be there."""
+
+    def check(self, key: str, expect: Version | None, now: int) -> None:
+        owned = self.owned(key, now)
+        if owned:
+            raise Conflict(self.live(owned[0].key, now))
+        super().check(key, expect, now)
+
 
 # Order
 
@@ -383,6 +397,11 @@ PAGES = {
 }
 
 WRONG_LISTINGS: dict[type[Right], set[Rule[StoreFixture]]] = {
+    KeepsAListUnderTheNameOfItsOwner: {
+        i.the_name_of_an_owner_may_be_the_key_of_an_entry,
+        j.an_entry_comes_with_that_of_its_owner_and_another,
+        j.what_comes_with_an_entry_is_not_older,
+    },
     # All rules that list several entries, and compare their order.
     ListsTheOldestFirst: PAGES
     | {

@@ -21,6 +21,7 @@ from starsessions.testing.conformance import scanning_rules as s
 from starsessions.testing.conformance import store_rules as r
 from starsessions.testing.conformance.broken_announcements import WRONG_ANNOUNCEMENTS
 from starsessions.testing.conformance.broken_batches import WRONG_BATCHES
+from starsessions.testing.conformance.broken_joins import WRONG_JOINS
 from starsessions.testing.conformance.broken_listings import WRONG_LISTINGS
 from starsessions.testing.conformance.broken_scans import WRONG_SCANS
 from starsessions.testing.conformance.checks import LIFE
@@ -735,6 +736,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
     RenewsAndLeavesTheIndex: {r.sweep_goes_by_the_latest_deadline},
     **WRONG_LISTINGS,
     **WRONG_BATCHES,
+    **WRONG_JOINS,
     **WRONG_SCANS,
     **WRONG_ANNOUNCEMENTS,
 }
