@@ -96,6 +96,24 @@ async def test_the_order_does_not_depend_on_the_index(tmp_path: Path) -> None:
 # What a statement reads
 
 
+async def test_an_entry_and_that_of_its_owner_are_found_by_the_primary_key(
+    backend: SQLAlchemyBackend, db: Database
+) -> None:
+    await fill(backend, "big", 2_000)
+    for key, owner in (("key", ANN), ("ann", None), ("other", None)):
+        await backend.store.create(key, b"", expires_at=NOW + 9, now=NOW, owner=owner)
+    await analyze(backend)
+    here = {"p_key": "key", "p_other": "other", "p_now": NOW}
+    plan = await explained(backend.engine, backend.store.statements.get_joined, here)
+    if db.is_postgres:
+        assert plan.count(f"Index Scan using {backend.table.name}_pkey") == 3
+        assert "Seq Scan" not in plan
+    elif db.name == "sqlite":
+        assert plan.count("(key=?)") == len(plan.splitlines()) == 3
+    else:
+        assert plan.splitlines() == ["const|PRIMARY"] * 3
+
+
 @pytest.mark.guarantee(18)
 @pytest.mark.parametrize("since", [NOW, None])
 async def test_a_page_begins_in_the_index(since: int | None, backend: SQLAlchemyBackend, db: Database) -> None:

@@ -18,6 +18,7 @@ from starsessions.backends.redis import RedisBackend
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from starsessions.exceptions import ImproperlyConfigured
+from starsessions.stores.base import Owner
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from tests.rows import rows
@@ -62,6 +63,26 @@ async def test_what_was_ended_and_is_on_no_list_opens_nothing(kind: Any, clock: 
     assert await user_of(site, again) == "ann"
     await site.visit(sign_in(), ann)
     assert await user_of(site, ann) == "ann"
+
+
+@rows("owner", [None, "bob"])
+async def test_a_session_whose_entry_has_another_owner_is_compared_with_the_epoch_of_its_user(
+    clock: Clock, owner: str | None
+) -> None:
+    """As in a copy of the database that lacks the owners. Its listing has not the session, so only the epoch ends it."""
+    store = MemoryStore()
+    backend = StoreBackend(store, check_epoch=True, clock=clock)
+    site, now = Site(backend=backend, clock=clock, autoload=True), int(clock())
+    browser = await signed_in(site)
+    [listed] = (await store.scan(limit=9, now=now)).entries
+    bound = backend.bound_once()
+    assert bound is not None
+    other = None if owner is None else Owner(bound.user_index.owner_name(owner), now)
+    key, entry, _ = listed
+    await store.replace(key, entry.value, entry.version, expires_at=entry.expires_at, now=now, owner=other)
+    assert await user_of(site, browser) == "ann"
+    assert await UserSessions(backend).revoke_all("ann") == 0
+    assert await user_of(site, browser) is None
 
 
 async def test_what_opens_nothing_is_not_listed(kind: Any, clock: Clock) -> None:

@@ -35,13 +35,21 @@ ends that one meanwhile makes step 2 of the rotation a conflict.
 * **End everyone.** Give all users another epoch. *All their sessions are refused at their next renewal.* There is no
   list of all users, so nothing is deleted.
 
+In a Cluster, ending one session is four round trips. Two find it by its handle: the places, and then the entries, since
+a rotation keeps the handle and changes the key, so that no place can say whose handle it has. Then come the end and the
+announcement. Sent together, the announcement might arrive first: those who hear it would look at a session that is still
+there, and not look again before their time. A script can delete and announce in one step only by a channel that each
+server passes on to all others, which is the load that a sharded channel spares a Cluster.
+
 Concurrent requests meet in a version or in the epoch. A sign-in that ended before "end all" began is in its listing.
 One that is under way has a pending entry there, or reads the new epoch when it is saved, since that is the later call.
 A rotation that is under way finds that its old entry was deleted, or has left a pointer that is followed.
 
 A session carries the two epochs of its sign-in: that of all users, and its user's own. Both are read with each write of
 a signed-in session, and an epoch that it does not carry ends it. So they also end what a store has lost from its
-listing. Where there is no epoch, or it has expired, there is nothing to carry.
+listing. Each load compares them, too, where that is asked for: the user's epoch is stored under the name of the owner,
+so that a store which is `Joining` reads it with the session. It counts if that owner is the user of the session. Where
+there is no epoch, or it has expired, there is nothing to carry.
 
 Two sign-ins at the maximum must not evict each other, and of two that are one too many at most one may stay. So there
 is an order: by the time of the sign-in, then by handle. One that finds the user at the maximum comes after all that it
