@@ -69,7 +69,7 @@ async def test_what_was_ended_and_is_on_no_list_opens_nothing(kind: Any, clock: 
 async def test_a_session_whose_entry_has_another_owner_is_compared_with_the_epoch_of_its_user(
     clock: Clock, owner: str | None
 ) -> None:
-    """As in a copy of the database that lacks the owners. Its listing has not the session, so only the epoch ends it."""
+    """As in a copy of the database that lacks the owners. No listing of the user has it, so only the epoch ends it."""
     store = MemoryStore()
     backend = StoreBackend(store, check_epoch=True, clock=clock)
     site, now = Site(backend=backend, clock=clock, autoload=True), int(clock())

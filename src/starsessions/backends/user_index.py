@@ -35,10 +35,10 @@ ends that one meanwhile makes step 2 of the rotation a conflict.
 * **End everyone.** Give all users another epoch. *All their sessions are refused at their next renewal.* There is no
   list of all users, so nothing is deleted.
 
-In a Cluster, ending one session is four round trips. Two find it by its handle: the places, and then the entries, since
-a rotation keeps the handle and changes the key, so that no place can say whose handle it has. Then come the end and the
-announcement. Sent together, the announcement might arrive first: those who hear it would look at a session that is still
-there, and not look again before their time. A script can delete and announce in one step only by a channel that each
+In a Cluster, ending one session is four round trips. Two find it by its handle: the places, and then the entries. A
+place has the key, and only the record has the handle: a store knows nothing of handles. The other two are the end and
+the announcement. Sent together, the announcement might arrive first: those who hear it would look at a session that is
+still there, and not look again before their time. One script could delete and announce only by a channel that each
 server passes on to all others, which is the load that a sharded channel spares a Cluster.
 
 Concurrent requests meet in a version or in the epoch. A sign-in that ended before "end all" began is in its listing.
