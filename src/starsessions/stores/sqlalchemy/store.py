@@ -151,8 +151,8 @@ class SQLAlchemyStore(Announces):
         rows = (await self._database.execute(self.statements.get_joined, parameters)).rows
         if not rows:
             return Joined(None)
-        [[owner, *content]] = rows
-        found = [Entry._make(content[n : n + 3]) for n in (0, 3, 6)]
+        [row] = rows
+        owner, found = row[0], [Entry._make(row[n : n + 3]) for n in (1, 4, 7)]
         entry, *others = [one if one.value is not None and now < one.expires_at else None for one in found]
         return Joined(entry) if owner is None else Joined(entry, owner, *others)
 
