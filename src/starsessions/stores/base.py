@@ -257,7 +257,7 @@ class Joining(Protocol):
 
         Args:
             key: where the entry is stored. If it is missing or expired, or has no owner, it comes alone.
-            other: where the other entry is stored.
+            other: where the other entry is stored: another key.
             now: the current time, in seconds since 1970. Each of the three that has expired is None.
 
         Raises:
