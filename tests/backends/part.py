@@ -13,6 +13,7 @@ from starsessions.testing.conformance.announcing_rules import ANNOUNCING
 from starsessions.testing.conformance.backend_rules import BACKEND
 from starsessions.testing.conformance.contract import Contract, Rule
 from starsessions.testing.conformance.indexing_rules import INDEXING
+from starsessions.testing.conformance.joining_rules import JOINING
 from starsessions.testing.conformance.scanning_rules import SCANNING
 from starsessions.testing.conformance.store_rules import STORE
 
@@ -79,6 +80,9 @@ _OF_DRIVERS = f"""
     a_cancelled_batch_is_carried_out_whole_or_not_at_all
     the_pages_of_a_scan_are_complete
     another_connection_goes_on_with_a_scan
+    an_entry_comes_with_that_of_its_owner_and_another
+    names_of_owners_are_joined_whole_and_with_case
+    what_comes_with_an_entry_is_not_older
 """
 # What requests do in every order, one call to the store after the other, depends on the rules of the store only.
 _OF_REQUESTS = """
@@ -97,7 +101,7 @@ _OF_MANY_ORDERS = """
 """
 
 CONNECTIONS, WITHOUT_CONNECTIONS = Part(STORE, _OF_CONNECTIONS), Part(STORE, _OF_CONNECTIONS, others=True)
-LISTINGS = Part(STORE, " ".join(rule.__name__ for rule in (*INDEXING, *SCANNING)))
+LISTINGS = Part(STORE, " ".join(rule.__name__ for rule in (*INDEXING, *JOINING, *SCANNING)))
 DRIVERS, WITHOUT_DRIVERS = Part(STORE, _OF_DRIVERS), Part(STORE, _OF_DRIVERS, others=True)
 REQUESTS, WITHOUT_REQUESTS = Part(BACKEND, _OF_REQUESTS), Part(BACKEND, _OF_REQUESTS, others=True)
 MANY_ORDERS, FEW_ORDERS = Part(BACKEND, _OF_MANY_ORDERS), Part(BACKEND, _OF_MANY_ORDERS, others=True)

@@ -266,7 +266,6 @@ OF_HASHED_KEYS = (
     Purpose.COOKIE_LIST,
     Purpose.COOKIE_KEY,
     Purpose.BEFORE_SIGN_IN,
-    Purpose.EPOCH,
     Purpose.EPOCH_OF_ALL,
     Purpose.STAMP,
     Purpose.PROVIDER_SESSION,
@@ -291,7 +290,7 @@ def outputs(binding: Binding) -> dict[Purpose, Callable[[], Any]]:
 
 
 ENCRYPTED = (Purpose.ENCRYPTED_COOKIE, Purpose.ENCRYPTED_RECORD, Purpose.ENCRYPTED_SIGN_IN)
-OF_NO_COOKIE = {Purpose.STARLETTE_KEY}
+OF_NO_COOKIE = {Purpose.STARLETTE_KEY, Purpose.OWNER_LIST}
 
 
 def test_each_purpose_is_tested() -> None:

@@ -558,3 +558,14 @@ async def test_scripts_that_may_not_find_keys_are_done_without(place: Place, wha
         assert place.client.step == steps
     await write(place.store, "other", None, LIFE, BOB)
     assert place.client.step == 6
+
+
+@pytest.mark.parametrize("place", [TOGETHER], indirect=True)
+async def test_an_entry_and_that_of_its_owner_are_read_in_turn_where_scripts_may_not_find_keys(place: Place) -> None:
+    await write(place.clean, "key", None, LIFE, ANN)
+    await write(place.clean, "ann", None, LIFE, None)
+    place.client.begin(refuses=lambda command: "undeclared key" if command[0] == "EVALSHA" else None)
+    for steps in (4, 7):
+        joined = await place.store.get_joined("key", "other", now=NOW)
+        assert (joined.owner, joined.of_owner is not None, joined.other) == ("ann", True, None)
+        assert place.client.step == steps

@@ -20,7 +20,7 @@ from starsessions.stores.redis.connection import Transport, transport_for
 from starsessions.stores.sqlalchemy.connection import Database
 from starsessions.users import UserSessions
 from tests.servers.process import Address
-from tests.shell.people import sign_in
+from tests.shell.people import sign_in, signed_in, who
 from tests.site import Browser, Site
 
 pytestmark = pytest.mark.anyio
@@ -159,6 +159,35 @@ async def test_a_sign_in_takes_three_round_trips_in_redis(redis: RedisBackend, t
 @pytest.mark.guarantee(18)
 async def test_a_sign_in_takes_three_round_trips_in_postgresql(postgres: SQLAlchemyBackend, trips: Trips) -> None:
     assert await counted(postgres, trips) == TOGETHER
+
+
+async def loads(store: Any, trips: Trips) -> list[int]:
+    """Return the round trips of loads: of a cart and of a signed-in session, without and with `check_epoch`."""
+    counts = []
+    for checks in (False, True):
+        site = Site(backend=StoreBackend(store, check_epoch=checks), autoload=True)
+        cart, ann = Browser(), await signed_in(site)
+        await site.visit(lambda session: session.update(cart=[1]), cart)
+        for count in ([], counts):  # the first time, statements are prepared, and scripts are loaded
+            count += [await trips.of(site.visit(who, one)) for one in (cart, ann)]
+    return counts
+
+
+async def test_a_load_that_compares_the_epochs_takes_one_round_trip_in_redis(redis: RedisBackend, trips: Trips) -> None:
+    assert await loads(redis.store, trips) == [1, 1, 1, 1]
+
+
+async def test_a_load_that_compares_the_epochs_takes_one_round_trip_in_postgresql(
+    postgres: SQLAlchemyBackend, trips: Trips
+) -> None:
+    assert await loads(postgres.store, trips) == [1, 1, 1, 1]
+
+
+async def test_a_load_that_compares_the_epochs_takes_two_round_trips_in_a_cluster(
+    cluster: RedisBackend, trips: Trips
+) -> None:
+    """The epochs are on other servers than the session, and both are read at once."""
+    assert await loads(cluster.store, trips) == [1, 1, 1, 2]
 
 
 @pytest.mark.guarantee(18)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from starsessions import BackendUnavailable, ImproperlyConfigured
@@ -94,6 +94,26 @@ async def test_the_order_does_not_depend_on_the_index(tmp_path: Path) -> None:
 
 
 # What a statement reads
+
+
+async def test_an_entry_and_that_of_its_owner_are_found_by_the_primary_key(
+    backend: SQLAlchemyBackend, db: Database
+) -> None:
+    await fill(backend, "big", 2_000)
+    for key, owner in (("key", ANN), ("ann", None), ("other", None)):
+        await backend.store.create(key, b"", expires_at=NOW + 9, now=NOW, owner=owner)
+    await analyze(backend)
+    here = {"p_key": "key", "p_other": "other", "p_now": NOW}
+    # MariaDB explains it in ten columns, which SQLAlchemy would take for the ten that the statement has.
+    statement = backend.store.statements.get_joined.add_columns(literal_column("1"))
+    plan = await explained(backend.engine, statement, here)
+    if db.is_postgres:
+        assert plan.count(f"Index Scan using {backend.table.name}_pkey") == 3
+        assert "Seq Scan" not in plan
+    elif db.name == "sqlite":
+        assert plan.count("(key=?)") == len(plan.splitlines()) == 3
+    else:
+        assert plan.splitlines() == ["const|PRIMARY"] * 3
 
 
 @pytest.mark.guarantee(18)

@@ -380,7 +380,7 @@ class TestTheStoreOfThePage(_suites["TestMemoryStore"]):  # type: ignore[misc]
     """The suite that the page shows, with the store of the page on how to write one."""
 
     declines: ClassVar = _suites["TestMemoryStore"].declines | dict.fromkeys(
-        ("owners", "batches", "scan", "announcements"), "it has four methods"
+        ("owners", "batches", "joins", "scan", "announcements"), "it has four methods"
     )
 
     @pytest.fixture
@@ -392,6 +392,7 @@ class TestTheStoreOfThePage(_suites["TestMemoryStore"]):  # type: ignore[misc]
 class TestTheStoreOfThePageThatListsByOwnerAndAnnounces(_suites["TestMemoryStore"]):  # type: ignore[misc]
     declines: ClassVar = _suites["TestMemoryStore"].declines | {
         "batches": "it has single writes",
+        "joins": "it has single reads",
         "scan": "another page shows it",
     }
 

@@ -39,6 +39,10 @@ class Recorded(MemoryStore):
         self.calls.append("get")
         return await super().get(key, now=now)
 
+    async def get_joined(self, key: str, other: str, *, now: int) -> Any:
+        self.calls.append("get")
+        return await super().get_joined(key, other, now=now)
+
     async def create(self, key: str, value: bytes, **how: Any) -> Any:
         self.calls.append("create")
         return await super().create(key, value, **how)

@@ -18,11 +18,12 @@ from starsessions.backends.redis import RedisBackend
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from starsessions.exceptions import ImproperlyConfigured
+from starsessions.stores.base import Owner
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from tests.rows import rows
 from tests.shell.people import Recorded, sign_in, signed_in, user_of
-from tests.shell.test_ends_everywhere import Far, Forgets, change
+from tests.shell.test_ends_everywhere import Far, FarJoining, Forgets, change
 from tests.site import KEY, Browser, Clock, Site
 
 pytestmark = pytest.mark.anyio
@@ -62,6 +63,26 @@ async def test_what_was_ended_and_is_on_no_list_opens_nothing(kind: Any, clock: 
     assert await user_of(site, again) == "ann"
     await site.visit(sign_in(), ann)
     assert await user_of(site, ann) == "ann"
+
+
+@rows("owner", [None, "bob"])
+async def test_a_session_whose_entry_has_another_owner_is_compared_with_the_epoch_of_its_user(
+    clock: Clock, owner: str | None
+) -> None:
+    """As in a copy of the database that lacks the owners. No listing of the user has it, so only the epoch ends it."""
+    store = MemoryStore()
+    backend = StoreBackend(store, check_epoch=True, clock=clock)
+    site, now = Site(backend=backend, clock=clock, autoload=True), int(clock())
+    browser = await signed_in(site)
+    [listed] = (await store.scan(limit=9, now=now)).entries
+    bound = backend.bound_once()
+    assert bound is not None
+    other = None if owner is None else Owner(bound.user_index.owner_name(owner), now)
+    key, entry, _ = listed
+    await store.replace(key, entry.value, entry.version, expires_at=entry.expires_at, now=now, owner=other)
+    assert await user_of(site, browser) == "ann"
+    assert await UserSessions(backend).revoke_all("ann") == 0
+    assert await user_of(site, browser) is None
 
 
 async def test_what_opens_nothing_is_not_listed(kind: Any, clock: Clock) -> None:
@@ -112,16 +133,19 @@ async def test_a_stream_that_loads_its_session_learns_that_everyone_is_out(kind:
     assert (await site.visit(act, browser)).result == (True, False)
 
 
-async def test_a_load_compares_in_one_more_round_trip_and_a_signed_cookie_in_none(clock: Clock) -> None:
+@rows(("far", "expected"), [(Far, 2), (FarJoining, 1)])
+async def test_a_load_compares_in_the_same_round_trip_if_the_store_can_and_a_signed_cookie_always(
+    clock: Clock, far: type[Far], expected: int
+) -> None:
     trips = {}
     for name, make in KINDS.items():
-        store = Far()
+        store = far()
         site = Site(backend=make(store, clock), clock=clock, autoload=True)
         browser = await signed_in(site)
         before = store.trips
         assert await user_of(site, browser) == "ann"
         trips[name] = store.trips - before
-    assert trips == {"stored": 2, "signed": 1, "encrypted": 1}
+    assert trips == {"stored": expected, "signed": 1, "encrypted": 1}
 
 
 async def test_an_anonymous_session_and_one_without_the_setting_cost_one_read(kind: Any, clock: Clock) -> None:

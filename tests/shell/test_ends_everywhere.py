@@ -784,6 +784,13 @@ class FarBatching(Far):
         return await self._send(self._store.write_together(writes, **how))
 
 
+class FarJoining(Far):
+    """The same, of a store that reads an entry with that of its owner."""
+
+    async def get_joined(self, key: str, other: str, *, now: int) -> Any:
+        return await self._send(self._store.get_joined(key, other, now=now))
+
+
 @rows(("store", "rotation", "again"), [(Far, 4, 4), (FarBatching, 2, 3)])
 async def test_what_can_be_sent_together_is_one_round_trip(
     clock: Clock, store: type[Far], rotation: int, again: int

@@ -28,6 +28,7 @@ class TestFileStore(StoreSuite):
     declines: ClassVar = {
         "owners": "it has four methods, and the library adds a list for each owner",
         "batches": "it has four methods",
+        "joins": "it has four methods",
         "scan": "it has four methods",
         "announcements": "it has four methods, and the library looks from time to time",
     }
@@ -43,7 +44,7 @@ class TestListedFileStore(StoreSuite):
     event_loops = ("asyncio", "trio")
     declines: ClassVar = {
         "sweeps": "the store below does",
-        **dict.fromkeys(("batches", "scan", "announcements"), "the store below has four methods"),
+        **dict.fromkeys(("batches", "joins", "scan", "announcements"), "the store below has four methods"),
     }
 
     @pytest.fixture

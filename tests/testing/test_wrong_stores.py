@@ -11,6 +11,7 @@ from starsessions.testing.conformance import announcing_rules as a
 from starsessions.testing.conformance import batching_rules as b
 from starsessions.testing.conformance import fixtures
 from starsessions.testing.conformance import indexing_rules as i
+from starsessions.testing.conformance import joining_rules as j
 from starsessions.testing.conformance import scanning_rules as s
 from starsessions.testing.conformance import store_rules as r
 from starsessions.testing.conformance.broken_announcements import SubscribesWhenItIsRead
@@ -51,7 +52,8 @@ pytestmark = pytest.mark.once
 )
 @pytest.mark.anyio
 async def test_an_unusual_but_correct_store_follows_all_rules(store: Kind) -> None:
-    declined = frozenset(rule.__name__ for rule in b.BATCHING) if store is KeepsListsBesideEntries else frozenset()
+    lacks = (*b.BATCHING, *j.JOINING) if store is KeepsListsBesideEntries else ()
+    declined = frozenset(rule.__name__ for rule in lacks)
     assert await failing_rules(store) == declined
 
 
@@ -101,6 +103,7 @@ async def test_a_limit_is_neither_higher_nor_lower_than_what_is_stated(
         (b.of_parallel_batches_one_wins, "batches"),
         (s.a_scan_has_each_entry_as_it_is, "scan"),
         (a.announcing_is_no_error_if_no_one_listens, "announcements"),
+        (j.an_entry_comes_with_that_of_its_owner_and_another, "joins"),
     ],
 )
 @pytest.mark.anyio
@@ -136,6 +139,7 @@ def test_a_capability_is_declined_with_a_reason_and_its_rules_only() -> None:
         "batches": {*b.BATCHING},
         "scan": {*s.SCANNING},
         "announcements": {*a.ANNOUNCING},
+        "joins": {*j.JOINING},
     }.items():
         declined = {
             rule for rule in r.STORE if r.STORE.why_declined(rule, {capability: "it is small"}) == "it is small"
@@ -148,10 +152,10 @@ def test_a_capability_is_declined_with_a_reason_and_its_rules_only() -> None:
             r.STORE.why_declined(r.a_value_is_immutable_bytes, cast(Any, wrong))
 
 
-def test_each_rule_of_scans_and_announcements_catches_a_mistake_that_no_other_rule_catches() -> None:
+def test_each_rule_of_scans_joins_and_announcements_catches_a_mistake_that_no_other_rule_catches() -> None:
     """So none of them can be left out."""
     alone = {rule for rules in WRONG.values() if len(rules) == 1 for rule in rules}
-    assert [rule.__name__ for rule in (*s.SCANNING, *a.ANNOUNCING) if rule not in alone] == []
+    assert [rule.__name__ for rule in (*s.SCANNING, *j.JOINING, *a.ANNOUNCING) if rule not in alone] == []
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

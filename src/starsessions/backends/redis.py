@@ -35,7 +35,7 @@ class RedisBackend(StoreBackend):
             encrypted are ignored then. False: no encryption.
         serializer: converts the data to bytes. None: MessagePack.
         check_epoch: ask at each load of a signed-in session, and not only when it is written, whether all sessions of
-            the user or of all users were ended. That is a second round trip.
+            the user or of all users were ended. In a Cluster, that is a second round trip.
         clock: returns the seconds since 1970; for tests.
 
     Raises:

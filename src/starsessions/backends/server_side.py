@@ -8,7 +8,7 @@ one, a request with the old id reads and writes the new session. Afterwards the 
 been valid: its use is a sign that a stolen id is being used along with the real one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,7 +25,7 @@ from starsessions.core.record import Found, Identity, MissReason, Policy, Record
 from starsessions.core.serializer import Msgpack, Serializer
 from starsessions.sealing.cipher import Cipher
 from starsessions.sealing.keys import OptionalKeys, key_list
-from starsessions.stores.base import Entry, Store
+from starsessions.stores.base import Entry, Joined, Store
 
 if TYPE_CHECKING:
     from starsessions.sealing.strength import KeyFact
@@ -41,7 +41,7 @@ class StoreBackend(Backend):
             encrypted are ignored then. False: no encryption.
         serializer: converts the data to bytes. None: MessagePack.
         check_epoch: ask at each load of a signed-in session, and not only when it is written, whether all sessions of
-            the user or of all users were ended. That is a second round trip.
+            the user or of all users were ended. That is a second round trip, unless the store is `Joining`.
         clock: returns the seconds since 1970; for tests.
 
     >>> from starsessions.stores.memory import MemoryStore
@@ -113,16 +113,27 @@ class StoreBackend(Backend):
         return comparing(self.store, self.clock)
 
     async def fetch(self, token: str, now: int) -> Found | MissReason:
+        if self._checks_epoch:
+            return await self._fetch_current(token, now)
         key = self.key_of(token)
         read = self._read(token, key, await self._store.get(key, now=now))
-        if isinstance(read, Pointer):
-            read = await self._followed(read, token, now)
-        return await self._checked(read, now) if self._checks_epoch else read
+        return await self._followed(read, token, now) if isinstance(read, Pointer) else read
 
-    async def _checked(self, read: Found | MissReason, now: int) -> Found | MissReason:
-        """Return the session if no later epoch refuses it. Whose epoch that is, only the record says."""
+    async def _fetch_current(self, token: str, now: int) -> Found | MissReason:
+        """Return the session if no later epoch refuses it. Whose epoch that is, only the entry says."""
+        joined = Joined(None)
+
+        async def get(key: str, *, now: int) -> Entry | None:
+            nonlocal joined
+            joined = await self.user_index.get_joined(key, now)
+            return joined.entry
+
+        key = self.key_of(token)
+        read = self._read(token, key, await get(key, now=now))
+        if isinstance(read, Pointer):
+            read = await self._followed(read, token, now, get)
         identity = read.record.identity if isinstance(read, Found) else None
-        if identity is None or await self.user_index.is_current(identity, now):
+        if identity is None or await self.user_index.was_current(identity, joined, now):
             return read
         return MissReason.UNKNOWN
 
@@ -221,12 +232,15 @@ class StoreBackend(Backend):
     def sign_in_key(self, identity: Identity, session_id: str) -> str:
         return self.key_of(session_id)
 
-    async def _followed(self, moved: Pointer, token: str, now: int) -> Found | MissReason:
-        """Follow a pointer for a request with the old id, within the grace period."""
+    async def _followed(
+        self, moved: Pointer, token: str, now: int, get: Callable[..., Awaitable[Entry | None]] | None = None
+    ) -> Found | MissReason:
+        """Follow a pointer for a request with the old id, within the grace period. `get`: how to read an entry."""
+        get = get or self._store.get
         for _ in range(MAX_HOPS):
             if now >= moved.until:
                 return MissReason.ROTATED if now >= moved.at + MOMENT else MissReason.JUST_ROTATED
-            read = self._read(token, moved.to, await self._store.get(moved.to, now=now), is_alias=True)
+            read = self._read(token, moved.to, await get(moved.to, now=now), is_alias=True)
             if not isinstance(read, Pointer):
                 return read
             moved = read

@@ -36,13 +36,21 @@ ends that one meanwhile makes step 2 of the rotation a conflict.
 * **End everyone.** Give all users another epoch. *All their sessions are refused at their next renewal.* There is no
   list of all users, so nothing is deleted.
 
+In a Cluster, ending one session is four round trips. Two find it by its handle: the places, and then the entries. A
+place has the key, and only the record has the handle: a store knows nothing of handles. The other two are the end and
+the announcement. Sent together, the announcement might arrive first: those who hear it would look at a session that is
+still there, and not look again before their time. One script could delete and announce only by a channel that each
+server passes on to all others, which is the load that a sharded channel spares a Cluster.
+
 Concurrent requests meet in a version or in the epoch. A sign-in that ended before "end all" began is in its listing.
 One that is under way has a pending entry there, or reads the new epoch when it is saved, since that is the later call.
 A rotation that is under way finds that its old entry was deleted, or has left a pointer that is followed.
 
 A session carries the two epochs of its sign-in: that of all users, and its user's own. Both are read with each write of
 a signed-in session, and an epoch that it does not carry ends it. So they also end what a store has lost from its
-listing. Where there is no epoch, or it has expired, there is nothing to carry.
+listing. Each load compares them, too, where that is asked for: the user's epoch is stored under the name of the owner,
+so that a store which is `Joining` reads it with the session. It counts if that owner is the user of the session. Where
+there is no epoch, or it has expired, there is nothing to carry.
 
 Two sign-ins at the maximum must not evict each other, and of two that are one too many at most one may stay. So there
 is an order: by the time of the sign-in, then by handle. One that finds the user at the maximum comes after all that it
@@ -73,6 +81,8 @@ from starsessions.stores.base import (
     Deletion,
     Entry,
     Indexing,
+    Joined,
+    Joining,
     Owner,
     Provisional,
     Replacement,
@@ -183,8 +193,8 @@ class UserIndex:
         # Where the library keeps the lists, what the store writes by itself would be on none.
         self._batching = store if is_indexing(store) and isinstance(store, Batching) else None
         self._most_together: float = 0 if self._batching is None else inf
+        self._joining = store if is_indexing(store) and isinstance(store, Joining) else None
         self._label = binding.label(purpose)
-        self._epochs = binding.label(Purpose.EPOCH)
         self.everyone: str = key_under(binding.label(Purpose.EPOCH_OF_ALL) + self._label, "")
         """The key of the epoch of all users, and the topic of those who have to compare it."""
         self._entries = entries
@@ -209,7 +219,9 @@ class UserIndex:
         return Owner(name, since) if later_end is None else Provisional(name, since, later_end)
 
     def owner_name(self, user_id: str) -> str:
-        """Return the name of the owner that the user is in the store."""
+        """Return the name of the owner that the user is in the store. It is also the key of the user's epoch, so that a
+        store which reads the entry of a session finds it.
+        """
         return key_under(self._label, user_id)
 
     async def count(self, user_id: str, most: int, now: int) -> int:
@@ -254,7 +266,7 @@ class UserIndex:
 
     async def epoch(self, user_id: str, now: int) -> bytes:
         """Return the user's epoch; empty: there is none, and all sessions of the user are valid."""
-        return await self._epoch(self._epoch_key(user_id), now)
+        return await self._epoch(self.owner_name(user_id), now)
 
     async def epochs(self, user_id: str, now: int) -> bytes:
         """Return what a session of the user that begins now carries."""
@@ -268,17 +280,29 @@ class UserIndex:
         """Return whether the session began after the last time that all sessions of its user, or of all, were ended."""
         return all(await self.at_once(*self.epochs_allow(identity, now)))
 
+    async def get_joined(self, key: str, now: int) -> Joined:
+        """Return an entry with the epochs of its owner and of all users, if the store can read them at once."""
+        if self._joining is None:
+            return Joined(await self.store.get(key, now=now))
+        return await self._joining.get_joined(key, self.everyone, now=now)
+
+    async def was_current(self, identity: Identity, joined: Joined, now: int) -> bool:
+        """Do the same as `is_current` for the session in an entry, by the epochs that were read with it."""
+        if joined.owner != self.owner_name(identity.user_id):  # the store cannot join, or has lost the owner
+            return await self.is_current(identity, now)
+        return all(_epoch_in(one) in identity.epoch for one in (joined.of_owner, joined.other))
+
     async def is_wanted(self, record: Record, ends_at: int, now: int) -> bool:
         """Return whether nothing has ended the session: neither another epoch nor its identity provider."""
         return all(await self.at_once(*self.all_allow(record, ends_at, now)))
 
     async def begin_epoch(self, user_id: str, now: int) -> bytes:
         """Give the user another epoch, which refuses all earlier sessions at their next renewal. Return it."""
-        return await self._begin_epoch(self._epoch_key(user_id), now + EPOCH_FOR, now)
+        return await self._begin_epoch(self.owner_name(user_id), now + EPOCH_FOR, now)
 
     async def forget_epoch(self, user_id: str) -> None:
         """Remove the user's epoch. What it still refuses must have been deleted."""
-        await self.store.delete(self._epoch_key(user_id), now=0)
+        await self.store.delete(self.owner_name(user_id), now=0)
 
     async def begin_epoch_of_all(self, now: int) -> None:
         """Give all users another epoch, and tell the streams of all of them to compare it."""
@@ -308,17 +332,13 @@ class UserIndex:
 
     def epochs_allow(self, identity: Identity, now: int) -> list[Coroutine[Any, Any, bool]]:
         """Return the two questions of `is_current`, to be asked at once with others."""
-        return [self._allows(key, identity, now) for key in (self.everyone, self._epoch_key(identity.user_id))]
+        return [self._allows(key, identity, now) for key in (self.everyone, self.owner_name(identity.user_id))]
 
     async def _allows(self, key: str, identity: Identity, now: int) -> bool:
         return await self._epoch(key, now) in identity.epoch
 
     async def _epoch(self, key: str, now: int) -> bytes:
-        entry = await self.store.get(key, now=now)
-        return b"" if entry is None else entry.value
-
-    def _epoch_key(self, user_id: str) -> str:
-        return key_under(self._epochs, self.owner_name(user_id))
+        return _epoch_in(await self.store.get(key, now=now))
 
     # Writing
 
@@ -588,6 +608,10 @@ def carries(identity: Identity, epochs: bytes) -> bool:
     """
     parts = (epochs[begin : begin + EPOCH_BYTES] for begin in range(0, len(epochs), EPOCH_BYTES))
     return all(part in identity.epoch for part in parts)
+
+
+def _epoch_in(entry: Entry | None) -> bytes:
+    return b"" if entry is None else entry.value
 
 
 def _handle(record: Record) -> str | None:

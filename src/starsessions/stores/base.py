@@ -222,6 +222,49 @@ class Indexing(Protocol):
         """
 
 
+class Joined(NamedTuple):
+    """An entry, and two others that say whether it is still valid."""
+
+    entry: Entry | None
+    """The entry; None: it is missing or expired."""
+
+    owner: str | None = None
+    """The name of its owner; None: it has none."""
+
+    of_owner: Entry | None = None
+    """The entry whose key is that name."""
+
+    other: Entry | None = None
+    """The entry under the other key."""
+
+    def __repr__(self) -> str:
+        return "<Joined>"
+
+
+@runtime_checkable
+class Joining(Protocol):
+    """A store that reads an entry with two others at once: an optional power of a store that is `Indexing`.
+
+    With `check_epoch`, each load compares the session with what has ended all sessions of its user, or of all users.
+    Whose session it is, only its entry says. Without this power, that takes a second round trip.
+    """
+
+    async def get_joined(self, key: str, other: str, *, now: int) -> Joined:
+        """Return an entry, the one whose key is the name of its owner, and one under another key.
+
+        The two others are read at the same moment as the entry, or after it. What ends sessions is written before the
+        sign-ins that follow it: so an older answer would refuse one of those.
+
+        Args:
+            key: where the entry is stored. If it is missing or expired, or has no owner, it comes alone.
+            other: where the other entry is stored: another key.
+            now: the current time, in seconds since 1970. Each of the three that has expired is None.
+
+        Raises:
+            BackendUnavailable: the database failed or did not answer in time.
+        """
+
+
 class Creation(NamedTuple):
     """One of several writes: `create`."""
 

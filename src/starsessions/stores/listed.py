@@ -19,7 +19,8 @@ from typing import Annotated, Any, NamedTuple, TypeGuard
 from msgspec import Meta, MsgspecError
 from msgspec.msgpack import Decoder, Encoder
 
-from starsessions.core.encoding import is_valid_id
+from starsessions.core.binding import UNBOUND, Purpose
+from starsessions.core.encoding import is_valid_id, key_under
 from starsessions.core.record import Key
 from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.base import Conflict, Cursor, Entry, Indexing, Owner, Page, Scanning, ScanPage, Store, Version
@@ -37,6 +38,8 @@ MOST_READS = 8
 """The times that one page is read, if other requests change the list meanwhile."""
 
 MAX_TRIES = 1000
+
+_LABEL = UNBOUND.label(Purpose.OWNER_LIST)
 
 _SIGN = b"\xc1"  # the one byte that MessagePack never writes begins a value that has an owner
 
@@ -105,9 +108,8 @@ def as_indexing(store: Store | Indexing) -> Indexing:
 class ListedStore:
     """A store that lists the entries of an owner, made of a store of four methods.
 
-    No entry may have the name of an owner as its key: the list is stored there. It holds `MOST_LISTED` places. When it
-    is full, places without an entry are forgotten, and if there is none among those that were checked, the oldest entry
-    is deleted.
+    A list is stored under a hash of the name of its owner. It holds `MOST_LISTED` places. When it is full, places
+    without an entry are forgotten, and if there is none among those that were checked, the oldest entry is deleted.
 
     Args:
         store: where the entries and the lists are stored.
@@ -178,10 +180,11 @@ class ListedStore:
     async def list_owned(self, name: str, *, limit: int, now: int, after: Cursor | None = None) -> Page:
         # An entry that was moved to another key since the list was read has left its place, and has another one on the
         # list, which was there before. So what was found counts only if the list is still the same, or all was found.
-        listed = await self._store.get(name, now=0)
+        where = list_key(name)
+        listed = await self._store.get(where, now=0)
         page, is_whole = await self._page(name, listed, limit, now, after)
         for _ in range(MOST_READS):
-            seen, listed = listed, listed if is_whole else await self._store.get(name, now=0)
+            seen, listed = listed, listed if is_whole else await self._store.get(where, now=0)
             if _version_of(seen) == _version_of(listed):
                 break
             page, is_whole = await self._page(name, listed, limit, now, after)
@@ -191,7 +194,7 @@ class ListedStore:
         self, name: str, listed: Entry | None, limit: int, now: int, after: Cursor | None
     ) -> tuple[Page, bool]:
         """Return a page of this list, and whether each of its places has its entry."""
-        cursors = {Cursor(place.since, place.key) for place in _read(name, listed)}
+        cursors = {Cursor(place.since, place.key) for place in _read(list_key(name), listed)}
         left = sorted((one for one in cursors if after is None or one < after), reverse=True)
         entries: list[tuple[str, Entry]] = []
         for since, key in left[:limit]:
@@ -202,49 +205,50 @@ class ListedStore:
         return page, len(entries) == len(left[:limit])
 
     async def count_owned(self, name: str, *, most: int, now: int) -> int:
-        places = _read(name, await self._store.get(name, now=0))
+        where = list_key(name)
+        places = _read(where, await self._store.get(where, now=0))
         return sum(now < until for until in places.values())
 
     async def _listed(self, owner: Owner, key: str, mark: bytes, expires_at: int, now: int) -> _Tag:
         """See to it that the list of the owner has the place of an entry that is about to be written."""
         until = expires_at + max(0, expires_at - now)  # twice as long, so that most renewals need not extend it
         place = _Place(owner.since, key, mark)
-        await self._change(owner.name, place, until, lambda places: places.get(place, -1) >= expires_at, now)
+        await self._change(list_key(owner.name), place, until, lambda places: places.get(place, -1) >= expires_at, now)
         return _Tag(owner, mark)
 
     async def _take_off(self, tag: _Tag, key: str, now: int) -> None:
         """Take the place of an entry that no longer exists off the list."""
         place = _Place(tag.owner.since, key, tag.mark)
-        await self._change(tag.owner.name, place, None, lambda places: place not in places, now)
+        await self._change(list_key(tag.owner.name), place, None, lambda places: place not in places, now)
 
     async def _change(
-        self, name: str, place: _Place, until: int | None, is_done: Callable[[_List], bool], now: int
+        self, where: str, place: _Place, until: int | None, is_done: Callable[[_List], bool], now: int
     ) -> None:
         """Change a list atomically, together with what other requests of this process want to change in it."""
-        wanted = self._wanted.setdefault(name, {})
+        wanted = self._wanted.setdefault(where, {})
         wanted[place] = until
         try:
-            await self._carry_out(name, wanted, place, is_done, now)
+            await self._carry_out(where, wanted, place, is_done, now)
         finally:
             wanted.pop(place, None)
             if not wanted:
-                self._wanted.pop(name, None)
+                self._wanted.pop(where, None)
 
     async def _carry_out(
-        self, name: str, wanted: _Changes, place: _Place, is_done: Callable[[_List], bool], now: int
+        self, where: str, wanted: _Changes, place: _Place, is_done: Callable[[_List], bool], now: int
     ) -> None:
         mine = {place: wanted[place]}
-        entry = await self._store.get(name, now=0)
+        entry = await self._store.get(where, now=0)
         for _ in range(MAX_TRIES):
-            places = _read(name, entry)
+            places = _read(where, entry)
             if is_done(places):
                 return
             changes = dict(islice(wanted.items(), MOST_AT_ONCE)) | mine
             try:
-                await self._write(name, await self._changed(places, changes, now), entry, now)
+                await self._write(where, await self._changed(places, changes, now), entry, now)
                 return
             except Conflict as conflict:
-                entry = conflict.current or await self._store.get(name, now=0)
+                entry = conflict.current or await self._store.get(where, now=0)
         raise BackendUnavailable("Other requests changed the list of an owner on every attempt: try again.")
 
     async def _changed(self, places: _List, changes: _Changes, now: int) -> _List:
@@ -255,17 +259,17 @@ class ListedStore:
             kept = await self._with_room(kept, MOST_LISTED - count, now)
         return kept | {place: max(until, kept.get(place, until)) for place, until in added.items()}
 
-    async def _write(self, name: str, places: _List, entry: Entry | None, now: int) -> None:
+    async def _write(self, where: str, places: _List, entry: Entry | None, now: int) -> None:
         if not places and entry is not None:
-            await self._store.delete(name, entry.version, now=0)
+            await self._store.delete(where, entry.version, now=0)
             return
-        value = _start(name) + _encode([(*place, until) for place, until in places.items()])
+        value = _start(where) + _encode([(*place, until) for place, until in places.items()])
         expires_at = max(places.values())
         if entry is None:
-            await self._store.create(name, value, expires_at=expires_at, now=now)
+            await self._store.create(where, value, expires_at=expires_at, now=now)
             return
         then = min(now, entry.expires_at - 1, expires_at - 1)  # it has not expired by then, whatever this clock says
-        await self._store.replace(name, value, entry.version, expires_at=expires_at, now=then)
+        await self._store.replace(where, value, entry.version, expires_at=expires_at, now=then)
 
     async def _with_room(self, places: _List, most: int, now: int) -> _List:
         """Return the list without places that have ended, and with this many at most."""
@@ -301,6 +305,15 @@ class ListedStore:
         except Conflict:
             return False
         return True
+
+
+def list_key(name: str) -> str:
+    """Return the key of the list of an owner. The name itself may be the key of an entry.
+
+    >>> len(list_key("alice"))
+    43
+    """
+    return key_under(_LABEL, name)
 
 
 async def _scan(store: Scanning, *, limit: int, now: int, after: str | None = None) -> ScanPage:
@@ -343,14 +356,14 @@ def _version_of(entry: Entry | None) -> Version | None:
     return None if entry is None else entry.version
 
 
-def _start(name: str) -> bytes:
+def _start(key: str) -> bytes:
     """Return how a list begins. It prevents confusion with a session, or with the list of another owner."""
-    return b"l1." + name[:8].encode("ascii")
+    return b"l1." + key[:8].encode("ascii")
 
 
-def _read(name: str, entry: Entry | None) -> _List:
+def _read(key: str, entry: Entry | None) -> _List:
     """Decode a list. Garbage counts as empty: an entry is listed again when it is replaced."""
-    start = _start(name)
+    start = _start(key)
     if entry is None or not entry.value.startswith(start):
         return {}
     try:

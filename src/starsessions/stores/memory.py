@@ -17,6 +17,7 @@ from starsessions.stores.base import (
     Cursor,
     Deletion,
     Entry,
+    Joined,
     Owner,
     Page,
     ScanPage,
@@ -103,6 +104,13 @@ class MemoryStore(Announces):
 
     async def count_owned(self, name: str, *, most: int, now: int) -> int:
         return len(self._owned[hash(name) % _PARTS].get(name, ()))
+
+    async def get_joined(self, key: str, other: str, *, now: int) -> Joined:
+        with self._lock:
+            entry, owner = self.peek(key, now), self._owner_name(key)
+            if entry is None or owner is None:
+                return Joined(entry)
+            return Joined(entry, owner, self.peek(owner, now), self.peek(other, now))
 
     async def write_together(
         self, writes: Sequence[Write], *, now: int, topics: Sequence[str] = ()

@@ -1,15 +1,16 @@
-"""How the entries of an owner are read, page by page.
+"""How the entries of an owner are read, page by page, and an entry with that of its owner.
 
 On one server, one script reads the members of a listing and their entries. In a Cluster, the members are read first,
 and then their entries, at once. What counts is the entry: only one that says that it has this place is on the page.
 """
 
 from asyncio import gather
+from typing import Any
 
-from starsessions.stores.base import Cursor, Page
+from starsessions.stores.base import Cursor, Joined, Page
 from starsessions.stores.redis.commands import Commands
-from starsessions.stores.redis.layout import below, cursor, listing, parsed, place_of
-from starsessions.stores.redis.scripts import LIST
+from starsessions.stores.redis.layout import below, cursor, listing, owner_of, parsed, place_of
+from starsessions.stores.redis.scripts import JOIN, LIST, Script
 
 _ELSEWHERE = (b"{a}", b"{b}")
 """Parts of keys in two different slots of a Cluster, of which none is used. A server that accepts them together has
@@ -35,7 +36,7 @@ class Reader:
         self._commands = commands
         self._prefix = prefix
         self._finds_keys = True
-        """Whether scripts may use keys that they find in a listing. Dragonfly, for one, permits that by a setting."""
+        """Whether scripts may use keys that they find in a value. Dragonfly, for one, permits that by a setting."""
 
     async def page(self, name: str, limit: int, now: int, after: Cursor | None) -> Page:
         """Return a page of a listing. At the time 0, who asks ends what is listed: the rest has ended durably then."""
@@ -50,6 +51,19 @@ class Reader:
         if now == 0:
             await self._commands.confirm(*others)
         return page
+
+    async def joined(self, key: str, other: str, now: int) -> Joined:
+        """Return an entry, that of its owner, and another one. What comes with an entry is not read before it."""
+        name, beside = self._prefix + key.encode(), self._prefix + other.encode()
+        found = await self._in_one_script(JOIN, [name, beside], self._prefix, now)
+        stored = await self._commands.read(name) if found is None else found[0]
+        entry = parsed(stored, now)
+        owner = None if entry is None else owner_of(entry.version)
+        if owner is None:
+            return Joined(entry)
+        if found is None:
+            found = [stored, *await gather(*map(self._commands.read, (self._prefix + owner.encode(), beside)))]
+        return Joined(entry, owner, *(parsed(one, now) for one in found[1:]))
 
     async def _in_turn(self, key: bytes, limit: int, now: int, after: Cursor | None) -> tuple[Page, list[bytes]]:
         """Read the members, then the entries. Return the page, and the members on it."""
@@ -77,19 +91,27 @@ class Reader:
 
     async def _at_once(self, key: bytes, name: str, limit: int, after: Cursor | None) -> _Found | None:
         """Read members and entries with one script; None: this server does not permit that."""
-        if self._finds_keys and not self._commands.is_spread:
-            keys = [key, *(self._prefix + elsewhere for elsewhere in _ELSEWHERE)]
-            try:
-                answer, _ = await self._commands.run(LIST, keys, self._prefix, name.encode(), below(after), limit)
-            except self._commands.refusal as refusal:
-                if not self._commands.has_found_slots(refusal):
-                    if "undeclared" not in str(refusal):
-                        raise
-                    self._finds_keys = False
-            else:
-                last, *found = answer
-                return list(zip(found[::2], found[1::2], strict=True)), last
-        return None
+        answer = await self._in_one_script(LIST, [key], self._prefix, name.encode(), below(after), limit)
+        if answer is None:
+            return None
+        last, *found = answer
+        return list(zip(found[::2], found[1::2], strict=True)), last
+
+    async def _in_one_script(self, script: Script, keys: list[bytes], *arguments: Any) -> list[Any] | None:
+        """Return what a script returns that uses keys which it finds; None: this server does not permit that."""
+        if not self._finds_keys or self._commands.is_spread:
+            return None
+        elsewhere = (self._prefix + one for one in _ELSEWHERE)
+        try:
+            answer: list[Any]
+            answer, _ = await self._commands.run(script, [*keys, *elsewhere], *arguments)
+        except self._commands.refusal as refusal:
+            if not self._commands.has_found_slots(refusal):
+                if "undeclared" not in str(refusal):
+                    raise
+                self._finds_keys = False
+            return None
+        return answer
 
     async def _members(self, key: bytes, limit: int, after: Cursor | None) -> list[bytes]:
         """Return the members of a page, and one more if others follow."""

@@ -243,6 +243,25 @@ KEYS: the listing, and keys that a Cluster has elsewhere, so that it refuses the
 where to begin, and the most members to look at.
 """
 
+JOIN = _script(
+    _ENTRIES,
+    b"""
+local now = tonumber(ARGV[2])
+local found = {look(KEYS[1], now)}
+local size = type(found[1]) == 'string' and string.byte(found[1], 18) or 0
+if size > 0 then
+    found[2] = look(ARGV[1] .. string.sub(found[1], 27, 26 + size), now)
+    found[3] = look(KEYS[2], now)
+end
+for _, stored in ipairs(found) do
+    if type(stored) == 'table' then return stored end
+end
+return found
+""",
+)
+"""Return an entry and, if it has an owner, the one whose key is the name of that owner, and another one. What is
+missing or expired is nil. KEYS: the entry, the other one, and keys as for LIST. ARGV: the prefix, and now."""
+
 SCAN = _script(
     b"""
 -- A server without the command, or without a Cluster, has nothing to say. One that may not say it does not lack it.

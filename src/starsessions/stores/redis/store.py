@@ -28,6 +28,7 @@ from starsessions.stores.base import (
     Cursor,
     Deletion,
     Entry,
+    Joined,
     Owner,
     Page,
     Provisional,
@@ -122,6 +123,9 @@ class RedisStore(Announces):
     async def count_owned(self, name: str, *, most: int, now: int) -> int:
         count: int = await self._commands.finish(self._commands.ask, "ZCARD", listing(self._prefix, name))
         return count
+
+    async def get_joined(self, key: str, other: str, *, now: int) -> Joined:
+        return await self._commands.finish(self._reader.joined, key, other, now)
 
     async def write_together(
         self, writes: Sequence[Write], *, now: int, topics: Sequence[str] = ()

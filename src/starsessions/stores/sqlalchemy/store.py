@@ -15,6 +15,7 @@ from starsessions.stores.base import (
     Conflict,
     Cursor,
     Entry,
+    Joined,
     Owner,
     Page,
     ScanPage,
@@ -40,7 +41,8 @@ _BEGINNING = Cursor(2**63 - 1, "")
 
 
 class SQLAlchemyStore(Announces):
-    """A store in a table of a SQL database. It is also `Sweeping`, `Indexing`, `Batching`, `Scanning` and `Timed`.
+    """A store in a table of a SQL database. It is also `Sweeping`, `Indexing`, `Batching`, `Joining`, `Scanning`
+    and `Timed`.
 
     Each method is one statement in its own transaction; several writes at once are one on PostgreSQL only. Deletes at
     the same time share one. A conflict takes one more statement, to read the current entry.
@@ -91,6 +93,9 @@ class SQLAlchemyStore(Announces):
         parameters = {"p_owner": name, "p_now": now, "p_limit": most + 1}
         return int(await self._database.with_timeout(self._scalar(self.statements.count_owned, parameters)))
 
+    async def get_joined(self, key: str, other: str, *, now: int) -> Joined:
+        return await self._database.with_timeout(self._get_joined(key, other, now))
+
     async def write_together(
         self, writes: Sequence[Write], *, now: int, topics: Sequence[str] = ()
     ) -> Sequence[Version | None] | None:
@@ -140,6 +145,16 @@ class SQLAlchemyStore(Announces):
     async def _get(self, key: str, now: int) -> Entry | None:
         rows = (await self._database.execute(self.statements.get, {"p_key": key, "p_now": now})).rows
         return Entry._make(rows[0]) if rows else None
+
+    async def _get_joined(self, key: str, other: str, now: int) -> Joined:
+        parameters = {"p_key": key, "p_other": other, "p_now": now}
+        rows = (await self._database.execute(self.statements.get_joined, parameters)).rows
+        if not rows:
+            return Joined(None)
+        [row] = rows
+        owner, found = row[0], [Entry._make(row[n : n + 3]) for n in (1, 4, 7)]
+        entry, *others = [one if one.value is not None and now < one.expires_at else None for one in found]
+        return Joined(entry) if owner is None else Joined(entry, owner, *others)
 
     async def _put(
         self, key: str, value: bytes, expected: Version, expires_at: int, now: int, owner: Owner | None

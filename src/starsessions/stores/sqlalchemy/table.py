@@ -90,6 +90,17 @@ def _a_page(table: sa.Table, dialect: sa.Dialect) -> sa.Select[Any]:
     return page.order_by(since.desc(), key.desc()).limit(sa.bindparam("p_limit", type_=sa.Integer))
 
 
+def _joined(table: sa.Table) -> sa.Select[Any]:
+    """Return the query for entries, each with that of its owner and with another one."""
+    of_owner, other = table.alias("of_owner"), table.alias("other")
+    key, owner, other_key = table.columns["key"], table.columns["owner"], other.columns["key"]
+    joined = table.outerjoin(of_owner, of_owner.columns["key"] == owner)
+    # Without the second condition, SQLAlchemy would warn of a join that has none, on MySQL and MariaDB.
+    joined = joined.outerjoin(other, sa.and_(other_key == sa.bindparam("p_other"), other_key != key))
+    content = (one.columns[name] for one in (table, of_owner, other) for name in ("value", "expires_at", "version"))
+    return sa.select(owner, *content).select_from(joined)
+
+
 class Statements:
     """All statements on the table. Parameters begin with `p_`, because SQLAlchemy reserves the names of columns.
 
@@ -110,6 +121,7 @@ class Statements:
         some_dead = sa.select(key).where(dead).order_by(expires_at).limit(sa.bindparam("p_limit", type_=sa.Integer))
 
         self.get: sa.Executable = sa.select(columns["value"], expires_at, version).where(here, live)
+        self.get_joined: sa.Select[Any] = _joined(table).where(here, live)
         self.insert: sa.Executable = sa.insert(table).values(key=sa.bindparam("p_key"), **content)
         self.take_over: sa.Executable = sa.update(table).where(here, dead).values(content)
         self.replace: sa.Executable = sa.update(table).where(here, as_expected, live).values(content)

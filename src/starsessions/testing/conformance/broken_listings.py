@@ -8,13 +8,27 @@ from typing import Any
 
 from anyio.lowlevel import checkpoint
 
-from starsessions.stores.base import Cursor, Entry, Owner, Page, Version
+from starsessions.stores.base import Conflict, Cursor, Entry, Owner, Page, Version
 from starsessions.testing.conformance import batching_rules as b
 from starsessions.testing.conformance import indexing_rules as i
+from starsessions.testing.conformance import joining_rules as j
 from starsessions.testing.conformance import scanning_rules as s
 from starsessions.testing.conformance.contract import Rule
 from starsessions.testing.conformance.fixtures import StoreFixture
 from starsessions.testing.conformance.right_stores import Entries, Right
+
+# Names
+
+
+class KeepsAListUnderTheNameOfItsOwner(Right):
+    """So no entry can be there."""
+
+    def check(self, key: str, expect: Version | None, now: int) -> None:
+        owned = self.owned(key, now)
+        if owned:
+            raise Conflict(self.live(owned[0].key, now))
+        super().check(key, expect, now)
+
 
 # Order
 
@@ -382,7 +396,20 @@ PAGES = {
     i.a_swept_entry_leaves_the_listing,  # its pages are of two entries
 }
 
+OWNERS_THAT_JOIN = {
+    j.an_entry_comes_with_that_of_its_owner_and_another,
+    j.the_entry_of_the_present_owner_is_joined,
+    j.what_has_expired_is_not_joined,
+    j.names_of_owners_are_joined_whole_and_with_case,
+    j.what_comes_with_an_entry_is_not_older,
+}
+
 WRONG_LISTINGS: dict[type[Right], set[Rule[StoreFixture]]] = {
+    KeepsAListUnderTheNameOfItsOwner: {
+        i.the_name_of_an_owner_may_be_the_key_of_an_entry,
+        j.an_entry_comes_with_that_of_its_owner_and_another,
+        j.what_comes_with_an_entry_is_not_older,
+    },
     # All rules that list several entries, and compare their order.
     ListsTheOldestFirst: PAGES
     | {
@@ -403,6 +430,7 @@ WRONG_LISTINGS: dict[type[Right], set[Rule[StoreFixture]]] = {
     IgnoresTheLimit: PAGES - {i.pages_miss_nothing_while_others_come_and_go},
     ListsAHundred: {i.an_owner_may_have_many_entries},
     KeepsTheFirstOwner: {
+        j.the_entry_of_the_present_owner_is_joined,
         i.replace_keeps_the_place_of_an_entry,
         i.replace_gives_an_entry_to_its_new_owner,
         i.replace_without_an_owner_ends_the_listing,
@@ -413,9 +441,11 @@ WRONG_LISTINGS: dict[type[Right], set[Rule[StoreFixture]]] = {
     },
     KeepsTheOwnerIfNoneIsGiven: {
         i.replace_without_an_owner_ends_the_listing,
+        j.an_entry_without_an_owner_comes_alone,
         s.a_scan_has_the_owner_of_each_entry,
     },
-    ListsForFormerOwners: {
+    ListsForFormerOwners: OWNERS_THAT_JOIN
+    | {
         b.writes_together_change_the_listings,
         i.replace_gives_an_entry_to_its_new_owner,
         i.replace_without_an_owner_ends_the_listing,
@@ -436,6 +466,7 @@ WRONG_LISTINGS: dict[type[Right], set[Rule[StoreFixture]]] = {
     ListsWhatNobodyOwns: {
         b.writes_together_change_the_listings,
         i.an_owner_sees_no_entry_of_others,
+        i.the_name_of_an_owner_may_be_the_key_of_an_entry,
         i.replace_without_an_owner_ends_the_listing,
         i.a_deleted_entry_leaves_the_listing,
         i.an_expired_entry_leaves_the_listing,
@@ -450,8 +481,8 @@ WRONG_LISTINGS: dict[type[Right], set[Rule[StoreFixture]]] = {
         i.each_write_sets_how_long_an_entry_is_listed,
         i.creating_and_deleting_commute,
     },
-    LowersOwners: {i.owner_names_are_compared_whole_and_with_case},
-    CutsOwners: {i.owner_names_are_compared_whole_and_with_case},
+    LowersOwners: {i.owner_names_are_compared_whole_and_with_case, j.names_of_owners_are_joined_whole_and_with_case},
+    CutsOwners: {i.owner_names_are_compared_whole_and_with_case, j.names_of_owners_are_joined_whole_and_with_case},
     OwnersAreAPattern: {i.owner_names_are_compared_whole_and_with_case},
     ListsWhatHasExpired: {
         i.pages_go_on_after_entries_that_have_expired,
@@ -478,7 +509,8 @@ WRONG_LISTINGS: dict[type[Right], set[Rule[StoreFixture]]] = {
         i.a_cancelled_write_leaves_no_entry_unlisted,
     },
     ListsAfterwards: {i.a_cancelled_write_leaves_no_entry_unlisted},
-    ListsInItsProcess: {
+    ListsInItsProcess: OWNERS_THAT_JOIN
+    | {
         b.writes_together_change_the_listings,
         i.parallel_creates_of_one_owner_lose_none,
         i.of_parallel_writers_the_winner_owns,

@@ -17,10 +17,12 @@ from starsessions.stores.base import Conflict, Entry, Owner, Store, Version
 from starsessions.testing.conformance import announcing_rules as a
 from starsessions.testing.conformance import batching_rules as b
 from starsessions.testing.conformance import indexing_rules as i
+from starsessions.testing.conformance import joining_rules as j
 from starsessions.testing.conformance import scanning_rules as s
 from starsessions.testing.conformance import store_rules as r
 from starsessions.testing.conformance.broken_announcements import WRONG_ANNOUNCEMENTS
 from starsessions.testing.conformance.broken_batches import WRONG_BATCHES
+from starsessions.testing.conformance.broken_joins import WRONG_JOINS
 from starsessions.testing.conformance.broken_listings import WRONG_LISTINGS
 from starsessions.testing.conformance.broken_scans import WRONG_SCANS
 from starsessions.testing.conformance.checks import LIFE
@@ -608,6 +610,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         s.a_scan_has_no_entry_that_has_expired,
     },
     KeepsTheFirstDeadline: {
+        j.an_entry_comes_with_that_of_its_owner_and_another,
         r.each_write_sets_the_deadline,
         r.a_write_with_a_deadline_that_has_passed_leaves_nothing,
         r.a_cancelled_call_is_done_whole_or_not_at_all,
@@ -619,7 +622,8 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
     },
     # All rules that compare a deadline, or need a key to be free at its deadline.
     RoundsUpToMinutes: SWEEPS
-    | {b.writes_together_go_by_the_deadlines}
+    | {b.writes_together_go_by_the_deadlines, i.the_name_of_an_owner_may_be_the_key_of_an_entry}
+    | {j.an_entry_comes_with_that_of_its_owner_and_another, j.what_has_expired_is_not_joined}
     | REFUSALS_THAT_CARRY - {r.a_value_is_immutable_bytes, r.writers_that_retry_lose_no_update}
     | {
         r.get_returns_what_create_has_stored,
@@ -686,9 +690,14 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
         r.keys_that_differ_in_case_are_different,
         r.keys_of_1_to_128_characters_are_kept_apart,
         i.the_newest_entries_come_first,
+        j.names_of_owners_are_joined_whole_and_with_case,
         s.the_pages_of_a_scan_are_complete,
     },
-    CutsKeys: {r.keys_of_1_to_128_characters_are_kept_apart, s.the_pages_of_a_scan_are_complete},
+    CutsKeys: {
+        r.keys_of_1_to_128_characters_are_kept_apart,
+        j.names_of_owners_are_joined_whole_and_with_case,
+        s.the_pages_of_a_scan_are_complete,
+    },
     KeepsText: {r.every_byte_of_a_value_comes_back},
     StripsNuls: {r.every_byte_of_a_value_comes_back},
     CutsValues: {
@@ -699,6 +708,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
     KnowsNoPrefix: {
         r.another_storage_is_separate,
         i.another_storage_has_listings_of_its_own,
+        j.nothing_of_another_storage_is_joined,
         s.a_scan_has_no_entry_of_another_storage,
     },
     ForgetsWithItsConnection: {
@@ -735,6 +745,7 @@ WRONG: dict[type[Right], set[Rule[StoreFixture]]] = {
     RenewsAndLeavesTheIndex: {r.sweep_goes_by_the_latest_deadline},
     **WRONG_LISTINGS,
     **WRONG_BATCHES,
+    **WRONG_JOINS,
     **WRONG_SCANS,
     **WRONG_ANNOUNCEMENTS,
 }

@@ -85,6 +85,20 @@ async def owner_names_are_compared_whole_and_with_case(place: StoreFixture) -> N
 
 
 @INDEXING.rule("owners")
+async def the_name_of_an_owner_may_be_the_key_of_an_entry(place: StoreFixture) -> None:
+    """An entry whose key is the name of an owner is one like any other, and the listing stays as it is."""
+    store, now = await _indexing(place), place.now
+    await store.create("key", b"value", expires_at=now + LIFE, now=now, owner=Owner("owner", now))
+    assert await store.get("owner", now=now) is None, "there is an entry that was never written"
+    version = await store.create("owner", b"old", expires_at=now + LIFE, now=now)
+    version = await store.replace("owner", b"new", version, expires_at=now + LIFE, now=now)
+    check_entry(await store.get("owner", now=now), b"new", now + LIFE, version)
+    assert await _keys(store, "owner", now) == ["key"], "the listing has not exactly the entries of its owner"
+    await store.delete("owner", version, now=now)
+    assert await _keys(store, "owner", now) == ["key"], "the listing has ended with another entry"
+
+
+@INDEXING.rule("owners")
 async def the_newest_entries_come_first(place: StoreFixture) -> None:
     """Entries are listed in descending order of `since`, as numbers, and of the key, as its characters are in ASCII."""
     store, now = await _indexing(place), place.now

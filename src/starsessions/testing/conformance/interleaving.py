@@ -16,8 +16,8 @@ from anyio import Event, create_task_group
 from starsessions.backends.base import SessionBackend
 from starsessions.backends.server_side import StoreBackend
 
-VERBS = ("get", "create", "replace", "delete", "list_owned", "count_owned", "write_together")
-"""The methods of a store that requests call. Not every store has the last three."""
+VERBS = ("get", "create", "replace", "delete", "list_owned", "count_owned", "write_together", "get_joined")
+"""The methods of a store that requests call. Not every store has the last four."""
 
 
 class _Walker:

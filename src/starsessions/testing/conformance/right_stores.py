@@ -18,6 +18,7 @@ from starsessions.stores.base import (
     Cursor,
     Deletion,
     Entry,
+    Joined,
     Owner,
     Page,
     ScanPage,
@@ -154,6 +155,19 @@ class Right(Announces):
         Right.own(self, write.key, write.owner)
         return version
 
+    async def get_joined(self, key: str, other: str, *, now: int) -> Joined:
+        entry, owner = self.stored(key, now), self.present_owner(key)
+        if entry is None or owner is None:
+            return Joined(entry)
+        return Joined(entry, owner, self.stored(owner, now), self.stored(other, now))
+
+    def stored(self, key: str, now: int) -> Entry | None:
+        entry = self.entries.get(key)
+        return entry if entry is not None and now < entry.expires_at else None
+
+    def present_owner(self, key: str) -> str | None:
+        return Right.owner_name(self, key)
+
     def scanned(self) -> list[str]:
         """Return the keys in the order of a scan."""
         return sorted(self.entries)
@@ -247,6 +261,9 @@ class Waits(Right):
     async def write_together(self, *args: Any, **instants: Any) -> Any:
         return await self._alone(super().write_together, *args, **instants)
 
+    async def get_joined(self, *args: Any, **instants: Any) -> Any:
+        return await self._alone(super().get_joined, *args, **instants)
+
     async def scan(self, *args: Any, **instants: Any) -> Any:
         return await self._alone(super().scan, *args, **instants)
 
@@ -289,7 +306,7 @@ class EndsWithAnEmptyPage(Right):
 
 
 class KeepsListsBesideEntries(ListedStore, Announces):
-    """A store of four methods, to which the library has added the power to list by owner. It declines `batches`."""
+    """A store of four methods, to which the library has added the power to list by owner. It declines the others."""
 
     def __init__(self, entries: Entries) -> None:
         super().__init__(Right(entries))

@@ -27,6 +27,7 @@ from starsessions.testing.conformance.checks import (
 from starsessions.testing.conformance.contract import Contract
 from starsessions.testing.conformance.fixtures import StoreFixture
 from starsessions.testing.conformance.indexing_rules import INDEXING
+from starsessions.testing.conformance.joining_rules import JOINING
 from starsessions.testing.conformance.scanning_rules import SCANNING
 
 STORE: Contract[StoreFixture] = Contract(
@@ -610,6 +611,7 @@ STORE.include(ANNOUNCING)
 # Several writes at once
 
 STORE.include(BATCHING)
+STORE.include(JOINING)
 
 
 # Helpers
