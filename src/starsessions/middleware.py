@@ -30,7 +30,7 @@ from starsessions.lifecycle.loading import load, load_now
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.response import look_closer, unavailable, with_session, with_session_cookie
 from starsessions.lifecycle.saving import decide, save, save_for_headers, save_now
-from starsessions.lifecycle.startup import fails_at_startup
+from starsessions.lifecycle.startup import Misconfigured, fails_at_startup
 from starsessions.lifecycle.tracked_dict import NOT_LOADED
 from starsessions.sealing.keys import Keys
 from starsessions.session import Session
@@ -402,6 +402,8 @@ class SessionMiddleware:
         Two sessions of one request would overwrite each other's cookie.
         """
         name, outer = self.config.cookie.name, scope[self.scope_key]
+        if isinstance(self.app, Misconfigured):  # which says what is wrong; these settings only hold its place
+            return True
         if not isinstance(outer, Session):
             stack = getattr(scope.get("app"), "middleware_stack", None)
             if any(validation.writes(layer, name) for layer in validation.layers(stack)):

@@ -14,6 +14,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware as OfStarlette
+from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from starsessions import ImproperlyConfigured, SessionMiddleware
@@ -73,6 +75,19 @@ def test_a_setting_that_cannot_work_is_raised_by_a_test_client(
         client.get("/")
     with pytest.raises((ImproperlyConfigured, TypeError), match=message):
         client.get("/again")
+
+
+@rows("outer", [SessionMiddleware, OfStarlette])
+@rows("wrong", [name for name in WRONG if WRONG[name][0] is SessionMiddleware])
+def test_a_wrong_setting_of_a_mounted_application_is_raised_when_it_is_visited(outer: Any, wrong: str) -> None:
+    """Whatever sessions are around it: it is made in the event loop, by the first request that it gets."""
+    middleware, settings, message = WRONG[wrong]
+    inner = Starlette(middleware=[Middleware(middleware, **settings)])
+    app = Starlette(routes=[Mount("/inner", inner)], middleware=[Middleware(outer, secret_key=KEY)])
+    with TestClient(app) as client:
+        for _ in range(2):
+            with pytest.raises((ImproperlyConfigured, TypeError), match=message):
+                client.get("/inner/")
 
 
 @pytest.mark.both_loops

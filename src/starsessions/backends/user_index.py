@@ -27,8 +27,10 @@ ends that one meanwhile makes step 2 of the rotation a conflict.
   one knows the new id.* (2*) Replace the old entry by a pointer, which has no owner. If that fails, delete the new
   entry. (3) Let the new entry live as long as its session: not needed in a batch. *The session ends after a minute.*
   A signed or encrypted cookie has one entry for its sign-in. It is replaced, with the next generation.
-* **Evict.** After step 2 of a sign-in, and only if the count is above the maximum: list, and end the oldest. *Some are
-  left, and the next sign-in ends them.* A sign-in that fails evicts nothing.
+* **Evict.** After step 2 of a sign-in, and only if the count has reached the maximum: list, and end the oldest. *Some
+  are left, and the next sign-in ends them.* A sign-in that fails evicts nothing. Another one that is still pending may
+  have counted before this one began, and be one too many. So if there is no place for it, it is marked: its entry gets
+  another version. That makes its step 2 a conflict, and after it was written, it lists, too. *It lists in vain.*
 * **End others.** List, and end each. *Some are left, and listed.* A rotation may move an entry to a place on a page
   that was read before, but within the second of its sign-in. So the next page begins with that second again.
 * **End all.** (1) Give the user another epoch. *The user's sessions are refused at their next renewal.* (2) List, and
@@ -127,13 +129,15 @@ class Overtaken(Exception):
 class PendingSignIn:
     """The entry that a sign-in has stored, until the session is saved in its place."""
 
-    __slots__ = ("identity", "key", "until", "version")
+    __slots__ = ("identity", "is_marked", "key", "until", "version")
 
     def __init__(self, key: str, identity: Identity, until: int) -> None:
         self.key: str = key
         self.identity: Identity = identity
         self.until: int = until
         self.version: Version = None
+        self.is_marked: bool = False
+        """Whether a later sign-in has found no place for it, so that it must look for others once it is saved."""
 
     def __repr__(self) -> str:
         return "<PendingSignIn>"
@@ -437,19 +441,29 @@ class UserIndex:
             Overtaken: the pending entry was ended meanwhile, or has expired.
         """
         key = pending.key
-        try:
+        for _ in range(MAX_TRIES):
             try:
                 pending.version = await self.replace(key, record, pending.version, expires_at, now)
+                return pending.version
             except Conflict as conflict:
                 read = self.read(key, conflict.current)
-                if isinstance(read, Found) and _handle(read.record) == pending.identity.handle:
-                    # It was stored by an earlier attempt, whose answer was lost.
-                    pending.version = await self.replace(key, record, read.version.version, expires_at, now)
-                else:
-                    raise
+            if not isinstance(read, Found) or _handle(read.record) != pending.identity.handle:
+                break
+            # A later sign-in has marked it, or it was stored by an earlier attempt, whose answer was lost.
+            pending.version, pending.is_marked = read.version.version, True
+        raise Overtaken
+
+    async def mark(self, pending: Owned, now: int) -> bool:
+        """Let another request's sign-in find out that there is a later one. Return False if it has changed."""
+        assert pending.record is not None
+        value, owner = self.value(pending.key, pending.record), self.owner_of(pending.record)
+        try:
+            await self.store.replace(
+                pending.key, value, pending.version, expires_at=pending.expires_at, now=now, owner=owner
+            )
         except Conflict:
-            raise Overtaken from None
-        return pending.version
+            return False
+        return True
 
     async def take_back(self, pending: PendingSignIn, now: int) -> None:
         """Make the entry pending again, because the session has to be merged before it is stored."""
@@ -458,8 +472,7 @@ class UserIndex:
 
     async def abandon(self, pending: PendingSignIn) -> None:
         """Delete the pending entry of a sign-in that is not saved."""
-        with suppress(Conflict):
-            await self.store.delete(pending.key, pending.version, now=0)
+        await self.delete(pending.key, pending.version)
         await self.links.forget(pending.identity)
 
     async def _put(self, pending: PendingSignIn, now: int) -> None:

@@ -11,6 +11,10 @@ that an epoch refuses.
 What makes way is ended by its version, and only after the sign-in that needs its place was saved. If it was confirmed
 meanwhile, that is a conflict, and the sign-in is judged anew. Judges whose clocks differ may end one more than they
 need to, and never one too few: each looks after its own session was saved.
+
+The number of entries says whether to look, and is asked for while the session is written: another round trip after that
+would be one for every sign-in. So a sign-in may be counted, wait, and be written after others have come and judged. The
+last of those that saw it pending has marked it, and it looks in any case.
 """
 
 from contextlib import suppress
@@ -33,7 +37,7 @@ class Sessions(NamedTuple):
     saved: dict[str, list[Owned]]
     """Those that are saved, by handle."""
     pending: list[Owned]
-    """The sign-ins that are not saved yet."""
+    """The sign-ins that are not saved yet. After a minute, they count only once they are."""
 
 
 def rank(one: Owned | Identity) -> tuple[int, str]:
@@ -67,8 +71,7 @@ async def sessions_of(index: UserIndex, user_id: str, now: int) -> Sessions:
             if one.record is None or one.identity is None:
                 continue
             if one.record.payload is None:
-                if now < one.record.renewed_at + PENDING:  # a slower one is judged when it is saved
-                    sessions.pending.append(one)
+                sessions.pending.append(one)
             elif index.is_live(one.record, now):
                 sessions.saved.setdefault(one.identity.handle, []).append(one)
         if after is None:
@@ -93,7 +96,8 @@ async def admit(identity: Identity, replaced: str | None, index: UserIndex, rule
         if replaced is not None:
             saved.pop(replaced, None)
         counting = sum(not makes_way(entries, identity, now) for entries in saved.values())
-        if rules.evicts or await _has_room(identity, counting, pending, index, rules):
+        young = [one for one in pending if one.record is not None and now < one.record.renewed_at + PENDING]
+        if rules.evicts or await _has_room(identity, counting, young, index, rules):
             break
     last = max((rank(entries[0])[0] for entries in saved.values()), default=0)
     return replace(identity, later=max(0, last + 1 - identity.signed_in_at))
@@ -130,15 +134,24 @@ async def too_many(
     Raises:
         Overtaken: it is itself one too many, because others have been saved or confirmed meanwhile.
     """
+    most = rules.max_sessions or 0
     while True:
-        saved, _ = await sessions_of(index, identity.user_id, now)
+        saved, pending = await sessions_of(index, identity.user_id, now)
         ranked = sorted(saved.values(), key=lambda one: (not makes_way(one, identity, now), rank(one[0])))
-        losers = ranked[: max(0, len(ranked) - (rules.max_sessions or 0))]
+        losers = ranked[: max(0, len(ranked) - most)]
         evicted = [entries for entries in losers if not makes_way(entries, identity, now)]
         if evicted and (not rules.evicts or any(rank(entries[0])[1] == identity.handle for entries in evicted)):
             raise Overtaken
-        if await _end_unchanged(losers[: len(losers) - len(evicted)], index, state):
+        later = pending if len(saved) + len(pending) > most else []
+        if await _are_marked(later, index, now) and await _end_unchanged(
+            losers[: len(losers) - len(evicted)], index, state
+        ):
             return evicted
+
+
+async def _are_marked(pending: list[Owned], index: UserIndex, now: int) -> bool:
+    """Make sign-ins look for others once they are saved, because there may be no place for them."""
+    return all(await index.at_once(*(index.mark(one, now) for one in pending)))
 
 
 async def _end_unchanged(losers: list[list[Owned]], index: UserIndex, state: RequestState) -> bool:

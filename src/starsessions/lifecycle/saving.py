@@ -157,14 +157,15 @@ async def _stored(
     ends_at = deadline(command.record, state.config.policy)
     if isinstance(command, Replace):
         return await backend.replace(command.found, command.record, ends_at, now), []
-    write = _stored_under_new_id(command, state, ends_at, now, state.pending if signed_in is not None else None)
-    index = backend.user_index
+    index, pending = backend.user_index, state.pending if signed_in is not None else None
+    write = _stored_under_new_id(command, state, ends_at, now, pending)
     if signed_in is None or index is None or rules.max_sessions is None:
         return await write, []
     kept, counted = await index.at_once(write, count(signed_in, index, rules.max_sessions, now))
     try:
         # One that has the last place looks, too: another may have begun after this count, and judged before this write.
-        return kept, await too_many(signed_in, index, rules, now, state) if counted >= rules.max_sessions else []
+        must_look = counted >= rules.max_sessions or (pending is not None and pending.is_marked)
+        return kept, await too_many(signed_in, index, rules, now, state) if must_look else []
     except Overtaken:
         await backend.delete(kept, now)
         raise

@@ -99,8 +99,8 @@ class CaepReceiver(Endpoint):
             endpoint_url: the `endpoint_url` in the `delivery` of the stream.
             authorization: returns the value of the header `Authorization`, such as `Bearer …`. It is called before each
                 request, since access tokens are short-lived.
-            pause: how long to wait after an answer without events, in seconds or as a `timedelta`. Most transmitters
-                hold the request until there is one.
+            pause: how long to wait after an answer without events, in seconds or as a `timedelta`. The transmitter is
+                expected to hold the request until there is one, for 90 seconds at most.
 
         >>> from contextlib import asynccontextmanager
         >>> import anyio

@@ -1,7 +1,14 @@
 """Fetches the events of a stream with poll delivery (RFC 8936), and acknowledges them.
 
-An event is acknowledged after its sessions have ended, with the next request. What is interrupted before that is
-delivered again, and a repeated event does nothing.
+Each request is a long poll, which the transmitter answers when there is an event, and it acknowledges the events of the
+answer before (sections 2.2 and 2.4.3). There is always another request at once after an answer with events, so what
+`moreAvailable` says of it (2.3) is not needed.
+
+An event is acknowledged after its sessions have ended. What is interrupted before that is delivered again, and a
+repeated event does nothing, but is acknowledged again. (Section 2.4 would have it acknowledged before anything is done,
+"where possible". It is not: after that, the transmitter may forget the event, and it is kept nowhere else.)
+
+What is wrong with an event is told to the transmitter, and not that the work for it has failed (sections 2 and 2.6).
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,7 +23,7 @@ AT_ONCE = 10
 """Events that one answer may contain: so many of the longest fit into a document."""
 
 HELD_FOR = 90
-"""Seconds for which the transmitter may hold a request until there is an event (long polling)."""
+"""Seconds for which the transmitter may hold a request until there is an event (long polling, 2.5)."""
 
 LONGEST_PAUSE = 60
 """Seconds between two attempts, if the transmitter does not answer."""
@@ -66,14 +73,16 @@ class Polling:
 
     async def fetch(self) -> bool:
         """Fetch and act on some events. Return whether there were new ones, which are to be acknowledged at once."""
-        headers = {"content-language": "en"}
+        headers = {"content-language": "en"}  # that of the descriptions of errors (2.6)
         if self._authorization is not None:
             headers["authorization"] = await self._authorization()
         told = self._done
         answer = await self._post(self._url, _request(told), headers, HELD_FOR)
-        self._done = {}
         events, failed = answer.get("sets"), None
-        for number, event in events.items() if isinstance(events, dict) else ():
+        if not isinstance(events, dict):  # it is there and empty if there are none (2.3)
+            raise DocumentUnavailable("The transmitter's answer has no sets.")
+        self._done = {}
+        for number, event in events.items():
             try:
                 self._done[number] = await self._receive(event if isinstance(event, str) else "")
             except Exception as error:  # the others must not wait for this one, which will be delivered again
@@ -84,9 +93,8 @@ class Polling:
 
 
 def _request(done: Mapping[str, Refused | None]) -> Mapping[str, Any]:
-    refused = {number: why for number, why in done.items() if why is not None}
-    return {
-        "maxEvents": AT_ONCE,
-        "ack": [number for number in done if number not in refused],
-        "setErrs": {number: {"err": why.code, "description": why.why} for number, why in refused.items()},
-    }
+    """Return a request for more events, which acknowledges some. A member that would be empty is omitted (2.4.1)."""
+    accepted = [number for number, why in done.items() if why is None]
+    refused = {number: {"err": why.code, "description": why.why} for number, why in done.items() if why is not None}
+    acknowledged = {"ack": accepted, "setErrs": refused}
+    return {"maxEvents": AT_ONCE} | {name: value for name, value in acknowledged.items() if value}
