@@ -111,7 +111,20 @@ def end_to_end(found: list[dict[str, Any]]) -> str:
         spread = max(1 - median(rates) / max(rates) for rates in row["rates"].values())
         rows.append((row["server"], row["app"], row["case"], *told, f"{spread:.0%}"))
     names = list(found[0]["rates"])
-    return table(("server", "app", "case", *names, "spread"), rows)
+    return f"{table(('server', 'app', 'case', *names, 'spread'), rows)}\n\n{cpu(found)}".rstrip()
+
+
+def cpu(found: list[dict[str, Any]]) -> str:
+    """Return a table of the time of the processor that a server takes, where the system tells."""
+    rows = []
+    for row in found:
+        if taken := row.get("cpu"):
+            told = [f"{us:.1f} ({us / taken['bare']:.2f})" for us in taken.values()]
+            rows.append((row["server"], row["app"], row["case"], *told))
+    if not rows:
+        return ""
+    head = ("server", "app", "case", *found[0]["rates"])
+    return f"Microseconds of the processor for a request:\n\n{table(head, rows)}"
 
 
 def rows_of_sql(found: list[dict[str, Any]]) -> str:

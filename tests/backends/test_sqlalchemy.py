@@ -652,7 +652,7 @@ async def test_a_sweep_takes_batches_with_pauses_until_nothing_is_left() -> None
 
 async def test_a_sweep_beside_the_application_rests_for_as_long_as_a_slow_batch_took() -> None:
     timer = Timer()
-    async with sweeper(SlowPiles(timer, (BATCH, 0.05), (BATCH, 3), (1, 3)), timer=timer) as sleeps:
+    async with sweeper(SlowPiles(timer, (BATCH, PAUSE / 2), (BATCH, 3), (1, 3)), timer=timer) as sleeps:
         await sleeps.asked.get()
         assert [await sleeps.next() for _ in range(3)] == [PAUSE, 3, 60]
 
@@ -714,7 +714,7 @@ async def test_a_sweep_of_all_begins_no_batch_after_its_limit_of_time(
     limit: float | timedelta | None, batches: int, timed_out: bool
 ) -> None:
     piles = [FULL, FULL, (0, 2.0)]
-    done, rested = await swept(*piles[:batches], timeout=limit)
+    done, rested = await swept(*piles[:batches], share=0.5, timeout=limit)
     assert done == Swept(BATCH * min(batches, 2), timed_out)
     assert len(rested) == batches - 1, "and it does not rest before it ends"
 
