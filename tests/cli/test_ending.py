@@ -183,7 +183,7 @@ def test_what_has_expired_is_removed(command: Command, shop: Shop, where: tuple[
     assert dead >= 3
     assert command(*words, "--dry-run").out == f"Would remove {dead} expired entries.\n"
     assert rows_of(shop) == live + dead
-    said = command(*words, "--batch", "2", "--pause", "0")
+    said = command(*words, "--share", "1")
     assert (said.code, said.out, said.err) == (0, f"Removed {dead} expired entries.\n", "")
     assert rows_of(shop) == live
     assert json.loads(command(*words, "--json").out) == {"dry_run": False, "removed": 0, "history": 0}
@@ -192,7 +192,7 @@ def test_what_has_expired_is_removed(command: Command, shop: Shop, where: tuple[
 def test_the_history_is_cleaned_up_as_well(command: Command, shop: Shop) -> None:
     app = ("--app", "tests.cli.shop:with_history()")
     assert json.loads(command("sweep", *app, "--dry-run", "--json").out)["history"] == 0
-    said = command("sweep", *app, "--batch", "2", "--pause", "0")
+    said = command("sweep", *app, "--share", "1")
     assert said.out == "Removed 0 expired entries.\nRemoved 3 entries of the history.\n"
 
 
@@ -208,9 +208,9 @@ def test_a_large_store_is_counted_page_by_page(command: Command, shop: Shop, mon
     assert command("sweep", *APP, "--dry-run").out == whole
 
 
-@rows("words", [["--batch", "0"], ["--pause", "-1"]])
-def test_batches_and_pauses_must_make_sense(command: Command, shop: Shop, words: list[str]) -> None:
-    assert command("sweep", *APP, *words).code == 2
+@rows("share", ["0", "1.1"])
+def test_the_share_of_the_time_must_make_sense(command: Command, shop: Shop, share: str) -> None:
+    assert command("sweep", *APP, "--share", share).code == 2
 
 
 # Tables

@@ -1,10 +1,10 @@
 """The commands that change what is stored."""
 
-from asyncio import CancelledError, sleep
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from asyncio import CancelledError
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -15,6 +15,7 @@ from starsessions.cli.options import Change, Flag, Named, Result, Where
 from starsessions.cli.screen import agrees, is_asked, many, progress, say, show
 from starsessions.cli.target import Target, Unusable, opened, opened_stores
 from starsessions.personal import erase_user
+from starsessions.stores import sweep_all
 from starsessions.stores.base import Scanning, Store, Sweeping
 from starsessions.users import UserSessionPage, UserSessions
 
@@ -138,13 +139,7 @@ def _ended(target: Target, count: int | None, change: Change, lines: Sequence[st
     return code
 
 
-async def sweep(
-    *,
-    batch: int = 1000,
-    pause: float = 0.1,
-    where: Where = _WHERE,
-    change: Change = _CHANGE,
-) -> None:
+async def sweep(*, share: float = 0.25, where: Where = _WHERE, change: Change = _CHANGE) -> None:
     """Remove what has expired.
 
     It is for cron, or a scheduled job of Kubernetes. A SQL database needs it, or sweep_every in the application. Redis
@@ -153,13 +148,11 @@ async def sweep(
 
     Parameters
     ----------
-    batch
-        The most rows that one statement removes.
-    pause
-        Seconds between two statements, in which the database can serve the application.
+    share
+        The part of the time in which the database works for it, at most 1. It rests in between.
     """
-    if batch < 1 or pause < 0:
-        raise Unusable("--batch must be 1 or more, and --pause 0 or more.")
+    if not 0 < share <= 1:
+        raise Unusable("--share must be more than 0, and at most 1.")
     removed = past = 0
     async with opened_stores(where) as (stores, histories):
         with progress("Removing what has expired") as on_page, _if_interrupted(_left):
@@ -167,10 +160,10 @@ async def sweep(
                 if change.dry_run:
                     removed += await _dead(store, on_page)
                 elif isinstance(store, Sweeping):
-                    removed += await _swept(partial(store.sweep, now=int(wall_clock())), batch, pause, on_page)
+                    removed += (await sweep_all(store, share=share, on_batch=on_page, clock=wall_clock)).removed
             for history in histories:
                 if not change.dry_run:
-                    past += await _swept(history.purge, batch, pause, on_page)
+                    past += (await sweep_all(_Purging(history), share=share, on_batch=on_page)).removed
     verb = "Would remove" if change.dry_run else "Removed"
     lines = [f"{verb} {many(removed, 'expired entry', 'expired entries')}."]
     if past:
@@ -185,17 +178,15 @@ _not_all = "run it again to erase the rest."
 _left = "what was removed stays removed, and the next run goes on."
 
 
-async def _swept(
-    remove: Callable[[int], Awaitable[int]], batch: int, pause: float, on_page: Callable[[int], object]
-) -> int:
-    total = 0
-    while True:
-        removed = await remove(batch)
-        total += removed
-        on_page(total)
-        if removed < batch:
-            return total
-        await sleep(pause)
+class _Purging:
+    """A history as what is swept."""
+
+    def __init__(self, history: Any) -> None:
+        self._history = history
+
+    async def sweep(self, limit: int, *, now: int) -> int:
+        removed: int = await self._history.purge(limit)
+        return removed
 
 
 async def _dead(store: Store, on_page: Callable[[int], object]) -> int:

@@ -19,9 +19,9 @@ _logger = logging.getLogger("starsessions")
 BATCH = 200
 """The number of entries removed at once.
 
-Keys are random, so each entry is on another page of the table and of the index, and PostgreSQL writes whole pages to its
-log. All commits of the application wait for what is in the log before theirs. So several small batches are felt less
-than one large batch (`benchmarks/cleanup.py`).
+Keys are random, so each entry is on another page of the table and of the index, and PostgreSQL writes whole pages to
+its log. All commits of the application wait for what is in the log before theirs. So several small batches are felt
+less than one large batch (`benchmarks/cleanup.py`).
 """
 
 PAUSE = 0.02
