@@ -154,9 +154,9 @@ class _Metrics:
         self.active: Any = meter.create_gauge("starsessions.active", "{session}", "Live sessions, when last counted.")
 
     def from_zero(self) -> Iterator[tuple[metrics.Counter, Mapping[str, str]]]:
-        """Yield what is counted from 0 on, with its attributes. What comes into being as 1 has no increase to alert on.
+        """Yield what is counted from 0 on, with its attributes: what appears as 1 has no increase to alert on.
 
-        Sign-ins are missing: there are more methods than an application has, and nobody waits for the first one.
+        Sign-ins are missing, because which of the methods an application uses is unknown.
         """
         counters = (self.created, self.sign_outs, self.rotations, self.conflicts, self.rotated_ids_used, self.removed)
         yield from ((counter, {}) for counter in counters)
