@@ -34,7 +34,7 @@ from starsessions.lifecycle.config import Config
 from starsessions.lifecycle.sign_in import take_along
 from starsessions.lifecycle.startup import fails_at_startup
 from starsessions.lifecycle.validation import layers
-from starsessions.session import get_session, load_session
+from starsessions.session import Session, get_session, load_session
 
 __all__ = ["CsrfFailed", "CsrfMiddleware", "WhyRefused", "context_processor", "csrf_input", "csrf_token", "verify"]
 
@@ -146,7 +146,7 @@ class CsrfMiddleware:
         if why is None or any(pattern.fullmatch(_route_path(scope)) for pattern in self._bypass):
             await self.app(scope, receive, send)
             return
-        error = CsrfFailed(why)
+        error = _refused(scope, why)
         _log.warning(
             "%s (%s, Sec-Fetch-Site %.40r, Origin %.200r, Host %.200r)",
             error.detail,
@@ -185,7 +185,7 @@ form, or send the token in the header X-CSRF-Token.
     elif _ORIGIN_WAS_CHECKED not in request.scope:
         why = rules.why_foreign(kind, request.scope["headers"], ())
         if why is not None:
-            raise CsrfFailed(why)
+            raise _refused(request.scope, why)
 
 
 def csrf_token(request: HTTPConnection) -> str:
@@ -247,7 +247,7 @@ async def _verify_token(request: HTTPConnection) -> None:
     token = request.headers.get(_HEADER)
     if token is None and _has_form(request):
         if not (secrets or earlier):  # no token would be good: do not parse the form of a stranger
-            error = CsrfFailed(WhyRefused.STALE_TOKEN, signed_in=signed_in)
+            error = _refused(request.scope, WhyRefused.STALE_TOKEN, signed_in=signed_in)
             error.detail += " If that does not help, the form has no token: put {{ csrf_input() }} into it."
             raise error
         token = await _token_in_form(request)
@@ -255,7 +255,16 @@ async def _verify_token(request: HTTPConnection) -> None:
         return
     if isinstance(request, Request):
         await request.close()  # the form was read above, and nothing else closes its files
-    raise CsrfFailed(WhyRefused.STALE_TOKEN if token else WhyRefused.NO_TOKEN, signed_in=signed_in)
+    why = WhyRefused.STALE_TOKEN if token else WhyRefused.NO_TOKEN
+    raise _refused(request.scope, why, signed_in=signed_in)
+
+
+def _refused(scope: Scope, why: WhyRefused, *, signed_in: bool = False) -> CsrfFailed:
+    """Return the error for a request that is rejected. Count it, if its sessions are measured."""
+    session = scope.get("session")
+    if isinstance(session, Session):  # CsrfMiddleware may be outside of SessionMiddleware
+        session.__starsessions__.config.observer.csrf_refused(why)
+    return CsrfFailed(why, signed_in=signed_in)
 
 
 def _has_form(request: HTTPConnection) -> TypeGuard[Request]:

@@ -6,13 +6,14 @@ Needs `opentelemetry-api`, which FastAPI has installed already; otherwise instal
 No id, handle, user, key or value is in what it records, nor the message of an exception.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from starsessions.backends.base import Conflict
 from starsessions.backends.observer import By, Limit, Observer
 from starsessions.backends.user_index import Overtaken
+from starsessions.core.csrf import WhyRefused
 from starsessions.core.record import Found, Identity, MissReason
 from starsessions.core.state import Create, Delete, Replace, Rotate
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
@@ -29,6 +30,7 @@ __all__ = ["METHODS", "OpenTelemetry"]
 
 T = TypeVar("T")
 Written = Create | Replace | Rotate | Delete
+Operation = Literal["commit", "load"]
 
 METHODS = (
     *("", "email", "ldap", "magic link", "mfa", "oauth", "oidc", "otp", "passkey", "password", "saml", "sms", "sso"),
@@ -141,11 +143,29 @@ class _Metrics:
         self.refused: metrics.Counter = counter(
             "starsessions.refused", "{refusal}", "Sign-ins and saves that a limit refused."
         )
+        self.csrf_refused: metrics.Counter = counter(
+            "starsessions.csrf.refused", "{request}", "Requests that another site may have sent, and were rejected."
+        )
+        self.failures: metrics.Counter = counter(
+            "starsessions.failures", "{failure}", "Loads and commits that failed, or had no answer of the store."
+        )
         self.removed: metrics.Counter = counter(
             "starsessions.sweep.removed", "{entry}", "Expired entries that a sweep removed."
         )
         # The API has no public name for the type of a gauge.
         self.active: Any = meter.create_gauge("starsessions.active", "{session}", "Live sessions, when last counted.")
+
+    def from_zero(self) -> Iterator[tuple[metrics.Counter, Mapping[str, str]]]:
+        """Yield what is counted from 0 on, with its attributes: what appears as 1 has no increase to alert on.
+
+        Sign-ins are missing, because which of the methods an application uses is unknown.
+        """
+        counters = (self.created, self.sign_outs, self.rotations, self.conflicts, self.rotated_ids_used, self.removed)
+        yield from ((counter, {}) for counter in counters)
+        yield from ((self.revocations, {"by": by}) for by in get_args(By))
+        yield from ((self.refused, {"limit": limit}) for limit in get_args(Limit))
+        yield from ((self.csrf_refused, {"reason": why.value}) for why in WhyRefused)
+        yield from ((self.failures, {"operation": operation}) for operation in get_args(Operation))
 
 
 class _Spans:
@@ -188,6 +208,8 @@ class _Observer(Observer):
         self._metrics = instruments
         self._notices = Notices()
         self._outcomes: dict[str, Mapping[str, str]] = {}  # the attributes of each outcome, made once
+        for counter, attributes in instruments.from_zero():
+            self._count(counter, 0, **attributes)
 
     # Loads
 
@@ -259,6 +281,9 @@ class _Observer(Observer):
     def refused(self, limit: Limit) -> None:
         self._count(self._metrics.refused, limit=limit)
 
+    def csrf_refused(self, why: WhyRefused) -> None:
+        self._count(self._metrics.csrf_refused, reason=why.value)
+
     def swept(self, entries: int) -> None:
         if entries:
             self._count(self._metrics.removed, entries)
@@ -308,6 +333,8 @@ class _Observer(Observer):
             attributes = self._outcomes[outcome] = {**self._store, "starsessions.outcome": outcome}
         if outcome in _FAILURES:
             attributes = {**attributes, "error.type": _type_of(result)}
+            operation: Operation = "load" if histogram is self._metrics.load else "commit"
+            self._count(self._metrics.failures, operation=operation)
         try:
             histogram.record(seconds, attributes, within)
             if span is not None:

@@ -13,7 +13,8 @@ import pytest
 
 from starsessions import SessionMiddleware
 from starsessions.backends.observer import By, Limit
-from starsessions.opentelemetry import METHODS, OTHER, OpenTelemetry
+from starsessions.core.csrf import WhyRefused
+from starsessions.opentelemetry import METHODS, OTHER, OpenTelemetry, Operation
 from tests.telemetry.recorder import Recorder
 
 OUTCOMES = {
@@ -25,6 +26,8 @@ WORDS = {
     "starsessions.method": {*METHODS, OTHER},
     "starsessions.by": {*get_args(By)},
     "starsessions.limit": {*get_args(Limit)},
+    "starsessions.operation": {*get_args(Operation)},
+    "starsessions.reason": {*WhyRefused},
 }
 CLASSES = {"error.type", "starsessions.store"}
 CLASS = re.compile(r"([A-Za-z_]\w*(\.<locals>)?\.)*[A-Za-z_]\w{0,60}")

@@ -17,6 +17,11 @@ from starsessions.opentelemetry import OpenTelemetry
 Attributes = frozenset[tuple[str, Any]]
 
 
+def instruments(telemetry: OpenTelemetry) -> set[tuple[str, str, str]]:
+    """The name, the unit and the kind of each metric."""
+    return {(one.name, one.unit, type(one).__name__.strip("_").lower()) for one in vars(telemetry._metrics).values()}
+
+
 class Recorder:
     """Both providers, with a tracer for the spans that a server would make."""
 
@@ -43,14 +48,27 @@ class Recorder:
         return [span for span in self.all_spans if span.instrumentation_scope.name == "starsessions"]  # type: ignore[union-attr]
 
     def metrics(self) -> dict[str, Any]:
-        """The metrics by name."""
-        return {metric.name: metric for metric in _metrics_in(self._reader.get_metrics_data())}
+        """The metrics by name, without counters that are 0."""
+        metrics = _metrics_in(self._reader.get_metrics_data())
+        return {metric.name: metric for metric in metrics if any(map(_amount, metric.data.data_points))}
 
     def points(self, name: str) -> dict[str, float]:
-        """The value of a counter, or the number of measurements in a histogram, by attributes other than the store."""
+        """The value of a counter, or the number of measurements in a histogram, by attributes other than the store.
+
+        What is 0 is left out.
+        """
         metric = self.metrics().get(name)
         points = [] if metric is None else metric.data.data_points
-        return {_told(point.attributes): getattr(point, "count", getattr(point, "value", None)) for point in points}
+        return {_told(point.attributes): _amount(point) for point in points if _amount(point)}
+
+    def zeros(self) -> set[tuple[str, str]]:
+        """The counters that are 0, by name and attributes other than the store."""
+        return {
+            (metric.name, _told(point.attributes))
+            for metric in _metrics_in(self._reader.get_metrics_data())
+            for point in metric.data.data_points
+            if not _amount(point)
+        }
 
     def exported(self) -> bytes:
         """All of it, as OTLP sends it."""
@@ -63,6 +81,10 @@ def _metrics_in(data: MetricsData | None) -> Iterator[Any]:
     for resource in () if data is None else data.resource_metrics:
         for scope in resource.scope_metrics:
             yield from scope.metrics
+
+
+def _amount(point: Any) -> Any:
+    return getattr(point, "count", getattr(point, "value", None))
 
 
 def _told(attributes: Any) -> str:

@@ -4,17 +4,14 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
 from opentelemetry import trace
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import SpanProcessor
-from prometheus_client import CollectorRegistry, generate_latest
 
 from starsessions import (
     BackendUnavailable,
@@ -42,12 +39,11 @@ from tests.rows import rows
 from tests.shell.people import sign_in, signed_in
 from tests.shell.test_websocket import connect
 from tests.site import KEY, Browser, Clock, DictBackend, Site
-from tests.telemetry.recorder import Recorder
+from tests.telemetry.recorder import Recorder, instruments
 
 pytestmark = pytest.mark.anyio
 
 REFERENCE = DOCS / "reference" / "opentelemetry.md"
-DASHBOARD = DOCS / "guides" / "production" / "grafana-dashboard.json"
 STORES = {
     CookieBackend: "CookieBackend",
     EncryptedCookieBackend: "EncryptedCookieBackend",
@@ -601,63 +597,14 @@ async def test_a_session_by_hand_is_measured_as_those_of_its_middleware(recorder
     assert recorder.points("starsessions.created") == {"": 1}
 
 
-@pytest.fixture
-def page_of_prometheus() -> Iterator[tuple[OpenTelemetry, Callable[[], str]]]:
-    """Telemetry, and the page that Prometheus scrapes."""
-    reader = PrometheusMetricReader()
-    registry = CollectorRegistry()
-    registry.register(reader._collector)
-    provider = MeterProvider([reader], shutdown_on_exit=False)
-    yield OpenTelemetry(meter_provider=provider), lambda: generate_latest(registry).decode()
-    provider.shutdown()
-
-
-async def test_prometheus_scrapes_the_metrics_under_their_names(
-    page_of_prometheus: tuple[OpenTelemetry, Callable[[], str]], clock: Clock
-) -> None:
-    telemetry, page = page_of_prometheus
-    site = Site(clock=clock, backend=InMemoryBackend(), autoload=True, telemetry=telemetry)
-    await site.visit(sign_in("ann", method="password"))
-    telemetry.record_active(1)
-    lines = page().splitlines()
-    assert any(
-        line.startswith("starsessions_load_duration_seconds_bucket{") and 'starsessions_outcome="none"' in line
-        for line in lines
-    )
-    assert any(line.startswith("starsessions_created_total{") and line.endswith(" 1.0") for line in lines)
-    assert any(line.startswith("starsessions_active{") and line.endswith(" 1.0") for line in lines)
-    assert any('starsessions_method="password"' in line for line in lines)
-
-
 # What the documents say
 
 
 async def test_the_names_in_the_reference_are_those_of_the_metrics(recorder: Recorder) -> None:
-    instruments = vars(recorder.telemetry()._metrics).values()
-    named = {(one.name, one.unit, type(one).__name__.strip("_").lower()) for one in instruments}
     told = rows_of(REFERENCE, "| metric | kind | unit | attributes | what it counts |")
-    assert {(name.strip("`"), unit.strip("`"), kind) for name, kind, unit, *_ in told} == named
+    names = {(name.strip("`"), unit.strip("`"), kind) for name, kind, unit, *_ in told}
+    assert names == instruments(recorder.telemetry())
 
 
 def test_the_middleware_knows_nothing_of_opentelemetry() -> None:
     assert SessionMiddleware.__init__.__annotations__["telemetry"] == "Telemetry | None"
-
-
-async def test_the_dashboard_shows_every_metric_under_the_name_that_prometheus_has(
-    page_of_prometheus: tuple[OpenTelemetry, Callable[[], str]], clock: Clock
-) -> None:
-    telemetry, page = page_of_prometheus
-    for instrument in vars(telemetry._metrics).values():
-        for record in ("record", "set", "add"):
-            getattr(instrument, record, lambda value: None)(1)
-    exported = {line.partition("{")[0] for line in page().splitlines() if line.startswith("starsessions_")}
-    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
-    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    labels = {f"starsessions_{name}" for name in ("by", "limit", "method", "outcome", "store")}
-    asked = {name for query in queries for name in re.findall(r"starsessions_\w+", query)} - labels
-    assert asked <= exported
-    assert {_stem(name) for name in asked} == {_stem(name) for name in exported}
-
-
-def _stem(name: str) -> str:
-    return re.sub("_(bucket|count|sum)$", "", name)

@@ -7,6 +7,7 @@ middleware is built. So a request that is not observed costs what it costs witho
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol, TypeVar
 
+from starsessions.core.csrf import WhyRefused
 from starsessions.core.record import Found, MissReason
 from starsessions.core.state import Create, Delete, Replace, Rotate
 
@@ -46,6 +47,9 @@ class Observer:
 
     def refused(self, limit: Limit) -> None:
         """Count a sign-in or a save that was refused."""
+
+    def csrf_refused(self, why: WhyRefused) -> None:
+        """Count a request that was rejected, because another site may have sent it."""
 
     def swept(self, entries: int) -> None:
         """Count expired entries that a sweep has removed."""

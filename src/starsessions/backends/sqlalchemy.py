@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from starsessions.backends.base import wall_clock
+from starsessions.backends.observer import UNOBSERVED
 from starsessions.backends.server_side import StoreBackend
 from starsessions.core.durations import Clock, Duration, seconds, time_limit
 from starsessions.core.record import Found, MissReason
@@ -125,7 +126,12 @@ class SQLAlchemyBackend(StoreBackend):
         Raises:
             BackendUnavailable: the database failed or did not answer in time.
         """
-        return await self.store.sweep(limit, now=int(self.clock()))
+        removed = await self.store.sweep(limit, now=int(self.clock()))
+        # Several middlewares may share this table: one of those that are measured counts.
+        measured = [bound.observer for bound in self._copies().values() if bound.observer is not UNOBSERVED]
+        for observer in measured[:1]:
+            observer.swept(removed)
+        return removed
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
