@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware as StarlettesMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -17,7 +18,7 @@ from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from starsessions.csrf import WhyRefused
 from starsessions.opentelemetry import Operation
 from tests.rows import rows
-from tests.site import Clock, Site
+from tests.site import KEY, Clock, Site
 from tests.telemetry.recorder import Recorder, instruments
 from tests.telemetry.test_metrics_and_spans import Failing, Observed, change
 
@@ -68,9 +69,11 @@ async def test_a_handshake_that_only_the_token_check_rejects_is_counted(recorder
     assert recorder.points("starsessions.csrf.refused") == {"foreign origin": 1}
 
 
-def test_what_is_rejected_outside_of_the_sessions_is_not_counted(recorder: Recorder) -> None:
+@rows("others", [[], [Middleware(StarlettesMiddleware, secret_key=KEY)]])
+def test_what_is_rejected_outside_of_the_sessions_is_not_counted(others: list[Middleware]) -> None:
+    recorder = Recorder()
     sessions = Middleware(SessionMiddleware, backend=InMemoryBackend(), telemetry=recorder.telemetry())
-    app = Starlette(middleware=[Middleware(csrf.CsrfMiddleware), sessions])
+    app = Starlette(middleware=[*others, Middleware(csrf.CsrfMiddleware), sessions])
     assert TestClient(app).post("/", headers={"origin": "https://evil.example"}).status_code == 403
     assert recorder.points("starsessions.csrf.refused") == {}
 
