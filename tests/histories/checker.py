@@ -1,6 +1,7 @@
 """Decides whether a history keeps what is promised of sessions. Each promise is a function that yields violations."""
 
-from collections import Counter, defaultdict
+from bisect import bisect, insort
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -306,15 +307,18 @@ def _causes(history: History, rules: Rules) -> dict[tuple[str, str], list[Operat
     """What may have ended the sessions of a token, of a name, of a user, or of a sign-in, answered or not."""
     causes: dict[tuple[str, str], list[Operation]] = defaultdict(list)
     crowding: dict[str, list[Operation]] = defaultdict(list)
-    sign_ins: Counter[str] = Counter()
-    for one in sorted(history.operations, key=lambda one: one.began):
+    sign_ins: dict[str, list[float]] = defaultdict(list)
+    for one in history.operations:
+        if one.kind == "sign_in":
+            insort(sign_ins[one.user], one.began)
+    for one in history.operations:
         opened = one.answer.opened if one.answer else None
-        sign_ins[one.user] += one.kind == "sign_in"
         one = _settled(history, one)
         if one.kind in (*MOVES, "sign_out", "revoke_others"):
             causes["token", one.token].append(one)
             causes["name", opened.name if opened else one.name].append(one)
-        if one.kind == "sign_in" and sign_ins[one.user] > (rules.maximum or inf):
+        # Those that began after it may be saved before it, if it takes its time or its client has left.
+        if one.kind == "sign_in" and bisect(sign_ins[one.user], one.ended) > (rules.maximum or inf):
             crowding[one.user].append(one)
         if one.kind in ("revoke", "revoke_all", "revoke_others"):
             user = opened.user if opened and one.kind == "revoke_others" else one.user

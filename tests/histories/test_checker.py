@@ -153,6 +153,9 @@ COMES_BACK = [op("get", 1, left=None, token="t1"), op("get", 6, GUEST)]
 READ = op("get", 1.2, ANN, ended=1.8)
 """It has confirmed the sign-in, so that others like it write nothing."""
 CROWDED = op("sign_in", 4, token="", left=OTHER, cookie="t3")
+SLOW = op("sign_in", -1, token="", left=OTHER, cookie="t3", ended=5)
+"""It may be saved after others that began later, and then evict them."""
+AFTER = op("sign_in", 1, token="", left=ANN, cookie="t1")
 MOVED = op("get", 1.5, ANN, cookie="t2")
 """The id was replaced without being asked for."""
 
@@ -171,6 +174,10 @@ SET: list[tuple[str | None, Rules, list[Operation]]] = [
     ("what was not ended lives", Rules(2, evicts=False), [SIGNED_IN, READ, EVERYONE, CROWDED, op("get", 6)]),
     (None, Rules(1, evicts=False), [SIGNED_IN, READ, EVERYONE, CROWDED, op("get", 6)]),
     ("what was not ended lives", Rules(1, evicts=False), [SIGNED_IN, READ, CROWDED, op("get", 6)]),
+    (None, Rules(1), [SLOW, SIGNED_IN, op("get", 2, ANN), op("get", 4)]),
+    (None, Rules(1), [replace(SLOW, ended=inf, answer=None), SIGNED_IN, op("get", 2, ANN), op("get", 4)]),
+    ("what was not ended lives", Rules(2), [SLOW, SIGNED_IN, op("get", 2, ANN), op("get", 4)]),
+    ("what was not ended lives", Rules(1), [replace(SLOW, ended=0.5), AFTER, op("get", 4)]),
     (None, Rules(grace=9), [SIGNED_IN, MOVED, op("get", 2, ANN), op("get", 10)]),
     ("what was not ended lives", Rules(grace=9), [SIGNED_IN, MOVED, op("get", 4)]),
     (None, Rules(grace=9), [SIGNED_IN, MOVED, op("rotate", 2, ANN, cookie="t3"), op("get", 4, ANN)]),

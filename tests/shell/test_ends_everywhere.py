@@ -540,7 +540,6 @@ class Busy(MemoryStore):
         return page
 
 
-@pytest.mark.guarantee(21)
 @rows("act", ["end one", "end others", "export"])
 async def test_a_session_that_moves_up_a_long_list_while_it_is_read_is_not_missed(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, act: str

@@ -158,12 +158,13 @@ async def _end_unchanged(losers: list[list[Owned]], index: UserIndex, state: Req
     """End sessions that make way. Return False if one of them has changed meanwhile."""
     for begin in range(0, len(losers), AT_ONCE):
         owned = [one for entries in losers[begin : begin + AT_ONCE] for one in entries]
-        if not await _have_ended(owned, index, state):
+        if not await _end_at_once(owned, index, state):
             return False
     return True
 
 
-async def _have_ended(owned: list[Owned], index: UserIndex, state: RequestState) -> bool:
+async def _end_at_once(owned: list[Owned], index: UserIndex, state: RequestState) -> bool:
+    """End these sessions at once, and report those that have ended. Return False if one of them has changed."""
     ended: list[Owned] = []
 
     async def end(one: Owned) -> None:
