@@ -135,14 +135,11 @@ class Story(World):
     def __init__(self, kind: str, **settings: Any) -> None:
         Story.numbers = count()
         self.store = Stepped()
-        self.settings = settings
         super().__init__(lambda clock: KINDS[kind](self.store, clock), **settings)
 
     async def visit(self, act: Callable[[Session], Any], browser: Browser) -> None:
-        """Visit a site of its own, so that two may do so at once."""
-        site = Site(backend=self.backend, **self.settings)
         with suppress(SessionGone):
-            await site.visit(act, browser)
+            await self.site.visit(act, browser)
 
     async def revoke(self, by: str) -> None:
         await self.sessions.revoke_linked(ISSUER, **{by: "name"})  # type: ignore[arg-type]

@@ -63,7 +63,7 @@ async def test_in_every_order_of_two_forms_both_responses_sign_in_with_the_cart(
         one, other = Browser(dict(visitor.cookies)), Browser(dict(visitor.cookies))
         await schedule.together(one=lambda: story.visit(form, one), other=lambda: story.visit(form, other))
         for kept in (one, other):
-            assert (await story.site().visit(content, kept)).result == ("ann", data)
+            assert (await story.site.visit(content, kept)).result == ("ann", data)
         await story.end_all()
 
     await with_few_switches(scenario)
@@ -273,7 +273,7 @@ async def test_an_attempt_that_failed_halfway_and_was_ignored_is_a_lost_store_an
             await session.persist()
         story.store.breaks_at = 0
 
-    reply = await story.site().visit(act, browser)
+    reply = await story.site.visit(act, browser)
     assert reply.messages[0]["status"] in (200, 503)
     assert await story.user(browser) == ("ann" if reply.messages[0]["status"] == 200 else None)
     await story.visit(sign_in(), browser)

@@ -174,10 +174,10 @@ async def test_wherever_it_is_interrupted_all_are_refused_once_it_was_done_again
         await story.begin()
         goes_on = await story.interrupted(ends_everyone, how, at)
         first = [Browser(dict(one.cookies)) for one in (story.old, story.new)]
-        alive = [await renewed(story.site(), one) for one in first]
+        alive = [await renewed(story.site, one) for one in first]
         assert len({*alive}) == 1, f"some are refused and some are not, after call {at}"
         await story.users.revoke_everyone()
-        assert [await renewed(story.site(), one) for one in (story.old, story.new)] == [None] * 2
+        assert [await renewed(story.site, one) for one in (story.old, story.new)] == [None] * 2
         await story.check(f"after call {at}")
 
 

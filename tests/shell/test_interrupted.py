@@ -139,6 +139,8 @@ class Story:
         self.most = most
         self.events: list[Event] = []
         self.users = UserSessions(self.backend, on_event=self.events.append)
+        settings = {} if most is None else {"max_sessions_per_user": most}
+        self.site = Site(backend=self.backend, clock=clock, autoload=True, on_event=self.events.append, **settings)
         self.old, self.new, self.cart = Browser(), Browser(), Browser()
         self.before: list[Browser] = []
         """A copy of each cookie that was given out before anything was interrupted."""
@@ -152,21 +154,17 @@ class Story:
         await self.visit(lambda session: session.update(cart=[1]), self.cart)
         self.before = [Browser(dict(browser.cookies)) for browser in (self.old, self.new)]
 
-    def site(self) -> Site:
-        settings = {} if self.most is None else {"max_sessions_per_user": self.most}
-        return Site(backend=self.backend, clock=self.clock, autoload=True, on_event=self.events.append, **settings)
-
     async def visit(self, act: Any, browser: Browser) -> int:
         with suppress(SessionGone):
-            reply = await self.site().visit(act, browser)
+            reply = await self.site.visit(act, browser)
             return int(reply.messages[0]["status"])
         return 0
 
     async def user(self, browser: Browser) -> Any:
-        return (await self.site().visit(users.get_user_id, Browser(dict(browser.cookies)))).result
+        return (await self.site.visit(users.get_user_id, Browser(dict(browser.cookies)))).result
 
     async def handles(self, browsers: list[Browser]) -> set[Any]:
-        seen = [await self.site().visit(users.get_handle, Browser(dict(one.cookies))) for one in browsers]
+        seen = [await self.site.visit(users.get_handle, Browser(dict(one.cookies))) for one in browsers]
         return {reply.result for reply in seen} - {None}
 
     async def listed(self) -> set[str]:

@@ -138,30 +138,27 @@ async def with_few_switches(scenario: Callable[[Schedule], Awaitable[None]], mos
 
 
 class Story:
-    """A store, sites on it that can be visited at once, and every cookie that was ever given out."""
+    """A store, a site on it that can be visited twice at once, and every cookie that was ever given out."""
 
     def __init__(self, kind: Callable[[MemoryStore, Clock], SessionBackend], clock: Clock, **settings: Any) -> None:
         self.store = Watched()
         self.clock = clock
         self.backend = kind(self.store, clock)
         self.users = UserSessions(self.backend)
-        self.settings = settings
+        self.site = Site(backend=self.backend, clock=clock, autoload=True, **settings)
         self.cookies: list[dict[str, str]] = []
-
-    def site(self) -> Site:
-        return Site(backend=self.backend, clock=self.clock, autoload=True, **self.settings)
 
     async def visit(self, act: Callable[[Session], Any], browser: Browser) -> Any:
         """What the handler returned; None if it was told that the session was ended meanwhile."""
         try:
-            return (await self.site().visit(act, browser)).result
+            return (await self.site.visit(act, browser)).result
         except SessionGone:
             return None
         finally:
             self.cookies.append(dict(browser.cookies))
 
     async def user(self, browser: Browser) -> Any:
-        return (await self.site().visit(users.get_user_id, Browser(dict(browser.cookies)))).result
+        return (await self.site.visit(users.get_user_id, Browser(dict(browser.cookies)))).result
 
     async def alive(self) -> list[Browser]:
         """The cookies that are signed in."""
