@@ -124,12 +124,12 @@ async def test_a_sign_out_beside_a_sign_in_leaves_no_session_in_any_order(kind: 
         story, browser, by_name = Story(kind), Browser(), {by: "name"}
         owner = story.owner(**by_name)
 
-        def state() -> Hashable:
-            begun = [call for call in story.store.calls if call in (("list", owner), ("create", owner))]
-            return story.store.state(), tuple(begun)
+        def in_which_order() -> Hashable:
+            return tuple(call for call in story.store.calls if call in (("list", owner), ("create", owner)))
 
         await schedule.beside(
-            state,
+            story.store,
+            in_which_order,
             sign_in=lambda: story.visit(sign_in("ann", **names(**by_name)), browser),
             sign_out=lambda: story.revoke(by),
         )
@@ -160,7 +160,7 @@ async def test_a_sign_out_that_is_interrupted_anywhere_is_completed_by_the_next(
                 interrupted += 1
 
         await schedule.beside(
-            story.store.state,
+            story.store,
             sign_in=lambda: story.visit(sign_in("ann", **names(**{by: "name"})), browser),
             sign_out=sign_out,
         )
@@ -188,7 +188,7 @@ async def test_a_sign_out_beside_a_request_ends_its_session_in_every_order(kind:
             story.clock.advance(30 * DAY)
         old = Browser(dict(browser.cookies))
         await schedule.beside(
-            story.store.state,
+            story.store,
             request=lambda: story.visit(work, browser),
             sign_out=lambda: story.revoke("session"),
         )

@@ -332,7 +332,7 @@ async def test_beside_a_request_that_confirms_it_never_too_many_and_none_too_few
         story, used, lost = await set_up(name, too_many)
         new = Browser()
         seen = await schedule.beside(
-            story.store.state, sign_in=lambda: story.visit(quietly, new), confirm=lambda: story.visit(confirm, lost)
+            story.store, sign_in=lambda: story.visit(quietly, new), confirm=lambda: story.visit(confirm, lost)
         )
         alive = (await story.user(used), await story.user(lost), await story.user(new))
         assert sum(user is not None for user in alive) == len(await story.users.list("ann")) == 2

@@ -61,9 +61,7 @@ async def test_in_every_order_of_two_forms_both_responses_sign_in_with_the_cart(
         story, visitor = Story(kind, clock), Browser()
         await story.visit(fill, visitor)
         one, other = Browser(dict(visitor.cookies)), Browser(dict(visitor.cookies))
-        await schedule.beside(
-            story.store.state, one=lambda: story.visit(form, one), other=lambda: story.visit(form, other)
-        )
+        await schedule.beside(story.store, one=lambda: story.visit(form, one), other=lambda: story.visit(form, other))
         for kept in (one, other):
             assert (await story.site.visit(content, kept)).result == ("ann", data)
         await story.end_all()

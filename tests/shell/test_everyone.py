@@ -147,7 +147,8 @@ async def test_a_sign_in_of_before_ends_and_one_of_after_lives_in_every_order(cl
                 order.append("ended")
 
             await schedule.beside(
-                lambda: (story.store.state(), tuple(order)),
+                story.store,
+                lambda: tuple(order),
                 act=lambda: story.visit(sign_in_beside, browser),
                 end=everyone,
             )

@@ -203,7 +203,7 @@ async def test_a_session_revoked_by_its_handle_stays_ended_during_any_request(
         await story.visit(sign_in(), browser)
         [listed] = await story.users.list("ann")
         await schedule.beside(
-            story.store.state,
+            story.store,
             act=lambda: story.visit(act, browser),
             end=lambda: story.users.revoke("ann", listed.handle),
         )
@@ -224,7 +224,7 @@ async def test_when_all_are_ended_none_that_was_busy_is_left_off_the_list(
         story, browser = Story(kind, clock), Browser()
         await story.visit(before or Session.load, browser)
         await schedule.beside(
-            story.store.state,
+            story.store,
             act=lambda: story.visit(act, browser),
             end=lambda: story.users.revoke_all("ann"),
         )
@@ -244,7 +244,7 @@ async def test_of_two_concurrent_sign_ins_one_exceeds_the_limit(kind: Any, clock
     async def scenario(schedule: Merging) -> None:
         story = Story(kind, clock, max_sessions_per_user=1, on_too_many=too_many)
         await schedule.beside(
-            story.store.state,
+            story.store,
             one=lambda: story.visit(try_to, Browser()),
             two=lambda: story.visit(try_to, Browser()),
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from starsessions.stores.base import Conflict, Creation
+from starsessions.stores.base import Conflict, Creation, Owner
 from starsessions.testing.conformance.interleaving import Schedule, in_every_order
 from tests.orders import Merging, Stepped, in_every_state
 from tests.rows import rows
@@ -46,8 +46,12 @@ class Visitor:
     async def _d(self, _: bytes) -> None:
         self.seen.append(await self.store.delete("one", now=0))
 
-    async def _l(self, value: bytes) -> None:
-        await self.store.create("other", value, **LATER)
+    async def _a(self, value: bytes) -> None:
+        await self.store.create("other", value, **LATER, owner=Owner("ann", 1))
+
+    async def _l(self, _: bytes) -> None:
+        page = await self.store.list_owned("ann", limit=2, now=0)
+        self.seen.append(len(page.entries) + await self.store.count_owned("ann", most=2, now=0))
 
 
 def outcome(store: Stepped, visitors: Sequence[Visitor]) -> Any:
@@ -63,16 +67,18 @@ async def visits(schedule: Any, steps: Sequence[str], outcomes: set[Any], begin:
     outcomes.add(outcome(store, visitors))
 
 
-STEPS = ["rr", "ww", "rw", "dc", "cd", "wl", "lr"]
+STEPS = ["rr", "ww", "rw", "dc", "cd", "wa", "ar", "l", "al"]
 
 
-@rows("steps", [*product(STEPS, STEPS), ("r", "w", "d"), ("rw", "c", "d"), ("lr", "cd", "rw")], ids=str)
+@rows(
+    "steps", [*product(STEPS, STEPS), ("r", "w", "d"), ("rw", "c", "d"), ("ar", "cd", "rw"), ("l", "a", "l")], ids=str
+)
 async def test_all_that_can_come_of_every_order_comes_of_the_orders_that_are_tried(steps: Sequence[str]) -> None:
     expected: set[Any] = set()
     seen: set[Any] = set()
 
     def beside(schedule: Merging, store: Stepped) -> Callable[..., Any]:
-        return partial(schedule.beside, store.state)
+        return partial(schedule.beside, store)
 
     def together(schedule: Schedule, store: Stepped) -> Callable[..., Any]:
         return schedule.together
@@ -87,7 +93,7 @@ async def test_readers_need_no_more_orders_than_they_have_states() -> None:
     async def scenario(schedule: Merging) -> None:
         store = Stepped()
         visitors = [Visitor(store, "r" * 9) for _ in range(2)]
-        await schedule.beside(store.state, one=visitors[0].visit, other=visitors[1].visit)
+        await schedule.beside(store, one=visitors[0].visit, other=visitors[1].visit)
 
     assert await in_every_state(scenario) < 100  # the orders are 48620
 
@@ -96,7 +102,7 @@ async def test_an_error_in_one_order_is_found() -> None:
     async def scenario(schedule: Merging) -> None:
         store = Stepped()
         one, other = Visitor(store, "rrrd"), Visitor(store, "rrcr")
-        await schedule.beside(store.state, one=one.visit, other=other.visit)
+        await schedule.beside(store, one=one.visit, other=other.visit)
         assert (one.seen[-1], other.seen[-1]) != (True, None), "so it is"
 
     with pytest.raises(AssertionError, match="so it is") as failed:
@@ -115,7 +121,7 @@ async def test_what_tasks_share_besides_the_store_is_a_part_of_the_state() -> No
                 await store.get("one", now=0)
                 order.append(name)
 
-        await schedule.beside(lambda: tuple(order), one=partial(visit, "1"), other=partial(visit, "2"))
+        await schedule.beside(store, lambda: tuple(order), one=partial(visit, "1"), other=partial(visit, "2"))
         seen.add("".join(order))
 
     assert await in_every_state(scenario) == 6
