@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector leave alone what lives as long as the run: modules and tests. It was a quarter of it."""
+    """Let the garbage collector leave alone what lives as long as the run: that took a quarter of the time."""
     gc.collect()
     gc.freeze()
 

@@ -5,6 +5,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
+import anyio.lowlevel
+
 from starsessions import CookieBackend, Session, SessionBackend, SessionMiddleware
 from starsessions.testing import Clock
 
@@ -144,6 +147,16 @@ class Site:
         reply = await self.visit(load_copy, browser)
         assert isinstance(reply.result, dict)
         return reply.result
+
+
+async def settled() -> None:
+    """Wait until all tasks wait for something.
+
+    On asyncio, anyio looks ten times a second whether they do. So they have their turns before it looks.
+    """
+    for _ in range(20):
+        await anyio.lowlevel.checkpoint()
+    await anyio.wait_all_tasks_blocked()
 
 
 async def load_copy(session: Session) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from tests.shell.test_ends_everywhere import Forgets, change, extend
 from tests.shell.test_interrupted import KINDS, Kind, Story
 from tests.shell.test_sign_in_races import KINDS as WATCHED
 from tests.shell.test_sign_in_races import Story as WatchedStory
-from tests.site import Browser, Clock, Site
+from tests.site import Browser, Clock, Site, settled
 
 pytestmark = pytest.mark.anyio
 
@@ -267,7 +267,7 @@ async def test_streams_of_all_users_end_and_each_of_them_by_one_read_of_one_key(
         for n, browser in enumerate(browsers):
             tasks.start_soon(stream, n, browser)
         for _ in range(3):
-            await anyio.wait_all_tasks_blocked()
+            await settled()
         store.reads.clear()
         await sessions.revoke_everyone()
     assert sorted(ended) == [*range(20)]
