@@ -347,6 +347,7 @@ async def test_beside_a_request_that_confirms_it_never_too_many_and_none_too_few
     assert len(outcomes) >= 2, "the schedules decide nothing"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.guarantee(21)
 @rows("name", WATCHED)
 @rows("too_many", ["evict", "refuse"])

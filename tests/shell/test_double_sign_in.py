@@ -52,6 +52,7 @@ def kind(request: pytest.FixtureRequest) -> Any:
     return KINDS[request.param]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.guarantee(21)
 @rows(("form", "data"), FORMS.values(), ids=FORMS)
 async def test_in_every_order_of_two_forms_both_responses_sign_in_with_the_cart(

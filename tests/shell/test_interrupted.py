@@ -338,6 +338,7 @@ ACTS: dict[str, Act] = {
 ENDING = ("signs out", "ends one", "ends others", "ends all", "signs in as another user", "signs in again")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.guarantee(21)
 @rows("name", ACTS)
 @rows("how", ["killed", "call lost", "answer lost", "cancelled"])
@@ -372,7 +373,7 @@ async def interrupt_at_each_call(kind: Kind, checked: set[Hashable], name: str, 
             await story.check(f"after call {at}")
 
 
-@pytest.mark.once
+@pytest.mark.exhaustive
 @pytest.mark.guarantee(21)
 @rows("name", ACTS)
 @rows("meanwhile", ["signs in", "rotates", "signs out", "ends one", "ends others", "ends all"])
@@ -386,7 +387,7 @@ async def test_each_promise_is_kept_if_a_process_dies_and_another_has_worked_mea
             return
 
 
-@pytest.mark.once
+@pytest.mark.exhaustive
 @rows("name", ["signs in", "signs in again", "rotates", "ends all"])
 @rows("meanwhile", ["signs in", "ends all"])
 async def test_with_a_list_each_promise_is_kept_if_a_process_dies_and_another_has_worked_meanwhile(

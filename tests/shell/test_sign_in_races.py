@@ -192,6 +192,7 @@ async def test_a_session_can_be_revoked_during_any_request(kind: Any, clock: Clo
     await story.end_all()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.requirement("ASVS 7.5.2")
 @pytest.mark.guarantee(21)
 @rows("act", ACTS.values(), ids=ACTS)
@@ -214,6 +215,7 @@ async def test_a_session_revoked_by_its_handle_stays_ended_during_any_request(
     await in_every_state(scenario)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.requirement("ASVS 7.4.2")
 @pytest.mark.guarantee(21)
 @rows("act", ACTS.values(), ids=ACTS)
