@@ -255,6 +255,7 @@ async def test_of_two_concurrent_sign_ins_one_exceeds_the_limit(kind: Any, clock
     await in_every_state(scenario)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.guarantee(21)
 @rows("act", ACTS.values(), ids=ACTS)
 @rows("how", ["call lost", "answer lost"])
