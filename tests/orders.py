@@ -206,9 +206,9 @@ class Merging(Schedule):
     def _choose(self, options: int) -> int:
         going = [task for task in self._tasks if not task.is_done]
         awake = [task for task in going if task not in self._asleep]
-        if len(self.taken) >= len(self._choices):
+        if len(self.taken) >= len(self._choices) and not self._is_known:
             state = self._state()
-            self._is_known = self._is_known or not awake or state in self._seen
+            self._is_known = not awake or state in self._seen
             self._seen.add(state)
         if self._is_known:
             awake = going[:1]
