@@ -1,5 +1,6 @@
 """What all tests share: a clock that only the test advances, the event loops, and each kind of backend."""
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = chosen[True]
     if chosen[False]:
         config.hook.pytest_deselected(items=chosen[False])
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector leave alone what lives as long as the run: that took a quarter of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 class FailuresAtOnce:

@@ -5,6 +5,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
+import anyio.lowlevel
+
 from starsessions import CookieBackend, Session, SessionBackend, SessionMiddleware
 from starsessions.testing import Clock
 
@@ -86,35 +89,46 @@ def by_the_clock(clock: Clock | None = None, **settings: Any) -> dict[str, Any]:
     return settings
 
 
+def _nothing(session: Session) -> None:
+    pass
+
+
+@dataclass
+class _Visit:
+    act: Act
+    after: Act = _nothing
+    result: Any = None
+
+
 class Site:
-    """`await site.visit(act)`: one request, whose handler calls `act(session)` before it answers."""
+    """`await site.visit(act)`: one request, whose handler calls `act(session)` before it answers.
+
+    Several visits can be made at once. For requests that are made in another way, `act` says what the handler does.
+    """
 
     def __init__(self, **settings: Any) -> None:
         self.browser = Browser()
-        self.act: Act = lambda session: None
+        self.act: Act = _nothing
         self.response: Headers = [(b"content-type", b"text/plain")]
-        self.after: Act = lambda session: None
-        self.result: Any = None
         self.app = SessionMiddleware(self.handle, **by_the_clock(**settings))
 
     async def handle(self, scope: Any, receive: Any, send: Any) -> None:
         session = scope["session"]
-        act, after = self.act, self.after
-        result = await _called(act, session)
+        visit = scope.get("visit") or _Visit(self.act)
+        result = await _called(visit.act, session)
         await send({"type": "http.response.start", "status": 200, "headers": list(self.response)})
         await send({"type": "http.response.body", "body": b"", "more_body": True})
-        await _called(after, session)
+        await _called(visit.after, session)
         await send({"type": "http.response.body", "body": b""})
-        self.result = result
+        visit.result = result
 
     async def visit(
         self, act: Act | None = None, browser: Browser | None = None, after: Act | None = None, **scope: Any
     ) -> Reply:
         browser = browser or self.browser
-        self.act = act or (lambda session: None)
-        self.after = after or (lambda session: None)
-        self.result = None
+        visit = _Visit(act or _nothing, after or _nothing)
         scope = {
+            "visit": visit,
             "type": "http",
             "method": "GET",
             "path": "/",
@@ -124,7 +138,7 @@ class Site:
             **scope,
         }
         reply = await call(self.app, scope)
-        reply.result = self.result
+        reply.result = visit.result
         browser.take(reply)
         return reply
 
@@ -133,6 +147,16 @@ class Site:
         reply = await self.visit(load_copy, browser)
         assert isinstance(reply.result, dict)
         return reply.result
+
+
+async def settled() -> None:
+    """Wait until all tasks wait for something.
+
+    On asyncio, anyio looks ten times a second whether they do. So they have their turns before it looks.
+    """
+    for _ in range(20):
+        await anyio.lowlevel.checkpoint()
+    await anyio.wait_all_tasks_blocked()
 
 
 async def load_copy(session: Session) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Which rules of the contracts run on which server.
 
 All rules run on one server of each kind. On a second driver, or on another setup of the same server, run those that
-depend on the driver and its connections. The others are marked `wide` there.
+depend on the driver and its connections. The others are marked `wide` there. An older version of a driver is such
+a second driver: the others are marked `once`, and the oldest environment leaves them out.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,15 +35,14 @@ class Part(Contract[Any]):
 
 
 class Ordinary:
-    """A suite whose other rules than the ordinary ones are marked `wide`."""
+    """A suite whose other rules than the ordinary ones are marked `wide`, or as it says."""
 
     ordinary: ClassVar[Part]
+    others: ClassVar[pytest.MarkDecorator] = pytest.mark.wide
 
     def _as_parameter(self, rule: Rule[Any]) -> Any:
         parameter = super()._as_parameter(rule)  # type: ignore[misc] # of the suite
-        return (
-            parameter if rule in set(self.ordinary) else parameter._replace(marks=[*parameter.marks, pytest.mark.wide])
-        )
+        return parameter if rule in set(self.ordinary) else parameter._replace(marks=[*parameter.marks, self.others])
 
 
 _OF_ANNOUNCEMENTS = " ".join(rule.__name__ for rule in ANNOUNCING)

@@ -23,7 +23,7 @@ from tests.servers.redis import RedisServer
 from tests.shell.people import signed_in, user_of
 from tests.site import KEY, Browser, Site
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.once]
 
 
 def dump(server: PostgresServer, tool: str, *options: str | Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from starsessions import ResponseStarted, Session, SessionBackend, set_expiry
 from tests.rows import rows
-from tests.site import Browser, Clock, DictBackend, Site, call
+from tests.site import Browser, Clock, DictBackend, Site, call, settled
 
 pytestmark = pytest.mark.anyio
 
@@ -245,9 +245,9 @@ async def test_two_tasks_of_a_request_that_load_at_once_keep_what_the_first_one_
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(session.load)
             tasks.start_soon(session.load)
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             may_answer[0].set()
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             session["a"] = 2
             may_answer[1].set()
 
@@ -264,7 +264,7 @@ class Waits(DictBackend):
 
     async def write(self, data: dict[str, Any], session_id: str | None = None) -> str:
         self.writing.set()
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         return await super().write(data, session_id)
 
 
@@ -319,7 +319,7 @@ async def test_a_persist_during_a_save_waits_for_its_end(site_of: Callable[..., 
             self.writes += 1
             if self.writes == 1:
                 tasks.start_soon(persist)
-                await anyio.wait_all_tasks_blocked()
+                await settled()
                 if fails:
                     raise Full
             return await super().write(data, session_id)

@@ -108,12 +108,14 @@ class FakeRedis:
         return lambda: fakeredis.FakeAsyncRedis(server=server)
 
 
-class TestStoreOnOneServer(OneServer, Stores):
+class TestStoreOnOneServer(part.Ordinary, OneServer, Stores):
     __test__ = True
+    ordinary, others = part.DRIVERS, pytest.mark.once
 
 
-class TestBackendOnOneServer(OneServer, Backends):
+class TestBackendOnOneServer(part.Ordinary, OneServer, Backends):
     __test__ = True
+    ordinary, others = part.REQUESTS, pytest.mark.once
 
 
 @pytest.mark.once
@@ -128,6 +130,7 @@ class TestDriversOnACluster(Cluster, Stores):
     contract = part.DRIVERS
 
 
+@pytest.mark.once
 class TestListingsOnACluster(Cluster, Stores):
     """There, an entry and its place in a listing are written one after the other, and each node is scanned."""
 
@@ -135,6 +138,7 @@ class TestListingsOnACluster(Cluster, Stores):
     contract = part.LISTINGS
 
 
+@pytest.mark.once
 class TestListingsOnAClusterOfOneNode(ClusterOfOneNode, Stores):
     __test__ = True
     contract = part.LISTINGS

@@ -197,6 +197,7 @@ async def test_a_user_with_the_permissions_in_the_guide_may_wait(pair: Pair) -> 
         assert await store.delete("key", now=NOW) is False
 
 
+@pytest.mark.once
 @pytest.mark.guarantee(20)
 async def test_a_sign_out_is_answered_when_it_is_durable_and_so_is_the_second_attempt(pair: Pair, clock: Clock) -> None:
     """The second one finds no session. That it has ended is confirmed no earlier for that."""

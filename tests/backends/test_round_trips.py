@@ -7,7 +7,6 @@ from functools import partial
 from secrets import token_hex
 from typing import Any, TypeVar
 
-import anyio
 import pytest
 from redis.asyncio import RedisCluster
 
@@ -21,7 +20,7 @@ from starsessions.stores.sqlalchemy.connection import Database
 from starsessions.users import UserSessions
 from tests.servers.process import Address
 from tests.shell.people import sign_in, signed_in, who
-from tests.site import Browser, Site
+from tests.site import Browser, Site, settled
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +54,7 @@ class Trips:
         count, self._counts = 0, True
         task = asyncio.create_task(work)
         while not task.done():
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             if self._held and not self._under_way:
                 count += 1
                 held, self._held = self._held, []

@@ -59,8 +59,9 @@ class Backends(BackendSuite):
 
 
 @each_database
-class TestStore(Stores):
+class TestStore(part.Ordinary, Stores):
     __test__ = True
+    ordinary, others = part.DRIVERS, pytest.mark.once
 
 
 @second_driver

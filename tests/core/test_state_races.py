@@ -49,7 +49,7 @@ from tests.core.races import (
 )
 from tests.rows import rows
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.exhaustive
 
 # What handlers do
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
 
@@ -132,8 +133,14 @@ class World:
         self.backend = make(self.clock)
         self.site = Site(backend=self.backend, **settings)
         self.sessions = UserSessions(self.backend)
-        self.logout = BackchannelLogout(self.sessions, issuer=ISSUER, client_id=CLIENT, keys=KEYS)
-        self.events = CaepReceiver(self.sessions, issuer=ISSUER, audience=CLIENT, keys=KEYS)
+
+    @cached_property
+    def logout(self) -> BackchannelLogout:
+        return BackchannelLogout(self.sessions, issuer=ISSUER, client_id=CLIENT, keys=KEYS)
+
+    @cached_property
+    def events(self) -> CaepReceiver:
+        return CaepReceiver(self.sessions, issuer=ISSUER, audience=CLIENT, keys=KEYS)
 
     async def sign_in(self, user_id: str = "ann", session: str = "sid-1", subject: str = "sub-1") -> Browser:
         browser = Browser()

@@ -1,11 +1,10 @@
 """A sign-out of the provider beside a sign-in, a rotation and a renewal: in every order, no session survives it."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from typing import Any
 
 import pytest
@@ -26,11 +25,11 @@ from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.user_index import UserIndex
 from starsessions.core.record import Identity, Record
 from starsessions.lifecycle import sign_in as signing_in
-from starsessions.stores.base import Owner, Page, Write
+from starsessions.stores.base import Owner
 from starsessions.stores.memory import MemoryStore
-from starsessions.testing.conformance.interleaving import Schedule, in_every_order, step
 from starsessions.users import UserSessions
 from tests.oidc.provider import ISSUER, NOW, World
+from tests.orders import Merging, Stepped, in_every_state
 from tests.rows import rows
 from tests.shell.people import LISTING, sign_in
 from tests.site import KEY, Browser, Clock, DictBackend, Site
@@ -51,15 +50,14 @@ class Fault:
 fault: ContextVar[Fault | None] = ContextVar("fault", default=None)
 
 
-class Stepped(MemoryStore):
-    """Stops before each call, notes it, and fails where it is told to."""
+class Failing(Stepped):
+    """Notes its calls, and fails where it is told to."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[str, str]] = []
 
-    async def _call(self, verb: str, name: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        await step()
+    async def carry_out(self, verb: str, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
         self.calls.append((verb, name))
         plan = fault.get()
         fails = False
@@ -71,28 +69,6 @@ class Stepped(MemoryStore):
         if fails:
             raise BackendUnavailable("The store failed.")
         return result
-
-    async def get(self, key: str, *, now: int) -> Any:
-        return await self._call("get", key, lambda: super(Stepped, self).get(key, now=now))
-
-    async def create(self, key: str, value: bytes, **how: Any) -> Any:
-        owner = how.get("owner")
-        name = owner.name if owner else key
-        return await self._call("create", name, lambda: super(Stepped, self).create(key, value, **how))
-
-    async def replace(self, key: str, value: bytes, version: Any, **how: Any) -> Any:
-        return await self._call("replace", key, lambda: super(Stepped, self).replace(key, value, version, **how))
-
-    async def delete(self, key: str, version: Any = None, *, now: int) -> bool:
-        done: bool = await self._call("delete", key, lambda: super(Stepped, self).delete(key, version, now=now))
-        return done
-
-    async def write_together(self, writes: Sequence[Write], **how: Any) -> Any:
-        return await self._call("write", writes[0].key, lambda: super(Stepped, self).write_together(writes, **how))
-
-    async def list_owned(self, name: str, **how: Any) -> Page:
-        page: Page = await self._call("list", name, lambda: super(Stepped, self).list_owned(name, **how))
-        return page
 
 
 KINDS: dict[str, Callable[[MemoryStore, Clock], SessionBackend]] = {
@@ -107,15 +83,6 @@ def kind(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.fixture(autouse=True)
-def numbered(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def generate_id(self: SessionBackend) -> str:
-        return f"id-{next(Story.numbers)}"
-
-    monkeypatch.setattr(SessionBackend, "generate_id", generate_id)
-    monkeypatch.setattr(signing_in, "new_handle", lambda: f"handle-{next(Story.numbers)}")
-
-
 async def backwards(self: UserIndex, *work: Coroutine[Any, Any, Any]) -> list[Any]:
     """What is waited for together may be done in any order: here, the last comes first."""
     return [await one for one in reversed(work)][::-1]
@@ -128,21 +95,15 @@ def together(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 class Story(World):
-    """A world whose store stops before each call. Names and keys are numbers, so that each order can be repeated."""
-
-    numbers = count()
+    """A world whose store stops before each call."""
 
     def __init__(self, kind: str, **settings: Any) -> None:
-        Story.numbers = count()
-        self.store = Stepped()
-        self.settings = settings
+        self.store = Failing()
         super().__init__(lambda clock: KINDS[kind](self.store, clock), **settings)
 
     async def visit(self, act: Callable[[Session], Any], browser: Browser) -> None:
-        """Visit a site of its own, so that two may do so at once."""
-        site = Site(backend=self.backend, **self.settings)
         with suppress(SessionGone):
-            await site.visit(act, browser)
+            await self.site.visit(act, browser)
 
     async def revoke(self, by: str) -> None:
         await self.sessions.revoke_linked(ISSUER, **{by: "name"})  # type: ignore[arg-type]
@@ -159,21 +120,27 @@ def names(**given: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("by", ["session", "subject"])
 async def test_a_sign_out_beside_a_sign_in_leaves_no_session_in_any_order(kind: str, together: None, by: str) -> None:
-    async def scenario(schedule: Schedule) -> None:
+    async def scenario(schedule: Merging) -> None:
         story, browser, by_name = Story(kind), Browser(), {by: "name"}
-        await schedule.together(
+        owner = story.owner(**by_name)
+
+        def in_which_order() -> Hashable:
+            return tuple(call for call in story.store.calls if call in (("list", owner), ("create", owner)))
+
+        await schedule.beside(
+            story.store,
+            in_which_order,
             sign_in=lambda: story.visit(sign_in("ann", **names(**by_name)), browser),
             sign_out=lambda: story.revoke(by),
         )
         if await story.user(browser) is not None:
             # A subject may sign in again: this sign-in began after the sign-out had looked.
-            owner = story.owner(**by_name)
             assert by == "subject"
             assert story.store.calls.index(("list", owner)) < story.store.calls.index(("create", owner))
             assert await story.sessions.revoke_linked(ISSUER, subject="name") == 1
             assert await story.user(browser) is None
 
-    assert await in_every_order(scenario, most=20_000) > 100
+    assert await in_every_state(scenario) > 20
 
 
 @pytest.mark.parametrize("by", [pytest.param("session", marks=pytest.mark.wide), "subject"])
@@ -181,7 +148,7 @@ async def test_a_sign_out_beside_a_sign_in_leaves_no_session_in_any_order(kind: 
 async def test_a_sign_out_that_is_interrupted_anywhere_is_completed_by_the_next(by: str, works_first: bool) -> None:
     interrupted = 0
 
-    async def scenario(schedule: Schedule, call: int) -> None:
+    async def scenario(schedule: Merging, call: int) -> None:
         story, browser = Story("stored"), Browser()
 
         async def sign_out() -> None:
@@ -192,15 +159,17 @@ async def test_a_sign_out_that_is_interrupted_anywhere_is_completed_by_the_next(
             except BackendUnavailable:
                 interrupted += 1
 
-        await schedule.together(
-            sign_in=lambda: story.visit(sign_in("ann", **names(**{by: "name"})), browser), sign_out=sign_out
+        await schedule.beside(
+            story.store,
+            sign_in=lambda: story.visit(sign_in("ann", **names(**{by: "name"})), browser),
+            sign_out=sign_out,
         )
         await story.revoke(by)
         assert await story.user(browser) is None
 
     for call in range(1, 8):
-        await in_every_order(partial(scenario, call=call), most=20_000)
-    assert interrupted > 100
+        await in_every_state(partial(scenario, call=call))
+    assert interrupted > 20
 
 
 @pytest.mark.parametrize("together", ["in turn", pytest.param("backwards", marks=pytest.mark.wide)], indirect=True)
@@ -212,17 +181,21 @@ async def test_a_sign_out_beside_a_request_ends_its_session_in_every_order(kind:
         if act == "rotate":
             await session.regenerate_id()
 
-    async def scenario(schedule: Schedule) -> None:
+    async def scenario(schedule: Merging) -> None:
         story, browser = Story(kind, max_age=40 * DAY), Browser()
         await story.visit(sign_in("ann", **names(session="name")), browser)
         if act == "extend":  # past the end of the links
             story.clock.advance(30 * DAY)
         old = Browser(dict(browser.cookies))
-        await schedule.together(request=lambda: story.visit(work, browser), sign_out=lambda: story.revoke("session"))
+        await schedule.beside(
+            story.store,
+            request=lambda: story.visit(work, browser),
+            sign_out=lambda: story.revoke("session"),
+        )
         assert await story.user(browser) is None
         assert await story.user(old) is None
 
-    assert await in_every_order(scenario, most=20_000) > 5
+    assert await in_every_state(scenario) > 5
 
 
 # What a link says, and for how long

@@ -24,6 +24,7 @@ from tests.rows import rows
 from tests.shell.people import sign_in
 from tests.shell.test_watch import Ticks
 from tests.site import Browser, Clock, Site
+from tests.site import settled as turns
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
 
@@ -31,8 +32,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
 async def settled() -> None:
     """Wait until nothing happens any more, what was called from other threads included."""
     for _ in range(3):
-        await anyio.lowlevel.checkpoint()
-        await anyio.wait_all_tasks_blocked()
+        await turns()
 
 
 class Line(MemoryStore):

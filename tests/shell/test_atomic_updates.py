@@ -62,8 +62,7 @@ async def test_it_returns_what_the_function_returns_and_shows_what_was_stored(
         return await update_atomically(session, count), session["n"]
 
     for number in (1, 2):
-        await site.visit(act)
-        assert site.result == (number, number)
+        assert (await site.visit(act)).result == (number, number)
     assert await site.data() == {"n": 2}
 
 
@@ -210,8 +209,8 @@ async def test_a_function_that_changes_nothing_writes_nothing(clock: Clock, site
     store = Counted()
     site = site_of(backend=StoreBackend(store, clock=clock))
     await site.visit(lambda session: session.update(n=1))
-    await site.visit(lambda session: update_atomically(session, lambda data: data["n"]))
-    assert (site.result, store.writes) == (1, 1)
+    reply = await site.visit(lambda session: update_atomically(session, lambda data: data["n"]))
+    assert (reply.result, store.writes) == (1, 1)
 
 
 async def test_an_update_that_always_conflicts_gives_up_with_an_error(

@@ -111,6 +111,7 @@ class Person:
         return sum(one.name.startswith("session") for one in self.jar.jar)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.guarantee(6)
 @rows("change", CHANGES)
 @rows("kind", BACKENDS)

@@ -12,11 +12,12 @@ from starsessions.events import Event, Revoked
 from starsessions.stores.memory import MemoryStore
 from starsessions.testing.conformance.interleaving import Schedule
 from starsessions.users import UserSessions
+from tests.orders import Merging, in_every_state
 from tests.rows import rows
 from tests.shell.people import Recorded, sign_in, signed_in, user_of
 from tests.shell.test_ends_everywhere import KINDS, change
 from tests.shell.test_sign_in_races import KINDS as WATCHED
-from tests.shell.test_sign_in_races import Story, with_few_switches
+from tests.shell.test_sign_in_races import Story
 from tests.site import Browser, Clock, Site
 
 pytestmark = pytest.mark.anyio
@@ -308,14 +309,14 @@ class Random3(Schedule):
         return self._random.randrange(options)
 
 
-async def set_up(name: str, clock: Clock, too_many: str) -> tuple[Story, Browser, Browser]:
+async def set_up(name: str, too_many: str) -> tuple[Story, Browser, Browser]:
     """One session in use, and one that was lost more than a minute ago: the maximum."""
-    story = Story(WATCHED[name], clock, max_sessions_per_user=2, on_too_many=too_many)
+    story = Story(WATCHED[name], Clock(), max_sessions_per_user=2, on_too_many=too_many)
     used, lost = Browser(), Browser()
     for browser in (used, lost):
         await story.visit(sign_in(), browser)
     await story.visit(users.get_user_id, used)
-    clock.advance(60)
+    story.clock.advance(60)
     return story, used, lost
 
 
@@ -323,15 +324,15 @@ async def set_up(name: str, clock: Clock, too_many: str) -> tuple[Story, Browser
 @rows("name", WATCHED)
 @rows("too_many", ["evict", "refuse"])
 async def test_beside_a_request_that_confirms_it_never_too_many_and_none_too_few_are_left(
-    clock: Clock, name: str, too_many: str
+    name: str, too_many: str
 ) -> None:
     outcomes: set[tuple[Any, ...]] = set()
 
-    async def scenario(schedule: Schedule) -> None:
-        story, used, lost = await set_up(name, clock, too_many)
+    async def scenario(schedule: Merging) -> None:
+        story, used, lost = await set_up(name, too_many)
         new = Browser()
-        seen = await schedule.together(
-            sign_in=lambda: story.visit(quietly, new), confirm=lambda: story.visit(confirm, lost)
+        seen = await schedule.beside(
+            story.store, sign_in=lambda: story.visit(quietly, new), confirm=lambda: story.visit(confirm, lost)
         )
         alive = (await story.user(used), await story.user(lost), await story.user(new))
         assert sum(user is not None for user in alive) == len(await story.users.list("ann")) == 2
@@ -341,20 +342,21 @@ async def test_beside_a_request_that_confirms_it_never_too_many_and_none_too_few
             assert alive[1] == "ann"
         outcomes.add((*alive, seen["confirm"]))
 
-    await with_few_switches(scenario)
+    await in_every_state(scenario)
     assert {alive[1:3] for alive in outcomes} >= {(None, "ann")}
     assert len(outcomes) >= 2, "the schedules decide nothing"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.guarantee(21)
 @rows("name", WATCHED)
 @rows("too_many", ["evict", "refuse"])
 async def test_two_sign_ins_and_a_request_that_confirms_leave_no_more_than_the_maximum(
-    clock: Clock, name: str, too_many: str
+    name: str, too_many: str
 ) -> None:
     for number in range(150):
         schedule = Random3(number)
-        story, used, lost = await set_up(name, clock, too_many)
+        story, used, lost = await set_up(name, too_many)
         one, two = Browser(), Browser()
         tasks: dict[str, Callable[[], Awaitable[Any]]] = {
             "one": lambda story=story, one=one: story.visit(quietly, one),  # type: ignore[misc]

@@ -14,11 +14,11 @@ from starlette.requests import HTTPConnection
 from starsessions import BackendUnavailable, Session, SessionBackend, SessionGone, csrf, update_atomically, users
 from starsessions.backends.server_side import StoreBackend
 from starsessions.stores.memory import MemoryStore
-from starsessions.testing.conformance.interleaving import Schedule
 from starsessions.users import UserSessions
+from tests.orders import Merging, in_every_state
 from tests.rows import rows
 from tests.shell.people import sign_in
-from tests.shell.test_sign_in_races import KINDS, Story, and_persist, and_update, twice, with_few_switches
+from tests.shell.test_sign_in_races import KINDS, Story, and_persist, and_update, twice
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
@@ -52,21 +52,22 @@ def kind(request: pytest.FixtureRequest) -> Any:
     return KINDS[request.param]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.guarantee(21)
 @rows(("form", "data"), FORMS.values(), ids=FORMS)
 async def test_in_every_order_of_two_forms_both_responses_sign_in_with_the_cart(
     kind: Any, clock: Clock, form: Any, data: dict[str, Any]
 ) -> None:
-    async def scenario(schedule: Schedule) -> None:
+    async def scenario(schedule: Merging) -> None:
         story, visitor = Story(kind, clock), Browser()
         await story.visit(fill, visitor)
         one, other = Browser(dict(visitor.cookies)), Browser(dict(visitor.cookies))
-        await schedule.together(one=lambda: story.visit(form, one), other=lambda: story.visit(form, other))
+        await schedule.beside(story.store, one=lambda: story.visit(form, one), other=lambda: story.visit(form, other))
         for kept in (one, other):
-            assert (await story.site().visit(content, kept)).result == ("ann", data)
+            assert (await story.site.visit(content, kept)).result == ("ann", data)
         await story.end_all()
 
-    await with_few_switches(scenario)
+    await in_every_state(scenario)
 
 
 MOMENTS = ["before it is loaded", "before it is saved"]
@@ -273,7 +274,7 @@ async def test_an_attempt_that_failed_halfway_and_was_ignored_is_a_lost_store_an
             await session.persist()
         story.store.breaks_at = 0
 
-    reply = await story.site().visit(act, browser)
+    reply = await story.site.visit(act, browser)
     assert reply.messages[0]["status"] in (200, 503)
     assert await story.user(browser) == ("ann" if reply.messages[0]["status"] == 200 else None)
     await story.visit(sign_in(), browser)

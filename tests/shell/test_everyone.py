@@ -12,16 +12,16 @@ from starsessions.backends.user_index import EPOCH_FOR
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.stores.base import Page
 from starsessions.stores.memory import MemoryStore
-from starsessions.testing.conformance.interleaving import Schedule, step
+from starsessions.testing.conformance.interleaving import step
 from starsessions.users import UserSessions
+from tests.orders import Merging, in_every_state
 from tests.rows import rows
 from tests.shell.people import signed_in, user_of
 from tests.shell.test_ends_everywhere import Forgets, change, extend
 from tests.shell.test_interrupted import KINDS, Kind, Story
 from tests.shell.test_sign_in_races import KINDS as WATCHED
 from tests.shell.test_sign_in_races import Story as WatchedStory
-from tests.shell.test_sign_in_races import with_few_switches
-from tests.site import Browser, Clock, Site
+from tests.site import Browser, Clock, Site, settled
 
 pytestmark = pytest.mark.anyio
 
@@ -130,7 +130,7 @@ async def test_a_sign_in_of_before_ends_and_one_of_after_lives_in_every_order(cl
     for name in ("stored", "in a cookie"):
         seen: set[bool] = set()
 
-        async def scenario(schedule: Schedule, name: str = name, seen: set[bool] = seen) -> None:
+        async def scenario(schedule: Merging, name: str = name, seen: set[bool] = seen) -> None:
             story, browser = WatchedStory(WATCHED[name], clock), Browser()
             order: list[str] = []
 
@@ -146,7 +146,12 @@ async def test_a_sign_in_of_before_ends_and_one_of_after_lives_in_every_order(cl
                 await story.users.revoke_everyone()
                 order.append("ended")
 
-            await schedule.together(act=lambda: story.visit(sign_in_beside, browser), end=everyone)
+            await schedule.beside(
+                story.store,
+                lambda: tuple(order),
+                act=lambda: story.visit(sign_in_beside, browser),
+                end=everyone,
+            )
             await story.visit(change, browser)
             lives = await story.user(browser) == "ann"
             if order.index("begun") < order.index("ends"):
@@ -155,7 +160,7 @@ async def test_a_sign_in_of_before_ends_and_one_of_after_lives_in_every_order(cl
                 assert lives
             seen.add(lives)
 
-        await with_few_switches(scenario)
+        await in_every_state(scenario)
         assert seen == {True, False}
 
 
@@ -170,14 +175,14 @@ async def test_wherever_it_is_interrupted_all_are_refused_once_it_was_done_again
     at, goes_on = 0, True
     while goes_on:
         at += 1
-        story = Story(kind, clock, None)
+        story = Story(kind, None, set())
         await story.begin()
         goes_on = await story.interrupted(ends_everyone, how, at)
         first = [Browser(dict(one.cookies)) for one in (story.old, story.new)]
-        alive = [await renewed(story.site(), one) for one in first]
+        alive = [await renewed(story.site, one) for one in first]
         assert len({*alive}) == 1, f"some are refused and some are not, after call {at}"
         await story.users.revoke_everyone()
-        assert [await renewed(story.site(), one) for one in (story.old, story.new)] == [None] * 2
+        assert [await renewed(story.site, one) for one in (story.old, story.new)] == [None] * 2
         await story.check(f"after call {at}")
 
 
@@ -262,7 +267,7 @@ async def test_streams_of_all_users_end_and_each_of_them_by_one_read_of_one_key(
         for n, browser in enumerate(browsers):
             tasks.start_soon(stream, n, browser)
         for _ in range(3):
-            await anyio.wait_all_tasks_blocked()
+            await settled()
         store.reads.clear()
         await sessions.revoke_everyone()
     assert sorted(ended) == [*range(20)]

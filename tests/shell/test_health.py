@@ -27,7 +27,7 @@ from starsessions.stores.listed import ListedStore
 from starsessions.testing.conformance.right_stores import Entries, Right
 from tests.shell.people import LISTING, Recorded
 from tests.shell.test_outage import Failing
-from tests.site import KEY, Clock, DictBackend, Reply, call
+from tests.site import KEY, Clock, DictBackend, Reply, call, settled
 
 pytestmark = pytest.mark.anyio
 
@@ -126,7 +126,7 @@ async def test_probes_at_the_same_time_share_a_read(clock: Clock) -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(50):
             tasks.start_soon(ask)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert (store.calls, replies) == (["get"], [])
         store.may_answer.set()
     assert [answer_of(reply) for reply in replies] == [OK] * 50

@@ -4,8 +4,9 @@ Whatever is interrupted: a live session is in the listing of its user, what was 
 brings the user below the maximum, and an eviction comes with a sign-in that was saved, or was told.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from starsessions.events import Event, Revoked
 from starsessions.stores.base import Entry, Page, Write
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
+from tests.orders import numbered, task
 from tests.rows import rows
 from tests.shell.people import OneByOne, sign_in
 from tests.site import KEY, Browser, Clock, Site
@@ -43,21 +45,26 @@ class Fragile(MemoryStore):
         self.scope = CancelScope()
         self.meanwhile_at = 0
         self.meanwhile: Callable[[], Awaitable[Any]] | None = None
+        self.after: Callable[[int], Awaitable[Any]] | None = None
+        """Is told after each call how many there were."""
 
     async def _call(self, work: Awaitable[Any]) -> Any:
         if self.is_dead:
             work.close()  # type: ignore[attr-defined]
             raise Killed
         self.calls += 1
-        meanwhile, how = self.meanwhile, self.how if self.calls == self.breaks_at else ""
-        if meanwhile is not None and self.calls == self.meanwhile_at:
-            calls, self.meanwhile, plan, self.how = self.calls, None, self.how, ""
+        number, meanwhile, how = self.calls, self.meanwhile, self.how if self.calls == self.breaks_at else ""
+        if meanwhile is not None and number == self.meanwhile_at:
+            plan, after = self.how, self.after
+            self.meanwhile, self.how, self.after = None, "", None
             await meanwhile()
-            self.calls, self.how = calls, plan
+            self.calls, self.how, self.after = number, plan, after
         if how == "call lost":
             work.close()  # type: ignore[attr-defined]
             raise BackendUnavailable("The store failed: ConnectionError.")
         result = await work
+        if self.after is not None:
+            await self.after(number)
         if how == "answer lost":
             raise BackendUnavailable("The store failed: ConnectionError.")
         if how == "cancelled":
@@ -92,6 +99,16 @@ class Fragile(MemoryStore):
     async def count_owned(self, name: str, *, most: int, now: int) -> int:
         count: int = await self._call(super().count_owned(name, most=most, now=now))
         return count
+
+    async def state(self, now: int) -> Hashable:
+        """All that later requests can find: the entries, and the listings in their order."""
+        entries = [
+            (key, entry.value, entry.expires_at, owner)
+            for key, entry, owner in (await self.scan(limit=1000, now=now))[0]
+        ]
+        owners = sorted({owner for *_, owner in entries if owner})
+        pages = [await super(Fragile, self).list_owned(owner, limit=1000, now=now) for owner in owners]
+        return frozenset(entries), tuple(tuple(key for key, _ in page.entries) for page in pages)
 
 
 class FourVerbs:
@@ -129,16 +146,31 @@ def listed(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
 
 
-class Story:
-    """Ann, who is signed in at two browsers, one of them since a second before the other, and has a cart at a third."""
+@pytest.fixture
+def checked() -> set[Hashable]:
+    """The states in which all promises are kept, as was seen already."""
+    return set()
 
-    def __init__(self, kind: Kind, clock: Clock, most: int | None) -> None:
+
+class Story:
+    """Ann, who is signed in at two browsers, one of them since a second before the other, and has a cart at a third.
+
+    Args:
+        kind: makes the backend.
+        most: how many sessions a user may have.
+        checked: states that need no check any more. A state is the same again only if what is random is `numbered`.
+    """
+
+    def __init__(self, kind: Kind, most: int | None, checked: set[Hashable]) -> None:
         self.store = Fragile()
-        self.clock = clock
+        self.checked = checked
+        self.clock = clock = Clock()
         self.backend = kind(self.store, clock)
         self.most = most
         self.events: list[Event] = []
         self.users = UserSessions(self.backend, on_event=self.events.append)
+        settings = {} if most is None else {"max_sessions_per_user": most}
+        self.site = Site(backend=self.backend, clock=clock, autoload=True, on_event=self.events.append, **settings)
         self.old, self.new, self.cart = Browser(), Browser(), Browser()
         self.before: list[Browser] = []
         """A copy of each cookie that was given out before anything was interrupted."""
@@ -152,21 +184,17 @@ class Story:
         await self.visit(lambda session: session.update(cart=[1]), self.cart)
         self.before = [Browser(dict(browser.cookies)) for browser in (self.old, self.new)]
 
-    def site(self) -> Site:
-        settings = {} if self.most is None else {"max_sessions_per_user": self.most}
-        return Site(backend=self.backend, clock=self.clock, autoload=True, on_event=self.events.append, **settings)
-
     async def visit(self, act: Any, browser: Browser) -> int:
         with suppress(SessionGone):
-            reply = await self.site().visit(act, browser)
+            reply = await self.site.visit(act, browser)
             return int(reply.messages[0]["status"])
         return 0
 
     async def user(self, browser: Browser) -> Any:
-        return (await self.site().visit(users.get_user_id, Browser(dict(browser.cookies)))).result
+        return (await self.site.visit(users.get_user_id, Browser(dict(browser.cookies)))).result
 
     async def handles(self, browsers: list[Browser]) -> set[Any]:
-        seen = [await self.site().visit(users.get_handle, Browser(dict(one.cookies))) for one in browsers]
+        seen = [await self.site.visit(users.get_handle, Browser(dict(one.cookies))) for one in browsers]
         return {reply.result for reply in seen} - {None}
 
     async def listed(self) -> set[str]:
@@ -182,11 +210,15 @@ class Story:
             except BaseException as error:
                 if not _is_killed(error):
                     raise
-        store.how, store.is_dead, store.meanwhile = "", False, None
+        store.how, store.is_dead, store.meanwhile, store.after = "", False, None, None
         return store.calls >= at
 
     async def check(self, at: str) -> None:
         """All promises."""
+        state = await self.state()
+        if state in self.checked:
+            return
+        self.checked.add(state)
         await self._all_are_listed(at)
         for browser in self.closed:
             assert await self.user(browser) is None, f"what was ended opens {at}"
@@ -201,6 +233,14 @@ class Story:
             await self.users.revoke_all(user)
         assert await self.listed() == set()
         assert [await self.user(one) for one in every] == [None] * len(every), f"not all have ended {at}"
+
+    async def state(self) -> Hashable:
+        """All that the promises depend on."""
+        cookies = [
+            tuple(sorted(one.cookies.items())) for one in (*self.before, self.old, self.new, self.cart, *self.closed)
+        ]
+        now = int(self.clock())
+        return self.most, now, tuple(cookies), len(self.before), await self.store.state(now)
 
     async def _all_are_listed(self, at: str) -> None:
         """Look at every entry of the store: each that belongs to a user is in the listing of that user."""
@@ -304,80 +344,106 @@ ACTS: dict[str, Act] = {
 ENDING = ("signs out", "ends one", "ends others", "ends all", "signs in as another user", "signs in again")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.guarantee(21)
 @rows("name", ACTS)
 @rows("how", ["killed", "call lost", "answer lost", "cancelled"])
 @rows("most", [None, 2, 1])
 async def test_each_promise_is_kept_wherever_an_operation_is_interrupted(
-    indexed: Kind, clock: Clock, name: str, how: str, most: int | None
+    indexed: Kind, checked: set[Hashable], name: str, how: str, most: int | None
 ) -> None:
-    await interrupt_at_each_call(indexed, clock, name, how, most)
+    await interrupt_at_each_call(indexed, checked, name, how, most)
 
 
 @rows("name", ACTS)
 @rows("how", ["killed", "answer lost"])
 async def test_with_a_list_each_promise_is_kept_wherever_an_operation_is_interrupted(
-    listed: Kind, clock: Clock, name: str, how: str
+    listed: Kind, checked: set[Hashable], name: str, how: str
 ) -> None:
-    await interrupt_at_each_call(listed, clock, name, how, 2)
+    await interrupt_at_each_call(listed, checked, name, how, 2)
 
 
-async def interrupt_at_each_call(kind: Kind, clock: Clock, name: str, how: str, most: int | None) -> None:
+async def interrupt_at_each_call(kind: Kind, checked: set[Hashable], name: str, how: str, most: int | None) -> None:
     at, goes_on = 0, True
     while goes_on:
         at += 1
-        story = Story(kind, clock, most)
-        await story.begin()
-        before = await story.listed()
-        goes_on = await story.interrupted(ACTS[name], how, at)
-        after = await story.listed()
-        told = {event.handle for event in story.events if isinstance(event, Revoked)}
-        if name not in ENDING and before - after - told:
-            assert after - before, f"a session was evicted in silence, and no other was signed in, after call {at}"
-        await story.check(f"after call {at}")
+        with numbered(), task(0):
+            story = Story(kind, most, checked)
+            await story.begin()
+            before = await story.listed()
+            goes_on = await story.interrupted(ACTS[name], how, at)
+            after = await story.listed()
+            told = {event.handle for event in story.events if isinstance(event, Revoked)}
+            if name not in ENDING and before - after - told:
+                assert after - before, f"a session was evicted in silence, and no other was signed in, after call {at}"
+            await story.check(f"after call {at}")
 
 
-@pytest.mark.once
+@pytest.mark.exhaustive
 @pytest.mark.guarantee(21)
 @rows("name", ACTS)
 @rows("meanwhile", ["signs in", "rotates", "signs out", "ends one", "ends others", "ends all"])
 async def test_each_promise_is_kept_if_a_process_dies_and_another_has_worked_meanwhile(
-    indexed: Kind, clock: Clock, name: str, meanwhile: str
+    indexed: Kind, checked: set[Hashable], name: str, meanwhile: str
 ) -> None:
-    """The other request is served before any of the calls up to the last one of the process that dies."""
-    for at in range(1, 100):
-        goes_on = [await dies(indexed, clock, ACTS[name], at, ACTS[meanwhile], then) for then in range(1, at + 1)]
-        if not any(goes_on):
-            return
+    await dies_beside_another(indexed, checked, ACTS[name], ACTS[meanwhile])
 
 
-@pytest.mark.once
+@pytest.mark.exhaustive
 @rows("name", ["signs in", "signs in again", "rotates", "ends all"])
 @rows("meanwhile", ["signs in", "ends all"])
 async def test_with_a_list_each_promise_is_kept_if_a_process_dies_and_another_has_worked_meanwhile(
-    listed: Kind, clock: Clock, name: str, meanwhile: str
+    listed: Kind, checked: set[Hashable], name: str, meanwhile: str
 ) -> None:
-    """A list takes more calls: here the other request is served before the first, or the last of them."""
-    for at in range(1, 100):
-        goes_on = [await dies(listed, clock, ACTS[name], at, ACTS[meanwhile], then) for then in {1, at}]
-        if not any(goes_on):
+    await dies_beside_another(listed, checked, ACTS[name], ACTS[meanwhile])
+
+
+async def dies_beside_another(kind: Kind, checked: set[Hashable], act: Act, meanwhile: Act) -> None:
+    """Serve another request before each call, and let the process die after each of those that follow.
+
+    Many of these deaths leave the same, so that one of them is enough.
+    """
+    for then in range(1, 100):
+        left: dict[Hashable, int] = {}
+
+        async def look(story: Story, at: int, then: int = then, left: dict[Hashable, int] = left) -> None:
+            if at >= then:
+                left.setdefault(await story.state(), at)
+
+        calls = await beside_another(kind, checked, act, meanwhile, then, after=look)
+        for state, at in left.items():
+            if state not in checked:
+                await beside_another(kind, checked, act, meanwhile, then, dies_at=at)
+                assert state in checked, "it has left something else"
+        if calls < then:
             return
 
 
-async def dies(kind: Kind, clock: Clock, act: Act, at: int, meanwhile: Act, then: int) -> bool:
-    """Let the process die after a call, and another be served before one. Return False if it has fewer calls."""
-    story = Story(kind, clock, 2)
-    await story.begin()
-    story.store.meanwhile, story.store.meanwhile_at = lambda: meanwhile(story), then
-    goes_on = await story.interrupted(act, "killed", at)
-    await story.check(f"after call {at}, with another request before call {then}")
-    return goes_on
+async def beside_another(
+    kind: Kind, checked: set[Hashable], act: Act, meanwhile: Act, then: int, *, after: Any = None, dies_at: int = 0
+) -> int:
+    """Serve another request before a call. Return how many calls there were."""
+
+    async def other_request() -> None:
+        with task(1):
+            await meanwhile(story)
+
+    with numbered(), task(0):
+        story = Story(kind, 2, checked)
+        await story.begin()
+        store = story.store
+        store.meanwhile, store.meanwhile_at = other_request, then
+        store.after = after and partial(after, story)
+        await story.interrupted(act, "killed", dies_at)
+        calls = store.calls
+        await story.check(f"after call {calls}, with another request before call {then}")
+        return calls
 
 
 @rows("how", ["killed", "cancelled"])
-async def test_a_sign_in_that_was_interrupted_costs_a_place_for_a_minute(kind: Kind, clock: Clock, how: str) -> None:
-    story = Story(kind, clock, 1)
+async def test_a_sign_in_that_was_interrupted_costs_a_place_for_a_minute(kind: Kind, how: str) -> None:
+    story = Story(kind, 1, set())
     await story.interrupted(signs_in, how, 1)
     await story.check("after a sign-in that was interrupted")
-    clock.advance(PENDING)
+    story.clock.advance(PENDING)
     assert await story.listed() == set()

@@ -8,10 +8,9 @@ import anyio
 import pytest
 
 from starsessions.backends.sharing import SharedReads
+from tests.site import settled
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
-
-settled = anyio.wait_all_tasks_blocked
 
 
 class Source:

@@ -3,7 +3,7 @@
 After each story all sessions of the user are revoked. No cookie that was ever issued may be signed in then.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -22,10 +22,9 @@ from starsessions import (
     users,
 )
 from starsessions.backends.server_side import StoreBackend
-from starsessions.stores.base import Entry, Page, Write
 from starsessions.stores.memory import MemoryStore
-from starsessions.testing.conformance.interleaving import Schedule, step
 from starsessions.users import UserSessions
+from tests.orders import Merging, Stepped, in_every_state
 from tests.rows import rows
 from tests.shell.people import sign_in
 from tests.site import KEY, Browser, Clock, Site
@@ -34,8 +33,8 @@ from tests.site import KEY, Browser, Clock, Site
 pytestmark = pytest.mark.anyio
 
 
-class Watched(MemoryStore):
-    """Stops before each verb for a schedule to say when to go on, and breaks at the call that it is told to."""
+class Watched(Stepped):
+    """Breaks at the call that it is told to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,8 +43,7 @@ class Watched(MemoryStore):
         self.how = ""
         self.scope = CancelScope()
 
-    async def _call(self, work: Callable[[], Awaitable[Any]]) -> Any:
-        await step()
+    async def carry_out(self, verb: str, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
         self.calls += 1
         how = self.how if self.calls == self.breaks_at else ""
         if how == "call lost":
@@ -57,31 +55,6 @@ class Watched(MemoryStore):
             self.scope.cancel()
             await checkpoint()
         return result
-
-    async def get(self, key: str, *, now: int) -> Entry | None:
-        found: Entry | None = await self._call(lambda: super(Watched, self).get(key, now=now))
-        return found
-
-    async def create(self, key: str, value: bytes, **how: Any) -> Any:
-        return await self._call(lambda: super(Watched, self).create(key, value, **how))
-
-    async def replace(self, key: str, value: bytes, version: Any, **how: Any) -> Any:
-        return await self._call(lambda: super(Watched, self).replace(key, value, version, **how))
-
-    async def delete(self, key: str, version: Any = None, *, now: int) -> bool:
-        lived: bool = await self._call(lambda: super(Watched, self).delete(key, version, now=now))
-        return lived
-
-    async def write_together(self, writes: Sequence[Write], **how: Any) -> Any:
-        return await self._call(lambda: super(Watched, self).write_together(writes, **how))
-
-    async def list_owned(self, name: str, **how: Any) -> Page:
-        page: Page = await self._call(lambda: super(Watched, self).list_owned(name, **how))
-        return page
-
-    async def count_owned(self, name: str, *, most: int, now: int) -> int:
-        count: int = await self._call(lambda: super(Watched, self).count_owned(name, most=most, now=now))
-        return count
 
 
 def one_by_one(store: MemoryStore) -> MemoryStore:
@@ -103,65 +76,28 @@ def kind(request: pytest.FixtureRequest) -> Callable[[MemoryStore, Clock], Sessi
     return KINDS[request.param]
 
 
-class Switched(Schedule):
-    """Two tasks: the one takes some steps, then the other takes some, then the first goes on to its end."""
-
-    def __init__(self, first: int, some: int, others: int) -> None:
-        super().__init__()
-        self._plan = [first] * some + [1 - first] * others + [first] * 1000
-        self.was_used_up = False
-
-    def _choose(self, options: int) -> int:
-        self.taken.append((0, options))
-        return self._plan[len(self.taken) - 1] if options == 2 else 0
-
-
-async def with_few_switches(scenario: Callable[[Schedule], Awaitable[None]], most: int = 14) -> None:
-    """Every order with at most three switches from one task to the other: the races that were found need no more.
-
-    (All orders of two tasks of ten steps are 184756.)
-    """
-    seen = set()
-    for first in (0, 1):
-        for some in range(most):
-            for others in range(1, most):
-                schedule = Switched(first, some, others)
-                try:
-                    await scenario(schedule)
-                except Exception as error:
-                    error.add_note(f"in the order: {', '.join(schedule.order)}")
-                    raise
-                order = tuple(schedule.order)
-                if order in seen:
-                    break
-                seen.add(order)
-
-
 class Story:
-    """A store, sites on it that can be visited at once, and every cookie that was ever given out."""
+    """A store, a site on it that can be visited twice at once, and every cookie that was ever given out."""
 
     def __init__(self, kind: Callable[[MemoryStore, Clock], SessionBackend], clock: Clock, **settings: Any) -> None:
         self.store = Watched()
         self.clock = clock
         self.backend = kind(self.store, clock)
         self.users = UserSessions(self.backend)
-        self.settings = settings
+        self.site = Site(backend=self.backend, clock=clock, autoload=True, **settings)
         self.cookies: list[dict[str, str]] = []
-
-    def site(self) -> Site:
-        return Site(backend=self.backend, clock=self.clock, autoload=True, **self.settings)
 
     async def visit(self, act: Callable[[Session], Any], browser: Browser) -> Any:
         """What the handler returned; None if it was told that the session was ended meanwhile."""
         try:
-            return (await self.site().visit(act, browser)).result
+            return (await self.site.visit(act, browser)).result
         except SessionGone:
             return None
         finally:
             self.cookies.append(dict(browser.cookies))
 
     async def user(self, browser: Browser) -> Any:
-        return (await self.site().visit(users.get_user_id, Browser(dict(browser.cookies)))).result
+        return (await self.site.visit(users.get_user_id, Browser(dict(browser.cookies)))).result
 
     async def alive(self) -> list[Browser]:
         """The cookies that are signed in."""
@@ -256,39 +192,47 @@ async def test_a_session_can_be_revoked_during_any_request(kind: Any, clock: Clo
     await story.end_all()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.requirement("ASVS 7.5.2")
 @pytest.mark.guarantee(21)
 @rows("act", ACTS.values(), ids=ACTS)
 async def test_a_session_revoked_by_its_handle_stays_ended_during_any_request(
     kind: Any, clock: Clock, act: Any
 ) -> None:
-    async def scenario(schedule: Schedule) -> None:
+    async def scenario(schedule: Merging) -> None:
         story, browser = Story(kind, clock), Browser()
         await story.visit(sign_in(), browser)
         [listed] = await story.users.list("ann")
-        await schedule.together(
-            act=lambda: story.visit(act, browser), end=lambda: story.users.revoke("ann", listed.handle)
+        await schedule.beside(
+            story.store,
+            act=lambda: story.visit(act, browser),
+            end=lambda: story.users.revoke("ann", listed.handle),
         )
         assert await story.visit(users.get_handle, browser) != listed.handle
         assert act not in (rotate, change) or await story.alive() == []
         await story.end_all()
 
-    await with_few_switches(scenario)
+    await in_every_state(scenario)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.requirement("ASVS 7.4.2")
 @pytest.mark.guarantee(21)
 @rows("act", ACTS.values(), ids=ACTS)
 async def test_when_all_are_ended_none_that_was_busy_is_left_off_the_list(
     kind: Any, clock: Clock, before: Any, act: Any
 ) -> None:
-    async def scenario(schedule: Schedule) -> None:
+    async def scenario(schedule: Merging) -> None:
         story, browser = Story(kind, clock), Browser()
         await story.visit(before or Session.load, browser)
-        await schedule.together(act=lambda: story.visit(act, browser), end=lambda: story.users.revoke_all("ann"))
+        await schedule.beside(
+            story.store,
+            act=lambda: story.visit(act, browser),
+            end=lambda: story.users.revoke_all("ann"),
+        )
         await story.end_all()
 
-    await with_few_switches(scenario)
+    await in_every_state(scenario)
 
 
 @pytest.mark.requirement("ASVS 7.1.2")
@@ -299,14 +243,19 @@ async def test_of_two_concurrent_sign_ins_one_exceeds_the_limit(kind: Any, clock
         with suppress(TooManySessions):
             await users.sign_in(session, "ann")
 
-    async def scenario(schedule: Schedule) -> None:
+    async def scenario(schedule: Merging) -> None:
         story = Story(kind, clock, max_sessions_per_user=1, on_too_many=too_many)
-        await schedule.together(one=lambda: story.visit(try_to, Browser()), two=lambda: story.visit(try_to, Browser()))
+        await schedule.beside(
+            story.store,
+            one=lambda: story.visit(try_to, Browser()),
+            two=lambda: story.visit(try_to, Browser()),
+        )
         assert len(await story.alive()) == len(await story.users.list("ann")) == 1
 
-    await with_few_switches(scenario)
+    await in_every_state(scenario)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.guarantee(21)
 @rows("act", ACTS.values(), ids=ACTS)
 @rows("how", ["call lost", "answer lost"])

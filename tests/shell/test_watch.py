@@ -19,7 +19,7 @@ from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from starsessions.watch import MAX_FAILURES
 from tests.shell.people import sign_in
-from tests.site import Browser, Clock, Site
+from tests.site import Browser, Clock, Site, settled
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
 
@@ -115,7 +115,7 @@ class Ticks:
 
     async def tick(self) -> None:
         await self._send.send(None)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
 
     def close(self) -> None:
         self._send.close()
@@ -144,7 +144,7 @@ async def test_the_block_is_cancelled_when_the_session_has_ended(
             log.append(f"ended: {scope.cancelled_caught}")
 
     async def revoke() -> None:
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         await ticks.tick()
         assert log == ["open"]
         await UserSessions(listing).revoke_all("ann")
@@ -204,7 +204,7 @@ async def test_on_conflict_raise_raises_when_a_session_is_saved_and_not_when_it_
             log.append(f"ended: {scope.cancelled_caught}")
 
     async def look() -> None:
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         await ticks.tick()
         assert log == []
         await UserSessions(store_backend).revoke_all("ann")
@@ -238,7 +238,7 @@ async def test_a_store_that_fails_for_long_cancels_the_block(site_of: Callable[.
         return scope.cancelled_caught
 
     async def fail() -> None:
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         store.fails = MAX_FAILURES - 1
         for _ in range(MAX_FAILURES):
             await ticks.tick()

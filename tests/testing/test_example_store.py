@@ -38,10 +38,10 @@ class TestFileStore(StoreSuite):
         return lambda name: custom_store.FileStore(tmp_path / name)
 
 
+@pytest.mark.once
 class TestListedFileStore(StoreSuite):
-    """The same store, as the library uses it."""
+    """The same store, as the library uses it. It adds nothing that depends on the event loop."""
 
-    event_loops = ("asyncio", "trio")
     declines: ClassVar = {
         "sweeps": "the store below does",
         **dict.fromkeys(("batches", "joins", "scan", "announcements"), "the store below has four methods"),
@@ -52,6 +52,7 @@ class TestListedFileStore(StoreSuite):
         return lambda name: ListedStore(custom_store.FileStore(tmp_path / name))
 
 
+@pytest.mark.once
 class TestFileBackend(BackendSuite):
     @pytest.fixture
     def open_backend(self, tmp_path: Path) -> OpenBackend:

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.rows import rows
 
 
@@ -11,6 +13,7 @@ def said_by(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.once
 @rows(
     ("imported", "unwanted"),
     [

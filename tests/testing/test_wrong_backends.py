@@ -223,6 +223,7 @@ async def broken_by(make: Callable[[], SessionBackend]) -> set[str]:
     return broken
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @rows("name", WRONG)
 @pytest.mark.anyio
@@ -231,6 +232,7 @@ async def test_a_wrong_backend_fails_exactly_the_rules_that_its_mistake_breaks(n
     assert await broken_by(make) == expected
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @rows("store", [*right_stores.LEGAL, stores.HasAnIndex], ids=lambda store: store.__name__)
 @pytest.mark.anyio

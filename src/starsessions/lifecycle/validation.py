@@ -246,6 +246,8 @@ def check_stack(app: object, config: Config, scope_key: str) -> None:
 def layers(app: object) -> Iterator[object]:
     """Yield the nested applications, from the outside in. The number is limited, because a mock has no end."""
     for _ in range(_MOST_LAYERS):
+        if app is None:
+            return
         yield app
         app = getattr(app, "app", None)
 
