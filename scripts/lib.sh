@@ -39,19 +39,21 @@ need_chromium() {
     fi
 }
 
-# usable 3.13 PATH-OF-PYTHON: is it a released Python of this version that can create virtual environments?
+# usable 3.13 PATH-OF-PYTHON: is it a released Python of this version that can create virtual environments? 3.14t is the
+# free-threaded 3.14.
 usable() {
     "$2" - "$1" <<'PYTHON' 2>/dev/null
 import ensurepip, sys, venv
-sys.exit(sys.argv[1] != "%d.%d" % sys.version_info[:2] or sys.version_info.releaselevel != "final")
+version = "%d.%d" % sys.version_info[:2] + "t" * ("t" in sys.abiflags)
+sys.exit(sys.argv[1] != version or sys.version_info.releaselevel != "final")
 PYTHON
 }
 
-# find_pythons: prints one line "VERSION PATH" for each supported version on this machine, newest first.
+# find_pythons VERSION…: prints one line "VERSION PATH" for each of these that this machine has.
 # A pyenv shim on the PATH may belong to a version that is not activated, so pyenv's versions are searched, too.
 find_pythons() {
     local version candidate
-    for version in "${SUPPORTED[@]}"; do
+    for version in "$@"; do
         while read -r candidate; do
             if [[ -x $candidate ]] && usable "$version" "$candidate"; then
                 echo "$version $candidate"
@@ -59,7 +61,7 @@ find_pythons() {
             fi
         done < <(
             type -aP "python$version" || true
-            printf '%s\n' "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$version".*/bin/python
+            printf '%s\n' "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"${version%t}".*/bin/python
             type -aP python3 || true
         )
     done
@@ -67,9 +69,9 @@ find_pythons() {
 
 # Fills `pythons` with the lines of find_pythons; installs Debian's Python if there is none.
 need_pythons() {
-    mapfile -t pythons < <(find_pythons)
+    mapfile -t pythons < <(find_pythons "${SUPPORTED[@]}")
     if ((${#pythons[@]} == 0)) && apt_install python3 python3-venv; then
-        mapfile -t pythons < <(find_pythons)
+        mapfile -t pythons < <(find_pythons "${SUPPORTED[@]}")
     fi
     if ((${#pythons[@]} == 0)); then
         echo "No Python of 3.11 or newer with venv was found." >&2
@@ -96,11 +98,11 @@ make_venv_with() {
     fi
     heading "Python $version in ${directory#"$root"/}"
     rm -rf "$directory"
-    "$python" -m venv "$directory"
     local pip=("$directory/bin/python" -m pip -qq --disable-pip-version-check install --constraint "$constraints")
-    "${pip[@]}" pip # the pip that comes with Python 3.11 knows no groups
-    (cd "$root" && "${pip[@]}" --build-constraint "$constraints" "${@:4}")
-    echo "$stamp" >"$directory/stamp"
+    "$python" -m venv "$directory" &&
+        "${pip[@]}" pip && # the pip that comes with Python 3.11 knows no groups
+        (cd "$root" && "${pip[@]}" --build-constraint "$constraints" "${@:4}") &&
+        echo "$stamp" >"$directory/stamp"
 }
 
 # free_port PYTHON FIRST [WANTED]: prints the port that is wanted, or the first free one of a hundred.
@@ -130,6 +132,40 @@ has() {
 
 has_postgres() {
     has postgres || compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null
+}
+
+# unpack_newest DIRECTORY STAMP PACKAGE…: unpacks the newest of these packages of Debian into a directory, with all that
+# they need, and installs none. STAMP is a file that says what is there already. It fails where there are none.
+unpack_newest() {
+    local directory=$1 stamp=$2 apt=$1.apt keyring=/usr/share/keyrings/debian-archive-keyring.gpg package
+    shift 2
+    if [[ -f $stamp && $(<"$stamp") == "$*" ]]; then
+        return
+    fi
+    if ! command -v apt-get >/dev/null || [[ ! -f $keyring ]]; then
+        return 1
+    fi
+    rm -rf "$apt" "$directory"
+    mkdir -p "$apt"/{lists,archives}/partial "$directory"
+    : >"$apt/status" # as if nothing were installed, so that the C library comes with the programs
+    echo "deb [signed-by=$keyring] http://deb.debian.org/debian sid main" >"$apt/sources.list"
+    local apt_get=(
+        apt-get -qq
+        -o "Dir::State=$apt"
+        -o "Dir::State::status=$apt/status"
+        -o "Dir::Cache=$apt"
+        -o "Dir::Etc::sourcelist=$apt/sources.list"
+        -o Dir::Etc::sourceparts=-
+        -o APT::Sandbox::User=
+        -o Debug::NoLocking=1
+    )
+    "${apt_get[@]}" update &&
+        "${apt_get[@]}" --download-only --yes --no-install-recommends install "$@" >&2 || return 1
+    for package in "$apt"/archives/*.deb; do
+        dpkg -x "$package" "$directory" || return 1
+    done
+    rm -rf "$apt"
+    echo "$*" >"$stamp"
 }
 
 # need_servers PACKAGE…: installs those that are missing.

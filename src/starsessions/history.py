@@ -15,11 +15,12 @@ Nothing changes an entry. It is deleted when it is older than `keep_for` (`purge
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from secrets import randbits
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from anyio import from_thread
@@ -131,6 +132,7 @@ class SignInHistory:
         self._notices = Notices()
         self._waiting: deque[Row] = deque()
         self._last = 0
+        self._lock = Lock()  # endpoints in threads record, too, and there may be several event loops
         self._writer: asyncio.Task[None] | None = None
 
     @property
@@ -282,10 +284,11 @@ class SignInHistory:
     def _forget(self, user_id: str) -> None:
         """Remove a user from what waits, as `erase` does from the table."""
         key, name = key_of_user(user_id), cleaned(user_id)
-        for _ in range(len(self._waiting)):
-            row = self._waiting.popleft()
-            if row["user_key"] != key:
-                self._waiting.append(row | {"operator": ""} if row["operator"] == name else row)
+        with self._lock:
+            for _ in range(len(self._waiting)):
+                row = self._waiting.popleft()
+                if row["user_key"] != key:
+                    self._waiting.append(row | {"operator": ""} if row["operator"] == name else row)
 
     def _add(self, what: What, texts: Mapping[str, str]) -> None:
         if len(self._waiting) >= MOST_WAITING:
@@ -296,11 +299,8 @@ class SignInHistory:
                 every=60,
             )
             return
-        now = self.clock()
-        number = number_at(int(now * 1000), randbits(COUNTER_BITS - 1))
-        # What happens at one moment keeps its order. A clock that was ahead, and is right again, begins anew.
-        self._last = self._last + 1 if number <= self._last < number + number_at(1000) else number
-        row: Row = {"id": self._last, "at": int(now), "what": what.value, "user_key": key_of_user(texts["user_id"])}
+        now, user = self.clock(), key_of_user(texts["user_id"])
+        row: Row = {"id": self._next_number(now), "at": int(now), "what": what.value, "user_key": user}
         self._waiting.append(row | {name: cleaned(texts.get(name, "")) for name in TEXTS})
         try:
             self._write_soon()
@@ -308,17 +308,27 @@ class SignInHistory:
             with suppress(RuntimeError):
                 from_thread.run_sync(self._write_soon)
 
+    def _next_number(self, now: float) -> int:
+        number = number_at(int(now * 1000), randbits(COUNTER_BITS - 1))
+        with self._lock:
+            # What happens at one moment keeps its order. A clock that was ahead, and is right again, begins anew.
+            self._last = self._last + 1 if number <= self._last < number + number_at(1000) else number
+            return self._last
+
     def _write_soon(self) -> "asyncio.Task[None] | None":
         """Let a task write what waits, unless one does. Return the task of this event loop, if there is one."""
         loop, writer = running_loop(), self._writer
         if writer is not None and not writer.done() and writer.get_loop() is loop:
             return writer
-        self._writer = loop.create_task(self._write()) if self._waiting else None
-        return self._writer
+        self._writer = writer = loop.create_task(self._write()) if self._waiting else None
+        return writer
+
+    def _next_rows(self) -> Sequence[Row]:
+        with self._lock:
+            return [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
 
     async def _write(self) -> None:
-        while self._waiting:
-            rows = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
+        while rows := self._next_rows():
             work = self._database.call(partial(insert_all, table=self.table, rows=rows))
             try:
                 await self._database.with_timeout(work, writes=True)

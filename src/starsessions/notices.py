@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable
+from threading import Lock
 from time import monotonic
 
 _log = logging.getLogger("starsessions")
@@ -28,6 +29,7 @@ class Notices:
         self._clock = clock
         self._logged_at: dict[str | tuple[object, ...], float] = {}
         self._varied: Counter[object] = Counter()
+        self._lock = Lock()  # the event loops of several threads may share one
 
     def warn(
         self,
@@ -46,6 +48,13 @@ class Notices:
             every: log again after this many seconds. None: never again.
             level: the level of the `logging` module.
         """
+        with self._lock:
+            if not self._is_due(key, every):
+                return False
+        _log.log(level, message, *map(_shown, args), stacklevel=2)
+        return True
+
+    def _is_due(self, key: str | tuple[object, ...], every: float | None) -> bool:
         now = self._clock()
         before = self._logged_at.get(key)
         if before is None:
@@ -56,7 +65,6 @@ class Notices:
         elif every is None or now < before + every:
             return False
         self._logged_at[key] = now
-        _log.log(level, message, *map(_shown, args), stacklevel=2)
         return True
 
 

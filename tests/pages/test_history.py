@@ -23,6 +23,7 @@ from starsessions.events import Created, EndedByOperator, Revoked, SignedIn, Sig
 from starsessions.history import HistoryEntry, SignInHistory, What, history_table
 from starsessions.users import UserSessions
 from tests.backends.sql import DATABASES, Database, database
+from tests.interrupted import Call, Lock, at_each_line
 from tests.rows import rows
 from tests.shell.people import sign_in
 from tests.site import Clock, Site
@@ -375,6 +376,44 @@ async def test_an_endpoint_in_a_thread_records_as_well(on_sqlite: SignInHistory)
     assert writer is not None
     await writer
     assert await on_sqlite.failures("ann", within=60) == 1
+
+
+def test_endpoints_in_threads_that_record_at_once_have_an_entry_each(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table refuses the second of two entries with one number, as if it were the first, written twice."""
+    monkeypatch.setattr(module, "Lock", Lock)
+    histories: list[SignInHistory] = []
+
+    def make() -> tuple[Call, Call]:
+        histories.append(history := SignInHistory("sqlite+aiosqlite://", clock=clock))
+
+        def record() -> None:
+            history.record(SignedIn("h", "ann", ""))
+
+        return record, record
+
+    for _ in at_each_line(make, module):
+        assert len({row["id"] for row in histories[-1]._waiting}) == 2
+
+
+def test_event_loops_that_write_at_once_write_each_entry_once(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Lock", Lock)
+    monkeypatch.setattr(module, "AT_ONCE", 2)
+    history = SignInHistory(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}", clock=clock, timeout=30)
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        first.run(history.create_table())
+
+        def make() -> tuple[Call, Call]:
+            for _ in range(3):
+                history.record(SignedIn("h", "ann", ""))
+            return lambda: first.run(history.finished()), lambda: second.run(history.finished())
+
+        rounds = [*at_each_line(make, module)]
+        assert rounds == [[None, None]] * len(rounds)
+        assert len(first.run(history.list("ann", limit=999))) == 3 * (len(rounds) + 1)
 
 
 # The table

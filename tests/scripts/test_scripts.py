@@ -169,6 +169,29 @@ def test_a_missing_or_old_python_is_reported(checkout: Checkout, script: str) ->
     assert "No Python of 3.11 or newer with venv was found." in err
 
 
+def test_what_is_not_there_for_more_pythons_is_left_out_and_told(checkout: Checkout) -> None:
+    code, out, err = checkout.run("scripts/wide-pythons")
+    assert (code, out, checkout.installed) == (0, "", [])
+    assert "the tests on Python 3.15 3.14 are left out" in err
+    assert "no free-threaded Python" in err
+
+
+def test_a_free_threaded_python_gets_what_is_built_for_it(checkout: Checkout) -> None:
+    [python] = checkout.bin.glob("python*")
+    head, shebang, body = python.read_text().partition("bash\n")
+    free_threaded = checkout.bin / "python3.15t"
+    free_threaded.write_text(f"{head}{shebang}if [[ $1 == - ]]; then [[ $2 == 3.15t ]]; exit; fi\n{body}")
+    free_threaded.chmod(0o755)
+    code, out, err = checkout.run("scripts/wide-pythons")
+    assert (code, "no free-threaded" in err) == (0, False), err
+    assert "Python 3.15t in .wide/pythons/3.15t" in out
+    [_, packages] = checkout.installed
+    assert "'psycopg'" in packages
+    assert "'redis[hiredis]'" in packages
+    assert "'trio'" in packages
+    assert "orjson" not in packages
+
+
 @rows("options", [["--help"], ["--slow"], ["-k", "rotate"]])
 def test_an_unknown_option_of_the_checks_prints_the_known_ones(checkout: Checkout, options: list[str]) -> None:
     code, out, err = checkout.run("scripts/test", *options, CDPATH=".")
@@ -209,5 +232,13 @@ def test_the_pictures_take_no_options(checkout: Checkout) -> None:
 
 
 def test_the_scripts_are_executable() -> None:
-    for script in ("scripts/demo", "scripts/docs", "scripts/screenshots", "scripts/test", "benchmarks/run", ".ci/run"):
+    for script in (
+        "scripts/demo",
+        "scripts/docs",
+        "scripts/screenshots",
+        "scripts/test",
+        "scripts/wide-pythons",
+        "benchmarks/run",
+        ".ci/run",
+    ):
         assert os.access(ROOT / script, os.X_OK), script

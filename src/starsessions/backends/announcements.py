@@ -27,8 +27,9 @@ class Announcements:
         loop = running_loop()
         bus = self._buses.get(loop)
         if bus is None:
-            for ended in [other for other in self._buses if is_closed(other)]:
-                self._buses.pop(ended, None)
+            for other in [one() for one in self._buses.keyrefs()]:  # a copy, since another thread may add a loop
+                if is_closed(other):
+                    self._buses.pop(other, None)
             bus = self._buses[loop] = Bus(self._store, self._notices)
         return bus
 

@@ -17,8 +17,8 @@ from starsessions.stores.memory import MemoryStore
 class InMemoryBackend(StoreBackend):
     """Sessions in the memory of this process. They are lost when it ends.
 
-    Sessions expire, share no objects with the application, and can be used from `def` endpoints in threads. With
-    several worker processes, each has its own sessions: use one process, or another backend.
+    Sessions expire, share no objects with the application, and can be used from `def` endpoints and event loops in
+    several threads. With several worker processes, each has its own sessions: use one process, or another backend.
 
     Args:
         serializer: converts the data to bytes. None: MessagePack.

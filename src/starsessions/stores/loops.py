@@ -74,7 +74,7 @@ class PerLoop(Generic[T]):
 
     def _new(self, loop: AbstractEventLoop) -> T:
         for held in (self._open, _closing_at_the_end):
-            for ended in [other for other in tuple(held) if other.is_closed()]:
+            for ended in [other for other in list(held) if other.is_closed()]:
                 held.pop(ended, None)
         new = self._make()
         closing = _closing(new, self._close)
