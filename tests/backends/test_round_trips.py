@@ -172,16 +172,19 @@ async def loads(store: Any, trips: Trips) -> list[int]:
     return counts
 
 
+@pytest.mark.guarantee(18)
 async def test_a_load_that_compares_the_epochs_takes_one_round_trip_in_redis(redis: RedisBackend, trips: Trips) -> None:
     assert await loads(redis.store, trips) == [1, 1, 1, 1]
 
 
+@pytest.mark.guarantee(18)
 async def test_a_load_that_compares_the_epochs_takes_one_round_trip_in_postgresql(
     postgres: SQLAlchemyBackend, trips: Trips
 ) -> None:
     assert await loads(postgres.store, trips) == [1, 1, 1, 1]
 
 
+@pytest.mark.guarantee(18)
 async def test_a_load_that_compares_the_epochs_takes_two_round_trips_in_a_cluster(
     cluster: RedisBackend, trips: Trips
 ) -> None:

@@ -569,6 +569,7 @@ async def test_an_announcement_that_fails_is_logged_once_and_fails_no_request(
     assert "was not announced: The store failed: ConnectionError. It has ended" in record.getMessage()
 
 
+@pytest.mark.guarantee(21)
 @rows("why", ["the store fails", "the client leaves"])
 async def test_what_has_ended_before_an_interruption_is_announced(
     site: Site, line: Line, clock: Clock, why: str

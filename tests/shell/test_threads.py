@@ -91,6 +91,7 @@ def what_is_wrong(store: MemoryStore, outcomes: list[Any]) -> str | None:
 PAIRS = [(first, second) for first in ALONE for second in ALONE if (first == "create") == (second == "create")]
 
 
+@pytest.mark.guarantee(13)
 @rows("first, second", PAIRS)
 def test_of_two_threads_that_change_an_entry_one_succeeds_wherever_they_meet(
     first: str, second: str, monkeypatch: pytest.MonkeyPatch
@@ -210,6 +211,7 @@ async def visit(app: Any, browser: Browser) -> int:
     return int(reply.messages[1]["body"])
 
 
+@pytest.mark.guarantee(13)
 @pytest.mark.usefixtures("switching_often")
 def test_event_loops_in_several_threads_lose_no_update_of_one_session() -> None:
     app, browser = SessionMiddleware(count, backend=InMemoryBackend()), Browser()
