@@ -59,7 +59,8 @@ async def test_loops_and_processes_share_no_connection_and_leave_none_open(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     url, table = database(name, request, tmp_path).url, f"t_{secrets.token_hex(8)}"
-    command = [sys.executable, "-X", "faulthandler", "-W", "error", "-c", PROGRAM, url, table]
+    forks = "ignore:This process:DeprecationWarning"  # "is multi-threaded", by the connections to SQLite
+    command = [sys.executable, "-X", "faulthandler", "-W", "error", "-W", forks, "-c", PROGRAM, url, table]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)  # noqa: ASYNC221
     assert (ended.returncode, ended.stderr) == (0, "")
     engine = create_async_engine(url)

@@ -27,6 +27,9 @@ BROWSER = [(b"host", b"example.com"), (b"user-agent", b"Mozilla/5.0"), (b"accept
 MARGIN = 0.03
 """What later versions of Python may differ in, which compile the same function to other instructions."""
 
+FROM_3_14 = 1.06
+"""Python 3.14 compiles the same functions to more instructions than 3.12 and 3.13, and so does 3.15."""
+
 Handler = Callable[[Session], None]
 
 
@@ -154,4 +157,5 @@ def test_a_request_costs_what_it_has_cost(backend: str, handler: Handler) -> Non
 
     before_3_12, since = BUDGET[backend, handler]
     budget = since if sys.version_info >= (3, 12) else before_3_12
-    assert list(cost) == pytest.approx(list(budget), rel=MARGIN)
+    instructions = budget.instructions * (FROM_3_14 if sys.version_info >= (3, 14) else 1)
+    assert list(cost) == pytest.approx([budget.calls, instructions], rel=MARGIN)
