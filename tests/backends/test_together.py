@@ -15,6 +15,7 @@ from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.together import Move
 from starsessions.backends.user_index import PENDING, Overtaken, PendingSignIn, UserIndex
 from starsessions.core.record import Found, Identity, Record
+from starsessions.stores import base as contract
 from starsessions.stores.base import Creation, Deletion, Replacement, Write
 from starsessions.stores.memory import MemoryStore
 from tests.rows import rows
@@ -293,3 +294,16 @@ async def test_an_entry_of_any_version_is_ended() -> None:
     await backend.create(of(), "a", END, NOW)
     index, key = backend.user_index, backend.key_of("a")
     assert [await index.end(key), await index.end(key)] == [True, False]
+
+
+@rows("make", [MemoryStore, lambda: OneByOne(MemoryStore())], ids=["together", "one by one"])
+async def test_an_entry_ends_if_it_has_the_version_that_is_named(make: Callable[[], Any]) -> None:
+    backend = StoreBackend(make())
+    found = await backend.create(of(), "a", END, NOW)
+    index, key, version = backend.user_index, backend.key_of("a"), found.version.version
+    await backend.store.replace(key, b"changed", version, expires_at=END, now=NOW)
+    with pytest.raises(contract.Conflict):
+        await index.end_unchanged(key, version, NOW)
+    entry = await backend.store.get(key, now=NOW)
+    await index.end_unchanged(key, entry.version, NOW)
+    assert await backend.store.get(key, now=NOW) is None

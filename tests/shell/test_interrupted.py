@@ -355,6 +355,7 @@ async def test_each_promise_is_kept_wherever_an_operation_is_interrupted(
     await interrupt_at_each_call(indexed, checked, name, how, most)
 
 
+@pytest.mark.exhaustive
 @rows("name", ACTS)
 @rows("how", ["killed", "answer lost"])
 async def test_with_a_list_each_promise_is_kept_wherever_an_operation_is_interrupted(
