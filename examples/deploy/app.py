@@ -1,12 +1,12 @@
 """The application of these recipes: it counts visits, and signs in whom it is told to.
 
-`SESSIONS` says where sessions are kept: `postgresql+asyncpg://…`, or `redis+cluster://…` of any node. `SESSION_KEY` is
-a secret of 32 bytes or more, by which they are encrypted there.
+`SESSIONS` is the URL of where sessions are kept: `postgresql+asyncpg://…`, or `redis+cluster://…` of any node.
+`SESSION_KEY` is a secret of 32 bytes or more, by which they are encrypted there. The table of PostgreSQL is made by
+Alembic, or by `starsessions create-table`.
 """
 
 import os
 
-from redis.asyncio import RedisCluster
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -14,19 +14,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from starsessions import SessionMiddleware
-from starsessions.backends.redis import RedisBackend
-from starsessions.backends.sqlalchemy import SQLAlchemyBackend
+from starsessions.backends.urls import backend_from_url
 from starsessions.csrf import CsrfMiddleware
 from starsessions.users import get_user_id, sign_in
-
-
-def backend_from_environment() -> RedisBackend | SQLAlchemyBackend:
-    """Return the backend that the variables name. The table is made by Alembic, or by `create_table()`."""
-    url, key = os.environ["SESSIONS"], os.environ["SESSION_KEY"]
-    if url.startswith("redis+cluster://"):
-        node = url.replace("redis+cluster", "redis", 1)
-        return RedisBackend(lambda: RedisCluster.from_url(node), encrypt_with=key)
-    return SQLAlchemyBackend(url, encrypt_with=key)
 
 
 async def visit(request: Request) -> JSONResponse:
@@ -50,7 +40,7 @@ app = Starlette(
     middleware=[
         Middleware(
             SessionMiddleware,
-            backend=backend_from_environment(),
+            backend=backend_from_url(os.environ["SESSIONS"], encrypt_with=os.environ["SESSION_KEY"]),
             session_cookie="__Host-session",
             https_only=True,
             autoload=True,

@@ -1,16 +1,23 @@
 """The single-file examples: each can be imported, starts with the command that it names, and does what it says."""
 
 import importlib.util
+import runpy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from http.cookies import SimpleCookie
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
+from starlette.testclient import TestClient
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from starsessions import InMemoryBackend
+from starsessions.backends.base import Backend
+from starsessions.backends.redis import RedisBackend
+from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from tests.demo.visitors import HANG
 from tests.rows import rows
 
@@ -43,6 +50,36 @@ def test_the_example_can_be_imported_and_says_how_to_start_it(name: str) -> None
     assert callable(module.app)
     assert f"python -m uvicorn {name}:app --app-dir examples" in (module.__doc__ or "")
     assert f"python -m uvicorn {name}:app --app-dir examples" in (EXAMPLES / "README.md").read_text()
+
+
+RECIPES = EXAMPLES / "deploy"
+
+
+def recipe(**variables: str) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        return runpy.run_path(str(RECIPES / "app.py"))["app"]
+
+
+@rows(
+    "url, kind",
+    [
+        ("postgresql+asyncpg://app:password@db/app?timeout=3", SQLAlchemyBackend),
+        ("redis+cluster://redis-0:6379?prefix=shop:", RedisBackend),
+        ("rediss://:password@redis", RedisBackend),
+        ("memory://", InMemoryBackend),
+    ],
+)
+def test_the_application_of_the_recipes_keeps_sessions_where_its_url_says(url: str, kind: type[Backend]) -> None:
+    app = recipe(SESSIONS=url, SESSION_KEY="a key of thirty-two bytes or more")
+    backend = app.user_middleware[0].kwargs["backend"]
+    assert isinstance(backend, kind)
+    assert bool(backend.key_facts) == (url != "memory://")
+    if url == "memory://":
+        with TestClient(app, base_url="https://testserver") as browser:
+            assert [browser.get("/").json()["visits"] for _ in range(2)] == [1, 2]
+            assert browser.post("/login?user=ann").json() == {"user": "ann"}
 
 
 @pytest.mark.parametrize("name", ["signed_cookie", "custom_backend", "custom_store"])
