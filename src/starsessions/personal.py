@@ -20,7 +20,7 @@ from msgspec.structs import asdict
 from starsessions.backends.adapter import adapt, bound_as
 from starsessions.backends.base import Backend, SessionBackend
 from starsessions.backends.entries import Pointer
-from starsessions.backends.user_index import EPOCH_BYTES, PAGE, UserIndex
+from starsessions.backends.user_index import AT_ONCE, EPOCH_BYTES, PAGE, Owned, UserIndex
 from starsessions.core.record import Found, Identity, Record, readable
 from starsessions.events import OnEvent
 from starsessions.exceptions import ImproperlyConfigured
@@ -136,18 +136,11 @@ async def export_user(
     """
     bound, index, now = _opened(backend, session_cookie, app_name)
     sessions: dict[str, StoredSession] = {}
-    after: Cursor | None = None
-    while True:
-        owned, after = await index.page(user_id, PAGE, 0, after)
-        for one in owned:
-            if one.record is not None and one.identity is not None:
-                is_live = index.is_live(one.record, now) and one.expires_at > now
-                shown = _shown(bound, one.record, one.identity, one.expires_at, is_live)
-                # An interrupted rotation leaves a session twice: the live one is meant.
-                if is_live or shown.handle not in sessions:
-                    sessions[shown.handle] = shown
-        if after is None:
-            break
+    async for record, identity, expires_at in _stored(index, user_id):
+        is_live = _is_live(index, record, expires_at, now)
+        # An interrupted rotation leaves a session twice: the live one is meant.
+        if is_live or identity.handle not in sessions:
+            sessions[identity.handle] = _shown(bound, record, identity, expires_at, is_live)
     past = [] if history is None else [entry async for entry in history.export(user_id)]
     return UserData(user_id, list(sessions.values()), past)
 
@@ -161,11 +154,13 @@ async def erase_user(
     history: History | None = None,
     on_event: OnEvent | None = None,
     on_page: Callable[[int], object] | None = None,
+    dry_run: bool = False,
 ) -> ErasedUser:
     """End all sessions of a user, and remove from the store all that names the user.
 
     Close the account first: who can still sign in is stored again. What the application has put into other people's
-    sessions is not looked for. If it is interrupted, call it again: what is left is found then.
+    sessions is not looked for. If it is interrupted, call it again: what is left is found then. It works in pages, so
+    it needs little memory, however much is stored.
 
     Args:
         backend: the backend that the middleware uses, or a store.
@@ -174,7 +169,8 @@ async def erase_user(
         app_name: likewise.
         history: the history of sign-ins, if there is one.
         on_event: called with a `Revoked` for each session that is ended. Do not pass what writes them to the history.
-        on_page: called after each page of the scan with the number of entries so far.
+        on_page: called after each page with the number of entries that were ended or looked at so far.
+        dry_run: remove nothing, and return what is found in the listing of the user and in the history.
 
     Raises:
         ImproperlyConfigured: the store cannot be scanned, or it is unknown whose sessions are meant.
@@ -199,25 +195,69 @@ async def erase_user(
             "What names a user cannot be found in this store: give it the method scan() of "
             "starsessions.stores.Scanning."
         )
-    users = UserSessions(bound, on_event=on_event)
-    sessions = await users.revoke_all(user_id, timeout=_DAY)
-    entries, unreadable, seen = 0, 0, 0
+    if dry_run:
+        return await _counted(index, user_id, now, history)
+    users, on_page = UserSessions(bound, on_event=on_event), on_page or _ignored
+    sessions = await users.revoke_all(user_id, timeout=_DAY, on_page=on_page)
+    entries, unreadable, seen = 0, 0, sessions
     page: ScanPage | None = None
     while page is None or page.after is not None:
         await checkpoint()  # a store that never waits must not keep others from running
         page = await store.scan(limit=PAGE, now=0, after=None if page is None else page.after)
+        theirs: list[Owned] = []
         for key, entry, owner in page.entries:
             is_theirs = await _is_theirs(index, user_id, key, entry, owner, now)
             unreadable += is_theirs is None
             if is_theirs:
-                entries += await index.end(key, entry.version)
+                theirs.append(Owned(key, entry.version, None))
+        entries += await _ended(index, theirs)
         seen += len(page.entries)
-        if on_page is not None:
-            on_page(seen)
+        on_page(seen)
     # A session that was moved during the scan is in the listing. The epoch refuses what is written until it is removed.
     sessions += await users.revoke_all(user_id, timeout=_DAY)
     await index.forget_epoch(user_id)
     return ErasedUser(sessions, entries, 0 if history is None else await history.erase(user_id), unreadable)
+
+
+def _ignored(count: int) -> None:
+    """Do nothing: no one asked for progress."""
+
+
+async def _ended(index: UserIndex, entries: list[Owned]) -> int:
+    """End entries, and return how many were there."""
+    ended: list[Owned] = []
+    for begin in range(0, len(entries), AT_ONCE):
+        await index.end_each(entries[begin : begin + AT_ONCE], ended.append)
+    return len(ended)
+
+
+async def _counted(index: UserIndex, user_id: str, now: int, history: History | None) -> ErasedUser:
+    """Return what is found without a scan."""
+    live, others, past = 0, 0, 0
+    async for record, _, expires_at in _stored(index, user_id):
+        is_live = _is_live(index, record, expires_at, now)
+        live, others = live + is_live, others + (not is_live)
+    if history is not None:
+        async for _ in history.export(user_id):
+            past += 1
+    return ErasedUser(live, others, past, 0)
+
+
+async def _stored(index: UserIndex, user_id: str) -> AsyncIterator[tuple[Record, Identity, int]]:
+    """Yield what is in the listing of a user and can be read, and when it expires."""
+    after: Cursor | None = None
+    while True:
+        await checkpoint()
+        owned, after = await index.page(user_id, PAGE, 0, after)
+        for one in owned:
+            if one.record is not None and one.identity is not None:
+                yield one.record, one.identity, one.expires_at
+        if after is None:
+            return
+
+
+def _is_live(index: UserIndex, record: Record, expires_at: int, now: int) -> bool:
+    return index.is_live(record, now) and expires_at > now
 
 
 async def _is_theirs(

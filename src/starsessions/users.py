@@ -1,9 +1,10 @@
 """Sign users in and out, list a user's sessions, and revoke them."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hmac import compare_digest
+from math import inf
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -329,12 +330,14 @@ class UserSessions:
         """End one of the user's sessions. Return False if the user has none with this handle."""
         index, now = self._opened()
 
-        async def end_one(ended: dict[str, Revoked]) -> None:
+        async def end_one(ended: _Ended) -> None:
             await _end(index, user_id, now, ended, lambda one: one is not None and one.handle == handle)
 
         return await self._in_time(end_one, 30) > 0
 
-    async def revoke_all(self, user_id: str, *, timeout: float | timedelta = 30) -> int:
+    async def revoke_all(
+        self, user_id: str, *, timeout: float | timedelta = 30, on_page: Callable[[int], object] | None = None
+    ) -> int:
         """End all sessions of the user, and return how many ended.
 
         Call it when a password was changed, or an account is closed (ASVS 7.4.2, 7.4.3). Sessions that are being signed
@@ -343,6 +346,7 @@ class UserSessions:
         Args:
             user_id: the user's id.
             timeout: the limit of time, in seconds or as a `timedelta`.
+            on_page: called now and then with the number of sessions that have ended so far.
 
         Raises:
             BackendUnavailable: the limit was reached. The message says how many have ended by then. The others are
@@ -350,13 +354,13 @@ class UserSessions:
         """
         index, now = self._opened()
 
-        async def end_all(ended: dict[str, Revoked]) -> None:
+        async def end_all(ended: _Ended) -> None:
             epoch = await index.begin_epoch(user_id, now)
             await index.announce(index.owner_name(user_id))  # open streams compare the epoch
             while await _end(index, user_id, now, ended, lambda one: one is None or epoch not in one.epoch):
                 pass
 
-        return await self._in_time(end_all, timeout, "the rest are refused at their next renewal; ")
+        return await self._in_time(end_all, timeout, "the rest are refused at their next renewal; ", on_page=on_page)
 
     async def revoke_everyone(self, *, timeout: float | timedelta = 30) -> None:
         """End the sessions of all signed-in users, your own included. Anonymous sessions live on.
@@ -402,7 +406,7 @@ class UserSessions:
             return 0
         index, now = self._opened()
 
-        async def end_others(ended: dict[str, Revoked]) -> None:
+        async def end_others(ended: _Ended) -> None:
             await _end(index, user_id, now, ended, lambda one: one is None or one.handle != handle)
 
         count = await self._in_time(end_others, timeout)
@@ -431,7 +435,7 @@ class UserSessions:
         index, now = self._opened()
         owners = index.links.owners(provider, session, subject)
 
-        async def end_linked(ended: dict[str, Revoked]) -> None:
+        async def end_linked(ended: _Ended) -> None:
             links = await index.links.end(owners, now)
             for user_id, handles in handles_by_user(links).items():
                 await _end(index, user_id, now, ended, _one_of(handles))
@@ -446,25 +450,69 @@ class UserSessions:
 
     async def _in_time(
         self,
-        end: Callable[[dict[str, Revoked]], Awaitable[None]],
+        end: "Callable[[_Ended], Awaitable[None]]",
         timeout: float | timedelta,
         rest: str = "",
         by: By = "application",
+        on_page: Callable[[int], object] | None = None,
     ) -> int:
-        """Run `end`, which notes the sessions that it has ended, and return their number. Report each of them."""
-        limit = time_limit("timeout", timeout)
-        ended: dict[str, Revoked] = {}
+        """Run `end`, which notes the sessions that it has ended, and return their number. Report each of them.
+
+        Args:
+            end: ends sessions.
+            timeout: the limit of time, without that of `on_event`.
+            rest: what becomes of those that are left when it is reached.
+            by: what ends them, for a tool that measures sessions.
+            on_page: told of the number so far.
+        """
+        limit, observer = time_limit("timeout", timeout), self._bound().observer
+
+        async def report(new: Collection[Revoked]) -> None:
+            left, scope.deadline = scope.deadline - anyio.current_time(), inf
+            observer.revoked(len(new), by)
+            await dispatch(new, self._on_event)
+            scope.deadline = anyio.current_time() + left
+            if on_page is not None:
+                on_page(ended.count)
+
+        ended, scope = _Ended(report), anyio.CancelScope(deadline=anyio.current_time() + limit)
         try:
-            with anyio.move_on_after(limit) as scope:
+            with scope:
                 await end(ended)
         finally:
-            self._bound().observer.revoked(len(ended), by)
-            await dispatch(ended.values(), self._on_event)
+            await ended.tell()
         if scope.cancelled_caught:
             raise BackendUnavailable(
-                f"Only {len(ended)} sessions of the user were ended in {limit:g} seconds: {rest}call it again."
+                f"Only {ended.count} sessions of the user were ended in {limit:g} seconds: {rest}call it again."
             )
-        return len(ended)
+        return ended.count
+
+
+class _Ended:
+    """The sessions of a user that have ended. They are reported in pages, so that a million need little memory.
+
+    Args:
+        report: is given those of a page.
+    """
+
+    def __init__(self, report: Callable[[Collection[Revoked]], Awaitable[None]]) -> None:
+        self.count = 0
+        self._report = report
+        self._new: dict[str, Revoked] = {}
+        self._before: Container[str] = ()
+        """Those of the page before: an interrupted rotation leaves a session twice, in neighbouring places."""
+
+    def note(self, one: Revoked) -> None:
+        if one.handle not in self._before:
+            self._new[one.handle] = one
+
+    async def tell(self) -> None:
+        """Report those that were noted."""
+        new, self._new = self._new, {}
+        if new:
+            self._before = new
+            self.count += len(new)
+            await self._report(new.values())
 
 
 def _one_of(handles: set[str]) -> Callable[[Identity | None], bool]:
@@ -472,11 +520,7 @@ def _one_of(handles: set[str]) -> Callable[[Identity | None], bool]:
 
 
 async def _end(
-    index: UserIndex,
-    user_id: str,
-    now: int,
-    ended: dict[str, Revoked],
-    is_meant: Callable[[Identity | None], bool],
+    index: UserIndex, user_id: str, now: int, ended: _Ended, is_meant: Callable[[Identity | None], bool]
 ) -> int:
     """End the sessions of a user that are meant, whatever the clock says. Return how many entries that were.
 
@@ -484,14 +528,14 @@ async def _end(
         index: the entries of users.
         user_id: the user.
         now: the current time.
-        ended: takes the sessions that were live, by handle.
+        ended: takes the sessions that were live.
         is_meant: says so of an identity; None: the entry cannot be read.
     """
 
     def note(one: Owned) -> None:
         user = one.identity
         if user is not None and index.has_lived(one, now):
-            ended[user.handle] = Revoked(user.handle, user_id, user.agent, user.address)
+            ended.note(Revoked(user.handle, user_id, user.agent, user.address))
 
     count, after = 0, None
     while True:
@@ -501,6 +545,7 @@ async def _end(
         count += len(meant)
         for begin in range(0, len(meant), AT_ONCE):
             await index.end_each(meant[begin : begin + AT_ONCE], note)
+        await ended.tell()
         if after is None:
             return count
 

@@ -117,7 +117,7 @@ def test_a_user_with_more_sessions_than_a_page_has_is_counted(
 ) -> None:
     list_all = UserSessions.list
 
-    async def list_one(self: UserSessions, user_id: str, *, after: str | None = None) -> Any:
+    async def list_one(self: UserSessions, user_id: str, *, limit: int, after: str | None = None) -> Any:
         return await list_all(self, user_id, limit=1, after=after)
 
     monkeypatch.setattr(UserSessions, "list", list_one)
@@ -290,6 +290,36 @@ def test_a_yes_or_an_option_ends_them(command: Command, shop: Shop, people: list
     assert command("end", people[1], *APP, "-y").code == 0
     assert "[y/N]" not in shown.getvalue()
     assert shop.users() == {"ann": 0, "bob": 1}
+
+
+@rows("words", [["end", "--user", "eve"], ["erase", "eve"]])
+def test_where_no_one_is_asked_nothing_is_counted_before(command: Command, shop: Shop, words: list[str]) -> None:
+    """Counting a million sessions takes as long as ending them."""
+
+    async def listed(*args: Any, **how: Any) -> Any:
+        raise AssertionError("counted")
+
+    shop.sign_in("eve", "eve")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UserSessions, "list", listed)
+        assert command(*words, *APP).out.startswith(("2 sessions ended.", "Ended 2 sessions."))
+
+
+@rows(
+    "words, shown",
+    [
+        (["end", "--user", "ann"], ["Counting the sessions", "Ending the sessions"]),
+        (["end", "--user", "ann", "--yes"], ["Ending the sessions"]),
+        (["erase", "ann"], ["Counting what there is", "Ending sessions, and looking at all entries"]),
+    ],
+)
+def test_a_person_is_shown_that_it_goes_on(
+    command: Command, shop: Shop, people: list[str], answers: Any, words: list[str], shown: list[str]
+) -> None:
+    terminal = answers("y\n")
+    assert command(*words, *APP).code == 0
+    for what in ("Counting the sessions", "Ending the sessions", "Counting what there is", "Ending sessions, and"):
+        assert (what in terminal.getvalue()) == any(what in one for one in shown)
 
 
 def test_progress_is_shown_on_a_terminal_only(command: Command, shop: Shop, people: list[str], answers: Any) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from math import inf
 from typing import Any, ClassVar
 
 import anyio
@@ -489,6 +490,56 @@ async def test_more_sessions_than_a_page_holds_are_all_ended_and_counted(
         await signed_in(many)
     assert await sessions.revoke_all("ann") == 5
     assert await sessions.list("ann") == []
+
+
+class Timed(Recorded):
+    """It says by when each list must be there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deadlines: list[float] = []
+
+    async def list_owned(self, name: str, **how: Any) -> Any:
+        self.deadlines.append(anyio.current_effective_deadline())
+        return await super().list_owned(name, **how)
+
+
+@pytest.mark.both_loops
+async def test_sessions_are_told_of_page_by_page_and_who_is_told_has_no_limit_of_time(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million of them would need much memory, and the history of sign-ins has no place for so many."""
+    monkeypatch.setattr(users, "PAGE", 2)
+    store, told, deadlines, counts = Timed(), list[int](), list[float](), list[int]()
+    backend = StoreBackend(store, clock=clock)
+    site = Site(backend=backend, clock=clock, autoload=True)
+
+    async def on_event(event: Event) -> None:
+        told.append(store.calls.count("list"))
+        deadlines.append(anyio.current_effective_deadline())
+
+    for _ in range(5):
+        await signed_in(site)
+    store.calls.clear()
+    sessions = UserSessions(backend, on_event=on_event)
+    assert await sessions.revoke_all("ann", on_page=counts.append) == 5
+    assert (told, counts) == ([1, 1, 2, 2, 3], [2, 4, 5])
+    assert deadlines == [inf] * 5
+    assert len(store.deadlines) == 4
+    assert all(anyio.current_time() < deadline < inf for deadline in store.deadlines)
+
+
+async def test_a_session_that_an_interrupted_rotation_has_left_twice_is_told_of_once(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(users, "PAGE", 1)
+    backend, events = StoreBackend(MemoryStore(), clock=clock), list[Event]()
+    await signed_in(Site(backend=backend, clock=clock))
+    [bound] = backend._copies().values()
+    [one] = (await bound.user_index.page("ann", 9, 0))[0]
+    assert one.record is not None
+    await bound.user_index.create("!first", one.record, int(clock()) + 60, int(clock()))
+    assert await UserSessions(backend, on_event=events.append).revoke_all("ann") == len(events) == 1
 
 
 async def test_what_has_expired_or_cannot_be_read_is_not_one_of_the_maximum(clock: Clock) -> None:

@@ -2,13 +2,23 @@
 
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from itertools import count
 from typing import Any
 
 import pytest
 
-from starsessions import CookieBackend, ImproperlyConfigured, InMemoryBackend, Session, SessionBackend, personal
+from starsessions import (
+    BackendUnavailable,
+    CookieBackend,
+    ImproperlyConfigured,
+    InMemoryBackend,
+    Session,
+    SessionBackend,
+    personal,
+)
 from starsessions.backends.server_side import StoreBackend
 from starsessions.events import Event, Revoked
 from starsessions.inventory import stats
@@ -19,6 +29,7 @@ from starsessions.testing.conformance.right_stores import Entries, Right
 from starsessions.users import UserSessions
 from tests.rows import rows
 from tests.shell.people import LISTING, sign_in, signed_in, user_of
+from tests.shell.test_sign_in_races import Watched
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
@@ -157,6 +168,45 @@ async def test_an_erased_user_is_signed_out_and_not_in_the_store(listing: Sessio
     assert (found.sessions, found.others) == (1, 2)  # Bob's session and his two links; no epoch
     # Bob's provider can still sign him out.
     assert await UserSessions(listing).revoke_linked(PROVIDER["provider"], subject="sub-1") == 1
+
+
+@pytest.mark.guarantee(29)
+async def test_a_dry_run_counts_what_is_listed_and_changes_nothing(clock: Clock) -> None:
+    store = MemoryStore()
+    backend = StoreBackend(store, clock=clock)
+    await signed_in(Site(backend=backend, autoload=True, clock=clock, max_age=10 * DAY), ANN, **PROVIDER)
+    site = Site(backend=backend, autoload=True, clock=clock, max_age=DAY)  # applies to existing sessions, too
+    clock.now += DAY
+    await signed_in(site, ANN)
+    await signed_in(site, BOB)
+    before, past = await held(backend), Past(ann=["signed in", "signed in"])
+    assert await erase_user(backend, ANN, dry_run=True) == ErasedUser(1, 1, 0, 0)
+    assert await erase_user(backend, ANN, dry_run=True, history=past) == ErasedUser(1, 1, 2, 0)
+    assert await held(backend) == before
+    assert len(past.entries[ANN]) == 2
+
+
+@pytest.mark.guarantee(29)
+async def test_an_erasure_that_was_interrupted_anywhere_is_completed_by_another_one(clock: Clock) -> None:
+    for breaks_at in count(1):
+        store = Watched()
+        backend = StoreBackend(store, clock=clock)
+        site = Site(backend=backend, autoload=True, clock=clock)
+        visitor = Browser()
+        await site.visit(keeps(me=ANN), visitor)
+        await site.visit(sign_in(ANN, **PROVIDER), visitor)
+        ann, bob = await signed_in(site, ANN, **PROVIDER), await signed_in(site, BOB, **PROVIDER)
+        store.calls, store.breaks_at, store.how = 0, breaks_at, "call lost"
+        with suppress(BackendUnavailable):
+            await erase_user(backend, ANN)
+        if store.calls < breaks_at:
+            break
+        store.how = ""
+        await erase_user(backend, ANN)
+        assert ANN.encode() not in await held(backend), f"after call {breaks_at}"
+        assert (await user_of(site, ann), await user_of(site, bob)) == (None, BOB)
+        assert await erase_user(backend, ANN) == ErasedUser(0, 0, 0, 0)
+    assert breaks_at > 10
 
 
 @pytest.mark.guarantee(29)

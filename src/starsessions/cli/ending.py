@@ -1,10 +1,10 @@
 """The commands that change what is stored."""
 
 from asyncio import CancelledError, sleep
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -12,11 +12,11 @@ from starsessions import inventory
 from starsessions.backends.base import wall_clock
 from starsessions.cli.looking import owner_of
 from starsessions.cli.options import Change, Flag, Named, Result, Where
-from starsessions.cli.screen import agrees, many, progress, say, show
+from starsessions.cli.screen import agrees, is_asked, many, progress, say, show
 from starsessions.cli.target import Target, Unusable, opened, opened_stores
-from starsessions.personal import erase_user, export_user
+from starsessions.personal import erase_user
 from starsessions.stores.base import Scanning, Store, Sweeping
-from starsessions.users import UserSessions
+from starsessions.users import UserSessionPage, UserSessions
 
 _WHERE, _RESULT, _CHANGE = Where(), Result(), Change()
 
@@ -24,6 +24,8 @@ _DAY = 24 * 60 * 60
 """Seconds that an end may take: no browser waits for it."""
 
 _REFUSED = "Nothing was changed."
+
+_PAGE = 1000
 
 
 async def end(
@@ -64,7 +66,10 @@ async def end(
 
 async def _end_one(target: Target, handle: str, user: str | None, change: Change) -> int:
     whose = await owner_of(target, handle) if user is None else user
-    count = 0 if whose is None else len([1 for one in await _live(target, whose) if one == handle])
+    count = 0
+    if whose is not None:
+        async for page in _pages(target, whose):
+            count |= any(one.handle == handle for one in page)
     if count and not change.dry_run:
         if not agrees("End this session?", change.yes):
             return _ended(target, 0, change, [_REFUSED], 1)
@@ -75,12 +80,17 @@ async def _end_one(target: Target, handle: str, user: str | None, change: Change
 
 
 async def _end_all_of(target: Target, user: str, change: Change) -> int:
-    count = len(await _live(target, user))
+    count = 0
+    if change.dry_run or is_asked(change.yes):
+        with progress("Counting the sessions") as on_page:
+            async for page in _pages(target, user):
+                count += len(page)
+                on_page(count)
     if not change.dry_run:
         if not agrees(f"End {_sessions(count)} of this user?", change.yes):
             return _ended(target, 0, change, [_REFUSED], 1)
-        with _if_interrupted("what has ended stays ended, and the rest is refused. Run it again to end them at once."):
-            count = await _users(target).revoke_all(user, timeout=_DAY)
+        with progress("Ending the sessions") as on_page, _if_interrupted(_refused):
+            count = await _users(target).revoke_all(user, timeout=_DAY, on_page=on_page)
     return _ended(target, count, change, [_said(count, change)], 0)
 
 
@@ -100,16 +110,15 @@ def _users(target: Target) -> UserSessions:
     return UserSessions(target.backend, on_event=getattr(target.history, "record", None))
 
 
-async def _live(target: Target, user: str) -> list[str]:
-    """Return the handles of a user's live sessions."""
-    users, handles = UserSessions(target.backend), list[str]()
-    after: str | None = None
+async def _pages(target: Target, user: str) -> AsyncIterator[UserSessionPage]:
+    """Yield a user's live sessions, page by page."""
+    users, after = UserSessions(target.backend), None
     while True:
-        page = await users.list(user, after=after)
-        handles += [one.handle for one in page]
+        page = await users.list(user, limit=_PAGE, after=after)
+        yield page
         after = page.after
         if after is None:
-            return handles
+            return
 
 
 def _said(count: int, change: Change) -> str:
@@ -169,6 +178,10 @@ async def sweep(
     show({"dry_run": change.dry_run, "removed": removed, "history": past}, lines, change.json)
 
 
+_refused = "what has ended stays ended, and the rest is refused. Run it again to end them at once."
+
+_not_all = "run it again to erase the rest."
+
 _left = "what was removed stays removed, and the next run goes on."
 
 
@@ -213,20 +226,20 @@ async def erase(user: Annotated[str, Named], /, *, where: Where = _WHERE, change
         The user's id.
     """
     async with opened(where) as target:
-        stored = await export_user(target.backend, user, history=target.history)
-        shown: dict[str, Any] = {
-            "sessions": sum(one.is_live for one in stored.sessions),
-            "entries": sum(not one.is_live for one in stored.sessions),
-            "history": len(stored.history),
-            "unreadable": 0,
-        }
+        erase = partial(erase_user, target.backend, user, history=target.history)
+        done = None
+        if change.dry_run or is_asked(change.yes):
+            with progress("Counting what there is"):
+                done = await erase(dry_run=True)
         if not change.dry_run:
-            if not agrees(f"End {_sessions(shown['sessions'])}, and erase all that names this user?", change.yes):
+            sessions = _sessions(0 if done is None else done.sessions)
+            if not agrees(f"End {sessions}, and erase all that names this user?", change.yes):
                 say(_REFUSED)
                 return 1
-            with progress("Looking at the entries") as on_page, _if_interrupted("run it again to erase the rest."):
-                erased = await erase_user(target.backend, user, history=target.history, on_page=on_page)
-            shown = {name: getattr(erased, name) for name in shown}
+            with progress("Ending sessions, and looking at all entries") as on_page, _if_interrupted(_not_all):
+                done = await erase(on_page=on_page)
+    assert done is not None
+    shown = {name: getattr(done, name) for name in ("sessions", "entries", "history", "unreadable")}
     end, remove = ("Would end", "Would remove") if change.dry_run else ("Ended", "Removed")
     lines = [
         f"{end} {_sessions(shown['sessions'])}.",

@@ -60,9 +60,14 @@ def coloured(text: str, colour: str) -> str:
     return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
 
 
+def is_asked(yes: bool) -> bool:
+    """Return whether `agrees` asks: without a terminal, there is no one to ask."""
+    return not yes and _is_terminal(sys.stdin) and _is_terminal(sys.stderr)
+
+
 def agrees(question: str, yes: bool) -> bool:
-    """Ask on a terminal, unless `yes`. Without a terminal, there is no one to ask."""
-    if yes or not (_is_terminal(sys.stdin) and _is_terminal(sys.stderr)):
+    """Ask on a terminal, unless `yes`."""
+    if not is_asked(yes):
         return True
     sys.stderr.write(f"{printable(question)} [y/N] ")
     sys.stderr.flush()
