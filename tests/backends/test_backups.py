@@ -18,7 +18,7 @@ from starsessions.stores.base import Store
 from starsessions.users import UserSessions
 from tests.servers import postgres, redis
 from tests.servers.postgres import PostgresServer, postgres_program
-from tests.servers.process import copy_folder, new_folder, remove_folder
+from tests.servers.process import copy_folder, new_folder, program, remove_folder
 from tests.servers.redis import RedisServer
 from tests.shell.people import signed_in, user_of
 from tests.site import KEY, Browser, Site
@@ -61,6 +61,10 @@ class Postgres:
     def restore(self) -> None:
         where = "--dbname", self.server.url.replace(f":{self.server.password}", "")
         dump(self.server, "pg_restore", *where, "--clean", "--if-exists", self.folder / "dump")
+
+    def empty(self) -> None:
+        with self.server.client() as client:
+            client.execute("TRUNCATE starsessions")
 
 
 class WithoutSessions(Postgres):
@@ -135,6 +139,12 @@ class Redis:
         self.server.stop()
         shutil.copy(self.folder / self.saved, self.server.directory)
         self.server.start()
+
+    def empty(self) -> None:
+        """As it is done where the server holds more than sessions."""
+        cli = f"{program('redis-cli', package='redis-tools')} -p {self.server.port}"
+        command = f"{cli} --scan --pattern 'starsessions:*' | xargs -r {cli} UNLINK"
+        subprocess.run(command, shell=True, check=True, capture_output=True)
 
 
 class WithTheLog(Redis):
@@ -245,6 +255,13 @@ ALIVE = {"stays", "changed", "rotated", "begins later", "anonymous"}
 """Of those who had a session, whose is alive when the server is lost."""
 
 
+PLAIN: dict[str, Kind] = {
+    "stored": StoreBackend,
+    "signed": lambda store: CookieBackend(KEY, revocations=store),
+}
+"""With the settings that most have."""
+
+
 @at(*OF_LAST_NIGHT)
 async def test_all_that_were_ended_since_a_dump_come_back_with_it(place: Place, kind: Kind) -> None:
     """The danger, which the tests below show to be averted."""
@@ -254,6 +271,22 @@ async def test_all_that_were_ended_since_a_dump_come_back_with_it(place: Place, 
     place.restore()
     assert await story.alive() >= {"signs out", "all ended", "ended by handle", "rotates"}
     assert "ended before" not in await story.alive()
+
+
+@pytest.mark.guarantee(29)
+@pytest.mark.parametrize("plain", list(PLAIN))
+@at(*OF_LAST_NIGHT)
+async def test_nothing_of_a_dump_opens_once_the_store_was_emptied(place: Place, plain: str) -> None:
+    story = Story(place, PLAIN[plain])
+    await story.tell()
+    place.restore()
+    assert await story.alive() >= {"signs out", "all ended", "ended by handle", "rotates"}
+    place.empty()
+    stays_in_the_cookie = {"anonymous"} if plain == "signed" else set[str]()
+    assert await story.alive() == stays_in_the_cookie
+    async with story.site() as (site, _):
+        story.browsers = {"new": await signed_in(site, "new")}
+    assert await story.alive() == {"new"}
 
 
 @pytest.mark.guarantee(29)
