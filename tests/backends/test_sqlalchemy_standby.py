@@ -14,6 +14,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from starsessions import BackendUnavailable
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore
+from starsessions.stores.base import Deletion
+from starsessions.stores.sqlalchemy.connection import Database
 from tests.backends.sql import NOW, until
 from tests.servers import guard, postgres
 from tests.servers.postgres import PostgresServer
@@ -119,6 +121,46 @@ async def test_an_end_that_no_synchronous_standby_has_is_not_confirmed(pair: Pai
         fail_over(pair)
     async with opened(standby, driver) as store:
         assert await alive(store) == {*sessions}
+
+
+async def test_a_commit_that_waits_for_a_standby_holds_up_no_announcement(pair: Pair, driver: str) -> None:
+    """A transaction that announces has the lock of all that do until it is committed."""
+    primary, standby = pair
+    primary.wait_for_standby()
+    async with opened(primary, driver, connect_args=DRIVERS[driver]("on")) as store, store.listen() as heard:
+        sessions = await signed_in(store)
+        ends = [Deletion(key, version) for key, version in sessions.items()]
+        await store.write_together(ends[:1], now=NOW, topics=["a"])  # its answer says that there is a standby
+        assert [*await anext(heard)] == ["a"]
+        with standby.paused():
+            end = asyncio.create_task(store.write_together(ends[1:2], now=NOW, topics=["b"]))
+            await until(lambda: primary.ask("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'") == 1)
+            with primary.client() as other:
+                other.execute("SET lock_timeout = '5s'")
+                other.execute("SELECT pg_notify('another_application', '')")
+            assert not end.done()
+        await end
+        assert [*await anext(heard)] == ["b"]
+
+
+@pytest.mark.parametrize("value", ["off", "local"])
+async def test_where_no_commit_waits_for_a_standby_the_end_and_its_announcement_are_one(
+    pair: Pair, driver: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    primary, _ = pair
+    primary.wait_for_standby()
+    call, calls = Database.call, list[Any]()
+
+    async def counted(database: Database, work: Any) -> Any:
+        calls.append(work)
+        return await call(database, work)
+
+    async with opened(primary, driver, connect_args=DRIVERS[driver](value)) as store:
+        sessions = await signed_in(store)
+        monkeypatch.setattr(Database, "call", counted)
+        for key, version in sessions.items():
+            await store.write_together([Deletion(key, version)], now=NOW, topics=[key])
+        assert len(calls) == len(sessions)
 
 
 async def test_a_crash_takes_back_what_an_asynchronous_commit_has_confirmed(driver: str) -> None:

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-import anyio
-
 from starsessions.notices import Notices
-from starsessions.stores.announce import NOT_ANNOUNCED, SEND_WITHIN, why_failed
+from starsessions.stores.announce import try_to_announce
 from starsessions.stores.base import Announcing
 
 if TYPE_CHECKING:
@@ -36,11 +34,7 @@ class Announcements:
 
     async def announce(self, topics: Sequence[str]) -> None:
         """Tell all who listen to one of the topics to look. It does not fail, and takes no longer than a moment."""
-        try:
-            with anyio.fail_after(SEND_WITHIN):
-                await self._store.announce(topics)
-        except Exception as error:
-            self._notices.warn("announce", NOT_ANNOUNCED, why_failed(error), every=600)
+        await try_to_announce(self._store, topics, self._notices)
 
     async def aclose(self) -> None:
         """End the subscription of the running event loop."""

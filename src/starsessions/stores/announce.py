@@ -8,6 +8,7 @@ from threading import Lock
 import anyio
 
 from starsessions.exceptions import BackendUnavailable
+from starsessions.notices import Notices
 from starsessions.stores.base import Announcing
 
 NOT_ANNOUNCED = (
@@ -109,6 +110,15 @@ def in_parts(topics: Sequence[str], most: int) -> Iterator[str]:
     """
     for begin in range(0, len(topics), most):
         yield " ".join(topics[begin : begin + most])
+
+
+async def try_to_announce(announcer: Announcing, topics: Sequence[str], notices: Notices) -> None:
+    """Announce topics. It does not fail, and takes no longer than a moment."""
+    try:
+        with anyio.fail_after(SEND_WITHIN):
+            await announcer.announce(topics)
+    except Exception as error:
+        notices.warn("announce", NOT_ANNOUNCED, why_failed(error), every=600)
 
 
 def why_failed(error: Exception) -> str:

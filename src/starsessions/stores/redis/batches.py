@@ -4,14 +4,13 @@ In a Cluster, entries are on different servers, so several cannot be written at 
 announced, the place that it leaves is removed.
 """
 
-from asyncio import timeout
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from starsessions.exceptions import BackendUnavailable
 from starsessions.notices import Notices
-from starsessions.stores.announce import NOT_ANNOUNCED, SEND_WITHIN, in_parts, why_failed
+from starsessions.stores.announce import NOT_ANNOUNCED, in_parts, try_to_announce
 from starsessions.stores.base import Announcing, BatchConflict, Conflict
 from starsessions.stores.redis.announce import MOST_TOPICS, channel_of
 from starsessions.stores.redis.commands import Commands
@@ -73,17 +72,10 @@ class Batches:
     async def _alone(self, change: Change, topics: Sequence[str]) -> bytes | None:
         """Carry out one change in a Cluster."""
         try:
-            return await self._writer.carry_out(change, partial(self._announce, topics)) or None
+            announce = partial(try_to_announce, self._announcer, topics, self._notices)
+            return await self._writer.carry_out(change, announce) or None
         except Conflict as conflict:
             raise BatchConflict(0, conflict.current) from None
-
-    async def _announce(self, topics: Sequence[str]) -> None:
-        """Announce topics. It does not fail, and takes no longer than a moment."""
-        try:
-            async with timeout(SEND_WITHIN):
-                await self._announcer.announce(topics)
-        except Exception as error:
-            self._notices.warn("announce", NOT_ANNOUNCED, why_failed(error), every=600)
 
     async def _send(self, changes: Sequence[Change], topics: Sequence[str], now: int) -> tuple[Any, bool] | None:
         """Return the reply, and whether the script was sent twice; None: this is a Cluster."""

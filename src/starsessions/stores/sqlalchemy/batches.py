@@ -3,6 +3,10 @@
 The statement for PostgreSQL consists of the writes and of a count of the rows that they have written. If these are too
 few, it fails, so that nothing is written. That says the least to the server's log, and a conflict is rare.
 
+A transaction that announces holds a lock until it is committed, for which all others that announce wait. That is no
+time, unless each commit waits for a standby: then the announcement follows in a transaction of its own, which has
+nothing to wait for. The statement says whether it is so, for the next time.
+
 Writes are ordered by key, so that two batches lock rows in the same order. Deletes that share a statement may not, and
 on PostgreSQL and MariaDB that can be a deadlock: then the server ends one of the two, which is carried out again.
 """
@@ -35,6 +39,14 @@ _REFUSED = frozenset({"22P02"})
 
 _MUTE = frozenset({"42501", "54000"})
 """PostgreSQL: it may not notify, or it cannot: the queue is full, because some listener has not read for long."""
+
+
+_WAITS: sa.ColumnElement[bool] = sa.literal_column(
+    "current_setting('synchronous_standby_names') <> ''"
+    " AND current_setting('synchronous_commit') NOT IN ('off', 'local')",
+    sa.Boolean(),
+).label("waits")
+"""Whether a commit waits for a standby."""
 
 
 class _Step(NamedTuple):
@@ -73,10 +85,11 @@ class Batches:
     def __init__(self, database: Database, table: sa.Table, statements: Statements) -> None:
         self._database, self._table, self._statements = database, table, statements
         self._channel = channel_of(table.fullname)
-        self._notices = Notices()
+        self.notices: Notices = Notices()
         self._together: dict[tuple[Any, ...], sa.Executable] = {}
-        self.announces: bool = database.name == "postgresql"
-        """Whether it announces the topics."""
+        self._is_postgres = database.name == "postgresql"
+        self.announces: bool = self._is_postgres
+        """Whether it announces the topics. It may change with each batch."""
 
     async def carry_out(self, writes: Sequence[Write], now: int, topics: Sequence[str]) -> list[Version | None]:
         """Carry out the writes, and return their versions.
@@ -94,7 +107,7 @@ class Batches:
 
     def _attempt(self, steps: list[_Step], now: int, topics: Sequence[str]) -> Callable[[sa.Connection], bool]:
         steps = sorted(steps, key=lambda step: step.write.key)
-        if not self.announces:
+        if not self._is_postgres:
             return lambda connection: _in_transaction(connection, lambda: self._one_by_one(connection, steps, now))
         messages = [*in_parts(topics, MOST_TOPICS)]
         parameters: dict[str, Any] = {"p_now": now, "p_channel": self._channel}
@@ -105,15 +118,26 @@ class Batches:
 
         def attempt(connection: sa.Connection) -> bool:
             try:
-                return _at_once(connection, statement, parameters)
+                return self._at_once(connection, statement, parameters)
             except exc.DBAPIError as error:
                 if not has_code(error.orig, _MUTE):
                     raise
-            is_written = _at_once(connection, silent, parameters)
-            self._notices.warn("announce", NOT_ANNOUNCED, "PostgreSQL refused it.", every=600)
+            is_written = self._at_once(connection, silent, parameters)
+            self.notices.warn("announce", NOT_ANNOUNCED, "PostgreSQL refused it.", every=600)
             return is_written
 
         return attempt
+
+    def _at_once(self, connection: sa.Connection, statement: sa.Executable, parameters: dict[str, Any]) -> bool:
+        """Return whether the statement has written all rows. Otherwise it has written none."""
+        try:
+            row = connection.execute(statement, parameters).one()
+        except exc.DBAPIError as error:
+            if not has_code(error.orig, _REFUSED):
+                raise
+            return False
+        self.announces = not row.waits
+        return True
 
     async def _were_written(self, steps: list[_Step], now: int, in_doubt: bool) -> bool:
         """Return whether a batch that was refused was carried out by an earlier attempt. False: try again.
@@ -172,7 +196,7 @@ def _statement_for(table: sa.Table, kinds: list[type[Write]], messages: int) -> 
         sa.func.pg_notify(channel, sa.bindparam(f"p_message_{n}", type_=sa.String)).label(f"said_{n}")
         for n in range(messages)
     ]
-    return sa.select(is_complete.label("is_complete"), *said)
+    return sa.select(is_complete.label("is_complete"), _WAITS, *said)
 
 
 def _written(table: sa.Table, kind: type[Write], n: int) -> Any:
@@ -191,17 +215,6 @@ def _written(table: sa.Table, kind: type[Write], n: int) -> Any:
             index_elements=[key], set_={name: insert.excluded[name] for name in names}, where=expires_at <= now
         ).returning(key)
     return sa.update(table).where(here, as_expected, expires_at > now).values(content).returning(key)
-
-
-def _at_once(connection: sa.Connection, statement: sa.Executable, parameters: dict[str, Any]) -> bool:
-    """Return whether the statement has written all rows. Otherwise it has written none."""
-    try:
-        connection.execute(statement, parameters)
-    except exc.DBAPIError as error:
-        if not has_code(error.orig, _REFUSED):
-            raise
-        return False
-    return True
 
 
 def _in_transaction(connection: sa.Connection, write: Callable[[], bool]) -> bool:

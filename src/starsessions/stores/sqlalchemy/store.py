@@ -9,7 +9,7 @@ from sqlalchemy import Executable, Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
-from starsessions.stores.announce import Announces
+from starsessions.stores.announce import Announces, try_to_announce
 from starsessions.stores.base import (
     Announcing,
     Conflict,
@@ -94,10 +94,11 @@ class SQLAlchemyStore(Announces):
     async def write_together(
         self, writes: Sequence[Write], *, now: int, topics: Sequence[str] = ()
     ) -> Sequence[Version | None] | None:
-        work = self._batches.carry_out(writes, now, topics)
+        announces = self._batches.announces
+        work = self._batches.carry_out(writes, now, topics if announces else ())
         versions = await self._database.with_timeout(work, writes=True)
-        if topics and not self._batches.announces:
-            await self.announce(topics)
+        if topics and not announces:
+            await try_to_announce(self.announcer, topics, self._batches.notices)
         return versions
 
     async def scan(self, *, limit: int, now: int, after: str | None = None) -> ScanPage:
