@@ -93,7 +93,7 @@ async def fill_sql(url: str, count: int, user: str | None) -> None:
 
 
 async def fill_history(url: str, count: int) -> None:
-    history = SignInHistory(url)
+    history = SignInHistory(url, timeout=60)
     await history.create_table()
     async with history.lifespan():
         for _ in range(0, count, CHUNK):
@@ -178,12 +178,13 @@ async def measure_erasure(kind: str, url: str, count: int) -> None:
         began = time.perf_counter()
         with suppress(asyncio.CancelledError):
             await asyncio.create_task(interrupted())
-        print(f"{kind}: interrupted after {time.perf_counter() - began:.1f} s")
+        print(f"{kind}: interrupted after {time.perf_counter() - began:.1f} s", flush=True)
         progress = Progress()
         erased = await erase(on_page=progress)
         ended = time.perf_counter()
         left = await erase(dry_run=True)
     print(f"{kind}: erased in {ended - began:.1f} s, {peak():.0f} MB at the peak ({before:.0f} before)")
+    print(f"    {time.process_time():.1f} s of the processor in this process")
     print(f"    {progress.calls} pages, {progress.longest:.1f} s at most, and {ended - progress.last:.1f} s after them")
     print("   ", asdict(erased), asdict(left))
 
@@ -202,10 +203,9 @@ if __name__ == "__main__":
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        work = measure(arguments.only[0], arguments.measure)
-        if arguments.erase:
-            work = measure_erasure(arguments.only[0], arguments.measure, arguments.sessions)
-        asyncio.run(work)
+        [name] = arguments.only
+        erasure = partial(measure_erasure, count=arguments.sessions)
+        asyncio.run((erasure if arguments.erase else measure)(name, arguments.measure))
         sys.exit()
     for name in arguments.only:
         with STORES[name][0]() as address:
