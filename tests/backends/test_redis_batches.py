@@ -11,8 +11,8 @@ from redis import exceptions
 from redis.asyncio import Redis, RedisCluster
 
 from starsessions.exceptions import BackendUnavailable
+from starsessions.stores import announce
 from starsessions.stores.base import BatchConflict, Creation, Deletion, Owner, Replacement
-from starsessions.stores.redis import batches
 from starsessions.stores.redis.commands import Commands
 from starsessions.stores.redis.store import RedisStore
 from tests.servers.process import Address
@@ -132,7 +132,7 @@ async def test_an_announcement_that_hangs_in_a_cluster_fails_no_write(
     spread: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await spread.write_together([Creation("a", b"1", LATER, ANN)], now=NOW)
-    monkeypatch.setattr(batches, "SEND_WITHIN", 0)
+    monkeypatch.setattr(announce, "SEND_WITHIN", 0)
     monkeypatch.setattr(spread.announcer, "announce", lambda topics: asyncio.Event().wait())
     assert await spread.write_together([Creation("b", b"1", LATER)], now=NOW, topics=["b"]) is not None
 

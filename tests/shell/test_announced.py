@@ -13,12 +13,11 @@ import anyio.lowlevel
 import pytest
 
 from starsessions import BackendUnavailable, Session, SessionBackend, users, watch
-from starsessions.backends import announcements
 from starsessions.backends import bus as buses
 from starsessions.backends.announcements import Announcements, announcements_of
 from starsessions.backends.bus import BEAT, Bus, running_loop
 from starsessions.backends.server_side import StoreBackend
-from starsessions.stores import Announcing, MemoryStore, Store
+from starsessions.stores import Announcing, MemoryStore, Store, announce
 from starsessions.users import UserSessions
 from starsessions.watch import MAX_FAILURES, OFTEN, SELDOM
 from tests.shell.people import sign_in
@@ -575,7 +574,7 @@ async def test_an_announcement_that_takes_long_delays_a_request_for_a_moment_onl
     async def forever(topics: Sequence[str]) -> None:
         await anyio.sleep_forever()
 
-    monkeypatch.setattr(announcements, "SEND_WITHIN", 0)
+    monkeypatch.setattr(announce, "SEND_WITHIN", 0)
     line.announce = forever  # type: ignore[method-assign]
     await sign_out(site)
     assert "TimeoutError" in caplog.text
