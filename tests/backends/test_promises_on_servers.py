@@ -112,3 +112,43 @@ async def test_cookies_are_revoked_through_a_store_on_a_server(
     async with open_backend(clock) as store:
         backend: SessionBackend = EncryptedCookieBackend(KEY, revocations=store, clock=clock)
         await test_sign_in.test_signing_out_ends_the_session_and_the_copy_of_its_cookie(site_of, backend)
+
+
+@pytest.mark.guarantee(21)
+async def test_a_sign_in_that_was_counted_before_others_and_written_after_them_keeps_the_maximum(
+    open_backend: Open, site_of: Callable[..., Site], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_backend(clock) as backend:
+        site, slow = site_of(backend=backend, max_sessions_per_user=3), Browser()
+        replace, count = backend.store.replace, backend.store.count_owned
+        waits, counted, goes_on = anyio.Event(), anyio.Event(), anyio.Event()
+
+        async def replace_late(*what: Any, **how: Any) -> Any:
+            if not waits.is_set():
+                waits.set()
+                await goes_on.wait()
+            return await replace(*what, **how)
+
+        async def count_early(*what: Any, **how: Any) -> int:
+            number: int = await count(*what, **how)
+            if waits.is_set():
+                counted.set()
+            return number
+
+        async def one_more() -> Browser:
+            clock.advance(1)
+            browser = Browser()
+            await site.visit(sign_in(), browser)
+            return browser
+
+        old = await one_more()
+        clock.advance(1)
+        monkeypatch.setattr(backend.store, "replace", replace_late)
+        monkeypatch.setattr(backend.store, "count_owned", count_early)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(site.visit, sign_in(), slow)
+            await counted.wait()
+            later = [await one_more(), await one_more()]
+            goes_on.set()
+        assert [await user_of(site, one) for one in (old, slow, *later)] == [None, "ann", "ann", "ann"]
+        assert len(await UserSessions(backend).list("ann")) == 3
