@@ -14,7 +14,7 @@ from starsessions import Session, users
 from starsessions.backends.redis import RedisBackend
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
-from starsessions.stores.redis import clients
+from starsessions.stores.redis import clients, scripts
 from starsessions.stores.redis.connection import Transport, transport_for
 from starsessions.stores.sqlalchemy.connection import Database
 from starsessions.users import UserSessions
@@ -94,6 +94,10 @@ async def redis(redis_server: Address, trips: Trips, closing: AsyncExitStack) ->
 
 @pytest.fixture
 async def cluster(redis_cluster: Address, trips: Trips, closing: AsyncExitStack) -> RedisBackend:
+    async with RedisCluster.from_url(redis_cluster.url) as client:
+        for script in vars(scripts).values():  # on each server: which of them the keys are on, is random
+            if isinstance(script, scripts.Script):
+                await client.script_load(script.source)
     return await running(RedisBackend(lambda: RedisCluster.from_url(redis_cluster.url), token_hex(8)), closing)
 
 
