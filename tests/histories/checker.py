@@ -77,9 +77,9 @@ def registers(history: History, rules: Rules) -> Iterator[Violation]:
     if rules.is_sealed:
         return
     steps: dict[tuple[str, str], list[Step]] = defaultdict(list)
-    moves = _moves(history)
+    moves, names = _moves(history), _names(history)
     for one in history.operations:
-        name = one.answer.opened.name if one.answer and one.answer.opened else one.name
+        name = _name(one, names)
         if _is_copied(one, moves[name]):
             continue
         if one.kind in SETS:
@@ -101,29 +101,50 @@ def counters(history: History, rules: Rules) -> Iterator[Violation]:
     if rules.is_sealed:
         return
     steps: dict[str, list[Step]] = defaultdict(list)
-    moves = _moves(history)
+    moves, names = _moves(history), _names(history)
     for one in history.operations:
-        opened = one.answer.opened if one.answer else None
-        if _is_copied(one, moves[opened.name if opened else one.name]):
+        opened, name = one.answer.opened if one.answer else None, _name(one, names)
+        if _is_copied(one, moves[name]):
             continue
         if one.kind == "increment":
             value = one.answer.value if one.answer and opened else None
-            steps[opened.name if opened else one.name].append(
-                Step(one.began, one.ended if opened else inf, True, value, one.number)
-            )
+            steps[name].append(Step(one.began, one.ended if opened else inf, True, value, one.number))
         elif one.kind in ("get", "replay") and one.answer and opened:
-            steps[opened.name].append(Step(one.began, one.ended, False, one.answer.value[COUNT], one.number))
+            steps[name].append(Step(one.began, one.ended, False, one.answer.value[COUNT], one.number))
     for name, of_counter in steps.items():
         if wrong := miscounted(of_counter):
             yield Violation("counters are exact", name, _around(history, wrong[:1], of_counter))
 
 
+def _names(history: History) -> dict[str, str]:
+    """By token: the session that it has opened."""
+    names: dict[str, str] = {}
+    for one, answer in history.answered():
+        if answer.opened:
+            names[one.token] = answer.opened.name
+        if answer.left and answer.token:
+            names[answer.token] = answer.left.name
+    return names
+
+
+def _name(one: Operation, names: dict[str, str]) -> str:
+    """Return the session that a request has changed or read, or may have.
+
+    A client that was told that it has no session forgets its name, and a request without an answer may open it again:
+    one that was put back after its sign-in was overtaken.
+    """
+    if one.answer and one.answer.opened:
+        return one.answer.opened.name
+    return one.name or names.get(one.token, "")
+
+
 def _moves(history: History) -> dict[str, list[Operation]]:
     """By session: what may have given it another id."""
     moves: dict[str, list[Operation]] = defaultdict(list)
+    names = _names(history)
     for one in history.operations:
         if one.kind in (*MOVES, "revoke_others"):
-            moves[one.answer.opened.name if one.answer and one.answer.opened else one.name].append(one)
+            moves[_name(one, names)].append(one)
     return moves
 
 

@@ -150,6 +150,10 @@ EVERYONE = op("revoke_everyone", 2, user="", token="")
 UNDONE = unanswered("sign_in", 0, GUEST, ended=3, user="ann")
 OVERTOOK = op("revoke_all", 1, user="ann", token="", value=0)
 COMES_BACK = [op("get", 1, left=None, token="t1"), op("get", 6, GUEST)]
+CHANGED = unanswered("set", 3, GUEST, name="", key="color", value="v1")
+"""The client took the session for ended, and has forgotten its name."""
+COUNTED = unanswered("increment", 4, GUEST, name="")
+SEEN_AGAIN = op("get", 6, GUEST, value={"color": "v1", "count": 1})
 READ = op("get", 1.2, ANN, ended=1.8)
 """It has confirmed the sign-in, so that others like it write nothing."""
 CROWDED = op("sign_in", 4, token="", left=OTHER, cookie="t3")
@@ -164,6 +168,7 @@ SET: list[tuple[str | None, Rules, list[Operation]]] = [
     ("what is dead stays dead", Rules(), [UNDONE, OVERTOOK, *COMES_BACK]),
     ("what is dead stays dead", Rules(puts_back=True), [UNDONE, replace(OVERTOOK, user="bob"), *COMES_BACK]),
     ("what is dead stays dead", Rules(puts_back=True), [UNDONE, *COMES_BACK]),
+    (None, Rules(puts_back=True), [UNDONE, OVERTOOK, op("get", 1, left=None), CHANGED, COUNTED, SEEN_AGAIN]),
     (None, Rules(), [SIGNED_IN, EVERYONE, op("get", 4, ANN), op("increment", 6)]),
     (None, Rules(), [SIGNED_IN, op("sign_in", 4, left=OTHER, cookie="t3"), EVERYONE, op("set", 6, OTHER, token="t3")]),
     ("what is ended stays closed", Rules(), [SIGNED_IN, EVERYONE, op("increment", 4, ANN, value=1)]),
