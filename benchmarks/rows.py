@@ -148,7 +148,7 @@ def works_on(backend: SQLAlchemyBackend, ids: list[str]) -> dict[str, Measured]:
         await session.persist()
 
     async def of_one() -> None:
-        listed = await users.of(f"user-{random.randrange(PEOPLE)}")
+        listed = await users.list(f"user-{random.randrange(PEOPLE)}")
         assert len(listed) == SESSIONS_EACH
 
     async def sweep() -> None:

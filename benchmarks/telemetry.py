@@ -28,7 +28,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from benchmarks.overhead import KEY, App, Message, cookie_of, fill, in_turns, ours, read, run, timed, untouched, write
+from benchmarks.overhead import KEY, App, cookie_of, fill, in_turns, ours, read, run, timed, untouched, write
 from starsessions import InMemoryBackend, SessionMiddleware
 from starsessions.backends.redis import RedisBackend
 from starsessions.opentelemetry import OpenTelemetry
