@@ -612,6 +612,38 @@ async def test_sessions_are_told_of_page_by_page_and_who_is_told_has_no_limit_of
     assert all(anyio.current_time() < deadline < inf for deadline in store.deadlines)
 
 
+@pytest.mark.both_loops
+async def test_what_has_ended_is_told_of_also_if_the_limit_of_time_is_reached_while_it_is_announced(
+    kind: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing interrupts an announcement, so the limit is noticed later, and then it must not interrupt `on_event`."""
+    backend, told, scopes = kind(MemoryStore(), clock), list[Event](), list[anyio.CancelScope]()
+    for _ in range(3):
+        await signed_in(Site(backend=backend, clock=clock))
+    [bound] = backend._copies().values()
+    begin_scope, announce = anyio.CancelScope, bound.user_index.announce
+
+    def noted_scope(**how: Any) -> anyio.CancelScope:
+        scopes.append(begin_scope(**how))
+        return scopes[-1]
+
+    async def announce_until_the_limit(*topics: str) -> None:
+        await announce(*topics)
+        if len(topics) == 3:
+            scopes[0].deadline = anyio.current_time() - 1
+
+    async def on_event(event: Event) -> None:
+        await checkpoint()
+        told.append(event)
+
+    sessions = UserSessions(backend, on_event=on_event)
+    monkeypatch.setattr(anyio, "CancelScope", noted_scope)
+    monkeypatch.setattr(bound.user_index, "announce", announce_until_the_limit)
+    with pytest.raises(BackendUnavailable, match=r"^Only 3 sessions of the user were ended"):
+        await sessions.revoke_all("ann")
+    assert len(told) == 3
+
+
 async def test_a_session_that_an_interrupted_rotation_has_left_twice_is_told_of_once(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
