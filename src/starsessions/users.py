@@ -550,7 +550,7 @@ async def _end(
         await ended.tell()
         if end is None:
             return count
-        after, limit = next_page(end, after, limit)
+        after, limit = next_page(end, after, limit, PAGE, is_shorter=bool(meant))
 
 
 def _shown(record: Record, identity: Identity, current: str | None) -> UserSession:

@@ -575,6 +575,49 @@ async def test_a_session_that_moves_up_a_long_list_while_it_is_read_is_not_misse
     assert await user_of(site, busy) == ("ann" if act == "export" else None)
 
 
+class Lengths(MemoryStore):
+    """It says how long each page may be that is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limits: list[int] = []
+
+    async def list_owned(self, name: str, *, limit: int, now: int, after: Any = None) -> Page:
+        self.limits.append(limit)
+        return await super().list_owned(name, limit=limit, now=now, after=after)
+
+
+@rows(
+    ("act", "expected"),
+    [
+        ("end all", [4] * 6),
+        ("end one", [4, 4, 8, 16, 4, 4]),
+        ("export", [4, 4, 8, 16, 4, 4]),
+    ],
+)
+async def test_pages_get_longer_only_for_a_second_that_does_not_fit_on_one(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, act: str, expected: list[int]
+) -> None:
+    for module in (users, personal):
+        monkeypatch.setattr(module, "PAGE", 4)
+    store = Lengths()
+    backend = StoreBackend(store, clock=clock)
+    site, sessions = Site(backend=backend, clock=clock, autoload=True), UserSessions(backend)
+    for _ in range(9):
+        await signed_in(site)
+        clock.advance(1)
+    for _ in range(11):  # the newest, of one second
+        await signed_in(site)
+    store.limits.clear()
+    if act == "end all":
+        assert await sessions.revoke_all("ann") == 20
+    elif act == "end one":
+        assert not await sessions.revoke("ann", "none")
+    else:
+        assert len((await personal.export_user(backend, "ann")).sessions) == 20
+    assert store.limits == expected
+
+
 class Timed(Recorded):
     """It says by when each list must be there."""
 

@@ -605,24 +605,32 @@ class UserIndex:
         return results
 
 
-def next_page(end: Cursor, after: Cursor | None, limit: int) -> tuple[Cursor, int]:
+def next_page(
+    end: Cursor, after: Cursor | None, limit: int, usual: int = PAGE, is_shorter: bool = False
+) -> tuple[Cursor, int]:
     """Return where the next page begins, and its length, so that none misses a session that gets another id meanwhile.
 
     Such a session may move up, within the second of its sign-in. So a page begins with the last second of the one
-    before. If that one began there, too, the second does not fit on a page of this length.
+    before. If that one began there, too, and nothing on it was ended, the second does not fit on a page of this length.
 
     Args:
         end: where a page ended.
         after: where it began.
         limit: its length.
+        usual: the length of a page that begins with another second.
+        is_shorter: whether something on it was ended.
 
-    >>> next_page(Cursor(70, "key"), None, 1000)
-    (Cursor(since=71, key=''), 1000)
     >>> next_page(Cursor(70, "key"), Cursor(71, ""), 1000)
     (Cursor(since=71, key=''), 2000)
+    >>> next_page(Cursor(70, "key"), Cursor(71, ""), 2000, is_shorter=True)
+    (Cursor(since=71, key=''), 2000)
+    >>> next_page(Cursor(69, "key"), Cursor(71, ""), 2000)
+    (Cursor(since=70, key=''), 1000)
     """
     begin = Cursor(end.since + 1, "")
-    return begin, limit * 2 if begin == after else limit
+    if begin != after:
+        return begin, usual
+    return begin, limit if is_shorter else limit * 2
 
 
 def carries(identity: Identity, epochs: bytes) -> bool:
