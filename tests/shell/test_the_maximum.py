@@ -141,7 +141,11 @@ async def test_a_sign_in_that_was_counted_before_others_and_written_after_them_k
 
 @pytest.mark.guarantee(21)
 @rows("kind", list(KINDS))
-async def test_one_that_is_written_just_before_it_would_be_marked_is_counted(clock: Clock, kind: str) -> None:
+@rows("lists", [1, 2])
+async def test_one_that_is_written_just_before_it_would_be_marked_is_counted(
+    clock: Clock, kind: str, lists: int
+) -> None:
+    """After the list for the place of the later sign-in, or after the list when that one was saved."""
     ann = Ann(kind, clock, Slow(), 3, "evict")
     old, slow = await ann.signs_in(), Browser()
 
@@ -155,7 +159,7 @@ async def test_one_that_is_written_just_before_it_would_be_marked_is_counted(clo
         await ann.store.waits.wait()
         await anyio.wait_all_tasks_blocked()
         later = [await ann.signs_in()]
-        ann.store.waits_after_list = ann.store.listed + 1
+        ann.store.waits_after_list = ann.store.listed + lists
         later.append(await ann.signs_in())
     assert await ann.alive(old, slow, *later) == [False, True, True, True]
     assert await ann.listed() == 3
