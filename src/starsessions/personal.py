@@ -256,7 +256,7 @@ async def _stored(index: UserIndex, user_id: str) -> AsyncIterator[tuple[Record,
         if end is None:
             return
         before = {one.key for one in owned}  # the next page begins with some of them
-        after, limit = next_page(end, after, limit)
+        after, limit = next_page(end, after, limit, PAGE)
 
 
 def _is_live(index: UserIndex, record: Record, expires_at: int, now: int) -> bool:

@@ -540,16 +540,17 @@ async def _end(
     count, limit = 0, PAGE
     after: Cursor | None = None
     while True:
-        await checkpoint()  # a store that never waits must not keep the limit of time from being noticed
         page, end = await index.page(user_id, limit, 0, after)
         meant = [one for one in page if is_meant(one.identity)]
         count += len(meant)
         for begin in range(0, len(meant), AT_ONCE):
             await index.end_each(meant[begin : begin + AT_ONCE], note)
+        # The limit of time is noticed here, not in `on_event`, also if the store never waits, or it was announced last.
+        await checkpoint()
         await ended.tell()
         if end is None:
             return count
-        after, limit = next_page(end, after, limit)
+        after, limit = next_page(end, after, limit, PAGE, is_shorter=bool(meant))
 
 
 def _shown(record: Record, identity: Identity, current: str | None) -> UserSession:

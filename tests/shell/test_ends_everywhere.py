@@ -575,6 +575,49 @@ async def test_a_session_that_moves_up_a_long_list_while_it_is_read_is_not_misse
     assert await user_of(site, busy) == ("ann" if act == "export" else None)
 
 
+class Lengths(MemoryStore):
+    """It says how long each page may be that is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limits: list[int] = []
+
+    async def list_owned(self, name: str, *, limit: int, now: int, after: Any = None) -> Page:
+        self.limits.append(limit)
+        return await super().list_owned(name, limit=limit, now=now, after=after)
+
+
+@rows(
+    ("act", "expected"),
+    [
+        ("end all", [4] * 6),
+        ("end one", [4, 4, 8, 16, 4, 4]),
+        ("export", [4, 4, 8, 16, 4, 4]),
+    ],
+)
+async def test_pages_get_longer_only_for_a_second_that_does_not_fit_on_one(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, act: str, expected: list[int]
+) -> None:
+    for module in (users, personal):
+        monkeypatch.setattr(module, "PAGE", 4)
+    store = Lengths()
+    backend = StoreBackend(store, clock=clock)
+    site, sessions = Site(backend=backend, clock=clock, autoload=True), UserSessions(backend)
+    for _ in range(9):
+        await signed_in(site)
+        clock.advance(1)
+    for _ in range(11):  # the newest, of one second
+        await signed_in(site)
+    store.limits.clear()
+    if act == "end all":
+        assert await sessions.revoke_all("ann") == 20
+    elif act == "end one":
+        assert not await sessions.revoke("ann", "none")
+    else:
+        assert len((await personal.export_user(backend, "ann")).sessions) == 20
+    assert store.limits == expected
+
+
 class Timed(Recorded):
     """It says by when each list must be there."""
 
@@ -610,6 +653,38 @@ async def test_sessions_are_told_of_page_by_page_and_who_is_told_has_no_limit_of
     assert deadlines == [inf] * 5
     assert len(store.deadlines) == 4
     assert all(anyio.current_time() < deadline < inf for deadline in store.deadlines)
+
+
+@pytest.mark.both_loops
+async def test_what_has_ended_is_told_of_also_if_the_limit_of_time_is_reached_while_it_is_announced(
+    kind: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing interrupts an announcement, so the limit is noticed later, and then it must not interrupt `on_event`."""
+    backend, told, scopes = kind(MemoryStore(), clock), list[Event](), list[anyio.CancelScope]()
+    for _ in range(3):
+        await signed_in(Site(backend=backend, clock=clock))
+    [bound] = backend._copies().values()
+    begin_scope, announce = anyio.CancelScope, bound.user_index.announce
+
+    def noted_scope(**how: Any) -> anyio.CancelScope:
+        scopes.append(begin_scope(**how))
+        return scopes[-1]
+
+    async def announce_until_the_limit(*topics: str) -> None:
+        await announce(*topics)
+        if len(topics) == 3:
+            scopes[0].deadline = anyio.current_time() - 1
+
+    async def on_event(event: Event) -> None:
+        await checkpoint()
+        told.append(event)
+
+    sessions = UserSessions(backend, on_event=on_event)
+    monkeypatch.setattr(anyio, "CancelScope", noted_scope)
+    monkeypatch.setattr(bound.user_index, "announce", announce_until_the_limit)
+    with pytest.raises(BackendUnavailable, match=r"^Only 3 sessions of the user were ended"):
+        await sessions.revoke_all("ann")
+    assert len(told) == 3
 
 
 async def test_a_session_that_an_interrupted_rotation_has_left_twice_is_told_of_once(

@@ -30,7 +30,8 @@ ends that one meanwhile makes step 2 of the rotation a conflict.
 * **Evict.** After step 2 of a sign-in, and only if the count has reached the maximum: list, and end the oldest. *Some
   are left, and the next sign-in ends them.* A sign-in that fails evicts nothing. Another one that is still pending may
   have counted before this one began, and be one too many. So if there is no place for it, it is marked: its entry gets
-  another version. That makes its step 2 a conflict, and after it was written, it lists, too. *It lists in vain.*
+  another version. That makes its step 2 a conflict, and after it was written, it lists, too. *It lists in vain.* The
+  entry says that it is marked, and no one marks it again: it may never be saved, and be pending for an hour.
 * **End others.** List, and end each. *Some are left, and listed.* A rotation may move an entry to a place on a page
   that was read before, but within the second of its sign-in. So the next page begins with that second again.
 * **End all.** (1) Give the user another epoch. *The user's sessions are refused at their next renewal.* (2) List, and
@@ -68,6 +69,7 @@ from os import urandom
 from typing import Any, NamedTuple
 
 import anyio
+from msgspec.structs import replace
 
 from starsessions.backends.announcements import Announcements, announcements_of
 from starsessions.backends.entries import Entries, Pointer
@@ -100,6 +102,11 @@ PENDING = 60
 
 PENDING_FOR = 60 * 60
 """Seconds that a sign-in may take from `sign_in()` to its save: for so long, what ends it finds its pending entry."""
+
+MARKED = 0
+"""What `Record.told` is in the pending entry of a sign-in that must look for others once it is saved. It has no cookie
+of which a browser could have been told.
+"""
 
 EPOCH_BYTES = 8
 
@@ -157,6 +164,11 @@ class Owned(NamedTuple):
     @property
     def identity(self) -> Identity | None:
         return None if self.record is None else self.record.identity
+
+    @property
+    def is_marked(self) -> bool:
+        """Of a pending entry: whether its sign-in looks for others in any case, once it is saved."""
+        return self.record is not None and self.record.told == MARKED
 
 
 def new_handle() -> str:
@@ -454,15 +466,17 @@ class UserIndex:
         raise Overtaken
 
     async def mark(self, pending: Owned, now: int) -> bool:
-        """Let another request's sign-in find out that there is a later one. Return False if it has changed."""
+        """Let another request's sign-in find out that there is a later one. Return False if it was saved or ended."""
         assert pending.record is not None
-        value, owner = self.value(pending.key, pending.record), self.owner_of(pending.record)
+        value, owner = self.value(pending.key, replace(pending.record, told=MARKED)), self.owner_of(pending.record)
         try:
             await self.store.replace(
                 pending.key, value, pending.version, expires_at=pending.expires_at, now=now, owner=owner
             )
-        except Conflict:
-            return False
+        except Conflict as conflict:
+            # If it is pending still, another has marked it, or it was taken back: it is saved and counted after this.
+            read = self.read(pending.key, conflict.current)
+            return isinstance(read, Found) and read.record.payload is None
         return True
 
     async def take_back(self, pending: PendingSignIn, now: int) -> None:
@@ -591,24 +605,32 @@ class UserIndex:
         return results
 
 
-def next_page(end: Cursor, after: Cursor | None, limit: int) -> tuple[Cursor, int]:
+def next_page(
+    end: Cursor, after: Cursor | None, limit: int, usual: int = PAGE, is_shorter: bool = False
+) -> tuple[Cursor, int]:
     """Return where the next page begins, and its length, so that none misses a session that gets another id meanwhile.
 
     Such a session may move up, within the second of its sign-in. So a page begins with the last second of the one
-    before. If that one began there, too, the second does not fit on a page of this length.
+    before. If that one began there, too, and nothing on it was ended, the second does not fit on a page of this length.
 
     Args:
         end: where a page ended.
         after: where it began.
         limit: its length.
+        usual: the length of a page that begins with another second.
+        is_shorter: whether something on it was ended.
 
-    >>> next_page(Cursor(70, "key"), None, 1000)
-    (Cursor(since=71, key=''), 1000)
     >>> next_page(Cursor(70, "key"), Cursor(71, ""), 1000)
     (Cursor(since=71, key=''), 2000)
+    >>> next_page(Cursor(70, "key"), Cursor(71, ""), 2000, is_shorter=True)
+    (Cursor(since=71, key=''), 2000)
+    >>> next_page(Cursor(69, "key"), Cursor(71, ""), 2000)
+    (Cursor(since=70, key=''), 1000)
     """
     begin = Cursor(end.since + 1, "")
-    return begin, limit * 2 if begin == after else limit
+    if begin != after:
+        return begin, usual
+    return begin, limit if is_shorter else limit * 2
 
 
 def carries(identity: Identity, epochs: bytes) -> bool:

@@ -24,7 +24,13 @@ _WHERE, _RESULT, _CHANGE = Where(), Result(), Change()
 _DAY = 24 * 60 * 60
 """Seconds that an end may take: no browser waits for it."""
 
-_REFUSED = "Nothing was changed."
+_UNCHANGED = "Nothing was changed."
+
+# What is true after an interruption
+
+_REST_IS_REFUSED = "what has ended stays ended, and the rest is refused. Run it again to end them at once."
+_REST_IS_LEFT = "run it again to erase the rest."
+_REST_IS_NEXT = "what was removed stays removed, and the next run goes on."
 
 _PAGE = 1000
 
@@ -73,7 +79,7 @@ async def _end_one(target: Target, handle: str, user: str | None, change: Change
             count |= any(one.handle == handle for one in page)
     if count and not change.dry_run:
         if not agrees("End this session?", change.yes):
-            return _ended(target, 0, change, [_REFUSED], 1)
+            return _ended(target, 0, change, [_UNCHANGED], 1)
         assert whose is not None
         count = int(await _users(target).revoke(whose, handle))
     said = "No live session has this handle." if not count else _said(count, change)
@@ -89,8 +95,8 @@ async def _end_all_of(target: Target, user: str, change: Change) -> int:
                 on_page(count)
     if not change.dry_run:
         if not agrees(f"End {_sessions(count)} of this user?", change.yes):
-            return _ended(target, 0, change, [_REFUSED], 1)
-        with progress("Ending the sessions") as on_page, _if_interrupted(_refused):
+            return _ended(target, 0, change, [_UNCHANGED], 1)
+        with progress("Ending the sessions") as on_page, _if_interrupted(_REST_IS_REFUSED):
             count = await _users(target).revoke_all(user, timeout=_DAY, on_page=on_page)
     return _ended(target, count, change, [_said(count, change)], 0)
 
@@ -101,7 +107,7 @@ async def _end_everyone(target: Target, change: Change) -> int:
             count = (await inventory.stats(target.backend, on_page=on_page)).signed_in
         return _ended(target, count, change, [_said(count, change)], 0)
     if not agrees("End the sessions of ALL users?", change.yes):
-        return _ended(target, 0, change, [_REFUSED], 1)
+        return _ended(target, 0, change, [_UNCHANGED], 1)
     await UserSessions(target.backend).revoke_everyone()
     return _ended(target, None, change, ["The sessions of all users are refused from now on."], 0)
 
@@ -155,7 +161,7 @@ async def sweep(*, share: float = 0.25, where: Where = _WHERE, change: Change = 
         raise Unusable("--share must be more than 0, and at most 1.")
     removed = past = 0
     async with opened_stores(where) as (stores, histories):
-        with progress("Removing what has expired") as on_page, _if_interrupted(_left):
+        with progress("Removing what has expired") as on_page, _if_interrupted(_REST_IS_NEXT):
             for store in stores:
                 if change.dry_run:
                     removed += await _dead(store, on_page)
@@ -169,13 +175,6 @@ async def sweep(*, share: float = 0.25, where: Where = _WHERE, change: Change = 
     if past:
         lines.append(f"{verb} {_entries(past)} of the history.")
     show({"dry_run": change.dry_run, "removed": removed, "history": past}, lines, change.json)
-
-
-_refused = "what has ended stays ended, and the rest is refused. Run it again to end them at once."
-
-_not_all = "run it again to erase the rest."
-
-_left = "what was removed stays removed, and the next run goes on."
 
 
 class _Purging:
@@ -225,9 +224,9 @@ async def erase(user: Annotated[str, Named], /, *, where: Where = _WHERE, change
         if not change.dry_run:
             sessions = _sessions(0 if done is None else done.sessions)
             if not agrees(f"End {sessions}, and erase all that names this user?", change.yes):
-                say(_REFUSED)
+                say(_UNCHANGED)
                 return 1
-            with progress("Ending sessions, and looking at all entries") as on_page, _if_interrupted(_not_all):
+            with progress("Ending sessions, and looking at all entries") as on_page, _if_interrupted(_REST_IS_LEFT):
                 done = await erase(on_page=on_page)
     assert done is not None
     shown = {name: getattr(done, name) for name in ("sessions", "entries", "history", "unreadable")}

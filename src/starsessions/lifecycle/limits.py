@@ -14,7 +14,7 @@ need to, and never one too few: each looks after its own session was saved.
 
 The number of entries says whether to look, and is asked for while the session is written: another round trip after that
 would be one for every sign-in. So a sign-in may be counted, wait, and be written after others have come and judged. The
-last of those that saw it pending has marked it, and it looks in any case.
+first of those that found no place for it has marked it, and it looks in any case.
 """
 
 from contextlib import suppress
@@ -142,7 +142,7 @@ async def too_many(
         evicted = [entries for entries in losers if not makes_way(entries, identity, now)]
         if evicted and (not rules.evicts or any(rank(entries[0])[1] == identity.handle for entries in evicted)):
             raise Overtaken
-        later = pending if len(saved) + len(pending) > most else []
+        later = [one for one in pending if not one.is_marked] if len(saved) + len(pending) > most else []
         if await _are_marked(later, index, now) and await _end_unchanged(
             losers[: len(losers) - len(evicted)], index, state
         ):
@@ -150,8 +150,11 @@ async def too_many(
 
 
 async def _are_marked(pending: list[Owned], index: UserIndex, now: int) -> bool:
-    """Make sign-ins look for others once they are saved, because there may be no place for them."""
-    return all(await index.at_once(*(index.mark(one, now) for one in pending)))
+    """Make sign-ins look for others once they are saved. Return False if one was saved meanwhile, or has ended."""
+    for begin in range(0, len(pending), AT_ONCE):
+        if not all(await index.at_once(*(index.mark(one, now) for one in pending[begin : begin + AT_ONCE]))):
+            return False
+    return True
 
 
 async def _end_unchanged(losers: list[list[Owned]], index: UserIndex, state: RequestState) -> bool:
