@@ -16,14 +16,15 @@ Nothing changes an entry. It is deleted when it is older than `keep_for` (`purge
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from secrets import randbits
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from anyio import from_thread
+from anyio import from_thread, move_on_after
 from starlette.requests import HTTPConnection
 
 from starsessions.backends.base import wall_clock
@@ -86,6 +87,14 @@ class HistoryPage(list[HistoryEntry]):
     """Where the next page begins, to pass to `list(after=…)`; None: this is the last page. It may be part of a URL."""
 
 
+class _Writer(NamedTuple):
+    """What writes in one event loop."""
+
+    task: asyncio.Task[None]
+    ended: Future[None]
+    """Tells the other event loops when the task has ended."""
+
+
 class SignInHistory:
     """The history of sign-ins in a table of a SQL database.
 
@@ -133,7 +142,7 @@ class SignInHistory:
         self._waiting: deque[Row] = deque()
         self._last = 0
         self._lock = Lock()  # endpoints in threads record, too, and there may be several event loops
-        self._writer: asyncio.Task[None] | None = None
+        self._writers: dict[asyncio.AbstractEventLoop, _Writer] = {}
 
     @property
     def metadata(self) -> "MetaData":
@@ -240,6 +249,8 @@ class SignInHistory:
         """
         await self.finished()
         self._forget(user_id)  # of what could not be written
+        await self._others_finished()
+        self._forget(user_id)  # of what another event loop had taken, and could not write
         count, of_user = 0, {"p_user": key_of_user(user_id)}
         some, delete = self._statements.some_of_user, self._statements.delete_of_user
         while deleted := await self._delete(some, delete, of_user, 1000):
@@ -280,6 +291,14 @@ class SignInHistory:
         writer = self._write_soon()
         if writer is not None:
             await asyncio.wait({writer}, timeout=self._timeout)
+        await self._others_finished()
+
+    async def _others_finished(self) -> None:
+        """Wait for what other event loops are writing: what they have taken waits no more, and is not stored yet."""
+        here = running_loop()
+        others = [one.ended for loop, one in list(self._writers.items()) if loop is not here and loop.is_running()]
+        with move_on_after(self._timeout):
+            await asyncio.gather(*(asyncio.wrap_future(one) for one in others if not one.done()))
 
     def _forget(self, user_id: str) -> None:
         """Remove a user from what waits, as `erase` does from the table."""
@@ -317,11 +336,19 @@ class SignInHistory:
 
     def _write_soon(self) -> "asyncio.Task[None] | None":
         """Let a task write what waits, unless one does. Return the task of this event loop, if there is one."""
-        loop, writer = running_loop(), self._writer
-        if writer is not None and not writer.done() and writer.get_loop() is loop:
-            return writer
-        self._writer = writer = loop.create_task(self._write()) if self._waiting else None
-        return writer
+        loop = running_loop()
+        writer = self._writers.get(loop)
+        if writer is not None and not writer.task.done():
+            return writer.task
+        if not self._waiting:
+            return None
+        for closed in [other for other in list(self._writers) if other.is_closed()]:
+            self._writers.pop(closed, None)
+        task, ended = loop.create_task(self._write()), Future[None]()
+        ended.set_running_or_notify_cancel()  # it is not cancelled with those who wait for it
+        task.add_done_callback(lambda _: ended.set_result(None))
+        self._writers[loop] = _Writer(task, ended)
+        return task
 
     def _next_rows(self) -> Sequence[Row]:
         with self._lock:

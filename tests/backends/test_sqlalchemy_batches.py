@@ -64,6 +64,28 @@ async def test_what_is_written_at_once_is_announced(store: SQLAlchemyStore) -> N
         assert topics == many
 
 
+@each_database
+async def test_what_was_written_is_announced_though_the_caller_was_cancelled_meanwhile(
+    store: SQLAlchemyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The announcement follows the commit; on PostgreSQL where that waits for a standby."""
+    store._batches.announces = False
+    carry_out = store._batches.carry_out
+
+    async def cancelling(*batch: Any) -> Any:
+        versions = await carry_out(*batch)
+        caller.cancel()
+        return versions
+
+    monkeypatch.setattr(store._batches, "carry_out", cancelling)
+    async with store.listen() as heard:
+        caller = asyncio.create_task(store.write_together([Creation("a", b"1", LATER)], now=NOW, topics=["a"]))
+        [outcome] = await asyncio.gather(caller, return_exceptions=True)
+        assert isinstance(outcome, asyncio.CancelledError)
+        await store.announce(["b"])
+        assert [*await anext(heard)] == ["a"]
+
+
 @on_postgres
 async def test_a_deadlock_is_resolved_and_the_batch_is_carried_out(store: SQLAlchemyStore, backend: Any) -> None:
     """Another transaction, as a statement that deletes several entries, locks the rows in the other order."""

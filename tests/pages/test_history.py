@@ -4,11 +4,12 @@ import asyncio
 import csv
 import io
 import secrets
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import pytest
@@ -29,6 +30,8 @@ from tests.shell.people import sign_in
 from tests.site import Clock, Site
 
 pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
 
 
 @pytest.fixture(params=list(DATABASES))
@@ -60,6 +63,11 @@ async def on_sqlite(tmp_path: Path, clock: Clock) -> AsyncIterator[SignInHistory
     """For what does not depend on the database."""
     async with opened(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}", clock, timeout=30) as history:
         yield history
+
+
+def writer_of(history: SignInHistory) -> asyncio.Task[None]:
+    """The task that writes in this event loop."""
+    return history._writers[asyncio.get_running_loop()].task
 
 
 def request_from(agent: str = "curl/8", address: tuple[str, int] | None = ("203.0.113.77", 1)) -> Request:
@@ -346,10 +354,10 @@ async def test_a_writer_that_goes_on_for_long_holds_up_a_page_for_the_timeout_on
         on_sqlite.record(SignedIn("h", "ann", ""))
         with anyio.fail_after(30):
             assert await on_sqlite.list("ann") == []
-    assert on_sqlite._writer is not None
-    on_sqlite._writer.cancel()
+    writer = writer_of(on_sqlite)
+    writer.cancel()
     with suppress(asyncio.CancelledError):
-        await on_sqlite._writer
+        await writer
     assert len(await on_sqlite.list("ann")) == 1
 
 
@@ -372,9 +380,7 @@ def test_what_a_loop_that_ends_has_not_written_is_written_in_the_next_one(tmp_pa
 
 async def test_an_endpoint_in_a_thread_records_as_well(on_sqlite: SignInHistory) -> None:
     await anyio.to_thread.run_sync(on_sqlite.sign_in_failed, request_from(), "ann")
-    writer = on_sqlite._writer  # without waiting for the next event
-    assert writer is not None
-    await writer
+    await writer_of(on_sqlite)  # without waiting for the next event
     assert await on_sqlite.failures("ann", within=60) == 1
 
 
@@ -400,6 +406,12 @@ def test_endpoints_in_threads_that_record_at_once_have_an_entry_each(
 def test_event_loops_that_write_at_once_write_each_entry_once(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def waits(other: Any) -> asyncio.Future[Any]:
+        Lock.waits.set()
+        return wrap(other)
+
+    wrap = asyncio.wrap_future
+    monkeypatch.setattr(asyncio, "wrap_future", waits)
     monkeypatch.setattr(module, "Lock", Lock)
     monkeypatch.setattr(module, "AT_ONCE", 2)
     history = SignInHistory(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}", clock=clock, timeout=30)
@@ -414,6 +426,121 @@ def test_event_loops_that_write_at_once_write_each_entry_once(
         rounds = [*at_each_line(make, module)]
         assert rounds == [[None, None]] * len(rounds)
         assert len(first.run(history.list("ann", limit=999))) == 3 * (len(rounds) + 1)
+
+
+class Another:
+    """An event loop in a thread of its own, which stops where it writes, until it may go on."""
+
+    def __init__(self, history: SignInHistory, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.writes, self.may_go_on, self.is_waited_for = threading.Event(), threading.Event(), threading.Event()
+        self.fails = False
+        self._history = history
+        self._call = history._database.call
+        self._wrap = asyncio.wrap_future
+        monkeypatch.setattr(history._database, "call", self._stopping)
+        monkeypatch.setattr(asyncio, "wrap_future", self._waiting)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    async def _stopping(self, work: Any) -> Any:
+        if threading.current_thread() is self._thread:
+            self.writes.set()
+            self.may_go_on.wait()
+            if self.fails:
+                raise BackendUnavailable("The store failed: for this test.")
+        return await self._call(work)
+
+    def _waiting(self, other: Any) -> asyncio.Future[Any]:
+        future = self._wrap(other)
+        self.is_waited_for.set()
+        return future
+
+    async def _run(self) -> None:
+        self._history.record(SignedIn("h", "ann", ""))
+        await self._history.finished()
+        await self._history._database.aclose()
+
+    def begin(self) -> None:
+        self._thread.start()
+        self.writes.wait()
+
+    async def goes_on_during(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of work that waits for this one."""
+        task = asyncio.create_task(work)
+        while not self.is_waited_for.is_set():
+            assert not task.done(), "it does not wait for the other"
+            await asyncio.sleep(0)
+        self.may_go_on.set()
+        return await task
+
+    def __enter__(self) -> "Another":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.may_go_on.set()
+        self._thread.join()
+
+
+@rows("fails", [False, True])
+@rows("begins", ["before", "when the others have been waited for"])
+async def test_what_another_event_loop_is_writing_of_an_erased_user_is_erased(
+    on_sqlite: SignInHistory, monkeypatch: pytest.MonkeyPatch, fails: bool, begins: str
+) -> None:
+    others_finished = on_sqlite._others_finished
+
+    async def late() -> None:
+        patched.setattr(on_sqlite, "_others_finished", others_finished)
+        await others_finished()
+        other.begin()
+
+    with monkeypatch.context() as patched, Another(on_sqlite, patched) as other:
+        other.fails = fails
+        if begins == "before":
+            other.begin()
+        else:
+            patched.setattr(on_sqlite, "_others_finished", late)
+        on_sqlite.record(SignedIn("h2", "eve", ""))  # this event loop writes as well
+        assert await other.goes_on_during(on_sqlite.erase("ann")) == (not fails)
+    assert [one.user_id for one in await on_sqlite.list(None)] == ["eve"]
+    assert await on_sqlite.erase("eve") == 1
+
+
+async def test_a_page_has_what_another_event_loop_was_writing(
+    on_sqlite: SignInHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched, Another(on_sqlite, patched) as other:
+        other.begin()
+        assert [one.handle for one in await other.goes_on_during(on_sqlite.list("ann"))] == ["h"]
+
+
+async def test_an_event_loop_that_writes_for_long_holds_up_a_page_of_another_for_the_timeout_only(
+    on_sqlite: SignInHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched, Another(on_sqlite, patched) as other:
+        other.begin()
+        patched.setattr(on_sqlite, "_timeout", 0.01)
+        assert await on_sqlite.list("ann") == []
+    assert len(await on_sqlite.list("ann")) == 1
+
+
+async def test_an_event_loop_that_was_stopped_while_it_wrote_is_not_waited_for(
+    on_sqlite: SignInHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin() -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()
+        loop.call_soon(on_sqlite.record, SignedIn("h", "ann", ""))
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        return loop
+
+    monkeypatch.setattr(asyncio, "wrap_future", None)
+    loop = await asyncio.to_thread(begin)
+    assert len(await on_sqlite.list("ann")) == 1
+    assert loop in on_sqlite._writers
+    await asyncio.to_thread(loop.run_until_complete, on_sqlite._writers[loop].task)
+    loop.close()
+    on_sqlite.record(SignedIn("h2", "ann", ""))
+    assert len(await on_sqlite.list("ann")) == 2
+    assert loop not in on_sqlite._writers
 
 
 # The table

@@ -17,7 +17,9 @@ from starsessions.backends import bus as buses
 from starsessions.backends.announcements import Announcements, announcements_of
 from starsessions.backends.bus import BEAT, Bus, running_loop
 from starsessions.backends.server_side import StoreBackend
-from starsessions.stores import Announcing, MemoryStore, Store, announce
+from starsessions.backends.user_index import UserIndex
+from starsessions.stores import Announcing, Conflict, MemoryStore, Store, announce
+from starsessions.stores.base import Replacement, Version
 from starsessions.users import UserSessions
 from starsessions.watch import MAX_FAILURES, OFTEN, SELDOM
 from tests.rows import rows
@@ -608,6 +610,52 @@ async def test_what_has_ended_before_an_interruption_is_announced(
             assert (why, reply.messages[0]["status"]) == ("the store fails", 503)
         await settled()
         assert opened.log == [True]
+
+
+CHANGES: dict[str, Callable[[UserIndex, Version], Awaitable[object]]] = {
+    "an end": lambda index, version: index.end("key", version),
+    "an end of what is unchanged": lambda index, version: index.end_unchanged("key", version, 1),
+    "a pointer": lambda index, version: index.replace_and_announce(Replacement("key", b"", version, 9, None), 1),
+}
+
+
+@rows("change", CHANGES)
+@rows("when", ["while it is written", "once it is written"])
+async def test_a_change_that_was_carried_out_is_announced_though_the_client_has_left(
+    clock: Clock, change: str, when: str
+) -> None:
+    """A store finishes a write that it has begun, and only then is it cancelled."""
+
+    class Leaves(Line):
+        async def replace(self, *what: Any, **how: Any) -> Any:
+            return await self._left(await super().replace(*what, **how))
+
+        async def delete(self, *what: Any, **how: Any) -> Any:
+            return await self._left(await super().delete(*what, **how))
+
+        async def _left(self, result: Any) -> Any:
+            client.cancel()
+            if when == "while it is written":
+                await anyio.lowlevel.checkpoint()
+            return result
+
+        async def announce(self, topics: Sequence[str]) -> None:
+            await anyio.lowlevel.checkpoint()
+            await super().announce(topics)
+
+    line = Leaves()
+    version = await line.create("key", b"", expires_at=9, now=1)
+    with anyio.CancelScope() as client:
+        await CHANGES[change](StoreBackend(line, clock=clock).bound_for().user_index, version)
+        await anyio.lowlevel.checkpoint()
+    assert (client.cancelled_caught, line.announced) == (True, [("key",)])
+
+
+@rows("change", ["an end of what is unchanged", "a pointer"])
+async def test_a_change_that_was_refused_is_not_announced(line: Line, clock: Clock, change: str) -> None:
+    with pytest.raises(Conflict):
+        await CHANGES[change](StoreBackend(line, clock=clock).bound_for().user_index, 99)
+    assert line.announced == []
 
 
 async def test_an_announcement_that_takes_long_delays_a_request_for_a_moment_only(

@@ -3,8 +3,9 @@
 Nothing above the store keeps a list. So there is nothing to bring up to date after a change, and nothing that can
 disagree with the sessions when a process dies. Two promises follow: a live session is in the listing of its owner, and
 what was deleted opens nothing. This is each operation, as calls to the store, and what a crash after each call leaves.
-Where the store is `Batching`, steps that are marked with * are one call, and a crash leaves all of them or none; the
-announcement is part of it. (`together.py` has both ways. A refused batch is done step by step, which finds out why.)
+Where the store is `Batching`, steps that are marked with * are one call, and a crash leaves all of them or none. The
+announcement is part of the call, or follows, also if the client leaves meanwhile: where it follows, a crash can leave
+it out. (`together.py` has both ways. A refused batch is done step by step, which finds out why.)
 
 In a Cluster, an entry and its place in the listing are on different servers. Two kinds of entries are *provisional*
 there: they are written at the same time as their places, which are kept for as long as the entries that replace them.
@@ -66,7 +67,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from math import inf
 from os import urandom
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import anyio
 from msgspec.structs import replace
@@ -96,6 +97,8 @@ from starsessions.stores.base import (
 )
 from starsessions.stores.listed import as_indexing, is_indexing
 from starsessions.stores.memory import MemoryStore
+
+T = TypeVar("T")
 
 PENDING = 60
 """Seconds for which a sign-in takes one of the places of the maximum, although no answer to it may have arrived."""
@@ -387,8 +390,7 @@ class UserIndex:
         """
         key, value, version, expires_at, _ = write
         if await self.write_together([write], now, key) is None:
-            await self.store.replace(key, value, version, expires_at=expires_at, now=now)
-            await self.announce(key)
+            await self._announced(self.store.replace(key, value, version, expires_at=expires_at, now=now), key)
 
     async def create(
         self, key: str, record: Record, expires_at: int, now: int, later_end: int | None = None
@@ -510,9 +512,7 @@ class UserIndex:
             with suppress(BatchConflict):  # `delete` follows a rotation
                 if await self.write_together([Deletion(key, version)], 0, key) is not None:
                     return True
-        has_ended = await self.delete(key, version)
-        await self.announce(key)
-        return has_ended
+        return await self._announced(self.delete(key, version), key)
 
     async def end_unchanged(self, key: str, version: Version, now: int) -> None:
         """Delete an entry if it has this version, and announce it.
@@ -521,8 +521,7 @@ class UserIndex:
             Conflict: the entry has another version, or is missing or expired.
         """
         if await self.write_together([Deletion(key, version)], now, key) is None:
-            await self.store.delete(key, version, now=now)
-            await self.announce(key)
+            await self._announced(self.store.delete(key, version, now=now), key)
 
     async def end_each(self, entries: Sequence[Owned], note: Callable[[Owned], None] | None = None) -> None:
         """End entries, and announce that. `note` is called with each that was there, as soon as it has ended."""
@@ -550,6 +549,16 @@ class UserIndex:
         if topics:
             with anyio.CancelScope(shield=True):
                 await self.announce(*topics)
+
+    async def _announced(self, write: Coroutine[Any, Any, T], key: str) -> T:
+        """Carry out a write, and announce a key, unless it fails."""
+        try:
+            result = await write
+        except anyio.get_cancelled_exc_class():  # a store finishes what it has begun, and then raises this
+            await self.announce_in_any_case([key])
+            raise
+        await self.announce_in_any_case([key])
+        return result
 
     async def delete(self, key: str, version: Version | None = None) -> bool:
         """Delete an entry, following rotations, whatever the clock says. Return False if there was none.

@@ -99,12 +99,7 @@ class SQLAlchemyStore(Announces):
     async def write_together(
         self, writes: Sequence[Write], *, now: int, topics: Sequence[str] = ()
     ) -> Sequence[Version | None] | None:
-        announces = self._batches.announces
-        work = self._batches.carry_out(writes, now, topics if announces else ())
-        versions = await self._database.with_timeout(work, writes=True)
-        if topics and not announces:
-            await try_to_announce(self.announcer, topics, self._batches.notices)
-        return versions
+        return await self._database.with_timeout(self._write_together(writes, now, topics), writes=True)
 
     async def scan(self, *, limit: int, now: int, after: str | None = None) -> ScanPage:
         return await self._database.with_timeout(self._scan(limit, now, after or ""))
@@ -208,6 +203,15 @@ class SQLAlchemyStore(Announces):
         page = rows[:limit]
         entries = [(row.key, Entry(row.value, row.expires_at, row.version)) for row in page]
         return Page(entries, Cursor(page[-1].since, page[-1].key) if len(rows) > limit else None)
+
+    async def _write_together(
+        self, writes: Sequence[Write], now: int, topics: Sequence[str]
+    ) -> Sequence[Version | None]:
+        announces = self._batches.announces
+        versions = await self._batches.carry_out(writes, now, topics if announces else ())
+        if topics and not announces:  # here, since this goes on if the caller is cancelled
+            await try_to_announce(self.announcer, topics, self._batches.notices)
+        return versions
 
     async def _scan(self, limit: int, now: int, after: str) -> ScanPage:
         rows = (await self._database.execute(self.statements.scan, {"p_key": after, "p_limit": limit})).rows
