@@ -161,6 +161,26 @@ async def test_the_holder_of_the_old_id_gets_nothing_that_was_added_since_the_si
 
 
 @pytest.mark.guarantee(21)
+@rows("user, moves", [("ann", sign_in()), ("eve", Session.regenerate_id)], ids=["signed in", "rotated"])
+async def test_a_request_with_the_old_id_that_waits_signs_in_without_what_was_added_under_the_new_one(
+    site_of: Callable[..., Site], store_backend: SessionBackend, user: str, moves: Any
+) -> None:
+    """It keeps what it has loaded: what the session holds under its new id may be all that a login still asks for."""
+    site, planted = site_of(backend=store_backend), Browser()
+    await site.visit(fill, planted)
+    victim = Browser(dict(planted.cookies))
+
+    async def waits(session: Session) -> None:
+        bool(session)  # loads it
+        await site.visit(moves, victim)
+        await site.visit(lambda session: session.update(second_factor=True), victim)
+        await users.sign_in(session, user)
+
+    await site.visit(waits, planted)
+    assert (await site.visit(content, planted)).result == (user, CART)
+
+
+@pytest.mark.guarantee(21)
 async def test_a_second_form_brings_the_cart_also_where_it_ends_the_session_of_the_first(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
