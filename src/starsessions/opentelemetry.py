@@ -275,8 +275,7 @@ class _Observer(Observer):
         self._count(self._metrics.sign_outs)
 
     def revoked(self, sessions: int, by: By) -> None:
-        if sessions:
-            self._count(self._metrics.revocations, sessions, by=by)
+        self._count(self._metrics.revocations, sessions, by=by)
 
     def refused(self, limit: Limit) -> None:
         self._count(self._metrics.refused, limit=limit)

@@ -16,7 +16,7 @@ from starsessions.backends.together import Move
 from starsessions.backends.user_index import PENDING, Overtaken, PendingSignIn, UserIndex
 from starsessions.core.record import Found, Identity, Record
 from starsessions.stores import base as contract
-from starsessions.stores.base import Creation, Deletion, Replacement, Write
+from starsessions.stores.base import Creation, Deletion, Entry, Joined, Replacement, Write
 from starsessions.stores.memory import MemoryStore
 from tests.rows import rows
 from tests.shell.people import OneByOne
@@ -282,11 +282,12 @@ async def test_step_by_step_a_sign_in_is_rotated_and_replaced_as_well() -> None:
     assert [isinstance(one, Found) for one in opened] == [False, False, True]
 
 
-def test_what_debuggers_print_of_a_write_shows_nothing_of_it() -> None:
+def test_what_debuggers_print_of_an_entry_or_a_write_shows_nothing_of_it() -> None:
     move = Move(Found("token", of()), "key", of(), END, NOW, 0, None)
     assert repr(move) == "<Move>"
     writes = [Creation("key", b"value", 1), Replacement("key", b"value", 1, 2), Deletion("key", 1)]
     assert [repr(one) for one in writes] == ["<Creation>", "<Replacement>", "<Deletion>"]
+    assert repr(Joined(Entry(b"secret", 1, 2), "ann")) == "<Joined>"
 
 
 async def test_an_entry_of_any_version_is_ended() -> None:

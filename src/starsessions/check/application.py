@@ -128,8 +128,6 @@ class Application:
 
     def _route(self, route: Any, around: frozenset[int], path: str) -> None:
         for node in validation.layers(getattr(route, "app", None)):  # a route can have middlewares of its own
-            if node is None:
-                break
             around |= self._layer(node, around)
         if _may_change(route) and not _is_of_library(route.endpoint):
             self.ways.append(Way(path, around, _is_verified(getattr(route, "dependant", None))))
