@@ -80,14 +80,13 @@ def registers(history: History, rules: Rules) -> Iterator[Violation]:
     moves, names = _moves(history), _names(history)
     for one in history.operations:
         name = _name(one, names)
-        if _is_copied(one, moves[name]):
-            continue
+        is_copied = _is_copied(one, moves[name])
         if one.kind in SETS:
-            dropped = not one.confirms and any(_overlap(one, move) for move in moves[name])
+            dropped = is_copied or (not one.confirms and any(_overlap(one, move) for move in moves[name]))
             sure = one.answer is not None and one.answer.opened is not None and not dropped
             value = one.value if one.kind == "set" else None
             steps[name, one.key].append(Step(one.began, one.ended if sure else inf, True, value, one.number))
-        elif one.kind in ("get", "replay") and one.answer and one.answer.opened:
+        elif one.kind in ("get", "replay") and one.answer and one.answer.opened and not is_copied:
             for key, value in one.answer.value.items():
                 if key != COUNT:
                     steps[name, key].append(Step(one.began, one.ended, False, value, one.number))
@@ -104,12 +103,12 @@ def counters(history: History, rules: Rules) -> Iterator[Violation]:
     moves, names = _moves(history), _names(history)
     for one in history.operations:
         opened, name = one.answer.opened if one.answer else None, _name(one, names)
-        if _is_copied(one, moves[name]):
-            continue
+        is_copied = _is_copied(one, moves[name])
         if one.kind == "increment":
             value = one.answer.value if one.answer and opened else None
-            steps[name].append(Step(one.began, one.ended if opened else inf, True, value, one.number))
-        elif one.kind in ("get", "replay") and one.answer and opened:
+            sure = opened and not is_copied
+            steps[name].append(Step(one.began, one.ended if sure else inf, True, value, one.number))
+        elif one.kind in ("get", "replay") and one.answer and opened and not is_copied:
             steps[name].append(Step(one.began, one.ended, False, one.answer.value[COUNT], one.number))
     for name, of_counter in steps.items():
         if wrong := miscounted(of_counter):
@@ -151,7 +150,8 @@ def _moves(history: History) -> dict[str, list[Operation]]:
 def _is_copied(one: Operation, moves: Sequence[Operation]) -> bool:
     """Return whether the data may be a copy: a sign-in, and another request without an answer, gave it a new id each.
 
-    The sign-in then begins a session of its own, with the data as it had loaded them.
+    The sign-in then begins a session of its own, with the data as it had loaded them. What such a request reads says
+    nothing of the session, and what it writes may be written to the session, or to the copy.
     """
     unanswered = [move for move in moves if move.answer is None]
     return any(

@@ -48,6 +48,11 @@ REVOKED = op("revoke", 2, handle="h1", user="ann", token="", value=True)
 REVOKED_ALL = op("revoke_all", 2, user="ann", token="", value=1)
 REVOKED_OTHERS = op("revoke_others", 2, OTHER, token="t3", cookie="t4", value=1)
 
+SENT_TWICE = [unanswered("sign_in", 2, GUEST, user="ann"), unanswered("sign_in", 2, GUEST, user="ann")]
+"""What is done with the cookie after that may be done to the session or to a copy of it."""
+MEANWHILE = {"began": 1.5, "opened": GUEST, "ended": 4}
+"""Began before the sign-ins, so it is no copy that it reads."""
+
 WRONG: list[tuple[str, list[Operation]]] = [
     ("a key is a register", [op("set", 0, ANN, key="color", value="v1"), op("get", 2, ANN)]),
     ("a key is a register", [op("get", 0, ANN, value={"color": "of another session"})]),
@@ -61,6 +66,10 @@ WRONG: list[tuple[str, list[Operation]]] = [
     ),
     ("counters are exact", [op("increment", 0, ANN, value=1), op("increment", 2, ANN, value=1)]),
     ("counters are exact", [op("increment", 0, ANN, value=1), op("get", 2, ANN)]),
+    (
+        "counters are exact",
+        [*SENT_TWICE, op("increment", 2.5, GUEST, value=1), op("get", **MEANWHILE, value={"count": 2})],
+    ),
     ("what is ended stays closed", [SIGNED_IN, SIGNED_OUT, op("replay", 4, ANN)]),
     ("what is ended stays closed", [SIGNED_IN, ROTATED, op("replay", 4, ANN)]),
     ("what is ended stays closed", [SIGNED_IN, op("sign_out", 2, ANN, left=None), op("replay", 4, ANN, token="t2")]),
@@ -111,6 +120,16 @@ RIGHT: list[list[Operation]] = [
         op("set", 4, AGAIN, token="t2", key="color", value="v1"),
         op("get", 6, AGAIN, token="t2"),
     ],
+    [*SENT_TWICE, op("set", 2.5, GUEST, key="color", value="v1"), op("get", **MEANWHILE, value={"color": "v1"})],
+    [*SENT_TWICE, op("set", 2.5, GUEST, key="color", value="v1"), op("get", **MEANWHILE)],
+    [
+        op("set", 0, GUEST, key="color", value="v1"),
+        *SENT_TWICE,
+        op("delete", 2.5, GUEST, key="color"),
+        op("get", **MEANWHILE),
+    ],
+    [*SENT_TWICE, op("increment", 2.5, GUEST, value=1), op("get", **MEANWHILE, value={"count": 1})],
+    [*SENT_TWICE, op("increment", 2.5, GUEST, value=1), op("get", **MEANWHILE)],
     [SIGNED_IN, op("sign_in", 0, token="", left=BOB, cookie="t5"), op("get", 2, BOB, token="t5"), listed(2, "h1")],
 ]
 

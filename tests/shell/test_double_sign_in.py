@@ -8,11 +8,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import anyio
 import pytest
 from starlette.requests import HTTPConnection
 
 from starsessions import BackendUnavailable, Session, SessionBackend, SessionGone, csrf, update_atomically, users
 from starsessions.backends.server_side import StoreBackend
+from starsessions.stores.base import BatchConflict
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from tests.orders import Merging, in_every_state
@@ -159,6 +161,26 @@ async def test_the_holder_of_the_old_id_gets_nothing_that_was_added_since_the_si
 
 
 @pytest.mark.guarantee(21)
+@rows("user, moves", [("ann", sign_in()), ("eve", Session.regenerate_id)], ids=["signed in", "rotated"])
+async def test_a_request_with_the_old_id_that_waits_signs_in_without_what_was_added_under_the_new_one(
+    site_of: Callable[..., Site], store_backend: SessionBackend, user: str, moves: Any
+) -> None:
+    """It keeps what it has loaded: what the session holds under its new id may be all that a login still asks for."""
+    site, planted = site_of(backend=store_backend), Browser()
+    await site.visit(fill, planted)
+    victim = Browser(dict(planted.cookies))
+
+    async def waits(session: Session) -> None:
+        bool(session)  # loads it
+        await site.visit(moves, victim)
+        await site.visit(lambda session: session.update(second_factor=True), victim)
+        await users.sign_in(session, user)
+
+    await site.visit(waits, planted)
+    assert (await site.visit(content, planted)).result == (user, CART)
+
+
+@pytest.mark.guarantee(21)
 async def test_a_second_form_brings_the_cart_also_where_it_ends_the_session_of_the_first(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -214,6 +236,60 @@ async def test_two_strangers_forms_at_once_both_sign_in(site_of: Callable[..., S
     await site_of(backend=backend).visit(act, browsers[1])
     for browser in browsers:
         assert (await site_of(backend=backend).visit(content, browser)).result == ("ann", {})
+
+
+class Undone(MemoryStore):
+    """Stores a sign-in of eve, and ends it at once. Before it is undone, another sign-in is refused because of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stored, self.refused, self.undone = anyio.Event(), anyio.Event(), anyio.Event()
+        self.ends: Callable[[str], Any]
+
+    async def write_together(self, writes: Any, **how: Any) -> Any:
+        if len(writes) < 3:  # not a sign-in, what was before it, and the pointer to it
+            return await super().write_together(writes, **how)
+        try:
+            versions = await super().write_together(writes, **how)
+        except BatchConflict:
+            self.refused.set()
+            await self.undone.wait()
+            raise
+        if not self.stored.is_set():
+            await self.ends("eve")
+            self.stored.set()
+            await self.refused.wait()
+        return versions
+
+
+@pytest.mark.guarantee(21)
+@rows("form", [sign_in(), and_update], ids=["once", "with an atomic update"])
+async def test_a_sign_in_ends_the_old_id_also_if_another_one_had_replaced_it_and_was_undone(
+    site_of: Callable[..., Site], clock: Clock, form: Any
+) -> None:
+    store, browser = Undone(), Browser()
+    backend = StoreBackend(store, clock=clock)
+    site, store.ends = site_of(backend=backend), UserSessions(backend).revoke_all
+    await site.visit(fill, browser)
+    old, others = Browser(dict(browser.cookies)), Browser(dict(browser.cookies))
+
+    async def is_undone() -> None:
+        with pytest.raises(SessionGone, match="sign-in was not saved"):
+            await site.visit(sign_in("eve"), others)
+        store.undone.set()
+
+    async with anyio.create_task_group() as tasks:
+
+        async def act(session: Session) -> None:
+            session.setdefault("n", 0)  # loads it
+            tasks.start_soon(is_undone)
+            await store.stored.wait()
+            await form(session)
+
+        await site.visit(act, browser)
+    user, data = (await site.visit(content, browser)).result
+    assert (user, data["cart"]) == ("ann", ["tea"])
+    assert (await site.visit(content, old)).result == (None, {}), "the id that the sign-in has replaced"
 
 
 async def test_an_atomic_update_after_the_first_one_was_lost_is_made_once(

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import anyio
 
 from starsessions.backends.base import Conflict, IdInUse
+from starsessions.backends.entries import Location
 from starsessions.backends.user_index import Overtaken, Owned, PendingSignIn
 from starsessions.core import merge
 from starsessions.core.record import Found, Identity, deadline, has_lived
@@ -174,13 +175,23 @@ async def _stored(
 
 
 async def _moved_to(conflict: Conflict, state: RequestState) -> Found | None:
-    """Return where the lost session lives now, which decides whether a pending sign-in keeps its data."""
+    """Return where the lost session lives now, which decides whether a pending sign-in keeps its data.
+
+    If it is back where it was found, because the sign-in that had moved it was undone meanwhile, it is not lost, and
+    becomes `conflict.current`. Otherwise it would live on under its old id, beside a copy.
+    """
     config, found = state.config, state.found
     if conflict.current is not None or found is None or state.identity is None:
         return None
     now = int(config.clock())
     current = judge(await config.backend.refetch(found, now), config.policy, now)
-    return current if isinstance(current, Found) else None
+    if not isinstance(current, Found):
+        return None
+    before, place = found.version, current.version
+    if isinstance(before, Location) and isinstance(place, Location) and place.key == before.key:
+        conflict.current = current
+        return None
+    return current
 
 
 async def _end_expired(before: Found | None, state: RequestState) -> None:
