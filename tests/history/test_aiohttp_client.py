@@ -5,6 +5,7 @@ import importlib.util
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -39,15 +40,20 @@ async def count(request: Request) -> Response:
 
 @asynccontextmanager
 async def served(backend: Any) -> AsyncIterator[str]:
+    """Serve in a thread. With the client in one event loop, a connection once waited for ever to be accepted."""
     app = Starlette(routes=[Route("/", count)])
     app.add_middleware(SessionMiddleware, backend=backend, autoload=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", ws="none"))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        task = asyncio.create_task(server.serve([listening]))
-        yield f"http://localhost:{listening.getsockname()[1]}/"
-        server.should_exit = True
-        await task
+        listening.listen()
+        thread = Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            yield f"http://localhost:{listening.getsockname()[1]}/"
+        finally:
+            server.should_exit = True
+            await asyncio.to_thread(thread.join)
 
 
 @rows("form", FORMS)
