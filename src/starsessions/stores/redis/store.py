@@ -2,9 +2,9 @@
 
 An entry is one string under one key, and an owner's listing is one sorted set: `layout.py` says what they hold. Any
 other value under the key of an entry (another type, too short, another first byte) is treated as missing: `get`
-ignores it, `create` replaces it, `delete` removes it. A read is one GET. A write is one script that compares and writes
-atomically; in a Cluster, a listing takes another one. If the server does not have a script (any more), it is sent in
-full.
+ignores it, `create` replaces it, `delete` removes it. A read is one GET, and with `check_epoch` one script. A write is
+one script that compares and writes atomically; in a Cluster, a listing takes another one. If the server does not have a
+script (any more), it is sent in full.
 
 The writer chooses the version at random. So if a script is sent again because the first reply was lost, it finds its
 own version and reports success. If another writer came in between, it is unknown whether the first attempt was carried
