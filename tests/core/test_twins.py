@@ -8,7 +8,7 @@ SHOP = Place("shop.example.com:443", "/app/list", "", is_secure=True)
 
 def removed(spec: CookieSpec, place: Place = SHOP, *, is_certain: bool = True) -> list[tuple[str, ...]]:
     """The attributes that follow the name and value, without those that every removal has."""
-    headers = [value.decode() for _, value in removals(spec, ["session"], place, is_certain)]
+    headers = [value.decode() for _, value in removals(spec, ("session",), place, is_certain)]
     assert all(header.startswith("session=null; path=") and "; Max-Age=0; samesite=lax" in header for header in headers)
     assert all(("; secure" in header) is place.is_secure for header in headers)
     common = {"session=null", "Max-Age=0", "samesite=lax", "secure"}

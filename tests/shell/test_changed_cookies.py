@@ -267,7 +267,7 @@ def test_the_removals_of_one_response_are_bounded() -> None:
         (PLACE, True, 12, 1100),
         (long, True, 12, 3000),
     ]:
-        headers = removals(CookieSpec(), ["session"], place, is_certain)
+        headers = removals(CookieSpec(), ("session",), place, is_certain)
         assert len(headers) == count
         assert 0.5 * size < sum(len(name) + len(value) + len(": \r\n") for name, value in headers) <= size
 
@@ -289,7 +289,7 @@ def test_the_removals_of_one_response_are_bounded() -> None:
     ],
 )
 def test_only_what_can_be_named_safely_is_removed(spec: CookieSpec, place: Place, named: list[str]) -> None:
-    headers = removals(spec, [spec.name], place, is_certain=False)
+    headers = removals(spec, (spec.name,), place, is_certain=False)
     texts = [value.decode() for _, value in headers]
     prefix, middle = f"{spec.name}=null; path=", "; Max-Age=0; samesite=lax"
     assert [text.removeprefix(prefix).replace(middle, "") for text in texts] == named
@@ -297,5 +297,5 @@ def test_only_what_can_be_named_safely_is_removed(spec: CookieSpec, place: Place
 
 def test_the_whole_path_is_tried_only_if_there_is_certainly_a_second_cookie() -> None:
     place = replace(PLACE, path="/logout", root_path="", host="")
-    assert not any(b"/logout" in value for _, value in removals(CookieSpec(), ["session"], place, is_certain=False))
-    assert any(b"/logout" in value for _, value in removals(CookieSpec(), ["session"], place))
+    assert not any(b"/logout" in value for _, value in removals(CookieSpec(), ("session",), place, is_certain=False))
+    assert any(b"/logout" in value for _, value in removals(CookieSpec(), ("session",), place))

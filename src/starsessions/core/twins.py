@@ -10,13 +10,12 @@ that they must not obey, and one that matches no cookie.
 """
 
 import re
-from collections.abc import Sequence
+from functools import lru_cache
 from itertools import product
 
 from msgspec import Struct
 
-from starsessions.core.caching import RawHeaders
-from starsessions.core.cookies import CookieSpec
+from starsessions.core.cookies import CookieSpec, Headers
 
 MAX_REMOVED, MAX_TRIED = 12, 8
 """The removals that one response contains for each name at most, if there is certainly a second cookie, and if not. The
@@ -42,7 +41,8 @@ class Place(Struct, frozen=True):
     """Whether the response may set `Secure` cookies."""
 
 
-def removals(spec: CookieSpec, names: Sequence[str], place: Place, is_certain: bool = True) -> RawHeaders:
+@lru_cache(maxsize=64)  # an application signs in and out at few paths
+def removals(spec: CookieSpec, names: tuple[str, ...], place: Place, is_certain: bool = True) -> Headers:
     """Return `Set-Cookie` headers that remove the cookies with these names that are not the one of `spec`.
 
     They come before the header that sets the cookie: a few clients do not distinguish a cookie for the host from one
@@ -64,7 +64,7 @@ def removals(spec: CookieSpec, names: Sequence[str], place: Place, is_certain: b
     # Releases rarely change two settings at once, and hardly ever the partition with another one.
     others.sort(key=lambda one: 2 * (one[0] != own[0]) + 2 * (one[1] != own[1]) + 3 * (one[2] != own[2]))
     most = MAX_REMOVED if is_certain else MAX_TRIED
-    return [_removal(spec, name, place.is_secure, *one) for one in others[:most] for name in names]
+    return tuple(_removal(spec, name, place.is_secure, *one) for one in others[:most] for name in names)
 
 
 def _removal(

@@ -10,7 +10,7 @@ from starlette.types import Message, Scope
 
 from starsessions.core.caching import RawHeaders, invites_shared_caches, make_private
 from starsessions.core.chunking import MIN_ROOM, cookies_for, part_names, room_for, split
-from starsessions.core.cookies import MAX_COOKIE, count, find
+from starsessions.core.cookies import MAX_COOKIE, Headers, count, find
 from starsessions.core.csrf import header_of
 from starsessions.core.decision import Cookie
 from starsessions.core.record import MissReason, cookie_max_age
@@ -104,7 +104,7 @@ def _spelled(parts: list[str], max_age: int | None, state: RequestState, scope: 
     return [*_removed_twins(state, scope, secure), *cookies]
 
 
-def _removed_twins(state: RequestState, scope: Scope, secure: bool) -> RawHeaders:
+def _removed_twins(state: RequestState, scope: Scope, secure: bool) -> Headers:
     """Return the headers that remove this session's other cookies, which another `domain` or `path` has left.
 
     A signed or encrypted one would stay valid, and make the next request ambiguous. A response that only renews the
@@ -113,12 +113,13 @@ def _removed_twins(state: RequestState, scope: Scope, secure: bool) -> RawHeader
     config, found, why = state.config, state.found, state.miss_reason
     name, many = config.cookie.name, config.backend.max_cookies
     is_renewal = found is not None and found.record.rotated_at != found.record.renewed_at and not state.has_ended
-    if why is not MissReason.SEVERAL and (why is not None or is_renewal or _has_foreign(state)):
-        return []
-    is_certain = why is MissReason.SEVERAL or count(state.headers, name) > 1
+    number = count(state.headers, name)
+    if why is not MissReason.SEVERAL and (why is not None or is_renewal or (number != 1 and _has_foreign(state))):
+        return ()
+    is_certain = why is MissReason.SEVERAL or number > 1
     parts = [one for one in part_names(name, many)[1:] if find(state.headers, one) is not MissReason.NO_COOKIE]
     place = Place(header_of(state.headers, b"host"), scope.get("path", ""), scope.get("root_path", ""), secure)
-    return removals(config.cookie, [name, *parts], place, is_certain)
+    return removals(config.cookie, (name, *parts), place, is_certain)
 
 
 def _has_foreign(state: RequestState) -> bool:
