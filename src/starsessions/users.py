@@ -92,6 +92,8 @@ async def sign_in(
 
 
 def _provider_names(*names: str) -> signing_in.ProviderNames:
+    if names == signing_in.NO_PROVIDER:
+        return signing_in.NO_PROVIDER
     provider, session, subject = names
     if not all(isinstance(name, str) for name in names) or bool(provider) != bool(session or subject):
         raise TypeError(

@@ -107,7 +107,10 @@ def why_foreign(kind: Kind, headers: Iterable[tuple[bytes, bytes]], trusted: Col
 
 def header_of(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
     """Return the value of a header. Repeated headers are joined (RFC 9110, 5.3), which no rule of the table accepts."""
-    return ", ".join(value.decode("latin-1").strip() for key, value in headers if key.lower() == name)
+    length = len(name)  # which is compared in a third of the time that lower() takes
+    return ", ".join(
+        [value.decode("latin-1").strip() for key, value in headers if len(key) == length and key.lower() == name]
+    )
 
 
 def as_origin(text: str) -> str:
@@ -151,19 +154,17 @@ def put_secret(data: MutableMapping[str, Any], salt: str, secret: bytes) -> str:
     return text
 
 
-def renew_secrets(data: MutableMapping[str, Any], salt: str, secret: bytes) -> None:
-    """Replace existing secrets with a new one, so that earlier tokens stop working. Without secrets, do nothing.
+def remove_secrets(data: MutableMapping[str, Any]) -> bool:
+    """Remove all secrets, so that earlier tokens stop working. Return whether there were any.
 
-    >>> data = {"user": "ann"}
-    >>> renew_secrets(data, "r4nd0m", bytes(32))
-    >>> data
-    {'user': 'ann'}
+    >>> data = {"user": "ann", "__csrf__r4nd0m": "c2VjcmV0"}
+    >>> remove_secrets(data), data, remove_secrets(data)
+    (True, {'user': 'ann'}, False)
     """
     stale = _keys_of_secrets(data)
     for key in stale:
         del data[key]
-    if stale:
-        put_secret(data, salt, secret)
+    return bool(stale)
 
 
 def token_for(secret: str, nonce: bytes) -> str:

@@ -1,7 +1,7 @@
 """Describe a browser and a network in words that users recognise on their list of devices. None of it is a control."""
 
 import re
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 MAX_AGENT = 512
 """The characters of a `User-Agent` header that are examined."""
@@ -56,6 +56,7 @@ def truncate_ip(address: str) -> str:
         ip = ip_address(address.partition("%")[0])
     except ValueError:
         return ""
-    mapped = getattr(ip, "ipv4_mapped", None)
-    ip = mapped or ip
-    return str(ip_network(f"{ip}/{24 if ip.version == 4 else 48}", strict=False))
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    length = 24 if ip.version == 4 else 48
+    dropped = ip.max_prefixlen - length
+    return f"{type(ip)(int(ip) >> dropped << dropped)}/{length}"

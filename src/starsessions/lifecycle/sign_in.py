@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from starsessions.backends.base import IdInUse
 from starsessions.backends.user_index import new_handle
 from starsessions.core.binding import Purpose
-from starsessions.core.csrf import SECRET_BYTES, header_of, renew_secrets
+from starsessions.core.csrf import SECRET_BYTES, header_of, put_secret, remove_secrets
 from starsessions.core.encoding import key_under, to_base64url
 from starsessions.core.record import Expiry, Identity, MissReason, Policy, Record, deadline
 from starsessions.core.user_agent import describe, truncate_ip
@@ -139,7 +139,8 @@ def _is_capped(policy: Policy) -> bool:
 
 def end_open_forms(session: TrackedDict) -> None:
     """Invalidate all CSRF tokens that were issued earlier: see `starsessions.csrf`."""
-    renew_secrets(session, to_base64url(urandom(6)), urandom(SECRET_BYTES))
+    if remove_secrets(session):
+        put_secret(session, to_base64url(urandom(6)), urandom(SECRET_BYTES))
 
 
 def identity_of(user_id: str, method: str, stamp: str, state: RequestState, now: int) -> Identity:
@@ -166,8 +167,10 @@ def linked(identity: Identity, provider: ProviderNames, state: RequestState) -> 
 
 def hashed_stamp(stamp: str, user_id: str, state: RequestState) -> str:
     """Return what a session keeps of the fingerprint of credentials: readers of a signed cookie must not learn it."""
+    if not stamp:
+        return ""
     label = state.config.backend.binding.label(Purpose.STAMP) + key_under(b"", user_id).encode()
-    return key_under(label, stamp)[:22] if stamp else ""
+    return key_under(label, stamp)[:22]
 
 
 async def register(identity: Identity, new_id: str, state: RequestState, now: int, expiry: Expiry | None) -> Identity:
