@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it can be started 
 
 import starsessions
 from benchmarks.floor import Floor
-from starsessions import EncryptedCookieBackend, InMemoryBackend, SessionMiddleware
+from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend, SessionMiddleware, users
 
 Message = MutableMapping[str, Any]
 App = Callable[..., Any]
@@ -71,6 +71,27 @@ async def write(scope: Message, receive: Any, send: Any) -> None:
     session = scope["session"]
     session.mark_accessed()
     session["visits"] = session["visits"] + 1
+    await send(start())
+    await send(BODY)
+
+
+async def nested_write(scope: Message, receive: Any, send: Any) -> None:
+    session = scope["session"]
+    session.mark_accessed()
+    session["cart"][0]["n"] += 1
+    if not isinstance(session, starsessions.Session):
+        session.mark_modified()
+    await send(start())
+    await send(BODY)
+
+
+async def sign_in(scope: Message, receive: Any, send: Any) -> None:
+    session = scope["session"]
+    session.mark_accessed()
+    if isinstance(session, starsessions.Session):
+        await users.sign_in(session, "ann")
+    else:
+        session["user_id"] = "ann"
     await send(start())
     await send(BODY)
 
@@ -139,6 +160,9 @@ class Plain(dict[str, Any]):
     def mark_accessed(self) -> None:
         pass
 
+    def mark_modified(self) -> None:
+        pass
+
 
 def bare(handler: App) -> App:
     if handler is untouched:
@@ -187,6 +211,8 @@ CASES = [
     Case("untouched, cookie", untouched, ours(secret_key=KEY), True, 0.1),
     Case("signed, read", read, ours(secret_key=KEY), True, 0.4),
     Case("signed, write", write, ours(secret_key=KEY), True, 0.35),
+    Case("signed, nested write", nested_write, ours(secret_key=KEY), True, 0.9),
+    Case("signed, sign in", sign_in, ours(backend=CookieBackend(KEY, allow_unrevocable=True)), True, 1.7),
     Case("encrypted, read", read, encrypted, True, 0.4),
     Case("encrypted, write", write, encrypted, True, 0.35),
     Case("memory, read", read, ours(backend=MEMORY), True, 0.4),
