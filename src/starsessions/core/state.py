@@ -78,7 +78,6 @@ from starsessions.core.decision import (
     LEAVE,
     REPLACE,
     ROTATE,
-    TOUCH,
     Cookie,
     Decision,
     decide_live,
@@ -464,7 +463,7 @@ class SessionState(Struct, eq=False):
         decision = decide_live(emptied, rotate, changed, due, found.is_alias, self.identity is not None)
         if decision is LEAVE:
             return NOTHING
-        if decision is not REPLACE and decision is not TOUCH:
+        if decision is not REPLACE:
             return self._instead(decision, found, data, payload, held, now)
         renewed = self._renewed(record, payload, data, now)
         return Replace(found, self._told(renewed, now) if config.sends_ids and not found.is_alias else renewed, held)
