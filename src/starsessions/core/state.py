@@ -443,7 +443,8 @@ class SessionState(Struct, eq=False):
         if found is None:
             return self._begin(data, now, by_hand)
         record = found.record
-        payload, held, emptied, changed, due = record.payload, None, False, by_hand, False
+        payload, held, emptied, due = record.payload, None, False, False
+        changed = by_hand  # which saves in any case
         if self.touched is not None or self.exposed:
             if self.holds:
                 held = self._held(data)
@@ -545,7 +546,9 @@ class SessionState(Struct, eq=False):
             raise SessionTooLarge(len(payload), most, heaviest(data), in_store=True)
 
     def _renewed(self, record: Record, payload: Any, data: dict[str, Any], now: int) -> Record:
-        """Return the record to store. `began_at` stays, so that `absolute_timeout` counts from the beginning."""
+        """Return the record to store. Its `began_at` stays, so that `absolute_timeout` counts from the beginning, unless
+        a user has signed in.
+        """
         identity = record.identity
         bare = (
             self.config.sends_ids
