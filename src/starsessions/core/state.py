@@ -5,8 +5,8 @@ States and transitions
 
 Each request has one `SessionState`. It holds what was loaded, what the handler asked for, and how far the response has
 progressed. It knows no backend, event loop, clock or header. Its drivers (`lifecycle/loading.py` and
-`lifecycle/saving.py`, the only two modules that wait) report what happened, and ask what to do next. So the tests can
-run every order of events without an event loop, thousands per second (`tests/core/test_state_races.py`).
+`lifecycle/saving.py`) do the I/O, report what happened, and ask what to do next. So the tests can run every order of
+events without an event loop, thousands per second (`tests/core/test_state_races.py`).
 
                    loaded(Found)                        command()
     ┌────────┐ ─────────────────► ┌──────┐ ──► Nothing     ─────────────────────────► done
