@@ -30,7 +30,7 @@ more work:
 * `matches` tells whether data has not changed, where it is not known what may have. It encodes without the check first,
   and compares bytes. Equal bytes of plain data are equal data.
 * `differs_for_sure` says that two payloads differ without decoding them. If it cannot tell, the caller decodes the
-  old one and compares, since the same items in another order are other bytes and no change.
+  old one and compares, since the same set, or the session's own keys, in another order are other bytes and no change.
 """
 
 import json
