@@ -14,7 +14,7 @@ may be, too: a dict in another order is no change. Nothing is ever read back fro
 from marshal import dumps
 from typing import Any
 
-from starsessions.core.serializer import wrapped
+from starsessions.core.wrapping import wrapped
 from starsessions.exceptions import UnsupportedValue
 
 _VERSION = 2
