@@ -78,10 +78,7 @@ def differs_for_sure(payload: bytes, base: bytes) -> bool:
 
 
 def _may_be_reordered(one: bytes | Raw, other: bytes | Raw) -> bool:
-    """Return whether two encoded values may have the same items in another order: then they have the same bytes.
-
-    (The low half of Adler-32 is a sum of bytes.)
-    """
+    """Return whether one may be a reordering of the other: same length, same byte sum (low half of Adler-32)."""
     return len(one) == len(other) and adler32(one) & 0xFFFF == adler32(other) & 0xFFFF
 
 
@@ -174,8 +171,8 @@ class PlainJson(Msgpack):
     def patched(self, base: bytes, data: dict[str, Any], changed: Collection[Any], /) -> bytes | None:
         if not base.startswith(b"{") or (dict.__len__(data) > _MANY and _is_flat(base, data)):
             return None
-        if base.find(b" ") >= 0 and base.find(b": ") >= 0:
-            return None  # Python's own json may have written the same value in other bytes
+        if not _is_compact(base):
+            return None  # the same value may have other bytes in it
         return _patched(base, data, changed, _JSON)
 
 
