@@ -209,15 +209,13 @@ class SessionMiddleware:
         if state.phase is SAVING:  # saving failed, and this is the application's error response
             state.phase = Phase.FAILED
             return send(message)
-        replaced = False
         if scope.get(self.scope_key) is not session:
-            replaced = self._is_replaced(session, scope)
-            if not (replaced or session.accessed):  # another middleware's session is in the place of this one
+            if self._is_replaced(session, scope):
+                return self._start_saving(None, session, scope, message, send)
+            if not session.accessed:  # another middleware's session is in the place of this one
                 look_closer(message.get("headers", ()), False, state, scope)
                 state.phase = CLOSED
                 return send(message)
-        if replaced:
-            return self._start_saving(None, session, scope, message, send)
         try:
             if not state.is_settled:
                 command = decide(session)
@@ -237,15 +235,9 @@ class SessionMiddleware:
     ) -> None:
         """Save before sending: if saving fails, nothing has been sent, and the error response is complete."""
         state = session.__starsessions__
-        state.phase, state.is_saving = SAVING, True
-        try:
-            if command is None:
-                await self._adopt(session, scope)
-            await save_for_headers(session, command)
-            message = with_session(message, session, scope)
-            state.phase = CLOSED
-        finally:
-            state.finish_saving()
+        await self._save_for_headers(session, scope, command)
+        message = with_session(message, session, scope)
+        state.phase = CLOSED
         if state.is_at_home and state.is_lost:
             path = scope.get("path", "")
             self.config.notices.warn(("at home", path), validation.AT_HOME, path)
@@ -317,7 +309,7 @@ class SessionMiddleware:
             kind = message["type"]
             if state.phase is OPEN and kind in ("websocket.accept", "websocket.http.response.start"):
                 if session.accessed or self._is_replaced(session, scope):
-                    await self._save_for_handshake(session, scope)
+                    await self._save_for_headers(session, scope)
                     message = with_session_cookie(message, session, scope)
                 state.phase = BY_HAND
             elif kind == "websocket.close":
@@ -341,12 +333,13 @@ class SessionMiddleware:
                 if state.events:
                     await dispatch(state.events, self.config.on_event)
 
-    async def _save_for_handshake(self, session: Session, scope: Scope) -> None:
+    async def _save_for_headers(self, session: Session, scope: Scope, command: Command | None = None) -> None:
+        """Save while the headers wait. If that raises, the phase stays `SAVING`."""
         state = session.__starsessions__
         state.phase, state.is_saving = SAVING, True
         try:
             await self._adopt(session, scope)
-            await save_for_headers(session)
+            await save_for_headers(session, command)
         finally:
             state.finish_saving()
 

@@ -10,64 +10,34 @@ it, and the browser kept its cookie at home. `emptied`: the session had data whe
 and has none now. `rotate`: a new id was asked for, by `sign_in()` (`sign_in`) or by `regenerate_id()`. `due`: use
 alone renews the session now, because `rolling` is on, or because it confirms a sign-in.
 
-| live | ended | stale | empty | emptied | rotate | sign_in | changed | due | action  | cookie         | because       |
-|------|-------|-------|-------|---------|--------|---------|---------|-----|---------|----------------|---------------|
-| no   | no    |       | yes   |         |        |         |         |     | nothing | leave          | bots get no   |
-|      |       |       |       |         |        |         |         |     |         |                | session; a    |
-|      |       |       |       |         |        |         |         |     |         |                | response to a |
-|      |       |       |       |         |        |         |         |     |         |                | dead id must  |
-|      |       |       |       |         |        |         |         |     |         |                | not clear a   |
-|      |       |       |       |         |        |         |         |     |         |                | newer cookie  |
-| no   | yes   |       | yes   |         |        |         |         |     | nothing | clear          | sign-out      |
-| no   |       | yes   | no    |         | no     |         |         |     | discard | leave          | a new session |
-|      |       |       |       |         |        |         |         |     |         |                | would replace |
-|      |       |       |       |         |        |         |         |     |         |                | the rotated   |
-|      |       |       |       |         |        |         |         |     |         |                | one in the    |
-|      |       |       |       |         |        |         |         |     |         |                | browser       |
-| no   |       | yes   | no    |         | yes    |         |         |     | create  | set            | the handler   |
-|      |       |       |       |         |        |         |         |     |         |                | asked for an  |
-|      |       |       |       |         |        |         |         |     |         |                | id            |
-| no   |       | no    | no    |         |        |         |         |     | create  | set            | a new id,     |
-|      |       |       |       |         |        |         |         |     |         |                | never the one |
-|      |       |       |       |         |        |         |         |     |         |                | the browser   |
-|      |       |       |       |         |        |         |         |     |         |                | sent          |
-| yes  |       |       | yes   | yes     |        |         |         |     | delete  | clear          | an empty      |
-|      |       |       |       |         |        |         |         |     |         |                | session is    |
-|      |       |       |       |         |        |         |         |     |         |                | never kept    |
-| yes  |       | no    |       | no      | yes    |         |         |     | rotate  | set            | changed or    |
-|      |       |       |       |         |        |         |         |     |         |                | not           |
-| yes  |       | yes   |       | no      | yes    | yes     |         |     | create  | set            | a sign-in is  |
-|      |       |       |       |         |        |         |         |     |         |                | kept, and     |
-|      |       |       |       |         |        |         |         |     |         |                | signs out     |
-|      |       |       |       |         |        |         |         |     |         |                | none          |
-| yes  |       | yes   |       | no      | yes    | no      |         |     | discard | leave          | the holder of |
-|      |       |       |       |         |        |         |         |     |         |                | the old id    |
-|      |       |       |       |         |        |         |         |     |         |                | must not get  |
-|      |       |       |       |         |        |         |         |     |         |                | the session   |
-|      |       |       |       |         |        |         |         |     |         |                | to keep       |
-| yes  |       |       |       | no      | no     |         | yes     |     | replace | set_if_changed | a write       |
-|      |       |       |       |         |        |         |         |     |         |                | renews        |
-| yes  |       |       |       | no      | no     |         | no      | yes | touch   | set_if_changed | use renews    |
-| yes  |       |       |       | no      | no     |         | no      | no  | nothing | leave          |               |
+| live | ended | stale | empty | emptied | rotate | sign_in | changed | due | outcome | because                        |
+|------|-------|-------|-------|---------|--------|---------|---------|-----|---------|--------------------------------|
+| no   | no    |       | yes   |         |        |         |         |     | leave   | bots get no session; a         |
+|      |       |       |       |         |        |         |         |     |         | response to a dead id must not |
+|      |       |       |       |         |        |         |         |     |         | clear a newer cookie           |
+| no   | yes   |       | yes   |         |        |         |         |     | clear   | sign-out                       |
+| no   |       | yes   | no    |         | no     |         |         |     | discard | a new session would replace    |
+|      |       |       |       |         |        |         |         |     |         | the rotated one in the browser |
+| no   |       | yes   | no    |         | yes    |         |         |     | create  | the handler asked for an id    |
+| no   |       | no    | no    |         |        |         |         |     | create  | a new id, never the one the    |
+|      |       |       |       |         |        |         |         |     |         | browser sent                   |
+| yes  |       |       | yes   | yes     |        |         |         |     | delete  | an empty session is never kept |
+| yes  |       | no    |       | no      | yes    |         |         |     | rotate  | changed or not                 |
+| yes  |       | yes   |       | no      | yes    | yes     |         |     | create  | a sign-in is kept, and signs   |
+|      |       |       |       |         |        |         |         |     |         | out none                       |
+| yes  |       | yes   |       | no      | yes    | no      |         |     | discard | the holder of the old id must  |
+|      |       |       |       |         |        |         |         |     |         | not get the session to keep    |
+| yes  |       |       |       | no      | no     |         | yes     |     | replace | a write renews                 |
+| yes  |       |       |       | no      | no     |         | no      | yes | replace | use renews                     |
+| yes  |       |       |       | no      | no     |         | no      | no  | leave   |                                |
 
-A blank cell matches yes and no. `set_if_changed`: set the cookie if its value or lifetime differs from what the browser
-has. `Vary: Cookie` depends on access to the session and is not decided here.
+A blank cell matches yes and no. What the outcome does to the cookie, the state machine records once it is carried out:
+`create` and `rotate` set it, `delete` and `clear` remove it, `replace` sets it if its value or lifetime differs from
+what the browser has, and the others leave it alone. `Vary: Cookie` depends on access to the session and is not decided
+here.
 """
 
 from enum import Enum, auto
-from typing import NamedTuple
-
-
-class Action(Enum):
-    """What happens to the stored session."""
-
-    NOTHING = auto()
-    DISCARD = auto()
-    CREATE = auto()
-    DELETE = auto()
-    ROTATE = auto()
-    REPLACE = auto()
-    TOUCH = auto()
 
 
 class Cookie(Enum):
@@ -76,24 +46,22 @@ class Cookie(Enum):
     LEAVE = auto()
     SET = auto()
     CLEAR = auto()
-    SET_IF_CHANGED = auto()
 
 
-class Decision(NamedTuple):
-    """The outcome of the table: a value that can be tested, logged and traced."""
+class Decision(Enum):
+    """The outcome of the table."""
 
-    action: Action
-    cookie: Cookie
+    LEAVE = auto()
+    CLEAR = auto()
+    DISCARD = auto()
+    CREATE = auto()
+    DELETE = auto()
+    ROTATE = auto()
+    REPLACE = auto()
 
 
-LEAVE = Decision(Action.NOTHING, Cookie.LEAVE)
-CLEAR = Decision(Action.NOTHING, Cookie.CLEAR)
-DISCARD = Decision(Action.DISCARD, Cookie.LEAVE)
-CREATE = Decision(Action.CREATE, Cookie.SET)
-DELETE = Decision(Action.DELETE, Cookie.CLEAR)
-ROTATE = Decision(Action.ROTATE, Cookie.SET)
-REPLACE = Decision(Action.REPLACE, Cookie.SET_IF_CHANGED)
-TOUCH = Decision(Action.TOUCH, Cookie.SET_IF_CHANGED)
+LEAVE, CLEAR, DISCARD, CREATE = Decision.LEAVE, Decision.CLEAR, Decision.DISCARD, Decision.CREATE
+DELETE, ROTATE, REPLACE = Decision.DELETE, Decision.ROTATE, Decision.REPLACE
 
 
 def decide_new(ended: bool, stale: bool, empty: bool, rotate: bool) -> Decision:
@@ -111,6 +79,4 @@ def decide_live(emptied: bool, rotate: bool, changed: bool, due: bool, stale: bo
         if stale:
             return CREATE if sign_in else DISCARD
         return ROTATE
-    if changed:
-        return REPLACE
-    return TOUCH if due else LEAVE
+    return REPLACE if changed or due else LEAVE

@@ -5,8 +5,8 @@ States and transitions
 
 Each request has one `SessionState`. It holds what was loaded, what the handler asked for, and how far the response has
 progressed. It knows no backend, event loop, clock or header. Its drivers (`lifecycle/loading.py` and
-`lifecycle/saving.py`, the only two modules that wait) report what happened, and ask what to do next. So the tests can
-run every order of events without an event loop, thousands per second (`tests/core/test_state_races.py`).
+`lifecycle/saving.py`) do the I/O, report what happened, and ask what to do next. So the tests can run every order of
+events without an event loop, thousands per second (`tests/core/test_state_races.py`).
 
                    loaded(Found)                        command()
     ┌────────┐ ─────────────────► ┌──────┐ ──► Nothing     ─────────────────────────► done
@@ -78,7 +78,6 @@ from starsessions.core.decision import (
     LEAVE,
     REPLACE,
     ROTATE,
-    TOUCH,
     Cookie,
     Decision,
     decide_live,
@@ -444,7 +443,8 @@ class SessionState(Struct, eq=False):
         if found is None:
             return self._begin(data, now, by_hand)
         record = found.record
-        payload, held, emptied, changed, due = record.payload, None, False, by_hand, False
+        payload, held, emptied, due = record.payload, None, False, False
+        changed = by_hand  # which saves in any case
         if self.touched is not None or self.exposed:
             if self.holds:
                 held = self._held(data)
@@ -464,7 +464,7 @@ class SessionState(Struct, eq=False):
         decision = decide_live(emptied, rotate, changed, due, found.is_alias, self.identity is not None)
         if decision is LEAVE:
             return NOTHING
-        if decision is not REPLACE and decision is not TOUCH:
+        if decision is not REPLACE:
             return self._instead(decision, found, data, payload, held, now)
         renewed = self._renewed(record, payload, data, now)
         return Replace(found, self._told(renewed, now) if config.sends_ids and not found.is_alias else renewed, held)
@@ -546,7 +546,9 @@ class SessionState(Struct, eq=False):
             raise SessionTooLarge(len(payload), most, heaviest(data), in_store=True)
 
     def _renewed(self, record: Record, payload: Any, data: dict[str, Any], now: int) -> Record:
-        """Return the record to store. `began_at` stays, so that `absolute_timeout` counts from the beginning."""
+        """Return the record to store. Its `began_at` stays, so that `absolute_timeout` counts from the beginning, unless
+        a user has signed in.
+        """
         identity = record.identity
         bare = (
             self.config.sends_ids

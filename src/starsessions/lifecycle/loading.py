@@ -1,4 +1,4 @@
-"""Load the session named by the request's cookie. Only this module and `saving` wait for the backend."""
+"""Load the session named by the request's cookie."""
 
 import anyio
 
