@@ -210,10 +210,10 @@ def unwrap(code: int, raw: memoryview) -> Any:
     return _UNWRAPPERS[code](raw)
 
 
-to_msgpack = Encoder().encode
+to_msgpack: Callable[[Any], bytes] = Encoder().encode
 """Encodes plain data."""
 
-wrapped_to_msgpack = Encoder(enc_hook=lambda key: key.ext).encode
+wrapped_to_msgpack: Callable[[Any], bytes] = Encoder(enc_hook=lambda key: key.ext).encode
 """Encodes what `wrap_items` returned."""
 
 _from_msgpack = Decoder(ext_hook=unwrap).decode
