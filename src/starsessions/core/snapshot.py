@@ -14,7 +14,7 @@ may be, too: the order of a set means nothing. Nothing is ever read back from a 
 from marshal import dumps
 from typing import Any
 
-from starsessions.core.serializer import wrapped
+from starsessions.core.wrapping import wrapped
 from starsessions.exceptions import UnsupportedValue
 
 _VERSION = 2
