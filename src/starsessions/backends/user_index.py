@@ -65,6 +65,7 @@ What ends a session passes `now=0`: it ends what is stored, whether or not it ha
 
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import lru_cache, partial
 from math import inf
 from os import urandom
 from typing import Any, NamedTuple, TypeVar
@@ -127,6 +128,9 @@ MAX_TRIES = 100
 
 PAGE = 1000
 """Entries that are listed at once."""
+
+KNOWN_NAMES = 256
+"""The names of owners that are kept for the next time: those of the requests that are under way."""
 
 AT_ONCE = 50
 """Entries that are deleted at once."""
@@ -214,6 +218,7 @@ class UserIndex:
         self._most_together: float = 0 if self._batching is None else inf
         self._joining = store if is_indexing(store) and isinstance(store, Joining) else None
         self._label = binding.label(purpose)
+        self._name_of = lru_cache(KNOWN_NAMES)(partial(key_under, self._label))  # a sign-in asks for one six times
         self.everyone: str = key_under(binding.label(Purpose.EPOCH_OF_ALL) + self._label, "")
         """The key of the epoch of all users, and the topic of those who have to compare it."""
         self._entries = entries
@@ -241,7 +246,7 @@ class UserIndex:
         """Return the name of the owner that the user is in the store. It is also the key of the user's epoch, so that a
         store which reads the entry of a session finds it.
         """
-        return key_under(self._label, user_id)
+        return self._name_of(user_id)
 
     async def count(self, user_id: str, most: int, now: int) -> int:
         """Return the number of the user's entries, or more; any number above `most` if there are more."""

@@ -166,8 +166,10 @@ def linked(identity: Identity, provider: ProviderNames, state: RequestState) -> 
 
 def hashed_stamp(stamp: str, user_id: str, state: RequestState) -> str:
     """Return what a session keeps of the fingerprint of credentials: readers of a signed cookie must not learn it."""
+    if not stamp:
+        return ""
     label = state.config.backend.binding.label(Purpose.STAMP) + key_under(b"", user_id).encode()
-    return key_under(label, stamp)[:22] if stamp else ""
+    return key_under(label, stamp)[:22]
 
 
 async def register(identity: Identity, new_id: str, state: RequestState, now: int, expiry: Expiry | None) -> Identity:
