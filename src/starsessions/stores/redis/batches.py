@@ -1,4 +1,5 @@
-"""How several entries are written at once, with their places in listings and an announcement: by one script.
+"""How several entries are written at once, with their places in listings and an announcement: by one script, which also
+answers what has to be known after that.
 
 In a Cluster, entries are on different servers, so several cannot be written at once. A single one can, and while it is
 announced, the place that it leaves is removed.
@@ -92,7 +93,7 @@ class Batches:
         current = parsed(stored, now)
         if not twice:
             raise BatchConflict(index, current)
-        if current is None and len(changes) == 1 and not changes[0].version:
+        if current is None and len(changes) == 1 and not (changes[0].version or asked):
             return Done(versions, [])  # it was to be deleted, and it is
         raise BackendUnavailable("The reply to a write was lost, and its result is unknown.")
 
