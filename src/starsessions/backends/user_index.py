@@ -694,9 +694,10 @@ class UserIndex:
         if self._in_turn or len(work) == 1:
             try:
                 return [await one for one in work]
-            finally:
+            except BaseException:
                 for one in work:
                     one.close()
+                raise
         results: list[Any] = [None] * len(work)
         errors: list[Exception | None] = [None] * len(work)
 
