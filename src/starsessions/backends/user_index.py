@@ -5,7 +5,8 @@ disagree with the sessions when a process dies. Two promises follow: a live sess
 what was deleted opens nothing. This is each operation, as calls to the store, and what a crash after each call leaves.
 Where the store is `Batching`, steps that are marked with * are one call, and a crash leaves all of them or none. The
 announcement is part of the call, or follows, also if the client leaves meanwhile: where it follows, a crash can leave
-it out. (`together.py` has both ways. A refused batch is done step by step, which finds out why.)
+it out. (`together.py` has both ways. A refused batch is done step by step, which finds out why.) Where the store is
+`Answering`, what is read at the same time as a write is part of its call, and was there after it.
 
 In a Cluster, an entry and its place in the listing are on different servers. Two kinds of entries are *provisional*
 there: they are written at the same time as their places, which are kept for as long as the entries that replace them.
