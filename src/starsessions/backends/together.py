@@ -137,8 +137,6 @@ class Mover:
     async def _written(self, move: Move, writes: Sequence[Write]) -> tuple[Sequence[Version], bool]:
         """Write at once, if the store can. Return the versions, and whether nothing has ended the session meanwhile."""
         index, now, topic = self._index, move.now, move.place.key
-        if not index.may_write_together(len(writes)):
-            return (), True
         if move.record.identity is None:
             return await index.write_together(writes, now, topic) or (), True
         return await index.write(writes, move.record, move.ends_at, now, topic, move.pending)
@@ -237,11 +235,10 @@ async def complete_and_end(
         Replacement(key, value, pending.version, ends_at, index.owner_of(record)),
         Deletion(before.key, before.version),
     ]
-    if index.may_write_together(len(writes)):
-        with suppress(BatchConflict):
-            versions, is_wanted = await index.write(writes, record, ends_at, now, before.key, pending)
-            if versions:
-                return await _kept(index, key, versions[0], is_wanted)
+    with suppress(BatchConflict):
+        versions, is_wanted = await index.write(writes, record, ends_at, now, before.key, pending)
+        if versions:
+            return await _kept(index, key, versions[0], is_wanted)
     version = await index.complete(pending, record, ends_at, now)
     await index.end(before.key, before.version)
     return version
@@ -263,10 +260,9 @@ async def replace_and_announce(index: UserIndex, place: Location, record: Record
     """
     key = place.key
     write = Replacement(key, index.value(key, record), place.version, ends_at, index.owner_of(record))
-    if index.may_write_together(1):
-        versions, is_wanted = await index.write([write], record, ends_at, now, key)
-        if versions:
-            return await _kept(index, key, versions[0], is_wanted)
+    versions, is_wanted = await index.write([write], record, ends_at, now, key)
+    if versions:
+        return await _kept(index, key, versions[0], is_wanted)
     version = await index.replace(key, record, place.version, ends_at, now)
     await index.announce(key)
     return version

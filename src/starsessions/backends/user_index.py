@@ -374,7 +374,7 @@ class UserIndex:
         """Return the bytes to store under this key."""
         return self._entries.value(key, content)
 
-    def may_write_together(self, count: int) -> bool:
+    def _may_write_together(self, count: int) -> bool:
         """Return whether the store may carry out so many writes at once."""
         return count <= self._most_together
 
@@ -384,7 +384,7 @@ class UserIndex:
         Raises:
             BatchConflict: an entry was not as expected, and nothing was written.
         """
-        if self._batching is None or not self.may_write_together(len(writes)):
+        if self._batching is None or not self._may_write_together(len(writes)):
             return None
         versions = await self._batching.write_together(writes, now=now, topics=[topic])
         if versions is None:  # a Cluster, and it stays one
@@ -482,6 +482,8 @@ class UserIndex:
         Raises:
             Conflict: an entry was not as expected, and nothing was written.
         """
+        if topic is not None and not self._may_write_together(len(writes)):
+            return (), True
         identity = _identity(record)
         most = None if pending is None else pending.most
         written, *answers = await self.at_once(
@@ -490,8 +492,8 @@ class UserIndex:
         )
         if pending is not None:
             pending.count = written.owned
-        epochs = (_epoch_in(written.of_owner), _epoch_in(written.other))
-        return written.versions, all(answers) and all(one in identity.epoch for one in epochs)
+        carried, of_owner, of_all = identity.epoch, _epoch_in(written.of_owner), _epoch_in(written.other)
+        return written.versions, of_owner in carried and of_all in carried and all(answers)
 
     async def _written(
         self,
