@@ -39,7 +39,7 @@ from starsessions.exceptions import (
     SessionTooLarge,
     UnsupportedValue,
 )
-from starsessions.lifecycle.limits import count, evict, too_many
+from starsessions.lifecycle.limits import evict, too_many
 from starsessions.lifecycle.loading import find_all, judge
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
@@ -166,14 +166,15 @@ async def _stored(
     if isinstance(command, Replace):
         return await backend.replace(command.found, command.record, ends_at, now), []
     index, pending = backend.user_index, state.pending if signed_in is not None else None
-    write = _stored_under_new_id(command, state, ends_at, now, pending)
+    kept = await _stored_under_new_id(command, state, ends_at, now, pending)
     if signed_in is None or index is None or rules.max_sessions is None:
-        return await write, []
-    kept, counted = await index.at_once(write, count(signed_in, index, rules.max_sessions, now))
+        return kept, []
+    # One that has the last place looks, too: another may have begun after the count, and judged before this write. So
+    # does one whose pending entry was abandoned, for a later sign-in of this request that was refused.
+    if pending is not None and pending.count < rules.max_sessions and not pending.is_marked:
+        return kept, []
     try:
-        # One that has the last place looks, too: another may have begun after this count, and judged before this write.
-        must_look = counted >= rules.max_sessions or (pending is not None and pending.is_marked)
-        return kept, await too_many(signed_in, index, rules, now, state) if must_look else []
+        return kept, await too_many(signed_in, index, rules, now, state)
     except Overtaken:
         await backend.delete(kept, now)
         raise
