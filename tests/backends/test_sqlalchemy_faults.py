@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from starsessions import BackendUnavailable
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore
 from starsessions.stores.base import Conflict, Cursor, Entry, Owner
-from starsessions.stores.sqlalchemy.connection import MAX_ATTEMPTS
+from starsessions.stores.sqlalchemy.connection import MAX_ATTEMPTS, MOST_CONNECTIONS
 from tests.backends.proxy import proxy
 from tests.backends.sql import DATABASES, NOW, Database, database, opened, pool_of, until
 from tests.servers import mariadb, postgres
@@ -743,6 +743,16 @@ async def test_the_sessions_open_no_more_connections_than_the_pool_has_and_wait_
         async with store._database._local.get().free, store._database._local.get().free:
             await asyncio.gather(*(fails(store.get("key", now=NOW)) for _ in range(5)))
         await works(store)
+
+
+async def test_connections_that_many_requests_at_once_have_opened_are_used_by_the_next(db: Database) -> None:
+    """To open one takes much longer than to read a session."""
+    async with opened(db.url, timeout=30) as backend:
+        connections: list[int] = []
+        event.listen(pool_of(backend), "connect", lambda *args: connections.append(1))
+        for _ in range(2):
+            await asyncio.gather(*(works(backend.store) for _ in range(20)))
+        assert len(connections) < MOST_CONNECTIONS  # and the one of create_table()
 
 
 @pytest.mark.parametrize("error", [OSError("network"), ValueError("a bug of a driver")])

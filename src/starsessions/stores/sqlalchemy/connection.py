@@ -91,7 +91,7 @@ MAX_ATTEMPTS = 8
 """The attempts at a statement that fails with an error in `BUSY`."""
 
 MOST_CONNECTIONS = 15
-"""The size of SQLAlchemy's default pool, overflow included."""
+"""As many as SQLAlchemy's default pool opens at most. That one closes ten of them after each use."""
 
 ASYNC_DRIVERS: dict[str, tuple[str, ...]] = {
     "postgresql": ("psycopg", "asyncpg"),
@@ -393,11 +393,14 @@ def _engine_like(engine: AsyncEngine) -> tuple[AsyncEngine, int]:
 
 def _engine_from_url(url: sa.URL | str, timeout: float) -> AsyncEngine:
     try:
+        url = with_driver(sa.make_url(url))
+        in_memory = url.get_dialect().get_pool_class(url) is sa.StaticPool  # SQLite: it has one connection
         engine = create_async_engine(
-            with_driver(sa.make_url(url)),
+            url,
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,  # there is nothing to roll back, and MySQL would need a round trip for it
             hide_parameters=True,
+            **({} if in_memory else {"pool_size": MOST_CONNECTIONS, "max_overflow": 0}),
         )
     except exc.ArgumentError:
         raise ImproperlyConfigured(
