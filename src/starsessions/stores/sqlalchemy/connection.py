@@ -394,7 +394,8 @@ def _engine_like(engine: AsyncEngine) -> tuple[AsyncEngine, int]:
 def _engine_from_url(url: sa.URL | str, timeout: float) -> AsyncEngine:
     try:
         url = with_driver(sa.make_url(url))
-        in_memory = url.get_dialect().get_pool_class(url) is sa.StaticPool  # SQLite: it has one connection
+        dialect: Any = url.get_dialect()
+        in_memory = dialect.get_pool_class(url) is sa.StaticPool  # SQLite: it has one connection
         engine = create_async_engine(
             url,
             isolation_level="AUTOCOMMIT",
