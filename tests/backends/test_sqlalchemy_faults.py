@@ -6,6 +6,7 @@ import random
 import re
 import secrets
 import sqlite3
+import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
@@ -753,6 +754,20 @@ async def test_connections_that_many_requests_at_once_have_opened_are_used_by_th
         for _ in range(2):
             await asyncio.gather(*(works(backend.store) for _ in range(20)))
         assert len(connections) < MOST_CONNECTIONS  # and the one of create_table()
+
+
+async def test_a_connection_that_a_firewall_may_have_forgotten_is_not_used(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(db.url, timeout=30) as backend:
+        connections: list[int] = []
+        event.listen(pool_of(backend), "connect", lambda *args: connections.append(1))
+        await works(backend.store)
+        assert connections == []  # that of create_table()
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + 600)
+        await works(backend.store)
+        assert connections == [1]
 
 
 @pytest.mark.parametrize("error", [OSError("network"), ValueError("a bug of a driver")])

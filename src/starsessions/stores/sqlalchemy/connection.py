@@ -93,6 +93,13 @@ MAX_ATTEMPTS = 8
 MOST_CONNECTIONS = 15
 """As many as SQLAlchemy's default pool opens at most. That one closes ten of them after each use."""
 
+_POOL: dict[str, Any] = {
+    "pool_size": MOST_CONNECTIONS,
+    "max_overflow": 0,
+    "pool_use_lifo": True,  # the process of PostgreSQL that answered last does so a tenth faster than one that was idle
+    "pool_recycle": 300,  # seconds; firewalls forget connections that are idle for long, and say nothing
+}
+
 ASYNC_DRIVERS: dict[str, tuple[str, ...]] = {
     "postgresql": ("psycopg", "asyncpg"),
     "mysql": ("asyncmy",),
@@ -401,7 +408,7 @@ def _engine_from_url(url: sa.URL | str, timeout: float) -> AsyncEngine:
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,  # there is nothing to roll back, and MySQL would need a round trip for it
             hide_parameters=True,
-            **({} if in_memory else {"pool_size": MOST_CONNECTIONS, "max_overflow": 0}),
+            **({} if in_memory else _POOL),
         )
     except exc.ArgumentError:
         raise ImproperlyConfigured(
