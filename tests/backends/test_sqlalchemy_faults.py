@@ -754,6 +754,10 @@ async def test_connections_that_many_requests_at_once_have_opened_are_used_by_th
         for _ in range(2):
             await asyncio.gather(*(works(backend.store) for _ in range(20)))
         assert len(connections) < MOST_CONNECTIONS  # and the one of create_table()
+        used = set()
+        event.listen(pool_of(backend), "checkout", lambda connection, *args: used.add(id(connection)))
+        await works(backend.store)
+        assert len(used) == 1  # the one that was used last, since its server process is the fastest
 
 
 async def test_a_connection_that_a_firewall_may_have_forgotten_is_not_used(
