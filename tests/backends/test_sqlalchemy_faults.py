@@ -751,8 +751,8 @@ async def test_connections_that_many_requests_at_once_have_opened_are_used_by_th
     async with opened(db.url, timeout=30) as backend:
         connections: list[int] = []
         event.listen(pool_of(backend), "connect", lambda *args: connections.append(1))
-        for _ in range(2):
-            await asyncio.gather(*(works(backend.store) for _ in range(20)))
+        for _ in range(3):
+            await asyncio.gather(*(backend.store.get("key", now=NOW) for _ in range(20)))
         assert len(connections) < MOST_CONNECTIONS  # and the one of create_table()
         used = set()
         event.listen(pool_of(backend), "checkout", lambda connection, *args: used.add(id(connection)))
