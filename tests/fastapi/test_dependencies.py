@@ -3,7 +3,7 @@
 import inspect
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +23,7 @@ from starsessions import (
     BackendUnavailable,
     ImproperlyConfigured,
     InMemoryBackend,
+    ResponseStarted,
     Session,
     SessionBackend,
     SessionMiddleware,
@@ -117,6 +118,31 @@ def test_all_dependencies_of_a_request_have_the_same_session(app: FastAPI, brows
         return session is again and session["put"]
 
     assert browser_of(app).get("/").json() is True
+
+
+def test_what_a_dependency_changes_after_its_yield_is_saved_with_the_scope_of_the_function(
+    app: FastAPI, browser_of: BrowserOf
+) -> None:
+    async def count(session: CurrentSession) -> AsyncIterator[None]:
+        session["before"] = True
+        yield
+        session["after"] = True
+
+    @app.get("/late", dependencies=[Depends(count)])
+    @app.get("/in-time", dependencies=[Depends(count, scope="function")])
+    def endpoint() -> None: ...
+
+    @app.get("/")
+    def kept(session: CurrentSession) -> dict[str, Any]:
+        return session
+
+    browser = browser_of(app)
+    with pytest.raises(
+        ResponseStarted, match=r'After the `yield` of a FastAPI dependency: Depends\(…, scope="function"'
+    ):
+        browser.get("/late")
+    browser.get("/in-time")
+    assert browser.get("/").json() == {"before": True, "after": True}
 
 
 def test_a_second_session_has_its_own_dependencies(browser_of: BrowserOf) -> None:
