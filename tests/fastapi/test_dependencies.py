@@ -27,6 +27,7 @@ from starsessions import (
     Session,
     SessionBackend,
     SessionMiddleware,
+    csrf,
     users,
 )
 from starsessions.fastapi import (
@@ -196,6 +197,34 @@ def test_a_router_lets_only_signed_in_users_in(memory_app: FastAPI, browser_of: 
     assert browser.get("/account/").status_code == 401
     browser.post("/sign-in/ann")
     assert browser.get("/account/").json() == "yours"
+
+
+@rows("dependency, refusal", [(signed_in(), 401), (csrf.verify, 403)])
+def test_a_dependency_of_the_application_guards_its_endpoints_and_nothing_else(
+    browser_of: BrowserOf, dependency: Any, refusal: int
+) -> None:
+    """The pages say so, and that a middleware is what guards all."""
+
+    async def plain(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    def application(*guards: Any) -> FastAPI:
+        app, mounted = FastAPI(dependencies=[*guards]), FastAPI()
+        mounted.post("/pay")(lambda: "ok")
+        app.post("/pay")(lambda: "ok")
+        app.mount("/sub", mounted)
+        app.add_route("/plain", plain, methods=["POST"])
+        return app
+
+    def statuses(app: FastAPI) -> list[int]:
+        app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
+        foreign = {"origin": "https://evil.test"}
+        return [browser_of(app).post(path, headers=foreign).status_code for path in ("/pay", "/sub/pay", "/plain")]
+
+    assert statuses(application(Depends(dependency))) == [refusal, 200, 200]
+    wrapped = application()
+    wrapped.add_middleware(csrf.CsrfMiddleware)
+    assert statuses(wrapped) == [403, 403, 403]
 
 
 def test_changes_made_before_a_401_are_saved(memory_app: FastAPI, browser_of: BrowserOf) -> None:
