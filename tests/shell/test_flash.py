@@ -81,7 +81,6 @@ async def test_a_background_fetch_and_a_prefetch_do_not_eat_messages(
     assert await shown(site) == ["Saved"]
 
 
-@pytest.mark.guarantee(23)
 @rows("background", [False, True])
 @rows("take", [flash.pop_flashes, flash.claim_flashes], ids=lambda take: take.__name__)
 async def test_an_answer_to_head_shows_nothing_and_takes_no_messages(
