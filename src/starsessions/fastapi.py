@@ -189,7 +189,7 @@ class SessionCookie(SecurityBase):
 
         return fresh_session
 
-    @_makes_dependency("watched()")
+    @_makes_dependency('watched(), scope="function"')
     def watched(self, check_every: Duration | None = None) -> Callable[..., AsyncIterator[Session]]:
         """Return a dependency that injects the session, and cancels the endpoint when it has ended.
 
@@ -346,7 +346,7 @@ def typed(model: type[M] | TypedSession[M]) -> Callable[..., Awaitable[M]]:
     return _cookie.typed(model)
 
 
-@_makes_dependency("watched()")
+@_makes_dependency('watched(), scope="function"')
 def watched(check_every: Duration | None = None) -> Callable[..., AsyncIterator[Session]]:
     """Return `SessionCookie("session").watched(check_every)`."""
     return _cookie.watched(check_every)

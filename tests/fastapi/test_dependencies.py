@@ -124,26 +124,32 @@ def test_all_dependencies_of_a_request_have_the_same_session(app: FastAPI, brows
 def test_what_a_dependency_changes_after_its_yield_is_saved_with_the_scope_of_the_function(
     app: FastAPI, browser_of: BrowserOf
 ) -> None:
-    async def count(session: CurrentSession) -> AsyncIterator[None]:
-        session["before"] = True
+    async def note(session: CurrentSession) -> AsyncIterator[None]:
+        session["noted"] = ["before"]
         yield
-        session["after"] = True
+        session["noted"] = ["before", "after"]
 
-    @app.get("/late", dependencies=[Depends(count)])
-    @app.get("/in-time", dependencies=[Depends(count, scope="function")])
-    def endpoint() -> None: ...
+    async def note_inside(session: CurrentSession) -> AsyncIterator[None]:
+        session["noted"] = ["before"]
+        yield
+        session["noted"].append("after")
+
+    for path, dependency in (("", note), ("-inside", note_inside)):
+        app.get(f"/late{path}", dependencies=[Depends(dependency)])(lambda: None)
+        app.get(f"/in-time{path}", dependencies=[Depends(dependency, scope="function")])(lambda: None)
 
     @app.get("/")
     def kept(session: CurrentSession) -> dict[str, Any]:
         return session
 
     browser = browser_of(app)
-    with pytest.raises(
-        ResponseStarted, match=r'After the `yield` of a FastAPI dependency: Depends\(…, scope="function"'
-    ):
-        browser.get("/late")
-    browser.get("/in-time")
-    assert browser.get("/").json() == {"before": True, "after": True}
+    for path in ("", "-inside"):
+        with pytest.raises(
+            ResponseStarted, match=r'After the `yield` of a FastAPI dependency: Depends\(…, scope="funct'
+        ):
+            browser.get(f"/late{path}")
+        browser.get(f"/in-time{path}")
+        assert browser.get("/").json() == {"noted": ["before", "after"]}
 
 
 def test_a_second_session_has_its_own_dependencies(browser_of: BrowserOf) -> None:

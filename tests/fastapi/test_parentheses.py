@@ -20,7 +20,7 @@ FACTORIES = {
     "signed_in": "Call it: Depends(signed_in()).",
     "user_id": "Call it: Depends(user_id()).",
     "fresh": "Call it: Depends(fresh(within=600)).",
-    "watched": "Call it: Depends(watched()).",
+    "watched": 'Call it: Depends(watched(), scope="function").',
     "typed": "Call it: Depends(typed(Model)).",
     "SessionCookie": "Call it: Depends(SessionCookie()).",
 }
