@@ -14,7 +14,7 @@ from starsessions.backends.base import Backend, SessionBackend
 from starsessions.backends.epochs import carries
 from starsessions.backends.observer import By
 from starsessions.backends.provider_links import ProviderLinks, handles_by_user
-from starsessions.backends.user_index import AT_ONCE, PAGE, Owned, UserIndex, next_page
+from starsessions.backends.user_index import PAGE, Owned, UserIndex, next_page
 from starsessions.core.durations import Duration, seconds, time_limit
 from starsessions.core.kinds import as_base
 from starsessions.core.record import LAST_INSTANT, Identity, Record
@@ -546,8 +546,7 @@ async def _end(
         page, end = await index.page(user_id, limit, 0, after)
         meant = [one for one in page if is_meant(one.identity)]
         count += len(meant)
-        for begin in range(0, len(meant), AT_ONCE):
-            await index.end_each(meant[begin : begin + AT_ONCE], note)
+        await index.end_each(meant, note)
         # The limit of time is noticed here, not in `on_event`, also if the store never waits, or it was announced last.
         await checkpoint()
         await ended.tell()

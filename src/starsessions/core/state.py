@@ -358,7 +358,7 @@ class SessionState(Struct, eq=False):
         self._adopt(current)
         return merge.apply(ours, theirs)
 
-    def overtaken(self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None) -> bool:
+    def rebase(self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None) -> bool:
         """Take over `current` without merging, because the change will run again on it. False: the session is lost."""
         if current is None or self._read_alive(current, now) is None:
             return self.lost(data, moved_to)
