@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 from msgspec.msgpack import encode
 
-from starsessions.backends import base, user_index
+from starsessions.backends import base, epochs, user_index
 from starsessions.stores import listed
 from starsessions.stores.base import Conflict, Page
 from starsessions.stores.memory import MemoryStore
@@ -69,7 +69,7 @@ def _draw() -> int:
 def numbered() -> Iterator[None]:
     """What is random is a number instead, as long as this lasts."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (base, user_index, listed):
+        for module in (base, epochs, user_index, listed):
             patch.setattr(module, "urandom", lambda length: _draw().to_bytes(length))
         yield
 
