@@ -1,14 +1,15 @@
 """The minimum cost of a session: its bytes, read and written through the same client, without a library.
 
 Reading is one GET, or one SELECT through SQLAlchemy Core. Writing is a read, and a script or UPDATE that writes only if
-no other request wrote in between. The bytes are those that this library's backend stores.
+no other request wrote in between. To sign in, in Redis, is a read and the two scripts of this library. The bytes
+are those that this library's backend stores.
 """
 
 import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import cycle
+from itertools import chain, cycle
 from typing import Any
 
 from redis.asyncio import Redis
@@ -17,8 +18,9 @@ from sqlalchemy import select
 from benchmarks.asgi import App, Scope
 from starsessions.backends.redis import RedisBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
-from starsessions.stores.redis.layout import entry_of, new_version, parsed
-from starsessions.stores.redis.scripts import WRITE
+from starsessions.stores.base import Owner
+from starsessions.stores.redis.layout import entry_of, new_version, parsed, place_of
+from starsessions.stores.redis.scripts import WRITE, WRITE_TOGETHER
 
 DAYS_14 = 1_209_600
 PREFIX = "bare:"
@@ -73,6 +75,9 @@ class Through:
     async def write(self, key: Any, found: Any) -> None:
         raise NotImplementedError
 
+    async def sign_in(self, scope: Scope) -> None:
+        raise NotImplementedError
+
 
 class ThroughRedis(Through):
     def __init__(self, client: Redis) -> None:
@@ -82,7 +87,8 @@ class ThroughRedis(Through):
     async def clear(self) -> None:
         for key in await self.all_keys():
             await self.client.delete(key)
-        await self.client.script_load(WRITE.source)
+        for script in (WRITE, WRITE_TOGETHER):
+            await self.client.script_load(script.source)
 
     async def all_keys(self) -> list[Any]:
         return [key async for key in self.client.scan_iter(PREFIX + "*")]
@@ -97,6 +103,41 @@ class ThroughRedis(Through):
         assert current is not None
         entry = entry_of(new_version(os.urandom(8), current.expires_at, None), current.value)
         answer = await self.client.evalsha(WRITE.sha, 1, key, entry, current.version, now, DAYS_14 * 1000, b"", b"")
+        assert answer == 1
+
+    async def sign_in(self, scope: Scope) -> None:
+        """Read the session. Store a pending entry. Then replace it, keep the data, leave a pointer, and announce it."""
+        await self.load(scope)
+        key, found = scope["found"]
+        now, name = int(time.time()), os.urandom(32).hex()[:43]
+        new, data_before = (PREFIX.encode() + one.encode() for one in (name, name[1:]))
+        current = parsed(found, now)
+        assert current is not None
+        pending, version = (new_version(os.urandom(8), now + DAYS_14, Owner(name, now)) for _ in range(2))
+        place = place_of(PREFIX.encode(), name, version)
+        assert place is not None
+        asked = [PREFIX.encode() + one for one in (name[2:].encode(), b"everyone")] + [place.listing]
+        await self._together(
+            [[new, place.listing, new]],
+            [[entry_of(pending, current.value), b"", 3_600_000, place.start, b""]],
+            asked,
+        )
+        bare = new_version(os.urandom(8), now + DAYS_14, None)
+        await self._together(
+            [[new, place.listing, new], [data_before] * 3, [key] * 3],
+            [
+                [entry_of(version, current.value), pending, DAYS_14 * 1000, place.start, b""],
+                [entry_of(bare, current.value), b"", 30_000, b"", b""],
+                [entry_of(bare, current.value), current.version, DAYS_14 * 1000, b"", b""],
+            ],
+            asked,
+            name,
+        )
+
+    async def _together(self, keys: list[list[bytes]], said: list[list[Any]], asked: Any, *topics: str) -> None:
+        names, now = [*chain(*keys), *asked], int(time.time())
+        arguments = [now, b"bare:channel", len(keys), *chain(*said), *topics]
+        [answer, *_] = await self.client.evalsha(WRITE_TOGETHER.sha, len(names), *names, *arguments)
         assert answer == 1
 
 

@@ -33,7 +33,7 @@ from benchmarks.report import draw, publish, tables
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENTS = ROOT / ".venv" / "bench"
-CASES_OF_A_CLIENT = ("read", "write")
+CASES_OF_A_CLIENT = {"redis": ("read", "write", "sign in"), "sqlite": ("read", "write"), "postgres": ("read", "write")}
 
 
 class Asked(Protocol):
@@ -116,7 +116,7 @@ class Race:
 
     def time(self, case: str, at_once: int, rounds: int, seconds: float) -> Iterator[dict[str, Any]]:
         """Run the rounds: in each one, every contestant takes its turn for about `seconds`."""
-        contestants = [one for one in self.contestants if one.is_a_library or case in CASES_OF_A_CLIENT]
+        contestants = [one for one in self.contestants if one.is_a_library or case in CASES_OF_A_CLIENT[self.kind]]
         chosen = {"case": case, "at_once": at_once}
         few = {one: self.ask(one, "time", **chosen, times=2 * AT_ONCE) for one in contestants}
         times = {one: max(AT_ONCE, int(seconds / sum(took)) // AT_ONCE * AT_ONCE) for one, took in few.items()}

@@ -222,7 +222,7 @@ class AsgiSessions(Contestant):
 
 
 class Client(Contestant):
-    """No sessions: the same bytes through the same client, GET to read, GET and a script to write."""
+    """No sessions: the same bytes through the same client, GET to read, GET and a script to write, two to sign in."""
 
     name = "bare client"
     kinds = ("redis", "sqlite", "postgres")
@@ -243,6 +243,9 @@ class Client(Contestant):
 
     async def load(self, scope: Scope) -> Any:
         return await self.through.load(scope)
+
+    async def sign_in(self, scope: Scope) -> None:
+        await self.through.sign_in(scope)
 
 
 class Bare(Contestant):

@@ -15,8 +15,7 @@ from starsessions.backends.adapter import adapt
 from starsessions.backends.base import Backend, SessionBackend
 from starsessions.backends.sharing import SharedReads
 from starsessions.exceptions import BackendUnavailable
-from starsessions.notices import Notices
-from starsessions.stores.announce import why_failed
+from starsessions.notices import Notices, why_failed
 from starsessions.stores.base import Store
 
 __all__ = ["HealthCheck", "check_health"]

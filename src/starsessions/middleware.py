@@ -284,7 +284,7 @@ class SessionMiddleware:
             dict.clear(session)
             dict.update(session, content)
             state.modified = True
-            state.expose()
+            state.replaced(content)
             scope[self.scope_key] = session
 
     def _is_replaced(self, session: Session, scope: Scope) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from threading import Lock
 from time import monotonic
 
+from starsessions.exceptions import BackendUnavailable
+
 _log = logging.getLogger("starsessions")
 
 MOST = 100
@@ -66,6 +68,11 @@ class Notices:
             return False
         self._logged_at[key] = now
         return True
+
+
+def why_failed(error: Exception) -> str:
+    """Return what can be logged of an error. The messages of others may contain what must not be seen."""
+    return str(error) if isinstance(error, BackendUnavailable) else f"{type(error).__name__}."
 
 
 def _shown(value: object) -> object:

@@ -76,10 +76,6 @@ class Session(TrackedDict):
             state.check_change()
         state.modified = True
 
-    def clear(self) -> None:
-        super().clear()
-        self.__starsessions__.models = ()  # otherwise a model that was changed earlier would write itself back
-
     # Part of Starlette's own session
 
     @property
@@ -216,6 +212,7 @@ class Session(TrackedDict):
             dict.update(self, NOT_LOADED)
             state.ready = False
             state.found = None
+            state.signs_out = False
             state.models = ()
             state.expose()  # what the handler holds is not what will be stored
 
@@ -238,7 +235,7 @@ class Session(TrackedDict):
     @data.setter
     def data(self, value: Mapping[str, Any]) -> None:
         self._before_change()
-        self.__starsessions__.expose()
+        self.__starsessions__.replaced(value)
         dict.clear(self)
         dict.update(self, value)
 

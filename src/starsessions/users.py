@@ -17,7 +17,7 @@ from starsessions.backends.user_index import AT_ONCE, PAGE, Owned, UserIndex, ca
 from starsessions.core.durations import Duration, seconds, time_limit
 from starsessions.core.kinds import as_base
 from starsessions.core.record import LAST_INSTANT, Identity, Record
-from starsessions.core.serializer import is_unicode
+from starsessions.core.wrapping import is_unicode
 from starsessions.events import OnEvent, Revoked, dispatch
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, UnsupportedValue
 from starsessions.lifecycle import sign_in as signing_in

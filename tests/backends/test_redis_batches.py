@@ -145,6 +145,61 @@ async def test_a_cluster_behind_an_ordinary_client_is_found_out(redis_with_slots
     assert [await store.get(key, now=NOW) for key in "ab"] == [None, None]
 
 
+async def test_what_is_asked_with_writes_is_there_after_them(
+    store: RedisStore, redis_server: Address, open_store: Open
+) -> None:
+    """An older answer would miss what has ended the user's sessions just before the writes."""
+    async with open_store(redis_server.url).listen() as heard:
+        await store.create("everyone", b"of all", expires_at=LATER - 1, now=NOW)
+        writes = [Creation("ann", b"of ann", LATER), Creation("a", b"1", LATER + 1, ANN)]
+        written = await store.write_joined(writes, owner="ann", other="everyone", now=NOW, topics=["a"])
+        assert written is not None
+        entries = [await store.get(key, now=NOW) for key in ("ann", "a", "everyone")]
+        assert [entry and entry.version for entry in entries[:2]] == written.versions
+        assert (written.of_owner, written.other, written.owned) == (entries[0], entries[2], 1)
+        assert await anext(heard) == ["a"]
+        assert "of ann" not in repr(written)
+
+
+async def test_what_is_asked_with_writes_is_none_once_it_has_expired(store: RedisStore) -> None:
+    for key, until in (("ann", LATER + 1), ("everyone", LATER)):
+        await store.create(key, b"1", expires_at=until, now=NOW)
+    for then, expected in ((LATER, [True, False]), (LATER + 1, [False, False])):
+        writes = [Creation(f"a-{then}", b"1", then + 9, ANN)]
+        written = await store.write_joined(writes, owner="ann", other="everyone", now=then)
+        assert written is not None
+        assert [written.of_owner is not None, written.other is not None] == expected
+
+
+async def test_a_refused_write_answers_nothing(store: RedisStore) -> None:
+    await store.create("a", b"1", expires_at=LATER, now=NOW)
+    writes = [Creation("b", b"1", LATER, ANN), Creation("a", b"2", LATER)]
+    with pytest.raises(BatchConflict) as refused:
+        await store.write_joined(writes, owner="ann", other="everyone", now=NOW)
+    assert (refused.value.index, await store.count_owned("ann", most=1, now=NOW)) == (1, 0)
+
+
+async def test_what_is_asked_is_answered_also_if_the_first_reply_was_lost(store: RedisStore, loses: Any) -> None:
+    loses()
+    writes = [Creation("ann", b"of ann", LATER), Creation("a", b"1", LATER, ANN)]
+    written = await store.write_joined(writes, owner="ann", other="everyone", now=NOW)
+    assert written is not None
+    assert written.of_owner == await store.get("ann", now=NOW)
+    assert (written.other, written.owned) == (None, 1)
+
+
+async def test_a_deletion_whose_reply_was_lost_is_in_doubt_if_more_was_asked(store: RedisStore, loses: Any) -> None:
+    version = await store.create("a", b"1", expires_at=LATER, now=NOW)
+    loses()
+    with pytest.raises(BackendUnavailable, match="its result is unknown"):
+        await store.write_joined([Deletion("a", version)], owner="ann", other="everyone", now=NOW)
+
+
+async def test_a_cluster_does_not_answer_with_its_writes(spread: RedisStore) -> None:
+    written = await spread.write_joined([Creation("a", b"1", LATER, ANN)], owner="ann", other="everyone", now=NOW)
+    assert (written, await spread.get("a", now=NOW)) == (None, None)
+
+
 async def test_a_listing_of_another_type_refuses_all(redis_server: Address, open_store: Open) -> None:
     store = open_store(redis_server.url)
     async with Redis.from_url(redis_server.url) as client:

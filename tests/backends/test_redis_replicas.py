@@ -38,8 +38,8 @@ pytestmark = pytest.mark.anyio
 NOW = 1_800_000_000
 LIFE = 1000
 ANN = Owner("ann", NOW)
-NOT_CONFIRMED = "The write was carried out, but only 0 of 1 replicas have confirmed it in time. A failover may take it "
-NOT_CONFIRMED += "back: try again, and look at the replicas."
+NOT_CONFIRMED = "The write was carried out, but only 0 of 1 replicas have confirmed it in time. A failover may lose "
+NOT_CONFIRMED += "it: try again, and check the replicas."
 
 Pair = tuple[RedisServer, RedisServer]
 Attempt = Callable[[], Awaitable[Any]]

@@ -16,7 +16,7 @@ from starsessions.backends.together import Move
 from starsessions.backends.user_index import PENDING, Overtaken, PendingSignIn, UserIndex
 from starsessions.core.record import Found, Identity, Record
 from starsessions.stores import base as contract
-from starsessions.stores.base import Creation, Deletion, Entry, Joined, Replacement, Write
+from starsessions.stores.base import Creation, Deletion, Entry, Joined, Replacement, Write, Written
 from starsessions.stores.memory import MemoryStore
 from tests.rows import rows
 from tests.shell.people import OneByOne
@@ -78,6 +78,91 @@ async def test_a_sign_in_that_is_overtaken_while_it_is_written_leaves_an_anonymo
     assert await payload_of(backend, "after") is MissReason.UNKNOWN
     expected = before.payload if before.identity is None else MissReason.UNKNOWN
     assert await payload_of(backend, "before") == expected
+
+
+class Answers(Busy):
+    """Says with its writes what is there after them, if it can, and notes what else it is asked."""
+
+    def __init__(self, can: bool = True) -> None:
+        super().__init__()
+        self.can = can
+        self.asked: list[str] = []
+
+    async def get(self, key: str, *, now: int) -> Entry | None:
+        self.asked.append("get")
+        return await super().get(key, now=now)
+
+    async def count_owned(self, name: str, *, most: int, now: int) -> int:
+        self.asked.append("count")
+        return await super().count_owned(name, most=most, now=now)
+
+    async def write_joined(self, writes: Sequence[Write], *, owner: str, other: str, **how: Any) -> Written | None:
+        self.asked.append("answer")
+        if not self.can:
+            return None
+        versions, now = await self.write_together(writes, **how), how["now"]
+        count = await super().count_owned(owner, most=9, now=now)
+        return Written(versions, self.peek(owner, now), self.peek(other, now), count)
+
+
+ENDS: dict[str, Callable[[UserIndex], Awaitable[Any]]] = {
+    "the user's sessions": lambda index: index.begin_epoch("ann", NOW),
+    "all sessions": lambda index: index.begin_epoch_of_all(NOW),
+}
+
+
+ACTS: dict[str, Callable[[StoreBackend, Found], Awaitable[Any]]] = {
+    "a write": lambda backend, found: backend.replace(found, of(payload=b"\x81"), END, NOW),
+    "a rotation": lambda backend, found: backend.rotate(found, of(), "next", END, NOW),
+}
+
+
+@pytest.mark.guarantee(18)
+async def test_a_store_that_answers_with_its_writes_is_asked_nothing_else() -> None:
+    store = Answers()
+    backend = StoreBackend(store)
+    found = await backend.create(ANONYMOUS, "before", END, NOW)
+    identity = of().identity
+    assert identity is not None
+    pending = await backend.user_index.begin(backend.key_of("after"), identity, NOW + 60, NOW, most=9)
+    assert (pending.count, pending.epochs) == (1, b"")
+    found = await backend.rotate(found, of(), "after", END, NOW, pending=pending)
+    for act in ACTS.values():
+        found = await act(backend, found)
+    assert store.asked == ["answer"] * 4
+
+
+@rows("ends", ENDS.values(), ids=ENDS)
+@rows("act", ACTS.values(), ids=ACTS)
+async def test_what_a_store_answers_with_its_writes_ends_what_an_epoch_has_refused(
+    act: Callable[[StoreBackend, Found], Awaitable[Any]], ends: Callable[[UserIndex], Awaitable[Any]]
+) -> None:
+    store = Answers()
+    backend = StoreBackend(store)
+    found = await backend.create(of(), "before", END, NOW)
+    store.after = lambda: ends(backend.user_index)
+    with pytest.raises(Conflict) as conflict:
+        await act(backend, found)
+    assert conflict.value.current is None
+    assert [await payload_of(backend, one) for one in ("before", "next")] == [MissReason.UNKNOWN] * 2
+
+
+async def test_what_a_user_has_is_counted_again_when_the_session_is_saved() -> None:
+    store = Answers()
+    backend = StoreBackend(store)
+    found, pending = await begun(backend, ANONYMOUS)
+    await backend.create(of(handle="other"), "other", END, NOW)
+    await backend.rotate(found, of(), "after", END, NOW, pending=pending)
+    assert pending.count == 2
+
+
+async def test_a_store_that_cannot_answer_is_not_asked_again() -> None:
+    store = Answers(can=False)
+    backend = StoreBackend(store)
+    found, pending = await begun(backend, ANONYMOUS)
+    await backend.rotate(found, of(), "after", END, NOW, pending=pending)
+    assert store.asked == ["answer", "get", "get", "get", "get"]
+    assert await payload_of(backend, "after") == b"\x80"
 
 
 async def test_what_was_overtaken_is_not_put_back_in_a_place_that_another_request_has_taken() -> None:

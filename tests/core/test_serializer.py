@@ -33,7 +33,6 @@ from sqlalchemy.sql.elements import quoted_name
 
 from starsessions.core.merge import same, same_items
 from starsessions.core.serializer import (
-    MAX_DEPTH,
     Msgpack,
     PlainJson,
     differs_for_sure,
@@ -41,6 +40,7 @@ from starsessions.core.serializer import (
     matcher,
     patcher,
 )
+from starsessions.core.wrapping import MAX_DEPTH
 from starsessions.exceptions import UnsupportedValue
 from tests.rows import rows
 

@@ -618,7 +618,7 @@ def test_a_change_is_a_replacement_that_renews(seen: dict[str, Any]) -> None:
 
 
 @rows("seen", [{"touched": {"a": None}}, {"exposed": True}], ids=str)
-def test_the_same_data_in_another_order_is_no_change(seen: dict[str, Any]) -> None:
+def test_the_keys_of_the_session_in_another_order_are_no_change(seen: dict[str, Any]) -> None:
     state, data = machine({"a": 1, "b": 2}, **seen)
     data["a"] = data.pop("a")
     assert list(data) == ["b", "a"]

@@ -338,8 +338,8 @@ async def test_a_client_that_leaves_and_a_websocket_do_no_harm() -> None:
 @rows(
     ("changes", "says"),
     [
-        ({"client_id": ""}, "pass the issuer"),
-        ({"issuer": ""}, "pass the issuer"),
+        ({"client_id": ""}, "is missing: pass both"),
+        ({"issuer": ""}, "is missing: pass both"),
         ({"algorithms": ["RS256", "none"]}, "algorithms may contain"),
         ({"algorithms": ["HS256"]}, "algorithms may contain"),
         ({"algorithms": []}, "algorithms may contain"),

@@ -121,7 +121,6 @@ def there_and_back(session: Session) -> None:
 
 def reordered(session: Session) -> None:
     session["cart"] = session.pop("cart")
-    session["a"]["b"] = session["a"].pop("b")
 
 
 def cleared_and_refilled(session: Session) -> None:
@@ -185,7 +184,7 @@ def cleared_and_put_back_in_another_order(session: Session) -> None:
     "change",
     [taken_out_and_put_back, deleted_and_put_back, the_last_two_swapped, cleared_and_put_back_in_another_order],
 )
-async def test_plain_data_in_another_order_is_not_written(
+async def test_keys_of_the_session_in_another_order_are_not_written(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, change: Callable[[Session], None]
 ) -> None:
     """No value was handed out, so the session must detect by its own methods that the order may have changed."""
@@ -196,6 +195,37 @@ async def test_plain_data_in_another_order_is_not_written(
     reply = await site.visit(change)
 
     assert reply.set_cookies == []
+
+
+def moved_to_the_end(session: Session) -> None:
+    session["seen"]["a"] = session["seen"].pop("a")
+
+
+def put_back_in_another_order(session: Session) -> None:
+    session["seen"] = dict(reversed(session["seen"].items()))
+
+
+def moved_to_the_end_deep_inside(session: Session) -> None:
+    session["lists"][0]["b"] = session["lists"][0].pop("b")
+
+
+@pytest.mark.guarantee(2)
+@rows("change", [moved_to_the_end, put_back_in_another_order, moved_to_the_end_deep_inside])
+async def test_a_dict_inside_is_kept_in_its_new_order(
+    site_of: Callable[..., Site], backend: SessionBackend, change: Callable[[Session], None]
+) -> None:
+    """As with Starlette: programs keep what was seen last at the end of a dict."""
+    site = site_of(backend=backend)
+    start = {"seen": {"a": 1, "b": 2}, "lists": [{"b": 1, "c": 2}]}
+    await site.visit(lambda session: session.update(start))
+
+    await site.visit(change)
+
+    expected = Session(InMemoryBackend())
+    await expected.load()
+    expected.update(start)
+    change(expected)
+    assert repr(await site.data()) == repr(dict(expected))
 
 
 @pytest.mark.guarantee(2)

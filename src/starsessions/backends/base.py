@@ -443,7 +443,9 @@ class Backend(SessionBackend):
                 return (await backend.replace(found, record, deadline(record, backend.policy), now)).token
             except Conflict as conflict:
                 if found is None and conflict.current is None:
-                    raise SessionError("The entry stored under this id is not a session: delete it by hand.") from None
+                    raise SessionError(
+                        "The entry stored under this id is not a session: delete it with `await backend.remove(id)`."
+                    ) from None
                 found = conflict.current
 
     async def remove(self, session_id: str) -> None:

@@ -21,8 +21,7 @@ from typing import Any
 import anyio
 
 from starsessions.backends.sharing import SharedReads
-from starsessions.notices import Notices
-from starsessions.stores.announce import why_failed
+from starsessions.notices import Notices, why_failed
 from starsessions.stores.base import Announcing
 
 BEAT_EVERY = 20.0

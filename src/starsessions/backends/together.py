@@ -85,7 +85,7 @@ class Mover:
             Overtaken: something has ended the session meanwhile, or its sign-in.
         """
         versions = await self._at_once(move)
-        return await self._in_steps(move) if versions is None else versions[0]
+        return versions[0] if versions else await self._in_steps(move)
 
     async def put(
         self,
@@ -117,24 +117,29 @@ class Mover:
             return await index.create(key, record, ends_at, now, later_end)
         return await index.store.create(key, index.value(key, record), expires_at=ends_at, now=now)
 
-    async def _at_once(self, move: Move) -> Sequence[Version] | None:
-        """Return the versions of what was written; None: it has to be done in steps."""
-        writes = [self._new_entry(move)]
+    async def _at_once(self, move: Move) -> Sequence[Version]:
+        """Return the versions of what was written; none: it has to be done in steps."""
+        writes: list[Write] = [self._new_entry(move)]
         if move.pending is not None:
             writes.append(self._data_before(move))
         writes.append(self._pointer(move))
         try:
-            versions, is_wanted = await _written(
-                self._index, move.record, writes, move.ends_at, move.now, move.place.key
-            )
+            versions, is_wanted = await self._written(move, writes)
         except BatchConflict as conflict:
             if conflict.index == len(writes) - 1:
                 raise Moved(conflict.current) from None
-            return None
-        if versions is not None and not is_wanted:
+            return ()
+        if versions and not is_wanted:
             await self._move_back(move, versions[0], versions[-1])
             raise Overtaken
         return versions
+
+    async def _written(self, move: Move, writes: Sequence[Write]) -> tuple[Sequence[Version], bool]:
+        """Write at once, if the store can. Return the versions, and whether nothing has ended the session meanwhile."""
+        index, now, topic = self._index, move.now, move.place.key
+        if move.record.identity is None:
+            return await index.write_together(writes, now, topic) or (), True
+        return await index.write(writes, move.record, move.ends_at, now, topic, move.pending)
 
     async def _move_back(self, move: Move, version: Version, pointer: Version) -> None:
         """End a session that was overtaken. The browser keeps the cookie, and the anonymous session before lives on."""
@@ -231,8 +236,8 @@ async def complete_and_end(
         Deletion(before.key, before.version),
     ]
     with suppress(BatchConflict):
-        versions, is_wanted = await _written(index, record, writes, ends_at, now, before.key)
-        if versions is not None:
+        versions, is_wanted = await index.write(writes, record, ends_at, now, before.key, pending)
+        if versions:
             return await _kept(index, key, versions[0], is_wanted)
     version = await index.complete(pending, record, ends_at, now)
     await index.end(before.key, before.version)
@@ -255,8 +260,8 @@ async def replace_and_announce(index: UserIndex, place: Location, record: Record
     """
     key = place.key
     write = Replacement(key, index.value(key, record), place.version, ends_at, index.owner_of(record))
-    versions, is_wanted = await _written(index, record, [write], ends_at, now, key)
-    if versions is not None:
+    versions, is_wanted = await index.write([write], record, ends_at, now, key)
+    if versions:
         return await _kept(index, key, versions[0], is_wanted)
     version = await index.replace(key, record, place.version, ends_at, now)
     await index.announce(key)
@@ -268,16 +273,3 @@ async def _kept(index: UserIndex, key: str, version: Version, is_wanted: bool) -
         await index.end(key, version)
         raise Overtaken
     return version
-
-
-async def _written(
-    index: UserIndex, record: Record, writes: Sequence[Write], ends_at: int, now: int, topic: str
-) -> tuple[Sequence[Version] | None, bool]:
-    """Write at once, if the store can. Return the versions, and whether nothing has ended the session meanwhile."""
-    if not index.may_write_together(len(writes)):
-        return None, True
-    write = index.write_together(writes, now, topic)
-    if record.identity is None:
-        return await write, True
-    versions, *answers = await index.at_once(write, *index.all_allow(record, ends_at, now))
-    return versions, all(answers)

@@ -5,7 +5,8 @@ disagree with the sessions when a process dies. Two promises follow: a live sess
 what was deleted opens nothing. This is each operation, as calls to the store, and what a crash after each call leaves.
 Where the store is `Batching`, steps that are marked with * are one call, and a crash leaves all of them or none. The
 announcement is part of the call, or follows, also if the client leaves meanwhile: where it follows, a crash can leave
-it out. (`together.py` has both ways. A refused batch is done step by step, which finds out why.)
+it out. (`together.py` has both ways. A refused batch is done step by step, which finds out why.) Where the store is
+`Answering`, what is read at the same time as a write is part of its call, and was there after it.
 
 In a Cluster, an entry and its place in the listing are on different servers. Two kinds of entries are *provisional*
 there: they are written at the same time as their places, which are kept for as long as the entries that replace them.
@@ -65,6 +66,7 @@ What ends a session passes `now=0`: it ends what is stored, whether or not it ha
 
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import lru_cache, partial
 from math import inf
 from os import urandom
 from typing import Any, NamedTuple, TypeVar
@@ -78,10 +80,13 @@ from starsessions.backends.provider_links import ProviderLinks
 from starsessions.core.binding import Binding, Purpose
 from starsessions.core.encoding import key_under, to_base64url
 from starsessions.core.record import Found, Identity, MissReason, Policy, Record, has_lived, why_expired
+from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.base import (
+    Answering,
     BatchConflict,
     Batching,
     Conflict,
+    Creation,
     Cursor,
     Deletion,
     Entry,
@@ -94,6 +99,7 @@ from starsessions.stores.base import (
     Store,
     Version,
     Write,
+    Written,
 )
 from starsessions.stores.listed import as_indexing, is_indexing
 from starsessions.stores.memory import MemoryStore
@@ -128,6 +134,9 @@ MAX_TRIES = 100
 PAGE = 1000
 """Entries that are listed at once."""
 
+KNOWN_NAMES = 256
+"""The names of owners that are kept for the next time: those of the requests that are under way."""
+
 AT_ONCE = 50
 """Entries that are deleted at once."""
 
@@ -139,12 +148,18 @@ class Overtaken(Exception):
 class PendingSignIn:
     """The entry that a sign-in has stored, until the session is saved in its place."""
 
-    __slots__ = ("identity", "is_marked", "key", "until", "version")
+    __slots__ = ("count", "epochs", "identity", "is_marked", "key", "most", "until", "version")
 
-    def __init__(self, key: str, identity: Identity, until: int) -> None:
+    def __init__(self, key: str, identity: Identity, until: int, most: int | None = None) -> None:
         self.key: str = key
         self.identity: Identity = identity
         self.until: int = until
+        self.most: int | None = most
+        """The most sessions of the user; None: it does not matter how many there are."""
+        self.count: int = 0
+        """How many entries the user had when this one was written last, or more; 0 if that is unknown."""
+        self.epochs: bytes = b""
+        """What a session of the user carries that began when this entry was written first."""
         self.version: Version = None
         self.is_marked: bool = False
         """Whether a later sign-in has found no place for it, so that it must look for others once it is saved."""
@@ -213,7 +228,9 @@ class UserIndex:
         self._batching = store if is_indexing(store) and isinstance(store, Batching) else None
         self._most_together: float = 0 if self._batching is None else inf
         self._joining = store if is_indexing(store) and isinstance(store, Joining) else None
+        self._answering = store if is_indexing(store) and isinstance(store, Answering) else None
         self._label = binding.label(purpose)
+        self._name_of = lru_cache(KNOWN_NAMES)(partial(key_under, self._label))  # a sign-in asks for one six times
         self.everyone: str = key_under(binding.label(Purpose.EPOCH_OF_ALL) + self._label, "")
         """The key of the epoch of all users, and the topic of those who have to compare it."""
         self._entries = entries
@@ -241,11 +258,7 @@ class UserIndex:
         """Return the name of the owner that the user is in the store. It is also the key of the user's epoch, so that a
         store which reads the entry of a session finds it.
         """
-        return key_under(self._label, user_id)
-
-    async def count(self, user_id: str, most: int, now: int) -> int:
-        """Return the number of the user's entries, or more; any number above `most` if there are more."""
-        return await self.store.count_owned(self.owner_name(user_id), most=most, now=now)
+        return self._name_of(user_id)
 
     async def page(
         self, user_id: str, limit: int, now: int, after: Cursor | None = None
@@ -311,10 +324,6 @@ class UserIndex:
             return await self.is_current(identity, now)
         return all(_epoch_in(one) in identity.epoch for one in (joined.of_owner, joined.other))
 
-    async def is_wanted(self, record: Record, ends_at: int, now: int) -> bool:
-        """Return whether nothing has ended the session: neither another epoch nor its identity provider."""
-        return all(await self.at_once(*self.all_allow(record, ends_at, now)))
-
     async def begin_epoch(self, user_id: str, now: int) -> bytes:
         """Give the user another epoch, which refuses all earlier sessions at their next renewal. Return it."""
         return await self._begin_epoch(self.owner_name(user_id), now + EPOCH_FOR, now)
@@ -340,18 +349,18 @@ class UserIndex:
             except Conflict as conflict:  # another "end all", which the one that comes last completes
                 entry = conflict.current
 
-    def all_allow(self, record: Record, ends_at: int, now: int) -> list[Coroutine[Any, Any, bool]]:
-        """Return questions that can be asked at once: nothing has ended the session if all answers are True."""
-        identity = record.identity
-        assert identity is not None
-        asked = self.epochs_allow(identity, now)
-        if identity.has_provider:
-            asked.append(self.links.are_open(identity, ends_at, now))
-        return asked
+    async def is_wanted(self, record: Record, ends_at: int, now: int) -> bool:
+        """Return whether nothing has ended the session: neither another epoch nor its identity provider."""
+        identity = _identity(record)
+        asked = [*self.epochs_allow(identity, now), *self._provider_allows(identity, ends_at, now)]
+        return all(await self.at_once(*asked))
 
     def epochs_allow(self, identity: Identity, now: int) -> list[Coroutine[Any, Any, bool]]:
         """Return the two questions of `is_current`, to be asked at once with others."""
         return [self._allows(key, identity, now) for key in (self.everyone, self.owner_name(identity.user_id))]
+
+    def _provider_allows(self, identity: Identity, ends_at: int, now: int) -> list[Coroutine[Any, Any, bool]]:
+        return [self.links.are_open(identity, ends_at, now)] if identity.has_provider else []
 
     async def _allows(self, key: str, identity: Identity, now: int) -> bool:
         return await self._epoch(key, now) in identity.epoch
@@ -365,7 +374,7 @@ class UserIndex:
         """Return the bytes to store under this key."""
         return self._entries.value(key, content)
 
-    def may_write_together(self, count: int) -> bool:
+    def _may_write_together(self, count: int) -> bool:
         """Return whether the store may carry out so many writes at once."""
         return count <= self._most_together
 
@@ -375,7 +384,7 @@ class UserIndex:
         Raises:
             BatchConflict: an entry was not as expected, and nothing was written.
         """
-        if self._batching is None or not self.may_write_together(len(writes)):
+        if self._batching is None or not self._may_write_together(len(writes)):
             return None
         versions = await self._batching.write_together(writes, now=now, topics=[topic])
         if versions is None:  # a Cluster, and it stays one
@@ -408,44 +417,141 @@ class UserIndex:
             Conflict: the key is in use.
             Overtaken: all sessions of the user were ended meanwhile.
         """
-        value, owner = self._entries.value(key, record), self.owner_of(record, later_end)
-        write = self.store.create(key, value, expires_at=expires_at, now=now, owner=owner)
-        return await self._if_wanted(key, record, write, expires_at, now)
+        return await self._if_wanted(
+            Creation(key, self.value(key, record), expires_at, self.owner_of(record, later_end)), record, now
+        )
 
-    async def replace(self, key: str, record: Record, version: Version, expires_at: int, now: int) -> Version:
+    async def replace(
+        self,
+        key: str,
+        record: Record,
+        version: Version,
+        expires_at: int,
+        now: int,
+        pending: PendingSignIn | None = None,
+    ) -> Version:
         """Replace the session of a user.
+
+        Args:
+            key: where it is stored.
+            record: the session.
+            version: the version that it must have.
+            expires_at: when the entry expires.
+            now: the current time.
+            pending: what is replaced, if that is the pending entry of a sign-in.
 
         Raises:
             Conflict: the session has changed or ended meanwhile.
             Overtaken: all sessions of the user were ended meanwhile.
         """
-        value, owner = self._entries.value(key, record), self.owner_of(record)
-        write = self.store.replace(key, value, version, expires_at=expires_at, now=now, owner=owner)
-        return await self._if_wanted(key, record, write, expires_at, now)
+        write = Replacement(key, self.value(key, record), version, expires_at, self.owner_of(record))
+        return await self._if_wanted(write, record, now, pending)
 
     async def _if_wanted(
-        self, key: str, record: Record, write: Coroutine[Any, Any, Version], ends_at: int, now: int
+        self, write: Creation | Replacement, record: Record, now: int, pending: PendingSignIn | None = None
     ) -> Version:
-        version, *answers = await self.at_once(write, *self.all_allow(record, ends_at, now))
-        if not all(answers):
-            await self.end(key, version)
+        [version], is_wanted = await self.write([write], record, write.expires_at, now, pending=pending)
+        if not is_wanted:
+            await self.end(write.key, version)
             raise Overtaken
         return version
 
-    async def begin(self, key: str, identity: Identity, ends_at: int, now: int) -> PendingSignIn:
-        """Store the pending entry of a sign-in.
+    async def write(
+        self,
+        writes: Sequence[Write],
+        record: Record,
+        ends_at: int,
+        now: int,
+        topic: str | None = None,
+        pending: PendingSignIn | None = None,
+    ) -> tuple[Sequence[Version], bool]:
+        """Carry out writes of a user's session, and ask at the same time whether anything has ended it.
+
+        Args:
+            writes: what to write: an entry, or several.
+            record: the session.
+            ends_at: when its entry expires.
+            now: the current time.
+            topic: what to announce.
+            pending: the pending entry that is replaced. It notes the number of the user's entries.
+
+        Returns:
+            The versions, and whether nothing has ended the session meanwhile. No versions: the store cannot carry out
+            all of this at once, and nothing was written.
+
+        Raises:
+            Conflict: an entry was not as expected, and nothing was written.
+        """
+        if topic is not None and not self._may_write_together(len(writes)):
+            return (), True
+        identity = _identity(record)
+        most = None if pending is None else pending.most
+        written, *answers = await self.at_once(
+            self._written(writes, identity, now, topic, most, self._count_if_possible),
+            *self._provider_allows(identity, ends_at, now),
+        )
+        if pending is not None:
+            pending.count = written.owned
+        carried, of_owner, of_all = identity.epoch, _epoch_in(written.of_owner), _epoch_in(written.other)
+        return written.versions, of_owner in carried and of_all in carried and all(answers)
+
+    async def _written(
+        self,
+        writes: Sequence[Write],
+        identity: Identity,
+        now: int,
+        topic: str | None,
+        most: int | None,
+        count: Callable[..., Coroutine[Any, Any, int]],
+    ) -> Written:
+        """Write, and read the epochs and the number of entries, by one call if the store is `Answering`."""
+        name, answering = self.owner_name(identity.user_id), self._answering
+        if answering is not None:
+            topics = () if topic is None else (topic,)
+            written = await answering.write_joined(writes, owner=name, other=self.everyone, now=now, topics=topics)
+            if written is not None:
+                return written
+            self._answering = None  # a Cluster, and it stays one
+        alone = topic is None and len(writes) == 1
+        work = self._write_alone(writes[0], now) if alone else self.write_together(writes, now, topic or "")
+        asked = [self.store.get(key, now=now) for key in (self.everyone, name)]
+        counted = [] if most is None else [count(name, most=most, now=now)]
+        versions, other, of_owner, *number = await self.at_once(work, *asked, *counted)
+        return Written(versions or (), of_owner, other, number[0] if number else 0)
+
+    async def _write_alone(self, write: Write, now: int) -> Sequence[Version]:
+        assert not isinstance(write, Deletion)
+        how: Any = {"expires_at": write.expires_at, "now": now, "owner": write.owner}
+        if isinstance(write, Creation):
+            return [await self.store.create(write.key, write.value, **how)]
+        return [await self.store.replace(write.key, write.value, write.version, **how)]
+
+    async def _count_if_possible(self, name: str, *, most: int, now: int) -> int:
+        try:
+            return await self.store.count_owned(name, most=most, now=now)
+        except BackendUnavailable:  # the session itself is stored
+            return 0
+
+    async def begin(
+        self, key: str, identity: Identity, ends_at: int, now: int, most: int | None = None
+    ) -> PendingSignIn:
+        """Store the pending entry of a sign-in, and read at the same time the epochs, and count.
 
         Args:
             key: the key of the session.
             identity: who signs in.
             ends_at: when the session would expire if it was saved now.
             now: the current time.
+            most: the most sessions of the user; None: they are not counted.
 
         Raises:
             Conflict: the key is in use.
         """
-        pending = PendingSignIn(key, identity, ends_at + PENDING_FOR)
-        await self._put(pending, now)
+        pending = PendingSignIn(key, identity, ends_at + PENDING_FOR, most)
+        write = self._pending_entry(pending, now)
+        written = await self._written([write], identity, now, None, most, self.store.count_owned)
+        [pending.version], pending.count = written.versions, written.owned
+        pending.epochs = _epoch_in(written.other) + _epoch_in(written.of_owner)
         return pending
 
     async def complete(self, pending: PendingSignIn, record: Record, expires_at: int, now: int) -> Version:
@@ -457,7 +563,7 @@ class UserIndex:
         key = pending.key
         for _ in range(MAX_TRIES):
             try:
-                pending.version = await self.replace(key, record, pending.version, expires_at, now)
+                pending.version = await self.replace(key, record, pending.version, expires_at, now, pending)
                 return pending.version
             except Conflict as conflict:
                 read = self.read(key, conflict.current)
@@ -484,21 +590,19 @@ class UserIndex:
     async def take_back(self, pending: PendingSignIn, now: int) -> None:
         """Make the entry pending again, because the session has to be merged before it is stored."""
         with suppress(Conflict):  # it was ended, and the next attempt finds that out
-            await self._put(pending, now)
+            [pending.version] = await self._write_alone(self._pending_entry(pending, now), now)
 
     async def abandon(self, pending: PendingSignIn) -> None:
         """Delete the pending entry of a sign-in that is not saved."""
         await self.delete(pending.key, pending.version)
         await self.links.forget(pending.identity)
 
-    async def _put(self, pending: PendingSignIn, now: int) -> None:
+    def _pending_entry(self, pending: PendingSignIn, now: int) -> Creation | Replacement:
         key, version, record = pending.key, pending.version, Record(None, now, now, identity=pending.identity)
         value, expires_at, owner = self.value(key, record), now + PENDING_FOR, self.owner_of(record, pending.until)
         if version is None:
-            write = self.store.create(key, value, expires_at=expires_at, now=now, owner=owner)
-        else:
-            write = self.store.replace(key, value, version, expires_at=expires_at, now=now, owner=owner)
-        pending.version = await write
+            return Creation(key, value, expires_at, owner)
+        return Replacement(key, value, version, expires_at, owner)
 
     # Reading and ending
 
@@ -593,9 +697,10 @@ class UserIndex:
         if self._in_turn or len(work) == 1:
             try:
                 return [await one for one in work]
-            finally:
+            except BaseException:
                 for one in work:
                     one.close()
+                raise
         results: list[Any] = [None] * len(work)
         errors: list[Exception | None] = [None] * len(work)
 
@@ -656,6 +761,11 @@ def carries(identity: Identity, epochs: bytes) -> bool:
 
 def _epoch_in(entry: Entry | None) -> bytes:
     return b"" if entry is None else entry.value
+
+
+def _identity(record: Record) -> Identity:
+    assert record.identity is not None
+    return record.identity
 
 
 def _handle(record: Record) -> str | None:

@@ -39,7 +39,7 @@ class Finding(Struct, frozen=True):
     severity: Severity
     sentence: str
     cure: str
-    where: str = ""
+    where: str
     """The name of the cookie that it is about. Empty: the application."""
 
     @property

@@ -36,7 +36,8 @@ def same(one: Any, other: Any) -> bool:
     """Return whether two values are equal and have the same types at every level. A subclass counts as its base type.
 
     `==` is not enough: `1 == True == 1.0`, and a session that turned one into another has changed. Nor is it for
-    `Decimal("1.0")` and `Decimal("1.00")`, or for one instant in two time zones.
+    `Decimal("1.0")` and `Decimal("1.00")`, for one instant in two time zones, or for a dict in another order: a program
+    may keep what was seen last at its end.
     """
     one, other = as_base(one, one), as_base(other, other)
     kind = type(one)
@@ -47,7 +48,7 @@ def same(one: Any, other: Any) -> bool:
     if kind in _CLOCKS:
         return _spelled(one) == _spelled(other)
     if isinstance(one, dict):
-        return same_items(one, other)
+        return len(one) == len(other) and all(map(same, one, other)) and all(map(same, one.values(), other.values()))
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, (set, frozenset)):
@@ -87,7 +88,7 @@ def _typed(item: Any) -> tuple[type, Any]:
 
 
 def same_items(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
-    """Return whether two mappings have the `same` items, in any order and whatever types the mappings have."""
+    """Return whether two sessions have the `same` items, in any order and whatever types the mappings have."""
     if len(one) != len(other):
         return False
     spelling = {key: key for key in other}

@@ -51,7 +51,7 @@ Judged = Ending | OfUser | Noted | Refused
 
 
 def judge_event(
-    claims: Mapping[str, Any], trust: Trust, now: int, issuers: Collection[str], critical: Collection[str] = ()
+    claims: Mapping[str, Any], trust: Trust, now: int, issuers: Collection[str], critical: Collection[str]
 ) -> Judged:
     """Return what the event ends, or the rule that it breaks.
 

@@ -6,7 +6,7 @@ written down, and compared when the response starts. The cost follows what a req
 `marshal` writes a value in C, and is exact: it names the type at each level (`True`, `1` and `1.0`; tuple and list; the
 sign of zero), and refuses subclasses and nearly all other classes. Those that a session can hold are written as a
 payload has them, which is as exact, and slower. So equal snapshots are of values that are stored alike. Different ones
-may be, too: a dict in another order is no change. Nothing is ever read back from a snapshot.
+may be, too: the order of a set means nothing. Nothing is ever read back from a snapshot.
 
 (A buffer is written as its bytes. So a bytearray in the place of the same bytes is not refused: it is no change.)
 """
@@ -14,7 +14,7 @@ may be, too: a dict in another order is no change. Nothing is ever read back fro
 from marshal import dumps
 from typing import Any
 
-from starsessions.core.serializer import wrapped
+from starsessions.core.wrapping import wrapped
 from starsessions.exceptions import UnsupportedValue
 
 _VERSION = 2

@@ -63,7 +63,7 @@ phase of an accepted WebSocket. A change in `CLOSED` raises, because it could no
 be worse. `FAILED` means that saving raised, and the application sent another response.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any
 
@@ -248,6 +248,8 @@ class SessionState(Struct, eq=False):
     """The user who has signed in, until that is saved."""
     has_ended: bool = False
     """Whether this request ended a valid session."""
+    signs_out: bool = False
+    """Whether the session of a user is to end, because it was cleared: see `replaced`."""
     is_lost: bool = False
     """Whether another request ended or rotated the session after it was loaded, and no new one has begun."""
     is_at_home: bool = False
@@ -372,6 +374,7 @@ class SessionState(Struct, eq=False):
         """Clear the data and all requests, so that they do not apply to the next session."""
         dict.clear(data)
         self.found = self.explicit_id = self.next_id = self.expiry = self.identity = None
+        self.signs_out = False
         self.models = ()
 
     # What the handler holds
@@ -410,9 +413,21 @@ class SessionState(Struct, eq=False):
         """Give the session an expiry of its own."""
         self.expiry, self.modified = expiry, True
 
+    def replaced(self, content: Mapping[str, Any]) -> None:
+        """Note that the handler has put this in the place of all data.
+
+        If it is nothing, a user who has signed in earlier is signed out: code for Starlette does it by `clear()`. What
+        is put in afterwards begins another session.
+        """
+        self.expose()
+        self.models = ()  # otherwise a model that was changed earlier would write itself back
+        if not content and self.identity is None and self.user is not None:
+            self.signs_out = True
+
     def sign_in(self, identity: Identity, new_id: str, expiry: Expiry | None) -> None:
         """Sign the user in to the session, under a new id."""
         self.identity = identity
+        self.signs_out = False
         self.rotate(new_id)
         # Drop the expiry that the previous sign-in set.
         self.expiry = expiry or self.expiry or Expiry()
@@ -442,6 +457,8 @@ class SessionState(Struct, eq=False):
         found, config = self.found, self.config
         if found is None:
             return self._begin(data, now, by_hand)
+        if self.signs_out:
+            return Delete(found)
         record = found.record
         payload, held, emptied, due = record.payload, None, False, False
         changed = by_hand  # which saves in any case
@@ -573,6 +590,8 @@ class SessionState(Struct, eq=False):
     def has_unsaved(self, data: dict[str, Any]) -> bool:
         """Return whether anything has changed since the session was last saved."""
         found = self.found
+        if self.signs_out:
+            return True
         if found is None:
             return self.is_loaded and dict.__len__(data) > 0
         if self.expiry is not None and self.expiry != expiry_of(found.record):
@@ -585,7 +604,10 @@ class SessionState(Struct, eq=False):
     def check_known(self) -> None:
         """Raise if loading failed. The session may exist: a change would lose its data, and a sign-out not end it."""
         if self.miss_reason is MissReason.UNAVAILABLE:
-            raise BackendUnavailable("The session cannot be changed: it was not loaded, because the store failed.")
+            raise BackendUnavailable(
+                "The store failed when the session was loaded, so it can be neither changed nor ended: send the request "
+                "again."
+            )
 
     def check_change(self) -> None:
         """Raise `ResponseStarted` for a change that could not be saved."""
@@ -604,7 +626,7 @@ class SessionState(Struct, eq=False):
         """Raise `ResponseStarted` if saving needs a cookie that can no longer be sent."""
         if not self.is_reachable:
             raise ResponseStarted(
-                "The headers have been sent, and saving this session needs a new cookie: change it, or call "
+                "The headers have been sent, and saving this session needs a new cookie: change the session, or call "
                 "`await session.persist()`, before the response starts (WebSocket: before it is accepted)."
             )
 

@@ -43,7 +43,7 @@ class Host(Struct, frozen=True):
     """A host, and its port if there is one."""
 
     name: str
-    port: int | None = None
+    port: int | None
 
 
 def parse(url: str) -> Url:

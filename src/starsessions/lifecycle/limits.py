@@ -118,14 +118,6 @@ async def _has_room(identity: Identity, saved: int, pending: list[Owned], index:
     return True
 
 
-async def count(identity: Identity, index: UserIndex, most: int, now: int) -> int:
-    """Return how many entries the user has, at most; 0 if that is unknown, because the session itself is stored."""
-    try:
-        return await index.count(identity.user_id, most, now)
-    except BackendUnavailable:
-        return 0
-
-
 async def too_many(
     identity: Identity, index: UserIndex, rules: UserRules, now: int, state: RequestState
 ) -> list[list[Owned]]:

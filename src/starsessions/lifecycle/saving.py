@@ -39,7 +39,7 @@ from starsessions.exceptions import (
     SessionTooLarge,
     UnsupportedValue,
 )
-from starsessions.lifecycle.limits import count, evict, too_many
+from starsessions.lifecycle.limits import evict, too_many
 from starsessions.lifecycle.loading import find_all, judge
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
@@ -77,6 +77,13 @@ def decide(session: TrackedDict, by_hand: bool = False) -> Command:
 async def save(session: TrackedDict, command: Command | None = None, *, by_hand: bool = False) -> None:
     """Save the session in the backend, and record in its state what the response must tell the browser."""
     state = session.__starsessions__
+    if state.signs_out:
+        await _sign_out(session)
+        command = None
+        if state.phase not in (OPEN, SAVING):
+            if dict.__len__(session):
+                state.check_reachable()  # raises: the browser would not learn the new id
+            return
     for _ in range(MAX_ATTEMPTS):
         try:
             await carry_out(command or decide(session, by_hand), session)
@@ -159,14 +166,15 @@ async def _stored(
     if isinstance(command, Replace):
         return await backend.replace(command.found, command.record, ends_at, now), []
     index, pending = backend.user_index, state.pending if signed_in is not None else None
-    write = _stored_under_new_id(command, state, ends_at, now, pending)
+    kept = await _stored_under_new_id(command, state, ends_at, now, pending)
     if signed_in is None or index is None or rules.max_sessions is None:
-        return await write, []
-    kept, counted = await index.at_once(write, count(signed_in, index, rules.max_sessions, now))
+        return kept, []
+    # One that has the last place looks, too: another may have begun after the count, and judged before this write. So
+    # does one whose pending entry was abandoned, for a later sign-in of this request that was refused.
+    if pending is not None and pending.count < rules.max_sessions and not pending.is_marked:
+        return kept, []
     try:
-        # One that has the last place looks, too: another may have begun after this count, and judged before this write.
-        must_look = counted >= rules.max_sessions or (pending is not None and pending.is_marked)
-        return kept, await too_many(signed_in, index, rules, now, state) if must_look else []
+        return kept, await too_many(signed_in, index, rules, now, state)
     except Overtaken:
         await backend.delete(kept, now)
         raise
@@ -269,6 +277,8 @@ def _why_gone(state: RequestState) -> str:
             "Nothing was saved: another site sent this request without the session cookie, and a new session would "
             "replace the one that the browser has. See docs/guides/users/callbacks.md."
         )
+    if state.has_ended:
+        return "This request has ended the session: the user is signed out, and nothing was saved."
     return "The session was ended by another request after it was loaded, so nothing was saved."
 
 
@@ -280,6 +290,8 @@ async def update_atomically(session: TrackedDict, change: Callable[[dict[str, An
 
 async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -> T:
     state, config = session.__starsessions__, session.__starsessions__.config
+    if state.signs_out:
+        await _sign_out(session)
     state.sync_models()
     before = dict(dict.items(session))
     pending = merge.diff(state.stored(), before)  # earlier changes of this request, which are saved with it
@@ -346,15 +358,24 @@ async def end(session: TrackedDict) -> None:
     state.check_known()
     if state.is_saving:
         await _headers_saved(state)
+    if state.phase is not OPEN and state.config.is_client_side:
+        state.check_reachable()
     async with state.save_lock():  # what another task of this request is saving has to be ended, too
         await _end(session)
+
+
+async def _sign_out(session: TrackedDict) -> None:
+    """End the session of a user that was cleared. What the handler has asked for since then is for the next one."""
+    state = session.__starsessions__
+    data, next_id, expiry = dict(dict.items(session)), state.next_id, state.expiry
+    await _end(session)
+    dict.update(session, data)
+    state.next_id, state.expiry = next_id, expiry
 
 
 async def _end(session: TrackedDict) -> None:
     state = session.__starsessions__
     config = state.config
-    if state.phase is not OPEN and config.is_client_side:
-        state.check_reachable()
     found, now = state.found, int(config.clock())
     if found is not None:
         await config.observer.committing(Delete(found), config.backend.delete(found, now))

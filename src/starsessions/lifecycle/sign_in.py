@@ -182,21 +182,16 @@ async def register(identity: Identity, new_id: str, state: RequestState, now: in
     await abandon(state)  # a sign-in earlier in this request
     key, expiry = config.backend.sign_in_key(identity, new_id), expiry or state.expiry or Expiry()
     ends_at = config.backend.sign_in_end(deadline(Record(None, now, now, *expiry, None, identity), config.policy), now)
-    work: list[Coroutine[Any, Any, Any]] = [
-        index.begin(key, identity, ends_at, now),
-        index.epoch_of_all(now),
-        index.epoch(identity.user_id, now),
-    ]
-    if rules.max_sessions is not None:
-        work.append(index.count(identity.user_id, rules.max_sessions, now))
+    work: list[Coroutine[Any, Any, Any]] = [index.begin(key, identity, ends_at, now, rules.max_sessions)]
     if identity.has_provider:
         work.append(index.links.write(identity, now + remember_for(config.policy), now))
     try:
-        state.pending, of_all, own, *counted = await index.at_once(*work)
+        pending, *_ = await index.at_once(*work)
     except Conflict:
         raise IdInUse from None
-    identity = replace(identity, epoch=of_all + own, is_confirmed=not rules.confirms)
-    if rules.max_sessions is not None and counted[0] >= rules.max_sessions:
+    state.pending = pending
+    identity = replace(identity, epoch=pending.epochs, is_confirmed=not rules.confirms)
+    if rules.max_sessions is not None and pending.count >= rules.max_sessions:
         # A sign-in with an id in its grace period replaces nothing: the session that the id opens lives on.
         replaced = None if found is None or found.is_alias else found.record.identity
         try:

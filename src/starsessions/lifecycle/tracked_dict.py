@@ -164,7 +164,7 @@ class TrackedDict(dict[str, Any]):
 
     def clear(self) -> None:
         self._before_change()
-        self.__starsessions__.expose()
+        self.__starsessions__.replaced({})
         dict.clear(self)
 
     def pop(self, key: str, default: Any = _MISSING) -> Any:

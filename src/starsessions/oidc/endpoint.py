@@ -61,8 +61,7 @@ class Endpoint(ABC):
     ) -> None:
         if not trust.issuer or not trust.audience:
             raise ImproperlyConfigured(
-                "A receiver of tokens needs to know whose tokens they are, and for whom: pass the issuer, and the "
-                "client_id or audience, as they are in the tokens."
+                "The issuer, or the client_id or audience, is missing: pass both, exactly as they are in the tokens."
             )
         unknown = sorted(set(algorithms) - set(KINDS))
         if unknown or not algorithms:

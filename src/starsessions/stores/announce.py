@@ -7,8 +7,7 @@ from threading import Lock
 
 import anyio
 
-from starsessions.exceptions import BackendUnavailable
-from starsessions.notices import Notices
+from starsessions.notices import Notices, why_failed
 from starsessions.stores.base import Announcing
 
 NOT_ANNOUNCED = (
@@ -119,8 +118,3 @@ async def try_to_announce(announcer: Announcing, topics: Sequence[str], notices:
             await announcer.announce(topics)
     except Exception as error:
         notices.warn("announce", NOT_ANNOUNCED, why_failed(error), every=600)
-
-
-def why_failed(error: Exception) -> str:
-    """Return what can be logged of an error. The messages of others may contain what must not be seen."""
-    return str(error) if isinstance(error, BackendUnavailable) else f"{type(error).__name__}."

@@ -345,6 +345,53 @@ class Batching(Protocol):
         """
 
 
+class Written(NamedTuple):
+    """What was written together, and what is there after that."""
+
+    versions: Sequence[Version | None]
+    """As `Batching` returns them."""
+
+    of_owner: Entry | None
+    """The entry whose key is the name of the owner."""
+
+    other: Entry | None
+    """The entry under the other key."""
+
+    owned: int
+    """The number of the owner's entries."""
+
+    def __repr__(self) -> str:
+        return "<Written>"
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """A store that writes and answers at once: a power of a store that is `Batching`, for stores of this package.
+
+    What is written for a user counts only if nothing has ended the user's sessions. Without this power, that is asked
+    by other calls, at the same time.
+    """
+
+    async def write_joined(
+        self, writes: Sequence[Write], *, owner: str, other: str, now: int, topics: Sequence[str] = ()
+    ) -> Written | None:
+        """Do what `write_together` does, and return with the versions what `get_joined` and `count_owned` would.
+
+        What is returned was there after the writes. Return None, and do nothing, if this database cannot do it.
+
+        Args:
+            writes: what to write. No two of them have the same key.
+            owner: the name of the owner.
+            other: the key of the other entry.
+            now: the current time, in seconds since 1970. Each of the two entries that has expired is None.
+            topics: what to announce once all is written.
+
+        Raises:
+            BatchConflict: as in `write_together`.
+            BackendUnavailable: as in `write_together`.
+        """
+
+
 class ScanPage(NamedTuple):
     """A part of all entries of a store, in an order of the store's own."""
 

@@ -15,6 +15,7 @@ from itertools import islice
 from operator import itemgetter
 from os import urandom
 from typing import Annotated, Any, NamedTuple, TypeGuard
+from weakref import WeakValueDictionary
 
 from msgspec import Meta, MsgspecError
 from msgspec.msgpack import Decoder, Encoder
@@ -131,14 +132,14 @@ class ListedStore:
         self._store = store
         if isinstance(store, Scanning):
             self.scan = partial(_scan, store)
-        self._wanted: dict[str, _Changes] = {}
-        """The changes of lists that are under way in this process."""
+        self._lists: WeakValueDictionary[str, _OwnerList] = WeakValueDictionary()
+        """By their keys: those that requests of this process are changing."""
 
     async def get(self, key: str, *, now: int) -> Entry | None:
         return _shown(await self._store.get(key, now=now))
 
     async def create(self, key: str, value: bytes, *, expires_at: int, now: int, owner: Owner | None = None) -> Version:
-        tag = None if owner is None else await self._listed(owner, key, urandom(4), expires_at, now)
+        tag = None if owner is None else await self._add_place(owner, key, urandom(4), expires_at, now)
         try:
             version = await self._store.create(key, _tagged(value, tag), expires_at=expires_at, now=now)
         except Conflict as conflict:  # a place without an entry shows nothing
@@ -153,13 +154,13 @@ class ListedStore:
         tag = None
         if owner is not None:
             mark = former.mark if former is not None and stays else urandom(4)
-            tag = await self._listed(owner, key, mark, expires_at, now)
+            tag = await self._add_place(owner, key, mark, expires_at, now)
         try:
             new = await self._store.replace(key, _tagged(value, tag), version.of_store, expires_at=expires_at, now=now)
         except Conflict as conflict:
             raise Conflict(_shown(conflict.current)) from None
         if former is not None and not stays:
-            await self._take_off(former, key, now)
+            await self._remove_place(former, key, now)
         return _Version(new, tag)
 
     async def delete(self, key: str, version: Version | None = None, *, now: int) -> bool:
@@ -174,7 +175,7 @@ class ListedStore:
             except Conflict as conflict:
                 raise Conflict(_shown(conflict.current)) from None
         if tag is not None:
-            await self._take_off(tag, key, now)
+            await self._remove_place(tag, key, now)
         return deleted
 
     async def list_owned(self, name: str, *, limit: int, now: int, after: Cursor | None = None) -> Page:
@@ -209,85 +210,103 @@ class ListedStore:
         places = _read(where, await self._store.get(where, now=0))
         return sum(now < until for until in places.values())
 
-    async def _listed(self, owner: Owner, key: str, mark: bytes, expires_at: int, now: int) -> _Tag:
+    async def _add_place(self, owner: Owner, key: str, mark: bytes, expires_at: int, now: int) -> _Tag:
         """See to it that the list of the owner has the place of an entry that is about to be written."""
-        until = expires_at + max(0, expires_at - now)  # twice as long, so that most renewals need not extend it
-        place = _Place(owner.since, key, mark)
-        await self._change(list_key(owner.name), place, until, lambda places: places.get(place, -1) >= expires_at, now)
+        await self._list_of(owner.name).add(_Place(owner.since, key, mark), expires_at, now)
         return _Tag(owner, mark)
 
-    async def _take_off(self, tag: _Tag, key: str, now: int) -> None:
+    async def _remove_place(self, tag: _Tag, key: str, now: int) -> None:
         """Take the place of an entry that no longer exists off the list."""
-        place = _Place(tag.owner.since, key, tag.mark)
-        await self._change(list_key(tag.owner.name), place, None, lambda places: place not in places, now)
+        await self._list_of(tag.owner.name).remove(_Place(tag.owner.since, key, tag.mark), now)
 
-    async def _change(
-        self, where: str, place: _Place, until: int | None, is_done: Callable[[_List], bool], now: int
-    ) -> None:
-        """Change a list atomically, together with what other requests of this process want to change in it."""
-        wanted = self._wanted.setdefault(where, {})
-        wanted[place] = until
+    def _list_of(self, name: str) -> "_OwnerList":
+        key = list_key(name)
+        return self._lists.setdefault(key, _OwnerList(self._store, key))
+
+
+class _OwnerList:
+    """Changes the list of one owner. A write takes along what other requests of this process want to change in it.
+
+    Args:
+        store: where it is stored.
+        key: its key there.
+    """
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._wanted: _Changes = {}
+        """The changes that are under way."""
+
+    async def add(self, place: _Place, expires_at: int, now: int) -> None:
+        """See to it that the list has a place, for an entry that expires then."""
+        until = expires_at + max(0, expires_at - now)  # twice as long, so that most renewals need not extend it
+        await self._change(place, until, lambda places: places.get(place, -1) >= expires_at, now)
+
+    async def remove(self, place: _Place, now: int) -> None:
+        """See to it that the list does not have a place."""
+        await self._change(place, None, lambda places: place not in places, now)
+
+    async def _change(self, place: _Place, until: int | None, is_done: Callable[[_List], bool], now: int) -> None:
+        """Change the list atomically, unless that is done already."""
+        self._wanted[place] = until
         try:
-            await self._carry_out(where, wanted, place, is_done, now)
+            await self._carry_out({place: until}, is_done, now)
         finally:
-            wanted.pop(place, None)
-            if not wanted:
-                self._wanted.pop(where, None)
+            self._wanted.pop(place, None)
 
-    async def _carry_out(
-        self, where: str, wanted: _Changes, place: _Place, is_done: Callable[[_List], bool], now: int
-    ) -> None:
-        mine = {place: wanted[place]}
-        entry = await self._store.get(where, now=0)
+    async def _carry_out(self, mine: _Changes, is_done: Callable[[_List], bool], now: int) -> None:
+        entry = await self._store.get(self._key, now=0)
         for _ in range(MAX_TRIES):
-            places = _read(where, entry)
+            places = _read(self._key, entry)
             if is_done(places):
                 return
-            changes = dict(islice(wanted.items(), MOST_AT_ONCE)) | mine
+            changes = dict(islice(self._wanted.items(), MOST_AT_ONCE)) | mine
             try:
-                await self._write(where, await self._changed(places, changes, now), entry, now)
+                await self._write(await self._updated_making_room(places, changes, now), entry, now)
                 return
             except Conflict as conflict:
-                entry = conflict.current or await self._store.get(where, now=0)
+                entry = conflict.current or await self._store.get(self._key, now=0)
         raise BackendUnavailable("Other requests changed the list of an owner on every attempt: try again.")
 
-    async def _changed(self, places: _List, changes: _Changes, now: int) -> _List:
+    async def _updated_making_room(self, places: _List, changes: _Changes, now: int) -> _List:
+        """Return the list with these changes. If it is too long then, entries are deleted that are on it."""
         kept = {place: until for place, until in places.items() if changes.get(place, until) is not None}
         added = {place: until for place, until in changes.items() if until is not None}
         count = len(added.keys() - kept.keys())
         if count:
-            kept = await self._with_room(kept, MOST_LISTED - count, now)
+            kept = await self._make_room(kept, MOST_LISTED - count, now)
         return kept | {place: max(until, kept.get(place, until)) for place, until in added.items()}
 
-    async def _write(self, where: str, places: _List, entry: Entry | None, now: int) -> None:
+    async def _write(self, places: _List, entry: Entry | None, now: int) -> None:
         if not places and entry is not None:
-            await self._store.delete(where, entry.version, now=0)
+            await self._store.delete(self._key, entry.version, now=0)
             return
-        value = _start(where) + _encode([(*place, until) for place, until in places.items()])
+        value = _start(self._key) + _encode([(*place, until) for place, until in places.items()])
         expires_at = max(places.values())
         if entry is None:
-            await self._store.create(where, value, expires_at=expires_at, now=now)
+            await self._store.create(self._key, value, expires_at=expires_at, now=now)
             return
         then = min(now, entry.expires_at - 1, expires_at - 1)  # it has not expired by then, whatever this clock says
-        await self._store.replace(where, value, entry.version, expires_at=expires_at, now=then)
+        await self._store.replace(self._key, value, entry.version, expires_at=expires_at, now=then)
 
-    async def _with_room(self, places: _List, most: int, now: int) -> _List:
-        """Return the list without places that have ended, and with this many at most."""
+    async def _make_room(self, places: _List, most: int, now: int) -> _List:
+        """Free places: those whose time has passed, and more until only this many are left. Return what is left."""
         left = dict(places)
         for place, until in sorted(places.items(), key=itemgetter(1))[:MOST_LOOKS]:
             if now < until and len(left) <= most:
                 break
-            if await self._end(place, until, now, if_live=False):
+            if await self._free(place, until, now, if_live=False):
                 del left[place]
         for place in sorted(left):
             if len(left) <= most:
                 break
-            if await self._end(place, left[place], now, if_live=True):
+            if await self._free(place, left[place], now, if_live=True):
                 del left[place]
         return left
 
-    async def _end(self, place: _Place, until: int, now: int, *, if_live: bool) -> bool:
-        """Make sure that this place has no entry, and will have none. Return False if it has one, or might have."""
+    async def _free(self, place: _Place, until: int, now: int, *, if_live: bool) -> bool:
+        """Free this place for good. Return False if it has an entry, or may still get one."""
         key, entry = place.key, await self._store.get(place.key, now=0)
         tag = None if entry is None else _opened(entry.value)[0]
         try:
@@ -298,8 +317,9 @@ class ListedStore:
             elif now >= until:
                 pass  # what a slow request may still write there will have expired
             elif entry is None:
-                await self._store.create(key, b"", expires_at=until, now=now)  # such a request is refused
+                await self._store.create(key, b"", expires_at=until, now=now)  # so that such a request conflicts
             else:
+                # The same entry under another version, so that such a request conflicts.
                 then = min(now, entry.expires_at - 1)
                 await self._store.replace(key, entry.value, entry.version, expires_at=entry.expires_at, now=then)
         except Conflict:

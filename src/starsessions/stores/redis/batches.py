@@ -1,4 +1,5 @@
-"""How several entries are written at once, with their places in listings and an announcement: by one script.
+"""How several entries are written at once, with their places in listings and an announcement: by one script, which also
+answers what has to be known after that.
 
 In a Cluster, entries are on different servers, so several cannot be written at once. A single one can, and while it is
 announced, the place that it leaves is removed.
@@ -6,7 +7,7 @@ announced, the place that it leaves is removed.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from starsessions.exceptions import BackendUnavailable
 from starsessions.notices import Notices
@@ -18,7 +19,14 @@ from starsessions.stores.redis.layout import as_stored, parsed
 from starsessions.stores.redis.scripts import WRITE_TOGETHER
 from starsessions.stores.redis.writing import Change, Writer, moves_of
 
-_DONE = 1
+_REFUSED, _DONE = 0, 1
+
+
+class Done(NamedTuple):
+    """What was written, and what was answered."""
+
+    versions: Sequence[bytes | None]
+    answers: Sequence[Any]
 
 
 class Batches:
@@ -50,23 +58,43 @@ class Batches:
             BatchConflict: an entry does not have the expected version.
             BackendUnavailable: Redis failed, or it is unknown whether the changes were carried out.
         """
+        done = await self.answered(changes, topics, now)
+        if done is not None:
+            return done.versions
+        return [await self._alone(changes[0], topics)] if len(changes) == 1 else None
+
+    async def answered(
+        self, changes: Sequence[Change], topics: Sequence[str], now: int, asked: Sequence[bytes] = ()
+    ) -> Done | None:
+        """Carry out the changes, announce the topics, and answer what is asked. In a Cluster, return None.
+
+        Args:
+            changes: what to do.
+            topics: what to announce.
+            now: the current time.
+            asked: the keys of two entries to read, and of a listing to count; or nothing.
+
+        Raises:
+            BatchConflict: as in `carry_out`.
+            BackendUnavailable: as in `carry_out`.
+        """
         sent = None
         if not self._commands.is_spread:
-            sent = await self._commands.finish(self._send, changes, topics, now)
+            sent = await self._commands.finish(self._send, changes, topics, now, asked)
         if sent is None:
-            return [await self._alone(changes[0], topics)] if len(changes) == 1 else None
-        reply, twice = sent
+            return None
+        (outcome, *answers), twice = sent
         versions = [change.version or None for change in changes]
-        if type(reply) is int:
-            if reply != _DONE:
+        if outcome != _REFUSED:
+            if outcome != _DONE:
                 self._notices.warn("announce", NOT_ANNOUNCED, "Redis refused it.", every=600)
-            return versions
-        index, stored = reply
+            return Done(versions, answers)
+        index, stored = answers
         current = parsed(stored, now)
         if not twice:
             raise BatchConflict(index, current)
-        if current is None and len(changes) == 1 and not changes[0].version:
-            return versions  # it was to be deleted, and it is
+        if current is None and len(changes) == 1 and not (changes[0].version or asked):
+            return Done(versions, [])  # it was to be deleted, and it is
         raise BackendUnavailable("The reply to a write was lost, and its result is unknown.")
 
     async def _alone(self, change: Change, topics: Sequence[str]) -> bytes | None:
@@ -77,10 +105,12 @@ class Batches:
         except Conflict as conflict:
             raise BatchConflict(0, conflict.current) from None
 
-    async def _send(self, changes: Sequence[Change], topics: Sequence[str], now: int) -> tuple[Any, bool] | None:
+    async def _send(
+        self, changes: Sequence[Change], topics: Sequence[str], now: int, asked: Sequence[bytes]
+    ) -> tuple[Any, bool] | None:
         """Return the reply, and whether the script was sent twice; None: this is a Cluster."""
         keys: list[bytes] = []
-        said: list[Any] = [now, self._channel]
+        said: list[Any] = [now, self._channel, len(changes)]
         for change in changes:
             key, moves = self._prefix + change.key.encode(), moves_of(self._prefix, change)
             places = (moves.into, moves.out_of)
@@ -92,7 +122,9 @@ class Batches:
                 *(place.start if place else b"" for place in places),
             ]
         try:
-            return await self._commands.run_durably(WRITE_TOGETHER, keys, *said, *in_parts(topics, MOST_TOPICS))
+            return await self._commands.run_durably(
+                WRITE_TOGETHER, [*keys, *asked], *said, *in_parts(topics, MOST_TOPICS)
+            )
         except self._commands.refusal as refusal:
             if not self._commands.has_found_slots(refusal):
                 raise

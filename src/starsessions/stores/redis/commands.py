@@ -132,7 +132,7 @@ class Commands:
         if count < self._replicas:
             raise BackendUnavailable(
                 f"The write was carried out, but only {count} of {self._replicas} replicas have confirmed it in time. "
-                "A failover may take it back: try again, and look at the replicas."
+                "A failover may lose it: try again, and check the replicas."
             )
         return reply
 

@@ -160,12 +160,22 @@ WRITE_TOGETHER = _script(
     _ADD,
     _ENTRIES,
     b"""
-local now, channel, count = tonumber(ARGV[1]), ARGV[2], #KEYS / 3
+local now, channel, count = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 
 -- The keys and arguments of one write: as for the script of one.
 local function write(n)
-    local k, a = 3 * n, 5 * n - 2
+    local k, a = 3 * n, 5 * n - 1
     return KEYS[k - 2], KEYS[k - 1], KEYS[k], ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
+end
+
+-- What is asked is answered last, so that it is not older than what was written.
+local function reply(done)
+    local owner, other, listing = KEYS[3 * count + 1], KEYS[3 * count + 2], KEYS[3 * count + 3]
+    if not listing then return {done} end
+    local one, two = look(owner, now), look(other, now)
+    if type(one) == 'table' then return one end
+    if type(two) == 'table' then return two end
+    return {done, one, two, redis.call('ZCARD', listing)}
 end
 
 for n = 1, count do
@@ -173,7 +183,7 @@ for n = 1, count do
     local there = look(key, now)
     if type(there) == 'table' then return there end
     if (there and head(there) or '') ~= expected then
-        return is_same(there, entry) and 1 or {n - 1, there}
+        return is_same(there, entry) and reply(1) or {0, n - 1, there}
     end
 end
 -- If one of these fails, the others are not undone. So what can fail, at a key that is no listing, comes first.
@@ -190,19 +200,20 @@ for n = 1, count do
     if former ~= '' then pcall(remove, listing, former, '\\0\\0\\0\\0') end
 end
 local done = 1
-for n = 3 + 5 * count, #ARGV do
+for n = 4 + 5 * count, #ARGV do
     if type(redis.pcall('PUBLISH', channel, ARGV[n])) == 'table' then done = 2 end
 end
-return done
+return reply(done)
 """,
 )
-"""Carry out several writes if each finds the version that it expects, and publish messages. The reply is 1 if this was
-done, now or by an earlier attempt, and 2 if it was, but could not be published; otherwise the index of the first write
-that does not, and the stored entry.
+"""Carry out several writes if each finds the version that it expects, publish messages, and answer what is asked. The
+reply begins with 1 if this was done, now or by an earlier attempt, and with 2 if it was, but could not be published;
+what is asked follows. Otherwise it is 0, the index of the first write that does not, and the stored entry.
 
 KEYS: for each write the entry, the listing in which it gets a place, and the one in which it loses one; the entry again
-in place of a listing that is not needed. ARGV: now; the channel; for each write the entry, the expected version, the
-milliseconds to live, and the two places; and the messages.
+in place of a listing that is not needed. Then, if that is asked, two other entries to return, and a listing to count.
+ARGV: now; the channel; the number of writes; for each write the entry, the expected version, the milliseconds to live,
+and the two places; and the messages.
 """
 
 ADD = _script(_PLACES, _ADD, b"add(KEYS[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[1])")

@@ -35,6 +35,7 @@ from starsessions.stores.base import (
     ScanPage,
     Version,
     Write,
+    Written,
 )
 from starsessions.stores.loops import PerLoop
 from starsessions.stores.redis.announce import RedisAnnouncer
@@ -134,6 +135,17 @@ class RedisStore(Announces):
         if versions is not None:
             await self._eviction.once(self._commands)
         return versions
+
+    async def write_joined(
+        self, writes: Sequence[Write], *, owner: str, other: str, now: int, topics: Sequence[str] = ()
+    ) -> Written | None:
+        asked = [*(self._prefix + key.encode() for key in (owner, other)), listing(self._prefix, owner)]
+        done = await self._batches.answered([_change(write, now) for write in writes], topics, now, asked)
+        if done is None:
+            return None
+        await self._eviction.once(self._commands)
+        of_owner, of_other, count = done.answers
+        return Written(done.versions, parsed(of_owner, now), parsed(of_other, now), count)
 
     async def scan(self, *, limit: int, now: int, after: str | None = None) -> ScanPage:
         return await self._commands.finish(self._scanner.page, limit, now, after)

@@ -1,0 +1,269 @@
+"""`session.clear()` signs a user out, as it does in code for Starlette: on the server, too, and for good."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from starsessions import ResponseStarted, Session, SessionBackend, set_expiry, update_atomically, users
+from starsessions.events import SignedOut
+from starsessions.exceptions import SessionGone
+from starsessions.users import UserSessions
+from tests.rows import rows
+from tests.shell.people import sign_in, user_of, who
+from tests.shell.test_websocket import ACCEPT, connect
+from tests.site import Browser, Site
+
+pytestmark = pytest.mark.anyio
+
+
+def replaced_by_nothing(session: Session) -> None:
+    session.data = {}
+
+
+EMPTIED: list[Callable[[Session], None]] = [Session.clear, replaced_by_nothing]
+
+
+@pytest.mark.guarantee(14)
+@rows("emptied", EMPTIED)
+async def test_a_user_whose_session_is_cleared_is_signed_out_and_a_copy_of_the_cookie_opens_nothing(
+    site_of: Callable[..., Site], listing: SessionBackend, emptied: Callable[[Session], None]
+) -> None:
+    heard: list[object] = []
+    site = site_of(backend=listing, on_event=heard.append)
+    await site.visit(sign_in())
+    await site.visit(lambda session: session.update(cart=[1]))
+    stolen = Browser(dict(site.browser.cookies))
+
+    reply = await site.visit(emptied)
+
+    assert "Max-Age=0" in reply.set_cookies[-1]
+    assert await user_of(site, stolen) is None
+    assert await UserSessions(listing).list("ann") == []
+    assert [type(event) for event in heard if isinstance(event, SignedOut)] == [SignedOut]
+
+
+async def test_an_empty_dict_in_the_place_of_the_session_signs_out(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site = site_of(backend=server_backend)
+    await site.visit(sign_in())
+    await site.visit(lambda session: session.update(cart=[1]))
+    stolen = Browser(dict(site.browser.cookies))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["session"] = {}
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    handle, site.app.app = site.app.app, app
+    await site.visit()
+    site.app.app = handle
+
+    assert await user_of(site, stolen) is None
+
+
+@pytest.mark.guarantee(14)
+async def test_what_is_put_in_afterwards_begins_another_session(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    site = site_of(backend=backend)
+    await site.visit(sign_in())
+    await site.visit(lambda session: session.update(cart=[1]))
+    before = dict(site.browser.cookies)
+
+    def sign_out(session: Session) -> None:
+        session.clear()
+        session["message"] = "Goodbye."
+        set_expiry(session, 60)
+
+    await site.visit(sign_out)
+
+    assert site.browser.cookies != before
+    assert (await site.visit(lambda session: (who(session), dict(session)))).result == (
+        None,
+        {"message": "Goodbye."},
+    )
+
+
+async def test_the_id_that_is_asked_for_afterwards_is_that_of_the_next_session(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site = site_of(backend=server_backend)
+    await site.visit(sign_in())
+
+    async def sign_out(session: Session) -> str:
+        session.clear()
+        session["n"] = 1
+        return await session.regenerate_id()
+
+    reply = await site.visit(sign_out)
+
+    assert reply.result in site.browser.cookies.values()
+    assert (await site.visit(lambda session: (who(session), dict(session)))).result == (None, {"n": 1})
+
+
+@pytest.mark.guarantee(14)
+async def test_a_session_that_was_rotated_meanwhile_ends_as_well(
+    site_of: Callable[..., Site], listing: SessionBackend
+) -> None:
+    """A sign-out must not depend on which of two requests is first."""
+    site = site_of(backend=listing)
+    await site.visit(sign_in())
+
+    async def sign_out(session: Session) -> None:
+        await session.load()
+        await site.visit(Session.regenerate_id)
+        session.clear()
+
+    old = Browser(dict(site.browser.cookies))
+    await site.visit(sign_out, browser=old)
+
+    assert await user_of(site, site.browser) is None
+
+
+async def test_a_sign_in_after_it_in_the_same_request_is_kept(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site = site_of(backend=server_backend)
+    for user in ("ann", "ann", "bob"):
+
+        async def change(session: Session, user: str = user) -> None:
+            session.clear()
+            await users.sign_in(session, user)
+            session["of"] = user
+
+        await site.visit(change)
+        assert (await site.visit(lambda session: (who(session), dict(session)))).result == (user, {"of": user})
+
+
+async def test_a_session_that_is_cleared_after_a_sign_in_in_the_same_request_stays_signed_in(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(cart=[1]))
+
+    async def change(session: Session) -> None:
+        await users.sign_in(session, "ann")
+        session.clear()
+
+    await site.visit(change)
+
+    assert (await site.visit(lambda session: (who(session), dict(session)))).result == ("ann", {})
+
+
+async def test_an_anonymous_session_that_is_cleared_and_refilled_goes_on(
+    site_of: Callable[..., Site], backend: SessionBackend
+) -> None:
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(n=1))
+    before = dict(site.browser.cookies)
+
+    def refill(session: Session) -> None:
+        session.clear()
+        session["n"] = 1
+
+    reply = await site.visit(refill)
+
+    assert reply.set_cookies == []
+    assert site.browser.cookies == before
+
+
+async def test_saving_by_hand_signs_out_at_once(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:
+    site = site_of(backend=server_backend)
+    await site.visit(sign_in())
+    stolen = Browser(dict(site.browser.cookies))
+
+    async def sign_out(session: Session) -> str | None:
+        session.clear()
+        await session.persist()
+        return await user_of(site, stolen)
+
+    assert (await site.visit(sign_out)).result is None
+
+
+async def test_an_atomic_update_afterwards_is_one_of_the_next_session(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site = site_of(backend=server_backend)
+    await site.visit(sign_in())
+    await site.visit(lambda session: session.update(n=1))
+
+    async def change(session: Session) -> None:
+        session.clear()
+        await update_atomically(session, lambda data: data.update(n=data.get("n", 10) + 1))
+
+    await site.visit(change)
+
+    assert (await site.visit(lambda session: (who(session), dict(session)))).result == (None, {"n": 11})
+
+
+@pytest.mark.guarantee(14)
+async def test_a_websocket_signs_out_after_the_handshake(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site = site_of(backend=server_backend)
+    await site.visit(sign_in())
+    stolen = Browser(dict(site.browser.cookies))
+
+    async def handler(session: Session, send: Any) -> None:
+        await session.load()
+        await send(ACCEPT)
+        session.clear()
+
+    await connect(site, handler)
+
+    assert await user_of(site, stolen) is None
+
+
+async def test_what_a_websocket_puts_in_afterwards_cannot_be_saved(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site = site_of(backend=server_backend)
+    await site.visit(sign_in())
+    stolen = Browser(dict(site.browser.cookies))
+
+    async def handler(session: Session, send: Any) -> None:
+        await session.load()
+        await send(ACCEPT)
+        session.clear()
+        session["message"] = "Goodbye."
+
+    with pytest.raises(ResponseStarted, match="needs a new cookie"):
+        await connect(site, handler)
+
+    assert await user_of(site, stolen) is None
+
+
+async def test_saving_by_hand_in_a_websocket_says_that_nothing_is_left(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site = site_of(backend=server_backend)
+    await site.visit(sign_in())
+
+    async def handler(session: Session, send: Any) -> None:
+        await session.load()
+        await send(ACCEPT)
+        session.clear()
+        with pytest.raises(SessionGone, match="signed out"):
+            await session.persist()
+
+    await connect(site, handler)
+
+    assert await user_of(site, site.browser) is None
+
+
+async def test_a_session_that_is_loaded_anew_is_not_cleared(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site = site_of(backend=server_backend)
+    await site.visit(sign_in())
+    await site.visit(lambda session: session.update(n=1))
+
+    async def change(session: Session) -> None:
+        session.clear()
+        session.is_loaded = False
+        await session.load()
+
+    await site.visit(change)
+
+    assert (await site.visit(lambda session: (who(session), dict(session)))).result == ("ann", {"n": 1})
