@@ -33,7 +33,9 @@ from starsessions.session import (
 
 __version__ = "3.0.0.dev0"
 
-if not TYPE_CHECKING:  # a type checker would accept any name
+if TYPE_CHECKING:
+    pass  # with a `__getattr__`, a type checker would accept any name
+else:
 
     def __getattr__(name: str) -> object:
         from starsessions.moved import missing  # nearly no one asks
