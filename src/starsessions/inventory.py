@@ -18,7 +18,8 @@ from anyio.lowlevel import checkpoint
 from starsessions.backends.adapter import adapt, bound_as
 from starsessions.backends.base import SessionBackend
 from starsessions.backends.entries import Pointer
-from starsessions.backends.user_index import UserIndex, carries
+from starsessions.backends.epochs import carries
+from starsessions.backends.user_index import UserIndex
 from starsessions.core.counting import Distinct, Sizes
 from starsessions.core.record import Found, Policy, Record
 from starsessions.exceptions import ImproperlyConfigured
@@ -231,7 +232,7 @@ class _Scan:
         """Return the entries of a page, and where the next one begins."""
         await checkpoint()  # a store that never waits must not keep others from running
         if self._epoch is None:
-            self._epoch = await self._index.epoch_of_all(self._now)
+            self._epoch = await self._index.epochs.of_all(self._now)
         page = await self._store.scan(limit=PAGE, now=0, after=after)
         return [self._judged(*one) for one in page.entries], page.after
 

@@ -20,7 +20,8 @@ from msgspec.structs import asdict
 from starsessions.backends.adapter import adapt, bound_as
 from starsessions.backends.base import Backend, SessionBackend
 from starsessions.backends.entries import Pointer
-from starsessions.backends.user_index import AT_ONCE, EPOCH_BYTES, PAGE, Owned, UserIndex, next_page
+from starsessions.backends.epochs import EPOCH_BYTES
+from starsessions.backends.user_index import AT_ONCE, PAGE, Owned, UserIndex, next_page
 from starsessions.core.record import Found, Identity, Record, readable
 from starsessions.events import OnEvent
 from starsessions.exceptions import ImproperlyConfigured
@@ -215,7 +216,7 @@ async def erase_user(
         on_page(seen)
     # A session that was moved during the scan is in the listing. The epoch refuses what is written until it is removed.
     sessions += await users.revoke_all(user_id, timeout=_DAY)
-    await index.forget_epoch(user_id)
+    await index.epochs.forget(user_id)
     return ErasedUser(sessions, entries, 0 if history is None else await history.erase(user_id), unreadable)
 
 

@@ -11,9 +11,10 @@ from anyio.lowlevel import checkpoint
 
 from starsessions.backends.adapter import adapt, bound_as
 from starsessions.backends.base import Backend, SessionBackend
+from starsessions.backends.epochs import carries
 from starsessions.backends.observer import By
 from starsessions.backends.provider_links import ProviderLinks, handles_by_user
-from starsessions.backends.user_index import AT_ONCE, PAGE, Owned, UserIndex, carries, next_page
+from starsessions.backends.user_index import AT_ONCE, PAGE, Owned, UserIndex, next_page
 from starsessions.core.durations import Duration, seconds, time_limit
 from starsessions.core.kinds import as_base
 from starsessions.core.record import LAST_INSTANT, Identity, Record
@@ -312,7 +313,7 @@ class UserSessions:
         cursor = None if since is None else Cursor(since + 1, "")
         live: dict[str, UserSession] = {}
         mine = None if current is None else get_handle(current)
-        epochs = await index.epochs(user_id, now) if index.checks_epoch else b""  # what they refuse opens nothing
+        epochs = await index.epochs.both(user_id, now) if index.checks_epoch else b""  # what they refuse opens nothing
         while True:
             entries, cursor = await index.page(user_id, limit + 1, now, cursor)
             for one in entries:
@@ -357,7 +358,7 @@ class UserSessions:
         index, now = self._opened()
 
         async def end_all(ended: _Ended) -> None:
-            epoch = await index.begin_epoch(user_id, now)
+            epoch = await index.epochs.begin(user_id, now)
             await index.announce(index.owner_name(user_id))  # open streams compare the epoch
             while await _end(index, user_id, now, ended, lambda one: one is None or epoch not in one.epoch):
                 pass

@@ -56,12 +56,12 @@ async def _is_current(session: Session, bus: Bus | None) -> bool:
         return True
     identity, now = found.record.identity, int(state.config.clock())
     if bus is None:
-        if await index.is_current(identity, now):
+        if await index.epochs.allow(identity, now):
             return True
     # One after the other: when all users are out, and every stream looks, one read of one key is enough.
-    elif await bus.shared.read(index.everyone, lambda: index.epoch_of_all(now)) in identity.epoch:
+    elif await bus.shared.read(index.everyone, lambda: index.epochs.of_all(now)) in identity.epoch:
         name = index.owner_name(identity.user_id)
-        if await bus.shared.read(name, lambda: index.epoch(identity.user_id, now)) in identity.epoch:
+        if await bus.shared.read(name, lambda: index.epochs.of(identity.user_id, now)) in identity.epoch:
             return True
     state.lost(session)
     return False

@@ -6,6 +6,7 @@ import random
 import re
 import secrets
 import sqlite3
+import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
@@ -21,7 +22,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from starsessions import BackendUnavailable
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore
 from starsessions.stores.base import Conflict, Cursor, Entry, Owner
-from starsessions.stores.sqlalchemy.connection import MAX_ATTEMPTS
+from starsessions.stores.sqlalchemy.connection import MAX_ATTEMPTS, MOST_CONNECTIONS
 from tests.backends.proxy import proxy
 from tests.backends.sql import DATABASES, NOW, Database, database, opened, pool_of, until
 from tests.servers import mariadb, postgres
@@ -429,6 +430,28 @@ async def test_a_lost_reply_does_not_bring_back_a_deleted_entry(shared: Database
 # Cancelled requests
 
 
+async def test_work_that_ends_because_it_was_given_up_is_a_failure_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on in the same turn of the event loop, and is cancelled before its request continues."""
+    async with opened(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}", timeout=30) as backend:
+        loop, waiting = asyncio.get_running_loop(), asyncio.Event()
+        goes_on = loop.create_future()
+
+        async def waits() -> None:
+            loop.call_later(20, goes_on.set_result, None)  # before the timeout
+            waiting.set()
+            await goes_on
+
+        request = asyncio.create_task(backend.store._database.with_timeout(waits()))
+        await waiting.wait()
+        now = loop.time
+        monkeypatch.setattr(loop, "time", lambda: now() + 60)
+        with pytest.raises(BackendUnavailable):
+            await request
+        assert goes_on.done()
+
+
 @pytest.mark.guarantee(20)
 async def test_cancelled_requests_leak_and_poison_no_connection(db: Database) -> None:
     """Cancelled at every stage, with and without a connection at hand, and some of them twice."""
@@ -721,6 +744,34 @@ async def test_the_sessions_open_no_more_connections_than_the_pool_has_and_wait_
         async with store._database._local.get().free, store._database._local.get().free:
             await asyncio.gather(*(fails(store.get("key", now=NOW)) for _ in range(5)))
         await works(store)
+
+
+async def test_connections_that_many_requests_at_once_have_opened_are_used_by_the_next(db: Database) -> None:
+    """To open one takes much longer than to read a session."""
+    async with opened(db.url, timeout=30) as backend:
+        connections: list[int] = []
+        event.listen(pool_of(backend), "connect", lambda *args: connections.append(1))
+        for _ in range(3):
+            await asyncio.gather(*(backend.store.get("key", now=NOW) for _ in range(20)))
+        assert len(connections) < MOST_CONNECTIONS  # and the one of create_table()
+        used = set()
+        event.listen(pool_of(backend), "checkout", lambda connection, *args: used.add(id(connection)))
+        await works(backend.store)
+        assert len(used) == 1  # the one that was used last, since its server process is the fastest
+
+
+async def test_a_connection_that_a_firewall_may_have_forgotten_is_not_used(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(db.url, timeout=30) as backend:
+        connections: list[int] = []
+        event.listen(pool_of(backend), "connect", lambda *args: connections.append(1))
+        await works(backend.store)
+        assert connections == []  # that of create_table()
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + 600)
+        await works(backend.store)
+        assert connections == [1]
 
 
 @pytest.mark.parametrize("error", [OSError("network"), ValueError("a bug of a driver")])

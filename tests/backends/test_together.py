@@ -72,7 +72,7 @@ async def test_a_sign_in_that_is_overtaken_while_it_is_written_leaves_an_anonymo
     store = Busy()
     backend = StoreBackend(store)
     found, pending = await begun(backend, before)
-    store.after = lambda: backend.user_index.begin_epoch("ann", NOW)
+    store.after = lambda: backend.user_index.epochs.begin("ann", NOW)
     with pytest.raises(Overtaken):
         await backend.rotate(found, of(), "after", END, NOW, pending=pending)
     assert await payload_of(backend, "after") is MissReason.UNKNOWN
@@ -106,7 +106,7 @@ class Answers(Busy):
 
 
 ENDS: dict[str, Callable[[UserIndex], Awaitable[Any]]] = {
-    "the user's sessions": lambda index: index.begin_epoch("ann", NOW),
+    "the user's sessions": lambda index: index.epochs.begin("ann", NOW),
     "all sessions": lambda index: index.begin_epoch_of_all(NOW),
 }
 
@@ -171,7 +171,7 @@ async def test_what_was_overtaken_is_not_put_back_in_a_place_that_another_reques
     found, pending = await begun(backend, ANONYMOUS)
 
     async def meanwhile() -> None:
-        await backend.user_index.begin_epoch("ann", NOW)
+        await backend.user_index.epochs.begin("ann", NOW)
         await store.delete(backend.key_of("before"), now=NOW)
 
     store.after = meanwhile
@@ -184,7 +184,7 @@ async def test_a_rotation_of_a_user_whose_sessions_are_ended_meanwhile_is_a_conf
     store = Busy()
     backend = StoreBackend(store)
     found = await backend.create(of(), "before", END, NOW)
-    store.after = lambda: backend.user_index.begin_epoch("ann", NOW)
+    store.after = lambda: backend.user_index.epochs.begin("ann", NOW)
     with pytest.raises(Conflict) as conflict:
         await backend.rotate(found, of(), "after", END, NOW)
     assert conflict.value.current is None
@@ -316,7 +316,7 @@ async def test_a_sign_in_again_that_is_overtaken_opens_nothing() -> None:
     backend = CookieBackend(KEY, revocations=store)
     found, index = await signed_in(backend)
     pending = await begin_again(backend, index)
-    store.after = lambda: index.begin_epoch("ann", NOW)
+    store.after = lambda: index.epochs.begin("ann", NOW)
     with pytest.raises(Overtaken):
         await backend.rotate(found, of(), "", END, NOW, pending=pending)
     assert (await index.page("ann", 10, NOW))[0] == []
@@ -336,7 +336,7 @@ async def test_a_rotation_of_a_sign_in_that_is_ended_meanwhile_is_a_conflict() -
     store = Busy()
     backend = CookieBackend(KEY, revocations=store)
     found, index = await signed_in(backend)
-    store.after = lambda: index.begin_epoch("ann", NOW)
+    store.after = lambda: index.epochs.begin("ann", NOW)
     with pytest.raises(Conflict):
         await backend.rotate(found, found.record, "", END, NOW)
     assert (await index.page("ann", 10, NOW))[0] == []

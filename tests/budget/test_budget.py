@@ -137,12 +137,12 @@ BACKENDS: dict[str, Callable[[], Any]] = {
 # On Python 3.11, and from 3.12 on.
 BUDGET: dict[tuple[str, Handler], tuple[Cost, Cost]] = {
     ("signed", untouched): (Cost(3, 147), Cost(3, 141)),
-    ("signed", read): (Cost(19, 808), Cost(19, 760)),
-    ("signed", write): (Cost(37, 1515), Cost(37, 1395)),
-    ("encrypted", read): (Cost(21, 803), Cost(21, 763)),
-    ("encrypted", write): (Cost(40, 1466), Cost(40, 1358)),
-    ("memory", read): (Cost(22, 815), Cost(22, 772)),
-    ("memory", write): (Cost(46, 1718), Cost(46, 1588)),
+    ("signed", read): (Cost(19, 805), Cost(19, 755)),
+    ("signed", write): (Cost(39, 1542), Cost(39, 1423)),
+    ("encrypted", read): (Cost(21, 800), Cost(21, 758)),
+    ("encrypted", write): (Cost(41, 1487), Cost(41, 1378)),
+    ("memory", read): (Cost(22, 812), Cost(22, 767)),
+    ("memory", write): (Cost(47, 1739), Cost(47, 1608)),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from starsessions import BackendUnavailable, Session, SessionGone, set_expiry, users, watch
-from starsessions.backends.user_index import EPOCH_FOR
+from starsessions.backends.epochs import EPOCH_FOR
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.stores.base import Page
 from starsessions.stores.memory import MemoryStore

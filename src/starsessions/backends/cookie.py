@@ -107,8 +107,8 @@ class _SealedCookieBackend(Backend):
         if index is None or not isinstance(found, Found) or identity is None:
             return found
         key = self._key_of(identity)
-        asked = index.epochs_allow(identity, now) if index.checks_epoch and not to_end else []
-        entry, *answers = await index.at_once(index.store.get(key, now=now), *asked)
+        asked = index.epochs.questions(identity, now) if index.checks_epoch and not to_end else []
+        entry, *answers = await index.concurrently(index.store.get(key, now=now), *asked)
         place = _place(index.read(key, entry), identity)
         return replace(found, version=place) if place is not None and all(answers) else MissReason.UNKNOWN
 

@@ -80,7 +80,7 @@ class ProviderLinks:
         binding: the application and its cookie.
         label: the label of the listing of users.
         entries: encodes and decodes the entries.
-        at_once: waits for several coroutines together.
+        concurrently: waits for several coroutines together.
     """
 
     def __init__(
@@ -89,13 +89,13 @@ class ProviderLinks:
         binding: Binding,
         label: bytes,
         entries: Entries,
-        at_once: Callable[..., Coroutine[Any, Any, list[Any]]],
+        concurrently: Callable[..., Coroutine[Any, Any, list[Any]]],
     ) -> None:
         self._store = store
         self._binding = binding
         self._label = label
         self._entries = entries
-        self._at_once = at_once
+        self._concurrently = concurrently
 
     def owners(self, issuer: str, session: str, subject: str) -> tuple[str, str]:
         """Return the owners of the links for a provider's session and subject; "" for what is empty."""
@@ -113,7 +113,7 @@ class ProviderLinks:
     async def write(self, identity: Identity, until: int, now: int) -> None:
         """Write the links of a session that is about to be stored (L)."""
         payload = _OF_SESSION if identity.provider_session else _OF_SUBJECT
-        await self._at_once(*(self._create(one, identity, payload, until, now) for one in _owners_of(identity)))
+        await self._concurrently(*(self._create(one, identity, payload, until, now) for one in _owners_of(identity)))
 
     async def are_open(self, identity: Identity, ends_at: int, now: int) -> bool:
         """Return whether the provider has not signed out a session that was stored (C). Extend its links if needed.
@@ -124,7 +124,7 @@ class ProviderLinks:
             now: the current time.
         """
         owners = _owners_of(identity)
-        ended, *links = await self._at_once(
+        ended, *links = await self._concurrently(
             self._has_ended(identity.provider_session, now), *(self._find(one, identity.handle, now) for one in owners)
         )
         if ended or any(link is None or link.record.payload == _ENDED for link in links):
@@ -137,7 +137,7 @@ class ProviderLinks:
     async def forget(self, identity: Identity) -> None:
         """Remove the links of a session that has ended."""
         keys = [self._link_key(one, identity.handle) for one in _owners_of(identity)]
-        await self._at_once(*(self._store.delete(key, now=0) for key in keys))
+        await self._concurrently(*(self._store.delete(key, now=0) for key in keys))
 
     # The sign-out
 
@@ -158,13 +158,13 @@ class ProviderLinks:
             links += [link for link in of_subject if not session or link.record.payload != _OF_SESSION]
         for begin in range(0, len(links), AT_ONCE):
             some = links[begin : begin + AT_ONCE]
-            await self._at_once(*(self._rewrite(link, _ENDED, link.place.until, 0) for link in some))
+            await self._concurrently(*(self._rewrite(link, _ENDED, link.place.until, 0) for link in some))
         return links
 
     async def remove(self, links: Sequence[Link]) -> None:
         """Remove links whose sessions have ended (X)."""
         for begin in range(0, len(links), AT_ONCE):
-            await self._at_once(*(self._store.delete(link.key, now=0) for link in links[begin : begin + AT_ONCE]))
+            await self._concurrently(*(self._store.delete(link.key, now=0) for link in links[begin : begin + AT_ONCE]))
 
     # The tokens of a sign-out
 

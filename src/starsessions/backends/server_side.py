@@ -125,7 +125,7 @@ class StoreBackend(Backend):
 
         async def get(key: str, *, now: int) -> Entry | None:
             nonlocal joined
-            joined = await self.user_index.get_joined(key, now)
+            joined = await self.user_index.epochs.get_joined(key, now)
             return joined.entry
 
         key = self.key_of(token)
@@ -133,7 +133,7 @@ class StoreBackend(Backend):
         if isinstance(read, Pointer):
             read = await self._followed(read, token, now, get)
         identity = read.record.identity if isinstance(read, Found) else None
-        if identity is None or await self.user_index.was_current(identity, joined, now):
+        if identity is None or await self.user_index.epochs.allow_joined(identity, joined, now):
             return read
         return MissReason.UNKNOWN
 

@@ -161,7 +161,7 @@ class Mover:
         work: list[Coroutine[Any, Any, Any]] = [self.put(move.key, move.record, first_end, now, pending, until)]
         if pending is not None:
             work.append(self._keep_data_before(move))
-        version, *_ = await index.at_once(*work)
+        version, *_ = await index.concurrently(*work)
         try:
             await index.replace_and_announce(self._pointer(move), now)
         except Conflict as conflict:

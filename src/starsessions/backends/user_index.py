@@ -36,8 +36,9 @@ ends that one meanwhile makes step 2 of the rotation a conflict.
   entry says that it is marked, and no one marks it again: it may never be saved, and be pending for an hour.
 * **End others.** List, and end each. *Some are left, and listed.* A rotation may move an entry to a place on a page
   that was read before, but within the second of its sign-in. So the next page begins with that second again.
-* **End all.** (1) Give the user another epoch. *The user's sessions are refused at their next renewal.* (2) List, and
-  end each that does not carry this epoch; again, until there is none. *Some are left, listed, and refused.*
+* **End all.** (1) Give the user another epoch (`epochs.py`). *The user's sessions are refused at their next renewal.*
+  (2) List, and end each that does not carry this epoch; again, until there is none. *Some are left, listed, and
+  refused.*
 * **End everyone.** Give all users another epoch. *All their sessions are refused at their next renewal.* There is no
   list of all users, so nothing is deleted.
 
@@ -50,12 +51,6 @@ server passes on to all others, which is the load that a sharded channel spares 
 Concurrent requests meet in a version or in the epoch. A sign-in that ended before "end all" began is in its listing.
 One that is under way has a pending entry there, or reads the new epoch when it is saved, since that is the later call.
 A rotation that is under way finds that its old entry was deleted, or has left a pointer that is followed.
-
-A session carries the two epochs of its sign-in: that of all users, and its user's own. Both are read with each write of
-a signed-in session, and an epoch that it does not carry ends it. So they also end what a store has lost from its
-listing. Each load compares them, too, where that is asked for: the user's epoch is stored under the name of the owner,
-so that a store which is `Joining` reads it with the session. It counts if that owner is the user of the session. Where
-there is no epoch, or it has expired, there is nothing to carry.
 
 Two sign-ins at the maximum must not evict each other, and of two that are one too many at most one may stay. So there
 is an order: by the time of the sign-in, then by handle. One that finds the user at the maximum comes after all that it
@@ -76,6 +71,7 @@ from msgspec.structs import replace
 
 from starsessions.backends.announcements import Announcements, announcements_of
 from starsessions.backends.entries import Entries, Pointer
+from starsessions.backends.epochs import Epochs, epoch_in
 from starsessions.backends.provider_links import ProviderLinks
 from starsessions.core.binding import Binding, Purpose
 from starsessions.core.encoding import key_under, to_base64url
@@ -91,7 +87,6 @@ from starsessions.stores.base import (
     Deletion,
     Entry,
     Indexing,
-    Joined,
     Joining,
     Owner,
     Provisional,
@@ -116,14 +111,6 @@ MARKED = 0
 """What `Record.told` is in the pending entry of a sign-in that must look for others once it is saved. It has no cookie
 of which a browser could have been told.
 """
-
-EPOCH_BYTES = 8
-
-EPOCH_FOR = 400 * 24 * 60 * 60
-"""Seconds for which an epoch is kept: longer than browsers keep a cookie without a renewal."""
-
-EPOCH_OF_ALL_FOR = 100 * 365 * 24 * 60 * 60
-"""Seconds for which the epoch of all users is kept. Nothing else ends what it refuses, however long that may last."""
 
 MAX_HOPS = 16
 """The number of pointers that are followed. More rotations than that in one grace period are a loop or an attack."""
@@ -227,7 +214,6 @@ class UserIndex:
         # Where the library keeps the lists, what the store writes by itself would be on none.
         self._batching = store if is_indexing(store) and isinstance(store, Batching) else None
         self._most_together: float = 0 if self._batching is None else inf
-        self._joining = store if is_indexing(store) and isinstance(store, Joining) else None
         self._answering = store if is_indexing(store) and isinstance(store, Answering) else None
         self._label = binding.label(purpose)
         self._name_of = lru_cache(KNOWN_NAMES)(partial(key_under, self._label))  # a sign-in asks for one six times
@@ -237,7 +223,9 @@ class UserIndex:
         self._policy = policy
         # Where nothing waits, nothing is gained by asking for two things at once.
         self._in_turn = isinstance(store, MemoryStore)
-        self.links: ProviderLinks = ProviderLinks(self.store, binding, self._label, entries, self.at_once)
+        joining = store if is_indexing(store) and isinstance(store, Joining) else None
+        self.epochs: Epochs = Epochs(self.store, joining, self.everyone, self.owner_name, self.concurrently)
+        self.links: ProviderLinks = ProviderLinks(self.store, binding, self._label, entries, self.concurrently)
 
     # Whose entry it is
 
@@ -294,79 +282,19 @@ class UserIndex:
             return False
         return self._policy is None or has_lived(record, self._policy, now)
 
-    # The epochs
-
-    async def epoch(self, user_id: str, now: int) -> bytes:
-        """Return the user's epoch; empty: there is none, and all sessions of the user are valid."""
-        return await self._epoch(self.owner_name(user_id), now)
-
-    async def epochs(self, user_id: str, now: int) -> bytes:
-        """Return what a session of the user that begins now carries."""
-        return b"".join(await self.at_once(self.epoch_of_all(now), self.epoch(user_id, now)))
-
-    async def epoch_of_all(self, now: int) -> bytes:
-        """Return the epoch of all users; empty: there is none."""
-        return await self._epoch(self.everyone, now)
-
-    async def is_current(self, identity: Identity, now: int) -> bool:
-        """Return whether the session began after the last time that all sessions of its user, or of all, were ended."""
-        return all(await self.at_once(*self.epochs_allow(identity, now)))
-
-    async def get_joined(self, key: str, now: int) -> Joined:
-        """Return an entry with the epochs of its owner and of all users, if the store can read them at once."""
-        if self._joining is None:
-            return Joined(await self.store.get(key, now=now))
-        return await self._joining.get_joined(key, self.everyone, now=now)
-
-    async def was_current(self, identity: Identity, joined: Joined, now: int) -> bool:
-        """Do the same as `is_current` for the session in an entry, by the epochs that were read with it."""
-        if joined.owner != self.owner_name(identity.user_id):  # the store cannot join, or has lost the owner
-            return await self.is_current(identity, now)
-        return all(_epoch_in(one) in identity.epoch for one in (joined.of_owner, joined.other))
-
-    async def begin_epoch(self, user_id: str, now: int) -> bytes:
-        """Give the user another epoch, which refuses all earlier sessions at their next renewal. Return it."""
-        return await self._begin_epoch(self.owner_name(user_id), now + EPOCH_FOR, now)
-
-    async def forget_epoch(self, user_id: str) -> None:
-        """Remove the user's epoch. What it still refuses must have been deleted."""
-        await self.store.delete(self.owner_name(user_id), now=0)
-
     async def begin_epoch_of_all(self, now: int) -> None:
         """Give all users another epoch, and tell the streams of all of them to compare it."""
-        await self._begin_epoch(self.everyone, now + EPOCH_OF_ALL_FOR, now)
+        await self.epochs.begin_for_all(now)
         await self.announce(self.everyone)
-
-    async def _begin_epoch(self, key: str, expires_at: int, now: int) -> bytes:
-        epoch, entry = urandom(EPOCH_BYTES), await self.store.get(key, now=now)
-        while True:
-            try:
-                if entry is None:
-                    await self.store.create(key, epoch, expires_at=expires_at, now=now)
-                else:
-                    await self.store.replace(key, epoch, entry.version, expires_at=expires_at, now=now)
-                return epoch
-            except Conflict as conflict:  # another "end all", which the one that comes last completes
-                entry = conflict.current
 
     async def is_wanted(self, record: Record, ends_at: int, now: int) -> bool:
         """Return whether nothing has ended the session: neither another epoch nor its identity provider."""
         identity = _identity(record)
-        asked = [*self.epochs_allow(identity, now), *self._provider_allows(identity, ends_at, now)]
-        return all(await self.at_once(*asked))
-
-    def epochs_allow(self, identity: Identity, now: int) -> list[Coroutine[Any, Any, bool]]:
-        """Return the two questions of `is_current`, to be asked at once with others."""
-        return [self._allows(key, identity, now) for key in (self.everyone, self.owner_name(identity.user_id))]
+        asked = [*self.epochs.questions(identity, now), *self._provider_allows(identity, ends_at, now)]
+        return all(await self.concurrently(*asked))
 
     def _provider_allows(self, identity: Identity, ends_at: int, now: int) -> list[Coroutine[Any, Any, bool]]:
         return [self.links.are_open(identity, ends_at, now)] if identity.has_provider else []
-
-    async def _allows(self, key: str, identity: Identity, now: int) -> bool:
-        return await self._epoch(key, now) in identity.epoch
-
-    async def _epoch(self, key: str, now: int) -> bytes:
-        return _epoch_in(await self.store.get(key, now=now))
 
     # Writing
 
@@ -486,13 +414,13 @@ class UserIndex:
             return (), True
         identity = _identity(record)
         most = None if pending is None else pending.most
-        written, *answers = await self.at_once(
+        written, *answers = await self.concurrently(
             self._written(writes, identity, now, topic, most, self._count_if_possible),
             *self._provider_allows(identity, ends_at, now),
         )
         if pending is not None:
             pending.count = written.owned
-        carried, of_owner, of_all = identity.epoch, _epoch_in(written.of_owner), _epoch_in(written.other)
+        carried, of_owner, of_all = identity.epoch, epoch_in(written.of_owner), epoch_in(written.other)
         return written.versions, of_owner in carried and of_all in carried and all(answers)
 
     async def _written(
@@ -516,7 +444,7 @@ class UserIndex:
         work = self._write_alone(writes[0], now) if alone else self.write_together(writes, now, topic or "")
         asked = [self.store.get(key, now=now) for key in (self.everyone, name)]
         counted = [] if most is None else [count(name, most=most, now=now)]
-        versions, other, of_owner, *number = await self.at_once(work, *asked, *counted)
+        versions, other, of_owner, *number = await self.concurrently(work, *asked, *counted)
         return Written(versions or (), of_owner, other, number[0] if number else 0)
 
     async def _write_alone(self, write: Write, now: int) -> Sequence[Version]:
@@ -551,7 +479,7 @@ class UserIndex:
         write = self._pending_entry(pending, now)
         written = await self._written([write], identity, now, None, most, self.store.count_owned)
         [pending.version], pending.count = written.versions, written.owned
-        pending.epochs = _epoch_in(written.other) + _epoch_in(written.of_owner)
+        pending.epochs = epoch_in(written.other) + epoch_in(written.of_owner)
         return pending
 
     async def complete(self, pending: PendingSignIn, record: Record, expires_at: int, now: int) -> Version:
@@ -638,7 +566,7 @@ class UserIndex:
                 note(one)
 
         try:
-            await self.at_once(*(end(one) for one in entries))
+            await self.concurrently(*(end(one) for one in entries))
         finally:  # what has ended before a failure has ended
             if len(entries) > 1:  # together: an announcement is a transaction in PostgreSQL
                 await self.announce_in_any_case(topics)
@@ -692,7 +620,7 @@ class UserIndex:
             key, entry = read.to, await self.store.get(read.to, now=now)
         return key, entry
 
-    async def at_once(self, *work: Coroutine[Any, Any, Any]) -> list[Any]:
+    async def concurrently(self, *work: Coroutine[Any, Any, Any]) -> list[Any]:
         """Wait for all of these together, and return their results, in order. Raise the first error once all ended."""
         if self._in_turn or len(work) == 1:
             try:
@@ -745,22 +673,6 @@ def next_page(
     if begin != after:
         return begin, usual
     return begin, limit if is_shorter else limit * 2
-
-
-def carries(identity: Identity, epochs: bytes) -> bool:
-    """Return whether a session carries all of these epochs, so that none of them refuses it.
-
-    >>> carries(Identity("ann", 0, "", epoch=b"of all..of ann.."), b"of ann.."), carries(Identity("ann", 0, ""), b"")
-    (True, True)
-    >>> carries(Identity("ann", 0, "", epoch=b"of all.."), b"of all..of ann..")
-    False
-    """
-    parts = (epochs[begin : begin + EPOCH_BYTES] for begin in range(0, len(epochs), EPOCH_BYTES))
-    return all(part in identity.epoch for part in parts)
-
-
-def _epoch_in(entry: Entry | None) -> bytes:
-    return b"" if entry is None else entry.value
 
 
 def _identity(record: Record) -> Identity:

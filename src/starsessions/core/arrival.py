@@ -24,7 +24,7 @@ from collections.abc import Iterable
 
 from starsessions.core.csrf import SAFE_METHODS, header_of
 
-_DOMAIN = re.compile(r"(?:.*[./])?([a-z0-9-]+\.[a-z][a-z0-9-]*)(?::[0-9]+)?", re.IGNORECASE)
+_DOMAIN = re.compile(r"(?:.*[./])?([a-z0-9-]+\.[a-z][a-z0-9-]*)(?::[0-9]+)?")
 
 
 def is_at_home(method: str | None, same_site: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -47,5 +47,5 @@ def is_at_home(method: str | None, same_site: str, headers: Iterable[tuple[bytes
 
 def _site_of(place: str) -> str | None:
     """Return the last two labels of a domain, or of an origin's; None if it is no domain."""
-    found = _DOMAIN.fullmatch(place.partition(",")[0])
-    return found and found[1].lower()
+    found = _DOMAIN.fullmatch(place.partition(",")[0].lower())
+    return found and found[1]

@@ -8,9 +8,10 @@ the work, whatever is sent.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
+
+from msgspec import Struct
 
 from starsessions.core.record import MissReason
 from starsessions.exceptions import ImproperlyConfigured
@@ -90,8 +91,7 @@ def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(rf";[ \t]*+{re.escape(name)}[ \t]*+=[ \t]*+{_OPENING_QUOTE}({_QUOTED}|[^;]*[^; \t]|)")
 
 
-@dataclass(frozen=True, slots=True)
-class CookieSpec:
+class CookieSpec(Struct, frozen=True):
     """The cookie except its value, checked on construction.
 
     Args:
@@ -112,9 +112,6 @@ class CookieSpec:
     path: str = "/"
     domain: str | None = None
     partitioned: bool = False
-    needs_secure: bool = field(init=False, repr=False)
-    """Whether browsers drop the cookie if it is not `Secure`."""
-    _flags: tuple[str, str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_text("session_cookie", self.name, _TOKEN, "letters, digits and any of !#$%&'*+-.^_`|~")
@@ -131,12 +128,7 @@ class CookieSpec:
             raise ImproperlyConfigured(
                 f"session_cookie leaves no room for a value: use a name of at most {MAX_COOKIE // 2} characters."
             )
-        needs_secure = self.partitioned or self.name.lower().startswith(("__host-", "__secure-", "__http-"))
-        object.__setattr__(self, "needs_secure", needs_secure)
         self._check_prefix()
-        flags = f"httponly; samesite={self.same_site}"
-        rest = (f"; domain={self.domain}" if self.domain else "") + ("; partitioned" if self.partitioned else "")
-        object.__setattr__(self, "_flags", (flags + rest, flags + "; secure" + rest))
         if self.same_site == "none" and self.https_only is not True:
             raise ImproperlyConfigured(
                 'Browsers reject SameSite=None without Secure: pass https_only=True with same_site="none".'
@@ -159,6 +151,11 @@ class CookieSpec:
                 f"Browsers reject the cookie {self.name} without Secure (its prefix or partitioned=True needs it): "
                 "remove https_only=False. Browsers accept Secure cookies on http://localhost, too."
             )
+
+    @property
+    def needs_secure(self) -> bool:
+        """Whether browsers drop the cookie if it is not `Secure`."""
+        return self.partitioned or self.name.lower().startswith(("__host-", "__secure-", "__http-"))
 
     def is_secure(self, scheme: str) -> bool:
         """Return whether the cookie is `Secure` in the response to a request that came over `scheme`."""
@@ -186,7 +183,9 @@ class CookieSpec:
             lasts = f"; Max-Age={max_age}"
         else:
             lasts = "" if max_age is None else "; expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0"
-        return f"; path={self.path}{lasts}; {self._flags[secure]}"
+        flags = f"; httponly; samesite={self.same_site}{'; secure' if secure else ''}"
+        domain = f"; domain={self.domain}" if self.domain else ""
+        return f"; path={self.path}{lasts}{flags}{domain}{'; partitioned' if self.partitioned else ''}"
 
 
 def _check_text(setting: str, value: object, pattern: re.Pattern[str], allowed: str) -> None:

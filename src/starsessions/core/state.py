@@ -460,20 +460,13 @@ class SessionState(Struct, eq=False):
         if self.signs_out:
             return Delete(found)
         record = found.record
-        payload, held, emptied, due = record.payload, None, False, False
-        changed = by_hand  # which saves in any case
+        payload, held, due = record.payload, None, False
         if self.touched is not None or self.exposed:
-            if self.holds:
-                held = self._held(data)
-            payload = self._encode(data, payload, held)
-            if payload is not record.payload:
-                if config.max_size is not None:
-                    self._check_size(payload, data)
-                changed = True
-                # A signed-in user has a session, whether or not there is data in it.
-                emptied = not (dict.__len__(data) or by_hand or self.user is not None)
-        if self.expiry is not None and self.expiry != expiry_of(record):
-            changed = True
+            payload, held = self._compared(data, payload)
+        is_new = payload is not record.payload
+        # A signed-in user has a session, whether or not there is data in it.
+        emptied = is_new and not (dict.__len__(data) or by_hand or self.user is not None)
+        changed = is_new or by_hand or (self.expiry is not None and self.expiry != expiry_of(record))
         rotate = self.next_id is not None
         if config.keeps_going:
             due = touch_due(record, config.policy, now) or self._confirms(record.identity)
@@ -510,8 +503,7 @@ class SessionState(Struct, eq=False):
     def _create(self, data: dict[str, Any], now: int) -> Create:
         config, identity = self.config, self.identity
         payload = config.dumps(data)
-        if config.max_size is not None:
-            self._check_size(payload, data)
+        self._check_size(payload, data)
         bare = config.sends_ids and identity is None and is_bare(data)
         record = Record(payload, now, now, *(self.expiry or Expiry()), None, identity, is_bare=bare)
         return Create(self._told(record, now), self.next_id or self.explicit_id, self._held(data))
@@ -533,6 +525,14 @@ class SessionState(Struct, eq=False):
         # Only while the cookie can still be sent, and not for a request that sent the previous id.
         can_tell = self.phase is OPEN or self.phase is SAVING
         return can_tell and not found.is_alias and rotation_due(found.record, self.config.policy, now)
+
+    def _compared(self, data: dict[str, Any], base: Any) -> tuple[Any, Held]:
+        """Return the payload, which is `base` itself if nothing has changed, and what the handler holds."""
+        held = self._held(data) if self.holds else None
+        payload = self._encode(data, base, held)
+        if payload is not base and self.config.max_size is not None:
+            self._check_size(payload, data)
+        return payload, held
 
     def _encode(self, data: dict[str, Any], base: Any, held: Held) -> Any:
         """Return the payload; `base` itself, the payload of what is stored, if the data is the same."""
@@ -563,9 +563,7 @@ class SessionState(Struct, eq=False):
             raise SessionTooLarge(len(payload), most, heaviest(data), in_store=True)
 
     def _renewed(self, record: Record, payload: Any, data: dict[str, Any], now: int) -> Record:
-        """Return the record to store. Its `began_at` stays, so that `absolute_timeout` counts from the beginning, unless
-        a user has signed in.
-        """
+        """Return the record to store. Only a sign-in changes its `began_at`, from which `absolute_timeout` counts."""
         identity = record.identity
         bare = (
             self.config.sends_ids
@@ -605,8 +603,8 @@ class SessionState(Struct, eq=False):
         """Raise if loading failed. The session may exist: a change would lose its data, and a sign-out not end it."""
         if self.miss_reason is MissReason.UNAVAILABLE:
             raise BackendUnavailable(
-                "The store failed when the session was loaded, so it can be neither changed nor ended: send the request "
-                "again."
+                "The store failed when the session was loaded, so it can be neither changed nor ended: send the "
+                "request again."
             )
 
     def check_change(self) -> None:

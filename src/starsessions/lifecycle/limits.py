@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from starsessions.backends.user_index import AT_ONCE, PAGE, PENDING, Overtaken, Owned, UserIndex, carries
+from starsessions.backends.epochs import carries
+from starsessions.backends.user_index import AT_ONCE, PAGE, PENDING, Overtaken, Owned, UserIndex
 from starsessions.core.record import Identity
 from starsessions.events import Revoked
 from starsessions.exceptions import BackendUnavailable, TooManySessions
@@ -144,7 +145,7 @@ async def too_many(
 async def _are_marked(pending: list[Owned], index: UserIndex, now: int) -> bool:
     """Make sign-ins look for others once they are saved. Return False if one was saved meanwhile, or has ended."""
     for begin in range(0, len(pending), AT_ONCE):
-        if not all(await index.at_once(*(index.mark(one, now) for one in pending[begin : begin + AT_ONCE]))):
+        if not all(await index.concurrently(*(index.mark(one, now) for one in pending[begin : begin + AT_ONCE]))):
             return False
     return True
 
@@ -168,7 +169,7 @@ async def _end_at_once(owned: list[Owned], index: UserIndex, state: RequestState
                 ended.append(one)
 
     try:
-        await index.at_once(*(end(one) for one in owned))
+        await index.concurrently(*(end(one) for one in owned))
     finally:
         state.note(*_revoked(ended))
         await index.announce_in_any_case([one.key for one in ended])

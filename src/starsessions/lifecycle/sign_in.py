@@ -186,7 +186,7 @@ async def register(identity: Identity, new_id: str, state: RequestState, now: in
     if identity.has_provider:
         work.append(index.links.write(identity, now + remember_for(config.policy), now))
     try:
-        pending, *_ = await index.at_once(*work)
+        pending, *_ = await index.concurrently(*work)
     except Conflict:
         raise IdInUse from None
     state.pending = pending
