@@ -44,8 +44,8 @@ MESSAGES = {
     "planted": "A request had several cookies %s, so none was used: another host of the domain planted one, or "
     "domain, path or partitioned has changed. Signing in removes the others; a name with __Host- keeps them out.",
     "foreign": "A request had a cookie %s that this application did not write, or not with its present keys and "
-    "settings. If another application on this host (on any port) uses the same name, each signs the users of the other out: give "
-    "one of them another session_cookie=….",
+    "settings. If another application on this host (on any port) uses the same name, each signs the users of the other "
+    "out: give one of them another session_cookie=….",
     "second writer": "Something else also sets the cookie %s, so each overwrites the session of the other: a mounted "
     "application that has a SessionMiddleware of its own (NiceGUI adds one), or Starlette's. Give one of them another "
     "session_cookie=….",
