@@ -1,5 +1,7 @@
 """Sessions for Starlette and FastAPI."""
 
+from typing import TYPE_CHECKING
+
 from starsessions.backends.base import SessionBackend
 from starsessions.backends.cookie import CookieBackend, EncryptedCookieBackend
 from starsessions.backends.memory import InMemoryBackend
@@ -30,6 +32,16 @@ from starsessions.session import (
 )
 
 __version__ = "3.0.0.dev0"
+
+if TYPE_CHECKING:
+    pass  # with a `__getattr__`, a type checker would accept any name
+else:
+
+    def __getattr__(name: str) -> object:
+        from starsessions.moved import missing  # nearly no one asks
+
+        raise missing(name)
+
 
 __all__ = [
     "BackendUnavailable",

@@ -64,6 +64,7 @@ class World:
         encrypting = StoreBackend(encrypted_store, encrypt_with=KEY, clock=clock)
         self.backends: dict[str, SessionBackend] = {
             "signed": CookieBackend(KEY, allow_unrevocable=True, clock=clock),
+            "signed, with a limit": CookieBackend(KEY, allow_unrevocable=True, clock=clock),
             "signed, revocable": CookieBackend(KEY, revocations=store, clock=clock),
             "encrypted": EncryptedCookieBackend(KEY, allow_unrevocable=True, clock=clock),
             "encrypted, revocable": EncryptedCookieBackend(KEY, revocations=encrypting, clock=clock),
@@ -75,9 +76,11 @@ class World:
 
     def place(self, kind: str, app_name: str, cookie_name: str) -> "Place":
         backend = self.backends[kind]
-        site = Site(backend=backend, app_name=app_name, session_cookie=cookie_name, clock=self.clock, autoload=False)
+        names = {"app_name": app_name, "session_cookie": cookie_name}
+        limit = 3600 if kind == "signed, with a limit" else None
+        site = Site(backend=backend, absolute_timeout=limit, clock=self.clock, autoload=False, **names)
         lists = None
-        if kind not in ("signed", "encrypted", "of one's own"):
+        if kind not in ("signed", "signed, with a limit", "encrypted", "of one's own"):
             lists = UserSessions(backend, app_name=app_name, session_cookie=cookie_name)
         return Place(f"{kind}, {cookie_name} of {app_name}", cookie_name, site, lists)
 

@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 from starsessions import BackendUnavailable, CookieBackend, SessionMiddleware, users
 from starsessions.stores import StoreBackend
 from starsessions.testing import session_of, sign_in
-from tests.docs.pages import README, ROOT, Story, name_of, pages, stories, story_of, tell
+from tests.docs.pages import DOCS, README, ROOT, Story, blocks, name_of, pages, stories, story_of, tell
 from tests.rows import rows
 from tests.site import KEY
 
@@ -368,6 +368,51 @@ def test_a_cookie_of_2_x_is_read() -> None:
     session = asyncio.run(CookieBackend(KEY).read(TimestampSigner(KEY).sign(data).decode()))
     assert session.pop("__metadata__")
     assert session == {"user": "ann"}
+
+
+STORES = {
+    "file": (
+        """
+import fcntl
+import sys
+from pathlib import Path
+sys.path.append({examples!r})
+from custom_store import FileStore
+
+class PatientStore(FileStore):
+    async def _alone(self, work):
+        with open("lock", "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # SQLite itself gives up after a while
+            return await super()._alone(work)
+
+def open_store(name):
+    return PatientStore(Path(name))
+""",
+        "40",
+    ),
+    "memory of each process": (
+        """
+from starsessions.stores import MemoryStore
+stores = {{}}
+
+def open_store(name):
+    return stores.setdefault(name, MemoryStore())
+""",
+        "0",
+    ),
+}
+
+
+@rows(("store", "printed"), STORES.values(), ids=STORES)
+def test_the_program_for_two_processes_shows_what_the_rules_cannot_see(
+    store: str, printed: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("two_processes")
+    [program] = [block for block in blocks(DOCS / "guides/extend/test-a-store.md") if block.language == "py"]
+    folder.joinpath("program.py").write_text(program.code.replace("150", "20"), encoding="utf-8")
+    folder.joinpath("my_store.py").write_text(store.format(examples=str(ROOT / "examples")), encoding="utf-8")
+    ran = subprocess.run([sys.executable, "program.py"], cwd=folder, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == printed
 
 
 _written = tell(story_of("guides/extend/write-a-store.md"))

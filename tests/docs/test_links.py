@@ -83,6 +83,7 @@ def test_a_guide_begins_with_code_or_a_table(page: Path) -> None:
 
 LONGER = {
     "guides/data/typed.md",
+    "guides/extend/test-a-store.md",
     "guides/front-ends/csrf.md",
     "guides/front-ends/open-streams.md",
     "guides/front-ends/websockets.md",
@@ -92,7 +93,9 @@ LONGER = {
     "guides/users/callbacks.md",
     "guides/users/provider-logout.md",
 }
-"""Variants of an application, defences, endpoints and streams, four proxies, measurements, three ways, a round."""
+"""Variants of an application, two processes, defences, endpoints and streams, four proxies, measurements, three ways, a
+round.
+"""
 
 
 @rows("page", GUIDES, ids=name_of)

@@ -20,6 +20,8 @@ from starlette.testclient import TestClient
 
 from starsessions import CookieBackend, EncryptedCookieBackend, SessionMiddleware
 from starsessions.core.record import Record
+from starsessions.core.serializer import Msgpack
+from starsessions.stores import MemoryStore
 from tests.history.pages import BrowserOf, Deployed, pages, said, seen
 from tests.rows import rows
 from tests.site import KEY, Clock
@@ -276,6 +278,54 @@ def test_the_cookie_expires_in_starlette_too(browser_of: BrowserOf, at: Clock) -
         browser = browser_of(theirs(max_age=60))
         browser.cookies.set("session", cookie)
         assert seen(browser) == expected
+
+
+@pytest.mark.guarantee(27)
+@rows("limit", [{"absolute_timeout": 90}, {"absolute_timeout": 90, "rolling": True, "max_age": 60}], ids=repr)
+def test_an_absolute_timeout_counts_from_the_last_write_of_starlettes_cookie(
+    limit: dict[str, Any], browser_of: BrowserOf, at: Clock
+) -> None:
+    server = Deployed(theirs())
+    browser = browser_of(server)
+    browser.post("/", json={"user": "ann"})
+    server.app = ours(**limit)
+    for passed in (50, 39):
+        at.advance(passed)
+        assert seen(browser)["user"] == "ann"
+        browser.post("/", json={"seen at": at.now})
+        assert browser.cookies["session"].startswith("s1.")
+    at.advance(1)
+    assert seen(browser) == {}
+
+
+def test_an_old_copy_of_starlettes_cookie_reaches_the_absolute_timeout_too(browser_of: BrowserOf, at: Clock) -> None:
+    cookie = cookie_from(browser_of(theirs()), {"user": "ann"})
+    for passed, expected in ((59, {"user": "ann"}), (1, {})):
+        at.advance(passed)
+        browser = browser_of(ours(absolute_timeout=60))
+        browser.cookies.set("session", cookie)
+        assert seen(browser) == expected
+
+
+@rows(
+    "settings",
+    [
+        {"app_name": "shop"},
+        {"secret_key": None, "backend": CookieBackend(KEY, starlette_format=False)},
+        {"secret_key": None, "backend": CookieBackend(KEY, compress=True)},
+        {"secret_key": None, "backend": CookieBackend(KEY, serializer=Msgpack())},
+        {"secret_key": None, "backend": CookieBackend(KEY, revocations=MemoryStore())},
+    ],
+    ids=["app_name", "starlette_format=False", "compress", "serializer", "revocations"],
+)
+def test_a_setting_that_refuses_the_format_does_so_with_an_absolute_timeout_too(
+    settings: dict[str, Any], browser_of: BrowserOf
+) -> None:
+    cookie = cookie_from(browser_of(theirs()), {"user": "ann"})
+    for limit in (None, 60):
+        browser = browser_of(ours(absolute_timeout=limit, **settings))
+        browser.cookies.set("session", cookie)
+        assert seen(browser) == {}
 
 
 # All JSON values

@@ -146,12 +146,63 @@ async def test_a_rejected_cookie_is_reported_once_if_someone_has_to_do_something
 async def test_an_application_that_deletes_the_cookie_itself_is_not_taken_for_a_second_one(
     site_of: Callable[..., Site], caplog: pytest.LogCaptureFixture
 ) -> None:
-    response = Response()
-    response.delete_cookie("session")
     site = site_of()
-    site.response = response.raw_headers
     await site.visit(write)
+    site.response = removing("session")
     await site.visit(Session.clear)
+    assert said(caplog) == []
+
+
+def removing(name: str, **attributes: Any) -> Headers:
+    response = Response()
+    response.delete_cookie(name, **attributes)
+    return response.raw_headers
+
+
+@rows(
+    ("settings", "removed", "act", "is_said"),
+    [
+        ({}, removing("session"), dict, True),
+        ({}, removing("session"), write, True),
+        ({}, removing("session"), Session.clear, False),
+        ({}, removing("another"), dict, False),
+        ({}, removing("session", path="/old"), dict, False),
+        ({}, removing("session", domain="example.com"), dict, False),
+        ({"domain": "example.com"}, removing("session", domain="example.com"), dict, True),
+        ({"path": "/Shop"}, removing("session", path="/Shop"), dict, True),
+        ({"path": "/Shop"}, removing("session"), dict, False),
+        ({}, [(b"set-cookie", b"session=; Max-Age=0; Path=/")], dict, True),
+        ({}, [(b"set-cookie", b"session=; max-age=0")], dict, False),
+    ],
+)
+async def test_a_response_that_removes_the_cookie_while_the_session_lives_on_is_reported_once(
+    site_of: Callable[..., Site],
+    caplog: pytest.LogCaptureFixture,
+    settings: dict[str, Any],
+    removed: Headers,
+    act: Callable[[Session], Any],
+    is_said: bool,
+) -> None:
+    site = site_of(**settings)
+    await site.visit(write)
+    caplog.clear()
+    browser, site.response = Browser(site.browser.cookies), removed
+    for _ in range(2):
+        await site.visit(act, Browser({**browser.cookies}))
+    assert ["End the session with sign_out() or session.delete()" in one for one in said(caplog)] == [True] * is_said
+
+
+async def test_a_sign_out_that_leaves_a_message_and_removes_the_cookie_is_not_reported(
+    site_of: Callable[..., Site], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def leave(session: Session) -> None:
+        await session.delete()
+        session["message"] = "Goodbye"
+
+    site = site_of(backend=InMemoryBackend())
+    await site.visit(write)
+    site.response = removing("session")
+    await site.visit(leave)
     assert said(caplog) == []
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.testclient import TestClient
@@ -107,6 +108,28 @@ def test_a_failure_of_such_a_handler_is_the_error(clock: Clock, kind: Any) -> No
     browser = browser_of(kind, write, StoreBackend(Down(), clock=clock), {SessionError: answer})
     with pytest.raises(SessionError, match="handler failed"):
         TestClient(browser.app).get("/")
+
+
+@rows(
+    ("error", "is_saved"),
+    [(HTTPException(403), True), (LookupError("It has a handler."), True), (ValueError("It has none."), False)],
+    ids=repr,
+)
+def test_a_sign_in_before_an_exception_is_saved_if_a_handler_answers(
+    clock: Clock, error: Exception, is_saved: bool
+) -> None:
+    async def act(request: Request) -> None:
+        if request.method == "POST":
+            await users.sign_in(request, "ann")
+            raise error
+        raise HTTPException(200, str(users.get_user_id(request)))
+
+    def answer(request: Request, error: Exception) -> Response:
+        return PlainTextResponse("Something is missing.", 404)
+
+    browser = browser_of(Starlette, act, InMemoryBackend(clock=clock), {LookupError: answer})
+    assert ("set-cookie" in browser.post("/").headers) is is_saved
+    assert browser.get("/").text == ("ann" if is_saved else "None")
 
 
 class Copies:

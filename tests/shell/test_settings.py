@@ -96,7 +96,7 @@ def test_an_explicit_none_beside_the_other_is_fine() -> None:
     "keyword, meant",
     [
         ("store", "backend"),
-        ("lifetime", "max_age"),
+        ("lifetime", "max_age with rolling=True, absolute_timeout without"),
         ("cookie_name", "session_cookie"),
         ("cookie_same_site", "same_site"),
         ("cookie_https_only", "https_only"),

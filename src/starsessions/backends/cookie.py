@@ -224,7 +224,8 @@ class CookieBackend(_SealedCookieBackend):
     that format. Such a session is written in another format, which is bound to the application and the cookie's name.
 
     Starlette's format is bound to nothing but the key. So it is neither written nor read if a setting needs more:
-    `absolute_timeout`, `app_name`, `compress`, `revocations` or a `serializer`.
+    `app_name`, `compress`, `revocations` or a `serializer`. With `absolute_timeout` it is read and not written: such a
+    session counts as begun when it was last written, and its next write is in the other format.
 
     Args:
         secret_key: a key, or a list of keys: the first signs, all verify.
@@ -274,26 +275,27 @@ class CookieBackend(_SealedCookieBackend):
     def prepare(self, binding: Binding, policy: Policy) -> None:
         super().prepare(binding, policy)
         self._signer = Signer(self._keys, binding, self._compress)
-        self._may_be_plain = self._starlette_format and not self._asks_for_more(binding)
+        self._reads_plain = self._starlette_format and not self._asks_for_more(binding)
+        # That format has one time, and each write would move the beginning.
+        self._writes_plain = self._reads_plain and policy.absolute_timeout is None
 
     def _asks_for_more(self, binding: Binding) -> bool:
-        """Return whether a setting needs more than Starlette's format offers."""
+        """Return whether a setting refuses Starlette's format."""
         return (
             not isinstance(self.serializer, PlainJson)
             or self._compress
-            or self.policy.absolute_timeout is not None
             or self.user_index is not None
             or binding.app_name != binding.cookie_name
         )
 
     @property
     def starlette_keys(self) -> Collection[bytes]:  # type: ignore[override]
-        return self._starlette.key_digests if self._may_be_plain else ()
+        return self._starlette.key_digests if self._reads_plain else ()
 
     def seal(self, record: Record) -> str:
         # In Starlette's format, if the record fits into it.
         if (
-            self._may_be_plain
+            self._writes_plain
             and record.payload.startswith(b"{")
             and record.lifetime is None
             and record.until is None
@@ -306,7 +308,7 @@ class CookieBackend(_SealedCookieBackend):
     def peek(self, token: str, now: int) -> Found | MissReason:
         if token.startswith(signed.PREFIX):
             opened = self._signer.open(token)
-        elif self._may_be_plain:
+        elif self._reads_plain:
             opened = self._starlette.open(token)
         else:
             return MissReason.MALFORMED

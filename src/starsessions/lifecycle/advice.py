@@ -43,12 +43,14 @@ MESSAGES = {
     "smaller, or set them for narrower paths.",
     "planted": "A request had several cookies %s, so none was used: another host of the domain planted one, or "
     "domain, path or partitioned has changed. Signing in removes the others; a name with __Host- keeps them out.",
-    "foreign": "A request had a cookie %s that this application did not write, or not with its present keys. If "
-    "another application on this host (on any port) uses the same name, each signs the users of the other out: give "
-    "one of them another session_cookie=….",
+    "foreign": "A request had a cookie %s that this application did not write, or not with its present keys and "
+    "settings. If another application on this host (on any port) uses the same name, each signs the users of the other "
+    "out: give one of them another session_cookie=….",
     "second writer": "Something else also sets the cookie %s, so each overwrites the session of the other: a mounted "
     "application that has a SessionMiddleware of its own (NiceGUI adds one), or Starlette's. Give one of them another "
     "session_cookie=….",
+    "removed": "A response deletes the cookie %s, and its session lives on: a copy of the cookie still works. End the "
+    "session with sign_out() or session.delete(), which also deletes the cookie.",
     "late": "The session was first read after the headers of a response were sent. If its body depends on the session "
     "(a stream), read it before the response starts: without `Vary: Cookie`, a cache may give the response to other "
     "users. For a log or a background task, this does not matter.",
@@ -112,6 +114,15 @@ class CookieAdvice:
     def on_second_writer(self) -> None:
         """Report that a response sets the cookie besides this middleware."""
         self._say("second writer", self._cookie.name, level=logging.ERROR)
+
+    def on_removed(self, headers: list[bytes]) -> None:
+        """Report a `Set-Cookie` of the application that deletes the cookie of a session which was not ended."""
+        for header in headers:
+            said = {key.strip().lower(): value for key, _, value in (one.partition(b"=") for one in header.split(b";"))}
+            # What has another path or domain is another cookie, perhaps an old one that is cleaned up.
+            place = said.get(b"path", b"").decode("latin-1"), said.get(b"domain", b"").decode("latin-1")
+            if place == (self._cookie.path, self._cookie.domain or ""):
+                self._say("removed", self._cookie.name)
 
     def on_shared_cache(self, path: str, is_replaced: bool) -> None:
         """Report a header that lets a shared cache keep a page which depends on a session."""

@@ -56,10 +56,11 @@ def look_closer(headers: RawHeaders, forbids: bool, state: RequestState, scope: 
     advice, mine = state.config.advice, state.config.cookie.name.encode() + b"="
     if invites_shared_caches(headers):
         advice.on_shared_cache(scope.get("path", ""), forbids)
-    if any(
-        name.lower() == b"set-cookie" and value.startswith(mine) and not _is_removal(value) for name, value in headers
-    ):
+    written = [value for name, value in headers if name.lower() == b"set-cookie" and value.startswith(mine)]
+    if not all(map(_is_removal, written)):
         advice.on_second_writer()
+    elif written and state.found is not None and not state.has_ended:
+        advice.on_removed(written)
 
 
 def with_session_cookie(message: Message, session: TrackedDict, scope: Scope) -> Message:

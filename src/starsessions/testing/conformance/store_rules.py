@@ -32,7 +32,7 @@ from starsessions.testing.conformance.scanning_rules import SCANNING
 
 STORE: Contract[StoreFixture] = Contract(
     {
-        "several_connections": "two connections, perhaps from two processes, share one storage",
+        "several_connections": "two connections share one storage",
         "durable": "entries are kept when all connections are closed",
         "sweeps": "the store has `sweep`, because its database does not remove expired entries itself",
     }
