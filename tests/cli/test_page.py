@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from starsessions.backends import user_index
+from starsessions.backends import epochs, user_index
 from starsessions.core.encoding import to_base64url
 from starsessions.stores.sqlalchemy.store import SQLAlchemyStore
 from tests.cli.conftest import Command, Shop, sign_in
@@ -63,7 +63,8 @@ def shop_of_the_page(command: Command, tmp_path: Path, monkeypatch: pytest.Monke
     time_of_day[0] = NOON
     numbers = itertools.count()
     monkeypatch.setattr(time, "time", lambda: time_of_day[0])
-    monkeypatch.setattr(user_index, "urandom", lambda size: next(numbers).to_bytes(size))
+    for module in (epochs, user_index):
+        monkeypatch.setattr(module, "urandom", lambda size: next(numbers).to_bytes(size))
     monkeypatch.setattr("starsessions.cli.looking.token_urlsafe", lambda size: to_base64url(sha256(b"key").digest()))
     monkeypatch.setattr(SQLAlchemyStore, "time", server_time)
     monkeypatch.setenv("STARSESSIONS_APP", "")
