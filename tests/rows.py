@@ -38,13 +38,13 @@ def rows(names: str | Sequence[str], table: Iterable[Any], *, ids: Any = None) -
 
     def decorate(test: Test) -> Test:
         def run(*self: Any, **fixtures: Any) -> None:
-            with _collected(spell) as failed:
+            with collected(spell) as failed:
                 for title, row in table:
                     with failed(title):
                         test(*self, **fixtures, **row)
 
         async def run_async(*self: Any, **fixtures: Any) -> None:
-            with _collected(spell) as failed:
+            with collected(spell) as failed:
                 for title, row in table:
                     with failed(title):
                         await test(*self, **fixtures, **row)
@@ -60,7 +60,8 @@ def rows(names: str | Sequence[str], table: Iterable[Any], *, ids: Any = None) -
 
 
 @contextmanager
-def _collected(spell: Callable[[Any], object]) -> Iterator[Callable[[Any], Any]]:
+def collected(spell: Callable[[Any], object] = repr) -> Iterator[Callable[[Any], Any]]:
+    """Raise the failures of all rows together, at the end. Each row runs in `with failed(its name)`."""
     errors: list[Exception] = []
 
     @contextmanager
