@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+import pytest
+
 Test = Callable[..., Any]
 
 
@@ -68,14 +70,19 @@ def collected(spell: Callable[[Any], object] = repr) -> Iterator[Callable[[Any],
     def failed(title: Any) -> Iterator[None]:
         try:
             yield
-        except Exception as error:
-            for one in error.exceptions if isinstance(error, RowsFailed) else (error,):
+        except (Exception, pytest.fail.Exception) as error:
+            for one in error.exceptions if isinstance(error, RowsFailed) else (_as_exception(error),):
                 one.add_note(f"in the row {_spelled(title, spell)}")
                 errors.append(one)
 
     yield failed
     if errors:
         raise RowsFailed(f"failed in {len(errors)} rows", errors)
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """Where `pytest.raises` finds no error, it raises what is no `Exception`."""
+    return error if isinstance(error, Exception) else AssertionError(str(error)).with_traceback(error.__traceback__)
 
 
 def _spelled(title: Any, spell: Callable[[Any], object]) -> str:
