@@ -47,8 +47,8 @@ def database(name: str, request: pytest.FixtureRequest, folder: Path) -> Databas
 
 @contextlib.asynccontextmanager
 async def opened(engine_or_url: Any, **settings: Any) -> AsyncIterator[SQLAlchemyBackend]:
-    """A backend with a table of its own, which is gone afterwards."""
-    backend = SQLAlchemyBackend(engine_or_url, f"t_{secrets.token_hex(8)}", **settings)
+    """A backend with a table of its own, which is gone afterwards. On a busy machine, too, it answers in time."""
+    backend = SQLAlchemyBackend(engine_or_url, f"t_{secrets.token_hex(8)}", **{"timeout": 30, **settings})
     await backend.create_table()
     try:
         yield backend

@@ -570,7 +570,7 @@ async def test_a_sweep_on_postgres_skips_rows_that_are_locked(postgres_server: A
 
 async def test_other_requests_can_write_during_a_sweep_on_mariadb(mariadb_server: Address) -> None:
     """A DELETE that is not yet committed simulates a slow one: sessions that live are read, written and begun."""
-    async with opened(mariadb_server.over("asyncmy"), timeout=5) as backend:
+    async with opened(mariadb_server.over("asyncmy")) as backend:
         store = backend.store
         version = await store.create("alive", b"", expires_at=NOW + 9, now=NOW)
         for n in range(3):

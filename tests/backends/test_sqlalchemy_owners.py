@@ -228,7 +228,7 @@ async def test_creates_deletes_renewals_and_sweeps_of_one_owner_at_once_all_happ
 
 async def test_what_another_transaction_does_with_an_entry_lets_its_owner_work(shared: Database) -> None:
     """Creates, deletes and pages of one owner wait for no lock on another entry of theirs."""
-    async with opened(shared.url, timeout=5) as backend:
+    async with opened(shared.url) as backend:
         store = backend.store
         versions = {
             key: await store.create(key, b"", expires_at=NOW + 9, now=NOW, owner=ANN) for key in ("a", "c", "e", "g")
