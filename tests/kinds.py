@@ -9,7 +9,7 @@ Each kind has a clock, a backend, sites and a log (`caplog`) of its own. All oth
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend, SessionBackend
 from starsessions.backends.server_side import StoreBackend
@@ -82,6 +82,11 @@ def on_each(kinds: Kinds, name: str = "backend") -> Callable[[Test], Test]:
         return wrapped
 
     return decorate
+
+
+def on_another(test: Test) -> Test:
+    """Return the test as it was written: to be called with a backend of another kind, such as one on a server."""
+    return cast(Test, test.__wrapped__)  # type: ignore[attr-defined]
 
 
 each_backend = on_each(BACKENDS)
