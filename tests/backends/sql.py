@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from tests.servers.process import PATIENCE, Address
 
 NOW = 1_800_000_000
+MEMORY = Path("/dev/shm")
 
 DATABASES = {
     "sqlite": ("", "aiosqlite"),
@@ -39,9 +43,18 @@ class Database:
 def database(name: str, request: pytest.FixtureRequest, folder: Path) -> Database:
     fixture, driver = DATABASES[name]
     if not fixture:
-        return Database(name, f"sqlite+aiosqlite:///{folder / 'sessions.db'}")
+        return Database(name, f"sqlite+aiosqlite:///{_without_disk(request, folder) / 'sessions.db'}")
     address: Address = request.getfixturevalue(fixture)
     return Database(name, address.over(driver))
+
+
+def _without_disk(request: pytest.FixtureRequest, folder: Path) -> Path:
+    """A folder in memory, or this one where there is none. SQLite waits for the disk at each commit."""
+    if not os.access(MEMORY, os.W_OK):
+        return folder
+    made = Path(tempfile.mkdtemp(prefix="starsessions-", dir=MEMORY))
+    request.addfinalizer(lambda: shutil.rmtree(made))
+    return made
 
 
 @contextlib.asynccontextmanager
