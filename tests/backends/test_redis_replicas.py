@@ -300,10 +300,10 @@ async def failed_over(service: Service, store: RedisStore) -> None:
 
 @pytest.mark.guarantee(20)
 @pytest.mark.once
-async def test_a_failover_takes_back_the_ends_that_no_replica_has_and_none_that_was_confirmed_with_one(
+async def test_a_failover_takes_back_nothing_that_was_confirmed_with_a_replica(
     service: Service, stores: tuple[RedisStore, RedisStore]
 ) -> None:
-    """With the option, none of those that come back was confirmed."""
+    """Each end that no replica has comes back; with the option, none of these was confirmed."""
     hasty, careful = stores
     plain, waited, ended = service.keys[:10], service.keys[10:20], service.keys[20:]
     await asyncio.gather(*(signed_in(careful, key) for key in service.keys))
