@@ -34,7 +34,7 @@ ON_TRIO = {"signed", "memory"}
 def is_wide(item: pytest.Item) -> bool:
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     if parameters.get("anyio_backend") == "trio":
-        kinds = {parameters.get(name) for name in ("backend", "server_backend", "store_backend")}
+        kinds = {parameters.get(name) for name in ("backend", "server_backend", "store_backend", "listing")}
         if kinds - {None} - ON_TRIO:
             return True
     return item.get_closest_marker("wide") is not None
