@@ -2,29 +2,19 @@
 
 import gc
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend, SessionBackend
-from starsessions.backends.server_side import StoreBackend
-from starsessions.stores.memory import MemoryStore
-from tests.site import KEY, Clock, DictBackend, Site
+from starsessions import SessionBackend
+from tests.kinds import BACKENDS, IN_STORE, ON_SERVER, site_by
+from tests.site import Clock, Site
 
 pytest_plugins = ["tests.servers.fixtures"]
 
 # On a machine that does other work, too, a slow moment must not fail a good test: no deadline for an example.
 settings.register_profile("starsessions", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("starsessions")
-
-BACKENDS: dict[str, Callable[[Clock], SessionBackend]] = {
-    "signed": lambda clock: CookieBackend(KEY, allow_unrevocable=True, clock=clock),
-    "encrypted": lambda clock: EncryptedCookieBackend(KEY, allow_unrevocable=True, clock=clock),
-    "memory": lambda clock: InMemoryBackend(clock=clock),
-    "stored": lambda clock: StoreBackend(MemoryStore(), clock=clock),
-    "custom": lambda clock: DictBackend(),
-}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -102,13 +92,13 @@ def backend(request: pytest.FixtureRequest, clock: Clock) -> SessionBackend:
     return BACKENDS[request.param](clock)
 
 
-@pytest.fixture(params=["memory", "stored", "custom"])
+@pytest.fixture(params=list(ON_SERVER))
 def server_backend(request: pytest.FixtureRequest, clock: Clock) -> SessionBackend:
     """The kinds of backend that can end a session for good."""
     return BACKENDS[request.param](clock)
 
 
-@pytest.fixture(params=["memory", "stored"])
+@pytest.fixture(params=list(IN_STORE))
 def store_backend(request: pytest.FixtureRequest, clock: Clock) -> SessionBackend:
     """The kinds of backend that can also keep an old id usable for a while."""
     return BACKENDS[request.param](clock)
@@ -117,11 +107,4 @@ def store_backend(request: pytest.FixtureRequest, clock: Clock) -> SessionBacken
 @pytest.fixture
 def site_of(clock: Clock) -> Callable[..., Site]:
     """Makes a site by the test's clock; a signed cookie and autoload unless something else is said."""
-
-    def make(**settings: Any) -> Site:
-        if "backend" not in settings:
-            settings.setdefault("secret_key", KEY)
-        settings.setdefault("autoload", True)
-        return Site(clock=clock, **settings)
-
-    return make
+    return site_by(clock)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+import pytest
+
 Test = Callable[..., Any]
 
 
@@ -38,13 +40,13 @@ def rows(names: str | Sequence[str], table: Iterable[Any], *, ids: Any = None) -
 
     def decorate(test: Test) -> Test:
         def run(*self: Any, **fixtures: Any) -> None:
-            with _collected(spell) as failed:
+            with collected(spell) as failed:
                 for title, row in table:
                     with failed(title):
                         test(*self, **fixtures, **row)
 
         async def run_async(*self: Any, **fixtures: Any) -> None:
-            with _collected(spell) as failed:
+            with collected(spell) as failed:
                 for title, row in table:
                     with failed(title):
                         await test(*self, **fixtures, **row)
@@ -60,21 +62,27 @@ def rows(names: str | Sequence[str], table: Iterable[Any], *, ids: Any = None) -
 
 
 @contextmanager
-def _collected(spell: Callable[[Any], object]) -> Iterator[Callable[[Any], Any]]:
+def collected(spell: Callable[[Any], object] = repr) -> Iterator[Callable[[Any], Any]]:
+    """Raise the failures of all rows together, at the end. Each row runs in `with failed(its name)`."""
     errors: list[Exception] = []
 
     @contextmanager
     def failed(title: Any) -> Iterator[None]:
         try:
             yield
-        except Exception as error:
-            for one in error.exceptions if isinstance(error, RowsFailed) else (error,):
+        except (Exception, pytest.fail.Exception) as error:
+            for one in error.exceptions if isinstance(error, RowsFailed) else (_as_exception(error),):
                 one.add_note(f"in the row {_spelled(title, spell)}")
                 errors.append(one)
 
     yield failed
     if errors:
         raise RowsFailed(f"failed in {len(errors)} rows", errors)
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """Where `pytest.raises` finds no error, it raises what is no `Exception`."""
+    return error if isinstance(error, Exception) else AssertionError(str(error)).with_traceback(error.__traceback__)
 
 
 def _spelled(title: Any, spell: Callable[[Any], object]) -> str:

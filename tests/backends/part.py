@@ -6,9 +6,7 @@ a second driver: the others are marked `once`, and the oldest environment leaves
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
-
-import pytest
+from typing import Any
 
 from starsessions.testing.conformance.announcing_rules import ANNOUNCING
 from starsessions.testing.conformance.backend_rules import BACKEND
@@ -32,17 +30,6 @@ class Part(Contract[Any]):
 
     def why_declined(self, rule: Rule[Any], declines: Mapping[str, str]) -> str | None:
         return self._whole.why_declined(rule, declines)
-
-
-class Ordinary:
-    """A suite whose other rules than the ordinary ones are marked `wide`, or as it says."""
-
-    ordinary: ClassVar[Part]
-    others: ClassVar[pytest.MarkDecorator] = pytest.mark.wide
-
-    def _as_parameter(self, rule: Rule[Any]) -> Any:
-        parameter = super()._as_parameter(rule)  # type: ignore[misc] # of the suite
-        return parameter if rule in set(self.ordinary) else parameter._replace(marks=[*parameter.marks, self.others])
 
 
 _OF_ANNOUNCEMENTS = " ".join(rule.__name__ for rule in ANNOUNCING)

@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -14,10 +17,10 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
-from tests.servers import mariadb, postgres
 from tests.servers.process import PATIENCE, Address
 
 NOW = 1_800_000_000
+MEMORY = Path("/dev/shm")
 
 DATABASES = {
     "sqlite": ("", "aiosqlite"),
@@ -40,15 +43,24 @@ class Database:
 def database(name: str, request: pytest.FixtureRequest, folder: Path) -> Database:
     fixture, driver = DATABASES[name]
     if not fixture:
-        return Database(name, f"sqlite+aiosqlite:///{folder / 'sessions.db'}")
+        return Database(name, f"sqlite+aiosqlite:///{_without_disk(request, folder) / 'sessions.db'}")
     address: Address = request.getfixturevalue(fixture)
     return Database(name, address.over(driver))
 
 
+def _without_disk(request: pytest.FixtureRequest, folder: Path) -> Path:
+    """A folder in memory, or this one where there is none. SQLite waits for the disk at each commit."""
+    if not os.access(MEMORY, os.W_OK):
+        return folder
+    made = Path(tempfile.mkdtemp(prefix="starsessions-", dir=MEMORY))
+    request.addfinalizer(lambda: shutil.rmtree(made))
+    return made
+
+
 @contextlib.asynccontextmanager
 async def opened(engine_or_url: Any, **settings: Any) -> AsyncIterator[SQLAlchemyBackend]:
-    """A backend with a table of its own, which is gone afterwards."""
-    backend = SQLAlchemyBackend(engine_or_url, f"t_{secrets.token_hex(8)}", **settings)
+    """A backend with a table of its own, which is gone afterwards. On a busy machine, too, it answers in time."""
+    backend = SQLAlchemyBackend(engine_or_url, f"t_{secrets.token_hex(8)}", **{"timeout": 30, **settings})
     await backend.create_table()
     try:
         yield backend
@@ -77,6 +89,11 @@ async def analyze(backend: SQLAlchemyBackend) -> None:
     kind = "TABLE " if backend.engine.dialect.name == "mysql" else ""
     async with backend.engine.begin() as connection:
         await connection.execute(text(f"ANALYZE {kind}{backend.table.name}"))
+
+
+def enough(rows: int, backend: SQLAlchemyBackend) -> int:
+    """So many rows that the database uses its index. SQLite does so with any, and commits each of them."""
+    return min(rows, 200) if backend.engine.dialect.name == "sqlite" else rows
 
 
 async def explained(engine: AsyncEngine, statement: Any, parameters: dict[str, Any]) -> str:
@@ -114,7 +131,7 @@ async def postgres_meter(address: Address) -> AsyncIterator[Meter]:
     statement = text("SELECT sum(calls) FROM pg_stat_statements WHERE query NOT LIKE '%pg_stat_statements%'")
     engine = create_async_engine(address.over("asyncpg"), isolation_level="AUTOCOMMIT")
     async with engine.connect() as connection:
-        await connection.execute(text("CREATE EXTENSION pg_stat_statements"))
+        await connection.execute(text("CREATE EXTENSION IF NOT EXISTS pg_stat_statements"))
 
         async def count() -> int:
             return int((await connection.execute(statement)).scalar_one())
@@ -141,18 +158,15 @@ async def mariadb_meter(address: Address) -> AsyncIterator[Meter]:
 
 
 @contextlib.asynccontextmanager
-async def metered(name: str, folder: Path) -> AsyncIterator[tuple[str, Callable[[SQLAlchemyBackend], Meter]]]:
-    """A separate server, so that no other test sends statements."""
-    settings = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_utility": "on"}
-    driver = DATABASES[name][1]
-    if name.startswith("postgres"):
-        with postgres.server(settings=settings) as server:
-            async with postgres_meter(server.address) as meter:
-                yield server.address.over(driver), lambda backend: meter
-    elif name == "mariadb":
-        with mariadb.server() as server:
-            async with mariadb_meter(server.address) as meter:
-                yield server.address.over(driver), lambda backend: meter
+async def metered(
+    name: str, request: pytest.FixtureRequest, folder: Path
+) -> AsyncIterator[tuple[str, Callable[[SQLAlchemyBackend], Meter]]]:
+    """A database to which nothing else sends statements."""
+    fixture, driver = DATABASES[name]
+    if fixture:
+        server: Address = request.getfixturevalue(f"metered_{fixture}")
+        async with (mariadb_meter if name == "mariadb" else postgres_meter)(server) as meter:
+            yield server.over(driver), lambda backend: meter
     else:
         yield f"sqlite+aiosqlite:///{folder / 'metered.db'}", sqlite_meter
 

@@ -47,7 +47,7 @@ class Postgres:
 
     @asynccontextmanager
     async def store(self) -> AsyncIterator[Store]:
-        backend = SQLAlchemyBackend(self.server.address.over("asyncpg"))
+        backend = SQLAlchemyBackend(self.server.address.over("asyncpg"), timeout=30)
         await backend.create_table()
         try:
             yield backend.store
@@ -127,7 +127,7 @@ class Redis:
 
     @asynccontextmanager
     async def store(self) -> AsyncIterator[Store]:
-        backend = RedisBackend(self.server.url)
+        backend = RedisBackend(self.server.url, timeout=30)
         async with backend.lifespan():
             yield backend.store
 

@@ -101,7 +101,7 @@ async def test_nothing_of_an_erased_user_is_in_the_files_of_redis(clock: Clock, 
             assert log
             return b"".join(file.read_bytes() for file in (copy, *log))
 
-        backend = RedisBackend(server.url, clock=clock)
+        backend = RedisBackend(server.url, clock=clock, timeout=30)
         async with backend.lifespan():
             await erased(backend, clock, dump)
 
@@ -124,7 +124,7 @@ async def test_nothing_of_an_erased_user_is_in_a_dump_of_postgresql(clock: Clock
                 for options in ([], ["--inserts", "--clean"])
             )
 
-        backend = SQLAlchemyBackend(server.url, clock=clock)
+        backend = SQLAlchemyBackend(server.url, clock=clock, timeout=30)
         await backend.create_table()
         try:
             await erased(backend, clock, dump)

@@ -91,7 +91,7 @@ def test_a_loop_that_ends_leaves_no_connection(redis_server: Address) -> None:
     with connections(redis_server) as count:
         before = count()
         for make in COPIED.values():
-            backend = RedisBackend(make(redis_server.url), secrets.token_hex(4))
+            backend = RedisBackend(make(redis_server.url), secrets.token_hex(4), timeout=30)
             for _ in range(2):
                 asyncio.run(use(backend))
                 assert count() == before
@@ -106,10 +106,10 @@ def test_a_backend_that_is_dropped_keeps_no_connection_though_its_loop_goes_on(
     async def main(count: Callable[[], int]) -> None:
         before = count()
         for _ in range(3):
-            await RedisBackend(redis_server.url, secrets.token_hex(4)).write({"n": 1})
+            await RedisBackend(redis_server.url, secrets.token_hex(4), timeout=30).write({"n": 1})
         client = Redis.from_url(redis_server.url)
-        await RedisBackend(client, secrets.token_hex(4)).write({"n": 1})
-        kept = RedisBackend(redis_server.url, secrets.token_hex(4))
+        await RedisBackend(client, secrets.token_hex(4), timeout=30).write({"n": 1})
+        kept = RedisBackend(redis_server.url, secrets.token_hex(4), timeout=30)
         await kept.write({"n": 1})
         async with asyncio.timeout(30):
             while await asyncio.to_thread(count) != before + 2:
@@ -167,7 +167,7 @@ def test_loops_at_the_same_time_do_not_disturb_each_other(backend: Any) -> None:
 
 def test_a_loop_keeps_its_connections_while_another_one_is_used(redis_server: Address) -> None:
     """A store that knows only the last loop would open connections anew at each turn."""
-    backend = RedisBackend(redis_server.url, secrets.token_hex(4))
+    backend = RedisBackend(redis_server.url, secrets.token_hex(4), timeout=30)
     with connections(redis_server) as count, asyncio.Runner() as first, asyncio.Runner() as second:
         for runner in (first, second):
             runner.run(use(backend, 1))
@@ -294,7 +294,7 @@ def test_a_cluster_or_sentinel_is_made_for_each_loop_by_a_function(
 
 
 def test_without_asyncio_the_server_does_not_start_and_the_message_says_why(redis_server: Address) -> None:
-    backend = RedisBackend(redis_server.url)
+    backend = RedisBackend(redis_server.url, timeout=30)
     says = "needs asyncio, and the application runs without it, for instance on trio: run the server with asyncio"
     with pytest.raises(ImproperlyConfigured, match=says), TestClient(application(backend), backend="trio"):
         raise AssertionError("it did start")

@@ -19,6 +19,7 @@ from starsessions import EncryptedCookieBackend, SessionBackend, update_atomical
 from starsessions.backends.redis import RedisBackend
 from starsessions.users import UserSessions
 from tests.backends.sql import database, opened
+from tests.kinds import on_another
 from tests.rows import rows
 from tests.servers.process import Address
 from tests.shell import test_atomic_updates as atomic
@@ -68,16 +69,17 @@ def open_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
 async def test_a_list_on_a_server(
     open_backend: Open, site_of: Callable[..., Site], clock: Clock, scenario: Callable[..., Any]
 ) -> None:
+    test = on_another(scenario)
     async with open_backend(clock) as backend:
-        needs_clock = "clock" in signature(scenario).parameters
-        await scenario(site_of, backend, *([clock] if needs_clock else []))
+        await test(site_of, backend, *([clock] if "clock" in signature(test).parameters else []))
 
 
 async def test_a_hundred_increments_at_once_make_a_hundred(
     open_backend: Open, site_of: Callable[..., Site], clock: Clock
 ) -> None:
     async with open_backend(clock) as backend:
-        await atomic.test_a_hundred_increments_that_all_loaded_before_any_wrote_make_a_hundred(site_of, backend)
+        at_once = on_another(atomic.test_a_hundred_increments_that_all_loaded_before_any_wrote_make_a_hundred)
+        await at_once(site_of, backend)
 
         site = site_of(backend=backend)
         await site.visit(lambda session: session.update(n=0))
@@ -111,7 +113,7 @@ async def test_cookies_are_revoked_through_a_store_on_a_server(
 ) -> None:
     async with open_backend(clock) as store:
         backend: SessionBackend = EncryptedCookieBackend(KEY, revocations=store, clock=clock)
-        await test_sign_in.test_signing_out_ends_the_session_and_the_copy_of_its_cookie(site_of, backend)
+        await on_another(test_sign_in.test_signing_out_ends_the_session_and_the_copy_of_its_cookie)(site_of, backend)
 
 
 @pytest.mark.guarantee(21)

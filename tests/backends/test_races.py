@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from starsessions import ResponseStarted, Session, SessionBackend, set_expiry
+from tests.kinds import each_server_backend
 from tests.rows import rows
 from tests.site import Browser, Clock, DictBackend, Site, call, settled
 
@@ -54,6 +55,7 @@ SLOW: dict[str, Change] = {
 
 @pytest.mark.requirement("ASVS 7.4.1", "NIST 5.1(3)")
 @pytest.mark.guarantee(14)
+@each_server_backend
 @rows("slow", SLOW)
 async def test_a_logout_is_final_whatever_a_slow_request_does(
     site_of: Callable[..., Site], server_backend: SessionBackend, slow: str
@@ -66,6 +68,7 @@ async def test_a_logout_is_final_whatever_a_slow_request_does(
 
 
 @pytest.mark.guarantee(14)
+@each_server_backend
 @rows("slow", SLOW)
 async def test_a_rotation_is_final_whatever_a_slow_request_does(
     site_of: Callable[..., Site], server_backend: SessionBackend, slow: str
@@ -77,6 +80,7 @@ async def test_a_rotation_is_final_whatever_a_slow_request_does(
     assert await site.data(browser) == ({} if slow == "logs out" else start)
 
 
+@each_server_backend
 @rows(
     "slow", ["writes", "deletes a key", "rotates", "clears", "sets an expiry"], ids=lambda slow: slow.replace(" ", "_")
 )
@@ -100,6 +104,7 @@ async def test_a_slow_request_does_not_bring_back_an_expired_session(
 
 
 @pytest.mark.guarantee(15)
+@each_server_backend
 async def test_requests_that_change_different_keys_all_survive(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -114,6 +119,7 @@ async def test_requests_that_change_different_keys_all_survive(
 
 
 @pytest.mark.guarantee(16)
+@each_server_backend
 async def test_a_change_made_during_a_rotation_is_in_the_new_session(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -124,6 +130,7 @@ async def test_a_change_made_during_a_rotation_is_in_the_new_session(
 
 
 @pytest.mark.guarantee(15)
+@each_server_backend
 async def test_the_later_commit_wins_if_both_change_one_key(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -138,6 +145,7 @@ async def test_the_later_commit_wins_if_both_change_one_key(
 
 
 @pytest.mark.guarantee(15)
+@each_server_backend
 async def test_thirty_two_requests_that_all_loaded_before_any_wrote_lose_no_key(
     site_of: Callable[..., Site], server_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -158,6 +166,7 @@ async def test_thirty_two_requests_that_all_loaded_before_any_wrote_lose_no_key(
     assert await sites[0].data() == {"start": True} | {f"key-{n}": n for n in range(1, 33)}
 
 
+@each_server_backend
 async def test_a_rolling_read_does_not_lose_a_concurrent_write(
     site_of: Callable[..., Site], server_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -175,6 +184,7 @@ async def test_a_rolling_read_does_not_lose_a_concurrent_write(
 
 
 @pytest.mark.guarantee(14)
+@each_server_backend
 async def test_emptying_a_session_keeps_what_another_request_has_added(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -189,6 +199,7 @@ async def test_emptying_a_session_keeps_what_another_request_has_added(
     assert await site.data(browser) == {"user": "ann"}
 
 
+@each_server_backend
 async def test_emptying_a_session_leaves_the_cookie_of_a_parallel_sign_in_alone(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -203,6 +214,7 @@ async def test_emptying_a_session_leaves_the_cookie_of_a_parallel_sign_in_alone(
     assert await site.data(browser) == {"flash": "hello", "user": "ann"}
 
 
+@each_server_backend
 async def test_objects_that_a_handler_holds_stay_in_the_session_after_a_merge(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -374,6 +386,7 @@ async def test_a_persist_while_a_websocket_is_accepted_stores_the_session_in_the
 
 
 @pytest.mark.guarantee(16)
+@each_server_backend
 async def test_a_late_response_does_not_bring_back_an_id_that_was_replaced(
     site_of: Callable[..., Site], server_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -392,6 +405,7 @@ async def test_a_late_response_does_not_bring_back_an_id_that_was_replaced(
     assert await site.data() == {"a": 2}
 
 
+@each_server_backend
 async def test_the_cookie_is_sent_again_when_a_tenth_of_its_lifetime_has_passed(
     site_of: Callable[..., Site], server_backend: SessionBackend, clock: Clock
 ) -> None:

@@ -61,7 +61,7 @@ async def open_store(server: RedisServer, closing: AsyncExitStack) -> Open:
 
     def open_one(client_or_url: Any = None, prefix: str | None = None) -> RedisStore:
         prefix = secrets.token_hex(4) + ":" if prefix is None else prefix
-        store = RedisStore(client_or_url or server.url, prefix, timeout=10)
+        store = RedisStore(client_or_url or server.url, prefix, timeout=30)
         closing.push_async_callback(store.aclose)
         return store
 
@@ -94,7 +94,7 @@ async def test_an_entry_is_a_string_of_layout_version_and_value(open_store: Open
 
 @pytest.mark.guarantee(17)
 async def test_a_key_is_the_prefix_and_a_hash_of_the_id(server: RedisServer, ask: Any) -> None:
-    backend = RedisBackend(server.url, "hashed:")
+    backend = RedisBackend(server.url, "hashed:", timeout=30)
     async with backend.lifespan():
         await backend.write({"user": "ann"}, "an-id")
     [key] = await ask("KEYS", "hashed:*")
@@ -201,7 +201,7 @@ class TestGarbage:
 
 
 async def test_an_entry_without_a_record_is_ignored_and_can_be_removed(server: RedisServer) -> None:
-    backend = RedisBackend(server.url, secrets.token_hex(4))
+    backend = RedisBackend(server.url, secrets.token_hex(4), timeout=30)
     async with backend.lifespan():
         await backend.store.create(backend.key_of("an-id"), b"garbage", expires_at=NOW * 2, now=NOW)
         assert await backend.fetch("an-id", NOW) is MissReason.UNDECODABLE
@@ -242,7 +242,7 @@ ENDED = {"evalsha": 1, "get": 2, "del": 1, "publish": 1}
 class TestRoundTrips:
     @pytest.fixture
     async def site(self, server: RedisServer, clock: Clock, closing: AsyncExitStack) -> Site:
-        self.backend = RedisBackend(server.url, secrets.token_hex(4))
+        self.backend = RedisBackend(server.url, secrets.token_hex(4), timeout=30)
         await closing.enter_async_context(self.backend.lifespan())
         site, ended = Site(backend=self.backend, clock=clock, autoload=True), Browser()
         for act in (lambda session: session.update(a=1), lambda session: session.flush()):
@@ -609,7 +609,7 @@ async def test_a_store_that_does_not_answer_times_out() -> None:
 class TestByUrl:
     @pytest.fixture
     def backend(self, server: RedisServer) -> RedisBackend:
-        return RedisBackend(server.url, secrets.token_hex(4))
+        return RedisBackend(server.url, secrets.token_hex(4), timeout=30)
 
     @pytest.fixture
     def connections(self, server: RedisServer) -> Callable[[], int]:
@@ -638,7 +638,7 @@ class TestByUrl:
 async def test_a_client_that_was_given_stays_open(server: RedisServer, closing: AsyncExitStack) -> None:
     client = await closing.enter_async_context(Redis.from_url(server.url))
     connection = await client.connection_pool.get_connection()
-    backend = RedisBackend(client, secrets.token_hex(4))
+    backend = RedisBackend(client, secrets.token_hex(4), timeout=30)
     async with backend.lifespan():
         await backend.write({"a": 1})
     assert connection.is_connected

@@ -10,8 +10,9 @@ from redis.asyncio import Redis, RedisCluster, Sentinel
 
 from starsessions.backends.redis import RedisBackend
 from starsessions.stores.redis.store import RedisStore
-from starsessions.testing import BackendSuite, OpenBackend, OpenStore, StoreSuite
+from starsessions.testing import OpenBackend, OpenStore
 from tests.backends import part
+from tests.contracts import WholeBackend, WholeStore
 from tests.servers.process import Address
 from tests.servers.redis import SentinelAddress
 
@@ -61,7 +62,7 @@ class SentinelSet:
         return connect
 
 
-class Stores(StoreSuite):
+class Stores(WholeStore):
     __test__ = False
     declines: ClassVar = {"sweeps": "Redis forgets by itself"}
 
@@ -82,7 +83,7 @@ class Stores(StoreSuite):
 SPREAD = Stores.declines | {"batches": "in a Cluster, the entries are on different servers"}
 
 
-class Backends(BackendSuite):
+class Backends(WholeBackend):
     __test__ = False
 
     @pytest.fixture
@@ -108,14 +109,26 @@ class FakeRedis:
         return lambda: fakeredis.FakeAsyncRedis(server=server)
 
 
-class TestStoreOnOneServer(part.Ordinary, OneServer, Stores):
+class TestDriversOnOneServer(OneServer, Stores):
     __test__ = True
-    ordinary, others = part.DRIVERS, pytest.mark.once
+    contract = part.DRIVERS
 
 
-class TestBackendOnOneServer(part.Ordinary, OneServer, Backends):
+@pytest.mark.once
+class TestStoreOnOneServer(OneServer, Stores):
     __test__ = True
-    ordinary, others = part.REQUESTS, pytest.mark.once
+    contract = part.WITHOUT_DRIVERS
+
+
+class TestRequestsOnOneServer(OneServer, Backends):
+    __test__ = True
+    contract = part.REQUESTS
+
+
+@pytest.mark.once
+class TestBackendOnOneServer(OneServer, Backends):
+    __test__ = True
+    contract = part.WITHOUT_REQUESTS
 
 
 @pytest.mark.once

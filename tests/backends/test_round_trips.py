@@ -91,7 +91,7 @@ async def closing() -> AsyncIterator[AsyncExitStack]:
 
 @pytest.fixture
 async def redis(redis_server: Address, trips: Trips, closing: AsyncExitStack) -> RedisBackend:
-    return await running(RedisBackend(redis_server.url, token_hex(8)), closing)
+    return await running(RedisBackend(redis_server.url, token_hex(8), timeout=30), closing)
 
 
 @pytest.fixture
@@ -100,14 +100,16 @@ async def cluster(redis_cluster: Address, trips: Trips, closing: AsyncExitStack)
         for script in vars(scripts).values():  # on each server: which of them the keys are on, is random
             if isinstance(script, scripts.Script):
                 await client.script_load(script.source)
-    return await running(RedisBackend(lambda: RedisCluster.from_url(redis_cluster.url), token_hex(8)), closing)
+    return await running(
+        RedisBackend(lambda: RedisCluster.from_url(redis_cluster.url), token_hex(8), timeout=30), closing
+    )
 
 
 @pytest.fixture(params=["asyncpg", "psycopg"])
 async def postgres(
     postgres_server: Address, request: pytest.FixtureRequest, closing: AsyncExitStack
 ) -> SQLAlchemyBackend:
-    backend = SQLAlchemyBackend(postgres_server.over(request.param), f"t_{token_hex(8)}")
+    backend = SQLAlchemyBackend(postgres_server.over(request.param), f"t_{token_hex(8)}", timeout=30)
     await backend.create_table()
     return await running(backend, closing)
 

@@ -26,7 +26,7 @@ from starsessions.stores.listed import ListedStore
 from starsessions.stores.redis.store import RedisStore
 from starsessions.testing.conformance.broken_stores import FourMethods
 from starsessions.users import UserSessions, sign_in
-from tests.backends.sql import DATABASES, Database, analyze, database, explained, metered, opened
+from tests.backends.sql import DATABASES, Database, analyze, database, enough, explained, metered, opened
 from tests.servers import redis as servers
 from tests.servers.redis import RedisServer
 
@@ -102,7 +102,10 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
 
 async def test_a_page_in_sql_begins_in_the_primary_key_and_reads_no_other_rows(db: Database) -> None:
     async with opened(db.url, timeout=60) as backend:
-        await fill(backend.store, 2_000)
+        rows = range(enough(2_000, backend))
+        made = [{"key": f"key-{n}", "value": b"v", "expires_at": NOW + LIFE, "version": n} for n in rows]
+        async with backend.engine.begin() as connection:
+            await connection.execute(backend.table.insert(), made)
         await analyze(backend)
         plan = await explained(backend.engine, backend.store.statements.scan, {"p_key": "key-5", "p_limit": 50})
     if db.is_postgres:
@@ -117,9 +120,11 @@ async def test_a_page_in_sql_begins_in_the_primary_key_and_reads_no_other_rows(d
 
 
 @pytest.mark.parametrize("name", list(DATABASES))
-async def test_a_page_of_expired_rows_is_empty_and_one_statement(name: str, tmp_path: Path) -> None:
+async def test_a_page_of_expired_rows_is_empty_and_one_statement(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """If it looked for so many live rows, it might read millions of others."""
-    async with metered(name, tmp_path) as (url, meter_of), opened(url) as backend:
+    async with metered(name, request, tmp_path) as (url, meter_of), opened(url) as backend:
         store, asked = backend.store, meter_of(backend)
         for n in range(12):
             await store.create(f"key-{n:02}", b"", expires_at=NOW + (1 if n < 10 else LIFE), now=NOW)

@@ -28,7 +28,19 @@ from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore,
 from starsessions.stores import Swept, sweep_all
 from starsessions.stores.base import Conflict, Store, Sweeping
 from starsessions.stores.sweeper import BATCH, PAUSE, sweep_forever
-from tests.backends.sql import DATABASES, NOW, Database, Meter, database, explained, metered, opened, pool_of, until
+from tests.backends.sql import (
+    DATABASES,
+    NOW,
+    Database,
+    Meter,
+    database,
+    enough,
+    explained,
+    metered,
+    opened,
+    pool_of,
+    until,
+)
 from tests.rows import rows
 from tests.servers.process import Address
 from tests.site import Clock, Site
@@ -240,8 +252,10 @@ async def test_sqlite_from_a_url_lets_readers_work_during_a_write(tmp_path: Path
 
 @pytest.mark.guarantee(18)
 @pytest.mark.parametrize("name", list(DATABASES))
-async def test_a_request_needs_the_minimum_of_statements(name: str, tmp_path: Path, clock: Clock) -> None:
-    async with metered(name, tmp_path) as (url, meter_of), opened(url, clock=clock) as backend:
+async def test_a_request_needs_the_minimum_of_statements(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
+) -> None:
+    async with metered(name, request, tmp_path) as (url, meter_of), opened(url, clock=clock) as backend:
         asked = meter_of(backend)
         await check_round_trips(backend, clock, asked)
 
@@ -249,9 +263,12 @@ async def test_a_request_needs_the_minimum_of_statements(name: str, tmp_path: Pa
 @pytest.mark.guarantee(18)
 @pytest.mark.parametrize("name", ["postgres-asyncpg", "postgres-psycopg"])
 async def test_the_applications_own_postgres_engine_needs_no_transactions_either(
-    name: str, tmp_path: Path, clock: Clock
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
 ) -> None:
-    async with metered(name, tmp_path) as (url, meter_of), opened(create_async_engine(url), clock=clock) as backend:
+    async with (
+        metered(name, request, tmp_path) as (url, meter_of),
+        opened(create_async_engine(url), clock=clock) as backend,
+    ):
         await check_round_trips(backend, clock, meter_of(backend))
 
 
@@ -550,7 +567,7 @@ async def test_every_verb_finds_its_row_by_the_key(backend: SQLAlchemyBackend, d
 
 async def filled_with(rows: int, backend: SQLAlchemyBackend, db: Database) -> None:
     """Rows that end one after the other, and that the database has seen."""
-    made = [{"key": f"key-{n}", "value": b"v", "expires_at": n, "version": n} for n in range(rows)]
+    made = [{"key": f"key-{n}", "value": b"v", "expires_at": n, "version": n} for n in range(enough(rows, backend))]
     async with backend.engine.connect() as connection:
         await connection.execute(backend.table.insert(), made)
         await connection.execute(text(f"ANALYZE {'TABLE ' if db.name == 'mariadb' else ''}{backend.table.name}"))
@@ -570,7 +587,7 @@ async def test_a_sweep_on_postgres_skips_rows_that_are_locked(postgres_server: A
 
 async def test_other_requests_can_write_during_a_sweep_on_mariadb(mariadb_server: Address) -> None:
     """A DELETE that is not yet committed simulates a slow one: sessions that live are read, written and begun."""
-    async with opened(mariadb_server.over("asyncmy"), timeout=5) as backend:
+    async with opened(mariadb_server.over("asyncmy")) as backend:
         store = backend.store
         version = await store.create("alive", b"", expires_at=NOW + 9, now=NOW)
         for n in range(3):

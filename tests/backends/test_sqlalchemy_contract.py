@@ -13,9 +13,10 @@ from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore, session_table
-from starsessions.testing import BackendSuite, OpenBackend, OpenStore, StoreSuite
+from starsessions.testing import OpenBackend, OpenStore
 from tests.backends import part
 from tests.backends.sql import Database, database, opened
+from tests.contracts import WholeBackend, WholeStore
 from tests.servers.process import Address
 
 each_database = pytest.mark.parametrize("db", ["sqlite", "postgres-asyncpg", "mariadb"], indirect=True)
@@ -29,7 +30,7 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     return database(request.param, request, tmp_path)
 
 
-class Stores(StoreSuite):
+class Stores(WholeStore):
     __test__ = False
 
     @pytest.fixture
@@ -50,7 +51,7 @@ class Stores(StoreSuite):
                 await connection.run_sync(session_table(MetaData(), name).drop)
 
 
-class Backends(BackendSuite):
+class Backends(WholeBackend):
     __test__ = False
 
     @pytest.fixture
@@ -59,34 +60,76 @@ class Backends(BackendSuite):
 
 
 @each_database
-class TestStore(part.Ordinary, Stores):
+class TestDriver(Stores):
     __test__ = True
-    ordinary, others = part.DRIVERS, pytest.mark.once
+    contract = part.DRIVERS
+
+
+@pytest.mark.once
+@each_database
+class TestStore(Stores):
+    __test__ = True
+    contract = part.WITHOUT_DRIVERS
 
 
 @second_driver
-class TestDriver(part.Ordinary, Stores):
+class TestSecondDriver(Stores):
     __test__ = True
-    ordinary = part.DRIVERS
+    contract = part.DRIVERS
 
 
 @asyncpg
-class TestBackend(part.Ordinary, Backends):
+class TestBackend(Backends):
     __test__ = True
-    ordinary = part.FEW_ORDERS
+    contract = part.FEW_ORDERS
 
 
 @all_but_asyncpg
-class TestRequests(part.Ordinary, Backends):
+class TestRequests(Backends):
     __test__ = True
-    ordinary = part.REQUESTS
+    contract = part.REQUESTS
 
 
-class TestWithAnEngineThatCommitsEachStatement(part.Ordinary, BackendSuite):
+class EngineThatCommitsEachStatement(WholeBackend):
     """As it comes out of `create_async_engine(url)`, except for PostgreSQL."""
 
-    ordinary = part.REQUESTS
+    __test__ = False
 
     @pytest.fixture
     def open_backend(self, mariadb_server: Address) -> OpenBackend:
         return lambda: opened(create_async_engine(mariadb_server.over("asyncmy")), timeout=30)
+
+
+class TestRequestsWithAnEngineThatCommitsEachStatement(EngineThatCommitsEachStatement):
+    __test__ = True
+    contract = part.REQUESTS
+
+
+# All other rules
+
+
+@pytest.mark.wide
+@second_driver
+class TestStoreByASecondDriver(Stores):
+    __test__ = True
+    contract = part.WITHOUT_DRIVERS
+
+
+@pytest.mark.wide
+@asyncpg
+class TestManyOrders(Backends):
+    __test__ = True
+    contract = part.MANY_ORDERS
+
+
+@pytest.mark.wide
+@all_but_asyncpg
+class TestOtherRequests(Backends):
+    __test__ = True
+    contract = part.WITHOUT_REQUESTS
+
+
+@pytest.mark.wide
+class TestOtherRequestsWithAnEngineThatCommitsEachStatement(EngineThatCommitsEachStatement):
+    __test__ = True
+    contract = part.WITHOUT_REQUESTS

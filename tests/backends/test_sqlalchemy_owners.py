@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from starsessions import BackendUnavailable, ImproperlyConfigured
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore
 from starsessions.stores.base import Cursor, Indexing, Owner
-from tests.backends.sql import DATABASES, NOW, Database, analyze, database, explained, metered, opened
+from tests.backends.sql import DATABASES, NOW, Database, analyze, database, enough, explained, metered, opened
 from tests.servers.process import Address
 
 pytestmark = pytest.mark.anyio
@@ -99,7 +99,7 @@ async def test_the_order_does_not_depend_on_the_index(tmp_path: Path) -> None:
 async def test_an_entry_and_that_of_its_owner_are_found_by_the_primary_key(
     backend: SQLAlchemyBackend, db: Database
 ) -> None:
-    await fill(backend, "big", 2_000)
+    await fill(backend, "big", enough(2_000, backend))
     for key, owner in (("key", ANN), ("ann", None), ("other", None)):
         await backend.store.create(key, b"", expires_at=NOW + 9, now=NOW, owner=owner)
     await analyze(backend)
@@ -150,8 +150,10 @@ async def test_a_page_begins_in_the_index(since: int | None, backend: SQLAlchemy
 
 @pytest.mark.guarantee(18)
 @pytest.mark.parametrize("name", list(DATABASES))
-async def test_each_call_about_an_owner_is_one_statement(name: str, tmp_path: Path) -> None:
-    async with metered(name, tmp_path) as (url, meter_of), opened(url) as backend:
+async def test_each_call_about_an_owner_is_one_statement(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    async with metered(name, request, tmp_path) as (url, meter_of), opened(url) as backend:
         store, asked = backend.store, meter_of(backend)
         version = await store.create("key", b"", expires_at=NOW + 9, now=NOW, owner=ANN)
         for _ in range(2):  # statements are prepared
@@ -228,7 +230,7 @@ async def test_creates_deletes_renewals_and_sweeps_of_one_owner_at_once_all_happ
 
 async def test_what_another_transaction_does_with_an_entry_lets_its_owner_work(shared: Database) -> None:
     """Creates, deletes and pages of one owner wait for no lock on another entry of theirs."""
-    async with opened(shared.url, timeout=5) as backend:
+    async with opened(shared.url) as backend:
         store = backend.store
         versions = {
             key: await store.create(key, b"", expires_at=NOW + 9, now=NOW, owner=ANN) for key in ("a", "c", "e", "g")

@@ -17,6 +17,7 @@ from starsessions.backends.sqlalchemy import SQLAlchemyBackend, SQLAlchemyStore
 from starsessions.stores.base import Deletion
 from starsessions.stores.sqlalchemy.connection import Database
 from tests.backends.sql import NOW, until
+from tests.rows import rows
 from tests.servers import guard, postgres
 from tests.servers.postgres import PostgresServer
 
@@ -143,7 +144,7 @@ async def test_a_commit_that_waits_for_a_standby_holds_up_no_announcement(pair: 
         assert [*await anext(heard)] == ["b"]
 
 
-@pytest.mark.parametrize("value", ["off", "local"])
+@rows("value", ["off", "local"])
 async def test_where_no_commit_waits_for_a_standby_the_end_and_its_announcement_are_one(
     pair: Pair, driver: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,9 +158,10 @@ async def test_where_no_commit_waits_for_a_standby_the_end_and_its_announcement_
 
     async with opened(primary, driver, connect_args=DRIVERS[driver](value)) as store:
         sessions = await signed_in(store)
-        monkeypatch.setattr(Database, "call", counted)
-        for key, version in sessions.items():
-            await store.write_together([Deletion(key, version)], now=NOW, topics=[key])
+        with monkeypatch.context() as patched:
+            patched.setattr(Database, "call", counted)
+            for key, version in sessions.items():
+                await store.write_together([Deletion(key, version)], now=NOW, topics=[key])
         assert len(calls) == len(sessions)
 
 

@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from starsessions import BackendUnavailable, CookieBackend, SessionMiddleware, users
 from starsessions.stores import StoreBackend
 from starsessions.testing import session_of, sign_in
+from tests.contracts import WholeBackend, WholeStore
 from tests.docs.pages import DOCS, README, ROOT, Story, blocks, name_of, pages, stories, story_of, tell
 from tests.rows import rows
 from tests.site import KEY
@@ -421,7 +422,7 @@ _announcing = tell(story_of("guides/extend/announce.md"))
 _suites = {**tell(story_of("guides/extend/test-a-store.md", 0)), **tell(story_of("guides/extend/test-a-store.md", 1))}
 
 
-class TestTheStoreOfThePage(_suites["TestMemoryStore"]):  # type: ignore[misc]
+class TestTheStoreOfThePage(WholeStore, _suites["TestMemoryStore"]):  # type: ignore[misc]
     """The suite that the page shows, with the store of the page on how to write one."""
 
     declines: ClassVar = _suites["TestMemoryStore"].declines | dict.fromkeys(
@@ -434,7 +435,7 @@ class TestTheStoreOfThePage(_suites["TestMemoryStore"]):  # type: ignore[misc]
         return lambda name: stores.setdefault(name, _written["DictStore"]())
 
 
-class TestTheStoreOfThePageThatListsByOwnerAndAnnounces(_suites["TestMemoryStore"]):  # type: ignore[misc]
+class TestTheStoreOfThePageThatListsByOwnerAndAnnounces(WholeStore, _suites["TestMemoryStore"]):  # type: ignore[misc]
     declines: ClassVar = _suites["TestMemoryStore"].declines | {
         "batches": "it has single writes",
         "joins": "it has single reads",
@@ -452,7 +453,7 @@ class TestTheStoreOfThePageThatListsByOwnerAndAnnounces(_suites["TestMemoryStore
         return lambda name: stores.setdefault(name, Both())
 
 
-class TestTheBackendOfThePage(_suites["TestMemoryBackend"]):  # type: ignore[misc]
+class TestTheBackendOfThePage(WholeBackend, _suites["TestMemoryBackend"]):  # type: ignore[misc]
     """The same for a backend that keeps its sessions in that store."""
 
     @pytest.fixture

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 from starsessions import SessionBackend, SessionMiddleware
 from starsessions.fastapi import CurrentSession, typed
 from starsessions.typed import TypedSession
+from tests.kinds import each_backend, each_server_backend
 
 BrowserOf = Callable[..., TestClient]
 
@@ -47,6 +48,7 @@ def app_of(backend: SessionBackend) -> FastAPI:
     return app
 
 
+@each_backend
 def test_a_nested_change_is_saved_in_async_def_and_def_endpoints(
     backend: SessionBackend, browser_of: BrowserOf
 ) -> None:
@@ -56,6 +58,7 @@ def test_a_nested_change_is_saved_in_async_def_and_def_endpoints(
     assert browser.get("/").json() == {"cart": {"items": ["tea", "milk"]}, "theme": "light"}
 
 
+@each_backend
 def test_reading_the_session_sets_no_cookie(backend: SessionBackend, browser_of: BrowserOf) -> None:
     browser = browser_of(app_of(backend))
     assert "set-cookie" not in browser.get("/").headers
@@ -63,6 +66,7 @@ def test_reading_the_session_sets_no_cookie(backend: SessionBackend, browser_of:
     assert "set-cookie" not in browser.get("/").headers
 
 
+@each_backend
 def test_dependencies_with_the_same_model_get_the_same_object(backend: SessionBackend, browser_of: BrowserOf) -> None:
     app = app_of(backend)
 
@@ -79,6 +83,7 @@ def test_dependencies_with_the_same_model_get_the_same_object(backend: SessionBa
 
 
 @pytest.mark.both_loops
+@each_server_backend
 def test_changes_of_an_open_websocket_are_saved_at_its_end(
     server_backend: SessionBackend, browser_of: BrowserOf
 ) -> None:

@@ -25,6 +25,7 @@ from starlette.testclient import TestClient
 from starsessions import SessionBackend, SessionMiddleware, users
 from starsessions.core.encoding import to_base64url
 from tests.history.pages import BrowserOf
+from tests.kinds import each_backend, each_server_backend
 from tests.rows import rows
 
 # Either httpx or httpx2, whichever this version of Authlib uses.
@@ -167,6 +168,7 @@ SIGNED_IN = {"user": "ann", "token": "a-token"}
 
 
 @pytest.mark.requirement("NIST 5.1.2")
+@each_backend
 def test_a_login_at_the_provider_signs_the_user_in(
     provider: Provider, backend: SessionBackend, browser_of: BrowserOf
 ) -> None:
@@ -182,6 +184,7 @@ def test_a_login_at_the_provider_signs_the_user_in(
     assert browser.get("/").json() == {"cart": ["tea"], **SIGNED_IN}
 
 
+@each_backend
 def test_the_second_login_in_a_row_is_the_one_that_counts(
     provider: Provider, backend: SessionBackend, browser_of: BrowserOf
 ) -> None:
@@ -192,6 +195,7 @@ def test_the_second_login_in_a_row_is_the_one_that_counts(
     assert browser.get(given_up).json() == {"error": "mismatching_state"}
 
 
+@each_backend
 @rows("forged", ["another browser", "another state"])
 def test_a_callback_that_this_browser_did_not_request_is_rejected(
     provider: Provider, backend: SessionBackend, browser_of: BrowserOf, forged: str
@@ -209,6 +213,7 @@ def test_a_callback_that_this_browser_did_not_request_is_rejected(
     assert browser.get("/").json()["user"] is None
 
 
+@each_backend
 def test_an_id_token_with_a_foreign_nonce_is_rejected(
     provider: Provider, backend: SessionBackend, browser_of: BrowserOf
 ) -> None:
@@ -251,6 +256,7 @@ class Tabs:
 
 
 @pytest.mark.anyio
+@each_server_backend
 async def test_logins_in_two_tabs_at_once_do_not_clobber_each_other(
     provider: Provider, server_backend: SessionBackend
 ) -> None:

@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 
 from starsessions import InMemoryBackend, Session, SessionBackend, SessionMiddleware
 from tests.history.pages import BrowserOf, said, take_cookies
+from tests.kinds import each_backend, each_server_backend
 from tests.rows import rows
 from tests.site import KEY
 
@@ -158,6 +159,7 @@ def user_of(session: LoadedSession) -> str:
     return user
 
 
+@each_backend
 @rows("autoload", [True, False])
 def test_a_dependency_loads_the_session_for_async_def_and_def_endpoints(
     backend: SessionBackend, browser_of: BrowserOf, autoload: bool
@@ -291,6 +293,7 @@ async def over_a_socket(websocket: WebSocket) -> Session:
     return session
 
 
+@each_backend
 @rows("autoload", [True, False])
 def test_a_websocket_reads_the_session_of_the_page(
     backend: SessionBackend, browser_of: BrowserOf, autoload: bool
@@ -323,6 +326,7 @@ def test_a_websocket_begins_a_session_before_it_accepts(app: FastAPI, browser_of
     assert browser.get("/").json() == {"connected": True}
 
 
+@each_server_backend
 def test_changes_on_an_open_websocket_are_saved(server_backend: SessionBackend, browser_of: BrowserOf) -> None:
     app = FastAPI()
     app.add_middleware(SessionMiddleware, backend=server_backend, autoload=True)

@@ -26,6 +26,7 @@ from starsessions import (
     SessionNotLoaded,
 )
 from tests.history.pages import ROUTE, BrowserOf, pages, said, seen, take_cookies
+from tests.kinds import each_backend
 from tests.rows import rows
 from tests.site import KEY, DictBackend
 
@@ -97,11 +98,13 @@ async def unloaded(request: Request) -> JSONResponse:
     return JSONResponse([before, dict(request.session)])
 
 
+@each_backend
 def test_a_handler_has_to_load_the_session(browser_of: BrowserOf, backend: SessionBackend) -> None:
     app = Starlette(routes=[Route("/", unloaded)], middleware=[Middleware(SessionMiddleware, backend=backend)])
     assert browser_of(app).get("/").json() == ["not loaded", {"key": "value"}]
 
 
+@each_backend
 def test_with_autoload_no_call_is_needed(browser_of: BrowserOf, backend: SessionBackend) -> None:
     browser = browser_of(pages(SessionMiddleware, backend=backend, autoload=True))
     assert seen(browser) == {}
@@ -109,6 +112,7 @@ def test_with_autoload_no_call_is_needed(browser_of: BrowserOf, backend: Session
     assert seen(browser) == {"key": "value"}
 
 
+@each_backend
 @rows("autoload", [True, False])
 def test_load_may_be_called_whether_autoload_is_on_or_not(
     browser_of: BrowserOf, backend: SessionBackend, autoload: bool
@@ -123,6 +127,7 @@ def test_load_may_be_called_whether_autoload_is_on_or_not(
     assert [browser.get("/").json() for _ in range(3)] == [1, 2, 3]
 
 
+@each_backend
 @rows("autoload", [True, False])
 @pytest.mark.both_loops
 def test_websockets_have_the_same_session(browser_of: BrowserOf, backend: SessionBackend, autoload: bool) -> None:
@@ -147,6 +152,7 @@ def test_websockets_have_the_same_session(browser_of: BrowserOf, backend: Sessio
 
 
 @pytest.mark.both_loops
+@each_backend
 def test_a_session_is_kept_changed_and_cleared(browser_of: BrowserOf, backend: SessionBackend) -> None:
     browser = browser_of(pages(SessionMiddleware, backend=backend, autoload=True))
     browser.post("/", json={"some": "data"})

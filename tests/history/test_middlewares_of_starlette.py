@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket
 
 from starsessions import ResponseStarted, SessionBackend, SessionMiddleware
 from tests.history.pages import ROUTE, BrowserOf, seen
+from tests.kinds import each_backend
 from tests.rows import rows
 
 Around = list[Middleware]
@@ -49,6 +50,7 @@ async def whoami_over_a_socket(websocket: WebSocket) -> None:
     await websocket.close()
 
 
+@each_backend
 def test_authentication_reads_the_session(backend: SessionBackend, browser_of: BrowserOf) -> None:
     routes = [ROUTE, Route("/whoami", whoami), WebSocketRoute("/ws", whoami_over_a_socket)]
     middleware = [sessions(backend), Middleware(AuthenticationMiddleware, backend=BySession())]
@@ -87,6 +89,7 @@ async def in_parts(request: Request) -> Response:
     return StreamingResponse(body())
 
 
+@each_backend
 def test_a_base_http_middleware_inside_uses_the_session_before_and_after_the_handler(
     backend: SessionBackend, browser_of: BrowserOf
 ) -> None:
@@ -98,6 +101,7 @@ def test_a_base_http_middleware_inside_uses_the_session_before_and_after_the_han
     assert seen(browser) == {"before": 4, "after": 3, "user": "ann"}
 
 
+@each_backend
 @rows("outside", [True, False], ids=["around", "inside"])
 @pytest.mark.both_loops
 def test_a_base_http_middleware_passes_the_session_on(
@@ -120,6 +124,7 @@ async def too_late(request: Request, call_next: RequestResponseEndpoint) -> Resp
     return response
 
 
+@each_backend
 def test_an_outer_base_http_middleware_that_changes_too_late_gets_an_error(
     backend: SessionBackend, browser_of: BrowserOf
 ) -> None:
@@ -137,6 +142,7 @@ async def long_text(request: Request) -> Response:
     return JSONResponse({"visits": request.session["visits"], "text": "lorem ipsum " * 200})
 
 
+@each_backend
 @rows("outside", [True, False], ids=["around", "inside"])
 def test_compression_does_not_interfere_with_the_session(
     backend: SessionBackend, browser_of: BrowserOf, outside: bool

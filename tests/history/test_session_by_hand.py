@@ -7,6 +7,7 @@ from unittest.mock import AsyncMock
 import pytest
 
 from starsessions import CookieBackend, InMemoryBackend, Session, SessionBackend, SessionError, SessionNotLoaded
+from tests.kinds import each_backend
 from tests.rows import rows
 from tests.site import DictBackend
 
@@ -188,6 +189,7 @@ async def test_repeated_persist_keeps_the_id(memory: InMemoryBackend, session: S
     assert memory.data == {first: {}}
 
 
+@each_backend
 async def test_data_persisted_by_one_session_is_loaded_by_another(backend: SessionBackend) -> None:
     session = Session(backend)
     await session.load()
@@ -332,6 +334,7 @@ async def test_regenerate_id_keeps_the_data_and_kills_the_old_id(memory: InMemor
     assert memory.data == {new_id: {"key": "value"}}
 
 
+@each_backend
 async def test_the_coroutines_work_on_every_backend(backend: SessionBackend) -> None:
     session = Session(backend)
     await session.load()

@@ -9,6 +9,7 @@ from starlette_flash import FlashCategory, flash, get_messages_for_template
 
 from starsessions import SessionBackend, SessionMiddleware
 from tests.history.pages import BrowserOf, seen
+from tests.kinds import each_backend
 
 ANN = {"category": "success", "message": "Welcome, Ann"}
 BOB = {"category": "error", "message": "Bob is not here"}
@@ -51,12 +52,14 @@ def app_with(backend: SessionBackend) -> Starlette:
     return Starlette(routes=routes, middleware=[Middleware(SessionMiddleware, backend=backend, autoload=True)])
 
 
+@each_backend
 def test_a_message_survives_the_redirect_and_is_shown_once(backend: SessionBackend, browser_of: BrowserOf) -> None:
     browser = browser_of(app_with(backend))
     assert browser.post("/say").json() == [ANN, BOB]
     assert seen(browser) == []
 
 
+@each_backend
 def test_a_template_shows_messages_once(backend: SessionBackend, browser_of: BrowserOf) -> None:
     browser = browser_of(app_with(backend))
     browser.post("/say", follow_redirects=False)
@@ -64,6 +67,7 @@ def test_a_template_shows_messages_once(backend: SessionBackend, browser_of: Bro
     assert browser.get("/template").json() == []
 
 
+@each_backend
 def test_messages_add_up_until_they_are_shown(backend: SessionBackend, browser_of: BrowserOf) -> None:
     browser = browser_of(app_with(backend))
     browser.post("/say", follow_redirects=False)
@@ -71,6 +75,7 @@ def test_messages_add_up_until_they_are_shown(backend: SessionBackend, browser_o
     assert seen(browser) == [ANN, BOB, ANN, BOB]
 
 
+@each_backend
 def test_reading_messages_without_removing_keeps_them(backend: SessionBackend, browser_of: BrowserOf) -> None:
     browser = browser_of(app_with(backend))
     browser.post("/say", follow_redirects=False)
@@ -78,6 +83,7 @@ def test_reading_messages_without_removing_keeps_them(backend: SessionBackend, b
     assert browser.get("/peek").json() == [ANN, BOB]
 
 
+@each_backend
 def test_messages_of_one_category_are_removed_and_the_others_stay(
     backend: SessionBackend, browser_of: BrowserOf
 ) -> None:

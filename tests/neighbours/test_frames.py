@@ -7,6 +7,7 @@ import pytest
 
 from starsessions import SessionBackend, UnsupportedValue
 from starsessions.session import Session
+from tests.kinds import each_store_backend
 from tests.site import Site
 
 pytestmark = pytest.mark.anyio
@@ -24,6 +25,7 @@ def our_variables(traceback: TracebackType | None) -> Iterator[tuple[str, str, s
                     yield frame.f_code.co_qualname, name, f"{value!r} {getattr(value, '__dict__', '')}"
 
 
+@each_store_backend
 async def test_the_traceback_of_a_value_that_cannot_be_stored_holds_no_data(
     store_backend: SessionBackend, site_of: Callable[..., Site]
 ) -> None:

@@ -34,7 +34,7 @@ async def test_in_redis(server: str, request: pytest.FixtureRequest) -> None:
     kind = RedisCluster if server == "redis_cluster" else Redis
     async with kind.from_url(request.getfixturevalue(server).url) as client:
         prefix = f"{secrets.token_hex(8)}:"
-        await ends_what_it_means(RedisBackend(client, prefix))
+        await ends_what_it_means(RedisBackend(client, prefix, timeout=30))
         for key in [key async for key in client.scan_iter(f"*{prefix}*")]:
             await client.delete(key)
 

@@ -40,10 +40,10 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
 
 
 @asynccontextmanager
-async def opened(url: str, clock: Clock, **settings: Any) -> AsyncIterator[SignInHistory]:
+async def opened(url: str, clock: Clock) -> AsyncIterator[SignInHistory]:
     """A history with a table of its own, which is dropped afterwards."""
     engine = create_async_engine(url)
-    history = SignInHistory(engine, f"h_{secrets.token_hex(8)}", clock=clock, **settings)
+    history = SignInHistory(engine, f"h_{secrets.token_hex(8)}", clock=clock, timeout=30)
     await history.create_table()
     async with history.lifespan():
         yield history
@@ -61,7 +61,7 @@ async def history(db: Database, clock: Clock) -> AsyncIterator[SignInHistory]:
 @pytest.fixture
 async def on_sqlite(tmp_path: Path, clock: Clock) -> AsyncIterator[SignInHistory]:
     """For what does not depend on the database."""
-    async with opened(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}", clock, timeout=30) as history:
+    async with opened(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}", clock) as history:
         yield history
 
 

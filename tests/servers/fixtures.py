@@ -59,5 +59,20 @@ def postgres_server() -> Iterator[Address]:
 
 
 @pytest.fixture(scope="session")
+def metered_postgres_server() -> Iterator[Address]:
+    """For tests that count statements: it is used by one test at a time."""
+    settings = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_utility": "on"}
+    with postgres.server(settings=settings) as server:
+        yield server.address
+
+
+@pytest.fixture(scope="session")
+def metered_mariadb_server() -> Iterator[Address]:
+    """For tests that count statements: it is used by one test at a time."""
+    with mariadb.server() as server:
+        yield server.address
+
+
+@pytest.fixture(scope="session")
 def mariadb_server() -> Iterator[Address]:
     yield from shared("STARSESSIONS_MARIADB_URL", mariadb.server)

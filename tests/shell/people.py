@@ -14,6 +14,7 @@ from starsessions import (
 from starsessions.backends.server_side import StoreBackend
 from starsessions.stores.base import Creation, Deletion, Replacement, Write
 from starsessions.stores.memory import MemoryStore
+from tests.kinds import on_each
 from tests.site import KEY, Browser, Clock, Site
 
 LISTING: dict[str, Callable[[Clock], SessionBackend]] = {
@@ -23,6 +24,7 @@ LISTING: dict[str, Callable[[Clock], SessionBackend]] = {
     "signed": lambda clock: CookieBackend(KEY, revocations=MemoryStore(), clock=clock),
     "encrypted": lambda clock: EncryptedCookieBackend(KEY, revocations=InMemoryBackend(clock=clock), clock=clock),
 }
+each_listing = on_each(LISTING, "listing")
 
 
 _VERBS = {Creation: "create", Replacement: "replace", Deletion: "delete"}

@@ -22,8 +22,9 @@ from starsessions.stores import Announcing, Conflict, MemoryStore, Store, announ
 from starsessions.stores.base import Replacement, Version
 from starsessions.users import UserSessions
 from starsessions.watch import MAX_FAILURES, OFTEN, SELDOM
+from tests.kinds import each_backend
 from tests.rows import rows
-from tests.shell.people import sign_in
+from tests.shell.people import each_listing, sign_in
 from tests.shell.test_watch import Ticks
 from tests.site import Browser, Clock, Site
 from tests.site import settled as turns
@@ -248,6 +249,7 @@ async def test_a_stream_ends_as_soon_as_the_end_of_its_session_is_announced(
 
 @pytest.mark.guarantee(21)
 @pytest.mark.parametrize("end", [end_all, end_this, end_others, sign_out, sign_in_again, evict])
+@each_listing
 async def test_each_end_of_a_session_is_announced_by_each_backend_that_can_revoke(
     site_of: Callable[..., Site], listing: SessionBackend, end: Callable[[Site], Awaitable[None]]
 ) -> None:
@@ -883,6 +885,7 @@ async def test_a_stream_learns_of_a_change_that_is_announced_and_of_others_when_
     ticks.close()
 
 
+@each_backend
 async def test_a_change_is_saved_before_it_is_announced_and_with_a_backend_that_cannot_announce(
     backend: SessionBackend, clock: Clock
 ) -> None:

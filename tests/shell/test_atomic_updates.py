@@ -19,6 +19,7 @@ from starsessions import (
 from starsessions.backends.server_side import StoreBackend
 from starsessions.core.serializer import Msgpack
 from starsessions.stores.memory import MemoryStore
+from tests.kinds import each_backend, each_server_backend, each_store_backend
 from tests.site import Browser, Clock, Site
 
 pytestmark = pytest.mark.anyio
@@ -33,6 +34,7 @@ def count(data: Data) -> int:
 
 
 @pytest.mark.guarantee(15)
+@each_server_backend
 async def test_a_hundred_increments_that_all_loaded_before_any_wrote_make_a_hundred(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -53,6 +55,7 @@ async def test_a_hundred_increments_that_all_loaded_before_any_wrote_make_a_hund
     assert await sites[0].data() == {"n": 100}
 
 
+@each_backend
 async def test_it_returns_what_the_function_returns_and_shows_what_was_stored(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -66,6 +69,7 @@ async def test_it_returns_what_the_function_returns_and_shows_what_was_stored(
     assert await site.data() == {"n": 2}
 
 
+@each_backend
 async def test_a_session_that_was_updated_counts_as_modified(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -79,6 +83,7 @@ async def test_a_session_that_was_updated_counts_as_modified(
     assert (await site_of(backend=backend).visit(act)).result == (False, True)
 
 
+@each_server_backend
 async def test_earlier_changes_of_the_request_are_saved_with_it(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -99,6 +104,7 @@ async def test_earlier_changes_of_the_request_are_saved_with_it(
     assert await site.data() == {"n": 6, "mine": [1, 2], "cart": [1, 2], "theirs": 1}
 
 
+@each_server_backend
 async def test_each_run_starts_from_what_is_stored_and_not_from_the_last_try(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -121,6 +127,7 @@ async def test_each_run_starts_from_what_is_stored_and_not_from_the_last_try(
     assert seen == [[], ["fast"]]
 
 
+@each_store_backend
 async def test_values_set_by_the_function_keep_their_types_or_are_rejected(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -137,6 +144,7 @@ async def test_values_set_by_the_function_keep_their_types_or_are_rejected(
     assert await site.data() == {"n": 1, "nested": [(1, {2})]}
 
 
+@each_backend
 async def test_nothing_is_changed_if_the_function_raises(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
     await site.visit(lambda session: session.update(n=1))
@@ -154,6 +162,7 @@ async def test_nothing_is_changed_if_the_function_raises(site_of: Callable[..., 
     assert await site.data() == {"n": 1}
 
 
+@each_backend
 async def test_a_function_that_waits_is_refused(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     async def waits(data: Data) -> None:
         raise AssertionError("it must not run")
@@ -163,6 +172,7 @@ async def test_a_function_that_waits_is_refused(site_of: Callable[..., Site], ba
         await site.visit(lambda session: update_atomically(session, waits))
 
 
+@each_server_backend
 async def test_a_session_ended_meanwhile_raises_session_gone(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -180,6 +190,7 @@ async def test_a_session_ended_meanwhile_raises_session_gone(
     assert await site.data(browser) == {}
 
 
+@each_server_backend
 async def test_after_the_response_started_it_saves_like_persist(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -237,6 +248,7 @@ async def test_an_update_that_always_conflicts_gives_up_with_an_error(
 
 
 @pytest.mark.guarantee(15)
+@each_server_backend
 async def test_a_change_that_fails_at_the_second_attempt_leaves_what_the_other_request_wrote(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -280,6 +292,7 @@ async def race(site_of: Callable[..., Site], backend: SessionBackend, slow: Any,
 
 
 @pytest.mark.guarantee(15)
+@each_server_backend
 async def test_on_conflict_raise_refuses_to_overwrite_what_another_request_changed(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -292,6 +305,7 @@ async def test_on_conflict_raise_refuses_to_overwrite_what_another_request_chang
             await race(site_of, server_backend, slow, fast, on_conflict="raise")
 
 
+@each_server_backend
 async def test_on_conflict_raise_merges_different_keys_and_takes_equal_changes_for_one(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:

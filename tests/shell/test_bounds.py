@@ -19,6 +19,7 @@ from starsessions import (
 )
 from starsessions.backends.server_side import StoreBackend
 from starsessions.stores.memory import MemoryStore
+from tests.kinds import each_backend, each_store_backend
 from tests.rows import rows
 from tests.shell.people import sign_in
 from tests.site import KEY, Browser, Clock, Site
@@ -101,6 +102,7 @@ async def test_a_cookie_is_not_bounded_by_what_a_store_may_hold(site_of: Callabl
     assert f"; Max-Age={TWO_WEEKS};" in reply.set_cookie
 
 
+@each_store_backend
 @rows(("settings", "most"), [({}, 1024 * 1024), ({"max_size": 1000}, 1000)])
 async def test_a_session_over_max_size_is_not_saved(
     site_of: Callable[..., Site], store_backend: SessionBackend, settings: dict[str, int], most: int
@@ -113,6 +115,7 @@ async def test_a_session_over_max_size_is_not_saved(
     await site_of(backend=store_backend, max_size=None).visit(lambda session: session.update(big="x" * 2 * most))
 
 
+@each_store_backend
 async def test_a_user_has_a_hundred_sessions_at_most_unless_it_is_said_otherwise(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -133,6 +136,7 @@ def test_a_limit_that_limits_nothing_is_refused(site_of: Callable[..., Site], se
         site_of(secret_key=KEY, **settings)
 
 
+@each_backend
 async def test_a_session_says_when_it_began_and_how_long_it_has_left(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from starsessions import Session, SessionBackend
 from starsessions.flash import Flash, add_flash, claim_flashes, pop_flashes
+from tests.kinds import each_backend, each_store_backend
 from tests.rows import rows
 from tests.site import Browser, Headers, Site
 
@@ -122,6 +123,7 @@ async def claim_messages(session: Session) -> object:
 
 
 @pytest.mark.guarantee(10)
+@each_store_backend
 @rows("act", [write, show_messages, claim_messages, Session.flush])
 async def test_a_response_that_has_written_the_session_is_not_stored_though_it_sets_no_cookie(
     site_of: Callable[..., Site], store_backend: SessionBackend, act: Callable[[Session], object]
@@ -140,6 +142,7 @@ async def test_a_response_that_has_written_the_session_is_not_stored_though_it_s
     assert reply.all("x-accel-expires") == []
 
 
+@each_store_backend
 async def test_a_message_that_a_rotated_id_took_is_not_stored_either(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -166,6 +169,7 @@ async def test_a_message_that_a_rotated_id_took_is_not_stored_either(
 
 
 @pytest.mark.guarantee(10)
+@each_store_backend
 @rows("act", [lambda session: session.get("n"), put_the_same, show_messages])
 async def test_a_response_that_only_reads_may_be_stored_unless_no_store_is_set(
     site_of: Callable[..., Site], store_backend: SessionBackend, act: Callable[[Session], object]
@@ -208,6 +212,7 @@ async def test_an_invitation_of_shared_caches_is_reported_once_for_each_path(
 
 
 @pytest.mark.parametrize("autoload", [True, False])
+@each_backend
 async def test_a_stream_that_is_the_first_to_read_the_session_is_reported_once(
     site_of: Callable[..., Site], caplog: pytest.LogCaptureFixture, autoload: bool, backend: SessionBackend
 ) -> None:

@@ -17,6 +17,7 @@ from starsessions import (
 )
 from starsessions.core.cookies import CookieSpec
 from starsessions.core.encoding import to_base64url
+from tests.kinds import each_backend
 from tests.rows import rows
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
@@ -70,6 +71,7 @@ async def test_the_path_is_the_root_unless_one_is_set(site_of: Callable[..., Sit
 
 
 @pytest.mark.guarantee(6)
+@each_backend
 async def test_set_and_clear_differ_in_value_and_lifetime_only(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -82,6 +84,7 @@ async def test_set_and_clear_differ_in_value_and_lifetime_only(
 
 
 @pytest.mark.guarantee(6)
+@each_backend
 async def test_the_only_valid_one_of_several_cookies_is_used(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -96,6 +99,7 @@ async def test_the_only_valid_one_of_several_cookies_is_used(
 
 
 @pytest.mark.guarantee(6)
+@each_backend
 async def test_two_valid_cookies_of_the_same_name_are_both_ignored(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -114,6 +118,7 @@ async def test_two_valid_cookies_of_the_same_name_are_both_ignored(
 
 
 @pytest.mark.guarantee(6)
+@each_backend
 @rows(
     "header",
     [

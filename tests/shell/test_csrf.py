@@ -23,6 +23,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from starsessions import ImproperlyConfigured, InMemoryBackend, Session, SessionBackend, SessionMiddleware, users
 from starsessions.csrf import CsrfFailed, CsrfMiddleware, WhyRefused, context_processor, csrf_input, csrf_token, verify
 from starsessions.session import get_session
+from tests.kinds import each_backend, each_server_backend, each_store_backend
 from tests.rows import rows
 from tests.site import KEY, Browser, Clock, Site, call
 
@@ -337,6 +338,7 @@ def why(response: Any) -> str:
     return "no token" if "no CSRF token" in response.text else "stale token"
 
 
+@each_backend
 def test_a_form_with_its_token_arrives(browser_of: BrowserOf, backend: SessionBackend) -> None:
     browser = browser_of(shop(backend))
     token = browser.get("/form").text
@@ -348,6 +350,7 @@ def test_a_form_with_its_token_arrives(browser_of: BrowserOf, backend: SessionBa
 
 @pytest.mark.requirement("NIST 5.1")
 @pytest.mark.guarantee(22)
+@each_backend
 def test_a_form_without_a_token_gets_an_error_with_the_cure(browser_of: BrowserOf, backend: SessionBackend) -> None:
     """NIST SP 800-63B-4, 5.1: each POST carries something that the session is checked by."""
     browser = browser_of(shop(backend))
@@ -359,6 +362,7 @@ def test_a_form_without_a_token_gets_an_error_with_the_cure(browser_of: BrowserO
 
 
 @pytest.mark.guarantee(22)
+@each_backend
 def test_a_token_in_the_address_does_not_count(browser_of: BrowserOf, backend: SessionBackend) -> None:
     """Addresses stand in logs and in `Referer` (ASVS 14.2.1)."""
     browser = browser_of(shop(backend))
@@ -444,6 +448,7 @@ async def test_that_python_multipart_is_missing_is_logged_once(
     assert "X-CSRF-Token" in record.getMessage()
 
 
+@each_backend
 def test_a_form_of_plain_text_smuggles_no_token(browser_of: BrowserOf, backend: SessionBackend) -> None:
     """`enctype=text/plain` is how another site sends JSON without a preflight."""
     browser = browser_of(shop(backend))
@@ -452,6 +457,7 @@ def test_a_form_of_plain_text_smuggles_no_token(browser_of: BrowserOf, backend: 
     assert why(browser.post("/post", content=body, headers={"Content-Type": "text/plain"})) == "no token"
 
 
+@each_backend
 def test_an_uploaded_file_is_no_csrf_token(browser_of: BrowserOf, backend: SessionBackend) -> None:
     browser = browser_of(shop(backend))
     token = browser.get("/form").text
@@ -460,6 +466,7 @@ def test_an_uploaded_file_is_no_csrf_token(browser_of: BrowserOf, backend: Sessi
 
 @pytest.mark.requirement("NIST 5.1")
 @pytest.mark.guarantee(22)
+@each_backend
 def test_the_token_of_another_session_is_invalid(browser_of: BrowserOf, backend: SessionBackend) -> None:
     """Login CSRF, and what breaks a double submit cookie: the attacker has a session, and a token of it."""
     app = shop(backend)
@@ -473,6 +480,7 @@ def test_the_token_of_another_session_is_invalid(browser_of: BrowserOf, backend:
 
 @pytest.mark.requirement("NIST 5.1")
 @pytest.mark.guarantee(22)
+@each_backend
 @rows("way", ["/sign-in", "/sign-in-a-user"])
 def test_a_token_issued_before_sign_in_is_invalid_afterwards(
     browser_of: BrowserOf, backend: SessionBackend, way: str
@@ -493,6 +501,7 @@ def test_a_token_issued_before_sign_in_is_invalid_afterwards(
 
 @pytest.mark.guarantee(22)
 @pytest.mark.guarantee(22)
+@each_backend
 @rows("sent", [{}, {"csrf_token": "of the visitor"}])
 def test_a_form_that_is_out_of_date_tells_a_signed_in_person_so(
     browser_of: BrowserOf, backend: SessionBackend, sent: dict[str, str]
@@ -513,6 +522,7 @@ async def say_whether_signed_in(request: Request, error: CsrfFailed) -> Response
     return JSONResponse(error.signed_in)
 
 
+@each_backend
 def test_a_form_opened_before_sign_out_gets_a_clear_error(browser_of: BrowserOf, backend: SessionBackend) -> None:
     browser = browser_of(shop(backend))
     token = browser.get("/form").text
@@ -520,6 +530,7 @@ def test_a_form_opened_before_sign_out_gets_a_clear_error(browser_of: BrowserOf,
     assert why(browser.post("/post", data={"csrf_token": token})) == "stale token"
 
 
+@each_backend
 def test_a_session_that_has_nothing_but_tokens_lives_through_a_new_id(
     browser_of: BrowserOf, backend: SessionBackend
 ) -> None:
@@ -548,6 +559,7 @@ def test_a_session_without_tokens_is_given_no_secret_by_a_new_id(browser_of: Bro
 
 
 @pytest.mark.guarantee(22)
+@each_backend
 def test_each_page_has_a_token_of_its_own_and_all_of_them_are_good(
     browser_of: BrowserOf, backend: SessionBackend
 ) -> None:
@@ -574,6 +586,7 @@ def test_only_a_page_that_shows_a_token_makes_a_session(browser_of: BrowserOf) -
     assert browser.get("/form").headers.get("set-cookie") is None
 
 
+@each_backend
 def test_a_page_with_a_token_is_kept_in_no_shared_cache(browser_of: BrowserOf, backend: SessionBackend) -> None:
     browser = browser_of(shop(backend))
     first, second = browser.get("/form"), browser.get("/form")
@@ -592,6 +605,7 @@ def test_the_secret_is_in_no_page(browser_of: BrowserOf) -> None:
 
 @pytest.mark.guarantee(22)
 @pytest.mark.anyio
+@each_server_backend
 async def test_two_tabs_whose_first_pages_are_made_at_once_both_have_good_tokens(
     site_of: SiteOf, server_backend: SessionBackend
 ) -> None:
@@ -619,6 +633,7 @@ def posted(session: Session, token: str) -> Request:
 
 @pytest.mark.guarantee(22)
 @pytest.mark.anyio
+@each_store_backend
 async def test_an_id_that_changes_with_a_grace_leaves_open_forms_alone(
     site_of: SiteOf, store_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -643,6 +658,7 @@ async def test_an_id_that_changes_with_a_grace_leaves_open_forms_alone(
 
 
 @pytest.mark.anyio
+@each_backend
 async def test_verify_loads_the_session(site_of: SiteOf, backend: SessionBackend) -> None:
     site = site_of(backend=backend, autoload=False)
 
@@ -730,6 +746,7 @@ def fast(backend: SessionBackend, *middleware: Middleware) -> FastAPI:
     return app
 
 
+@each_backend
 def test_as_a_dependency_of_a_whole_application(browser_of: BrowserOf, backend: SessionBackend) -> None:
     browser = browser_of(fast(backend))
     token = browser.get("/form").json().split('"')[5]
@@ -741,6 +758,7 @@ def test_as_a_dependency_of_a_whole_application(browser_of: BrowserOf, backend: 
     assert browser.post("/json", json={"csrf_token": token}).status_code == 403
 
 
+@each_backend
 def test_the_application_can_answer_a_stale_form(browser_of: BrowserOf, backend: SessionBackend) -> None:
     app = fast(backend)
     app.add_exception_handler(CsrfFailed, refuse_now)  # type: ignore[arg-type]
@@ -748,6 +766,7 @@ def test_the_application_can_answer_a_stale_form(browser_of: BrowserOf, backend:
     assert response.json() == {"error": "stale token", "path": "/post"}
 
 
+@each_backend
 def test_the_dependency_lets_no_other_site_open_a_websocket(browser_of: BrowserOf, backend: SessionBackend) -> None:
     """CWE-1385, where there is no CsrfMiddleware."""
     browser = browser_of(fast(backend))
@@ -757,6 +776,7 @@ def test_the_dependency_lets_no_other_site_open_a_websocket(browser_of: BrowserO
         pass
 
 
+@each_backend
 def test_bypass_does_not_speak_for_the_dependency(browser_of: BrowserOf, backend: SessionBackend) -> None:
     """`bypass` is about what the middleware checks: where this WebSocket comes from has not been checked."""
     browser = browser_of(fast(backend, Middleware(CsrfMiddleware, bypass=["/talk"])))
@@ -766,6 +786,7 @@ def test_bypass_does_not_speak_for_the_dependency(browser_of: BrowserOf, backend
         connection.receive_json()
 
 
+@each_backend
 def test_the_dependency_uses_the_trusted_origins_of_the_middleware(
     browser_of: BrowserOf, backend: SessionBackend
 ) -> None:

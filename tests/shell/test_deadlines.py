@@ -16,6 +16,7 @@ from starsessions import (
     get_miss_reason,
     set_expiry,
 )
+from tests.kinds import each_backend
 from tests.rows import rows
 from tests.site import KEY, Clock, DictBackend, Reply, Site
 
@@ -46,6 +47,7 @@ async def why(site: Site) -> MissReason | None:
 
 @pytest.mark.requirement("ASVS 7.3.1")
 @pytest.mark.guarantee(4)
+@each_backend
 async def test_a_session_expires_after_max_age(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -61,6 +63,7 @@ async def test_a_session_expires_after_max_age(
 
 
 @pytest.mark.guarantee(4)
+@each_backend
 async def test_a_write_renews_the_session(site_of: Callable[..., Site], backend: SessionBackend, clock: Clock) -> None:
     site = site_of(backend=backend, max_age=100)
     await site.visit(sign_in)
@@ -72,6 +75,7 @@ async def test_a_write_renews_the_session(site_of: Callable[..., Site], backend:
     assert await site.data() == {}
 
 
+@each_backend
 async def test_reading_does_not_renew_without_rolling(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -85,6 +89,7 @@ async def test_reading_does_not_renew_without_rolling(
 
 @pytest.mark.requirement("NIST 5.2")
 @pytest.mark.guarantee(4)
+@each_backend
 async def test_with_rolling_use_renews_but_at_most_once_per_interval(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -103,6 +108,7 @@ async def test_with_rolling_use_renews_but_at_most_once_per_interval(
 
 
 @pytest.mark.requirement("ASVS 7.3.1")
+@each_backend
 async def test_with_rolling_an_untouched_session_still_ends(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -116,6 +122,7 @@ async def test_with_rolling_an_untouched_session_still_ends(
 
 @pytest.mark.requirement("ASVS 7.3.2")
 @pytest.mark.guarantee(4)
+@each_backend
 async def test_the_absolute_timeout_holds_whatever_happens_in_between(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -144,6 +151,7 @@ async def test_why_new_tells_the_absolute_limit_from_the_idle_one(site_of: Calla
 
 
 @pytest.mark.guarantee(4)
+@each_backend
 async def test_set_expiry_in_seconds_counts_from_the_last_renewal(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -164,6 +172,7 @@ async def test_set_expiry_in_seconds_counts_from_the_last_renewal(
 
 @pytest.mark.requirement("ASVS 7.6.1", "NIST 5.2")
 @pytest.mark.guarantee(4)
+@each_backend
 async def test_set_expiry_to_a_datetime_is_not_moved_by_renewals(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -184,6 +193,7 @@ async def test_set_expiry_to_a_datetime_is_not_moved_by_renewals(
 
 
 @pytest.mark.guarantee(4)
+@each_backend
 @rows("value", [None, 0, timedelta(0)])
 async def test_set_expiry_to_nothing_ends_with_the_browser_and_on_the_server_too(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, value: Any
@@ -205,6 +215,7 @@ async def test_set_expiry_to_nothing_ends_with_the_browser_and_on_the_server_too
 
 @pytest.mark.requirement("NIST 5.1")
 @pytest.mark.guarantee(4)
+@each_backend
 @rows("setting", [None, 0, timedelta(0)])
 async def test_without_max_age_the_cookie_ends_with_the_browser_and_the_server_side_ends_too(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, setting: Any
@@ -217,6 +228,7 @@ async def test_without_max_age_the_cookie_ends_with_the_browser_and_the_server_s
     assert await site.data() == {}
 
 
+@each_backend
 async def test_changing_only_the_expiry_is_saved(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -236,6 +248,7 @@ async def test_of_two_max_ages_the_shorter_one_holds(site_of: Callable[..., Site
 
 
 @pytest.mark.guarantee(4)
+@each_backend
 async def test_a_clock_that_goes_back_extends_nothing(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -254,6 +267,7 @@ async def test_a_clock_that_goes_back_extends_nothing(
     assert await site.data() == {}
 
 
+@each_backend
 async def test_shortening_max_age_shortens_existing_sessions(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -351,6 +365,7 @@ async def test_an_expiry_that_another_request_has_set_stays(site_of: Callable[..
 
 @pytest.mark.requirement("NIST 5.1.1(4)")
 @pytest.mark.guarantee(4)
+@each_backend
 @rows("rolling", [False, True])
 @rows("absolute", [None, 90])
 @rows("idle", [100, None])

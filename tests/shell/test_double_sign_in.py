@@ -17,9 +17,10 @@ from starsessions.backends.server_side import StoreBackend
 from starsessions.stores.base import BatchConflict
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
+from tests.kinds import each_backend, each_store_backend
 from tests.orders import Merging, in_every_state
 from tests.rows import rows
-from tests.shell.people import sign_in
+from tests.shell.people import each_listing, sign_in
 from tests.shell.test_sign_in_races import KINDS, Story, and_persist, and_update, twice
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
@@ -76,6 +77,7 @@ MOMENTS = ["before it is loaded", "before it is saved"]
 
 
 @pytest.mark.guarantee(21)
+@each_backend
 async def test_a_form_that_is_sent_twice_signs_in_with_the_cart(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -106,6 +108,7 @@ BETWEEN: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 @pytest.mark.guarantee(14)
+@each_store_backend
 @rows(("between", "data"), BETWEEN.values(), ids=BETWEEN)
 async def test_a_sign_in_whose_session_was_ended_meanwhile_is_saved_without_its_data(
     site_of: Callable[..., Site], store_backend: SessionBackend, between: Any, data: dict[str, Any]
@@ -124,6 +127,7 @@ async def test_a_sign_in_whose_session_was_ended_meanwhile_is_saved_without_its_
     assert (await site_of(backend=store_backend).visit(content, second)).result == ("ann", data | {"new": 1})
 
 
+@each_store_backend
 async def test_a_form_that_arrives_after_another_request_has_replaced_the_id_signs_in_without_its_data(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -137,6 +141,7 @@ async def test_a_form_that_arrives_after_another_request_has_replaced_the_id_sig
 
 
 @pytest.mark.guarantee(21)
+@each_store_backend
 async def test_the_holder_of_the_old_id_gets_nothing_that_was_added_since_the_sign_in(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -161,6 +166,7 @@ async def test_the_holder_of_the_old_id_gets_nothing_that_was_added_since_the_si
 
 
 @pytest.mark.guarantee(21)
+@each_store_backend
 @rows("user, moves", [("ann", sign_in()), ("eve", Session.regenerate_id)], ids=["signed in", "rotated"])
 async def test_a_request_with_the_old_id_that_waits_signs_in_without_what_was_added_under_the_new_one(
     site_of: Callable[..., Site], store_backend: SessionBackend, user: str, moves: Any
@@ -181,6 +187,7 @@ async def test_a_request_with_the_old_id_that_waits_signs_in_without_what_was_ad
 
 
 @pytest.mark.guarantee(21)
+@each_listing
 async def test_a_second_form_brings_the_cart_also_where_it_ends_the_session_of_the_first(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -226,6 +233,7 @@ async def test_what_is_kept_for_a_second_form_is_kept_for_half_a_minute(
 
 
 @pytest.mark.guarantee(21)
+@each_backend
 async def test_two_strangers_forms_at_once_both_sign_in(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     browsers = [Browser(), Browser()]
 
@@ -292,6 +300,7 @@ async def test_a_sign_in_ends_the_old_id_also_if_another_one_had_replaced_it_and
     assert (await site.visit(content, old)).result == (None, {}), "the id that the sign-in has replaced"
 
 
+@each_store_backend
 async def test_an_atomic_update_after_the_first_one_was_lost_is_made_once(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -314,6 +323,7 @@ async def test_an_atomic_update_after_the_first_one_was_lost_is_made_once(
 
 
 @pytest.mark.guarantee(21)
+@each_listing
 @rows("by_hand", [False, True])
 async def test_a_sign_in_that_was_revoked_meanwhile_raises_and_does_not_answer_as_if_done(
     site_of: Callable[..., Site], listing: SessionBackend, by_hand: bool
@@ -359,6 +369,7 @@ async def test_an_attempt_that_failed_halfway_and_was_ignored_is_a_lost_store_an
 
 
 @pytest.mark.guarantee(21)
+@each_store_backend
 async def test_a_form_with_a_token_that_arrives_after_the_first_one_was_answered_signs_in_with_the_cart(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:

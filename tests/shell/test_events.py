@@ -37,6 +37,7 @@ from starsessions.events import (
 )
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
+from tests.kinds import each_backend, each_store_backend
 from tests.rows import rows
 from tests.shell.people import sign_in, signed_in
 from tests.shell.test_websocket import connect
@@ -57,6 +58,7 @@ async def reuse_a_rotated_id(site: Site, clock: Clock) -> Browser:
 
 @pytest.mark.requirement("NIST 5.3")
 @pytest.mark.guarantee(16)
+@each_store_backend
 @rows("waits", [False, True])
 async def test_reuse_of_a_rotated_id_is_reported_with_its_handle(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, waits: bool
@@ -83,6 +85,7 @@ async def test_reuse_of_a_rotated_id_is_reported_with_its_handle(
     assert session_id not in repr(heard[0])
 
 
+@each_store_backend
 async def test_within_the_grace_there_is_nothing_to_report(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -96,6 +99,7 @@ async def test_within_the_grace_there_is_nothing_to_report(
     assert heard == []
 
 
+@each_store_backend
 async def test_reuse_of_a_rotated_id_is_logged_without_on_event(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -108,6 +112,7 @@ async def test_reuse_of_a_rotated_id_is_logged_without_on_event(
 
 
 @pytest.mark.guarantee(16, 24)
+@each_store_backend
 async def test_an_error_in_on_event_is_logged_and_fails_no_request(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -118,6 +123,7 @@ async def test_an_error_in_on_event_is_logged_and_fails_no_request(
     assert "on_event raised an exception" in caplog.text
 
 
+@each_store_backend
 async def test_it_is_told_of_a_request_that_fails_and_of_a_websocket_too(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -156,6 +162,7 @@ def cookie_of(site: Site) -> str:
 
 @pytest.mark.requirement("NIST 5.3")
 @pytest.mark.guarantee(24)
+@each_backend
 async def test_the_events_of_a_session_carry_its_handle(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     heard: list[Event] = []
     site = site_of(backend=backend, on_event=heard.append)
@@ -178,6 +185,7 @@ async def test_the_events_of_a_session_carry_its_handle(site_of: Callable[..., S
 
 
 @pytest.mark.guarantee(24)
+@each_backend
 async def test_a_request_that_only_reads_sends_no_event(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     heard: list[Event] = []
     site = site_of(backend=backend, on_event=heard.append)
@@ -189,6 +197,7 @@ async def test_a_request_that_only_reads_sends_no_event(site_of: Callable[..., S
     assert heard == []
 
 
+@each_backend
 async def test_deleting_an_anonymous_session_is_no_sign_out(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -200,6 +209,7 @@ async def test_deleting_an_anonymous_session_is_no_sign_out(
 
 
 @pytest.mark.guarantee(24)
+@each_store_backend
 async def test_a_revocation_is_reported_by_the_request_that_revokes(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -219,6 +229,7 @@ async def test_a_revocation_is_reported_by_the_request_that_revokes(
     assert revoked == [Revoked(signed[1], "ann"), Revoked(signed[2], "ann")]
 
 
+@each_store_backend
 async def test_the_events_of_a_sign_in_and_of_its_end_describe_the_device(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -238,6 +249,7 @@ async def test_the_events_of_a_sign_in_and_of_its_end_describe_the_device(
 
 
 @pytest.mark.guarantee(24)
+@each_store_backend
 @rows("atomically", [False, True])
 async def test_a_resolved_conflict_is_reported(
     site_of: Callable[..., Site], store_backend: SessionBackend, atomically: bool
@@ -336,6 +348,7 @@ async def test_a_failing_store_is_reported(site_of: Callable[..., Site], clock: 
     assert len(heard) == 2
 
 
+@each_store_backend
 async def test_a_save_at_the_end_of_a_websocket_is_reported(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -354,6 +367,7 @@ async def test_a_save_at_the_end_of_a_websocket_is_reported(
 
 
 @pytest.mark.guarantee(24)
+@each_backend
 async def test_without_on_event_no_events_are_recorded(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
 

@@ -12,6 +12,7 @@ import pytest
 from authlib.oidc.core import UserInfo
 
 from starsessions import EncryptedCookieBackend, InMemoryBackend, Session, SessionBackend, UnsupportedValue
+from tests.kinds import each_backend, each_server_backend
 from tests.rows import rows
 from tests.site import KEY, Clock, Site
 
@@ -91,6 +92,7 @@ CHANGES = [
 
 
 @pytest.mark.guarantee(2)
+@each_backend
 @rows("change", CHANGES)
 async def test_this_change_is_saved(
     site_of: Callable[..., Site], backend: SessionBackend, change: Callable[[Session], None]
@@ -143,6 +145,7 @@ NO_CHANGES = [overwritten_alike, there_and_back, reordered, cleared_and_refilled
 
 
 @pytest.mark.guarantee(2)
+@each_backend
 @rows("change", NO_CHANGES)
 async def test_a_session_that_ends_as_it_was_is_not_written(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock, change: Callable[[Session], None]
@@ -180,6 +183,7 @@ def cleared_and_put_back_in_another_order(session: Session) -> None:
         session[key] = value
 
 
+@each_backend
 @rows(
     "change",
     [taken_out_and_put_back, deleted_and_put_back, the_last_two_swapped, cleared_and_put_back_in_another_order],
@@ -229,6 +233,7 @@ async def test_a_dict_inside_is_kept_in_its_new_order(
 
 
 @pytest.mark.guarantee(2)
+@each_backend
 async def test_a_plain_dict_put_into_the_scope_is_saved(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
     await site.visit(lambda session: session.update(START))
@@ -247,6 +252,7 @@ async def test_a_plain_dict_put_into_the_scope_is_saved(site_of: Callable[..., S
     assert isinstance(scopes[0]["session"], Session)
 
 
+@each_server_backend
 async def test_an_empty_dict_put_into_the_scope_ends_the_session(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -295,6 +301,7 @@ VALUES: list[Any] = [
 
 
 @pytest.mark.guarantee(3)
+@each_backend
 @rows("value", VALUES, ids=repr)
 async def test_a_value_reads_back_equal_and_of_its_type(
     site_of: Callable[..., Site], backend: SessionBackend, value: Any
@@ -319,6 +326,7 @@ class Paris(tzinfo):
 
 
 @pytest.mark.guarantee(3)
+@each_backend
 async def test_a_value_and_a_key_of_a_subclass_are_kept_in_every_backend(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -357,6 +365,7 @@ async def test_what_equals_nothing_is_no_change_that_comes_too_late(site_of: Cal
     assert "odd" in await site.data()
 
 
+@each_backend
 @rows("tell", [Session.mark_modified, lambda session: setattr(session, "modified", True)])
 @rows("change", ["tea", ("tea", 1)])
 async def test_a_list_that_code_in_c_handed_out_is_saved_if_the_session_is_told(
@@ -419,6 +428,7 @@ async def test_another_serializer_takes_over(site_of: Callable[..., Site]) -> No
     assert (await site.visit(lambda session: session["user"])).set_cookies == []
 
 
+@each_backend
 @rows("value", [1.5, float("inf"), b"a", 2**70, "\ud800", (1,), {1}, date(2024, 5, 6), UUID(int=1), {"a": (1,)}])
 @rows("before", [{"a": 1}, {"a": [1.5]}, {"a": [float("nan")]}, {"a": (1,)}])
 async def test_a_value_of_any_type_under_one_key_is_kept(
@@ -432,6 +442,7 @@ async def test_a_value_of_any_type_under_one_key_is_kept(
     assert repr(await site.data()) == repr({**before, "b": value})
 
 
+@each_backend
 async def test_a_key_that_is_no_text_is_kept_as_it_is(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
     await site.visit(lambda session: session.update(a=1))

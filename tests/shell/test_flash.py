@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from starsessions import ImproperlyConfigured, Session, SessionBackend, SessionMiddleware, SessionNotLoaded, flash
 from starsessions.flash import Flash, context_processor
+from tests.kinds import each_backend, each_server_backend
 from tests.rows import rows
 from tests.site import Browser, Headers, Site
 
@@ -44,6 +45,7 @@ async def shown(site: Site, headers: Headers = PAGE, act: Callable[[Session], An
 
 
 @pytest.mark.guarantee(23)
+@each_backend
 async def test_a_message_is_shown_on_the_next_page_and_only_there(site_of: SiteOf, backend: SessionBackend) -> None:
     site = site_of(backend=backend)
     await site.visit(lambda session: flash.add_flash(session, "Saved", "success"))
@@ -52,6 +54,7 @@ async def test_a_message_is_shown_on_the_next_page_and_only_there(site_of: SiteO
     assert await shown(site) == []
 
 
+@each_backend
 async def test_a_session_with_nothing_but_a_message_ends_when_it_is_shown(
     site_of: SiteOf, backend: SessionBackend
 ) -> None:
@@ -61,6 +64,7 @@ async def test_a_session_with_nothing_but_a_message_ends_when_it_is_shown(
     assert site.browser.cookies == {}
 
 
+@each_backend
 async def test_a_page_without_messages_is_no_change_and_makes_no_session(
     site_of: SiteOf, backend: SessionBackend
 ) -> None:
@@ -70,6 +74,7 @@ async def test_a_page_without_messages_is_no_change_and_makes_no_session(
 
 
 @pytest.mark.guarantee(23)
+@each_backend
 @rows("headers", [FETCH, PREFETCH, [(b"x-requested-with", b"XMLHttpRequest")]])
 async def test_a_background_fetch_and_a_prefetch_do_not_eat_messages(
     site_of: SiteOf, backend: SessionBackend, headers: Headers
@@ -120,6 +125,7 @@ async def while_another(site_of: SiteOf, backend: SessionBackend, first: Any, me
 
 
 @pytest.mark.guarantee(23)
+@each_server_backend
 async def test_messages_added_by_two_tabs_are_both_kept(site_of: SiteOf, server_backend: SessionBackend) -> None:
     """A list under one key would be last write wins."""
     site, _, _ = await while_another(
@@ -130,6 +136,7 @@ async def test_messages_added_by_two_tabs_are_both_kept(site_of: SiteOf, server_
 
 
 @pytest.mark.guarantee(23)
+@each_server_backend
 async def test_a_message_added_while_a_page_is_rendered_is_on_the_next_page(
     site_of: SiteOf, server_backend: SessionBackend
 ) -> None:
@@ -140,6 +147,7 @@ async def test_a_message_added_while_a_page_is_rendered_is_on_the_next_page(
 
 
 @pytest.mark.guarantee(23)
+@each_server_backend
 async def test_a_message_shown_meanwhile_is_not_brought_back(site_of: SiteOf, server_backend: SessionBackend) -> None:
     site, _, page = await while_another(site_of, server_backend, lambda session: say(session, "one"), pop)
     assert page == [Flash("before")]
@@ -151,6 +159,7 @@ async def claim(session: Session) -> list[Flash]:
 
 
 @pytest.mark.guarantee(23)
+@each_server_backend
 async def test_of_two_pages_at_the_same_moment_one_gets_the_message(
     site_of: SiteOf, server_backend: SessionBackend
 ) -> None:
@@ -159,6 +168,7 @@ async def test_of_two_pages_at_the_same_moment_one_gets_the_message(
     assert await shown(site) == []
 
 
+@each_server_backend
 async def test_a_claim_finds_messages_added_since_the_session_was_loaded(
     site_of: SiteOf, server_backend: SessionBackend
 ) -> None:
@@ -167,11 +177,13 @@ async def test_a_claim_finds_messages_added_since_the_session_was_loaded(
     assert await shown(site) == []
 
 
+@each_server_backend
 async def test_a_claim_in_an_ended_session_gets_no_messages(site_of: SiteOf, server_backend: SessionBackend) -> None:
     _, page, _ = await while_another(site_of, server_backend, claim, Session.delete)
     assert page == []
 
 
+@each_backend
 async def test_a_claim_takes_messages_on_every_backend(site_of: SiteOf, backend: SessionBackend) -> None:
     site = site_of(backend=backend, autoload=False)
     await site.visit(lambda session: say(session, "Saved"))
@@ -236,12 +248,14 @@ def templates(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@each_backend
 async def test_a_template_shows_and_escapes_them_once(templates: Path, backend: SessionBackend) -> None:
     browser = TestClient(application(templates, backend))
     assert browser.post("/save").text == "<p class=success>&lt;Saved&gt;</p>"
     assert browser.get("/shows").text == ""
 
 
+@each_backend
 async def test_a_template_that_shows_no_messages_takes_none(templates: Path, backend: SessionBackend) -> None:
     browser = TestClient(application(templates, backend))
     browser.post("/save", follow_redirects=False)
@@ -249,6 +263,7 @@ async def test_a_template_that_shows_no_messages_takes_none(templates: Path, bac
     assert "Saved" in browser.get("/shows").text
 
 
+@each_backend
 async def test_a_session_that_is_not_loaded_raises(templates: Path, backend: SessionBackend) -> None:
     with pytest.raises(SessionNotLoaded):
         TestClient(application(templates, backend, autoload=False)).get("/shows")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from starsessions import InMemoryBackend, Session, SessionBackend, SessionGone, csrf, flash, update_atomically, users
+from tests.kinds import each_backend
 from tests.rows import rows
 from tests.shell.people import sign_in
 from tests.site import Browser, Clock, Site
@@ -30,6 +31,7 @@ async def sent_by_another_site(site: Site, act: Callable[[Session], Any], **scop
 
 
 @pytest.mark.guarantee(21)
+@each_backend
 @rows("act", [lambda session: session.update(paid=1), lambda session: flash.add_flash(session, "Paid.")])
 async def test_what_a_callback_writes_does_not_sign_the_user_out(
     site_of: Callable[..., Site], backend: SessionBackend, caplog: pytest.LogCaptureFixture, act: Any
@@ -57,6 +59,7 @@ async def test_a_path_forges_no_line_of_the_log(
     assert [("\n" in one.getMessage(), len(one.getMessage()) < 600) for one in caplog.records] == [(False, True)] * 3
 
 
+@each_backend
 @rows("act", [Session.persist, update], ids=["persist", "update_atomically"])
 async def test_saving_by_hand_in_a_callback_raises_and_names_the_guide(
     site_of: Callable[..., Site], backend: SessionBackend, act: Any
@@ -92,6 +95,7 @@ async def signs_in_by_hand(session: Session) -> None:
     session["user"] = "ann"
 
 
+@each_backend
 @rows(("act", "user"), [(sign_in(), "ann"), (signs_in_by_hand, None)])
 async def test_a_user_who_signs_in_there_gets_a_session(
     site_of: Callable[..., Site], backend: SessionBackend, act: Any, user: str | None

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from starsessions import InMemoryBackend, MissReason, Session, SessionBackend, get_miss_reason
+from tests.kinds import each_backend, each_server_backend
 from tests.rows import rows
 from tests.site import Browser, Clock, DictBackend, Site
 
@@ -19,6 +20,7 @@ def sign_in(session: Session) -> None:
 
 @pytest.mark.requirement("ASVS 7.2.3", "NIST 5.1(2)")
 @pytest.mark.guarantee(5)
+@each_server_backend
 async def test_an_id_is_256_random_bits_in_base64url(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -34,6 +36,7 @@ async def test_an_id_is_256_random_bits_in_base64url(
 
 @pytest.mark.requirement("ASVS 7.2.1", "NIST 5.1")
 @pytest.mark.guarantee(5)
+@each_server_backend
 async def test_an_unknown_id_is_never_adopted(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:
     site = site_of(backend=server_backend)
     planted = "A" * 43
@@ -47,6 +50,7 @@ async def test_an_unknown_id_is_never_adopted(site_of: Callable[..., Site], serv
 
 
 @pytest.mark.guarantee(5)
+@each_server_backend
 async def test_a_dead_id_is_never_adopted(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:
     site = site_of(backend=server_backend)
     await site.visit(sign_in)
@@ -103,6 +107,7 @@ async def test_a_malformed_id_never_reaches_the_backend(site_of: Callable[..., S
 
 
 @pytest.mark.guarantee(5)
+@each_backend
 async def test_a_response_to_a_dead_id_does_not_clear_the_cookie(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -117,6 +122,7 @@ async def load(session: Session) -> None:
 
 
 @pytest.mark.guarantee(5)
+@each_server_backend
 async def test_regenerating_keeps_the_data_and_invalidates_the_old_id(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -132,6 +138,7 @@ async def test_regenerating_keeps_the_data_and_invalidates_the_old_id(
 
 
 @pytest.mark.guarantee(5)
+@each_server_backend
 async def test_regenerating_works_without_loading(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:
     site = site_of(backend=server_backend, autoload=False)
 
@@ -162,6 +169,7 @@ async def test_regenerating_twice_leaves_one_session(site_of: Callable[..., Site
 
 
 @pytest.mark.guarantee(5)
+@each_server_backend
 async def test_regenerating_and_then_clearing_ends_the_session(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -178,6 +186,7 @@ async def test_regenerating_and_then_clearing_ends_the_session(
     assert await site.data(Browser(old)) == {}
 
 
+@each_server_backend
 async def test_regenerating_before_signing_in_gives_a_new_visitor_that_id(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -192,6 +201,7 @@ async def test_regenerating_before_signing_in_gives_a_new_visitor_that_id(
     assert site.browser.cookies == {"session": reply.result}
 
 
+@each_backend
 async def test_changes_made_in_the_request_that_rotates_are_kept(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -207,6 +217,7 @@ async def test_changes_made_in_the_request_that_rotates_are_kept(
     assert await site.data() == {"cart": [1, 2], "user": "ann"}
 
 
+@each_server_backend
 async def test_flush_deletes_everything_and_later_changes_begin_a_new_session(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -255,6 +266,7 @@ async def test_the_session_shows_no_id_that_it_does_not_know(site_of: Callable[.
     assert (await site.visit(act)).result == [None, None]
 
 
+@each_backend
 async def test_behind_a_root_path_a_rotation_is_one_cookie(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:

@@ -23,14 +23,16 @@ from starsessions.stores import MemoryStore, ScanPage
 from starsessions.stores.listed import ListedStore
 from starsessions.testing.conformance.right_stores import Entries, Right
 from starsessions.users import UserSessions
-from tests.shell.people import LISTING, sign_in, signed_in
+from tests.kinds import on_each
+from tests.rows import rows
+from tests.shell.people import LISTING, each_listing, sign_in, signed_in
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
-pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
+pytestmark = pytest.mark.anyio
 
 DAY = 24 * 60 * 60
 
-ON_SERVER = ["memory", "stored", "encrypted store"]
+each_stored = on_each({name: LISTING[name] for name in ("memory", "stored", "encrypted store")}, "stored")
 
 
 def writes(session: Session) -> None:
@@ -51,16 +53,7 @@ async def counted(backend: SessionBackend, **names: str) -> dict[str, int]:
     return {name: number for name, number in found.items() if number and "size" not in name and name != "bytes"}
 
 
-@pytest.fixture(params=list(LISTING))
-def listing(request: pytest.FixtureRequest, clock: Clock) -> SessionBackend:
-    return LISTING[request.param](clock)
-
-
-@pytest.fixture(params=ON_SERVER)
-def stored(request: pytest.FixtureRequest, clock: Clock) -> SessionBackend:
-    return LISTING[request.param](clock)
-
-
+@each_listing
 async def test_signed_in_sessions_are_counted_and_shown_with_their_users(listing: SessionBackend, clock: Clock) -> None:
     site = Site(backend=listing, autoload=True, clock=clock)
     began_at = datetime.fromtimestamp(int(clock()), UTC)
@@ -79,6 +72,7 @@ async def test_signed_in_sessions_are_counted_and_shown_with_their_users(listing
     assert found == {"sessions": 1, "signed_in": 1, "users": 1}
 
 
+@each_stored
 async def test_anonymous_sessions_and_what_a_rotation_leaves_are_counted(stored: SessionBackend, clock: Clock) -> None:
     site, browser = Site(backend=stored, autoload=True, clock=clock), Browser()
     await site.visit(writes, browser)
@@ -109,6 +103,7 @@ async def test_sizes_are_those_of_the_values_of_live_sessions(clock: Clock) -> N
     assert 0.99 * found.size_max <= found.size_p99 <= found.size_max
 
 
+@each_stored
 async def test_what_has_expired_is_counted_as_such_until_it_is_removed(stored: SessionBackend, clock: Clock) -> None:
     site = Site(backend=stored, autoload=True, clock=clock, max_age=10 * DAY)
     for act in (writes, sign_in("ann")):
@@ -148,6 +143,8 @@ async def test_a_sign_in_that_is_not_saved_yet_does_not_count(clock: Clock) -> N
     assert found == [{"others": 1}]
 
 
+@pytest.mark.both_loops
+@each_listing
 async def test_what_the_end_of_everyone_refuses_is_counted_apart(listing: SessionBackend, clock: Clock) -> None:
     site = Site(backend=listing, autoload=True, clock=clock)
     for user in ("ann", "ann", "bob"):
@@ -160,6 +157,7 @@ async def test_what_the_end_of_everyone_refuses_is_counted_apart(listing: Sessio
     assert [one.user_id for one in await all_live(listing)] == ["ann"]
 
 
+@each_listing
 async def test_links_of_an_identity_provider_do_not_count(listing: SessionBackend, clock: Clock) -> None:
     site = Site(backend=listing, autoload=True, clock=clock)
     await site.visit(sign_in("ann", provider="https://id", provider_session="s", provider_subject="sub"), Browser())
@@ -207,6 +205,7 @@ async def test_garbage_is_counted_and_skipped(clock: Clock) -> None:
     assert await counted(other) == {"others": 1, "unreadable": 4}
 
 
+@pytest.mark.both_loops
 async def test_many_sessions_come_in_pages(clock: Clock) -> None:
     backend, pages = StoreBackend(ListedStore(Right(Entries())), clock=clock), list[int]()
     SessionMiddleware(lambda *_: None, backend=backend)  # type: ignore[arg-type]
@@ -281,7 +280,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", list(WRONG))
+@rows("name", WRONG)
 async def test_what_cannot_be_scanned_is_refused_with_the_cure(name: str) -> None:
     make, cure = WRONG[name]
     backend = make()
@@ -298,6 +297,7 @@ async def test_without_a_middleware_the_cookie_has_to_be_named() -> None:
     assert (await stats(backend, session_cookie="session")).sessions == 0
 
 
+@each_stored
 async def test_nothing_that_is_shown_opens_a_session(stored: SessionBackend, clock: Clock) -> None:
     site = Site(backend=stored, autoload=True, clock=clock)
     browser = await signed_in(site)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from starsessions import InMemoryBackend, Session, SessionBackend
+from tests.kinds import each_backend
 from tests.site import Browser, DictBackend, Site
 
 pytestmark = pytest.mark.anyio
@@ -106,6 +107,7 @@ async def test_without_a_cookie_no_backend_is_asked(site_of: Callable[..., Site]
 
 @pytest.mark.requirement("ASVS 7.6.2")
 @pytest.mark.guarantee(1)
+@each_backend
 async def test_reading_an_empty_session_stores_nothing_and_sets_no_cookie(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -123,6 +125,7 @@ async def test_reading_an_empty_session_stores_nothing_and_sets_no_cookie(
         assert len(backend) == 0
 
 
+@each_backend
 async def test_an_empty_session_that_is_ended_or_rotated_leaves_no_trace(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -132,6 +135,7 @@ async def test_an_empty_session_that_is_ended_or_rotated_leaves_no_trace(
 
 
 @pytest.mark.guarantee(1)
+@each_backend
 async def test_asking_for_the_user_id_begins_no_session(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
     reply = await site.visit(lambda session: "user" in session)
@@ -140,6 +144,7 @@ async def test_asking_for_the_user_id_begins_no_session(site_of: Callable[..., S
     assert reply.all("vary") == ["Cookie"]
 
 
+@each_backend
 async def test_the_flags_of_starlettes_own_session_say_what_was_done_and_can_be_set(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -175,6 +180,7 @@ async def test_an_unread_session_that_autoload_fetched_is_no_reason_for_vary(sit
     assert (await site.visit()).headers == [(b"content-type", b"text/plain")]
 
 
+@each_backend
 async def test_two_browsers_have_two_sessions(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
     ann, bob = Browser(), Browser()

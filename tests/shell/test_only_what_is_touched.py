@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from starsessions import ResponseStarted, Session
 from starsessions.core.merge import same, same_items
-from tests.conftest import BACKENDS
+from tests.kinds import BACKENDS
 from tests.rows import rows
 from tests.shell.test_websocket import ACCEPT, CLOSE, connect
 from tests.site import Clock, Site

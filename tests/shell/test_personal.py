@@ -28,11 +28,11 @@ from starsessions.stores.base import Cursor
 from starsessions.testing.conformance.right_stores import Entries, Right
 from starsessions.users import UserSessions
 from tests.rows import rows
-from tests.shell.people import LISTING, sign_in, signed_in, user_of
+from tests.shell.people import each_listing, sign_in, signed_in, user_of
 from tests.shell.test_sign_in_races import Watched
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
-pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
+pytestmark = pytest.mark.anyio
 
 ANN, BOB = "ann@example.com/7f3e9c51", "bob@example.com/0b6d2a84"
 PROVIDER = {"provider": "https://idp.example.com", "provider_session": "s-1", "provider_subject": "sub-1"}
@@ -66,11 +66,6 @@ class FourVerbs(Right):
     scan = None  # type: ignore[assignment]
 
 
-@pytest.fixture(params=list(LISTING))
-def listing(request: pytest.FixtureRequest, clock: Clock) -> SessionBackend:
-    return LISTING[request.param](clock)
-
-
 async def held(backend: Any) -> bytes:
     """All bytes of the store."""
     [store] = backend.stores
@@ -88,6 +83,7 @@ def keeps(**data: Any) -> Callable[[Session], None]:
 
 
 @pytest.mark.guarantee(29)
+@each_listing
 async def test_what_is_stored_of_a_user_is_exported_with_its_data(listing: SessionBackend, clock: Clock) -> None:
     site = Site(backend=listing, autoload=True, clock=clock)
     began_at = datetime.fromtimestamp(int(clock()), UTC)
@@ -145,6 +141,8 @@ async def test_an_entry_that_another_key_encrypts_is_not_exported(clock: Clock) 
 
 
 @pytest.mark.guarantee(29)
+@pytest.mark.both_loops
+@each_listing
 async def test_an_erased_user_is_signed_out_and_not_in_the_store(listing: SessionBackend, clock: Clock) -> None:
     site = Site(backend=listing, autoload=True, clock=clock)
     ann, bob = await signed_in(site, ANN, **PROVIDER), await signed_in(site, BOB, **PROVIDER)
@@ -198,6 +196,7 @@ async def test_a_dry_run_counts_each_session_once_although_a_page_begins_with_th
 
 
 @pytest.mark.guarantee(29)
+@pytest.mark.both_loops
 async def test_an_erasure_that_was_interrupted_anywhere_is_completed_by_another_one(clock: Clock) -> None:
     for breaks_at in count(1):
         store = Watched()
@@ -242,6 +241,7 @@ async def test_what_the_store_has_lost_from_its_listing_is_erased(clock: Clock) 
 
 
 @pytest.mark.guarantee(29)
+@pytest.mark.both_loops
 async def test_who_signs_in_during_the_erasure_is_signed_out_again(clock: Clock) -> None:
     backend = StoreBackend(MemoryStore(), clock=clock)
     site = Site(backend=backend, autoload=True, clock=clock)
@@ -298,6 +298,7 @@ async def test_entries_that_cannot_be_read_are_counted(clock: Clock) -> None:
 
 
 @pytest.mark.guarantee(29)
+@pytest.mark.both_loops
 async def test_a_scan_of_many_pages_finds_all(clock: Clock) -> None:
     backend = StoreBackend(Forgetful(), clock=clock)
     site = Site(backend=backend, autoload=True, clock=clock)

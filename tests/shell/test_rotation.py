@@ -15,7 +15,7 @@ from starsessions import (
     get_miss_reason,
     update_atomically,
 )
-from tests.conftest import BACKENDS
+from tests.kinds import BACKENDS, each_store_backend
 from tests.rows import rows
 from tests.site import Browser, Clock, Site
 
@@ -45,6 +45,7 @@ async def started(site: Site) -> tuple[Browser, Browser]:
 
 
 @pytest.mark.guarantee(16)
+@each_store_backend
 async def test_within_the_grace_the_old_id_reads_and_writes_the_new_session(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -58,6 +59,7 @@ async def test_within_the_grace_the_old_id_reads_and_writes_the_new_session(
 
 
 @pytest.mark.guarantee(16)
+@each_store_backend
 async def test_after_the_grace_the_old_id_is_invalid_and_reported_as_rotated(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -71,6 +73,7 @@ async def test_after_the_grace_the_old_id_is_invalid_and_reported_as_rotated(
 
 
 @pytest.mark.guarantee(16)
+@each_store_backend
 async def test_there_is_no_grace_unless_it_is_requested(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -87,6 +90,7 @@ async def sign_in(session: Session) -> None:
 
 
 @pytest.mark.guarantee(16)
+@each_store_backend
 async def test_a_request_just_after_a_rotation_does_not_sign_the_user_out(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -104,6 +108,7 @@ async def test_a_request_just_after_a_rotation_does_not_sign_the_user_out(
             await site.visit(save, late)
 
 
+@each_store_backend
 async def test_a_browser_that_missed_the_new_id_can_start_again(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -120,6 +125,7 @@ async def test_a_browser_that_missed_the_new_id_can_start_again(
 
 
 @pytest.mark.guarantee(16)
+@each_store_backend
 async def test_a_logout_with_the_old_id_ends_the_new_session(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -130,6 +136,7 @@ async def test_a_logout_with_the_old_id_ends_the_new_session(
     assert await site.data(Browser(dict(new.cookies))) == {}
 
 
+@each_store_backend
 async def test_a_rotation_with_the_old_id_rotates_the_new_session(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -141,6 +148,7 @@ async def test_a_rotation_with_the_old_id_rotates_the_new_session(
         assert await site.data(browser) == {"user": "ann"}
 
 
+@each_store_backend
 async def test_a_second_grace_does_not_prolong_the_first(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -154,6 +162,7 @@ async def test_a_second_grace_does_not_prolong_the_first(
     assert await site.data(new) == {"user": "ann"}
 
 
+@each_store_backend
 async def test_a_request_that_was_on_its_way_during_the_rotation_loses_nothing(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -171,6 +180,7 @@ async def test_a_request_that_was_on_its_way_during_the_rotation_loses_nothing(
     assert await site.data(fast) == {"user": "ann", "cart": [1]}
 
 
+@each_store_backend
 async def test_rotate_every_gives_a_new_id_in_time_and_keeps_parallel_requests_in(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -197,6 +207,7 @@ async def test_rotate_every_gives_a_new_id_in_time_and_keeps_parallel_requests_i
     assert await site.data() == {"user": "ann"}
 
 
+@each_store_backend
 async def test_rotate_every_leaves_a_request_alone_that_does_not_use_its_session(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -207,6 +218,7 @@ async def test_rotate_every_leaves_a_request_alone_that_does_not_use_its_session
 
 
 @pytest.mark.guarantee(16)
+@each_store_backend
 async def test_two_requests_that_both_find_a_rotation_due_make_one(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -224,6 +236,7 @@ async def test_two_requests_that_both_find_a_rotation_due_make_one(
     assert await site.data(fast) == {"user": "ann", "fast": 1, "slow": 1}
 
 
+@each_store_backend
 async def test_after_the_headers_nothing_is_rotated(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -252,6 +265,7 @@ async def test_a_backend_without_grace_raises_for_a_grace(
         await site.visit(rotate)
 
 
+@each_store_backend
 @rows("grace", [0, -1, 0.5, "30"])
 async def test_an_invalid_grace_is_rejected(
     site_of: Callable[..., Site], store_backend: SessionBackend, grace: Any
@@ -261,6 +275,7 @@ async def test_an_invalid_grace_is_rejected(
         await site.visit(lambda session: session.regenerate_id(grace=grace))
 
 
+@each_store_backend
 @rows("again", [put(flash="too late"), Session.persist], ids=["puts something in", "persists"])
 async def test_a_request_whose_session_was_rotated_elsewhere_leaves_the_new_id_in_the_browser(
     site_of: Callable[..., Site], store_backend: SessionBackend, again: Callable[[Session], Any]
@@ -284,6 +299,7 @@ async def test_a_request_whose_session_was_rotated_elsewhere_leaves_the_new_id_i
     assert await elsewhere.data(browser) == {"a": 1, "user": "ann"}
 
 
+@each_store_backend
 @rows("then", [put(c=3), lambda session: update_atomically(session, lambda data: data.update(c=3))])
 async def test_a_cookie_that_was_to_be_set_is_not_if_the_session_is_rotated_with_a_grace_meanwhile(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock, then: Callable[[Session], Any]

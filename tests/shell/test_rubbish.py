@@ -23,6 +23,7 @@ from starsessions import (
 from starsessions.backends.user_index import Owned, PendingSignIn
 from starsessions.core.record import Found, Identity
 from starsessions.core.state import Create, Rotate
+from tests.kinds import each_backend
 from tests.rows import rows
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
@@ -47,12 +48,14 @@ def starlette_cookie(payload: bytes, key: str = KEY, clock: Clock | None = None)
     return Signer(key).sign(payload).decode()
 
 
+@each_backend
 async def test_a_request_without_a_cookie_has_the_reason_no_cookie(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
     assert (await site_of(backend=backend).visit(why)).result is MissReason.NO_COOKIE
 
 
+@each_backend
 async def test_a_live_session_is_not_new(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
     await site.visit(sign_in)
@@ -175,6 +178,7 @@ async def test_garbage_in_a_custom_backend_is_ignored(
 
 @pytest.mark.requirement("ASVS 3.3.4")
 @pytest.mark.guarantee(9)
+@each_backend
 async def test_no_id_key_or_value_is_in_any_log_repr_or_traceback(
     site_of: Callable[..., Site], backend: SessionBackend, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -21,8 +21,9 @@ from starsessions import (
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from tests.keys import owner_name
+from tests.kinds import each_backend, each_server_backend, each_store_backend
 from tests.rows import rows
-from tests.shell.people import LISTING, sign_in, user_of
+from tests.shell.people import LISTING, each_listing, sign_in, user_of
 from tests.shell.test_websocket import connect
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.requirement("NIST 5.1(1)")
+@each_backend
 async def test_a_sign_in_is_seen_at_once_and_at_the_next_request(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -56,6 +58,7 @@ async def test_a_sign_in_is_seen_at_once_and_at_the_next_request(
     )
 
 
+@each_backend
 async def test_a_sign_in_without_any_data_is_a_session_and_removing_its_data_does_not_end_it(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -68,6 +71,7 @@ async def test_a_sign_in_without_any_data_is_a_session_and_removing_its_data_doe
 
 @pytest.mark.requirement("ASVS 7.2.4", "NIST 5.1")
 @pytest.mark.guarantee(21)
+@each_server_backend
 async def test_each_sign_in_gives_a_new_id_and_invalidates_the_old_one(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -84,6 +88,7 @@ async def test_each_sign_in_gives_a_new_id_and_invalidates_the_old_one(
     assert await site.data() == {"cart": [1]}
 
 
+@each_backend
 async def test_data_of_the_anonymous_session_is_kept_or_dropped_by_choice(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -96,6 +101,7 @@ async def test_data_of_the_anonymous_session_is_kept_or_dropped_by_choice(
 
 
 @pytest.mark.guarantee(21)
+@each_backend
 async def test_data_of_another_user_is_never_passed_on(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
     await site.visit(sign_in("ann"))
@@ -106,6 +112,7 @@ async def test_data_of_another_user_is_never_passed_on(site_of: Callable[..., Si
 
 @pytest.mark.requirement("NIST 5.1")
 @pytest.mark.guarantee(21)
+@each_backend
 async def test_the_user_cannot_be_overwritten_through_the_data(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -117,6 +124,7 @@ async def test_the_user_cannot_be_overwritten_through_the_data(
         await site.visit(lambda session: setattr(session, "user_id", "eve"))
 
 
+@each_backend
 @rows("user", ["", None, 42, b"ann"])
 async def test_a_user_id_that_is_no_text_is_refused(
     site_of: Callable[..., Site], backend: SessionBackend, user: Any
@@ -153,12 +161,14 @@ async def test_a_stamp_that_is_no_text_signs_no_user_out(
     assert await user_of(site, site.browser) == "ann"
 
 
+@each_backend
 async def test_sign_in_raises_after_the_headers_are_sent(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     with pytest.raises(ResponseStarted, match="sign in, or call"):
         await site_of(backend=backend).visit(after=sign_in())
 
 
 @pytest.mark.requirement("ASVS 7.2.4")
+@each_store_backend
 async def test_after_a_sign_in_a_rotation_has_nothing_left_to_do_and_gives_no_grace(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -178,6 +188,7 @@ async def test_after_a_sign_in_a_rotation_has_nothing_left_to_do_and_gives_no_gr
     assert await user_of(site, site.browser) is None
 
 
+@each_server_backend
 @rows("more", [{}, {"m": 1}])
 async def test_a_sign_in_in_a_rejected_websocket_has_no_effect(
     site_of: Callable[..., Site], server_backend: SessionBackend, more: dict[str, int]
@@ -198,6 +209,7 @@ async def test_a_sign_in_in_a_rejected_websocket_has_no_effect(
     )
 
 
+@each_backend
 @rows(("user", "method"), [("\ud800", ""), ("ann", "\ud800")])
 async def test_half_of_a_character_is_refused_before_anything_is_listed(
     site_of: Callable[..., Site], backend: SessionBackend, user: str, method: str
@@ -209,6 +221,7 @@ async def test_half_of_a_character_is_refused_before_anything_is_listed(
 
 
 @pytest.mark.requirement("ASVS 7.5.2")
+@each_listing
 @rows("user", ["a\0b", "ann/../bob", "'; --", "\u00e9", "e\u0301", "x" * 2000])
 async def test_any_other_text_names_a_user_and_no_second_one(
     site_of: Callable[..., Site], listing: SessionBackend, user: str
@@ -224,6 +237,7 @@ async def test_any_other_text_names_a_user_and_no_second_one(
     assert await user_of(site, site.browser) == user
 
 
+@each_backend
 async def test_a_session_by_hand_and_a_write_by_hand_keep_who_is_signed_in(backend: SessionBackend) -> None:
     session = Session(backend)
     await session.load()
@@ -241,6 +255,7 @@ async def test_a_session_by_hand_and_a_write_by_hand_keep_who_is_signed_in(backe
 
 @pytest.mark.requirement("ASVS 7.4.1", "NIST 5.1")
 @pytest.mark.guarantee(21)
+@each_listing
 async def test_signing_out_ends_the_session_and_the_copy_of_its_cookie(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -255,6 +270,7 @@ async def test_signing_out_ends_the_session_and_the_copy_of_its_cookie(
     assert await UserSessions(listing).list("ann") == []
 
 
+@each_backend
 async def test_a_key_set_after_signing_out_in_the_same_request_is_that_of_an_anonymous_visitor(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -271,6 +287,7 @@ async def test_a_key_set_after_signing_out_in_the_same_request_is_that_of_an_ano
 
 
 @pytest.mark.requirement("NIST 5.1")
+@each_backend
 async def test_signing_out_can_tell_the_browser_to_forget_the_site(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -280,6 +297,7 @@ async def test_signing_out_can_tell_the_browser_to_forget_the_site(
     assert reply.all("clear-site-data") == ['"cache", "cookies", "storage"']
 
 
+@each_backend
 async def test_no_other_response_tells_the_browser_to_forget_the_site(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -289,6 +307,7 @@ async def test_no_other_response_tells_the_browser_to_forget_the_site(
         assert (len(reply.set_cookies), reply.all("clear-site-data")) == (1, [])
 
 
+@each_backend
 async def test_signing_out_an_anonymous_visitor_clears_no_site_data(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -298,6 +317,7 @@ async def test_signing_out_an_anonymous_visitor_clears_no_site_data(
     assert reply.all("clear-site-data") == reply.all("set-cookie") == []
 
 
+@each_backend
 async def test_a_message_said_after_signing_out_is_not_wiped_with_the_site(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:

@@ -20,6 +20,7 @@ from starsessions.stores import memory
 from starsessions.stores.base import Conflict, Creation, Deletion, Owner, Replacement
 from starsessions.stores.memory import MemoryStore
 from tests.interrupted import Call, Lock, at_each_line
+from tests.kinds import each_backend
 from tests.rows import rows
 from tests.site import Browser, call
 
@@ -241,6 +242,7 @@ def test_a_store_that_compares_no_versions_would_lose_one() -> None:
 
 
 @pytest.mark.usefixtures("switching_often")
+@each_backend
 def test_event_loops_in_several_threads_share_a_middleware_and_mix_no_sessions(backend: SessionBackend) -> None:
     app = SessionMiddleware(count, backend=backend, autoload=True)
 

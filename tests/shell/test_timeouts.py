@@ -14,6 +14,7 @@ from starsessions import (
     users,
 )
 from starsessions.timeouts import AAL1, AAL2, AAL3, Timeouts
+from tests.kinds import each_backend, each_store_backend
 from tests.rows import rows
 from tests.shell.people import sign_in, signed_in, user_of, who
 from tests.site import Clock, Site
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.requirement("ASVS 7.5.1", "ASVS 7.5.3")
+@each_backend
 async def test_a_session_is_fresh_until_the_time_is_up_and_after_another_sign_in(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -42,6 +44,7 @@ async def test_a_session_is_fresh_until_the_time_is_up_and_after_another_sign_in
 
 
 @pytest.mark.requirement("ASVS 7.3.2", "NIST 5.2")
+@each_backend
 async def test_a_sign_in_begins_the_time_that_a_session_may_last(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -56,6 +59,7 @@ async def test_a_sign_in_begins_the_time_that_a_session_may_last(
     assert await user_of(site, site.browser) is None
 
 
+@each_backend
 async def test_a_remembered_session_lasts_longer(
     site_of: Callable[..., Site], backend: SessionBackend, clock: Clock
 ) -> None:
@@ -65,6 +69,7 @@ async def test_a_remembered_session_lasts_longer(
     assert await user_of(site, site.browser) == "ann"
 
 
+@each_backend
 async def test_who_asks_to_be_remembered_is_never_signed_out_sooner(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -82,6 +87,7 @@ async def test_the_value_of_a_check_box_is_not_taken_for_the_answer(
         await site_of(backend=InMemoryBackend()).visit(sign_in(remember=remember))
 
 
+@each_backend
 @rows(("remember", "max_age"), [(True, "2592000"), (None, "100"), (False, "")])
 async def test_a_user_is_remembered_as_they_have_said_last(
     site_of: Callable[..., Site], backend: SessionBackend, remember: bool | None, max_age: str
@@ -107,6 +113,7 @@ async def test_remember_me_that_has_no_effect_is_logged_once(
 
 @pytest.mark.requirement("ASVS 7.1.1", "NIST 5.1(5)", "NIST 5.2")
 @pytest.mark.guarantee(21)
+@each_store_backend
 @rows("limits", [AAL1, AAL2, AAL3])
 @rows("remember", [False, True])
 async def test_the_limits_of_the_standards_are_kept(

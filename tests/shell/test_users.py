@@ -26,8 +26,9 @@ from starsessions.backends.user_index import PENDING
 from starsessions.stores.base import Write
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSession, UserSessions
+from tests.kinds import each_backend, each_store_backend
 from tests.rows import rows
-from tests.shell.people import Recorded, sign_in, signed_in, user_of
+from tests.shell.people import Recorded, each_listing, sign_in, signed_in, user_of
 from tests.site import KEY, Browser, Clock, Site
 
 pytestmark = pytest.mark.anyio
@@ -42,6 +43,7 @@ class Name(StrEnum):
 
 @pytest.mark.requirement("ASVS 7.5.2")
 @pytest.mark.guarantee(21)
+@each_listing
 async def test_the_list_shows_recognisable_devices_and_no_ids_or_keys(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
@@ -77,6 +79,7 @@ async def test_the_list_shows_recognisable_devices_and_no_ids_or_keys(
     assert await site.data(Browser({"session": oldest.handle})) == {}
 
 
+@each_listing
 @rows("ann", [Markup("ann"), Name.ANN, quoted_name("ann", quote=True)], ids=repr)
 async def test_a_user_id_of_a_subclass_is_the_id_as_text(
     site_of: Callable[..., Site], listing: SessionBackend, ann: str
@@ -103,6 +106,7 @@ async def test_the_device_is_named_by_the_user_agent_header_wherever_it_is(
         assert newest.agent == device
 
 
+@each_listing
 async def test_the_list_is_of_one_user_only(site_of: Callable[..., Site], listing: SessionBackend) -> None:
     site = site_of(backend=listing)
     for user in ("ann", "bob", "ann", "Ann"):
@@ -113,6 +117,7 @@ async def test_the_list_is_of_one_user_only(site_of: Callable[..., Site], listin
 
 @pytest.mark.requirement("ASVS 7.5.2")
 @pytest.mark.guarantee(21)
+@each_listing
 async def test_one_session_is_ended_by_its_handle_and_no_other(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
@@ -131,6 +136,7 @@ async def test_one_session_is_ended_by_its_handle_and_no_other(
 
 @pytest.mark.requirement("ASVS 7.4.3")
 @pytest.mark.guarantee(21)
+@each_listing
 async def test_all_other_sessions_are_revoked_and_the_current_one_gets_a_new_id(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -148,6 +154,7 @@ async def test_all_other_sessions_are_revoked_and_the_current_one_gets_a_new_id(
     assert len(await UserSessions(listing).list("ann")) == 1
 
 
+@each_listing
 @rows("late", ["rotates", "renews", "writes", "signs in"])
 async def test_a_session_that_was_ended_stays_ended_whatever_a_slow_request_does(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock, late: str
@@ -179,6 +186,7 @@ async def test_a_session_that_was_ended_stays_ended_whatever_a_slow_request_does
 
 
 @pytest.mark.requirement("ASVS 7.4.2", "ASVS 7.4.5")
+@each_listing
 async def test_all_sessions_of_a_user_are_ended(site_of: Callable[..., Site], listing: SessionBackend) -> None:
     site = site_of(backend=listing)
     browsers = [await signed_in(site) for _ in range(3)]
@@ -187,6 +195,7 @@ async def test_all_sessions_of_a_user_are_ended(site_of: Callable[..., Site], li
     assert await UserSessions(listing).revoke_all("ann") == 0
 
 
+@each_listing
 async def test_a_session_stays_on_the_list_wherever_it_is_rotated_to(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -199,6 +208,7 @@ async def test_a_session_stays_on_the_list_wherever_it_is_rotated_to(
     assert await user_of(site, site.browser) is None
 
 
+@each_listing
 async def test_the_newest_sign_in_is_first_on_the_list_despite_later_rotations(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
@@ -211,6 +221,7 @@ async def test_the_newest_sign_in_is_first_on_the_list_despite_later_rotations(
     assert [one.method for one in await sessions.list("ann")] == ["second", "first"]
 
 
+@each_listing
 async def test_a_session_that_is_used_for_ever_stays_on_the_list(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
@@ -223,6 +234,7 @@ async def test_a_session_that_is_used_for_ever_stays_on_the_list(
 
 
 @pytest.mark.guarantee(21)
+@each_listing
 async def test_the_list_drops_expired_sessions_and_holds_only_valid_ones(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
@@ -235,6 +247,7 @@ async def test_the_list_drops_expired_sessions_and_holds_only_valid_ones(
     assert len(await UserSessions(listing).list("ann")) == 1
 
 
+@each_store_backend
 async def test_a_sign_in_that_is_never_saved_is_dropped_from_the_list(
     site_of: Callable[..., Site], store_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -253,6 +266,7 @@ async def test_a_sign_in_that_is_never_saved_is_dropped_from_the_list(
     assert len(await UserSessions(store_backend).list("ann")) == 1
 
 
+@each_listing
 async def test_anonymous_sessions_are_not_listed(site_of: Callable[..., Site], listing: SessionBackend) -> None:
     site = site_of(backend=listing)
     await site.visit(lambda session: session.update(n=1))
@@ -263,6 +277,7 @@ async def test_anonymous_sessions_are_not_listed(site_of: Callable[..., Site], l
 
 
 @pytest.mark.guarantee(21)
+@each_listing
 async def test_a_failed_sign_in_leaves_the_previous_session_on_the_list(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
@@ -284,6 +299,7 @@ async def test_a_failed_sign_in_leaves_the_previous_session_on_the_list(
     assert await user_of(site, site.browser) is None
 
 
+@each_listing
 async def test_the_newest_sign_in_is_the_first_and_a_session_keeps_its_name_when_it_is_rotated(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
@@ -348,6 +364,7 @@ async def test_the_store_of_revocations_starts_and_stops_with_the_application(cl
 
 @pytest.mark.requirement("ASVS 7.4.2")
 @pytest.mark.guarantee(21)
+@each_listing
 async def test_a_sign_in_in_progress_is_revoked_with_all_others(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -436,6 +453,7 @@ async def test_a_session_that_is_saved_while_all_are_ended_is_ended_or_refused(
 
 
 @pytest.mark.requirement("ASVS 7.1.2")
+@each_listing
 async def test_one_session_too_many_ends_the_oldest(site_of: Callable[..., Site], listing: SessionBackend) -> None:
     """ASVS 7.1.2."""
     site = site_of(backend=listing, max_sessions_per_user=2)
@@ -445,6 +463,7 @@ async def test_one_session_too_many_ends_the_oldest(site_of: Callable[..., Site]
     assert len(await UserSessions(listing).list("ann")) == 2
 
 
+@each_listing
 async def test_who_was_signed_in_as_another_user_is_one_more_session_of_this_one(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -455,6 +474,7 @@ async def test_who_was_signed_in_as_another_user_is_one_more_session_of_this_one
 
 
 @pytest.mark.requirement("ASVS 7.1.2")
+@each_listing
 async def test_one_session_too_many_is_refused_if_that_is_asked_for(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
@@ -470,6 +490,7 @@ async def test_one_session_too_many_is_refused_if_that_is_asked_for(
 
 
 @pytest.mark.guarantee(21)
+@each_listing
 async def test_repeated_sign_ins_and_sign_outs_count_as_one_session(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -488,6 +509,7 @@ async def test_repeated_sign_ins_and_sign_outs_count_as_one_session(
     assert len(await UserSessions(listing).list("ann")) == 1
 
 
+@each_listing
 async def test_a_rejected_sign_in_keeps_the_data_of_the_anonymous_session(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -504,6 +526,7 @@ async def test_a_rejected_sign_in_keeps_the_data_of_the_anonymous_session(
 
 
 @pytest.mark.guarantee(21)
+@each_listing
 async def test_parallel_sign_ins_are_never_more_than_allowed(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -540,12 +563,14 @@ def test_an_invalid_limit_is_rejected(site_of: Callable[..., Site], settings: di
         site_of(backend=InMemoryBackend(), **settings)
 
 
+@each_backend
 def test_a_limit_without_a_list_is_refused(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     if getattr(backend, "user_index", None) is None:
         with pytest.raises(ImproperlyConfigured, match="lists each user"):
             site_of(backend=backend, max_sessions_per_user=2)
 
 
+@each_listing
 async def test_a_visitor_who_is_not_signed_in_ends_no_other_sessions(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:

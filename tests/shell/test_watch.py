@@ -18,12 +18,14 @@ from starsessions.core.serializer import Msgpack
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from starsessions.watch import MAX_FAILURES
-from tests.shell.people import sign_in
+from tests.kinds import each_backend, each_store_backend
+from tests.shell.people import each_listing, sign_in
 from tests.site import Browser, Clock, Site, settled
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
 
 
+@each_listing
 async def test_revalidate_merges_the_changes_of_others_with_unsaved_ones(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -43,6 +45,7 @@ async def test_revalidate_merges_the_changes_of_others_with_unsaved_ones(
     assert data["mine"] == 1
 
 
+@each_listing
 async def test_revalidate_returns_false_when_the_session_has_ended(
     site_of: Callable[..., Site], listing: SessionBackend, clock: Clock
 ) -> None:
@@ -71,6 +74,7 @@ async def test_revalidate_returns_false_when_the_session_has_ended(
         assert reply.set_cookies == []
 
 
+@each_store_backend
 async def test_revalidate_follows_a_rotation(site_of: Callable[..., Site], store_backend: SessionBackend) -> None:
     site, elsewhere = site_of(backend=store_backend), site_of(backend=store_backend)
     await site.visit(sign_in())
@@ -88,6 +92,7 @@ async def test_revalidate_follows_a_rotation(site_of: Callable[..., Site], store
     assert (reply.result, reply.set_cookies) == (True, [])
 
 
+@each_backend
 async def test_there_is_nothing_to_revalidate_without_a_session(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -123,6 +128,7 @@ class Ticks:
 
 
 @pytest.mark.guarantee(21)
+@each_listing
 async def test_the_block_is_cancelled_when_the_session_has_ended(
     site_of: Callable[..., Site], listing: SessionBackend
 ) -> None:
@@ -156,6 +162,7 @@ async def test_the_block_is_cancelled_when_the_session_has_ended(
     ticks.close()
 
 
+@each_store_backend
 async def test_a_block_that_finishes_is_not_reported_as_cancelled(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -171,6 +178,7 @@ async def test_a_block_that_finishes_is_not_reported_as_cancelled(
     ticks.close()
 
 
+@each_store_backend
 async def test_an_error_in_the_block_is_raised_unchanged(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:
@@ -187,6 +195,7 @@ async def test_an_error_in_the_block_is_raised_unchanged(
     ticks.close()
 
 
+@each_store_backend
 async def test_on_conflict_raise_raises_when_a_session_is_saved_and_not_when_it_is_watched(
     site_of: Callable[..., Site], store_backend: SessionBackend
 ) -> None:

@@ -23,6 +23,7 @@ from starsessions import (
     set_expiry,
     users,
 )
+from tests.kinds import each_backend, each_server_backend
 from tests.rows import rows
 from tests.site import KEY, Browser, Clock, Reply, Site, call
 
@@ -57,6 +58,7 @@ ACCEPT, CLOSE = {"type": "websocket.accept"}, {"type": "websocket.close"}
 
 
 @pytest.mark.guarantee(11)
+@each_backend
 async def test_the_cookie_is_sent_with_accept(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
 
@@ -72,6 +74,7 @@ async def test_the_cookie_is_sent_with_accept(site_of: Callable[..., Site], back
     assert await site.data() == {"user": "ann"}
 
 
+@each_backend
 async def test_an_untouched_websocket_passes_through(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
     await site.visit(sign_in)
@@ -84,6 +87,7 @@ async def test_an_untouched_websocket_passes_through(site_of: Callable[..., Site
     assert reply.messages[0] is ACCEPT
 
 
+@each_server_backend
 async def test_later_changes_are_saved_at_the_close(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -101,6 +105,7 @@ async def test_later_changes_are_saved_at_the_close(
 
 
 @pytest.mark.guarantee(11)
+@each_server_backend
 @rows("end", [None, WebSocketDisconnect(1001), RuntimeError("the handler failed")], ids=repr)
 async def test_later_changes_are_saved_however_the_connection_ends(
     site_of: Callable[..., Site], server_backend: SessionBackend, end: Exception | None
@@ -119,6 +124,7 @@ async def test_later_changes_are_saved_however_the_connection_ends(
     assert await site.data() == {"user": "ann", "n": 1}
 
 
+@each_server_backend
 async def test_later_changes_survive_a_server_that_cancels_its_connections(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -136,6 +142,7 @@ async def test_later_changes_survive_a_server_that_cancels_its_connections(
     assert await site.data() == {"user": "ann", "n": 1}
 
 
+@each_server_backend
 async def test_persist_saves_at_once(site_of: Callable[..., Site], server_backend: SessionBackend) -> None:
     site = site_of(backend=server_backend)
     await site.visit(sign_in)
@@ -153,6 +160,7 @@ async def test_persist_saves_at_once(site_of: Callable[..., Site], server_backen
     await connect(site, handler)
 
 
+@each_server_backend
 async def test_a_websocket_that_outlives_a_logout_does_not_undo_it(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -172,6 +180,7 @@ async def test_a_websocket_that_outlives_a_logout_does_not_undo_it(
 
 
 @pytest.mark.guarantee(11)
+@each_backend
 async def test_a_session_that_begins_after_accept_raises(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
 
@@ -200,6 +209,7 @@ async def test_changing_a_cookie_session_after_accept_raises(site_of: Callable[.
     assert await site.data() == {"cart": [1]}
 
 
+@each_server_backend
 async def test_a_rejected_handshake_saves_an_existing_session(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -215,6 +225,7 @@ async def test_a_rejected_handshake_saves_an_existing_session(
 
 
 @pytest.mark.guarantee(11)
+@each_backend
 async def test_a_refused_handshake_that_began_a_session_is_logged(
     site_of: Callable[..., Site], backend: SessionBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -230,6 +241,7 @@ async def test_a_refused_handshake_that_began_a_session_is_logged(
     assert "rejected" in caplog.text
 
 
+@each_backend
 async def test_a_denial_response_carries_the_cookie(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
 
@@ -242,6 +254,7 @@ async def test_a_denial_response_carries_the_cookie(site_of: Callable[..., Site]
     assert await site.data() == {"user": "ann"}
 
 
+@each_backend
 async def test_a_plain_dict_put_into_the_scope_is_saved(site_of: Callable[..., Site], backend: SessionBackend) -> None:
     site = site_of(backend=backend)
 
@@ -277,6 +290,7 @@ def test_starlettes_client_and_websocket_see_the_same_session() -> None:
                         client.cookies.set("session", value.decode().partition(";")[0].partition("=")[2])
 
 
+@each_server_backend
 async def test_an_expiry_that_is_set_after_accept_is_saved(
     site_of: Callable[..., Site], server_backend: SessionBackend, clock: Clock
 ) -> None:
@@ -293,6 +307,7 @@ async def test_an_expiry_that_is_set_after_accept_is_saved(
     assert await site.data() == {}
 
 
+@each_backend
 async def test_a_rejected_handshake_signs_no_user_in_under_the_old_id(
     site_of: Callable[..., Site], backend: SessionBackend
 ) -> None:
@@ -310,6 +325,7 @@ async def test_a_rejected_handshake_signs_no_user_in_under_the_old_id(
     assert await site.data() == {"n": 1 if getattr(site.app.config.backend, "is_client_side", False) else 2}
 
 
+@each_server_backend
 async def test_a_refused_handshake_rotates_nothing(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:
@@ -362,6 +378,7 @@ async def test_a_denial_response_is_kept_out_of_caches_too(site_of: Callable[...
     assert reply.all("vary") == ["Cookie"]
 
 
+@each_server_backend
 async def test_a_plain_dict_put_into_the_scope_after_accept_is_saved(
     site_of: Callable[..., Site], server_backend: SessionBackend
 ) -> None:

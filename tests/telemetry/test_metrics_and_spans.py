@@ -35,6 +35,7 @@ from starsessions.stores.sweeper import sweep_forever
 from starsessions.users import UserSessions
 from tests.docs.pages import DOCS
 from tests.docs.pages import rows as rows_of
+from tests.kinds import each_backend
 from tests.rows import rows
 from tests.shell.people import sign_in, signed_in
 from tests.shell.test_websocket import connect
@@ -105,6 +106,7 @@ def change(session: Session) -> None:
 
 
 @pytest.mark.both_loops
+@each_backend
 async def test_loads_and_commits_are_measured_with_their_outcome(backend: SessionBackend, clock: Clock) -> None:
     recorder = Recorder()
     site = Observed(recorder, clock, backend=backend)
@@ -555,6 +557,7 @@ async def test_a_counter_that_fails_fails_no_request(
     assert "OpenTelemetry raised LookupError" in caplog.text
 
 
+@each_backend
 async def test_without_an_sdk_everything_works(backend: SessionBackend, clock: Clock) -> None:
     site = Site(clock=clock, backend=backend, autoload=True, telemetry=OpenTelemetry())
     await site.visit(sign_in())

@@ -6,18 +6,21 @@ import pytest
 
 from starsessions import InMemoryBackend
 from starsessions.testing import BackendSuite, OpenBackend
+from tests.contracts import WholeBackend
 from tests.site import DictBackend
 
 
 class TestInMemoryBackend(BackendSuite):
-    event_loops = ("asyncio", "trio")
-
     @pytest.fixture
     def open_backend(self) -> OpenBackend:
         return InMemoryBackend
 
 
-class TestBackendOfFourCalls(BackendSuite):
+class TestInMemoryBackendOnTrio(WholeBackend, TestInMemoryBackend):
+    event_loops = ("trio",)
+
+
+class TestBackendOfFourCalls(WholeBackend):
     declines: ClassVar = {
         "atomic": "four calls without versions leave a gap between looking and writing",
         "grace": "four calls know no second id of a session",

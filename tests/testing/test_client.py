@@ -32,6 +32,7 @@ from starsessions.backends.server_side import StoreBackend
 from starsessions.stores.memory import MemoryStore
 from starsessions.testing import Clock, session_of, sign_in
 from starsessions.users import UserSessions
+from tests.kinds import each_backend
 from tests.rows import rows
 from tests.site import KEY
 
@@ -69,6 +70,7 @@ def app_with(backend: SessionBackend | None = None, **settings: Any) -> Starlett
 
 
 @pytest.mark.guarantee(25)
+@each_backend
 def test_the_next_request_finds_what_the_test_writes(browser_of: BrowserOf, backend: SessionBackend) -> None:
     client = browser_of(app_with(backend))
     with session_of(client) as session:
@@ -82,6 +84,7 @@ def test_the_next_request_finds_what_the_test_writes(browser_of: BrowserOf, back
 
 
 @pytest.mark.guarantee(25)
+@each_backend
 def test_the_test_reads_what_a_request_has_stored(browser_of: BrowserOf, backend: SessionBackend) -> None:
     client = browser_of(app_with(backend))
     client.get("/count")
@@ -91,6 +94,7 @@ def test_the_test_reads_what_a_request_has_stored(browser_of: BrowserOf, backend
     assert client.get("/count").json() == 3
 
 
+@each_backend
 def test_a_client_without_a_session_has_an_empty_one_and_stays_without(
     browser_of: BrowserOf, backend: SessionBackend
 ) -> None:
@@ -100,6 +104,7 @@ def test_a_client_without_a_session_has_an_empty_one_and_stays_without(
     assert dict(client.cookies) == {}
 
 
+@each_backend
 def test_a_session_that_is_emptied_takes_the_cookie_along(browser_of: BrowserOf, backend: SessionBackend) -> None:
     client = browser_of(app_with(backend))
     client.get("/count")
@@ -115,6 +120,7 @@ def fails_after_a_change(session: Session) -> None:
 
 
 @pytest.mark.guarantee(25)
+@each_backend
 def test_a_block_that_raises_saves_nothing(browser_of: BrowserOf, backend: SessionBackend) -> None:
     client = browser_of(app_with(backend))
     client.get("/count")
@@ -123,6 +129,7 @@ def test_a_block_that_raises_saves_nothing(browser_of: BrowserOf, backend: Sessi
     assert client.get("/").json() == {"n": 1}
 
 
+@each_backend
 def test_each_client_has_a_session_of_its_own(browser_of: BrowserOf, backend: SessionBackend) -> None:
     app = app_with(backend)
     ann, bob = browser_of(app), browser_of(app)
@@ -384,6 +391,7 @@ def app_with_people(backend: SessionBackend, **settings: Any) -> Starlette:
 
 
 @pytest.mark.guarantee(25)
+@each_backend
 @rows("started", [False, True])
 def test_a_user_is_signed_in_in_one_line(browser_of: BrowserOf, backend: SessionBackend, started: bool) -> None:
     app = app_with_people(backend)
@@ -431,6 +439,7 @@ def test_a_sign_in_says_which_of_several_sessions_it_means(browser_of: BrowserOf
 
 @pytest.mark.guarantee(25)
 @pytest.mark.anyio
+@each_backend
 async def test_with_an_asynchronous_client_a_sign_in_is_awaited(backend: SessionBackend) -> None:
     transport = httpx2.ASGITransport(app=app_with_people(backend))
     async with httpx2.AsyncClient(transport=transport, base_url="http://testserver") as client:
@@ -443,6 +452,7 @@ async def test_with_an_asynchronous_client_a_sign_in_is_awaited(backend: Session
 
 @pytest.mark.guarantee(25)
 @pytest.mark.anyio
+@each_backend
 async def test_an_asynchronous_client_has_a_session_too(backend: SessionBackend) -> None:
     transport = httpx2.ASGITransport(app=app_with(backend))
     async with httpx2.AsyncClient(transport=transport, base_url="http://testserver") as client:

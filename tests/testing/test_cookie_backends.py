@@ -16,6 +16,7 @@ from starsessions.stores import MemoryStore
 from starsessions.testing import CookieBackendSuite, OpenBackend
 from starsessions.testing.conformance.cookie_rules import COOKIE, CookieFixture, cookie_fixture
 from starsessions.testing.conformance.verdict import verdicts
+from tests.contracts import WholeCookieBackend
 from tests.rows import rows
 from tests.site import KEY
 
@@ -33,7 +34,7 @@ class TestSignedCookies(CookieBackendSuite):
         return lambda: CookieBackend(KEY)
 
 
-class TestSignedCookiesOfOurOwnFormat(CookieBackendSuite):
+class TestSignedCookiesOfOurOwnFormat(WholeCookieBackend):
     declines: ClassVar = NOT_ENCRYPTED
 
     @pytest.fixture
@@ -42,7 +43,7 @@ class TestSignedCookiesOfOurOwnFormat(CookieBackendSuite):
         return lambda: CookieBackend(KEY, revocations=store)
 
 
-class TestEncryptedCookies(CookieBackendSuite):
+class TestEncryptedCookies(WholeCookieBackend):
     declines: ClassVar = NOT_REVOCABLE
 
     @pytest.fixture
@@ -50,7 +51,7 @@ class TestEncryptedCookies(CookieBackendSuite):
         return lambda: EncryptedCookieBackend(KEY)
 
 
-class TestEncryptedCookiesThatCanBeRevoked(CookieBackendSuite):
+class TestEncryptedCookiesThatCanBeRevoked(WholeCookieBackend):
     event_loops = ("asyncio", "trio")
 
     @pytest.fixture

@@ -12,8 +12,9 @@ from hypothesis import settings
 from starsessions import SessionBackend
 from starsessions.backends.server_side import StoreBackend
 from starsessions.stores.listed import ListedStore
-from starsessions.testing import BackendSuite, OpenBackend, OpenStore, StoreSuite
+from starsessions.testing import OpenBackend, OpenStore
 from starsessions.testing.conformance.model import SETTINGS, check_against_model
+from tests.contracts import WholeBackend, WholeStore
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_store.py"
 spec = importlib.util.spec_from_file_location("custom_store", EXAMPLE)
@@ -23,7 +24,7 @@ custom_store: Any = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(custom_store)
 
 
-class TestFileStore(StoreSuite):
+class TestFileStore(WholeStore):
     event_loops = ("asyncio", "trio")
     declines: ClassVar = {
         "owners": "it has four methods, and the library adds a list for each owner",
@@ -39,7 +40,7 @@ class TestFileStore(StoreSuite):
 
 
 @pytest.mark.once
-class TestListedFileStore(StoreSuite):
+class TestListedFileStore(WholeStore):
     """The same store, as the library uses it. It adds nothing that depends on the event loop."""
 
     declines: ClassVar = {
@@ -53,7 +54,7 @@ class TestListedFileStore(StoreSuite):
 
 
 @pytest.mark.once
-class TestFileBackend(BackendSuite):
+class TestFileBackend(WholeBackend):
     @pytest.fixture
     def open_backend(self, tmp_path: Path) -> OpenBackend:
         return lambda: StoreBackend(custom_store.FileStore(tmp_path / "sessions"))

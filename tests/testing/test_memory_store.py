@@ -8,10 +8,10 @@ import pytest
 from starsessions.stores.memory import MemoryStore
 from starsessions.testing import OpenStore, StoreSuite
 from tests.backends import part
+from tests.contracts import WholeStore
 
 
 class TestMemoryStore(StoreSuite):
-    event_loops = ("asyncio", "trio")
     declines: ClassVar = {
         "durable": "the memory of a process ends with it",
         "sweeps": "each put drops two entries that are over",
@@ -26,7 +26,11 @@ class TestMemoryStore(StoreSuite):
         assert isinstance(open_store("place"), MemoryStore)
 
 
-class TestMemoryOfAConnection(StoreSuite):
+class TestMemoryStoreOnTrio(WholeStore, TestMemoryStore):
+    event_loops = ("trio",)
+
+
+class TestMemoryOfAConnection(WholeStore):
     """A store that cannot be opened twice, and is told so by its suite."""
 
     contract = part.DRIVERS

@@ -26,6 +26,7 @@ from starsessions import (
 )
 from starsessions.events import SchemaMismatch, handle_for
 from starsessions.typed import TypedSession
+from tests.kinds import each_backend, each_server_backend, each_store_backend
 from tests.rows import rows
 from tests.site import Browser, Site
 
@@ -109,6 +110,7 @@ def stored(**data: Any) -> Callable[[Session], Any]:
 # Saved like everything else
 
 
+@each_backend
 @rows("typed", CLASSES, ids=NAMES)
 async def test_a_nested_change_of_a_model_is_saved(
     site_of: SiteOf, backend: SessionBackend, typed: TypedSession[Any]
@@ -123,6 +125,7 @@ async def test_a_nested_change_of_a_model_is_saved(
     assert (shop.cart.items, shop.theme) == (["tea", "milk"], "dark")
 
 
+@each_backend
 async def test_a_change_of_a_typed_dict_is_saved(site_of: SiteOf, backend: SessionBackend) -> None:
     async def act(session: Session) -> None:
         shop = await DICT.load(session)
@@ -152,6 +155,7 @@ async def test_a_key_removed_from_a_typed_dict_is_removed_from_the_session(site_
     assert "Max-Age=0" in reply.set_cookie  # the session is empty, and an empty session is never kept
 
 
+@each_backend
 @rows("typed", CLASSES, ids=NAMES)
 async def test_reading_a_model_creates_and_writes_no_session(
     site_of: SiteOf, backend: SessionBackend, typed: TypedSession[Any]
@@ -285,6 +289,7 @@ async def test_the_session_and_the_model_share_no_object(site_of: SiteOf) -> Non
 # The life of a session
 
 
+@each_server_backend
 async def test_a_new_id_keeps_the_changes_of_the_model(site_of: SiteOf, server_backend: SessionBackend) -> None:
     async def act(session: Session) -> None:
         shop = await SHOP.load(session)
@@ -300,6 +305,7 @@ async def test_a_new_id_keeps_the_changes_of_the_model(site_of: SiteOf, server_b
     assert await site.data(before) == {}
 
 
+@each_backend
 async def test_a_logout_wins_over_changes_of_the_model(site_of: SiteOf, backend: SessionBackend) -> None:
     async def act(session: Session) -> None:
         shop = await SHOP.load(session)
@@ -344,6 +350,7 @@ async def test_clearing_a_session_wins_over_changes_of_the_model(site_of: SiteOf
     assert "Max-Age=0" in (await site.visit(act)).set_cookie
 
 
+@each_server_backend
 async def test_sign_in_keeps_or_drops_the_anonymous_model(site_of: SiteOf, server_backend: SessionBackend) -> None:
     async def sign_in(session: Session) -> None:
         put("milk")(await SHOP.load(session))
@@ -363,6 +370,7 @@ async def test_sign_in_keeps_or_drops_the_anonymous_model(site_of: SiteOf, serve
         assert (await site.visit(items)).result == kept
 
 
+@each_store_backend
 async def test_a_revalidated_session_has_the_changes_of_both_requests(
     site_of: SiteOf, store_backend: SessionBackend
 ) -> None:
@@ -383,6 +391,7 @@ async def test_a_revalidated_session_has_the_changes_of_both_requests(
     assert await site.data() == {"cart": {"items": ["tea", "milk"]}, "theme": "dark"}
 
 
+@each_server_backend
 async def test_a_change_after_the_response_raises_unless_it_is_persisted(
     site_of: SiteOf, server_backend: SessionBackend
 ) -> None:
@@ -402,6 +411,7 @@ async def test_a_change_after_the_response_raises_unless_it_is_persisted(
     assert await site.data() == {"cart": {"items": ["tea", "milk"]}}
 
 
+@each_server_backend
 async def test_persist_of_a_session_by_hand_saves_the_model(server_backend: SessionBackend) -> None:
     session = Session(server_backend)
     paint(await SHOP.load(session))
@@ -430,6 +440,7 @@ async def test_an_atomic_update_sees_and_saves_changes_of_the_model(site_of: Sit
 # Two requests at once
 
 
+@each_server_backend
 async def test_two_requests_that_change_different_fields_both_survive(
     site_of: SiteOf, server_backend: SessionBackend
 ) -> None:
@@ -447,6 +458,7 @@ async def test_two_requests_that_change_different_fields_both_survive(
     assert await site.data() == {"cart": {"items": ["tea", "milk"]}, "theme": "dark"}
 
 
+@each_store_backend
 async def test_after_a_merge_loading_the_model_again_shows_the_merged_data(
     site_of: SiteOf, store_backend: SessionBackend
 ) -> None:
@@ -465,6 +477,7 @@ async def test_after_a_merge_loading_the_model_again_shows_the_merged_data(
     assert (await site.visit(act)).result == (["tea", "milk"], "dark")
 
 
+@each_store_backend
 async def test_changing_the_same_field_twice_raises_with_on_conflict_raise(
     site_of: SiteOf, store_backend: SessionBackend
 ) -> None:
@@ -481,6 +494,7 @@ async def test_changing_the_same_field_twice_raises_with_on_conflict_raise(
         await site.visit(act)
 
 
+@each_store_backend
 async def test_a_model_does_not_restore_a_session_that_another_request_ended(
     site_of: SiteOf, store_backend: SessionBackend
 ) -> None:
@@ -590,6 +604,7 @@ async def test_invalid_data_gives_a_fresh_model_a_warning_and_an_event(
     assert await site.data() == {"theme": "xyzzy", "size": 5, "user": "ann"}  # without a change, nothing is lost
 
 
+@each_backend
 async def test_invalid_data_is_replaced_by_the_first_change(site_of: SiteOf, backend: SessionBackend) -> None:
     def grow(numbers: Any) -> None:
         numbers.size += 1
@@ -627,6 +642,7 @@ def from_basket(version: int, data: dict[str, Any]) -> dict[str, Any]:
 MOVED = TypedSession(Shop, version=2, migrate=from_basket)
 
 
+@each_backend
 async def test_older_data_is_migrated_and_written_with_the_first_change(
     site_of: SiteOf, backend: SessionBackend
 ) -> None:
