@@ -168,8 +168,9 @@ async def verify(request: HTTPConnection) -> None:
     """Raise `CsrfFailed` unless the request has a token of this session.
 
     The token is in the form field `csrf_token` or in the header `X-CSRF-Token`. As a dependency of a FastAPI
-    application or router, `Depends(csrf.verify)`, it covers all endpoints below: GET, HEAD and OPTIONS pass. A
-    WebSocket has no form, so its origin must be the application's own, unless `CsrfMiddleware` has checked it.
+    application or router, `Depends(csrf.verify)`, it covers all endpoints of FastAPI below, and neither mounted
+    applications nor routes of Starlette: GET, HEAD and OPTIONS pass. A WebSocket has no form, so its origin must be the
+    application's own, unless `CsrfMiddleware` has checked it.
 
     >>> import asyncio
     >>> from starsessions import InMemoryBackend, Session

@@ -22,7 +22,8 @@ load it. They all work for HTTP and for WebSockets. For a session cookie that is
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated, TypeVar
+from inspect import Parameter, Signature
+from typing import Annotated, Any, NoReturn, TypeVar
 from urllib.parse import quote
 
 from fastapi import Depends, HTTPException, WebSocketException
@@ -56,6 +57,7 @@ __all__ = [
 ]
 
 M = TypeVar("M")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _NOT_SIGNED_IN = "Not signed in."
 _OTHER_NAME = (
@@ -68,6 +70,35 @@ _SAFE_PATH = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 _LONGEST_NEXT = 2000
 _REDIRECTS = ("/", "https://", "http://")
 _NOT_IN_A_SCHEME_NAME = re.compile(r"[^A-Za-z0-9._-]")
+
+
+class _NoParameter:
+    """Makes FastAPI refuse to read a parameter from the request, with a message that names the cure.
+
+    In `Depends(signed_in)`, without parentheses, FastAPI would call the function that makes the dependency with values
+    from the query, and never the dependency: the route would be open to all.
+    """
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+
+    def __get_pydantic_core_schema__(self, *_: object) -> NoReturn:
+        raise ImproperlyConfigured(self._message)
+
+
+def _makes_dependency(example: str) -> Callable[[F], F]:
+    """Refuse the decorated function as a dependency, because what it returns is one."""
+
+    def decorate(factory: F) -> F:
+        name = factory.__qualname__.removesuffix(".__init__")
+        refusal = _NoParameter(
+            f"Depends({name}) would check nothing, because {name} only makes a dependency. Call it: Depends({example})."
+        )
+        hints = factory.__annotations__.items()  # changed here, and not in the source, for the readers of the source
+        factory.__annotations__ = {key: hint if key == "return" else Annotated[hint, refusal] for key, hint in hints}
+        return factory
+
+    return decorate
 
 
 class SessionCookie(SecurityBase):
@@ -87,6 +118,7 @@ class SessionCookie(SecurityBase):
     >>> SignedInAtHost = Annotated[Session, Depends(cookie.signed_in())]
     """
 
+    @_makes_dependency("SessionCookie()")
     def __init__(
         self,
         name: str = "session",
@@ -109,6 +141,7 @@ class SessionCookie(SecurityBase):
             self._notices.warn("name", _OTHER_NAME, self._name, name, name)
         return session
 
+    @_makes_dependency("signed_in()")
     def signed_in(self, redirect_to: str | None = None) -> Callable[..., Awaitable[Session]]:
         """Return a dependency that injects the session of a signed-in user, and otherwise responds 401.
 
@@ -125,6 +158,7 @@ class SessionCookie(SecurityBase):
 
         return signed_in_session
 
+    @_makes_dependency("user_id()")
     def user_id(self, redirect_to: str | None = None) -> Callable[..., Awaitable[str]]:
         """Return a dependency that injects the id of the signed-in user. `redirect_to` is that of `signed_in`."""
         _check_redirect(redirect_to)
@@ -134,6 +168,7 @@ class SessionCookie(SecurityBase):
 
         return id_of_the_user
 
+    @_makes_dependency("fresh(within=600)")
     def fresh(self, within: Duration, redirect_to: str | None = None) -> Callable[..., Awaitable[Session]]:
         """Return a dependency that injects the session of a user who signed in recently, for sensitive changes.
 
@@ -154,6 +189,7 @@ class SessionCookie(SecurityBase):
 
         return fresh_session
 
+    @_makes_dependency('watched(), scope="function"')
     def watched(self, check_every: Duration | None = None) -> Callable[..., AsyncIterator[Session]]:
         """Return a dependency that injects the session, and cancels the endpoint when it has ended.
 
@@ -176,6 +212,7 @@ class SessionCookie(SecurityBase):
 
         return watched_session
 
+    @_makes_dependency("typed(Model)")
     def typed(self, model: type[M] | TypedSession[M]) -> Callable[..., Awaitable[M]]:
         """Return a dependency that injects the session as a model: see `starsessions.typed`."""
         seen: TypedSession[M] = model if isinstance(model, TypedSession) else TypedSession(model)
@@ -285,26 +322,31 @@ def _check_redirect(redirect_to: str | None) -> None:
 _cookie = SessionCookie()
 
 
+@_makes_dependency("signed_in()")
 def signed_in(redirect_to: str | None = None) -> Callable[..., Awaitable[Session]]:
     """Return `SessionCookie("session").signed_in(redirect_to)`."""
     return _cookie.signed_in(redirect_to)
 
 
+@_makes_dependency("user_id()")
 def user_id(redirect_to: str | None = None) -> Callable[..., Awaitable[str]]:
     """Return `SessionCookie("session").user_id(redirect_to)`."""
     return _cookie.user_id(redirect_to)
 
 
+@_makes_dependency("fresh(within=600)")
 def fresh(within: Duration, redirect_to: str | None = None) -> Callable[..., Awaitable[Session]]:
     """Return `SessionCookie("session").fresh(within, redirect_to)`."""
     return _cookie.fresh(within, redirect_to)
 
 
+@_makes_dependency("typed(Model)")
 def typed(model: type[M] | TypedSession[M]) -> Callable[..., Awaitable[M]]:
     """Return `SessionCookie("session").typed(model)`."""
     return _cookie.typed(model)
 
 
+@_makes_dependency('watched(), scope="function"')
 def watched(check_every: Duration | None = None) -> Callable[..., AsyncIterator[Session]]:
     """Return `SessionCookie("session").watched(check_every)`."""
     return _cookie.watched(check_every)
@@ -322,3 +364,18 @@ UserId = Annotated[str, Depends(user_id())]
 WatchedSession = Annotated[Session, Depends(watched(), scope="function")]
 """The session of this request, loaded. When it has ended, the endpoint is cancelled: a WebSocket is closed with 1008,
 and another request gets a 401."""
+
+
+def _refuse_in_depends(annotated: Any, name: str, parameter: str, example: str) -> None:
+    """Give an annotated type a signature with which FastAPI refuses it as a dependency."""
+    refusal = _NoParameter(
+        f"Depends({name}) cannot work, because {name} has a Depends of its own. Make it the type of a parameter, "
+        f"{parameter}: {name}, or in a list of dependencies write Depends({example})."
+    )
+    annotated.__signature__ = Signature([Parameter("_", Parameter.KEYWORD_ONLY, annotation=Annotated[str, refusal])])
+
+
+_refuse_in_depends(CurrentSession, "CurrentSession", "session", "SessionCookie()")
+_refuse_in_depends(SignedInSession, "SignedInSession", "session", "signed_in()")
+_refuse_in_depends(UserId, "UserId", "user_id", "user_id()")
+_refuse_in_depends(WatchedSession, "WatchedSession", "session", 'watched(), scope="function"')

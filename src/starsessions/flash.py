@@ -49,14 +49,14 @@ def add_flash(source: SessionSource, text: str, category: str = "info") -> None:
 def pop_flashes(source: SessionSource, *, background: bool = False) -> list[Flash]:
     """Return the waiting messages, the oldest first, and remove them. Call it where a page is rendered.
 
-    A background request (`fetch()`, an image, a prefetch) gets none and leaves them in place.
+    A background request (`fetch()`, an image, a prefetch) gets none and leaves them in place. So does HEAD.
 
     Args:
         source: a request, a WebSocket, or a session.
         background: return them to a background request, too: for fragments that a script shows, with htmx for example.
     """
     session = get_session(source)
-    return flash.take_flashes(session) if background or _shows_a_page(session) else []
+    return flash.take_flashes(session) if _shows_them(session, background) else []
 
 
 async def claim_flashes(source: SessionSource, *, background: bool = False) -> list[Flash]:
@@ -66,7 +66,7 @@ async def claim_flashes(source: SessionSource, *, background: bool = False) -> l
     are lost. The arguments are those of `pop_flashes`.
     """
     session = await load_session(source)
-    if not flash.keys_of_flashes(session) or not (background or _shows_a_page(session)):
+    if not flash.keys_of_flashes(session) or not _shows_them(session, background):
         return []
     try:
         return await update_atomically(session, flash.take_flashes)
@@ -74,8 +74,11 @@ async def claim_flashes(source: SessionSource, *, background: bool = False) -> l
         return []
 
 
-def _shows_a_page(session: Session) -> bool:
-    return flash.is_page_navigation(session.__starsessions__.headers)
+def _shows_them(session: Session, background: bool) -> bool:
+    request = session.__starsessions__
+    if request.method == "HEAD":  # Starlette calls the handler of GET, and what that renders is not sent
+        return False
+    return background or flash.is_page_navigation(request.headers)
 
 
 def context_processor(request: HTTPConnection) -> dict[str, Callable[..., list[Flash]]]:

@@ -21,7 +21,7 @@ from starsessions.core.binding import binding_for
 from starsessions.core.cookies import CookieSpec, SameSite
 from starsessions.core.durations import Duration
 from starsessions.core.record import DEFAULT_MAX_AGE
-from starsessions.core.state import BY_HAND, CLOSED, NOTHING, OPEN, SAVING, Command, Phase
+from starsessions.core.state import AFTER_YIELD, BY_HAND, CLOSED, NOTHING, OPEN, SAVING, Command, Phase
 from starsessions.events import OnEvent, StoreFailed, dispatch
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionError
 from starsessions.lifecycle import validation
@@ -251,7 +251,7 @@ class SessionMiddleware:
         ):
             raise ResponseStarted(
                 "The session was changed after the response had started, and not saved: "
-                "call `await session.persist()` after the change."
+                f"call `await session.persist()` after the change. {AFTER_YIELD}"
             )
 
     async def _refuse(self, session: Session, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:

@@ -21,7 +21,7 @@ from starsessions.backends.adapter import adapt, bound_as
 from starsessions.backends.base import Backend, SessionBackend
 from starsessions.backends.entries import Pointer
 from starsessions.backends.epochs import EPOCH_BYTES
-from starsessions.backends.user_index import AT_ONCE, PAGE, Owned, UserIndex, next_page
+from starsessions.backends.user_index import PAGE, Owned, UserIndex, next_page
 from starsessions.core.record import Found, Identity, Record, readable
 from starsessions.events import OnEvent
 from starsessions.exceptions import ImproperlyConfigured
@@ -227,8 +227,7 @@ def _ignored(count: int) -> None:
 async def _ended(index: UserIndex, entries: list[Owned]) -> int:
     """End entries, and return how many were there."""
     ended: list[Owned] = []
-    for begin in range(0, len(entries), AT_ONCE):
-        await index.end_each(entries[begin : begin + AT_ONCE], ended.append)
+    await index.end_each(entries, ended.append)
     return len(ended)
 
 

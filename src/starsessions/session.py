@@ -276,6 +276,9 @@ reads the session.
         raise ImproperlyConfigured(
             "This request has no session of this package: add starsessions.SessionMiddleware to the application, "
             "in place of Starlette's own, and outside of other middleware that reads the session."
+            if scope_key == "session"
+            else f"This request has no session of this package under {scope_key=}: pass the scope_key of a "
+            "starsessions.SessionMiddleware that is outside of what reads the session."
         )
     return session
 

@@ -14,7 +14,7 @@ from starsessions.backends.base import Backend, SessionBackend
 from starsessions.backends.epochs import carries
 from starsessions.backends.observer import By
 from starsessions.backends.provider_links import ProviderLinks, handles_by_user
-from starsessions.backends.user_index import AT_ONCE, PAGE, Owned, UserIndex, next_page
+from starsessions.backends.user_index import PAGE, Owned, UserIndex, next_page
 from starsessions.core.durations import Duration, seconds, time_limit
 from starsessions.core.kinds import as_base
 from starsessions.core.record import LAST_INSTANT, Identity, Record
@@ -77,19 +77,32 @@ async def sign_in(
             has taken an hour. It is raised when the session is saved.
         TooManySessions: the user has `max_sessions_per_user` sessions, and `on_too_many="refuse"` is set.
         ResponseStarted: the headers have been sent, and the new id can no longer reach the browser.
-        TypeError: `user_id` is not a str, or is empty; `remember` is not a bool; or only a part of what a provider
-            says was given.
+        TypeError: `user_id` is not a str, or is empty; `method` or `stamp` is not a str; `remember` is not a bool; or
+            only a part of what a provider says was given.
     """
     if not isinstance(user_id, str) or not user_id:
         raise TypeError("sign_in() takes the id of a user as a str that is not empty: pass str(user.id).")
     if remember is not None and not isinstance(remember, bool):
         raise TypeError('sign_in() takes remember as a bool: pass bool(form.get("remember")).')
+    if not isinstance(method, str):
+        raise TypeError(
+            "sign_in() takes method as a str: leave it out if you keep no names for the ways of signing in."
+        )
+    _check_stamp("sign_in", stamp)
     if not is_unicode(user_id) or not is_unicode(method) or not is_unicode(stamp):
         raise UnsupportedValue("what sign_in() was given", "str with half of a character", "No text has that.")
     user_id, method = as_base(user_id, user_id), as_base(method, method)
     names = _provider_names(provider, provider_session, provider_subject)
     session = await load_session(source)
     return await signing_in.sign_in(session, user_id, remember, keep_data, method, stamp, names)
+
+
+def _check_stamp(function: str, stamp: str) -> None:
+    if not isinstance(stamp, str):
+        raise TypeError(
+            f"{function}() takes stamp as a str: the stored hash of the password, bytes as hash.hex(). "
+            "For a user without a password, leave it out, and do not call check_stamp()."
+        )
 
 
 def _provider_names(*names: str) -> signing_in.ProviderNames:
@@ -118,6 +131,9 @@ async def check_stamp(source: SessionSource, stamp: str) -> bool:
     Returns:
         True if it is that of the sign-in. False if it is another one, or no user is signed in.
 
+    Raises:
+        TypeError: `stamp` is not a str.
+
     >>> import asyncio
     >>> from starsessions import InMemoryBackend, Session
     >>> async def main():
@@ -128,6 +144,7 @@ async def check_stamp(source: SessionSource, stamp: str) -> bool:
     >>> asyncio.run(main())
     (True, False, None)
     """
+    _check_stamp("check_stamp", stamp)
     session = await load_session(source)
     identity = session.__starsessions__.user
     if identity is None:
@@ -546,8 +563,7 @@ async def _end(
         page, end = await index.page(user_id, limit, 0, after)
         meant = [one for one in page if is_meant(one.identity)]
         count += len(meant)
-        for begin in range(0, len(meant), AT_ONCE):
-            await index.end_each(meant[begin : begin + AT_ONCE], note)
+        await index.end_each(meant, note)
         # The limit of time is noticed here, not in `on_event`, also if the store never waits, or it was announced last.
         await checkpoint()
         await ended.tell()

@@ -337,7 +337,7 @@ class Request:
                 yield from self.carry_out()
             except Refused as refused:
                 moved_to = self._look_at(refused.current)
-                if state.overtaken(refused.current, self.data, self.place.now, moved_to):
+                if state.rebase(refused.current, self.data, self.place.now, moved_to):
                     continue
             if state.is_lost:
                 raise SessionGone

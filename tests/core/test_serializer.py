@@ -689,6 +689,19 @@ def test_data_that_contains_itself_is_rejected(serializer: Msgpack) -> None:
 
 
 @both
+def test_the_error_does_not_name_the_type_of_what_is_far_inside(serializer: Msgpack) -> None:
+    cycle: dict[str, Any] = {"name": "a str"}
+    cycle["self"] = cycle
+
+    with pytest.raises(UnsupportedValue) as caught:
+        serializer.dumps({"v": cycle})
+
+    assert str(caught.value) == (
+        'session["v"] is a nested value, which a session cannot hold. It is too deep, or contains itself.'
+    )
+
+
+@both
 def test_a_key_with_a_bracket_is_named_in_full(serializer: Msgpack) -> None:
     with pytest.raises(UnsupportedValue, match="too deep") as caught:
         serializer.dumps({"a]b": nested(MAX_DEPTH, WRAPS["list"])})

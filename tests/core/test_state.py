@@ -481,7 +481,7 @@ def test_a_request_that_was_overtaken_by_a_rotation_does_not_bring_the_old_id_ba
     updating, data = machine({"a": 1}, cookie=said)
 
     merging.conflict(current, ours, NOW)
-    assert updating.overtaken(current, data, NOW)
+    assert updating.rebase(current, data, NOW)
 
     for state in (merging, updating):
         assert (state.found, state.cookie) == (current, Cookie.LEAVE if is_alias else said)
@@ -491,18 +491,18 @@ def test_a_request_that_was_overtaken_by_a_rotation_does_not_bring_the_old_id_ba
 def test_a_change_that_is_to_be_made_anew_is_lost_where_nothing_lives(what: str) -> None:
     state, data = machine({"a": 1}, cookie=Cookie.SET, next_id="new")
 
-    assert not state.overtaken(NOT_ALIVE[what], data, NOW)
+    assert not state.rebase(NOT_ALIVE[what], data, NOW)
     assert (state.is_lost, state.found, state.cookie, state.next_id, data) == (True, None, Cookie.LEAVE, None, {})
 
     state, data = machine({"a": 1}, identity=ANN, next_id="new")
-    assert state.overtaken(NOT_ALIVE[what], data, NOW)
+    assert state.rebase(NOT_ALIVE[what], data, NOW)
     assert (state.is_lost, state.found, state.identity, data) == (True, None, ANN, {})
 
 
 def test_a_change_that_is_to_be_made_anew_keeps_what_was_asked_for() -> None:
     state, data = machine({"a": 1}, expiry=Expiry(60))
 
-    assert state.overtaken(found_with({"b": 2}, version=2), data, NOW)
+    assert state.rebase(found_with({"b": 2}, version=2), data, NOW)
     assert (state.stored(), state.expiry, data) == ({"b": 2}, Expiry(60), {"a": 1})
 
 
@@ -1080,9 +1080,9 @@ def test_what_is_stored_is_a_copy() -> None:
 def test_a_session_is_alive_until_its_deadline() -> None:
     state, _ = machine(config=rules(Policy(max_age=100, absolute_timeout=150)))
 
-    assert state.overtaken(found_with({}), {}, NOW + 99)
-    assert not state.overtaken(found_with({}), {}, NOW + 100)
-    assert not state.overtaken(found_with({}, began_at=NOW, renewed_at=NOW + 100), {}, NOW + 150)
+    assert state.rebase(found_with({}), {}, NOW + 99)
+    assert not state.rebase(found_with({}), {}, NOW + 100)
+    assert not state.rebase(found_with({}, began_at=NOW, renewed_at=NOW + 100), {}, NOW + 150)
 
 
 # Properties

@@ -326,8 +326,8 @@ class AdoptsNothing(SessionState, eq=False):
 class CountsOnWhatItHas(SessionState, eq=False):
     """Makes a change anew on the data that it has loaded, in the place of what is stored now."""
 
-    def overtaken(self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None) -> bool:
-        before, goes_on = self.found, super().overtaken(current, data, now, moved_to)
+    def rebase(self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None) -> bool:
+        before, goes_on = self.found, super().rebase(current, data, now, moved_to)
         if goes_on and before is not None and self.found is not None:
             self.found = replace(self.found, record=before.record)
         return goes_on
@@ -423,8 +423,8 @@ class BringsTheOldIdBack(SessionState, eq=False):
             self.cookie = cookie
         return merged
 
-    def overtaken(self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None) -> bool:
-        cookie, goes_on = self.cookie, super().overtaken(current, data, now, moved_to)
+    def rebase(self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None) -> bool:
+        cookie, goes_on = self.cookie, super().rebase(current, data, now, moved_to)
         if goes_on:
             self.cookie = cookie
         return goes_on

@@ -3,7 +3,7 @@
 import inspect
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,9 +23,11 @@ from starsessions import (
     BackendUnavailable,
     ImproperlyConfigured,
     InMemoryBackend,
+    ResponseStarted,
     Session,
     SessionBackend,
     SessionMiddleware,
+    csrf,
     users,
 )
 from starsessions.fastapi import (
@@ -119,6 +121,37 @@ def test_all_dependencies_of_a_request_have_the_same_session(app: FastAPI, brows
     assert browser_of(app).get("/").json() is True
 
 
+def test_what_a_dependency_changes_after_its_yield_is_saved_with_the_scope_of_the_function(
+    app: FastAPI, browser_of: BrowserOf
+) -> None:
+    async def note(session: CurrentSession) -> AsyncIterator[None]:
+        session["noted"] = ["before"]
+        yield
+        session["noted"] = ["before", "after"]
+
+    async def note_inside(session: CurrentSession) -> AsyncIterator[None]:
+        session["noted"] = ["before"]
+        yield
+        session["noted"].append("after")
+
+    for path, dependency in (("", note), ("-inside", note_inside)):
+        app.get(f"/late{path}", dependencies=[Depends(dependency)])(lambda: None)
+        app.get(f"/in-time{path}", dependencies=[Depends(dependency, scope="function")])(lambda: None)
+
+    @app.get("/")
+    def kept(session: CurrentSession) -> dict[str, Any]:
+        return session
+
+    browser = browser_of(app)
+    for path in ("", "-inside"):
+        with pytest.raises(
+            ResponseStarted, match=r'After the `yield` of a FastAPI dependency: Depends\(…, scope="funct'
+        ):
+            browser.get(f"/late{path}")
+        browser.get(f"/in-time{path}")
+        assert browser.get("/").json() == {"noted": ["before", "after"]}
+
+
 def test_a_second_session_has_its_own_dependencies(browser_of: BrowserOf) -> None:
     app = FastAPI()
     app.add_middleware(SessionMiddleware, secret_key=KEY)
@@ -170,6 +203,34 @@ def test_a_router_lets_only_signed_in_users_in(memory_app: FastAPI, browser_of: 
     assert browser.get("/account/").status_code == 401
     browser.post("/sign-in/ann")
     assert browser.get("/account/").json() == "yours"
+
+
+@rows("dependency, refusal", [(signed_in(), 401), (csrf.verify, 403)])
+def test_a_dependency_of_the_application_guards_its_endpoints_and_nothing_else(
+    browser_of: BrowserOf, dependency: Any, refusal: int
+) -> None:
+    """The pages say so, and that a middleware is what guards all."""
+
+    async def plain(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    def application(*guards: Any) -> FastAPI:
+        app, mounted = FastAPI(dependencies=[*guards]), FastAPI()
+        mounted.post("/pay")(lambda: "ok")
+        app.post("/pay")(lambda: "ok")
+        app.mount("/sub", mounted)
+        app.add_route("/plain", plain, methods=["POST"])
+        return app
+
+    def statuses(app: FastAPI) -> list[int]:
+        app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
+        foreign = {"origin": "https://evil.test"}
+        return [browser_of(app).post(path, headers=foreign).status_code for path in ("/pay", "/sub/pay", "/plain")]
+
+    assert statuses(application(Depends(dependency))) == [refusal, 200, 200]
+    wrapped = application()
+    wrapped.add_middleware(csrf.CsrfMiddleware)
+    assert statuses(wrapped) == [403, 403, 403]
 
 
 def test_changes_made_before_a_401_are_saved(memory_app: FastAPI, browser_of: BrowserOf) -> None:

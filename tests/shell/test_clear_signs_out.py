@@ -267,3 +267,20 @@ async def test_a_session_that_is_loaded_anew_is_not_cleared(
     await site.visit(change)
 
     assert (await site.visit(lambda session: (who(session), dict(session)))).result == ("ann", {"n": 1})
+
+
+async def test_it_signs_out_once_and_what_is_changed_after_that_is_kept(
+    site_of: Callable[..., Site], server_backend: SessionBackend
+) -> None:
+    site = site_of(backend=server_backend)
+    await site.visit(sign_in())
+
+    async def change(session: Session) -> None:
+        session.clear()
+        session["a"] = 1
+        await session.persist()
+        session["b"] = 2
+
+    await site.visit(change)
+
+    assert (await site.visit(lambda session: (who(session), dict(session)))).result == (None, {"a": 1, "b": 2})

@@ -272,7 +272,7 @@ async def test_what_an_epoch_refuses_makes_way_at_once(kind: str, clock: Clock, 
 
 
 async def test_a_lowered_maximum_lets_many_make_way(kind: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("starsessions.lifecycle.limits.AT_ONCE", 2)
+    monkeypatch.setattr("starsessions.lifecycle.limits.CHUNK", 2)
     ann = Device(kind, clock, 9)
     for _ in range(7):
         await ann.lost()

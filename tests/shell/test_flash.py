@@ -81,6 +81,19 @@ async def test_a_background_fetch_and_a_prefetch_do_not_eat_messages(
     assert await shown(site) == ["Saved"]
 
 
+@rows("background", [False, True])
+@rows("take", [flash.pop_flashes, flash.claim_flashes], ids=lambda take: take.__name__)
+async def test_an_answer_to_head_shows_nothing_and_takes_no_messages(
+    site_of: SiteOf, take: Callable[..., Any], background: bool
+) -> None:
+    """Starlette serves HEAD with the handler of GET."""
+    site = site_of(autoload=True)
+    await site.visit(lambda session: flash.add_flash(session, "Saved"))
+    reply = await site.visit(lambda session: take(session, background=background), method="HEAD")
+    assert reply.result == []
+    assert await shown(site) == ["Saved"]
+
+
 async def test_an_answer_to_a_script_that_is_shown_may_take_them(site_of: SiteOf) -> None:
     site = site_of()
     await site.visit(lambda session: flash.add_flash(session, "Saved"))

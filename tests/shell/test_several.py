@@ -10,13 +10,22 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.sessions import SessionMiddleware as StarletteSessions
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
-from starsessions import CookieBackend, EncryptedCookieBackend, ImproperlyConfigured, InMemoryBackend, SessionMiddleware
+from starsessions import (
+    CookieBackend,
+    EncryptedCookieBackend,
+    ImproperlyConfigured,
+    InMemoryBackend,
+    Session,
+    SessionMiddleware,
+    get_session,
+    load_session,
+)
 from starsessions.core.serializer import Msgpack
 from starsessions.stores import MemoryStore
 from tests.rows import rows
@@ -55,6 +64,19 @@ def test_two_sessions_side_by_side_under_two_scope_keys(caplog: pytest.LogCaptur
     assert client.get("/").json() == [{"n": 2}, {"n": 2}]
     assert set(client.cookies) == {"session", "preferences"}
     assert caplog.records == []
+
+
+@pytest.mark.anyio
+async def test_a_scope_key_that_no_middleware_has_is_named_in_the_error() -> None:
+    request = HTTPConnection({"type": "http", "session": Session(InMemoryBackend())})
+    message = (
+        "This request has no session of this package under scope_key='admim': pass the scope_key of a "
+        "starsessions.SessionMiddleware that is outside of what reads the session."
+    )
+    with pytest.raises(ImproperlyConfigured, match=f"^{re.escape(message)}$"):
+        get_session(request, "admim")
+    with pytest.raises(ImproperlyConfigured, match=f"^{re.escape(message)}$"):
+        await load_session(request, "admim")
 
 
 def test_under_one_scope_key_the_inner_session_is_used_and_the_outer_one_left_alone() -> None:

@@ -1,5 +1,6 @@
 """Signing in and out: a new id each time, and the user kept apart from the data."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -122,6 +123,34 @@ async def test_a_user_id_that_is_no_text_is_refused(
 ) -> None:
     with pytest.raises(TypeError, match=r"str\(user\.id\)"):
         await site_of(backend=backend).visit(sign_in(user))
+
+
+@rows("value", [None, b"a hash", 5])
+@rows(
+    ("keyword", "cure"),
+    [
+        ("method", "leave it out if you keep no names for the ways of signing in"),
+        ("stamp", "bytes as hash.hex(). For a user without a password, leave it out, and do not call check_stamp()"),
+    ],
+)
+async def test_what_goes_with_a_user_is_refused_by_name_if_it_is_no_text(
+    site_of: Callable[..., Site], backend: SessionBackend, keyword: str, cure: str, value: Any
+) -> None:
+    site = site_of(backend=backend)
+    with pytest.raises(TypeError, match=rf"^sign_in\(\) takes {keyword} as a str: .*{re.escape(cure)}\.$"):
+        await site.visit(sign_in(**{keyword: value}))
+    assert await user_of(site, site.browser) is None
+
+
+@rows("value", [None, b"a hash", 5])
+async def test_a_stamp_that_is_no_text_signs_no_user_out(
+    site_of: Callable[..., Site], backend: SessionBackend, value: Any
+) -> None:
+    site = site_of(backend=backend)
+    await site.visit(sign_in(stamp="a hash"))
+    with pytest.raises(TypeError, match=r"^check_stamp\(\) takes stamp as a str: "):
+        await site.visit(lambda session: users.check_stamp(session, value))
+    assert await user_of(site, site.browser) == "ann"
 
 
 async def test_sign_in_raises_after_the_headers_are_sent(site_of: Callable[..., Site], backend: SessionBackend) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from starsessions import CookieBackend, Session, SessionBackend, SessionGone, users
 from starsessions.backends.server_side import StoreBackend
-from starsessions.backends.user_index import AT_ONCE, UserIndex
+from starsessions.backends.user_index import CHUNK, UserIndex
 from starsessions.core.record import Identity
 from starsessions.stores.base import Conflict, Page
 from starsessions.stores.memory import MemoryStore
@@ -238,11 +238,11 @@ async def test_sign_ins_that_are_never_saved_cost_all_later_ones_one_write_each(
     """They are pending for an hour. So many may be left by handlers that fail after `sign_in()`."""
     ann = Ann(kind, clock, Slow(), 2, "evict")
     await ann.signs_in()
-    keys = await ann.begins(AT_ONCE + 10)
+    keys = await ann.begins(CHUNK + 10)
     for _ in range(3):
         await ann.signs_in()
     assert [ann.store.replaced.count(key) for key in keys] == [1] * len(keys)
-    assert ann.store.most_replacing == AT_ONCE
+    assert ann.store.most_replacing == CHUNK
 
 
 @rows("kind", list(KINDS))

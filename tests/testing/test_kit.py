@@ -5,6 +5,7 @@ import sys
 from collections import defaultdict
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -30,6 +31,21 @@ _stores: dict[str, MemoryStore] = defaultdict(MemoryStore)
 def open_right_store(name: str) -> MemoryStore:
     """For the command line, which imports it."""
     return _stores[name]
+
+
+class FourMethods:
+    """What a store has at least."""
+
+    def __init__(self) -> None:
+        store = MemoryStore()
+        self.get, self.create, self.replace, self.delete = store.get, store.create, store.replace, store.delete
+
+
+_small_stores: dict[str, FourMethods] = defaultdict(FourMethods)
+
+
+def open_small_store(name: str) -> FourMethods:
+    return _small_stores[name]
 
 
 open_wrong_store = opener(next(kind for kind in Right.__subclasses__() if kind.__name__ == "Upserts"))
@@ -158,6 +174,26 @@ def test_it_is_run_as_a_module_and_ends_with_the_exit_code(monkeypatch: pytest.M
 def test_a_capability_is_declined_with_a_reason() -> None:
     with pytest.raises(ValueError, match="with a reason"):
         main([f"{HERE}:open_right_store", "--decline", "sweeps"])
+
+
+def test_the_command_line_says_which_capabilities_a_store_seems_to_lack(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"{HERE}:open_small_store", *DECLINED]) == 1
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == len(list(STORE))
+    lacking = ["owners", "scan", "announcements", "batches", "joins"]
+    assert said.err == (
+        "The store keeps no rule of some capabilities. If it is meant to lack them, decline each with a reason: "
+        + " ".join(f"--decline {name}=REASON" for name in lacking)
+        + "\n"
+    )
+    assert main([f"{HERE}:open_small_store", *DECLINED, *(f"--decline={name}=none" for name in lacking)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("declines", [["owners"], "owners", ("owners",)], ids=str)
+def test_capabilities_are_declined_in_a_dict(declines: Any) -> None:
+    with pytest.raises(TypeError, match=r"^declines is a dict of names and reasons, such as"):
+        STORE.why_declined(next(iter(STORE)), declines)
 
 
 def test_the_rules_show_on_the_command_line_that_they_reject_what_is_broken(

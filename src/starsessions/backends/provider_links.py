@@ -47,7 +47,7 @@ REMEMBERED_FOR = 15 * 60
 PAGE = 1000
 """Links that are listed at once."""
 
-AT_ONCE = 50
+CHUNK = 50
 """Links that are written at once."""
 
 # What a link says, as the payload of its record.
@@ -156,15 +156,15 @@ class ProviderLinks:
         if subject:
             of_subject = await self._listed(subject)
             links += [link for link in of_subject if not session or link.record.payload != _OF_SESSION]
-        for begin in range(0, len(links), AT_ONCE):
-            some = links[begin : begin + AT_ONCE]
+        for begin in range(0, len(links), CHUNK):
+            some = links[begin : begin + CHUNK]
             await self._concurrently(*(self._rewrite(link, _ENDED, link.place.until, 0) for link in some))
         return links
 
     async def remove(self, links: Sequence[Link]) -> None:
         """Remove links whose sessions have ended (X)."""
-        for begin in range(0, len(links), AT_ONCE):
-            await self._concurrently(*(self._store.delete(link.key, now=0) for link in links[begin : begin + AT_ONCE]))
+        for begin in range(0, len(links), CHUNK):
+            await self._concurrently(*(self._store.delete(link.key, now=0) for link in links[begin : begin + CHUNK]))
 
     # The tokens of a sign-out
 

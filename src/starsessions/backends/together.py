@@ -84,7 +84,7 @@ class Mover:
             Moved: the session before has changed or ended meanwhile.
             Overtaken: something has ended the session meanwhile, or its sign-in.
         """
-        versions = await self._at_once(move)
+        versions = await self._in_one_batch(move)
         return versions[0] if versions else await self._in_steps(move)
 
     async def put(
@@ -117,7 +117,7 @@ class Mover:
             return await index.create(key, record, ends_at, now, later_end)
         return await index.store.create(key, index.value(key, record), expires_at=ends_at, now=now)
 
-    async def _at_once(self, move: Move) -> Sequence[Version]:
+    async def _in_one_batch(self, move: Move) -> Sequence[Version]:
         """Return the versions of what was written; none: it has to be done in steps."""
         writes: list[Write] = [self._new_entry(move)]
         if move.pending is not None:

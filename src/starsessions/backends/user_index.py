@@ -124,8 +124,8 @@ PAGE = 1000
 KNOWN_NAMES = 256
 """The names of owners that are kept for the next time: those of the requests that are under way."""
 
-AT_ONCE = 50
-"""Entries that are deleted at once."""
+CHUNK = 50
+"""Entries that are changed or deleted concurrently."""
 
 
 class Overtaken(Exception):
@@ -555,14 +555,18 @@ class UserIndex:
         if await self.write_together([Deletion(key, version)], now, key) is None:
             await self._announced(self.store.delete(key, version, now=now), key)
 
-    async def end_each(self, entries: Sequence[Owned], note: Callable[[Owned], None] | None = None) -> None:
-        """End entries, and announce that. `note` is called with each that was there, as soon as it has ended."""
+    async def end_each(self, entries: Sequence[Owned], note: Callable[[Owned], None]) -> None:
+        """End entries, a chunk at a time, and announce that. `note` is called with each that was there."""
+        for begin in range(0, len(entries), CHUNK):
+            await self._end_chunk(entries[begin : begin + CHUNK], note)
+
+    async def _end_chunk(self, entries: Sequence[Owned], note: Callable[[Owned], None]) -> None:
         topics: list[str] = []
 
         async def end(one: Owned) -> None:
             was_there = await (self.end if len(entries) == 1 else self.delete)(one.key, one.version)
             topics.append(one.key)
-            if was_there and note is not None:
+            if was_there:
                 note(one)
 
         try:

@@ -181,6 +181,7 @@ class Delete(Struct, frozen=True):
 Command = Nothing | Discard | Create | Replace | Rotate | Delete
 
 NOTHING, DISCARD = Nothing(), Discard()
+AFTER_YIELD = 'After the `yield` of a FastAPI dependency: Depends(…, scope="function").'
 _WITHOUT_A_SESSION: dict[Decision, Command] = {LEAVE: NOTHING, CLEAR: Nothing(Cookie.CLEAR), DECIDED_DISCARD: DISCARD}
 
 
@@ -358,7 +359,7 @@ class SessionState(Struct, eq=False):
         self._adopt(current)
         return merge.apply(ours, theirs)
 
-    def overtaken(self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None) -> bool:
+    def rebase(self, current: Found | None, data: dict[str, Any], now: int, moved_to: Found | None = None) -> bool:
         """Take over `current` without merging, because the change will run again on it. False: the session is lost."""
         if current is None or self._read_alive(current, now) is None:
             return self.lost(data, moved_to)
@@ -616,7 +617,7 @@ class SessionState(Struct, eq=False):
         if self.phase is not BY_HAND:
             raise ResponseStarted(
                 "The response has started, and the session is already saved. To change it from now on, save by hand: "
-                "call `await session.persist()` first, and again after each change."
+                f"call `await session.persist()` first, and again after each change. {AFTER_YIELD}"
             )
         self.holds = True  # so that it is compared again when the application has returned
 
@@ -625,7 +626,8 @@ class SessionState(Struct, eq=False):
         if not self.is_reachable:
             raise ResponseStarted(
                 "The headers have been sent, and saving this session needs a new cookie: change the session, or call "
-                "`await session.persist()`, before the response starts (WebSocket: before it is accepted)."
+                "`await session.persist()`, before the response starts (WebSocket: before it is accepted). "
+                + AFTER_YIELD
             )
 
     @property

@@ -90,7 +90,7 @@ def _wrap(value: Any, path: str, depth: int, is_hashed: bool = False) -> Any:
     """
     kind = type(value)
     if depth > MAX_DEPTH:
-        raise UnsupportedValue(_first_step(path), kind.__qualname__, "It is too deep, or contains itself.")
+        raise UnsupportedValue(_first_step(path), "nested value", "It is too deep, or contains itself.")
     if kind is dict:
         return wrap_items(value, path, depth + 1)
     if kind in _ARRAYS:

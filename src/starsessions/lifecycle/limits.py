@@ -23,7 +23,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from starsessions.backends.epochs import carries
-from starsessions.backends.user_index import AT_ONCE, PAGE, PENDING, Overtaken, Owned, UserIndex
+from starsessions.backends.user_index import CHUNK, PAGE, PENDING, Overtaken, Owned, UserIndex
 from starsessions.core.record import Identity
 from starsessions.events import Revoked
 from starsessions.exceptions import BackendUnavailable, TooManySessions
@@ -119,7 +119,7 @@ async def _has_room(identity: Identity, saved: int, pending: list[Owned], index:
     return True
 
 
-async def too_many(
+async def make_room_after_save(
     identity: Identity, index: UserIndex, rules: UserRules, now: int, state: RequestState
 ) -> list[list[Owned]]:
     """End the sessions that make way for a sign-in, which has just been saved. Return those that it evicts besides.
@@ -136,31 +136,31 @@ async def too_many(
         if evicted and (not rules.evicts or any(rank(entries[0])[1] == identity.handle for entries in evicted)):
             raise Overtaken
         later = [one for one in pending if not one.is_marked] if len(saved) + len(pending) > most else []
-        if await _are_marked(later, index, now) and await _end_unchanged(
+        if await _mark_each(later, index, now) and await _end_unchanged(
             losers[: len(losers) - len(evicted)], index, state
         ):
             return evicted
 
 
-async def _are_marked(pending: list[Owned], index: UserIndex, now: int) -> bool:
+async def _mark_each(pending: list[Owned], index: UserIndex, now: int) -> bool:
     """Make sign-ins look for others once they are saved. Return False if one was saved meanwhile, or has ended."""
-    for begin in range(0, len(pending), AT_ONCE):
-        if not all(await index.concurrently(*(index.mark(one, now) for one in pending[begin : begin + AT_ONCE]))):
+    for begin in range(0, len(pending), CHUNK):
+        if not all(await index.concurrently(*(index.mark(one, now) for one in pending[begin : begin + CHUNK]))):
             return False
     return True
 
 
 async def _end_unchanged(losers: list[list[Owned]], index: UserIndex, state: RequestState) -> bool:
     """End sessions that make way. Return False if one of them has changed meanwhile."""
-    for begin in range(0, len(losers), AT_ONCE):
-        owned = [one for entries in losers[begin : begin + AT_ONCE] for one in entries]
-        if not await _end_at_once(owned, index, state):
+    for begin in range(0, len(losers), CHUNK):
+        owned = [one for entries in losers[begin : begin + CHUNK] for one in entries]
+        if not await _end_together(owned, index, state):
             return False
     return True
 
 
-async def _end_at_once(owned: list[Owned], index: UserIndex, state: RequestState) -> bool:
-    """End these sessions at once, and report those that have ended. Return False if one of them has changed."""
+async def _end_together(owned: list[Owned], index: UserIndex, state: RequestState) -> bool:
+    """End these sessions concurrently, and report those that have ended. Return False if one of them has changed."""
     ended: list[Owned] = []
 
     async def end(one: Owned) -> None:
@@ -180,8 +180,7 @@ async def evict(losers: list[list[Owned]], index: UserIndex, state: RequestState
     """End these sessions. If the store fails, the next sign-in ends them: this one is saved, and its answer valid."""
     ended: list[Owned] = []
     try:
-        for begin in range(0, len(losers), AT_ONCE):
-            await index.end_each([one for entries in losers[begin : begin + AT_ONCE] for one in entries], ended.append)
+        await index.end_each([one for entries in losers for one in entries], ended.append)
     except BackendUnavailable:
         state.config.notices.warn(
             "evict",

@@ -39,7 +39,7 @@ from starsessions.exceptions import (
     SessionTooLarge,
     UnsupportedValue,
 )
-from starsessions.lifecycle.limits import evict, too_many
+from starsessions.lifecycle.limits import evict, make_room_after_save
 from starsessions.lifecycle.loading import find_all, judge
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
@@ -89,11 +89,11 @@ async def save(session: TrackedDict, command: Command | None = None, *, by_hand:
             await carry_out(command or decide(session, by_hand), session)
             return
         except Conflict as conflict:
-            moved_to = await _moved_to(conflict, state)
-            merged = state.conflict(conflict.current, session, int(state.config.clock()), moved_to)
+            current, moved_to = await _found_again(conflict, state)
+            merged = state.conflict(current, session, int(state.config.clock()), moved_to)
             if merged is None:
                 return
-            await _end_expired(conflict.current, state)
+            await _end_expired(current, state)
             replace_items(session, merged)
             _note_merge(state)
             command = None
@@ -142,7 +142,7 @@ async def carry_out(command: Command, session: TrackedDict) -> None:
             return
     signed_in = state.identity if state.identity is command.record.identity else None
     try:
-        kept, evicted = await state.config.observer.committing(command, _stored(command, state, signed_in))
+        kept, evicted = await state.config.observer.committing(command, _store(command, state, signed_in))
     except Overtaken:
         state.identity = state.pending = None
         state.lost(session)
@@ -156,7 +156,7 @@ async def carry_out(command: Command, session: TrackedDict) -> None:
             await evict(evicted, backend.user_index, state)
 
 
-async def _stored(
+async def _store(
     command: Create | Replace | Rotate, state: RequestState, signed_in: Identity | None
 ) -> tuple[Found, list[list[Owned]]]:
     """Write what the command says. Return what is stored now, and the sessions that a sign-in evicts."""
@@ -166,7 +166,7 @@ async def _stored(
     if isinstance(command, Replace):
         return await backend.replace(command.found, command.record, ends_at, now), []
     index, pending = backend.user_index, state.pending if signed_in is not None else None
-    kept = await _stored_under_new_id(command, state, ends_at, now, pending)
+    kept = await _store_under_new_id(command, state, ends_at, now, pending)
     if signed_in is None or index is None or rules.max_sessions is None:
         return kept, []
     # One that has the last place looks, too: another may have begun after the count, and judged before this write. So
@@ -174,7 +174,7 @@ async def _stored(
     if pending is not None and pending.count < rules.max_sessions and not pending.is_marked:
         return kept, []
     try:
-        return kept, await too_many(signed_in, index, rules, now, state)
+        return kept, await make_room_after_save(signed_in, index, rules, now, state)
     except Overtaken:
         await backend.delete(kept, now)
         raise
@@ -182,24 +182,23 @@ async def _stored(
         return kept, []
 
 
-async def _moved_to(conflict: Conflict, state: RequestState) -> Found | None:
-    """Return where the lost session lives now, which decides whether a pending sign-in keeps its data.
+async def _found_again(conflict: Conflict, state: RequestState) -> tuple[Found | None, Found | None]:
+    """Return the session as it is stored now, and where it lives if it has moved. Then a pending sign-in keeps data.
 
-    If it is back where it was found, because the sign-in that had moved it was undone meanwhile, it is not lost, and
-    becomes `conflict.current`. Otherwise it would live on under its old id, beside a copy.
+    If it is back where it was found, because the sign-in that had moved it was undone meanwhile, it is neither lost nor
+    moved. Otherwise it would live on under its old id, beside a copy.
     """
     config, found = state.config, state.found
     if conflict.current is not None or found is None or state.identity is None:
-        return None
+        return conflict.current, None
     now = int(config.clock())
     current = judge(await config.backend.refetch(found, now), config.policy, now)
     if not isinstance(current, Found):
-        return None
+        return None, None
     before, place = found.version, current.version
     if isinstance(before, Location) and isinstance(place, Location) and place.key == before.key:
-        conflict.current = current
-        return None
-    return current
+        return current, None
+    return None, current
 
 
 async def _end_expired(before: Found | None, state: RequestState) -> None:
@@ -208,12 +207,12 @@ async def _end_expired(before: Found | None, state: RequestState) -> None:
         await state.config.backend.delete(before, int(state.config.clock()))
 
 
-async def _stored_under_new_id(
+async def _store_under_new_id(
     command: Create | Rotate, state: RequestState, ends_at: int, now: int, pending: PendingSignIn | None
 ) -> Found:
     tried_id, state.tried_id = state.tried_id, command.session_id
     try:
-        return await _stored_anew(command, state, ends_at, now, pending)
+        return await _store_new(command, state, ends_at, now, pending)
     except IdInUse:
         if command.session_id is None or command.session_id != tried_id:
             raise
@@ -221,7 +220,7 @@ async def _stored_under_new_id(
         raise BackendUnavailable("The store failed while it saved the session: send the request again.") from None
 
 
-async def _stored_anew(
+async def _store_new(
     command: Create | Rotate, state: RequestState, ends_at: int, now: int, pending: PendingSignIn | None
 ) -> Found:
     backend, record = state.config.backend, command.record
@@ -308,9 +307,9 @@ async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -
         except Conflict as conflict:
             # What was made of older data must not be what the handler goes on with, if the next attempt fails.
             replace_items(session, before)
-            moved_to = await _moved_to(conflict, state)
-            if state.overtaken(conflict.current, session, int(config.clock()), moved_to):
-                await _end_expired(conflict.current, state)
+            current, moved_to = await _found_again(conflict, state)
+            if state.rebase(current, session, int(config.clock()), moved_to):
+                await _end_expired(current, state)
                 before = dict(dict.items(session)) if state.found is None else merge.apply(pending, state.stored())
                 replace_items(session, before)
                 _note_merge(state)

@@ -1,13 +1,13 @@
 """python -m starsessions.testing package.module:open_store
 
 Checks the rules of the store contract, and prints one line for each. `open_store(name)` opens a connection to the
-storage of that name: it returns a store, or an async context manager that yields one. The exit code is 1 if a rule is
-broken.
+storage of that name: it returns a store, or an async context manager that yields one. The names begin with `place_`.
+Nothing removes what is stored under them: keep files in a temporary directory. The exit code is 1 if a rule is broken.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -39,12 +39,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _prove(open_store: OpenStore, declines: dict[str, str], largest_value: int | None) -> int:
-    broken = 0
+    outcomes = {}
     async for verdict in store_verdicts(open_store, declines=declines, largest_value=largest_value):
         why = f": {verdict.why.splitlines()[0]}" if verdict.why else ""
         _say(f"{verdict.outcome:8} {verdict.rule}{why}")
-        broken += verdict.outcome == "broken"
-    return min(broken, 1)
+        outcomes[verdict.rule] = verdict.outcome
+    lacking = [name for name in STORE.capabilities if _seems_to_lack(name, outcomes)]
+    if lacking:
+        sys.stderr.write(
+            "The store keeps no rule of some capabilities. If it is meant to lack them, decline each with a reason: "
+            f"{' '.join(f'--decline {name}=REASON' for name in lacking)}\n"
+        )
+    return int("broken" in outcomes.values())
+
+
+def _seems_to_lack(capability: str, outcomes: Mapping[str, str]) -> bool:
+    seen = {outcomes[rule.__name__] for rule, needs in STORE.needs.items() if capability in needs}
+    return "broken" in seen and "kept" not in seen
 
 
 async def _self_test() -> int:

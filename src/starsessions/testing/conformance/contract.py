@@ -51,8 +51,11 @@ class Contract(Generic[P]):
         """Return the reason why the rule was declined; None if it applies.
 
         Raises:
+            TypeError: `declines` is not a mapping.
             ValueError: `declines` names an unknown capability, or gives no reason.
         """
+        if not isinstance(declines, Mapping):
+            raise TypeError('declines is a dict of names and reasons, such as {"sweeps": "the database does"}.')
         for capability, reason in declines.items():
             if capability not in self.capabilities:
                 raise ValueError(f"Unknown capability {capability!r}: decline one of {', '.join(self.capabilities)}.")
