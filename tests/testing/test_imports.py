@@ -89,12 +89,12 @@ print(sorted(name for name in set(sys.modules) - before if name.partition(".")[0
     assert said_by(code) == "[]"
 
 
-def test_it_compiles_the_methods_of_one_dataclass_only() -> None:
-    # Each of them takes a quarter of a millisecond for that, in each new process. A frozen msgspec struct takes none.
+def test_it_compiles_the_methods_of_no_dataclass() -> None:
+    # Each of them would take a quarter of a millisecond for that, in each new process. A frozen msgspec struct takes none.
     code = """
 import dataclasses, sys, starsessions
 modules = [vars(module).values() for name, module in sys.modules.items() if name.partition(".")[0] == "starsessions"]
 kinds = {one for values in modules for one in values if isinstance(one, type)}
 print(sorted(kind.__name__ for kind in kinds if dataclasses.is_dataclass(kind)))
 """
-    assert said_by(code) == "['CookieSpec']"
+    assert said_by(code) == "[]"
