@@ -52,6 +52,18 @@ async def test_an_id_that_was_not_replaced_leads_to_no_data_of_an_earlier_sessio
     assert [await backend.data_before_sign_in(token, None, NOW) for token in ("first", "unknown")] == [None, None]
 
 
+@pytest.mark.guarantee(14)
+async def test_what_is_to_end_is_found_by_an_id_in_its_grace_although_it_is_expired_by_this_clock(
+    backend: StoreBackend,
+) -> None:
+    found = await begin(backend)
+    await backend.rotate(found, record(), "second", NOW + 10, NOW, usable_until=NOW + 60)
+
+    assert await backend.fetch("first", NOW + 20) is MissReason.UNKNOWN
+    assert isinstance(await backend.fetch_to_end("first", NOW + 20), Found)
+    assert await backend.fetch_to_end("first", NOW + 60) is MissReason.ROTATED  # it entitles to nothing any more
+
+
 @pytest.mark.requirement("NIST 5.1.1(7)")
 @pytest.mark.guarantee(17)
 async def test_a_dump_of_the_store_reveals_no_session_id(site_of: Callable[..., Site], backend: StoreBackend) -> None:

@@ -53,8 +53,11 @@ class InMemoryBackend(StoreBackend):
         return self if bound is None else bound
 
     def peek(self, token: str, now: int) -> Found | MissReason:
-        read = self._read(token, token, self.store.peek(token, now))
-        return in_one_step(self._followed(read, token, now)) if isinstance(read, Pointer) else read
+        entry = self.store.peek(token, now)
+        read = self._read(token, token, entry)
+        if isinstance(read, Pointer):
+            return in_one_step(self._found(token, token, entry, now, self.store.get))
+        return read
 
     @property
     def never_waits(self) -> bool:  # type: ignore[override]

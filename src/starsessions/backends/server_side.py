@@ -116,8 +116,7 @@ class StoreBackend(Backend):
         if self._checks_epoch:
             return await self._fetch_current(token, now)
         key = self.key_of(token)
-        read = self._read(token, key, await self._store.get(key, now=now))
-        return await self._followed(read, token, now) if isinstance(read, Pointer) else read
+        return await self._found(token, key, await self._store.get(key, now=now), now, self._store.get)
 
     async def _fetch_current(self, token: str, now: int) -> Found | MissReason:
         """Return the session if no later epoch refuses it. Whose epoch that is, only the entry says."""
@@ -129,9 +128,7 @@ class StoreBackend(Backend):
             return joined.entry
 
         key = self.key_of(token)
-        read = self._read(token, key, await get(key, now=now))
-        if isinstance(read, Pointer):
-            read = await self._followed(read, token, now, get)
+        read = await self._found(token, key, await get(key, now=now), now, get)
         identity = read.record.identity if isinstance(read, Found) else None
         if identity is None or await self.user_index.epochs.allow_joined(identity, joined, now):
             return read
@@ -139,8 +136,11 @@ class StoreBackend(Backend):
 
     async def fetch_to_end(self, token: str, now: int) -> Found | MissReason:
         key = self.key_of(token)
-        read = self._read(token, key, await self._store.get(key, now=0))
-        return await self._followed(read, token, now) if isinstance(read, Pointer) else read
+
+        async def get(key: str, *, now: int) -> Entry | None:
+            return await self._store.get(key, now=0)
+
+        return await self._found(token, key, await get(key, now=now), now, get)
 
     async def create(
         self, record: Record, session_id: str | None, ends_at: int, now: int, pending: PendingSignIn | None = None
@@ -232,22 +232,27 @@ class StoreBackend(Backend):
     def sign_in_key(self, identity: Identity, session_id: str) -> str:
         return self.key_of(session_id)
 
-    async def _followed(
-        self, moved: Pointer, token: str, now: int, get: Callable[..., Awaitable[Entry | None]] | None = None
+    async def _found(
+        self, token: str, key: str, entry: Entry | None, now: int, get: Callable[..., Awaitable[Entry | None]]
     ) -> Found | MissReason:
-        """Follow a pointer for a request with the old id, within the grace period. `get`: how to read an entry."""
-        get = get or self._store.get
+        """Return the session in an entry. If that is a pointer and in its grace period, follow it.
+
+        Args:
+            token: the id in the request.
+            key: the key of the entry.
+            entry: what the store has under this key.
+            now: the current time.
+            get: reads another entry.
+        """
+        read = self._read(token, key, entry)
         for _ in range(MAX_HOPS):
-            if now >= moved.until:
-                return MissReason.ROTATED if now >= moved.at + MOMENT else MissReason.JUST_ROTATED
-            read = self._read(token, moved.to, await get(moved.to, now=now), is_alias=True)
             if not isinstance(read, Pointer):
                 return read
-            moved = read
-        return MissReason.UNDECODABLE
+            if now >= read.until:
+                return MissReason.ROTATED if now >= read.at + MOMENT else MissReason.JUST_ROTATED
+            read = self._read(token, read.to, await get(read.to, now=now), is_alias=True)
+        return MissReason.UNDECODABLE if isinstance(read, Pointer) else read
 
     async def _current(self, token: str, key: str, entry: Entry | None, now: int) -> Found | None:
-        read = self._read(token, key, entry)
-        if isinstance(read, Pointer):
-            read = await self._followed(read, token, now)
+        read = await self._found(token, key, entry, now, self._store.get)
         return read if isinstance(read, Found) else None
