@@ -617,7 +617,7 @@ async def test_what_has_ended_before_an_interruption_is_announced(
 CHANGES: dict[str, Callable[[UserIndex, Version], Awaitable[object]]] = {
     "an end": lambda index, version: index.end("key", version),
     "an end of what is unchanged": lambda index, version: index.end_unchanged("key", version, 1),
-    "a pointer": lambda index, version: index.replace_and_announce(Replacement("key", b"", version, 9, None), 1),
+    "a pointer": lambda index, version: index.put_pointer(Replacement("key", b"", version, 9, None), 1),
 }
 
 

@@ -10,7 +10,7 @@ from starsessions import stores
 from starsessions.backends.base import Backend, Conflict, wall_clock
 from starsessions.backends.entries import Entries, Location, Pointer
 from starsessions.backends.server_side import StoreBackend
-from starsessions.backends.together import complete_and_end, replace_and_announce
+from starsessions.backends.together import complete_and_end, replace_sign_in
 from starsessions.backends.user_index import Overtaken, PendingSignIn, UserIndex
 from starsessions.core.binding import DEFAULT_BINDING, Binding, Purpose
 from starsessions.core.chunking import MAX_PARTS
@@ -167,7 +167,7 @@ class _SealedCookieBackend(Backend):
         while True:
             try:
                 if announces:
-                    version = await replace_and_announce(index, place, stored, until, now)
+                    version = await replace_sign_in(index, place, stored, until, now)
                 else:
                     version = await index.replace(place.key, stored, place.version, until, now)
                 return Location(place.key, version, until)

@@ -94,7 +94,7 @@ class StoreBackend(Backend):
             self.store, binding, Purpose.SESSION_LIST, entries, policy, checks_epoch=self._checks_epoch
         )
         self._mover = Mover(self.user_index, binding.label(Purpose.BEFORE_SIGN_IN))
-        self._store = self.user_index.store
+        self._listing_store = self.user_index.store
 
     def sign_ins_for(self, binding: Binding, checks_epoch: bool = False) -> UserIndex:
         """Return the sign-ins of signed or encrypted cookies in this store. They are encrypted if the records are."""
@@ -116,7 +116,7 @@ class StoreBackend(Backend):
         if self._checks_epoch:
             return await self._fetch_current(token, now)
         key = self.key_of(token)
-        return await self._found(token, key, await self._store.get(key, now=now), now, self._store.get)
+        return await self._found(token, key, await self._listing_store.get(key, now=now), now, self._listing_store.get)
 
     async def _fetch_current(self, token: str, now: int) -> Found | MissReason:
         """Return the session if no later epoch refuses it. Whose epoch that is, only the entry says."""
@@ -138,7 +138,7 @@ class StoreBackend(Backend):
         key = self.key_of(token)
 
         async def get(key: str, *, now: int) -> Entry | None:
-            return await self._store.get(key, now=0)
+            return await self._listing_store.get(key, now=0)
 
         return await self._found(token, key, await get(key, now=now), now, get)
 
@@ -160,7 +160,9 @@ class StoreBackend(Backend):
             if record.identity is not None:
                 version = await self.user_index.replace(key, record, version, ends_at, now)
             else:
-                version = await self._store.replace(key, self._value(key, record), version, expires_at=ends_at, now=now)
+                version = await self._listing_store.replace(
+                    key, self._value(key, record), version, expires_at=ends_at, now=now
+                )
         except stores.Conflict as conflict:
             raise Conflict(await self._current(found.token, key, conflict.current, now)) from None
         except Overtaken:
@@ -203,27 +205,27 @@ class StoreBackend(Backend):
 
     async def refetch(self, found: Found, now: int) -> Found | MissReason:
         place: Location = found.version
-        key, entry = await self.user_index.moved_to(place.key, await self._store.get(place.key, now=now), now)
+        key, entry = await self.user_index.moved_to(place.key, await self._listing_store.get(place.key, now=now), now)
         read = self._read(found.token, key, entry, is_alias=found.is_alias or key != place.key)
         return MissReason.UNDECODABLE if isinstance(read, Pointer) else read
 
     async def data_before_sign_in(self, token: str, user_id: str | None, now: int) -> bytes | None:
         key = self.key_of(token)
-        pointer = self._read(token, key, await self._store.get(key, now=now))
+        pointer = self._read(token, key, await self._listing_store.get(key, now=now))
         if not isinstance(pointer, Pointer):
             return None
         key = self._mover.key_before(pointer.to)
-        before = self._read(token, key, await self._store.get(key, now=now))
+        before = self._read(token, key, await self._listing_store.get(key, now=now))
         payload = before.payload if isinstance(before, Pointer) else None
         if user_id is None or payload is None:
             return payload
-        key, entry = await self.user_index.moved_to(pointer.to, await self._store.get(pointer.to, now=now), now)
+        key, entry = await self.user_index.moved_to(pointer.to, await self._listing_store.get(pointer.to, now=now), now)
         successor = self._read("", key, entry)
         user = successor.record.identity if isinstance(successor, Found) else None
         return None if user is None or user.user_id != user_id else payload
 
     async def discard(self, token: str, now: int) -> None:
-        await self._store.delete(self.key_of(token), now=now)
+        await self._listing_store.delete(self.key_of(token), now=now)
 
     def key_of(self, session_id: str) -> str:
         """Return the store's key of the session with this id."""
@@ -254,5 +256,5 @@ class StoreBackend(Backend):
         return MissReason.UNDECODABLE if isinstance(read, Pointer) else read
 
     async def _current(self, token: str, key: str, entry: Entry | None, now: int) -> Found | None:
-        read = await self._found(token, key, entry, now, self._store.get)
+        read = await self._found(token, key, entry, now, self._listing_store.get)
         return read if isinstance(read, Found) else None

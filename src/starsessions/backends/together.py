@@ -22,7 +22,7 @@ KNOWN_FOR = 24 * 60 * 60
 
 
 class Moved(Exception):
-    """The session before has changed or ended meanwhile, and was not moved.
+    """The session before was not moved, because it has changed or ended meanwhile.
 
     Args:
         current: what is stored in its place.
@@ -163,7 +163,7 @@ class Mover:
             work.append(self._keep_data_before(move))
         version, *_ = await index.concurrently(*work)
         try:
-            await index.replace_and_announce(self._pointer(move), now)
+            await index.put_pointer(self._pointer(move), now)
         except Conflict as conflict:
             if pending is not None:
                 await index.take_back(pending, now)
@@ -244,7 +244,7 @@ async def complete_and_end(
     return version
 
 
-async def replace_and_announce(index: UserIndex, place: Location, record: Record, ends_at: int, now: int) -> Version:
+async def replace_sign_in(index: UserIndex, place: Location, record: Record, ends_at: int, now: int) -> Version:
     """Replace the sign-in of a user, and announce that. Return the version.
 
     Args:

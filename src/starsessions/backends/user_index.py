@@ -129,7 +129,10 @@ CHUNK = 50
 
 
 class Overtaken(Exception):
-    """The user's sessions were ended before this one was saved. Nothing of it is stored."""
+    """Something has ended a session while it was being saved: an "end all", its provider, or the maximum.
+
+    Nothing of it is stored, or what was stored is ended by the caller.
+    """
 
 
 class PendingSignIn:
@@ -319,7 +322,7 @@ class UserIndex:
             self._most_together = len(writes) - 1
         return versions
 
-    async def replace_and_announce(self, write: Replacement, now: int) -> None:
+    async def put_pointer(self, write: Replacement, now: int) -> None:
         """Replace an entry that has no owner any more, and announce its key.
 
         Raises:
@@ -343,7 +346,7 @@ class UserIndex:
 
         Raises:
             Conflict: the key is in use.
-            Overtaken: all sessions of the user were ended meanwhile.
+            Overtaken: something has ended the session meanwhile. Nothing of it is stored.
         """
         return await self._if_wanted(
             Creation(key, self.value(key, record), expires_at, self.owner_of(record, later_end)), record, now
@@ -370,7 +373,7 @@ class UserIndex:
 
         Raises:
             Conflict: the session has changed or ended meanwhile.
-            Overtaken: all sessions of the user were ended meanwhile.
+            Overtaken: something has ended the session meanwhile. Nothing of it is stored.
         """
         write = Replacement(key, self.value(key, record), version, expires_at, self.owner_of(record))
         return await self._if_wanted(write, record, now, pending)

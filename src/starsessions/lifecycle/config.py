@@ -41,7 +41,7 @@ class Config(Rules, frozen=True):
     load_now: Callable[[Any], None]
     """Loads the session at its first access, with `peek`."""
     peek: Callable[[str, int], Found | MissReason] | None
-    """Loads the session at its first access; None unless `autoload` is on and the backend does no I/O."""
+    """Reads a token without waiting; None unless `autoload` is on and the backend does no I/O."""
     store_now: Callable[[Any], Found] | None
     """Carries out the commands that need no I/O; None if there are none."""
     stored_now: tuple[type[Create | Replace | Rotate], ...]
