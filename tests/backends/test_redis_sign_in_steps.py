@@ -16,7 +16,7 @@ from redis import exceptions
 
 from starsessions import CookieBackend, Session, SessionBackend, SessionGone, users
 from starsessions.backends.server_side import StoreBackend
-from starsessions.backends.user_index import PENDING
+from starsessions.backends.user_index import COUNTS_FOR
 from starsessions.core.record import Found
 from starsessions.stores.base import Entry
 from starsessions.stores.redis.store import RedisStore
@@ -148,7 +148,7 @@ class Ann:
         for browser in (fresh, self.signed_in, self.cart, *self.before):
             assert await self.user(browser) is None
         now = await workers.store.time()
-        assert all(entry.expires_at <= now + PENDING + 60 for entry, _ in await workers.saved(self.name))
+        assert all(entry.expires_at <= now + COUNTS_FOR + 60 for entry, _ in await workers.saved(self.name))
 
 
 Act = Callable[[Ann], Awaitable[Any]]

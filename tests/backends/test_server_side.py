@@ -10,7 +10,7 @@ from starsessions import MissReason, Session, stores
 from starsessions.backends.adapter import adapt
 from starsessions.backends.base import Conflict
 from starsessions.backends.server_side import MAX_HOPS, Location, Pointer, StoreBackend
-from starsessions.backends.user_index import PENDING
+from starsessions.backends.together import MOVING_FOR
 from starsessions.core.record import Found, Identity, Record
 from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.memory import MemoryStore
@@ -201,7 +201,7 @@ async def test_what_an_interrupted_rotation_leaves_is_listed_for_a_minute() -> N
     with pytest.raises(BackendUnavailable):
         await backend.rotate(found, of_ann(), "second", END, NOW)
     index = backend.user_index
-    assert [len((await index.page("ann", 10, now))[0]) for now in (NOW + PENDING - 1, NOW + PENDING)] == [1, 0]
+    assert [len((await index.page("ann", 10, now))[0]) for now in (NOW + MOVING_FOR - 1, NOW + MOVING_FOR)] == [1, 0]
 
     found = await backend.create(of_ann(), "third", END, NOW)
     await backend.rotate(found, of_ann(), "fourth", END, NOW)

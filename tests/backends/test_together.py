@@ -13,7 +13,7 @@ from starsessions import CookieBackend, MissReason
 from starsessions.backends.base import Conflict, IdInUse
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.together import Move
-from starsessions.backends.user_index import PENDING, Overtaken, PendingSignIn, UserIndex
+from starsessions.backends.user_index import COUNTS_FOR, Overtaken, PendingSignIn, UserIndex
 from starsessions.core.record import Found, Identity, Record
 from starsessions.stores import base as contract
 from starsessions.stores.base import Creation, Deletion, Entry, Joined, Replacement, Write, Written
@@ -220,7 +220,7 @@ async def test_a_sign_in_whose_pending_entry_has_expired_is_stored_anew() -> Non
     store = Busy()
     backend = StoreBackend(store)
     found, pending = await begun(backend, ANONYMOUS)
-    then = NOW + PENDING
+    then = NOW + COUNTS_FOR
     await backend.rotate(found, of(), "after", END, then, pending=pending)
     assert store.calls == [3]
     assert await payload_of(backend, "after") == b"\x80"

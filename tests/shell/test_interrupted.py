@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 
 from starsessions import BackendUnavailable, CookieBackend, Session, SessionBackend, SessionGone, users
 from starsessions.backends.server_side import StoreBackend
-from starsessions.backends.user_index import PENDING
+from starsessions.backends.user_index import COUNTS_FOR
 from starsessions.core.record import Found
 from starsessions.events import Event, Revoked
 from starsessions.stores.base import Entry, Page, Write
@@ -268,7 +268,7 @@ async def signs_in(story: Story) -> None:
 
 async def signs_in_a_minute_later(story: Story) -> None:
     """Then those whose cookies were never presented make way, where there is a maximum."""
-    story.clock.advance(PENDING)
+    story.clock.advance(COUNTS_FOR)
     await story.visit(sign_in(), Browser())
 
 
@@ -446,5 +446,5 @@ async def test_a_sign_in_that_was_interrupted_costs_a_place_for_a_minute(kind: K
     story = Story(kind, 1, set())
     await story.interrupted(signs_in, how, 1)
     await story.check("after a sign-in that was interrupted")
-    story.clock.advance(PENDING)
+    story.clock.advance(COUNTS_FOR)
     assert await story.listed() == set()

@@ -22,7 +22,7 @@ from starsessions import (
     users,
 )
 from starsessions.backends.server_side import StoreBackend
-from starsessions.backends.user_index import PENDING
+from starsessions.backends.user_index import COUNTS_FOR
 from starsessions.stores.base import Write
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSession, UserSessions
@@ -261,7 +261,7 @@ async def test_a_sign_in_that_is_never_saved_is_dropped_from_the_list(
         with pytest.raises(LookupError):
             await site.visit(fails, Browser())
     assert await UserSessions(store_backend).list("ann") == []
-    clock.advance(PENDING)
+    clock.advance(COUNTS_FOR)
     await signed_in(site)
     assert len(await UserSessions(store_backend).list("ann")) == 1
 
@@ -293,7 +293,7 @@ async def test_a_failed_sign_in_leaves_the_previous_session_on_the_list(
         await site.visit(fails)
     assert await user_of(site, site.browser) == "ann"
     assert handle in [one.handle for one in await sessions.list("ann")]
-    clock.advance(PENDING)
+    clock.advance(COUNTS_FOR)
     assert [one.handle for one in await sessions.list("ann")] == [handle]
     await sessions.revoke_all("ann")
     assert await user_of(site, site.browser) is None
@@ -484,7 +484,7 @@ async def test_one_session_too_many_is_refused_if_that_is_asked_for(
         await signed_in(site)
     assert await user_of(site, first) == "ann"
     await site.visit(sign_in(), first)  # again, on the same device: that is not one more
-    clock.advance(PENDING)
+    clock.advance(COUNTS_FOR)
     await site.visit(users.sign_out, first)
     await signed_in(site)
 

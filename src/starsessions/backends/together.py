@@ -9,13 +9,16 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from starsessions.backends.entries import Location, Pointer
-from starsessions.backends.user_index import PENDING, Overtaken, PendingSignIn, UserIndex
+from starsessions.backends.user_index import Overtaken, PendingSignIn, UserIndex
 from starsessions.core.encoding import key_under
 from starsessions.core.record import Found, MissReason, Record
 from starsessions.stores.base import BatchConflict, Conflict, Creation, Deletion, Entry, Replacement, Version, Write
 
 MOMENT = 30
 """Seconds after a rotation in which the old id is expected, because its requests were in flight."""
+
+MOVING_FOR = 60
+"""Seconds that the new entry of a rotation lives until the old one is a pointer, where that takes two steps."""
 
 KNOWN_FOR = 24 * 60 * 60
 """Seconds for which a replaced id is remembered after its grace period."""
@@ -156,8 +159,8 @@ class Mover:
         index, pending, now = self._index, move.pending, move.now
         # The new entry comes first: no browser knows its id yet, and if this is interrupted the old one is intact. The
         # new one of a user then stays in the listing, where nothing ends it with the old one, so it lives for a minute.
-        is_brief = pending is None and move.record.identity is not None and now + PENDING < move.ends_at
-        first_end, until = (now + PENDING, move.ends_at) if is_brief else (move.ends_at, None)
+        is_brief = pending is None and move.record.identity is not None and now + MOVING_FOR < move.ends_at
+        first_end, until = (now + MOVING_FOR, move.ends_at) if is_brief else (move.ends_at, None)
         work: list[Coroutine[Any, Any, Any]] = [self.put(move.key, move.record, first_end, now, pending, until)]
         if pending is not None:
             work.append(self._keep_data_before(move))

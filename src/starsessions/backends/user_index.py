@@ -101,7 +101,7 @@ from starsessions.stores.memory import MemoryStore
 
 T = TypeVar("T")
 
-PENDING = 60
+COUNTS_FOR = 60
 """Seconds for which a sign-in takes one of the places of the maximum, although no answer to it may have arrived."""
 
 PENDING_FOR = 60 * 60

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from starsessions.backends.epochs import carries
-from starsessions.backends.user_index import CHUNK, PAGE, PENDING, Overtaken, Owned, UserIndex
+from starsessions.backends.user_index import CHUNK, COUNTS_FOR, PAGE, Overtaken, Owned, UserIndex
 from starsessions.core.record import Identity
 from starsessions.events import Revoked
 from starsessions.exceptions import BackendUnavailable, TooManySessions
@@ -54,7 +54,7 @@ def makes_way(entries: list[Owned], to: Identity, now: int) -> bool:
 
 def _is_unconfirmed(one: Owned, now: int) -> bool:
     # By the time of its save: the handler of its sign-in may have been slow.
-    return not _identity(one).is_confirmed and one.record is not None and one.record.renewed_at + PENDING <= now
+    return not _identity(one).is_confirmed and one.record is not None and one.record.renewed_at + COUNTS_FOR <= now
 
 
 def _identity(one: Owned) -> Identity:
@@ -97,7 +97,7 @@ async def admit(identity: Identity, replaced: str | None, index: UserIndex, rule
         if replaced is not None:
             saved.pop(replaced, None)
         counting = sum(not makes_way(entries, identity, now) for entries in saved.values())
-        young = [one for one in pending if one.record is not None and now < one.record.renewed_at + PENDING]
+        young = [one for one in pending if one.record is not None and now < one.record.renewed_at + COUNTS_FOR]
         if rules.evicts or await _has_room(identity, counting, young, index, rules):
             break
     last = max((rank(entries[0])[0] for entries in saved.values()), default=0)
