@@ -22,11 +22,12 @@ load it. They all work for HTTP and for WebSockets. For a session cookie that is
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from inspect import Parameter, Signature
-from typing import Annotated, Any, NoReturn, TypeVar
+from functools import update_wrapper
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, NoReturn, TypeVar, cast
 from urllib.parse import quote
 
-from fastapi import Depends, HTTPException, WebSocketException
+from fastapi import Depends, HTTPException, WebSocketException, params
 from fastapi.openapi.models import APIKey
 from fastapi.security import APIKeyCookie
 from fastapi.security.base import SecurityBase
@@ -64,6 +65,10 @@ _OTHER_NAME = (
     "The OpenAPI document calls the session cookie %r, and the middleware %r. Sessions work, but the document is "
     "wrong: make the dependencies with SessionCookie(%r)."
 )
+_OUTSIDE = (
+    "{name} checks nothing outside of Depends: FastAPI would read the parameter from the request. Write "
+    "Depends({example})."
+)
 _ENDED = "Your session has ended."
 _NOT_FRESH = "You signed in too long ago for this. Sign in again."
 _SAFE_PATH = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
@@ -82,23 +87,71 @@ class _NoParameter:
     def __init__(self, message: str) -> None:
         self._message = message
 
+    def __repr__(self) -> str:
+        return "no parameter of a request"  # part of the signature that `help` shows
+
     def __get_pydantic_core_schema__(self, *_: object) -> NoReturn:
         raise ImproperlyConfigured(self._message)
 
 
-def _makes_dependency(example: str) -> Callable[[F], F]:
-    """Refuse the decorated function as a dependency, because what it returns is one."""
+class _OnlyInDepends:
+    """A callable that FastAPI refuses, unless it is in a `Depends`.
 
-    def decorate(factory: F) -> F:
-        name = factory.__qualname__.removesuffix(".__init__")
-        refusal = _NoParameter(
-            f"Depends({name}) would check nothing, because {name} only makes a dependency. Call it: Depends({example})."
-        )
-        hints = factory.__annotations__.items()  # changed here, and not in the source, for the readers of the source
-        factory.__annotations__ = {key: hint if key == "return" else Annotated[hint, refusal] for key, hint in hints}
-        return factory
+    As a default or in an `Annotated`, FastAPI would ignore it and read the parameter from the query: the request would
+    say who the user is.
+    """
+
+    __class__: Any = params.Depends  # FastAPI asks a default of this class for its `dependency`
+
+    def __init__(self, call: Callable[..., Any], message: str) -> None:
+        self._call = call
+        self._message = message
+        update_wrapper(self, call)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(*args, **kwargs)
+
+    @property
+    def dependency(self) -> NoReturn:
+        raise ImproperlyConfigured(self._message)
+
+    def __get_pydantic_core_schema__(self, *_: object) -> NoReturn:
+        raise ImproperlyConfigured(self._message)
+
+
+class _Factory(_OnlyInDepends):
+    """A function or method that makes a dependency, and is refused as one."""
+
+    def __init__(self, make: Callable[..., Any], name: str, example: str) -> None:
+        super().__init__(make, _OUTSIDE.format(name=name, example=example))
+        self._names = name, example
+        self.__signature__ = _refusing(make, name, example)
+
+    def __get__(self, cookie: Any, owner: type) -> Any:
+        return self if cookie is None else _Factory(self._call.__get__(cookie), *self._names)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        made = self._call(*args, **kwargs)
+        return made if type(made) is _OnlyInDepends else _OnlyInDepends(made, self._message)
+
+
+def _makes_dependency(example: str) -> Callable[[F], F]:
+    def decorate(make: F) -> F:
+        return cast(F, _Factory(make, make.__qualname__, example))
 
     return decorate
+
+
+def _refusing(make: Callable[..., Any], name: str, example: str) -> Signature:
+    """Return the signature of what makes a dependency, with which FastAPI refuses it as a dependency."""
+    refusal = _NoParameter(
+        f"Depends({name}) would check nothing, because {name} only makes a dependency. Call it: Depends({example})."
+    )
+    found = signature(make)
+    parameters = [one.replace(annotation=Annotated[one.annotation, refusal]) for one in found.parameters.values()]
+    # A partial may bind all of these, and is refused as well.
+    last = Parameter("_", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[None, refusal])
+    return found.replace(parameters=[*parameters, last])
 
 
 class SessionCookie(SecurityBase):
@@ -118,7 +171,6 @@ class SessionCookie(SecurityBase):
     >>> SignedInAtHost = Annotated[Session, Depends(cookie.signed_in())]
     """
 
-    @_makes_dependency("SessionCookie()")
     def __init__(
         self,
         name: str = "session",
@@ -132,6 +184,10 @@ class SessionCookie(SecurityBase):
         self._name = name
         self._scope_key = scope_key
         self._notices = Notices()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, *_: object) -> NoReturn:
+        raise ImproperlyConfigured(_OUTSIDE.format(name="SessionCookie", example="SessionCookie()"))
 
     async def __call__(self, connection: HTTPConnection) -> Session:
         session = get_session(connection, self._scope_key)
@@ -352,16 +408,25 @@ def watched(check_every: Duration | None = None) -> Callable[..., AsyncIterator[
     return _cookie.watched(check_every)
 
 
-CurrentSession = Annotated[Session, Depends(_cookie)]
+def _whole(name: str, parameter: str) -> _NoParameter:
+    """Refuse an annotated type as a part of another type, where FastAPI ignores its `Depends`."""
+    return _NoParameter(
+        f"{name} injects only as the whole type of a parameter, {parameter}: {name}. As a part of another type, "
+        "FastAPI would read it from the request. For a user who may be missing, use CurrentSession and "
+        "get_user_id(session)."
+    )
+
+
+CurrentSession = Annotated[Session, Depends(_cookie), _whole("CurrentSession", "session")]
 """The session of this request, loaded."""
 
-SignedInSession = Annotated[Session, Depends(signed_in())]
+SignedInSession = Annotated[Session, Depends(signed_in()), _whole("SignedInSession", "session")]
 """The session of a signed-in user; otherwise a 401."""
 
-UserId = Annotated[str, Depends(user_id())]
+UserId = Annotated[str, Depends(user_id()), _whole("UserId", "user_id")]
 """The id of the signed-in user; a 401 if no user is signed in."""
 
-WatchedSession = Annotated[Session, Depends(watched(), scope="function")]
+WatchedSession = Annotated[Session, Depends(watched(), scope="function"), _whole("WatchedSession", "session")]
 """The session of this request, loaded. When it has ended, the endpoint is cancelled: a WebSocket is closed with 1008,
 and another request gets a 401."""
 
@@ -379,3 +444,5 @@ _refuse_in_depends(CurrentSession, "CurrentSession", "session", "SessionCookie()
 _refuse_in_depends(SignedInSession, "SignedInSession", "session", "signed_in()")
 _refuse_in_depends(UserId, "UserId", "user_id", "user_id()")
 _refuse_in_depends(WatchedSession, "WatchedSession", "session", 'watched(), scope="function"')
+
+cast(Any, SessionCookie.__init__).__signature__ = _refusing(SessionCookie.__init__, "SessionCookie", "SessionCookie()")

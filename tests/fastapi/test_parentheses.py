@@ -1,17 +1,19 @@
 """What is given to `Depends()` in a form that would check nothing is refused when the route is declared."""
 
+import functools
 import re
 from collections.abc import Callable
-from types import FunctionType
 from typing import Annotated, Any, get_origin
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Security, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, Query, Security, WebSocket
 from fastapi.exceptions import FastAPIError
+from pydantic import BaseModel, create_model
+from starlette.testclient import TestClient
 
-from starsessions import ImproperlyConfigured, Session, csrf
+from starsessions import ImproperlyConfigured, InMemoryBackend, Session, SessionMiddleware, csrf
 from starsessions import fastapi as dependencies
-from starsessions.fastapi import SessionCookie, safe_next
+from starsessions.fastapi import SessionCookie, UserId, safe_next
 from tests.rows import rows
 
 COOKIE = SessionCookie("session")
@@ -110,9 +112,139 @@ def test_a_dependency_that_would_check_nothing_is_refused_with_its_cure(
         declare(dependency)
 
 
+# Forms without a `Depends`, in which the query or the body of a request would be the value.
+
+
+def in_a_union(hint: Any) -> None:
+    def endpoint(user: hint | None = None) -> None: ...
+
+    FastAPI().get("/")(endpoint)
+
+
+def in_a_list(hint: Any) -> None:
+    def endpoint(users: list[hint]) -> None: ...
+
+    FastAPI().get("/")(endpoint)
+
+
+def in_a_model(hint: Any) -> None:
+    create_model("Model", user=(hint, ...))
+
+
+def with_a_query_of_its_own(hint: Any) -> None:
+    def endpoint(user: Annotated[hint, Query()]) -> None: ...
+
+    FastAPI().get("/")(endpoint)
+
+
+def in_a_union_of_another_dependency(hint: Any) -> None:
+    def dependency(user: hint | None = None) -> None: ...
+
+    on_a_route(dependency)
+
+
+@rows("name, cure", TYPES.items())
+@rows("declare", [in_a_union, in_a_list, in_a_model, with_a_query_of_its_own, in_a_union_of_another_dependency])
+def test_a_type_is_refused_as_a_part_of_another_type(declare: Callable[[Any], None], name: str, cure: str) -> None:
+    alone = cure.partition(",")[0]
+    with pytest.raises(
+        ImproperlyConfigured, match=rf"^{name} injects only as the whole type of a parameter, {alone}\. .* get_user_id"
+    ):
+        declare(getattr(dependencies, name))
+
+
+def test_a_type_that_is_the_whole_type_of_a_parameter_is_injected_whatever_its_default() -> None:
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, backend=InMemoryBackend())
+
+    @app.get("/")
+    def endpoint(user: UserId = None) -> str:  # type: ignore[assignment]
+        return user
+
+    assert TestClient(app).get("/?user=alice").status_code == 401
+
+
+def as_metadata(dependency: Any) -> None:
+    def endpoint(user: Annotated[str, dependency]) -> str:
+        return user
+
+    FastAPI().get("/")(endpoint)
+
+
+def as_metadata_in_a_union(dependency: Any) -> None:
+    as_metadata_of(str, dependency)
+
+
+def as_metadata_of_a_body(dependency: Any) -> None:
+    as_metadata_of(dict[str, str], dependency)
+
+
+def as_metadata_of(hint: Any, dependency: Any) -> None:
+    def endpoint(user: Annotated[hint, dependency] | None = None) -> None: ...
+
+    FastAPI().post("/")(endpoint)
+
+
+def as_a_default_without_depends(dependency: Any) -> None:
+    def endpoint(user: str = dependency) -> str:
+        return user
+
+    FastAPI().get("/")(endpoint)
+
+
+class Cart(BaseModel):
+    """Something to see a session through."""
+
+
+MADE: dict[str, tuple[Any, ...]] = {"signed_in": (), "user_id": (), "fresh": (600,), "watched": (), "typed": (Cart,)}
+BARE = [(getattr(where, name), name) for name in MADE for where in (dependencies, COOKIE)]
+BARE += [(factory(*MADE[name]), name) for factory, name in BARE]
+
+
+@rows("dependency, name", [*BARE, (SessionCookie, "SessionCookie"), (COOKIE, "SessionCookie")])
+@rows("declare", [as_metadata, as_metadata_in_a_union, as_metadata_of_a_body])
+def test_a_dependency_is_refused_in_a_type_without_depends(
+    declare: Callable[[Any], None], dependency: Any, name: str
+) -> None:
+    with pytest.raises(ImproperlyConfigured, match=rf"^{outside(name)}$"):
+        declare(dependency)
+
+
+@rows("dependency, name", BARE)
+def test_a_dependency_is_refused_as_a_default_without_depends(dependency: Any, name: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=rf"^{outside(name)}$"):
+        as_a_default_without_depends(dependency)
+
+
+PageUser = Annotated[str, Depends(dependencies.user_id())]
+
+
+@rows("hint, default", [(str, UserId), (str, COOKIE), (PageUser | None, None)])
+def test_three_forms_cannot_be_refused_and_the_reference_says_so(hint: Any, default: Any) -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    def endpoint(user: hint = default) -> str:
+        return user
+
+    assert TestClient(app).get("/?user=alice").json() == "alice"
+
+
+def outside(name: str) -> str:
+    call = re.escape(FACTORIES[name].removeprefix("Call it: ").removesuffix("."))
+    return rf"(SessionCookie\.)?{name} checks nothing outside of Depends: .* Write {call}\."
+
+
+def test_a_part_of_a_factory_is_refused_like_the_whole() -> None:
+    for name, arguments in MADE.items():
+        part = functools.partial(getattr(dependencies, name), *(arguments or ["/login"]))
+        with pytest.raises(ImproperlyConfigured, match=rf"^Depends\({name}\) would check nothing"):
+            on_a_route(part)
+
+
 def test_each_public_name_that_may_be_mistaken_for_a_dependency_is_in_the_table() -> None:
     assert {*FACTORIES, *TYPES} == {*dependencies.__all__} - {"safe_next"}
-    methods = {name for name, one in vars(SessionCookie).items() if isinstance(one, FunctionType) and name[0] != "_"}
+    methods = {name for name, one in vars(SessionCookie).items() if callable(one) and name[0] != "_"}
     assert methods == {*METHODS}
 
 
