@@ -1,6 +1,8 @@
 """What is given to `Depends()` in a form that would check nothing is refused when the route is declared."""
 
 import functools
+import inspect
+import pydoc
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, get_origin
@@ -64,13 +66,6 @@ def on_an_application(dependency: Any) -> None:
     FastAPI(dependencies=[Depends(dependency)]).get("/")(lambda: "secret")
 
 
-def on_an_included_router(dependency: Any) -> None:
-    router, app = APIRouter(), FastAPI()
-    router.get("/")(lambda: "secret")
-    app.include_router(router, dependencies=[Depends(dependency)])
-    app.openapi()
-
-
 def in_another_dependency(dependency: Any) -> None:
     def admin(user: Annotated[str, Depends(dependency)]) -> str:
         return user
@@ -99,7 +94,6 @@ def in_a_path_with_the_name_of_the_parameter(dependency: Any) -> None:
         as_a_default,
         on_a_router,
         on_an_application,
-        on_an_included_router,
         in_another_dependency,
         on_a_websocket,
         in_a_path_with_the_name_of_the_parameter,
@@ -240,6 +234,28 @@ def test_a_part_of_a_factory_is_refused_like_the_whole() -> None:
         part = functools.partial(getattr(dependencies, name), *(arguments or ["/login"]))
         with pytest.raises(ImproperlyConfigured, match=rf"^Depends\({name}\) would check nothing"):
             on_a_route(part)
+
+
+def test_the_signature_of_a_factory_shows_no_address() -> None:
+    shown = (
+        str(inspect.signature(dependencies.user_id)) + pydoc.render_doc(SessionCookie) + pydoc.render_doc(COOKIE.typed)
+    )
+    assert "Annotated[str | None, no parameter of a request] = None" in shown
+    assert " at 0x" not in shown
+
+
+@rows("dependency, name, cure", REFUSED)
+def test_a_router_that_is_included_with_a_refused_dependency_responds_500_to_each_request(
+    dependency: Any, name: str, cure: str
+) -> None:
+    router, app = APIRouter(), FastAPI()
+    router.get("/")(lambda: "secret")
+    app.include_router(router, dependencies=[Depends(dependency)])
+    with TestClient(app, raise_server_exceptions=False) as browser:
+        assert browser.get("/").status_code == 500
+        assert browser.get("/?user=alice&_=1&redirect_to=/").status_code == 500
+    with TestClient(app) as browser, pytest.raises(ImproperlyConfigured, match=re.escape(cure)):
+        browser.get("/")
 
 
 def test_each_public_name_that_may_be_mistaken_for_a_dependency_is_in_the_table() -> None:
