@@ -40,7 +40,7 @@ else:
     def __getattr__(name: str) -> object:
         from starsessions.moved import missing  # nearly no one asks
 
-        raise missing(name)
+        raise missing(__name__, name)
 
 
 __all__ = [

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from inspect import currentframe
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import HTTPConnection
 
@@ -379,3 +379,13 @@ def get_miss_reason(source: SessionSource) -> MissReason | None:
     Use it in logs and tests. Do not show it to the user: it helps an attacker who is guessing cookies.
     """
     return get_session(source).__starsessions__.miss_reason
+
+
+if TYPE_CHECKING:
+    pass  # with a `__getattr__`, a type checker would accept any name
+else:
+
+    def __getattr__(name: str) -> object:
+        from starsessions.moved import missing  # nearly no one asks
+
+        raise missing(__name__, name)

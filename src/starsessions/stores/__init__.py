@@ -75,4 +75,6 @@ def __getattr__(name: str) -> Any:
         from starsessions.stores import sweeper  # few applications need it
 
         return getattr(sweeper, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from starsessions.moved import missing  # nearly no one asks
+
+    raise missing(__name__, name)
