@@ -63,8 +63,9 @@ def rows(names: str | Sequence[str], table: Iterable[Any], *, ids: Any = None) -
 
 @contextmanager
 def collected(spell: Callable[[Any], object] = repr) -> Iterator[Callable[[Any], Any]]:
-    """Raise the failures of all rows together, at the end. Each row runs in `with failed(its name)`."""
+    """Raise the failures of all rows together, at the end, or else a skip. Each row runs in `with failed(its name)`."""
     errors: list[Exception] = []
+    skips: list[BaseException] = []
 
     @contextmanager
     def failed(title: Any) -> Iterator[None]:
@@ -74,10 +75,14 @@ def collected(spell: Callable[[Any], object] = repr) -> Iterator[Callable[[Any],
             for one in error.exceptions if isinstance(error, RowsFailed) else (_as_exception(error),):
                 one.add_note(f"in the row {_spelled(title, spell)}")
                 errors.append(one)
+        except pytest.skip.Exception as skip:
+            skips.append(skip)
 
     yield failed
     if errors:
         raise RowsFailed(f"failed in {len(errors)} rows", errors)
+    if skips:
+        raise skips[0]
 
 
 def _as_exception(error: BaseException) -> Exception:

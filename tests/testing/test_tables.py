@@ -36,6 +36,41 @@ def test_all_rows_run_and_each_that_fails_is_named() -> None:
     assert notes_of(failure) == [["in the row number=2"], ["in the row number=3"]]
 
 
+def test_a_row_that_is_skipped_hides_no_failure_and_stops_no_other_row() -> None:
+    @rows("number", [1, 2, 3])
+    def test(number: int) -> None:
+        if number == 2:
+            pytest.skip("no server")
+        raise ValueError(number)
+
+    with pytest.raises(RowsFailed, match="failed in 2 rows") as failure:
+        test()
+    assert notes_of(failure) == [["in the row number=1"], ["in the row number=3"]]
+
+
+def test_a_table_with_a_row_that_is_skipped_is_skipped_visibly() -> None:
+    seen = []
+
+    @rows("number", [1, 2])
+    def test(number: int) -> None:
+        seen.append(number)
+        if number == 1:
+            pytest.skip("no server")
+
+    with pytest.raises(pytest.skip.Exception, match="no server"):
+        test()
+    assert seen == [1, 2]
+
+
+def test_an_interrupted_table_stays_interrupted() -> None:
+    @rows("number", [1, 2])
+    def test(number: int) -> None:
+        raise ValueError if number == 1 else KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        test()
+
+
 @pytest.mark.anyio
 async def test_each_kind_of_backend_has_a_clock_and_a_site_of_its_own() -> None:
     seen: list[tuple[SessionBackend, Clock]] = []
