@@ -1,7 +1,8 @@
 """The suites of the kit with all their rules in one test. What fails is named after its rule.
 
 A suite of the kit is one test for each rule, as its users see it: tests/testing has one of each kind. Here the rules
-are rows. Each has a storage of its own.
+are rows. Each rule of a store has a storage of its own. If all that `open_backend` opens is one storage, the rules of a
+backend share it, unless the suite makes one for each in `anew`.
 """
 
 from typing import Any
@@ -22,11 +23,16 @@ class _InOneTest:
             metafunc.parametrize("anyio_backend", self.event_loops, scope="module")
 
     async def each_rule(self, suite: Any, opens: Any) -> None:
+        rules = [rule for rule in self.contract if not self.contract.why_declined(rule, self.declines)]
+        assert rules, "no rule is left"
         with collected() as failed:
-            for rule in self.contract:
-                if not self.contract.why_declined(rule, self.declines):
-                    with failed(rule.__name__):
-                        await suite(self, rule, opens)
+            for rule in rules:
+                with failed(rule.__name__):
+                    await suite(self, rule, self.anew(opens))
+
+    def anew(self, opens: Any) -> Any:
+        """Return what opens the storage of the next rule."""
+        return opens
 
 
 class WholeStore(_InOneTest, StoreSuite):

@@ -39,6 +39,9 @@ class TestSignedCookiesOfOurOwnFormat(WholeCookieBackend):
 
     @pytest.fixture
     def open_backend(self) -> OpenBackend:
+        return self.anew()
+
+    def anew(self, opens: object = None) -> OpenBackend:
         store = MemoryStore()
         return lambda: CookieBackend(KEY, revocations=store)
 
@@ -56,6 +59,9 @@ class TestEncryptedCookiesThatCanBeRevoked(WholeCookieBackend):
 
     @pytest.fixture
     def open_backend(self) -> OpenBackend:
+        return self.anew()
+
+    def anew(self, opens: object = None) -> OpenBackend:
         store = MemoryStore()
         return lambda: EncryptedCookieBackend(KEY, revocations=store)
 

@@ -1,6 +1,7 @@
 """The store of the example, which a user could have written, keeps the contract: this is how its author shows it."""
 
 import importlib.util
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -57,7 +58,8 @@ class TestListedFileStore(WholeStore):
 class TestFileBackend(WholeBackend):
     @pytest.fixture
     def open_backend(self, tmp_path: Path) -> OpenBackend:
-        return lambda: StoreBackend(custom_store.FileStore(tmp_path / "sessions"))
+        folders = itertools.count()
+        return lambda: StoreBackend(custom_store.FileStore(tmp_path / str(next(folders))))
 
 
 def test_the_model_closes_backends_that_need_closing(tmp_path: Path) -> None:
