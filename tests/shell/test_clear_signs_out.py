@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from starsessions import (
+    BackendUnavailable,
     InMemoryBackend,
     ResponseStarted,
     Session,
@@ -500,3 +501,51 @@ async def test_a_sign_out_ends_the_session_although_it_was_found_to_have_moved(a
     await ann.visit(act, old)
 
     assert await user_of(ann, new) is None
+
+
+async def test_another_user_who_signs_in_afterwards_signs_the_first_one_out(ann: Site, heard: list[object]) -> None:
+    async def act(session: Session) -> None:
+        session.clear()
+        await users.sign_in(session, "bob")
+
+    await ann.visit(act)
+
+    assert await user_of(ann, ann.browser) == "bob"
+    assert [event.user_id for event in heard if isinstance(event, SignedOut)] == ["ann"]
+
+
+async def test_a_sign_in_that_keeps_no_data_signs_the_same_user_not_out(ann: Site, heard: list[object]) -> None:
+    await ann.visit(sign_in(keep_data=False))
+
+    assert await user_of(ann, ann.browser) == "ann"
+    assert not [event for event in heard if isinstance(event, SignedOut)]
+
+
+async def test_an_atomic_update_that_fails_brings_nothing_back_that_another_task_has_cleared(ann: Site) -> None:
+    async def act(session: Session) -> dict[str, Any]:
+        await session.load()
+        session["secret"] = "of ann"
+        backend: Any = ann.app.config.backend
+        begun = anyio.Event()
+
+        async def fails(*_: object) -> None:
+            begun.set()
+            await goes_on.wait()
+            raise BackendUnavailable("no store")
+
+        backend.replace, replace, goes_on = fails, backend.replace, anyio.Event()
+
+        async def other() -> None:
+            await begun.wait()
+            session.clear()
+            goes_on.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(other)
+            with pytest.raises(BackendUnavailable):
+                await update_atomically(session, lambda data: data.update(n=1))
+        backend.replace = replace
+        return dict(session)
+
+    assert (await ann.visit(act)).result == {}
+    assert await ann.data() == {}

@@ -439,6 +439,7 @@ class SessionState(Struct, eq=False):
     def sign_in(self, identity: Identity, new_id: str, expiry: Expiry | None) -> None:
         """Sign the user in to the session, under a new id."""
         self.identity = identity
+        self.signs_out = False  # `keep_data=False` clears the session, which is then replaced
         self.rotate(new_id)
         # Drop the expiry that the previous sign-in set.
         self.expiry = expiry or self.expiry or Expiry()
