@@ -352,10 +352,12 @@ class SessionMiddleware:
             state.next_id = state.identity = None
         if not state.is_loaded or not _has_unsaved(session):
             return
-        if state.phase is OPEN and not state.is_reachable:
+        ends = state.signs_out and self.config.backend.user_index is not None
+        if state.phase is OPEN and not state.is_reachable and not ends:
             _log.warning("The WebSocket was rejected, so the changes that its handler made to the session are lost.")
             return
-        state.check_reachable()
+        if not ends:
+            state.check_reachable()
         state.phase = BY_HAND  # a rejected handshake sends no cookie either
         async with state.save_lock():
             await save(session)

@@ -195,6 +195,18 @@ async def test_a_deletion_whose_reply_was_lost_is_in_doubt_if_more_was_asked(sto
         await store.write_joined([Deletion("a", version)], owner="ann", other="everyone", now=NOW)
 
 
+async def test_a_session_that_was_ended_is_a_conflict_also_if_the_first_reply_was_lost(
+    store: RedisStore, loses: Any
+) -> None:
+    """As it is if a store is asked one by one: the request ends without its session, and not with a 503."""
+    version = await store.create("a", b"1", expires_at=LATER, now=NOW, owner=ANN)
+    await store.delete("a", now=NOW)
+    loses()
+    with pytest.raises(BatchConflict) as refused:
+        await store.write_joined([Replacement("a", b"2", version, LATER, ANN)], owner="ann", other="all", now=NOW)
+    assert refused.value.current is None
+
+
 async def test_a_cluster_does_not_answer_with_its_writes(spread: RedisStore) -> None:
     written = await spread.write_joined([Creation("a", b"1", LATER, ANN)], owner="ann", other="everyone", now=NOW)
     assert (written, await spread.get("a", now=NOW)) == (None, None)

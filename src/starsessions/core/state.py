@@ -251,6 +251,8 @@ class SessionState(Struct, eq=False):
     """Whether this request ended a valid session."""
     signs_out: bool = False
     """Whether the session of a user is to end, because it was cleared: see `replaced`."""
+    lost_session: Found | None = None
+    """The session that another request has ended or moved: if it lives on, a sign-out has to end it there."""
     is_lost: bool = False
     """Whether another request ended or rotated the session after it was loaded, and no new one has begun."""
     is_at_home: bool = False
@@ -313,9 +315,14 @@ class SessionState(Struct, eq=False):
         if self.identity is command.record.identity:
             self.identity = None
 
-    def deleted(self, data: dict[str, Any]) -> None:
-        """Record that this request has ended the session."""
-        self.forget(data)
+    def deleted(self, data: dict[str, Any], keeps: bool = False) -> None:
+        """Record that this request has ended the session. `keeps`: the data and all requests are for the next one."""
+        if keeps:
+            self.found = self.explicit_id = None
+            self.signs_out = False
+        else:
+            self.forget(data)
+        self.lost_session = None
         self.has_ended = self.modified = self.wrote = True
         self.cookie = Cookie.CLEAR
 
@@ -327,6 +334,7 @@ class SessionState(Struct, eq=False):
         that this request has added.
         """
         identity = self.identity
+        self.lost_session = self.found
         if identity is None:
             self.forget(data)
         else:
@@ -421,14 +429,17 @@ class SessionState(Struct, eq=False):
         is put in afterwards begins another session.
         """
         self.expose()
+        if content:
+            return
         self.models = ()  # otherwise a model that was changed earlier would write itself back
-        if not content and self.identity is None and self.user is not None:
+        if self.identity is None and self.user is not None:
             self.signs_out = True
+            self.next_id = self.expiry = None  # they were asked for the session that ends
 
     def sign_in(self, identity: Identity, new_id: str, expiry: Expiry | None) -> None:
         """Sign the user in to the session, under a new id."""
         self.identity = identity
-        self.signs_out = False
+        self.signs_out = False  # `keep_data=False` clears the session, which is then replaced
         self.rotate(new_id)
         # Drop the expiry that the previous sign-in set.
         self.expiry = expiry or self.expiry or Expiry()
@@ -658,7 +669,7 @@ class SessionState(Struct, eq=False):
         """The signed-in user; None if the session is anonymous."""
         if self.identity is not None:
             return self.identity
-        return None if self.found is None else self.found.record.identity
+        return None if self.found is None or self.signs_out else self.found.record.identity
 
     def stored(self) -> dict[str, Any]:
         """Return the data as it was last read or written, as a new dict."""

@@ -41,7 +41,6 @@ class Place(Struct, frozen=True):
     """Whether the response may set `Secure` cookies."""
 
 
-@lru_cache(maxsize=64)  # an application signs in and out at few paths
 def removals(spec: CookieSpec, names: tuple[str, ...], place: Place, is_certain: bool = True) -> Headers:
     """Return `Set-Cookie` headers that remove the cookies with these names that are not the one of `spec`.
 
@@ -55,16 +54,29 @@ def removals(spec: CookieSpec, names: tuple[str, ...], place: Place, is_certain:
         is_certain: whether the request shows that there is such a cookie. If not, the last segment of the path is not
             tried, which is nearly always the name of an endpoint.
     """
+    domains: tuple[str | None, ...] = (None,)
+    paths: tuple[str, ...] = ("/",)
+    if not spec.name.lower().startswith(("__host-", "__host-http-")):  # those have no domain, and the path "/"
+        domains = tuple(dict.fromkeys([_bare(spec.domain), None, *_domains(place.host)]))[:MAX_DOMAINS]
+        paths = tuple(dict.fromkeys([spec.path, *_paths(place, is_certain)]))[:MAX_PATHS]
+    return _spelled(spec, names, domains, paths, place.is_secure, MAX_REMOVED if is_certain else MAX_TRIED)
+
+
+@lru_cache(maxsize=64)  # an application signs in and out at few paths
+def _spelled(
+    spec: CookieSpec,
+    names: tuple[str, ...],
+    domains: tuple[str | None, ...],
+    paths: tuple[str, ...],
+    is_secure: bool,
+    most: int,
+) -> Headers:
     own = (_bare(spec.domain), spec.path, spec.partitioned)
-    fixed = spec.name.lower().startswith(("__host-", "__host-http-"))  # no domain, and the path "/"
-    domains = [None] if fixed else list(dict.fromkeys([own[0], None, *_domains(place.host)]))[:MAX_DOMAINS]
-    paths = ["/"] if fixed else list(dict.fromkeys([own[1], *_paths(place, is_certain)]))[:MAX_PATHS]
-    partitions = [own[2], not own[2]] if place.is_secure else [own[2]]
+    partitions = [own[2], not own[2]] if is_secure else [own[2]]
     others = [one for one in product(domains, paths, partitions) if one != own]
     # Releases rarely change two settings at once, and hardly ever the partition with another one.
     others.sort(key=lambda one: 2 * (one[0] != own[0]) + 2 * (one[1] != own[1]) + 3 * (one[2] != own[2]))
-    most = MAX_REMOVED if is_certain else MAX_TRIED
-    return tuple(_removal(spec, name, place.is_secure, *one) for one in others[:most] for name in names)
+    return tuple(_removal(spec, name, is_secure, *one) for one in others[:most] for name in names)
 
 
 def _removal(

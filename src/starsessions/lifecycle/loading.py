@@ -105,7 +105,7 @@ async def revalidate(session: TrackedDict) -> bool:
     state = session.__starsessions__
     state.check_known()
     found, config = state.found, state.config
-    if found is None:
+    if found is None or state.signs_out:
         return False
     now = int(config.clock())
     current = judge(await config.backend.refetch(found, now), config.policy, now)

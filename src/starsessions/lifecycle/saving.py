@@ -77,18 +77,21 @@ def decide(session: TrackedDict, by_hand: bool = False) -> Command:
 async def save(session: TrackedDict, command: Command | None = None, *, by_hand: bool = False) -> None:
     """Save the session in the backend, and record in its state what the response must tell the browser."""
     state = session.__starsessions__
-    if state.signs_out:
-        await _sign_out(session)
-        command = None
-        if state.phase not in (OPEN, SAVING):
-            if dict.__len__(session):
-                state.check_reachable()  # raises: the browser would not learn the new id
-            return
     for _ in range(MAX_ATTEMPTS):
+        if state.signs_out:
+            await end_cleared(session)
+            command = None
+            if state.phase not in (OPEN, SAVING):
+                if dict.__len__(session):
+                    state.check_reachable()  # raises: the browser would not learn the new id
+                return
         try:
             await carry_out(command or decide(session, by_hand), session)
             return
         except Conflict as conflict:
+            command = None
+            if state.signs_out:  # since the command was decided: another task of this request has cleared the session
+                continue
             current, moved_to = await _found_again(conflict, state)
             merged = state.conflict(current, session, int(state.config.clock()), moved_to)
             if merged is None:
@@ -96,7 +99,6 @@ async def save(session: TrackedDict, command: Command | None = None, *, by_hand:
             await _end_expired(current, state)
             replace_items(session, merged)
             _note_merge(state)
-            command = None
     raise SessionError(_CONTENDED)
 
 
@@ -276,21 +278,24 @@ def _why_gone(state: RequestState) -> str:
             "Nothing was saved: another site sent this request without the session cookie, and a new session would "
             "replace the one that the browser has. See docs/guides/users/callbacks.md."
         )
-    if state.has_ended:
+    if state.has_ended or state.signs_out:
         return "This request has ended the session: the user is signed out, and nothing was saved."
     return "The session was ended by another request after it was loaded, so nothing was saved."
 
 
 async def update_atomically(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -> T:
     """Run `change` on the stored data and save the result; repeat until no other request writes in between."""
-    async with _by_hand(session.__starsessions__):
+    state = session.__starsessions__
+    async with _by_hand(state):
+        if state.signs_out:
+            await end_cleared(session)
+            if state.phase not in (OPEN, SAVING):
+                state.check_reachable()  # raises: the browser would not learn the new id
         return await _update(session, change)
 
 
 async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -> T:
     state, config = session.__starsessions__, session.__starsessions__.config
-    if state.signs_out:
-        await _sign_out(session)
     state.sync_models()
     before = dict(dict.items(session))
     pending = merge.diff(state.stored(), before)  # earlier changes of this request, which are saved with it
@@ -305,6 +310,8 @@ async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -
         try:
             await carry_out(decide(session), session)
         except Conflict as conflict:
+            if state.signs_out:  # another task of this request has cleared the session
+                raise SessionGone(_why_gone(state)) from None
             # What was made of older data must not be what the handler goes on with, if the next attempt fails.
             replace_items(session, before)
             current, moved_to = await _found_again(conflict, state)
@@ -315,7 +322,8 @@ async def _update(session: TrackedDict, change: Callable[[dict[str, Any]], T]) -
                 _note_merge(state)
                 continue
         except BaseException:
-            replace_items(session, before)
+            if not state.signs_out:
+                replace_items(session, before)
             raise
         if state.is_lost:
             raise SessionGone(_why_gone(state))
@@ -357,32 +365,30 @@ async def end(session: TrackedDict) -> None:
     state.check_known()
     if state.is_saving:
         await _headers_saved(state)
-    if state.phase is not OPEN and state.config.is_client_side:
-        state.check_reachable()
     async with state.save_lock():  # what another task of this request is saving has to be ended, too
+        if state.phase is not OPEN and state.config.is_client_side:
+            state.check_reachable()
         await _end(session)
+        await abandon(state)
 
 
-async def _sign_out(session: TrackedDict) -> None:
+async def end_cleared(session: TrackedDict) -> None:
     """End the session of a user that was cleared. What the handler has asked for since then is for the next one."""
-    state = session.__starsessions__
-    data, next_id, expiry = dict(dict.items(session)), state.next_id, state.expiry
-    await _end(session)
-    dict.update(session, data)
-    state.next_id, state.expiry = next_id, expiry
+    await _end(session, keeps=True)
 
 
-async def _end(session: TrackedDict) -> None:
+async def _end(session: TrackedDict, keeps: bool = False) -> None:
+    """End the session, also if another request has moved it. `keeps`: the data and requests are for the next one."""
     state = session.__starsessions__
     config = state.config
-    found, now = state.found, int(config.clock())
+    found, now = state.found or state.lost_session, int(config.clock())
     if found is not None:
         await config.observer.committing(Delete(found), config.backend.delete(found, now))
         identity, index = found.record.identity, config.backend.user_index
         if identity is not None:
             config.observer.signed_out()
             state.note(SignedOut(handle_of(found), identity.user_id, identity.agent, identity.address))
-        state.deleted(session)
+        state.deleted(session, keeps)
         if identity is not None and index is not None and identity.has_provider:
             await index.links.forget(identity)
     else:
@@ -395,7 +401,6 @@ async def _end(session: TrackedDict) -> None:
             state.deleted(session)
         else:
             state.forget(session)
-    await abandon(state)
 
 
 async def abandon(state: RequestState) -> None:

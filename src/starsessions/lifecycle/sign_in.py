@@ -16,7 +16,7 @@ from starsessions.core.user_agent import describe, truncate_ip
 from starsessions.exceptions import ImproperlyConfigured, TooManySessions
 from starsessions.lifecycle.limits import admit
 from starsessions.lifecycle.request_state import RequestState
-from starsessions.lifecycle.saving import abandon, end
+from starsessions.lifecycle.saving import abandon, end, end_cleared
 from starsessions.lifecycle.tracked_dict import TrackedDict
 from starsessions.stores.base import Conflict
 
@@ -50,6 +50,9 @@ async def sign_in(
     state = session.__starsessions__
     state.check_sendable()
     check_revocable(state)
+    if state.signs_out:
+        async with state.save_lock():
+            await end_cleared(session)
     config, before, now = state.config, state.user, int(state.config.clock())
     new_id = await config.backend.new_id()
     if keep_data:  # before the session that has the data is ended, if the user may have one only

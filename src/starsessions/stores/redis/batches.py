@@ -91,9 +91,10 @@ class Batches:
             return Done(versions, answers)
         index, stored = answers
         current = parsed(stored, now)
-        if not twice:
+        is_missing = current is None and len(changes) == 1
+        if not twice or (is_missing and changes[0].version and asked):  # whether or not it was written: it is missing
             raise BatchConflict(index, current)
-        if current is None and len(changes) == 1 and not (changes[0].version or asked):
+        if is_missing and not (changes[0].version or asked):
             return Done(versions, [])  # it was to be deleted, and it is
         raise BackendUnavailable("The reply to a write was lost, and its result is unknown.")
 

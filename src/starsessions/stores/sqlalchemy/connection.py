@@ -231,8 +231,9 @@ class Database:
             end(False)
 
         def give_up() -> None:
+            if is_late.done():  # no one waits any more
+                self._interrupt(task)
             end(True)
-            self._interrupt(task)
 
         timer = loop.call_later(self._timeout, give_up)
         task.add_done_callback(has_ended)
@@ -243,7 +244,8 @@ class Database:
                 with CancelScope(shield=True):
                     await asyncio.wait({task}, timeout=timer.when() - loop.time())
             raise
-        if late:
+        if late and not task.done():  # the answer may have arrived with the limit, while something blocked the loop
+            self._interrupt(task)
             raise BackendUnavailable(f"The store did not answer within {self._timeout:g} seconds.")
         return task.result()
 
