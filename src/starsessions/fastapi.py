@@ -106,10 +106,7 @@ class _OnlyInDepends:
     def __init__(self, call: Callable[..., Any], message: str) -> None:
         self._call = call
         self._message = message
-        update_wrapper(self, call)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._call(*args, **kwargs)
+        update_wrapper(cast(Any, self), call)
 
     @property
     def dependency(self) -> NoReturn:
@@ -117,6 +114,14 @@ class _OnlyInDepends:
 
     def __get_pydantic_core_schema__(self, *_: object) -> NoReturn:
         raise ImproperlyConfigured(self._message)
+
+
+class _Dependency(_OnlyInDepends):
+    """What a factory made."""
+
+    @property  # and no method: the function itself tells whether it has to be awaited
+    def __call__(self) -> Callable[..., Any]:
+        return self._call
 
 
 class _Factory(_OnlyInDepends):
@@ -132,7 +137,7 @@ class _Factory(_OnlyInDepends):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         made = self._call(*args, **kwargs)
-        return made if type(made) is _OnlyInDepends else _OnlyInDepends(made, self._message)
+        return made if isinstance(made, _Dependency) else _Dependency(made, self._message)
 
 
 def _makes_dependency(example: str) -> Callable[[F], F]:
@@ -149,9 +154,9 @@ def _refusing(make: Callable[..., Any], name: str, example: str) -> Signature:
     )
     found = signature(make)
     parameters = [one.replace(annotation=Annotated[one.annotation, refusal]) for one in found.parameters.values()]
-    # A partial may bind all of these, and is refused as well.
-    last = Parameter("_", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[None, refusal])
-    return found.replace(parameters=[*parameters, last])
+    if parameters[-1].kind is not Parameter.KEYWORD_ONLY:  # a partial may bind all of them, and is refused as well
+        parameters.append(Parameter("_", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[None, refusal]))
+    return found.replace(parameters=parameters)
 
 
 class SessionCookie(SecurityBase):

@@ -229,8 +229,15 @@ def outside(name: str) -> str:
     return rf"(SessionCookie\.)?{name} checks nothing outside of Depends: .* Write {call}\."
 
 
+def test_a_dependency_is_seen_to_be_awaitable_also_where_no_wrapper_is_looked_through() -> None:
+    # An older FastAPI would call it in a thread, and take the coroutine for a checked session.
+    for factory, name in BARE[: len(MADE) * 2]:
+        called = factory(*MADE[name]).__call__
+        assert inspect.isasyncgenfunction(called) if name == "watched" else inspect.iscoroutinefunction(called)
+
+
 def test_a_part_of_a_factory_is_refused_like_the_whole() -> None:
-    for name, arguments in MADE.items():
+    for name, arguments in (MADE | {"SessionCookie": ()}).items():
         part = functools.partial(getattr(dependencies, name), *(arguments or ["/login"]))
         with pytest.raises(ImproperlyConfigured, match=rf"^Depends\({name}\) would check nothing"):
             on_a_route(part)
