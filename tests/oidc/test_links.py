@@ -91,7 +91,7 @@ async def backwards(self: UserIndex, *work: Coroutine[Any, Any, Any]) -> list[An
 @pytest.fixture(params=["in turn", "backwards"])
 def together(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "backwards":
-        monkeypatch.setattr(UserIndex, "at_once", backwards)
+        monkeypatch.setattr(UserIndex, "concurrently", backwards)
 
 
 class Story(World):

@@ -46,6 +46,7 @@ class MariaDBServer(Server):
             shutil.chown(first, user)
         options = [f"--{key}={value}" for key, value in {**SETTINGS, **settings}.items()]
         places = [f"--datadir={folder / 'data'}", f"--socket={folder / 'socket'}", f"--pid-file={folder / 'pid'}"]
+        places.append(f"--tmpdir={folder}")  # in a shared one, each server removes what others have there
         # --no-defaults: nothing of the configuration of the machine; it must come first
         command = [mariadb_program(), "--no-defaults", *places, f"--port={port}", f"--init-file={first}", *options]
         super().__init__("MariaDB", command, folder, port, user)
@@ -81,7 +82,7 @@ def _template(user: str | None) -> Path:
     install = program("mariadb-install-db", package="mariadb-server-core mariadb-client-core")
     options = ["--auth-root-authentication-method=normal", "--skip-test-db", "--innodb-log-file-size=8M"]
     try:
-        run([install, "--no-defaults", f"--datadir={folder / 'data'}", *options], user, folder)
+        run([install, "--no-defaults", f"--datadir={folder / 'data'}", f"--tmpdir={folder}", *options], user, folder)
     except BaseException:
         remove_folder(folder)
         raise
