@@ -42,7 +42,6 @@ STOPWATCH = [
     _beside("Redis, write", "redis", "write", CLIENT, 1.12),
     _beside("Redis, read, 50 at once", "redis", "read", CLIENT, 0.6, 50),
     _beside("Redis, sign in", "redis", "sign in", "starsessions 2.2.1", 1.0),
-    _beside("Redis, sign in", "redis", "sign in", CLIENT, 1.25),
     *[
         _beside(f"{name}, {case}", kind, case, CLIENT, 1.1)
         for name, kind in (("SQLite", "sqlite"), ("PostgreSQL", "postgres"))
