@@ -5,6 +5,7 @@ Concurrent requests are run in every order of their calls to the store.
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,11 +18,15 @@ from starsessions.session import Session
 from starsessions.testing.clock import Clock
 from starsessions.testing.conformance.app import Act, Answer, Site
 from starsessions.testing.conformance.contract import Contract
-from starsessions.testing.conformance.interleaving import Schedule, in_every_order, stepped
+from starsessions.testing.conformance.interleaving import REFUSED, Schedule, in_every_order, stepped
 
 MAX_AGE, GRACE = 200, 20
 START: dict[str, Any] = {"a": 1, "b": [1, {"c": 2}], "gone-1": 0, "gone-2": 0, "gone-3": 0}
 MANY = 32
+
+
+class _HasLearned(Exception):
+    """The backend has found out what its store cannot do, and will not ask again: the next steps are other ones."""
 
 
 class BackendFixture:
@@ -45,8 +50,21 @@ class BackendFixture:
         return answer.token
 
     async def in_every_order(self, scenario: Callable[[Schedule], Awaitable[None]]) -> None:
-        await scenario(Schedule())  # once before, because a store may have to find out that it cannot write in batches
-        orders = await in_every_order(scenario)
+        """Run a scenario in every order, and begin again when the backend has learned something of its store."""
+        learned: set[str] = set()
+
+        async def run(schedule: Schedule) -> None:
+            self.calls.clear()
+            await scenario(schedule)
+            refused = {call for call in self.calls if call.endswith(REFUSED)}
+            if refused - learned:
+                learned.update(refused)
+                raise _HasLearned
+
+        orders = 0
+        while not orders:
+            with suppress(_HasLearned):
+                orders = await in_every_order(run)
         assert orders > 1, "the requests made no calls to the store, so they cannot be interleaved"
 
     async def living(self, tokens: Iterable[str | None]) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,9 @@ from starsessions.backends.server_side import StoreBackend
 VERBS = ("get", "create", "replace", "delete", "list_owned", "count_owned", "write_together", "get_joined")
 """The methods of a store that requests call. Not every store has the last four."""
 
+REFUSED = ": refused"
+"""How the record of a batch ends that the store could not carry out."""
+
 
 class _Walker:
     """A task, and whether it has paused before a step or ended."""
@@ -46,12 +49,13 @@ _walker: ContextVar[_Walker | None] = ContextVar("starsessions.testing.walker", 
 class Schedule:
     """One order of steps. Calls outside `together` run immediately."""
 
-    def __init__(self, choices: Sequence[int] = ()) -> None:
+    def __init__(self, choices: Sequence[tuple[int, int]] = ()) -> None:
         self.order: list[str] = []
         """The name of the task that took each step."""
         self.taken: list[tuple[int, int]] = []
         """For each step, the index of the chosen task and the number of tasks."""
         self._choices = choices
+        """What the first steps must be."""
 
     async def together(self, **tasks: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
         """Run the tasks to their ends, step by step. Return their results, in the order in which they ended."""
@@ -78,8 +82,8 @@ class Schedule:
 
     def _choose(self, options: int) -> int:
         step = len(self.taken)
-        choice = self._choices[step] if step < len(self._choices) else 0
-        if choice >= options:
+        choice, expected = self._choices[step] if step < len(self._choices) else (0, options)
+        if options != expected:
             raise RuntimeError("The same steps led to a different state: make the tasks deterministic.")
         self.taken.append((choice, options))
         return choice
@@ -104,7 +108,7 @@ async def in_every_order(scenario: Callable[[Schedule], Awaitable[None]], most: 
     >>> anyio.run(main)
     (2, ['one other', 'other one'])
     """
-    choices: list[int] = []
+    choices: list[tuple[int, int]] = []
     for count in range(1, most + 1):
         schedule = Schedule(choices)
         try:
@@ -117,8 +121,8 @@ async def in_every_order(scenario: Callable[[Schedule], Awaitable[None]], most: 
             taken.pop()
         if not taken:
             return count
-        choices = [choice for choice, _ in taken]
-        choices[-1] += 1
+        choice, options = taken.pop()
+        choices = [*taken, (choice + 1, options)]
     raise RuntimeError(f"There are more than {most} orders: use fewer tasks or steps, or raise most=….")
 
 
@@ -142,7 +146,10 @@ def stepped(backend: SessionBackend) -> tuple[SessionBackend, list[str]]:
         async def pause_and_call(*args: Any, **kwargs: Any) -> Any:
             await step()
             calls.append(verb)
-            return await call(*args, **kwargs)
+            result = await call(*args, **kwargs)
+            if verb == "write_together" and result is None:
+                calls[-1] = f"{verb} of {len(args[0])}{REFUSED}"
+            return result
 
         return pause_and_call
 
