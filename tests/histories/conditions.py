@@ -15,7 +15,7 @@ LATE = LOST | {
     "no user has too many sessions",
 }
 """What clocks that are further apart than a minute may cost: sessions and the maximum, and never an end."""
-EVICTED = LOST | {"what is ended stays closed"}
+EVICTED = LOST | {"what is ended stays closed", "what lives is listed", "no user has too many sessions"}
 """What a server may cost that evicts: sessions, the places that they have in a listing, and the epochs."""
 DIRTY = LATE | {"what is ended is not listed"}
 """What a failover takes back that was not confirmed, and that others have seen: a replica did not have it yet."""
