@@ -188,7 +188,8 @@ def ended_stays_closed(history: History, rules: Rules) -> Iterator[Violation]:
         if (opened := answer.opened) is None:
             continue
         ways = [("token", one.token), ("handle", opened.handle or ""), ("name", opened.name)]
-        by = next((closed[way] for way in ways if way in closed and closed[way].ended < one.began), None)
+        ends = [closed[way] for way in ways if way in closed and closed[way].ended < one.began]
+        by = next((end for end in ends if not _is_undone(history, end, opened, rules)), None)
         if by is not None:
             yield Violation("what is ended stays closed", f"{one.token} of {opened.name}", (by, one))
 
@@ -286,6 +287,14 @@ def dead_stays_dead(history: History, rules: Rules) -> Iterator[Violation]:
             continue
         if not (rules.puts_back and _is_put_back(history, by, answer.opened)):
             yield Violation("what is dead stays dead", one.token, (by, one))
+
+
+def _is_undone(history: History, end: Operation, opened: Seen, rules: Rules) -> bool:
+    """Return whether a sign-in has found the session replaced by another one, which was overtaken and undone later.
+
+    It has begun a session of its own then, and has ended none.
+    """
+    return rules.puts_back and end.kind == "sign_in" and _is_put_back(history, end, opened)
 
 
 def _is_put_back(history: History, died: Operation, opened: Seen) -> bool:

@@ -169,6 +169,8 @@ EVERYONE = op("revoke_everyone", 2, user="", token="")
 UNDONE = unanswered("sign_in", 0, GUEST, ended=3, user="ann")
 OVERTOOK = op("revoke_all", 1, user="ann", token="", value=0)
 COMES_BACK = [op("get", 1, left=None, token="t1"), op("get", 6, GUEST)]
+OF_ANOTHER = [op("sign_in", 1, GUEST, left=Seen("b0-2", "bob", "bob", "h4"), cookie="t2"), op("get", 6, GUEST)]
+"""A second sign-in with one cookie, which finds that the first has replaced it."""
 CHANGED = unanswered("set", 3, GUEST, name="", key="color", value="v1")
 """The client took the session for ended, and has forgotten its name."""
 COUNTED = unanswered("increment", 4, GUEST, name="")
@@ -187,6 +189,9 @@ SET: list[tuple[str | None, Rules, list[Operation]]] = [
     ("what is dead stays dead", Rules(), [UNDONE, OVERTOOK, *COMES_BACK]),
     ("what is dead stays dead", Rules(puts_back=True), [UNDONE, replace(OVERTOOK, user="bob"), *COMES_BACK]),
     ("what is dead stays dead", Rules(puts_back=True), [UNDONE, *COMES_BACK]),
+    (None, Rules(puts_back=True), [UNDONE, OVERTOOK, *OF_ANOTHER]),
+    ("what is ended stays closed", Rules(), [UNDONE, OVERTOOK, *OF_ANOTHER]),
+    ("what is ended stays closed", Rules(puts_back=True), [UNDONE, *OF_ANOTHER]),
     (None, Rules(puts_back=True), [UNDONE, OVERTOOK, op("get", 1, left=None), CHANGED, COUNTED, SEEN_AGAIN]),
     (None, Rules(), [SIGNED_IN, EVERYONE, op("get", 4, ANN), op("increment", 6)]),
     (None, Rules(), [SIGNED_IN, op("sign_in", 4, left=OTHER, cookie="t3"), EVERYONE, op("set", 6, OTHER, token="t3")]),
