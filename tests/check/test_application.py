@@ -218,6 +218,18 @@ def test_what_the_log_said_meanwhile_was_said_by_others(caplog: pytest.LogCaptur
     assert [record.message for record in caplog.records] == ["another message"]
 
 
+def test_a_log_that_is_switched_off_hides_no_finding(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logging.getLogger("starsessions")
+    with caplog.at_level(logging.ERROR, "starsessions"):
+        assert len(Application(deployed(on_conflict="raise")).said) == 1
+        assert log.level == logging.ERROR
+    monkeypatch.setattr(log, "disabled", True)  # as `dictConfig` leaves each logger that it does not name
+    assert len(Application(deployed(on_conflict="raise")).said) == 1
+    assert log.disabled
+
+
 class Broken(MemoryStore):
     async def get(self, key: str, *, now: int) -> Any:
         raise RuntimeError(KEY)

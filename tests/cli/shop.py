@@ -113,6 +113,10 @@ def in_browsers() -> Starlette:
     return application(CookieBackend(KEY, allow_unrevocable=True))
 
 
+def with_a_setting_without_effect() -> Starlette:
+    return application(CookieBackend(KEY, allow_unrevocable=True), on_conflict="raise")
+
+
 def misconfigured() -> Starlette:
     return application(InMemoryBackend(), max_age=-1)
 

@@ -298,6 +298,12 @@ def test_findings_are_exit_code_1_unless_they_are_silenced_or_less_severe(comman
     assert command("check", "tests.cli.shop:in_browsers()", "--fail-on", "info").code == 1
 
 
+def test_a_check_finds_what_the_library_itself_says_of_the_settings(command: Command, shop: Shop) -> None:
+    said = command("check", "tests.cli.shop:with_a_setting_without_effect()")
+    assert 'S005 warning: on_conflict="raise" has no effect' in said.out
+    assert said.err == ""
+
+
 def test_timeouts_are_held_against_a_level_of_assurance(command: Command, shop: Shop) -> None:
     for level, code in (("1", 0), ("2", 0), ("3", 1)):
         assert command("check", "tests.cli.shop:ready_to_deploy()", "--aal", level).code == code

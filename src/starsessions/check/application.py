@@ -47,7 +47,7 @@ class Application:
         self.said: list[tuple[str, str]] = []
         self.error: str | None = None
         self.is_debug: bool = False
-        with _listening() as said:
+        with unlogged() as said:
             self._walk(app, frozenset(), "")
             for middleware in self.sessions.values():
                 self._look_again(middleware)
@@ -192,16 +192,24 @@ def _is_verified(dependant: Any) -> bool:
 
 
 @contextmanager
-def _listening() -> Iterator[list[tuple[str, str]]]:
-    """Keep what the library logs out of the log, and return its templates and messages."""
+def unlogged() -> Iterator[list[tuple[str, str]]]:
+    """Keep what the library logs out of the log, and return its templates and messages.
+
+    It listens even if the application has switched this log off, or inside of another `unlogged()`.
+    """
     said: list[tuple[str, str]] = []
 
     def keep(record: logging.LogRecord) -> bool:
         said.append((str(record.msg), record.getMessage()))
         return False
 
-    _log.addFilter(keep)
+    level, is_disabled = _log.level, _log.disabled
+    _log.setLevel(logging.WARNING)
+    _log.disabled = False
+    _log.filters.insert(0, keep)
     try:
         yield said
     finally:
         _log.removeFilter(keep)
+        _log.disabled = is_disabled
+        _log.setLevel(level)

@@ -1,14 +1,13 @@
 """The commands, and what becomes of their errors."""
 
-import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from cyclopts import App, Group
 from cyclopts.exceptions import CycloptsError
 
 from starsessions import __version__
+from starsessions.check.application import unlogged
 from starsessions.cli import ending, looking
 from starsessions.cli.helping import HelpFormatter
 from starsessions.cli.screen import say
@@ -65,7 +64,7 @@ app.command(ending.create_table, name="create-table")
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command, and return the exit code."""
-    with _quiet():
+    with unlogged():  # a failure is said once, as the error that ends the command
         try:
             code: int | None = app(
                 list(arguments),
@@ -91,18 +90,3 @@ def run(arguments: Sequence[str]) -> int:
 def _refused(why: str, code: int) -> int:
     say(f"starsessions: {why}")
     return code
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the library logs off the screen: a failure is said once, as the error that ends the command."""
-    logger = logging.getLogger("starsessions")
-
-    def drop(record: logging.LogRecord) -> bool:
-        return False
-
-    logger.addFilter(drop)
-    try:
-        yield
-    finally:
-        logger.removeFilter(drop)
