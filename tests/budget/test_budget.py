@@ -6,6 +6,7 @@ has grown is to be explained, or repaired. One that has shrunk is to be written 
 What it costs in microseconds, and beside Starlette's own middleware, says `benchmarks/overhead.py`.
 """
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,11 +84,19 @@ def request(middleware: SessionMiddleware, handler: Handler, cookie: bytes) -> l
 
 
 def counted(work: Callable[[], object]) -> Cost:
-    """The calls and instructions of our own code. Comprehensions are no calls, though Python 3.11 makes them some."""
+    """The calls and instructions of our own code. Comprehensions are no calls, though Python 3.11 makes them some.
+
+    The garbage collector waits: what it frees may be of another test, and may call our code.
+    """
     calls: list[CodeType] = []
     instructions: list[CodeType] = []
-    with _told(calls.append, instructions.append):
-        work()
+    gc.collect()
+    gc.disable()
+    try:
+        with _told(calls.append, instructions.append):
+            work()
+    finally:
+        gc.enable()
     ours = [code.co_name for code in calls if code.co_filename.startswith(OURS)]
     return Cost(
         sum(name != "<listcomp>" for name in ours),
