@@ -224,8 +224,9 @@ class _Watch:
     def _pause(self) -> float:
         pause = self._check_every
         if pause is None:
-            is_told = self._bus is not None and self._bus.reaches_all and not self._failures
-            pause = SELDOM if is_told else OFTEN
+            pause = SELDOM if self._bus is not None and self._bus.reaches_all else OFTEN
+        if self._failures:  # what it was told to look for may have happened, and is not told again
+            pause = min(pause, OFTEN)
         state = self._session.__starsessions__
         if state.found is None:
             return pause

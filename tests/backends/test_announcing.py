@@ -27,8 +27,9 @@ from tests.backends.sql import until
 from tests.servers import postgres, redis
 from tests.servers.process import Address
 from tests.servers.redis import SentinelAddress
+from tests.shell import test_announced as announced_in_memory
 from tests.shell.people import sign_in
-from tests.shell.test_announced import streams
+from tests.shell.test_announced import Streams
 from tests.site import Site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("error")]
@@ -237,6 +238,14 @@ async def site_at(where: Place) -> Site:
     made = Site(backend=where.backend(), autoload=True)
     await made.visit(sign_in())
     return made
+
+
+@asynccontextmanager
+async def streams(site: Site, count: int, **how: Any) -> AsyncIterator[Streams]:
+    """Streams that are open: on a real server, loading their session takes longer than the turns of the tasks."""
+    async with announced_in_memory.streams(site, count, **how) as opened:
+        await until(lambda: opened.open == count)
+        yield opened
 
 
 async def test_an_end_in_one_process_ends_the_streams_of_another(here: Place) -> None:

@@ -534,15 +534,21 @@ async def test_it_looks_when_the_session_expires(site: Site, clock: Clock) -> No
         assert opened.waits.asked[-1] == 1
 
 
-async def test_after_a_failure_of_the_store_it_looks_often(site: Site, line: Line) -> None:
-    async with streams(site) as opened:
+@pytest.mark.parametrize(
+    ("check_every", "usually", "after_a_failure"), [(None, SELDOM, OFTEN), (7, 7, 7), (3600, 3600, OFTEN)]
+)
+async def test_after_a_failure_of_the_store_it_looks_often(
+    site: Site, line: Line, check_every: float | None, usually: float, after_a_failure: float
+) -> None:
+    """What it was told may be the end of the session, and is not told again."""
+    async with streams(site, check_every=check_every) as opened:
         usual, line.get = line.get, failing  # type: ignore[method-assign]
         for _ in range(MAX_FAILURES - 1):
             await have_look(site, opened)
-            assert (opened.waits.asked[-1], opened.open) == (OFTEN, 1)
+            assert (opened.waits.asked[-1], opened.open) == (after_a_failure, 1)
         line.get = usual  # type: ignore[method-assign]
         await have_look(site, opened)
-        assert opened.waits.asked[-1] == SELDOM
+        assert opened.waits.asked[-1] == usually
 
 
 async def have_look(site: Site, opened: Streams) -> None:
