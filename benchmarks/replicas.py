@@ -157,7 +157,7 @@ async def price(stores: dict[str, Indexing]) -> dict[str, float]:
 
 
 async def prices() -> None:
-    with redis.pair() as (primary, _), redis.cluster(node_timeout=10) as group:
+    with redis.pair() as (primary, _), redis.cluster() as group:
         for name, client in (
             ("Redis", lambda: Redis.from_url(primary.url)),
             ("Redis Cluster", lambda: RedisCluster.from_url(group.url)),

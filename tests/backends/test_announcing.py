@@ -241,7 +241,7 @@ async def site_at(where: Place) -> Site:
 
 
 @asynccontextmanager
-async def streams(site: Site, count: int, **how: Any) -> AsyncIterator[Streams]:
+async def streams(site: Site, count: int = 1, **how: Any) -> AsyncIterator[Streams]:
     """Streams that are open: on a real server, loading their session takes longer than the turns of the tasks."""
     async with announced_in_memory.streams(site, count, **how) as opened:
         await until(lambda: opened.open == count)

@@ -230,10 +230,6 @@ async def test_a_sign_out_is_answered_when_it_is_durable_and_so_is_the_second_at
 # Failovers
 
 
-SLOW = 5.0
-"""Seconds until a server counts as dead: none of those that are only slow."""
-
-
 class Service(NamedTuple):
     """Several servers, of which one takes over when the primary is killed."""
 
@@ -246,7 +242,7 @@ class Service(NamedTuple):
 
 
 def with_sentinels(stack: ExitStack) -> Service:
-    group = stack.enter_context(servers.sentinel(replicas=1, down_after=SLOW))
+    group = stack.enter_context(servers.sentinel(replicas=1))
     primary, keys = group.primary(), [f"key-{n}" for n in range(30)]
 
     def new_client() -> Redis:
@@ -257,7 +253,7 @@ def with_sentinels(stack: ExitStack) -> Service:
 
 
 def in_cluster(stack: ExitStack) -> Service:
-    group = stack.enter_context(servers.cluster(node_timeout=SLOW))
+    group = stack.enter_context(servers.cluster())
     url, primary = group.url, group.primary_of("replicas:key-0")
     of_primary = (f"key-{n}" for n in count() if group.primary_of(f"replicas:key-{n}") is primary)
     keys = [*islice(of_primary, 30)]
@@ -321,7 +317,7 @@ async def test_a_failover_takes_back_nothing_that_was_confirmed_with_a_replica(
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[servers.RedisCluster]:
-    with servers.cluster(node_timeout=10) as group:
+    with servers.cluster() as group:
         yield group
 
 

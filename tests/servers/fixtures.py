@@ -8,15 +8,11 @@ a developer's own server. Tests must therefore use names of their own in it, and
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from functools import partial
 
 import pytest
 
 from tests.servers import mariadb, postgres, redis
 from tests.servers.process import Address, Server
-
-# The failover of the shared ones is slow, so that a busy machine does not look like a dead server.
-PATIENT = 10.0
 
 
 def shared(variable: str, start: Callable[[], AbstractContextManager[Server | redis.Group]]) -> Iterator[Address]:
@@ -35,7 +31,7 @@ def redis_server() -> Iterator[Address]:
 @pytest.fixture(scope="session")
 def redis_cluster() -> Iterator[Address]:
     """The URL of one node."""
-    yield from shared("STARSESSIONS_REDIS_CLUSTER_URL", partial(redis.cluster, node_timeout=PATIENT))
+    yield from shared("STARSESSIONS_REDIS_CLUSTER_URL", redis.cluster)
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +45,7 @@ def redis_with_slots() -> Iterator[Address]:
 
 @pytest.fixture(scope="session")
 def redis_sentinel() -> Iterator[redis.SentinelAddress]:
-    for address in shared("STARSESSIONS_REDIS_SENTINEL_URL", partial(redis.sentinel, down_after=PATIENT)):
+    for address in shared("STARSESSIONS_REDIS_SENTINEL_URL", redis.sentinel):
         yield redis.SentinelAddress(address.url)
 
 

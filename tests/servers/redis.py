@@ -33,6 +33,10 @@ from tests.servers.process import (
 Config = Mapping[str, str]
 
 SLOTS = 16_384
+PATIENT, WATCHFUL = 60.0, 1.0
+"""Seconds without an answer after which a primary is replaced. On a busy machine, a watchful group would also replace a
+primary that is alive, and lose what it has confirmed since. So it is so only while a test waits for that."""
+
 SERVICE = "sessions"
 """How the Sentinels call the primary and its replicas."""
 
@@ -246,12 +250,20 @@ class RedisCluster(Group):
         return self._primary_of(key, lambda node: True, "does not agree on its primaries")
 
     def wait_for_takeover(self, key: str | bytes, of: RedisServer) -> RedisServer:
-        """After `of` was killed or paused: the node that has this key instead, as soon as it does."""
-        return self._primary_of(
-            key,
-            lambda node: node is not of and all(other.serves_cluster() for other in self.answering),
-            f"has no other primary instead of port {of.port}",
-        )
+        """After `of` was killed or paused: let its replica take over, and return the node that has this key then."""
+        self._replace_after(WATCHFUL)
+        try:
+            return self._primary_of(
+                key,
+                lambda node: node is not of and all(other.serves_cluster() for other in self.answering),
+                f"has no other primary instead of port {of.port}",
+            )
+        finally:
+            self._replace_after(PATIENT)
+
+    def _replace_after(self, seconds: float) -> None:
+        for node in self.answering:
+            node.ask("CONFIG", "SET", "cluster-node-timeout", str(round(seconds * 1000)))
 
     def _primary_of(self, key: str | bytes, is_right: Callable[[RedisServer], bool], complaint: str) -> RedisServer:
         slot = key_slot(key.encode() if isinstance(key, str) else key)
@@ -275,15 +287,13 @@ class RedisCluster(Group):
 
 
 @contextlib.contextmanager
-def cluster(
-    *, durable: bool = False, node_timeout: float = 1.0, config: Config | None = None
-) -> Iterator[RedisCluster]:
-    """Six nodes. A replica takes over about twice `node_timeout` seconds after its primary has died.
+def cluster(*, durable: bool = False, config: Config | None = None) -> Iterator[RedisCluster]:
+    """Six nodes. After a primary has died, `wait_for_takeover` lets its replica take over.
 
     A primary that loses its data and is back before that stays a primary, without the data. That is how Redis is.
     """
     timing = {
-        "cluster-node-timeout": str(round(node_timeout * 1000)),
+        "cluster-node-timeout": str(round(PATIENT * 1000)),
         "cluster-replica-validity-factor": "0",  # a replica may take over however long it has not heard of its primary
     }
     with RedisCluster({**timing, **settings(durable, config)}) as nodes:
@@ -315,7 +325,7 @@ class RedisSentinel(Group):
     The Sentinels know each other and the replicas from their files, as if they had already found them.
     """
 
-    def __init__(self, config: Config, *, replicas: int, down_after: float) -> None:
+    def __init__(self, config: Config, *, replicas: int) -> None:
         ports = [free_port() for _ in range(1 + replicas)]
         of_first = {"replicaof": f"127.0.0.1 {ports[0]}"}
         self.servers = [
@@ -325,8 +335,8 @@ class RedisSentinel(Group):
         ids = {free_port(): secrets.token_hex(20) for _ in range(3)}
         common = {
             "sentinel monitor": f"{SERVICE} 127.0.0.1 {ports[0]} 2",
-            f"sentinel down-after-milliseconds {SERVICE}": str(round(down_after * 1000)),
-            f"sentinel failover-timeout {SERVICE}": str(round(3 * down_after * 1000)),
+            f"sentinel down-after-milliseconds {SERVICE}": str(round(PATIENT * 1000)),
+            f"sentinel failover-timeout {SERVICE}": "3000",
             **{f"sentinel known-replica {SERVICE} 127.0.0.1 {port}": "" for port in ports[1:]},
         }
         known = {port: {f"sentinel known-sentinel {SERVICE} 127.0.0.1 {port}": name} for port, name in ids.items()}
@@ -357,11 +367,14 @@ class RedisSentinel(Group):
         return self._primary(lambda server: True, "does not agree on its primary")
 
     def wait_for_failover(self, of: RedisServer) -> RedisServer:
-        """After `of` was killed or paused: the primary instead of it, as soon as there is one."""
-        return self._primary(
-            lambda server: server is not of and server.role() == "master",
-            f"has no other primary instead of port {of.port}",
-        )
+        """After `of` was killed or paused: have a Sentinel replace it, and return the primary on which all agree."""
+
+        def is_replaced(server: RedisServer) -> bool:
+            if server is of:
+                self.sentinels[0].ask("SENTINEL", "FAILOVER", SERVICE)  # an error if it has begun already
+            return server is not of and server.role() == "master"
+
+        return self._primary(is_replaced, f"has no other primary instead of port {of.port}")
 
     def _primary(self, is_right: Callable[[RedisServer], bool], complaint: str) -> RedisServer:
         found: list[RedisServer] = []
@@ -383,13 +396,11 @@ class RedisSentinel(Group):
 
 
 @contextlib.contextmanager
-def sentinel(
-    *, durable: bool = False, replicas: int = 2, down_after: float = 1.0, config: Config | None = None
-) -> Iterator[RedisSentinel]:
-    """A primary, its replicas, and three Sentinels, which fail over some `down_after` seconds after it has died.
+def sentinel(*, durable: bool = False, replicas: int = 2, config: Config | None = None) -> Iterator[RedisSentinel]:
+    """A primary, its replicas, and three Sentinels. After it has died, `wait_for_failover` has them fail over.
 
     A primary that comes back after that is told only after 10 s that it is a replica now.
     """
-    with RedisSentinel(settings(durable, config), replicas=replicas, down_after=down_after) as group:
+    with RedisSentinel(settings(durable, config), replicas=replicas) as group:
         group.start()
         yield group
