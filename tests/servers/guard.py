@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -33,10 +34,22 @@ def processes() -> dict[int, Seen]:
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             with contextlib.suppress(OSError):  # it has just ended
-                # "PID (NAME) STATE PARENT …", where the name may contain anything
-                state, parent = Path(entry.path, "stat").read_text().rpartition(")")[2].split()[:2]
-                found[int(entry.name)] = Seen(int(parent), state)
+                found[int(entry.name)] = _seen(entry.name)
     return found
+
+
+def _seen(pid: int | str) -> Seen:
+    # "PID (NAME) STATE PARENT …", where the name may contain anything
+    state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    return Seen(int(parent), state)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is dead, even if no one has asked for its exit code."""
+    try:
+        return (_seen(pid) if Path("/proc/self/stat").exists() else processes()[pid]).state in "ZX"
+    except (OSError, KeyError):
+        return True
 
 
 def family(pid: int) -> Iterator[int]:
@@ -66,9 +79,17 @@ def stop_family(pid: int) -> list[int]:
 
 
 def kill_family(pid: int) -> None:
-    """SIGKILL to all while none of them runs, so that no child can react to the death of its parent."""
-    for member in reversed(stop_family(pid)):
+    """SIGKILL to all while none of them runs, so that no child can react to the death of its parent. Waits for the end.
+
+    A child may end later than its parent, and still hold what a server that is started again needs: PostgreSQL refuses
+    to start while a process of the one before is attached to its memory.
+    """
+    members = stop_family(pid)
+    for member in reversed(members):
         send(member, signal.SIGKILL)
+    until = time.monotonic() + 30
+    while not all(map(has_ended, members)) and time.monotonic() < until:
+        time.sleep(0.001)
 
 
 def main() -> None:

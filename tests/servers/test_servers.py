@@ -19,7 +19,7 @@ from redis.asyncio import Redis, RedisCluster, Sentinel
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tests.servers import fixtures, mariadb, postgres, redis
+from tests.servers import fixtures, guard, mariadb, postgres, redis
 from tests.servers.process import PATIENCE, Address, Server, ServerError
 from tests.servers.redis import SentinelAddress
 
@@ -162,7 +162,7 @@ def test_a_server_that_cannot_start_says_why() -> None:
 def test_the_servers_end_and_their_folders_vanish_also_when_the_tests_are_killed(tmp_path: Path) -> None:
     program = """
 import signal, sys, os
-from tests.servers import redis
+from tests.servers import guard, redis
 with redis.standalone() as server:
     print(server.port, server.directory, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -232,3 +232,17 @@ class TestTheSharedRedis:
             assert await client.ping()
         for client in sentinel.sentinels:
             await client.aclose()
+
+
+def test_a_killed_server_leaves_no_process() -> None:
+    """One that is still attached to the memory of PostgreSQL would keep it from starting again."""
+    with postgres.server() as server:
+        assert server._process is not None
+        for _ in range(3):
+            clients = [server.client() for _ in range(8)]  # each has a process
+            members = [*guard.family(server._process.pid)]
+            server.kill()
+            assert all(map(guard.has_ended, members))
+            server.start()
+            for client in clients:
+                client.close()
