@@ -35,10 +35,10 @@ DEFAULT_MAX_SIZE = 1024 * 1024
 
 ROTATE_GRACE = 60
 """Seconds for which an id that `rotate_every` replaced still works, for requests in flight."""
-AT_HOME = (
-    "A request from another site to %.200r came without the session cookie, which the browser keeps for itself. What "
-    "the handler stored in the session was dropped, because a new session would replace the one that the browser has. "
-    "See docs/guides/users/callbacks.md."
+WITHHELD = (
+    "A request from another site to %.200r came without the session cookie, which the browser withheld (SameSite). "
+    "What the handler stored in the session was dropped, because a new session would replace the one that the browser "
+    "has. See docs/guides/users/callbacks.md."
 )
 NESTED = (
     "Two nested SessionMiddlewares use the cookie {!r} with different keys or stores: give both the same, or one of "
