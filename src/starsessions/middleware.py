@@ -238,9 +238,9 @@ class SessionMiddleware:
         await self._save_for_headers(session, scope, command)
         message = with_session(message, session, scope)
         state.phase = CLOSED
-        if state.is_at_home and state.is_lost:
+        if state.is_withheld and state.is_lost:
             path = scope.get("path", "")
-            self.config.notices.warn(("at home", path), validation.AT_HOME, path)
+            self.config.notices.warn(("withheld", path), validation.WITHHELD, path)
         await send(message)
 
     def _check_saved(self, session: Session, scope: Scope) -> None:

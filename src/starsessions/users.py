@@ -503,7 +503,7 @@ class UserSessions:
             await ended.tell()
         if scope.cancelled_caught:
             raise BackendUnavailable(
-                f"Only {ended.count} sessions of the user were ended in {limit:g} seconds: {rest}call it again."
+                f"Only {ended.count} of the user's sessions ended in {limit:g} seconds: {rest}call it again."
             )
         return ended.count
 

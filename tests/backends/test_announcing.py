@@ -40,9 +40,9 @@ AnnouncingStore = RedisStore | SQLAlchemyStore
 class Place:
     """One prefix or table on one server, and what that knows of its subscriptions."""
 
-    def __init__(self, url: str, closing: AsyncExitStack, *, patience: float = 30) -> None:
+    def __init__(self, url: str, closing: AsyncExitStack) -> None:
         self.url = url
-        self.patience = patience
+        self.patience = 30.0
         self._closing = closing
 
     def backend(self) -> StoreBackend:
@@ -167,10 +167,10 @@ async def alone(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Place, An
     async with AsyncExitStack() as closing:
         if request.param == "redis":
             server: Any = closing.enter_context(redis.standalone(durable=True))
-            yield OnRedis(server.url, closing, patience=5), server
+            yield OnRedis(server.url, closing), server
         else:
             server = closing.enter_context(postgres.server())
-            made = OnPostgres(server.address.over(request.param.removeprefix("postgres-")), closing, patience=5)
+            made = OnPostgres(server.address.over(request.param.removeprefix("postgres-")), closing)
             first = made.make()
             await first.create_table()
             await first.store.aclose()
@@ -307,11 +307,14 @@ async def test_a_server_that_hangs_is_noticed_by_a_beat(
     """Its connections stay open, and nothing comes by them: as behind a firewall that has forgotten them."""
     where, server = alone
     site = await site_at(where)
+    where.patience = 5  # so long does one wait for the server that hangs
+    worker = Site(backend=where.backend(), autoload=True)
+    worker.browser = site.browser
     monkeypatch.setattr(bus, "BEAT_EVERY", 0.01)
     monkeypatch.setattr(bus, "BEAT_WITHIN", 0.5)
     monkeypatch.setattr(bus, "PAUSES", (0.01, 0.02))
-    async with streams(site, 5, check_every=3600) as opened:
-        told = site.app.config.backend.announcements
+    async with streams(worker, 5, check_every=3600) as opened:
+        told = worker.app.config.backend.announcements
         assert told is not None
         await until(lambda: told.bus().reaches_all)
         with server.paused():
@@ -366,7 +369,7 @@ CLIENTS: dict[str, Callable[[str], Any]] = {
     "RESP2": lambda url: Redis.from_url(url, protocol=2),
     "RESP3": lambda url: Redis.from_url(url, protocol=3),
     "decoded": lambda url: Redis.from_url(url, decode_responses=True),
-    "impatient": lambda url: Redis.from_url(url, socket_timeout=0.2),
+    "impatient": lambda url: Redis.from_url(url, socket_timeout=2),
     "one connection": lambda url: Redis.from_url(url, single_connection_client=True),
     "a small pool": lambda url: Redis.from_pool(ConnectionPool.from_url(url, max_connections=1)),
 }
@@ -377,9 +380,10 @@ async def test_each_kind_of_client_can_subscribe(kind: str, redis_server: Addres
     client = CLIENTS[kind](redis_server.url)
     store = RedisStore(client, secrets.token_hex(4), timeout=30)
     async with store.listen() as announced:
-        await asyncio.sleep(0.4 if kind == "impatient" else 0)
+        next_one = asyncio.ensure_future(anext(announced))
+        await asyncio.sleep(2.5 if kind == "impatient" else 0)
         await store.announce(["a", "b"])
-        assert [*await anext(announced)] == ["a", "b"]
+        assert [*await next_one] == ["a", "b"]
     await client.aclose()
 
 

@@ -151,7 +151,7 @@ async def test_only_the_connection_of_a_write_can_tell_whether_a_replica_has_it(
     async with WaitsElsewhere.from_url(pair[0].url) as client, Redis.from_url(pair[0].url) as client.other:
         await client.other.set("key", "")  # a pool has used it before
         assert await client.other.wait(1, 0) == 1
-        wrong = RedisStore(client, "replicas:", timeout=6, wait_for_replicas=1)
+        wrong = RedisStore(client, "replicas:", timeout=30, wait_for_replicas=1)
         right = RedisStore(client.other, "replicas:", timeout=6, wait_for_replicas=1)
         await signed_in(RedisStore(client, "replicas:", timeout=30), "key")
         with pair[1].paused():
@@ -202,8 +202,11 @@ async def test_a_user_with_the_permissions_in_the_guide_may_wait(pair: Pair) -> 
 @pytest.mark.guarantee(20)
 async def test_a_sign_out_is_answered_when_it_is_durable_and_so_is_the_second_attempt(pair: Pair, clock: Clock) -> None:
     """The second one finds no session. That it has ended is confirmed no earlier for that."""
-    backend = RedisBackend(pair[0].url, f"{secrets.token_hex(8)}:", timeout=6, wait_for_replicas=1, clock=clock)
-    sessions = UserSessions(backend, session_cookie="session")
+    prefix = f"{secrets.token_hex(8)}:"
+    hasty, patient = (
+        RedisBackend(pair[0].url, prefix, timeout=timeout, wait_for_replicas=1, clock=clock) for timeout in (6, 30)
+    )
+    sessions = UserSessions(hasty, session_cookie="session")
 
     async def come_in(request: Request) -> Response:
         await sign_in(request, "ann")
@@ -213,18 +216,22 @@ async def test_a_sign_out_is_answered_when_it_is_durable_and_so_is_the_second_at
         await sign_out(request)
         return Response()
 
-    routes = [Route("/in", come_in), Route("/out", leave)]
-    app = Starlette(routes=routes, middleware=[Middleware(SessionMiddleware, backend=backend, autoload=True)])
-    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
-    async with backend.lifespan(), httpx2.AsyncClient(transport=transport, base_url="https://test") as client:
-        await client.get("/in")
+    def client_of(backend: RedisBackend) -> httpx2.AsyncClient:
+        routes = [Route("/in", come_in), Route("/out", leave)]
+        app = Starlette(routes=routes, middleware=[Middleware(SessionMiddleware, backend=backend, autoload=True)])
+        transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+        return httpx2.AsyncClient(transport=transport, base_url="https://test")
+
+    async with hasty.lifespan(), patient.lifespan(), client_of(hasty) as client, client_of(patient) as waits:
+        await waits.get("/in")
+        client.cookies = waits.cookies
         [session] = await sessions.list("ann")
         with pair[1].paused():
             assert [(await client.get("/out")).status_code for _ in range(2)] == [503, 503]
             assert await sessions.list("ann") == []
             for end in (sessions.revoke("ann", session.handle), sessions.revoke_all("ann")):
                 await not_confirmed(end)
-        assert (await client.get("/out")).status_code == 200
+        assert (await waits.get("/out")).status_code == 200
 
 
 # Failovers
@@ -321,12 +328,19 @@ def cluster() -> Iterator[servers.RedisCluster]:
         yield group
 
 
+class InParts(NamedTuple):
+    store: RedisStore
+    hasty: RedisStore
+    """The same, for what must fail."""
+    prefix: str
+
+
 @pytest.fixture
-async def in_parts(cluster: servers.RedisCluster) -> AsyncIterator[tuple[RedisStore, str]]:
-    """A store, and its prefix."""
+async def in_parts(cluster: servers.RedisCluster) -> AsyncIterator[InParts]:
     async with RedisCluster.from_url(cluster.url) as client:
         prefix = f"{secrets.token_hex(8)}:"
-        yield RedisStore(client, prefix, timeout=6, wait_for_replicas=1), prefix
+        patient, hasty = (RedisStore(client, prefix, timeout=timeout, wait_for_replicas=1) for timeout in (30, 6))
+        yield InParts(patient, hasty, prefix)
 
 
 def replica_of(cluster: servers.RedisCluster, primary: RedisServer) -> RedisServer:
@@ -334,22 +348,22 @@ def replica_of(cluster: servers.RedisCluster, primary: RedisServer) -> RedisServ
 
 
 async def test_a_second_attempt_to_end_what_is_listed_is_confirmed_by_the_server_of_the_entry(
-    cluster: servers.RedisCluster, in_parts: tuple[RedisStore, str]
+    cluster: servers.RedisCluster, in_parts: InParts
 ) -> None:
     """The listing cannot tell: it is on another server, whose replica works."""
-    store, prefix = in_parts
+    store, hasty, prefix = in_parts
     of_listing = cluster.primary_of(f"{prefix}{{ann}}")
     key = next(f"key-{n}" for n in range(100) if cluster.primary_of(f"{prefix}key-{n}") is not of_listing)
     version = await signed_in(store, key)
     with replica_of(cluster, cluster.primary_of(f"{prefix}{key}")).paused():
-        await not_confirmed(store.delete(key, version, now=0))
-        await not_confirmed(store.list_owned("ann", limit=10, now=0))
+        await not_confirmed(hasty.delete(key, version, now=0))
+        await not_confirmed(hasty.list_owned("ann", limit=10, now=0))
         assert (await store.list_owned("ann", limit=10, now=NOW)).entries == []
     assert (await store.list_owned("ann", limit=10, now=0)).entries == []
 
 
-async def test_writes_follow_a_slot_that_moves(cluster: servers.RedisCluster, in_parts: tuple[RedisStore, str]) -> None:
-    store, prefix = in_parts
+async def test_writes_follow_a_slot_that_moves(cluster: servers.RedisCluster, in_parts: InParts) -> None:
+    store, _, prefix = in_parts
     for n in range(6):
         version = await signed_in(store, "key")
         for key in ("key", "{ann}"):
@@ -359,16 +373,16 @@ async def test_writes_follow_a_slot_that_moves(cluster: servers.RedisCluster, in
 
 
 async def test_writes_follow_a_key_whose_slot_is_about_to_move(
-    cluster: servers.RedisCluster, in_parts: tuple[RedisStore, str]
+    cluster: servers.RedisCluster, in_parts: InParts
 ) -> None:
-    store, prefix = in_parts
+    store, hasty, prefix = in_parts
     of = cluster.primary_of(f"{prefix}key")
     to = next(node for node in cluster.nodes[:3] if node is not of)
     slot = of.ask("CLUSTER", "KEYSLOT", f"{prefix}key")
     to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", of.ask("CLUSTER", "MYID"))
     of.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", to.ask("CLUSTER", "MYID"))
     with replica_of(cluster, to).paused():
-        await not_confirmed(signed_in(store, "key"))  # `to` has it
+        await not_confirmed(signed_in(hasty, "key"))  # `to` has it
     assert await store.delete("key", now=NOW) is True
     await asyncio.to_thread(cluster.move, f"{prefix}key", to)
 

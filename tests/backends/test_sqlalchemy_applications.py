@@ -80,10 +80,12 @@ async def test_a_request_that_has_locked_the_sqlite_file_itself_says_so_and_work
 ) -> None:
     url, insert = f"sqlite+aiosqlite:///{tmp_path / 'shop.db'}", "INSERT INTO orders VALUES (1)"
     engine = create_async_engine(url)
-    async with opened(engine if shares_engine else url, timeout=1) as backend:
+    engine_or_url = engine if shares_engine else url
+    async with opened(engine_or_url) as backend:
+        hasty = SQLAlchemyBackend(engine_or_url, backend.table.name, timeout=1)
         async with engine.begin() as connection:
             await connection.execute(text("CREATE TABLE orders (id INTEGER)"))
-        async with served(shop(backend, engine, insert)) as client:
+        async with served(shop(hasty, engine, insert)) as client:
             assert (await client.get("/")).status_code == 503
         assert 'Depends(get_db, scope="function")' in caplog.text
         assert "a file of their own" in caplog.text

@@ -578,7 +578,8 @@ async def test_a_lock_timeout_is_retried_a_limited_number_of_times(mariadb_serve
 
 async def test_sqlite_waits_for_another_writer_and_fails_in_time(tmp_path: Path) -> None:
     path = tmp_path / "sessions.db"
-    async with opened(f"sqlite+aiosqlite:///{path}", timeout=2) as backend:
+    async with opened(f"sqlite+aiosqlite:///{path}", timeout=30) as backend:
+        hasty = SQLAlchemyBackend(backend.engine.url, backend.table.name, timeout=1)
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             writer = asyncio.create_task(backend.store.create("key", b"", expires_at=NOW + 9, now=NOW))
@@ -587,10 +588,11 @@ async def test_sqlite_waits_for_another_writer_and_fails_in_time(tmp_path: Path)
             other.execute("COMMIT")
             await writer
             other.execute("BEGIN IMMEDIATE")
-            await fails(backend.store.create("other", b"", expires_at=NOW + 9, now=NOW))
+            await fails(hasty.store.create("other", b"", expires_at=NOW + 9, now=NOW))
             other.execute("COMMIT")
-        await backend.store.finished()
+        await hasty.store.finished()
         await works(backend.store)
+        await hasty.store.aclose()
 
 
 async def test_deadlocks_are_retried_a_limited_number_of_times(tmp_path: Path) -> None:

@@ -44,11 +44,9 @@ def pair() -> Iterator[Pair]:
 
 
 @asynccontextmanager
-async def opened(
-    server: PostgresServer, driver: str, limit: float = 30, **settings: Any
-) -> AsyncIterator[SQLAlchemyStore]:
+async def opened(server: PostgresServer, driver: str, **settings: Any) -> AsyncIterator[SQLAlchemyStore]:
     engine = create_async_engine(server.address.over(driver), isolation_level="AUTOCOMMIT", **settings)
-    backend = SQLAlchemyBackend(engine, timeout=limit)
+    backend = SQLAlchemyBackend(engine, timeout=30)
     await backend.create_table()
     async with backend.lifespan():
         yield backend.store
@@ -110,13 +108,17 @@ async def test_an_end_that_no_synchronous_standby_has_is_not_confirmed(pair: Pai
         sessions = await signed_in(store)
         follows(pair)
     primary.refuse_standbys()
-    async with opened(primary, driver, limit=2, connect_args=DRIVERS[driver]("on")) as store:
+    async with opened(primary, driver, connect_args=DRIVERS[driver]("on")) as store:
+        await asyncio.gather(*(store.get(key, now=NOW) for key in sessions))  # opens the connections
+        store._database._timeout = 2
         ends = [store.delete(key, version, now=NOW) for key, version in sessions.items()]
         outcomes = await asyncio.gather(*ends, return_exceptions=True)
         assert {type(one) for one in outcomes} == {BackendUnavailable}
         # They have happened here all the same, so a second attempt has nothing to write, and nothing to wait for.
         await until(lambda: primary.ask("SELECT count(*) FROM starsessions") == 0)
+        store._database._timeout = 30
         assert await store.delete("key-0", now=NOW) is False
+        store._database._timeout = 2
         with pytest.raises(BackendUnavailable):  # what writes in any case, such as "end all", waits
             await store.create("epoch", b"", expires_at=NOW + 99, now=NOW)
         fail_over(pair)

@@ -3,7 +3,7 @@
 from itertools import product
 
 from starsessions.core import arrival
-from starsessions.core.arrival import is_at_home
+from starsessions.core.arrival import is_withheld
 from tests.rows import rows
 
 METHODS = {"safe": ["GET", "HEAD", "OPTIONS"], "unsafe": ["POST", "PUT", "PATCH", "DELETE", "TRACE", "post"]}
@@ -58,4 +58,4 @@ def test_each_request_is_judged_by_its_one_row(method: str, site: str, origin: s
         headers = [*hosts, *((name, value) for name, value in given.items() if value is not None)]
 
         expected = row[3] == "yes" and same_site != "none"
-        assert is_at_home(verb, same_site, headers) is expected, (verb, headers, same_site)
+        assert is_withheld(verb, same_site, headers) is expected, (verb, headers, same_site)

@@ -120,6 +120,17 @@ def test_the_page_of_the_session_names_its_attributes() -> None:
     assert set(told) - set(vars(dict)) == mine - set(vars(dict))
 
 
+def test_the_page_for_those_who_come_from_starlette_names_the_attributes_that_hide_a_key() -> None:
+    [told] = [
+        re.findall(r"`(\w+)`", row[2])
+        for row in rows(DOCS / "guides" / "migrate" / "from-starlette.md", "| | Starlette | starsessions |")
+        if row[0].startswith("attributes of")
+    ]
+    of_starlette = {"accessed", "modified", "mark_accessed", "mark_modified"}
+    public = {name for name in dir(Session) if not name.startswith("_")}
+    assert told == sorted(public - set(dir(dict)) - of_starlette)
+
+
 def test_everything_that_is_public_is_named_in_the_reference() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in REFERENCE.glob("*.md"))
     words = set(re.findall(r"\w+", text))

@@ -52,7 +52,7 @@ class PostgresServer(Server):
 
     def client(self) -> psycopg.Connection:
         """A blocking connection with autocommit for what a test asks the server itself; use it in a ``with`` block."""
-        return psycopg.connect(self.url, autocommit=True, connect_timeout=5)
+        return psycopg.connect(self.url, autocommit=True, connect_timeout=30)
 
     def ask(self, question: str) -> Any:
         with self.client() as client:

@@ -498,7 +498,7 @@ async def test_the_error_at_the_limit_of_time_says_what_was_done(clock: Clock) -
     store.answers = 1
     with pytest.raises(
         BackendUnavailable,
-        match=r"^Only 1 sessions of the user were ended in 0\.001 seconds: the rest are refused at their next renewal; "
+        match=r"^Only 1 of the user's sessions ended in 0\.001 seconds: the rest are refused at their next renewal; "
         r"call it again\.$",
     ):
         await sessions.revoke_all("ann", timeout=0.001)
@@ -690,7 +690,7 @@ async def test_what_has_ended_is_told_of_also_if_the_limit_of_time_is_reached_wh
     sessions = UserSessions(backend, on_event=on_event)
     monkeypatch.setattr(anyio, "CancelScope", noted_scope)
     monkeypatch.setattr(bound.user_index, "announce", announce_until_the_limit)
-    with pytest.raises(BackendUnavailable, match=r"^Only 3 sessions of the user were ended"):
+    with pytest.raises(BackendUnavailable, match=r"^Only 3 of the user's sessions ended in 30 seconds: "):
         await sessions.revoke_all("ann")
     assert len(told) == 3
 

@@ -1,4 +1,4 @@
-"""What another site makes the browser send comes without a Lax cookie, and must not replace the session at home."""
+"""What another site makes the browser send comes without a Lax cookie, and must not replace its session."""
 
 from collections.abc import Callable
 from typing import Any
@@ -100,7 +100,7 @@ async def signs_in_by_hand(session: Session) -> None:
 async def test_a_user_who_signs_in_there_gets_a_session(
     site_of: Callable[..., Site], backend: SessionBackend, act: Any, user: str | None
 ) -> None:
-    """A SAML or OpenID provider posts the answer. The new id is asked for, so the session at home is to be replaced."""
+    """A SAML or OpenID provider posts the answer. The new id is asked for, so that of the browser is replaced."""
     site = site_of(backend=backend)
     await site.visit(lambda session: session.update(n=1))
 

@@ -96,7 +96,7 @@ def test_an_explicit_none_beside_the_other_is_fine() -> None:
     "keyword, meant",
     [
         ("store", "backend"),
-        ("lifetime", "max_age with rolling=True, absolute_timeout without"),
+        ("lifetime", "max_age if rolling is on, or else absolute_timeout"),
         ("cookie_name", "session_cookie"),
         ("cookie_same_site", "same_site"),
         ("cookie_https_only", "https_only"),
@@ -105,12 +105,21 @@ def test_an_explicit_none_beside_the_other_is_fine() -> None:
         ("serializer", "serializer=… of the backend"),
         ("encryptor", "encrypt_with=… of the backend, or EncryptedCookieBackend"),
         ("secure", "https_only"),
+        ("idle_timeout", "max_age with rolling=True"),
+        ("max_cookies", "max_cookies=… of CookieBackend or EncryptedCookieBackend"),
+        ("encrypt_with", "encrypt_with=… of the backend, or EncryptedCookieBackend"),
     ],
 )
 def test_a_keyword_of_2_x_or_of_another_library_names_the_right_one(keyword: str, meant: str) -> None:
     with pytest.raises(TypeError, match=f"SessionMiddleware has no keyword '{keyword}': use {meant}") as raised:
         build(**{"secret_key": KEY, keyword: "any"})
     assert str(raised.value).endswith(f"use {meant}.")
+
+
+@rows("keyword", ["httponly", "http_only", "cookie_httponly"])
+def test_the_error_for_a_keyword_that_would_show_the_cookie_to_scripts_says_that_there_is_none(keyword: str) -> None:
+    with pytest.raises(TypeError, match=f"'{keyword}': remove it, as the cookie is always HttpOnly"):
+        build(**{"secret_key": KEY, keyword: True})
 
 
 def test_a_url_or_the_third_argument_of_starlettes_middleware_in_the_place_of_a_backend_is_explained() -> None:

@@ -6,9 +6,9 @@ cookie. If another request has ended the session, the cookie is left alone.
 `live`: the request's cookie names a valid session. `ended`: this request ended one with `delete()` or `flush()`.
 `stale`: the id in the request was rotated moments ago, so the browser sent the request before it received the new id.
 If the session is live all the same, the id is in its grace period. A request is `stale` as well if another site sent
-it, and the browser kept its cookie at home. `emptied`: the session had data when it was loaded,
-and has none now. `rotate`: a new id was asked for, by `sign_in()` (`sign_in`) or by `regenerate_id()`. `due`: use
-alone renews the session now, because `rolling` is on, or because it confirms a sign-in.
+it, and the browser withheld its cookie. `emptied`: the session had data when it was loaded, and has none now. `rotate`:
+a new id was asked for, by `sign_in()` (`sign_in`) or by `regenerate_id()`. `due`: use alone renews the session now,
+because `rolling` is on, or because it confirms a sign-in.
 
 | live | ended | stale | empty | emptied | rotate | sign_in | changed | due | outcome | because                        |
 |------|-------|-------|-------|---------|--------|---------|---------|-----|---------|--------------------------------|

@@ -255,8 +255,8 @@ class SessionState(Struct, eq=False):
     """The session that another request has ended or moved: if it lives on, a sign-out has to end it there."""
     is_lost: bool = False
     """Whether another request ended or rotated the session after it was loaded, and no new one has begun."""
-    is_at_home: bool = False
-    """Whether another site sent the request, and the browser kept its cookie at home: see `core/arrival.py`."""
+    is_withheld: bool = False
+    """Whether another site sent the request, and the browser withheld the cookie (SameSite): see `core/arrival.py`."""
     cookie: Cookie = Cookie.LEAVE
     """What the response does to the cookie."""
     wrote: bool = False
@@ -494,7 +494,7 @@ class SessionState(Struct, eq=False):
     def _begin(self, data: dict[str, Any], now: int, by_hand: bool) -> Command:
         holds = self.is_loaded and dict.__len__(data)
         is_empty = self.identity is None and not by_hand and not holds
-        stale = self.is_lost or self.is_at_home or self.miss_reason is MissReason.JUST_ROTATED
+        stale = self.is_lost or self.is_withheld or self.miss_reason is MissReason.JUST_ROTATED
         # Code for Starlette signs out with `session.clear()`, also when several cookies made the session unreadable.
         ended = self.has_ended or (self.modified and self.miss_reason is MissReason.SEVERAL)
         decision = decide_new(ended, stale, is_empty, self.next_id is not None)

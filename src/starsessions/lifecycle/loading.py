@@ -2,7 +2,7 @@
 
 import anyio
 
-from starsessions.core.arrival import is_at_home
+from starsessions.core.arrival import is_withheld
 from starsessions.core.cookies import Values
 from starsessions.core.cookies import find as find_values
 from starsessions.core.record import Found, MissReason, Policy, why_expired
@@ -156,7 +156,7 @@ def _has_foreign(results: list[Found | MissReason], is_client_side: bool) -> boo
 
 def _report_miss(state: RequestState, why: MissReason) -> None:
     if why is MissReason.NO_COOKIE:
-        state.is_at_home = is_at_home(state.method, state.config.cookie.same_site, state.headers)
+        state.is_withheld = is_withheld(state.method, state.config.cookie.same_site, state.headers)
     config = state.config
     if why is MissReason.ROTATED:  # its owner, too, can send it as often as they like
         config.notices.warn(

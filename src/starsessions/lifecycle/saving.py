@@ -273,7 +273,7 @@ async def persist(session: TrackedDict) -> str:
 
 
 def _why_gone(state: RequestState) -> str:
-    if state.is_at_home:
+    if state.is_withheld:
         return (
             "Nothing was saved: another site sent this request without the session cookie, and a new session would "
             "replace the one that the browser has. See docs/guides/users/callbacks.md."

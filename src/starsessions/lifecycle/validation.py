@@ -35,10 +35,10 @@ DEFAULT_MAX_SIZE = 1024 * 1024
 
 ROTATE_GRACE = 60
 """Seconds for which an id that `rotate_every` replaced still works, for requests in flight."""
-AT_HOME = (
-    "A request from another site to %.200r came without the session cookie, which the browser keeps for itself. What "
-    "the handler stored in the session was dropped, because a new session would replace the one that the browser has. "
-    "See docs/guides/users/callbacks.md."
+WITHHELD = (
+    "A request from another site to %.200r came without the session cookie, which the browser withheld (SameSite). "
+    "What the handler stored in the session was dropped, because a new session would replace the one that the browser "
+    "has. See docs/guides/users/callbacks.md."
 )
 NESTED = (
     "Two nested SessionMiddlewares use the cookie {!r} with different keys or stores: give both the same, or one of "
@@ -77,7 +77,8 @@ _ELSEWHERE = {
     "domain": "cookie_domain",
     "https_only": "cookie_https_only cookie_secure secure",
     "max_age": "expire expires session_lifetime timeout ttl",
-    "max_age with rolling=True, absolute_timeout without": "lifetime",
+    "max_age if rolling is on, or else absolute_timeout": "lifetime",
+    "max_age with rolling=True": "idle_timeout",
     "path": "cookie_path",
     "rolling": "rolling_sessions",
     "same_site": "cookie_same_site cookie_samesite samesite",
@@ -85,13 +86,15 @@ _ELSEWHERE = {
     "session_cookie": "cookie cookie_name name session_name",
     "**AAL2 of starsessions.timeouts": "limits",
     "clock=… of the backend": "clock",
-    "encrypt_with=… of the backend, or EncryptedCookieBackend": "encryptor",
+    "encrypt_with=… of the backend, or EncryptedCookieBackend": "encrypt_with encryptor",
+    "max_cookies=… of CookieBackend or EncryptedCookieBackend": "max_cookies",
     "prefix=… of RedisBackend": "key_prefix prefix",
     "remember=True of starsessions.users.sign_in, which is 30 days": "remember_for",
     "rotate_every, whose grace is 60 seconds": "rotate_grace",
     "serializer=… of the backend": "serializer",
 }
-_MEANT = {name: meant for meant, names in _ELSEWHERE.items() for name in names.split()}
+_CURES = {name: f"use {meant}" for meant, names in _ELSEWHERE.items() for name in names.split()}
+_CURES |= dict.fromkeys(("cookie_httponly", "http_only", "httponly"), "remove it, as the cookie is always HttpOnly")
 
 
 def names_keywords(init: Callable[P, None]) -> Callable[P, None]:
@@ -106,9 +109,7 @@ def names_keywords(init: Callable[P, None]) -> Callable[P, None]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> None:
         for name in kwargs:
             if name not in known:
-                meant = _MEANT.get(name)
-                cure = f"use {meant}" if meant else "see its documentation for the list"
-                raise TypeError(f"{NO_KEYWORD} {name!r}: {cure}.")
+                raise TypeError(f"{NO_KEYWORD} {name!r}: {_CURES.get(name, 'see its documentation for the list')}.")
         init(*args, **kwargs)
 
     return checked

@@ -25,7 +25,12 @@ Wait = Callable[[Event], Awaitable[None]]
 """Waits for an event, and gives up after a while."""
 
 PATIENCE = 60
-"""Seconds after which an announcement that has not arrived counts as lost. On servers it takes some milliseconds."""
+"""Seconds after which an announcement that has not arrived counts as lost, and the rule as broken.
+
+An announcement that is late cannot be told from one that is lost. It is not left without a verdict, because then no
+store that loses announcements would ever break a rule. On servers it takes some milliseconds, so a busy machine is no
+reason for a minute.
+"""
 
 T = TypeVar("T")
 

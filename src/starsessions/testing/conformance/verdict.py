@@ -1,4 +1,7 @@
-"""The verdict of a rule. It depends on what the rule observes, and never on how long it takes."""
+"""The verdict of a rule. It depends on what the rule observes, not on how long it takes.
+
+One thing can only be observed by waiting: that an announcement is lost. See `PATIENCE` in `fixtures.py`.
+"""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
