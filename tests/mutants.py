@@ -81,7 +81,11 @@ TESTS = {
     "testing": [["tests/testing"]],
     "fastapi": [["tests/fastapi"]],
     "typed": [["tests/typed", "tests/fastapi"], ["tests/shell"]],
-    "lifecycle/sign_in": [ROUND_TRIPS, ["tests/shell/test_sign_in_races.py"], [*OTHERS, *HISTORY]],
+    "lifecycle/sign_in": [
+        ROUND_TRIPS,
+        ["tests/shell/test_sign_in_races.py", "tests/backends/test_binding.py"],
+        [*OTHERS, *HISTORY],
+    ],
     "lifecycle/limits": [ROUND_TRIPS, ["tests/shell/test_sign_in_races.py"], [*OTHERS, *HISTORY]],
     "users": [ROUND_TRIPS, ["tests/shell/test_sign_in_races.py"], [*OTHERS, *HISTORY]],
     "lifecycle": [FIRST, ROUND_TRIPS, [*OTHERS, *HISTORY]],

@@ -1,17 +1,24 @@
 """What belongs to one application, cookie and purpose is worth nothing elsewhere: every artefact, in every other place.
 
 The artefacts are whatever is found in cookies and in stores after some visits, so that a new one is among them without
-being named here. What a label is derived for is a `Purpose`, and each purpose must be named here.
+being named here. What is hashed, derived or authenticated is found by listening, and each `Purpose` must be among it.
 """
 
+import hashlib
+import hmac
+import os
+import re
+import sys
 from abc import ABCMeta
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import aead
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,13 +34,15 @@ from starsessions import (
     users,
 )
 from starsessions.backends.server_side import StoreBackend
+from starsessions.core import encoding
 from starsessions.core.binding import DEFAULT_BINDING, UNBOUND, Binding, Purpose, binding_for
 from starsessions.core.csrf import is_good, put_secret, secrets_in, token_for
-from starsessions.core.encoding import to_base64url
 from starsessions.core.record import MissReason, Record
+from starsessions.lifecycle.sign_in import take_along
+from starsessions.sealing import keys as sealing_keys
 from starsessions.sealing.cipher import Cipher
 from starsessions.sealing.encrypted import Encrypter
-from starsessions.sealing.signed import Signer, StarletteSigner
+from starsessions.sealing.signed import StarletteSigner
 from starsessions.stores import MemoryStore
 from starsessions.users import UserSessions
 from tests.keys import key_for, owner_name
@@ -41,14 +50,18 @@ from tests.rows import rows
 from tests.site import KEY, Browser, Clock, DictBackend, Site
 
 BINDINGS = [
-    ("session", "session"),
     ("admin", "admin"),
     ("shop", "session"),
     ("shop", "admin"),
     ("shops", "ession"),
+    ("session", "session"),  # last, because a backend derives its keys before any middleware binds it
 ]
 USER = "1"
 """Of each application another person: it is theirs to say who that is."""
+
+STAMP = "the hash of a password"
+ISSUER, CLAIM = "https://provider.example", "the same"
+"""All that a provider says is spelled the same: its session, its subject, and the number of its token."""
 
 
 @dataclass
@@ -117,8 +130,8 @@ class Place:
             session["whose"] = self.name
 
         async def sign_in(session: Session) -> None:
-            await session.load()
-            await users.sign_in(session, USER)
+            provider = {"provider": ISSUER, "provider_session": CLAIM, "provider_subject": CLAIM}
+            await users.sign_in(session, USER, stamp=STAMP, **provider if self.lists else {})
             self.handle = users.get_handle(session) or ""
 
         async def rotate(session: Session) -> None:
@@ -131,11 +144,12 @@ class Place:
             self.tokens.append(self.token)
 
     async def open(self, token: str) -> tuple[dict[str, Any], MissReason | None, str | None]:
-        """What a browser with this cookie finds."""
+        """What a browser with this cookie finds. It includes what a form finds that was sent twice to sign in."""
 
         async def look(session: Session) -> tuple[dict[str, Any], MissReason | None, str | None]:
             await session.load()
-            return dict(session), get_miss_reason(session), users.get_user_id(session)
+            data = await take_along(session, dict(session))
+            return data, get_miss_reason(session), users.get_user_id(session)
 
         browser = Browser({self.cookie_name: token})
         found: tuple[dict[str, Any], MissReason | None, str | None] = (await self.site.visit(look, browser)).result
@@ -161,6 +175,8 @@ async def test_each_binding_accepts_its_own_tokens(places: list[Place]) -> None:
     for place in places:
         data, why, user_id = await place.open(place.token)
         assert (data["whose"], why, user_id) == (place.name, None, USER), place.name
+        data, _, _ = await place.open(place.tokens[0])  # as if the form that has signed in was sent twice
+        assert data == ({} if place.name.startswith("of one's own") else {"whose": place.name}), place.name
 
 
 @pytest.mark.anyio
@@ -202,6 +218,38 @@ async def test_a_list_holds_the_sessions_of_its_binding_and_a_handle_revokes_no_
     for place in places:
         if place.lists is None:
             assert (await place.open(place.token))[0]["whose"] == place.name
+
+
+@pytest.mark.anyio
+async def test_a_provider_ends_the_sessions_of_one_binding_and_its_token_is_known_there_only(
+    places: list[Place],
+) -> None:
+    for place in places:
+        if place.lists is not None:
+            links, now = place.lists.provider_links()
+            assert not await links.was_received(ISSUER, CLAIM, now), place.name
+            await links.received(ISSUER, CLAIM, now + 60, now)
+            assert await links.was_received(ISSUER, CLAIM, now), place.name
+            assert await place.lists.revoke_linked(ISSUER, session=CLAIM, subject=CLAIM) == 1, place.name
+            assert (await place.open(place.token))[0] == {}, place.name
+
+
+@pytest.mark.anyio
+async def test_a_stamp_is_of_one_binding(places: list[Place]) -> None:
+    whose: dict[str, set[Binding]] = {}
+    for place in places:
+        assert (await place.site.visit(lambda session: users.check_stamp(session, STAMP))).result, place.name
+        stamp = (await place.site.visit(stamp_in)).result
+        whose.setdefault(stamp, set()).add(place.site.app.config.backend.binding)
+    assert "" not in whose
+    assert sorted(len(those) for those in whose.values()) == [1] * len(BINDINGS)
+
+
+async def stamp_in(session: Session) -> str:
+    await session.load()
+    identity = session.__starsessions__.user
+    assert identity is not None
+    return identity.stamp
 
 
 @pytest.mark.anyio
@@ -264,47 +312,155 @@ def test_labels_are_built_in_one_module_only() -> None:
     assert sources == {"binding.py", "csrf.py", "events.py", "history.py"}
 
 
-OF_HASHED_KEYS = (
-    Purpose.SESSION_LIST,
-    Purpose.COOKIE_LIST,
-    Purpose.COOKIE_KEY,
-    Purpose.BEFORE_SIGN_IN,
-    Purpose.EPOCH_OF_ALL,
-    Purpose.STAMP,
-    Purpose.PROVIDER_SESSION,
-    Purpose.PROVIDER_SUBJECT,
-    Purpose.PROVIDER_LINK,
-    Purpose.PROVIDER_SIGN_OUT,
-    Purpose.PROVIDER_NUMBER,
-)
 RECORD = Record(b"{}", 1, 1)
 KEYS = [KEY.encode()]
-
-
-def outputs(binding: Binding) -> dict[Purpose, Callable[[], Any]]:
-    """What is made for each purpose, in a way that makes the same again."""
-    return {
-        Purpose.SIGNED_COOKIE: lambda: Signer(KEYS, binding).seal(RECORD),
-        Purpose.SESSION_KEY: lambda: key_for("id", binding),
-        **{purpose: partial(owner_name, "id", binding, purpose) for purpose in OF_HASHED_KEYS},
-        Purpose.KEY_ID: lambda: Cipher(KEYS, Purpose.ENCRYPTED_SIGN_IN, binding).seal(b"")[:4],
-        Purpose.CUSTOM_RECORD: lambda: to_base64url(binding.label(Purpose.CUSTOM_RECORD)),
-    }
-
-
 ENCRYPTED = (Purpose.ENCRYPTED_COOKIE, Purpose.ENCRYPTED_RECORD, Purpose.ENCRYPTED_SIGN_IN)
 OF_NO_COOKIE = {Purpose.STARLETTE_KEY, Purpose.OWNER_LIST}
 
 
-def test_each_purpose_is_tested() -> None:
-    assert {*outputs(DEFAULT_BINDING), *ENCRYPTED, *OF_NO_COOKIE} == set(Purpose)
+REAL_CIPHER = aead.AESGCM
 
 
-def test_each_purpose_and_binding_derives_a_different_key() -> None:
-    made = [make() for binding in BINDINGS for make in outputs(Binding(*binding)).values()]
-    again = [make() for binding in BINDINGS for make in outputs(Binding(*binding)).values()]
-    assert made == again
-    assert len(set(made)) == len(made)
+@dataclass
+class Heard:
+    """Whatever is hashed, or authenticated with encrypted bytes, or what a key is derived for."""
+
+    binding: Binding
+    is_client_side: bool = False
+    at_start: set[bytes] = field(default_factory=set)
+    """What was heard before."""
+    texts: set[bytes] = field(default_factory=set)
+    hashes: set[str] = field(default_factory=set)
+    stored: set[str] = field(default_factory=set)
+    """The keys in stores."""
+    lines: set[tuple[str, int]] = field(default_factory=set)
+    """The lines of the library that have asked for it."""
+
+    def note(self, text: bytes) -> None:
+        self.texts.add(text)
+        caller = sys._getframe(3)
+        self.lines.add((Path(caller.f_code.co_filename).stem, caller.f_lineno))
+
+    def sha256(self, text: bytes) -> Any:
+        digest = hashlib.sha256(text)
+        self.note(text)
+        self.hashes.add(encoding.to_base64url(digest.digest()))
+        return digest
+
+    def hmac_digest(self, key: bytes, text: bytes, name: str) -> bytes:
+        if key != bytes(32):  # with which a derivation begins: the text is the secret
+            self.note(text)
+        return hmac.digest(key, text, name)
+
+    def cipher(self, key: bytes) -> Any:
+        real = REAL_CIPHER(key)
+
+        def encrypt(nonce: bytes, plain: bytes, associated_data: bytes) -> bytes:
+            self.texts.add(associated_data)
+            return real.encrypt(nonce, plain, associated_data)
+
+        return SimpleNamespace(encrypt=encrypt, decrypt=real.decrypt)
+
+
+class Plain:
+    """A store of four methods, for which the library keeps the lists."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.get, self.create, self.replace, self.delete = store.get, store.create, store.replace, store.delete
+
+
+async def hear(kind: str, binding: Binding) -> Heard:
+    """Listen to all that one place does. Its ids and all other random bytes are those of any other place."""
+    heard, random = Heard(binding), Random(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoding, "sha256", heard.sha256)
+        patch.setattr(sealing_keys, "hmac", SimpleNamespace(digest=heard.hmac_digest))
+        patch.setattr(aead, "AESGCM", heard.cipher)
+        for name, module in list(sys.modules.items()):
+            if name.startswith("starsessions.") and getattr(module, "urandom", None) is os.urandom:
+                patch.setattr(module, "urandom", random.randbytes)
+        world = World()
+        if kind == "in a plain store":
+            world.backends[kind] = StoreBackend(Plain(world.store), clock=world.clock)
+        world.place(kind, "another", "other")  # whose keys must not be used below
+        heard.at_start, heard.texts = heard.texts, set()
+        place = world.place(kind, binding.app_name, binding.cookie_name)
+        heard.is_client_side = place.site.app.config.backend.is_client_side
+        await place.fill()
+        heard.stored.update(world.store.all_keys(), world.encrypted_store.all_keys())
+        await place.site.visit(lambda session: users.check_stamp(session, STAMP))
+        await place.open(place.tokens[0])
+        if place.lists is not None:
+            links, now = place.lists.provider_links()
+            await links.received(ISSUER, CLAIM, now + 60, now)
+            await place.lists.revoke_linked(ISSUER, session=CLAIM, subject=CLAIM)
+            await place.lists.revoke_all(USER)
+            await place.lists.revoke_everyone()
+        heard.stored.update(world.store.all_keys(), world.encrypted_store.all_keys())
+    return heard
+
+
+def purposes_in(texts: Iterable[bytes], binding: Binding) -> set[Purpose]:
+    """The purposes for which any of these texts has the label of this binding."""
+    return {one for one in Purpose if any(text.startswith(binding.label(one)) for text in texts)}
+
+
+KINDS = [*World().backends, "in a plain store"]
+WITHOUT_LABEL = {USER.encode()}
+"""Its hash is a part of what a stamp is hashed with, because that has a fixed length."""
+
+
+@pytest.mark.anyio
+async def test_each_purpose_and_each_line_that_hashes_is_heard() -> None:
+    bound, unbound, lines = set[Purpose](), set[Purpose](), set[tuple[str, int]]()
+    for kind in KINDS:
+        heard = await hear(kind, Binding("shop", "admin"))
+        bound |= purposes_in(heard.texts, heard.binding)
+        unbound |= purposes_in(heard.at_start | heard.texts, UNBOUND)
+        lines |= heard.lines
+    assert unbound == OF_NO_COOKIE
+    assert bound == set(Purpose) - OF_NO_COOKIE
+    # `_name_of` keeps the latest hashes. What events.py and history.py hash is bound to nothing: see above.
+    asking = lines_with(r"^(?! *>>>).*(?<!def )\b(key_under|derive|_name_of)\(")
+    assert lines == {(module, line) for module, line in asking if module not in ("events", "history")}
+
+
+@pytest.mark.anyio
+async def test_what_is_hashed_or_derived_begins_with_the_label_of_its_place_and_is_so_nowhere_else() -> None:
+    whose: dict[bytes, set[tuple[Binding, bool]]] = {}
+    for heard in [await hear(kind, Binding(*one)) for kind in KINDS for one in BINDINGS]:
+        labels = tuple(one.label(purpose) for purpose in Purpose for one in (heard.binding, UNBOUND))
+        assert heard.stored <= heard.hashes, "a key that is no hash"
+        for text in heard.texts - WITHOUT_LABEL:
+            assert text.startswith(labels), heard.binding
+            whose.setdefault(text, set()).add((heard.binding, heard.is_client_side))
+    for text, those in whose.items():
+        [binding] = {binding for binding, _ in those}
+        if len(those) > 1:  # neither opens or lists anything
+            assert text.startswith((binding.label(Purpose.STAMP), binding.label(Purpose.KEY_ID))), text
+
+
+def test_two_purposes_have_two_labels() -> None:
+    assert len(Purpose) == len(Purpose.__members__)
+
+
+def test_hashes_are_made_in_few_modules() -> None:
+    heard = {"encoding", "keys", "cipher"}
+    of_formats = {"signed", "csrf"}  # keyed with what is derived, or with the session's own secret
+    not_secret = {"scanning", "scripts", "announce", "layout", "counting", "strength"}
+    imports = r"^ *(import (hashlib|hmac)\b|from (hashlib|hmac|cryptography[.\w]*) import (?!compare_digest))"
+    assert {module for module, _ in lines_with(imports)} == heard | of_formats | not_secret
+
+
+def lines_with(pattern: str) -> set[tuple[str, int]]:
+    """The lines of the library in which this is found, each with its module."""
+    [package] = starsessions.__path__
+    return {
+        (path.stem, number)
+        for path in Path(package).rglob("*.py")
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if re.search(pattern, line)
+    }
 
 
 def test_bytes_encrypted_for_one_purpose_and_binding_decrypt_for_no_other() -> None:
