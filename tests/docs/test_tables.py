@@ -203,6 +203,13 @@ def test_no_public_name_is_added_unnoticed() -> None:
     assert {module: len(importlib.import_module(module).__all__) for module in PUBLIC_NAMES} == PUBLIC_NAMES
 
 
+def test_no_keyword_of_the_middleware_is_added_unnoticed() -> None:
+    _, app, *keywords = inspect.signature(SessionMiddleware.__init__).parameters
+    why = rows(DOCS / "explanation" / "architecture.md", "| keyword | why the middleware has it |")
+    assert (app, len(keywords)) == ("app", 19 + len(why))
+    assert {row[0].strip("`") for row in why} < set(keywords)
+
+
 def test_readme_and_changelog_are_about_this_version() -> None:
     assert starsessions.__version__ in README.read_text(encoding="utf-8")
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
