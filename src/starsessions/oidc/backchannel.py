@@ -1,6 +1,7 @@
 """OpenID Connect Back-Channel Logout 1.0, the part of the application."""
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
@@ -12,7 +13,6 @@ from starsessions.core.issued import Refused, Trust
 from starsessions.core.logout_token import LOGOUT_TYPES, judge_logout
 from starsessions.oidc.endpoint import Endpoint, media_type
 from starsessions.oidc.keys import openid_configuration
-from starsessions.oidc.linked import LinkedSessions
 from starsessions.oidc.tokens import KINDS
 from starsessions.users import UserSessions
 
@@ -56,19 +56,16 @@ class BackchannelLogout(Endpoint):
             max_age: how old a token may be, in seconds or as a `timedelta`.
         """
         trust = Trust(issuer, client_id, seconds("max_age", max_age), trusted_audiences)
-        super().__init__(LinkedSessions(sessions), trust, keys, openid_configuration, algorithms)
+        super().__init__(sessions, trust, keys, openid_configuration, algorithms)
 
     async def answer(self, request: Request, body: bytes) -> Response:
         text = _logout_token(request, body)
         token = await self.opened(text) if text else Refused("invalid_request", "There is no logout_token in the form.")
-        ending = token if isinstance(token, Refused) else judge_logout(token.claims, self.trust, self.sessions.now())
+        ending = token if isinstance(token, Refused) else judge_logout(token.claims, self.trust, self.now())
         if isinstance(ending, Refused):
             return self.refuse(ending)
-        number = ending.issued.number
-        if await self.sessions.was_received(self.trust.issuer, number):
+        if not await self.once(ending.issued, partial(self.end, ending)):
             return self.refuse(Refused("invalid_request", "The token was received before."))
-        await self.sessions.end_linked(ending.issuer, ending.session, ending.subject)
-        await self.sessions.received(self.trust.issuer, number, ending.issued.until)
         return Response(status_code=200)
 
     def refuse(self, refused: Refused) -> Response:

@@ -1,6 +1,7 @@
 """CAEP `session-revoked` of a transmitter of the Shared Signals Framework, pushed or fetched: the receiver's part."""
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from functools import partial
 from hmac import compare_digest
 from typing import Any, ClassVar
 
@@ -15,7 +16,6 @@ from starsessions.exceptions import ImproperlyConfigured
 from starsessions.oidc.documents import is_loopback, is_safe, post
 from starsessions.oidc.endpoint import Endpoint, media_type
 from starsessions.oidc.keys import ssf_configuration
-from starsessions.oidc.linked import LinkedSessions
 from starsessions.oidc.polling import Authorization, Polling
 from starsessions.users import UserSessions
 
@@ -71,7 +71,7 @@ class CaepReceiver(Endpoint):
             max_age: how old an event may be, in seconds or as a `timedelta`. A stream that was paused delivers late.
         """
         trust = Trust(issuer, audience, seconds("max_age", max_age), trusted_audiences)
-        super().__init__(LinkedSessions(sessions), trust, keys, ssf_configuration, algorithms)
+        super().__init__(sessions, trust, keys, ssf_configuration, algorithms)
         self._authorization = None if authorization is None else authorization.encode()
         self._users_of = users_of
         self._state = state
@@ -135,15 +135,13 @@ class CaepReceiver(Endpoint):
         if isinstance(token, Refused):
             return token
         critical = self.keys.critical_members
-        judged = judge_event(token.claims, self.trust, self.sessions.now(), self._issuers, critical)
+        judged = judge_event(token.claims, self.trust, self.now(), self._issuers, critical)
         if isinstance(judged, Refused):
             return judged
         if isinstance(judged, Noted) and judged.state is not None and self._state and not self._state(judged.state):
             return Refused("invalid_state", "The state is not the one that was asked for.")
         # A transmitter repeats what it got no answer for, so a repeated event is acknowledged like the first.
-        if not await self.sessions.was_received(self.trust.issuer, judged.issued.number):
-            await self._end(judged)
-            await self.sessions.received(self.trust.issuer, judged.issued.number, judged.issued.until)
+        await self.once(judged.issued, partial(self._end, judged))
         return None
 
     def refuse(self, refused: Refused) -> Response:
@@ -160,7 +158,7 @@ class CaepReceiver(Endpoint):
 
     async def _end(self, judged: Ending | OfUser | Noted) -> None:
         if isinstance(judged, Ending):
-            await self.sessions.end_linked(judged.issuer, judged.session, judged.subject)
+            await self.end(judged)
         elif isinstance(judged, OfUser):
             if self._users_of is None:
                 self.notices.warn(
@@ -170,7 +168,7 @@ class CaepReceiver(Endpoint):
                 )
                 return
             for user_id in await self._users_of(judged.subject):
-                await self.sessions.end_all(user_id)
+                await self.sessions.revoke_all(user_id)
         elif judged.has_stopped:
             self.notices.warn(
                 "stream",

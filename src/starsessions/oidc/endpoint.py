@@ -5,44 +5,26 @@ token again, and it must not be refused as a replay. Two deliveries at once do t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, ClassVar, Protocol
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, ClassVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from starsessions.core.issued import Refused, Trust
+from starsessions.core.issued import Ending, Issued, Refused, Trust
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured
 from starsessions.notices import Notices
 from starsessions.oidc.documents import DocumentUnavailable
-from starsessions.oidc.keys import DiscoveredKeys, GivenKeys, Keys
+from starsessions.oidc.keys import DiscoveredKeys, GivenKeys
 from starsessions.oidc.tokens import KINDS, MOST_BYTES, Token, is_signed_by, read
+from starsessions.users import UserSessions
 
 MOST_BODY = 2 * MOST_BYTES
 """The bytes of a request's body that are read."""
 
 NO_STORE = {"cache-control": "no-store"}
-
-
-class Sessions(Protocol):
-    """The sessions that a provider may end."""
-
-    def now(self) -> int:
-        """Return the current time."""
-
-    async def end_linked(self, issuer: str, session: str, subject: str) -> None:
-        """End the sessions that were signed in with this provider's session or subject."""
-
-    async def end_all(self, user_id: str) -> None:
-        """End all sessions of a user."""
-
-    async def was_received(self, issuer: str, number: str) -> bool:
-        """Return whether a token with this number has done its work."""
-
-    async def received(self, issuer: str, number: str, until: int) -> None:
-        """Remember that a token with this number has done its work."""
 
 
 class Endpoint(ABC):
@@ -53,7 +35,7 @@ class Endpoint(ABC):
 
     def __init__(
         self,
-        sessions: Sessions,
+        sessions: UserSessions,
         trust: Trust,
         keys: Mapping[str, Any] | None,
         document_of: Callable[[str], str],
@@ -69,11 +51,13 @@ class Endpoint(ABC):
                 f"algorithms may contain {', '.join(KINDS)}: algorithms without a signature or with a shared secret "
                 "are not accepted."
             )
-        self.sessions = sessions
+        self.sessions: UserSessions = sessions
         self.trust = trust
         self.algorithms = algorithms
         self.notices: Notices = Notices()
-        self.keys: Keys = DiscoveredKeys(trust.issuer, document_of) if keys is None else GivenKeys(keys)
+        self.keys: DiscoveredKeys | GivenKeys = (
+            DiscoveredKeys(trust.issuer, document_of) if keys is None else GivenKeys(keys)
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -110,12 +94,29 @@ class Endpoint(ABC):
             return token
         if token.claims.get("iss") != self.trust.issuer:  # before anything is fetched
             return Refused("invalid_issuer", "The token was issued by another provider.")
-        candidates = await self.keys.matching(token.header, self.sessions.now())
+        candidates = await self.keys.matching(token.header, self.now())
         if not candidates:
             return Refused("invalid_key", "The provider has no key that may have signed the token.")
         if not any(is_signed_by(token, key) for key in candidates):
             return Refused("invalid_key", "The signature of the token is invalid.")
         return token
+
+    def now(self) -> int:
+        """Return the current time, by the clock of the sessions."""
+        return self.sessions.provider_links()[1]
+
+    async def once(self, issued: Issued, work: Callable[[], Awaitable[object]]) -> bool:
+        """Do what a token asks for. Return False if it has been done before."""
+        links, now = self.sessions.provider_links()
+        if await links.was_received(self.trust.issuer, issued.number, now):
+            return False
+        await work()
+        await links.received(self.trust.issuer, issued.number, issued.until, self.now())
+        return True
+
+    async def end(self, ending: Ending) -> None:
+        """End the sessions that a token names."""
+        await self.sessions.revoke_linked(ending.issuer, session=ending.session, subject=ending.subject)
 
     async def _answer_to(self, request: Request) -> Response:
         try:

@@ -5,7 +5,7 @@ anyone can send such a token.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from anyio import Lock
@@ -29,21 +29,6 @@ PAUSE_AFTER_FAILURE = 5
 
 MOST_KEYS = 8
 """Keys that are tried for one token."""
-
-
-class Keys(Protocol):
-    """Where keys come from."""
-
-    async def matching(self, header: Header, now: float) -> Sequence[Key]:
-        """Return the keys that may have signed a token with this header.
-
-        Raises:
-            DocumentUnavailable: there are no keys, because the provider does not answer.
-        """
-
-    @property
-    def critical_members(self) -> Collection[str]:
-        """What the transmitter declares critical in a subject."""
 
 
 def openid_configuration(issuer: str) -> str:
@@ -76,6 +61,7 @@ class GivenKeys:
             raise ImproperlyConfigured('There is no key in keys: pass a JSON Web Key Set, {"keys": [...]}.')
 
     async def matching(self, header: Header, now: float) -> Sequence[Key]:
+        """Return the keys that may have signed a token with this header."""
         return _matching(self._keys, header)
 
 
@@ -96,6 +82,7 @@ class DiscoveredKeys:
                 "as the provider spells it in its tokens, or pass keys=… if it publishes none."
             )
         self.critical_members: Collection[str] = ()
+        """What the transmitter declares critical in a subject."""
         self._issuer = issuer
         self._document_url = document_of(issuer)
         self._fetch = fetch
@@ -105,6 +92,11 @@ class DiscoveredKeys:
         self._lock = Lock()
 
     async def matching(self, header: Header, now: float) -> Sequence[Key]:
+        """Return the keys that may have signed a token with this header.
+
+        Raises:
+            DocumentUnavailable: there are no keys, because the provider does not answer.
+        """
         if now >= self._fetched_at + KEPT_FOR:
             await self._refresh(now)
         found = _matching(self._keys, header)
