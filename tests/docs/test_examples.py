@@ -7,6 +7,7 @@ import inspect
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -171,6 +172,24 @@ def test_another_service_knows_who_has_signed_in_by_the_same_settings_or_by_an_e
         shop.cookies.clear()
         assert reports.get("/reports", headers=cookie).json() == "Reports for ann"
         assert shop.get("/session", headers=cookie).json() == {"user": "ann"}
+
+
+def test_the_countdown_of_the_guide_keeps_its_promise_until_the_absolute_timeout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    began = now = int(time.time())
+    monkeypatch.setattr(time, "time", lambda: now)
+    browser = TestClient(app_of("guides/users/warn-before-expiry.md"))
+    left = browser.post("/login", params={"name": "ann"}).json()
+    while left > 200:
+        for passed in [179, left - 1]:  # the first use comes too early to renew the session
+            now += min(passed, left - 1)
+            response = browser.post("/stay")
+            assert response.status_code == 200
+            left = response.json()
+    assert now + left == began + 43200
+    now += left
+    assert browser.post("/stay").status_code == 401
 
 
 def test_a_front_end_on_another_origin_may_send_requests_with_the_cookie() -> None:
