@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 from anyio import move_on_after
 from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
-from redis.exceptions import BusyLoadingError, NoPermissionError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, OutOfMemoryError, ReadOnlyError
 
 from starsessions.exceptions import BackendUnavailable
 from starsessions.stores.base import Conflict, Cursor, Entry, Owner
 from starsessions.stores.redis.store import RedisStore
 from tests.backends.proxy import Proxy, proxy
+from tests.docs.pages import story_of, tell
 from tests.servers import redis as servers
 from tests.servers.process import free_port
 from tests.servers.redis import RedisServer
@@ -592,6 +593,27 @@ async def test_the_documented_permissions_are_sufficient(server: RedisServer, op
     store = open_store(f"redis://ours:x@127.0.0.1:{server.port}")
     await check(store)
     await store.time()
+
+
+async def test_the_documented_provider_is_asked_for_the_password_at_each_new_connection(
+    server: RedisServer, open_store: Open, tmp_path: Path
+) -> None:
+    """A connection that is open outlives its password, as the guide says."""
+    guide = tell(story_of("guides/production/rotate-credentials.md"))
+    guide["PASSWORD"] = file = tmp_path / "password"
+    file.write_text("old\n")
+    server.ask("ACL", "SETUSER", "sessions", "on", ">old", "~*", "&*", "+@all")
+    provided = open_store(lambda: Redis(port=server.port, credential_provider=guide["FromFile"]()))
+    fixed = open_store(f"redis://sessions:old@127.0.0.1:{server.port}")
+    both = [provided, fixed]
+    for changes in [(), (">new",), ("<old",), ("off",), ("on",)]:
+        server.ask("ACL", "SETUSER", "sessions", *changes)
+        assert [await store.get("key", now=NOW) for store in both] == [None, None]
+    file.write_text("new\n")
+    server.ask("CLIENT", "KILL", "USER", "sessions")
+    assert await provided.get("key", now=NOW) is None
+    error = await unavailable(fixed.get("key", now=NOW))
+    assert isinstance(error.__cause__, AuthenticationError)
 
 
 async def test_a_server_that_evicts_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,6 +7,7 @@ import inspect
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from starsessions.testing import session_of, sign_in
 from tests.contracts import WholeBackend, WholeStore
 from tests.docs.pages import DOCS, README, ROOT, Story, blocks, name_of, pages, stories, story_of, tell
 from tests.rows import rows
+from tests.servers.process import Address
 from tests.site import KEY
 
 STORIES = [story for document in [README, *pages()] for story in stories(document)]
@@ -156,6 +158,38 @@ def test_staff_see_what_a_customer_sees_and_stay_who_they_are() -> None:
     assert sue.get("/orders").json() == {"orders_of": "bob", "requested_by": "sue"}
     sue.post("/support/stop")
     assert sue.get("/orders").json() == {"orders_of": "sue", "requested_by": "sue"}
+
+
+def test_another_service_knows_who_has_signed_in_by_the_same_settings_or_by_an_endpoint(
+    redis_server: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SESSIONS_URL", redis_server.url)
+    guide = tell(story_of("guides/data/other-services.md"))
+    with TestClient(guide["shop"]) as shop, TestClient(guide["reports"]) as reports:
+        assert [reports.get("/reports").status_code, shop.get("/session").status_code] == [401, 401]
+        shop.post("/login", params={"name": "ann"})
+        cookie = {"Cookie": f"session={shop.cookies['session']}"}
+        shop.cookies.clear()
+        assert reports.get("/reports", headers=cookie).json() == "Reports for ann"
+        assert shop.get("/session", headers=cookie).json() == {"user": "ann"}
+
+
+def test_the_countdown_of_the_guide_keeps_its_promise_until_the_absolute_timeout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    began = now = int(time.time())
+    monkeypatch.setattr(time, "time", lambda: now)
+    browser = TestClient(app_of("guides/users/warn-before-expiry.md"))
+    left = browser.post("/login", params={"name": "ann"}).json()
+    while left > 200:
+        for passed in [179, left - 1]:  # the first use comes too early to renew the session
+            now += min(passed, left - 1)
+            response = browser.post("/stay")
+            assert response.status_code == 200
+            left = response.json()
+    assert now + left == began + 43200
+    now += left
+    assert browser.post("/stay").status_code == 401
 
 
 def test_a_front_end_on_another_origin_may_send_requests_with_the_cookie() -> None:
