@@ -84,7 +84,8 @@ async def move_on_when_ended(
     Args:
         source: a request, a WebSocket, or a session.
         check_every: the longest pause between two looks, in seconds or as a `timedelta`. None: 60 seconds while the
-            store announces the ends of sessions, and 10 seconds otherwise.
+            store announces the ends of sessions, and 10 seconds otherwise. After a look that failed, it is 10 seconds
+            at most.
         wait: waits for the next look; for tests.
 
     >>> async def talk(websocket):
@@ -198,7 +199,7 @@ class _Watch:
         self._ear = ear
         self._check_every = check_every
         self._wait = wait
-        self._failures = 0
+        self._failures: float = 0
         self._error: Exception | None = None
 
     async def is_alive(self) -> bool:
@@ -213,7 +214,8 @@ class _Watch:
                     is_alive = await loading.revalidate(self._session)
             self._failures = 0
         except BackendUnavailable:
-            self._failures += 1
+            # What is repeated early counts for less, so that an outage does not end a stream any sooner.
+            self._failures += min(1, OFTEN / (self._check_every or OFTEN)) if self._failures else 1
             is_alive = self._failures < MAX_FAILURES
         except SessionConflict:  # the session is alive, and saving it reports the conflict
             self._failures, is_alive = 0, True

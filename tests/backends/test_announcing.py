@@ -307,7 +307,7 @@ async def test_a_server_that_hangs_is_noticed_by_a_beat(
     """Its connections stay open, and nothing comes by them: as behind a firewall that has forgotten them."""
     where, server = alone
     site = await site_at(where)
-    where.patience = 5  # so long does one wait for the server that hangs
+    where.patience = 5  # how long to wait for the server that hangs
     worker = Site(backend=where.backend(), autoload=True)
     worker.browser = site.browser
     monkeypatch.setattr(bus, "BEAT_EVERY", 0.01)

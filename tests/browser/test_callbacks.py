@@ -48,7 +48,7 @@ def test_a_second_cookie_arrives_with_the_callback(tab: Tab, start: Start, port:
     assert "Please start again." in come_back(tab, start, port, "/booking/callback", state=state)
 
 
-def test_what_a_callback_writes_leaves_the_session_at_home_alone(tab: Tab, start: Start) -> None:
+def test_what_a_callback_writes_leaves_the_session_of_the_browser_alone(tab: Tab, start: Start) -> None:
     """The browser has kept its cookie back, so a new one would replace a session that is still in use."""
     pages = start("pages")
     tab.open(pages, "/plain")

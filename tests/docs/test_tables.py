@@ -187,6 +187,7 @@ PUBLIC_NAMES = {
     "starsessions.health": 2,
     "starsessions.history": 5,
     "starsessions.inventory": 5,
+    "starsessions.oidc": 2,
     "starsessions.opentelemetry": 2,
     "starsessions.pages": 4,
     "starsessions.personal": 7,

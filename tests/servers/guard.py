@@ -90,6 +90,8 @@ def kill_family(pid: int) -> None:
     until = time.monotonic() + 30
     while not all(map(has_ended, members)) and time.monotonic() < until:
         time.sleep(0.001)
+    if left := [member for member in members if not has_ended(member)]:
+        sys.stderr.write(f"These processes were killed half a minute ago, and have not ended: {left}\n")
 
 
 def main() -> None:

@@ -367,7 +367,10 @@ class RedisSentinel(Group):
         return self._primary(lambda server: True, "does not agree on its primary")
 
     def wait_for_failover(self, of: RedisServer) -> RedisServer:
-        """After `of` was killed or paused: have a Sentinel replace it, and return the primary on which all agree."""
+        """After `of` was killed or paused: have a Sentinel replace it, and return the primary on which all agree.
+
+        That a Sentinel notices a dead primary is not waited for: it is told.
+        """
 
         def is_replaced(server: RedisServer) -> bool:
             if server is of:

@@ -162,7 +162,7 @@ def test_a_server_that_cannot_start_says_why() -> None:
 def test_the_servers_end_and_their_folders_vanish_also_when_the_tests_are_killed(tmp_path: Path) -> None:
     program = """
 import signal, sys, os
-from tests.servers import guard, redis
+from tests.servers import redis
 with redis.standalone() as server:
     print(server.port, server.directory, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)

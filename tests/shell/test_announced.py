@@ -551,6 +551,20 @@ async def test_after_a_failure_of_the_store_it_looks_often(
         assert opened.waits.asked[-1] == usually
 
 
+@pytest.mark.parametrize(("check_every", "failures"), [(None, MAX_FAILURES), (7, MAX_FAILURES), (20, 5)])
+async def test_looks_that_are_repeated_early_end_a_stream_no_sooner(
+    site: Site, line: Line, check_every: float | None, failures: int
+) -> None:
+    """Three looks that fail end it. One that comes after half the time counts for half of one."""
+    async with streams(site, check_every=check_every) as opened:
+        line.get = failing  # type: ignore[method-assign]
+        for _ in range(failures - 1):
+            await have_look(site, opened)
+            assert opened.open == 1
+        await have_look(site, opened)
+        assert opened.open == 0
+
+
 async def have_look(site: Site, opened: Streams) -> None:
     found = opened.sessions[0].__starsessions__.found
     assert found is not None

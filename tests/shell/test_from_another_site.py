@@ -22,12 +22,12 @@ async def update(session: Session) -> None:
 
 async def sent_by_another_site(site: Site, act: Callable[[Session], Any], **scope: Any) -> Any:
     """The browser keeps its cookie, and takes the one that it gets."""
-    at_home, browser = dict(site.browser.cookies), Browser()
+    withheld, browser = dict(site.browser.cookies), Browser()
     request = {"method": "POST", "path": "/paid", "headers": CROSS_SITE, **scope}
     try:
         return await site.visit(act, browser, **request)
     finally:
-        site.browser.cookies = at_home | browser.cookies
+        site.browser.cookies = withheld | browser.cookies
 
 
 @pytest.mark.guarantee(21)
@@ -100,7 +100,7 @@ async def signs_in_by_hand(session: Session) -> None:
 async def test_a_user_who_signs_in_there_gets_a_session(
     site_of: Callable[..., Site], backend: SessionBackend, act: Any, user: str | None
 ) -> None:
-    """A SAML or OpenID provider posts the answer. The new id is asked for, so that of the browser is replaced."""
+    """A SAML or OpenID provider posts the answer. The new id is asked for, so the browser's session is replaced."""
     site = site_of(backend=backend)
     await site.visit(lambda session: session.update(n=1))
 
