@@ -48,6 +48,7 @@ HISTORY = ["tests/history"]
 
 TESTS = {
     "core": [["tests/core"], ["tests/sealing", *OTHERS]],
+    **{f"core/{name}": [["tests/oidc"]] for name in ("issued", "logout_token", "security_event")},
     "core/binding": [["tests/backends/test_binding.py"], ["tests/sealing", "tests/shell"], ["tests/core"]],
     "core/state": [MACHINE, RACES, ROUND_TRIPS, ["tests/core", *OTHERS]],
     "sealing": [["tests/sealing"], ["tests/shell", *HISTORY]],

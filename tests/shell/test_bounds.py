@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from starsessions import (
+    CookieBackend,
     ImproperlyConfigured,
     Session,
     SessionBackend,
@@ -76,6 +77,21 @@ async def test_a_session_without_a_user_lasts_only_as_long_as_it_may(
     assert (await site.visit(lambda session: session.session_id, browser)).result is not None
     clock.advance(1)
     assert (await site.visit(lambda session: session.session_id, browser)).result is None
+
+
+@rows("kind", ["in a store", "signed"])
+async def test_a_limit_for_visitors_also_ends_sessions_that_began_before_it_was_set(
+    site_of: Callable[..., Site], clock: Clock, kind: str
+) -> None:
+    """Neither the entry in the store nor the cookie has expired."""
+    backend = StoreBackend(MemoryStore(), clock=clock) if kind == "in a store" else CookieBackend(KEY, clock=clock)
+    before, since = site_of(backend=backend), site_of(backend=backend, anonymous_max_age=60)
+    await before.visit(cart)
+    clock.advance(59)
+    assert await since.data(before.browser) == {"cart": 1}
+    clock.advance(1)
+    assert await since.data(before.browser) == {}
+    assert await before.data() == {"cart": 1}
 
 
 async def test_with_rolling_a_session_of_a_day_is_renewed_by_use(site_of: Callable[..., Site], clock: Clock) -> None:
