@@ -246,6 +246,22 @@ async def test_another_applications_cookie_of_the_same_name_is_left_alone(
     assert await ours.is_signed_in()
 
 
+async def test_an_expired_cookie_of_ours_beside_the_valid_one_is_removed_when_the_id_changes(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    """No other application can have signed it."""
+    ours = Person(site_of(max_age=60), "rotating")
+    earlier = Person(site_of(max_age=60, path="/shop"), "rotating")
+    ours.jar = earlier.jar
+    await earlier.signs_in()
+    clock.advance(60)
+    await ours.signs_in()
+    assert ours.copies == 2  # which of them the browser has sent, this request cannot tell
+    await ours.signs_in()
+    assert ours.copies == 1
+    assert await ours.is_signed_in()
+
+
 async def test_an_ordinary_response_removes_nothing(site_of: Callable[..., Site], clock: Clock) -> None:
     for make in BACKENDS.values():
         person = Person(site_of(backend=make(clock)), "rotating")
