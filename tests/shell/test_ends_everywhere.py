@@ -748,11 +748,24 @@ async def test_two_requests_that_extend_a_revocable_cookie_at_once_both_keep_it(
     assert await user_of(site, site.browser) == "ann"
 
 
-async def test_an_id_that_is_in_use_is_refused_by_the_sign_in(clock: Clock) -> None:
-    class Repeats(StoreBackend):
-        async def generate_id(self) -> str:
-            return "always-the-same"
+class Repeats(StoreBackend):
+    async def generate_id(self) -> str:
+        return "always-the-same"
 
+
+async def test_a_new_id_that_is_in_use_is_refused_although_the_application_chose_the_first(clock: Clock) -> None:
+    backend = Repeats(MemoryStore(), clock=clock)
+    await backend.write({"a": 1})
+    session = Session(backend, "chosen")
+    await session.load()
+    session["b"] = 2
+    await session.regenerate_id()
+    with pytest.raises(SessionError, match="returned an id that is in use"):
+        await session.persist()
+    assert await backend.read("always-the-same") == {"a": 1}
+
+
+async def test_an_id_that_is_in_use_is_refused_by_the_sign_in(clock: Clock) -> None:
     site = Site(backend=Repeats(MemoryStore(), clock=clock), clock=clock, autoload=True)
     await site.visit(change, Browser())
     with pytest.raises(SessionError, match="returned an id that is in use"):
