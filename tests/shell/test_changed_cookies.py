@@ -246,7 +246,7 @@ async def test_another_applications_cookie_of_the_same_name_is_left_alone(
     assert await ours.is_signed_in()
 
 
-async def test_an_expired_cookie_of_ours_beside_the_valid_one_is_removed_when_the_id_changes(
+async def test_an_expired_cookie_beside_the_valid_one_is_removed_when_the_id_changes(
     site_of: Callable[..., Site], clock: Clock
 ) -> None:
     """No other application can have signed it."""
