@@ -29,6 +29,7 @@ from starsessions import ImproperlyConfigured, InMemoryBackend, SessionMiddlewar
 from starsessions.backends.redis import RedisBackend
 from starsessions.stores import loops
 from starsessions.stores.loops import PerLoop
+from starsessions.stores.redis.store import RedisStore
 from tests.servers.process import Address
 from tests.servers.redis import SentinelAddress
 
@@ -120,6 +121,23 @@ def test_a_backend_that_is_dropped_keeps_no_connection_though_its_loop_goes_on(
 
     with connections(redis_server) as count:
         asyncio.run(main(count))
+
+
+def test_a_store_that_is_closed_keeps_no_connection_whose_timer_would_begin_a_task(redis_server: Address) -> None:
+    """A loop that ends may not run it, and Python warns of that."""
+
+    async def main() -> None:
+        store = RedisStore(redis_server.url, secrets.token_hex(4), timeout=30)
+        await store.get("key", now=1)
+        pooled = store.clients.get().pooled
+        assert pooled is not None
+        lease = pooled._kept
+        assert lease is not None
+        await store.aclose()
+        pooled._end(lease)
+        assert pooled._tasks == set()
+
+    asyncio.run(main())
 
 
 def test_a_loop_that_ends_while_a_dropped_backend_is_to_be_closed_closes_it_once(

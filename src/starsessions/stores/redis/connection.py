@@ -2,6 +2,7 @@
 
 from asyncio import AbstractEventLoop, Future, Semaphore, Task, get_running_loop, sleep, timeout
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -41,6 +42,8 @@ class Transport(NamedTuple):
     read: Read
     together: Together
     is_cluster: bool
+    pooled: "_Pooled | None" = None
+    """What keeps a connection out of its pool for a while, if anything does."""
 
 
 class _Lease(NamedTuple):
@@ -67,11 +70,11 @@ def transport_for(client: "Redis | RedisCluster", seconds: float) -> Transport:
         return Transport(client, send, partial(send, "GET"), together, is_cluster=True)
     # A subclass that overrides execute_command expects to see each command.
     if type(client).execute_command is not Redis.execute_command or client.single_connection_client:
-        send, together = _whole(driver, execute), partial(_piped, driver, client)
+        send, together, pooled = _whole(driver, execute), partial(_piped, driver, client), None
     else:
         pooled = _Pooled(driver, client.connection_pool)
         send, together = pooled.send, pooled.send_together
-    return Transport(client, send, _Reads(send, seconds).read, together, is_cluster=False)
+    return Transport(client, send, _Reads(send, seconds).read, together, is_cluster=False, pooled=pooled)
 
 
 async def primaries_of(client: Any, *, anew: bool) -> dict[str, Send]:
@@ -317,6 +320,13 @@ class _Pooled:
                 await self._pool.release(taken.connection)
         finally:
             self._free.release()
+
+    async def aclose(self) -> None:
+        """Keep no connection any more: a loop that ends may not run what the timer begins."""
+        kept, self._kept, self._current = self._kept, None, None
+        if kept is not None:
+            with suppress(self._driver.known):  # it is closed with the client
+                await self._give_back(kept)
 
     def _may_hold(self, taken: _Lease, is_new: bool) -> bool:
         if is_new and taken.loop.time() < taken.until:
