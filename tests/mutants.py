@@ -41,7 +41,7 @@ _SHELL = """
 """
 ROUND_TRIPS = [f"tests/shell/test_{name}.py" for name in _SHELL.split()]
 ROUND_TRIPS += ["tests/history/test_session_by_hand.py", "tests/backends/test_races.py"]
-OTHERS = ["tests/shell", "tests/typed", "tests/fastapi", "tests/backends/test_races.py"]
+OTHERS = ["tests/shell", "tests/typed", "tests/fastapi", "tests/telemetry", "tests/backends/test_races.py"]
 BACKENDS = [f"tests/backends/test_{name}.py" for name in ("server_side", "custom", "binding", "memory", "races")]
 KIT = ["tests/testing/test_memory_store.py", "tests/testing/test_backends.py", "tests/testing/test_cookie_backends.py"]
 HISTORY = ["tests/history"]

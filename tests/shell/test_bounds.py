@@ -102,6 +102,17 @@ async def test_with_rolling_a_session_of_a_day_is_renewed_by_use(site_of: Callab
         assert (await site.visit(len)).result == 1
 
 
+async def test_use_renews_a_visitors_session_in_time_however_seldom_others_are_renewed(
+    site_of: Callable[..., Site], clock: Clock
+) -> None:
+    backend = StoreBackend(MemoryStore(), clock=clock)
+    site = site_of(backend=backend, rolling=True, renew_every=DAY, anonymous_max_age=60)
+    await site.visit(cart)
+    for _ in range(5):
+        clock.advance(40)
+        assert (await site.visit(len)).result == 1
+
+
 async def test_what_the_application_stores_by_hand_makes_the_session_last(
     site_of: Callable[..., Site], clock: Clock
 ) -> None:
