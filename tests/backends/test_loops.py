@@ -129,13 +129,29 @@ def test_a_store_that_is_closed_keeps_no_connection_whose_timer_would_begin_a_ta
     async def main() -> None:
         store = RedisStore(redis_server.url, secrets.token_hex(4), timeout=30)
         await store.get("key", now=1)
-        pooled = store.clients.get().pooled
-        assert pooled is not None
+        pooled = store.clients.get().release.__self__  # type: ignore[attr-defined]
         lease = pooled._kept
         assert lease is not None
         await store.aclose()
         pooled._end(lease)
         assert pooled._tasks == set()
+
+    asyncio.run(main())
+
+
+def test_what_the_end_of_a_loop_has_closed_begins_no_task_that_may_not_run() -> None:
+    async def main() -> None:
+        async def close(one: object) -> None:
+            pass
+
+        kept = PerLoop(object, close)
+        kept.get()
+        loop = asyncio.get_running_loop()
+        [closing] = loops._closing_at_the_end[loop]
+        await closing.aclose()
+        before = asyncio.all_tasks()
+        loops._close_now(loop, closing)
+        assert asyncio.all_tasks() == before
 
     asyncio.run(main())
 

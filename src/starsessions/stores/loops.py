@@ -3,6 +3,7 @@
 from asyncio import AbstractEventLoop, Task, get_running_loop
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
+from types import AsyncGeneratorType
 from typing import Generic, TypeVar
 from weakref import finalize
 
@@ -93,6 +94,10 @@ def _close_soon(opened: Mapping[AbstractEventLoop, tuple[object, AsyncGenerator[
 
 
 def _close_now(loop: AbstractEventLoop, closing: AsyncGenerator[None]) -> None:
+    # A loop that is ending has closed it, and may not run another task.
+    if isinstance(closing, AsyncGeneratorType) and closing.ag_frame is None:
+        return
+
     async def close() -> None:
         with suppress(RuntimeError):  # the loop is ending, and closes it
             await closing.aclose()

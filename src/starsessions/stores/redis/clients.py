@@ -64,8 +64,7 @@ def _copy(client: Client) -> Client:
 
 async def _close(transport: Transport) -> None:
     client: Any = transport.client
-    if transport.pooled is not None:
-        await transport.pooled.aclose()
+    await transport.release()
     if not hasattr(client, "connection_pool"):  # a Cluster
         await client.aclose()
         return

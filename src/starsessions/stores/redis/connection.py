@@ -34,6 +34,9 @@ Together = Callable[..., Awaitable[list[Any]]]
 commands. If some were refused, it raises the first refusal after all replies have been read."""
 
 
+Release = Callable[[], Awaitable[None]]
+
+
 class Transport(NamedTuple):
     """A client, and the functions that send commands through it."""
 
@@ -42,8 +45,8 @@ class Transport(NamedTuple):
     read: Read
     together: Together
     is_cluster: bool
-    pooled: "_Pooled | None" = None
-    """What keeps a connection out of its pool for a while, if anything does."""
+    release: Release
+    """Returns what is kept out of the pool."""
 
 
 class _Lease(NamedTuple):
@@ -67,14 +70,18 @@ def transport_for(client: "Redis | RedisCluster", seconds: float) -> Transport:
         send = _whole(driver, _limited(execute, free), _PAUSES)
         together = _limited(_ToOneNode(driver, client).send, free)
         # The keys of one MGET may be on different nodes.
-        return Transport(client, send, partial(send, "GET"), together, is_cluster=True)
+        return Transport(client, send, partial(send, "GET"), together, True, _nothing)
     # A subclass that overrides execute_command expects to see each command.
     if type(client).execute_command is not Redis.execute_command or client.single_connection_client:
-        send, together, pooled = _whole(driver, execute), partial(_piped, driver, client), None
+        send, together, release = _whole(driver, execute), partial(_piped, driver, client), _nothing
     else:
         pooled = _Pooled(driver, client.connection_pool)
-        send, together = pooled.send, pooled.send_together
-    return Transport(client, send, _Reads(send, seconds).read, together, is_cluster=False, pooled=pooled)
+        send, together, release = pooled.send, pooled.send_together, pooled.release
+    return Transport(client, send, _Reads(send, seconds).read, together, False, release)
+
+
+async def _nothing() -> None:
+    """Release nothing: the client itself takes and returns its connections."""
 
 
 async def primaries_of(client: Any, *, anew: bool) -> dict[str, Send]:
@@ -321,7 +328,7 @@ class _Pooled:
         finally:
             self._free.release()
 
-    async def aclose(self) -> None:
+    async def release(self) -> None:
         """Keep no connection any more: a loop that ends may not run what the timer begins."""
         kept, self._kept, self._current = self._kept, None, None
         if kept is not None:
