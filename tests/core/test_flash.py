@@ -65,13 +65,20 @@ def test_a_small_old_message_does_not_stay_behind_a_large_one_that_was_dropped()
     assert texts(put({}, "a", "b" * 900, "c" * 900, "d" * 900)) == ["c" * 900, "d" * 900]
 
 
-def test_a_text_that_is_too_long_is_cut_and_ends_with_an_ellipsis() -> None:
-    [text] = texts(put({}, "ä" * 600))
-    assert text == "ä" * 498 + "…"
-
-
-def test_a_message_of_exactly_the_maximum_length_is_kept() -> None:
-    assert texts(put({}, "a" * 1000)) == ["a" * 1000]
+@rows(
+    ("given", "kept"),
+    [
+        (("a" * 1000, "b" * 50), ("a" * 1000, "b" * 50)),
+        (("a" * 1001, "b" * 51), ("a" * 997 + "…", "b" * 47 + "…")),
+        (("ä" * 600, "ö" * 30), ("ä" * 498 + "…", "ö" * 23 + "…")),
+    ],
+)
+def test_a_text_or_category_of_more_than_its_maximum_is_cut_and_ends_with_an_ellipsis(
+    given: tuple[str, str], kept: tuple[str, str]
+) -> None:
+    data: dict[str, Any] = {}
+    add_flash(data, Flash(*given), "salt")
+    assert take_flashes(data) == [Flash(*kept)]
 
 
 def test_a_subclass_of_str_is_stored_as_str() -> None:

@@ -110,11 +110,11 @@ class Ann:
         assert bound.user_index is not None
         return bound.user_index
 
-    async def begins(self, count: int) -> list[str]:
-        """Begin sign-ins that will never be saved. Return their keys."""
+    async def begins(self, count: int, later: int = 0) -> list[str]:
+        """Begin sign-ins that will never be saved, on a server whose clock is fast by `later`. Return their keys."""
         keys, now = [f"key-{number}" for number in range(count)], int(self.clock())
         for key in keys:
-            await self.index.begin(key, Identity("ann", now, f"handle of {key}"), now + 99, now)
+            await self.index.begin(key, Identity("ann", now + later, f"handle of {key}"), now + 99, now)
         return keys
 
     async def listed(self) -> int:
@@ -209,6 +209,20 @@ async def test_where_none_is_evicted_a_sign_in_that_was_written_after_others_is_
         ann.store.may_go_on.set()
     assert await ann.alive(old, slow, *later) == [True, False, True, True]
     assert await ann.listed() == 3
+
+
+@rows("kind", list(KINDS))
+async def test_where_none_is_evicted_a_sign_in_ends_those_that_began_after_it_and_find_no_room(
+    clock: Clock, kind: str
+) -> None:
+    ann = Ann(kind, clock, Slow(), 3, "refuse")
+    old = await ann.signs_in()
+    await ann.site.visit(users.get_user_id, old)  # it is confirmed
+    keys = await ann.begins(3, later=9)
+    new = await ann.signs_in()
+    left = [await ann.index.store.get(key, now=int(clock())) is not None for key in keys]
+    assert left == [True, False, False]
+    assert await ann.alive(old, new) == [True, True]
 
 
 @rows("kind", list(KINDS))
