@@ -73,7 +73,7 @@ def judge_issued(claims: Mapping[str, Any], trust: Trust, now: int, *, must_expi
         return Refused("invalid_request", "The claim iat is missing, malformed, or in the future.")
     if "nbf" in claims and (not_before is None or not_before > now + CLOCK_SKEW):
         return Refused("invalid_request", "The token is not valid yet.")
-    if expires_at is None and (must_expire or "exp" in claims):
+    if expires_at is None and must_expire:
         return Refused("invalid_request", "The claim exp is missing or malformed.")
     until = issued_at + trust.max_age if expires_at is None else min(expires_at, issued_at + trust.max_age)
     if now >= until + CLOCK_SKEW:
