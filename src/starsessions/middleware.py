@@ -177,9 +177,7 @@ class SessionMiddleware:
             return
         scope[key] = session = _new(Session)
         _fill(session, NOT_LOADED)
-        state = RequestState(
-            self.config, headers=scope["headers"], method=scope.get("method"), client=scope.get("client")
-        )
+        state = RequestState(self.config, scope["headers"], scope.get("method"), scope.get("client"))
         session.__starsessions__ = state
 
         def send_with_session(message: Message) -> Awaitable[None]:

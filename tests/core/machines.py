@@ -57,7 +57,7 @@ def machine(
     """A machine that has loaded this, and its data. Without anything to load: a new visitor."""
     if isinstance(loads, dict):
         loads = found_with(loads)
-    state = SessionState(config)
+    state = SessionState(config=config)
     data = state.loaded(MissReason.NO_COOKIE if loads is None else loads)
     for name, value in fields.items():
         setattr(state, name, value)

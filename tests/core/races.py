@@ -232,7 +232,7 @@ class Request:
     def __init__(self, place: Place, machine: Machine, config: Rules, token: str) -> None:
         self.place = place
         self.token = token
-        self.state = machine(config)
+        self.state = machine(config=config)
         self.data: dict[str, Any] = {}
         self.wishes = Wishes()
         self.known: dict[str, Any] = {}

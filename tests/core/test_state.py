@@ -52,7 +52,7 @@ ROTATING = rules(Policy(max_age=10_000, rotate_every=100, rotate_grace=30))
 
 @rows("kind", [SessionState, RequestState])
 def test_no_id_and_no_cookie_is_in_what_a_tool_prints_of_local_variables(kind: type[SessionState]) -> None:
-    state = kind(RULES, explicit_id="by-hand", next_id="secret", found=found_with({"a": 1}, "secret"))
+    state = kind(config=RULES, explicit_id="by-hand", next_id="secret", found=found_with({"a": 1}, "secret"))
     if isinstance(state, RequestState):
         state.headers = [(b"cookie", b"session=secret")]
     create, rotate = Create(record_of({}), "secret"), Rotate(found_with({}), record_of({}), "secret", 0)
@@ -62,7 +62,7 @@ def test_no_id_and_no_cookie_is_in_what_a_tool_prints_of_local_variables(kind: t
 
 def test_what_was_found_is_the_data() -> None:
     found = found_with({"a": [1]})
-    state = SessionState(RULES)
+    state = SessionState(config=RULES)
 
     assert state.loaded(found) == {"a": [1]}
     assert (state.is_loaded, state.found, state.miss_reason) == (True, found, None)
@@ -70,7 +70,7 @@ def test_what_was_found_is_the_data() -> None:
 
 @rows("why", MissReason)
 def test_where_nothing_was_found_the_session_is_empty_and_knows_why(why: MissReason) -> None:
-    state = SessionState(RULES)
+    state = SessionState(config=RULES)
 
     assert state.loaded(why) == {}
     assert (state.is_loaded, state.found, state.miss_reason) == (True, None, why)
@@ -96,7 +96,7 @@ UNREADABLE = [ZeroDivisionError(), None, [1], "text", OrderedDict(a=1)]
 
 @rows("result", UNREADABLE, ids=repr)
 def test_a_record_that_cannot_be_read_is_ignored(result: Any) -> None:
-    state = SessionState(rules(serializer=Whatever(result)))
+    state = SessionState(config=rules(serializer=Whatever(result)))
 
     assert state.loaded(found_with(b"")) == {}
     assert (state.found, state.miss_reason) == (None, MissReason.UNDECODABLE)

@@ -210,10 +210,11 @@ class Rules(Struct, frozen=True):
     """Whether different payloads hold different data, as far as that shows without decoding them."""
 
 
-class SessionState(Struct, eq=False):
+class SessionState(Struct, eq=False, kw_only=True):
     """The state of one request's session. In every method, `data` is the session itself, as a dict.
 
     It is a struct because each request creates one: C code fills all fields in the time of four lines of `__init__`.
+    The fields are for keywords only, so that the few that a request is created with can be passed by position.
     """
 
     config: Rules

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import anyio
 
@@ -18,9 +17,7 @@ from starsessions.lifecycle.config import Config
 class RequestState(SessionState, eq=False):
     """The state machine, with the data that loading and saving work on."""
 
-    if TYPE_CHECKING:
-        config: Config
-
+    config: Config
     headers: Headers = ()
     method: str | None = None
     client: tuple[str, int] | None = None
