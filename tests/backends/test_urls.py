@@ -204,6 +204,15 @@ def test_the_options_of_cookies_arrive() -> None:
     assert type(backend.serializer) is PlainJson
 
 
+@rows(
+    ("text", "expected"),
+    [("true", True), ("TRUE", True), ("1", True), ("false", False), ("False", False), ("0", False)],
+)
+def test_true_and_false_have_two_spellings_in_a_url(text: str, expected: bool) -> None:
+    backend: Any = made(f"cookie://?starlette_format={text}")
+    assert backend._starlette_format is expected
+
+
 def test_the_options_of_a_database_arrive() -> None:
     metadata = MetaData()
     backend: Any = made("sqlite://?table_name=web.sessions&timeout=2.5&sweep_every=600", metadata=metadata)
