@@ -26,7 +26,7 @@ from starsessions.backends.redis import RedisBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from starsessions.backends.urls import backend_from_url
 from starsessions.core.serializer import PlainJson
-from starsessions.core.urls import parse
+from starsessions.core.urls import credentials_in, parse
 from starsessions.stores.memory import MemoryStore
 from starsessions.stores.redis.urls import SCHEMES, options_for
 from starsessions.stores.sqlalchemy.connection import ASYNC_DRIVERS
@@ -243,6 +243,11 @@ def test_the_address_of_a_server_is_that_of_the_url() -> None:
     assert (kwargs["host"], kwargs["port"], kwargs["db"]) == ("::1", 6380, 3)
     assert (kwargs["username"], kwargs["password"], kwargs["client_name"]) == ("user", "p@ss", "a&b")
     assert pool.max_connections == 7
+
+
+@rows("url", ["redis://h", "redis://@h", "redis://:@h"])
+def test_no_user_and_no_password_are_none_rather_than_empty(url: str) -> None:
+    assert credentials_in(parse(url)) == (None, None)
 
 
 def test_each_sentinel_has_a_share_of_the_time_and_its_own_password() -> None:

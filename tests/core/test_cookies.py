@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from starsessions.core.cookies import MAX_COOKIE, MAX_HEADER, MAX_SAME_NAME, CookieSpec, find
+from starsessions.core.cookies import MAX_COOKIE, MAX_HEADER, MAX_SAME_NAME, CookieSpec, count, find
 from starsessions.core.record import MissReason
 from starsessions.exceptions import ImproperlyConfigured
 from tests.rows import rows
@@ -194,7 +194,9 @@ def test_the_maximum_number_of_bytes_is_accepted_and_one_more_is_not() -> None:
     padding = b"x" * (MAX_HEADER - len(b"session=y;"))
 
     assert read(b"session=y;" + padding) == [b"y"]
+    assert count(cookie(b"session=y;" + padding), "session") == 1
     assert read(b"session=y;" + padding + b"x") is None
+    assert count(cookie(b"session=y;" + padding + b"x"), "session") == 0
     assert read(b"session=y", padding) == [b"y"]  # the separator between two headers counts as a byte
     assert read(b"session=y", padding, b"x") is None
 
