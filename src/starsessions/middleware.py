@@ -25,11 +25,12 @@ from starsessions.core.state import AFTER_YIELD, BY_HAND, CLOSED, NOTHING, OPEN,
 from starsessions.events import OnEvent, StoreFailed, dispatch
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionError
 from starsessions.lifecycle import validation
+from starsessions.lifecycle.at_once import load_now, save_now, storing_now
 from starsessions.lifecycle.config import Config
-from starsessions.lifecycle.loading import load, load_now
+from starsessions.lifecycle.loading import load
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.response import look_closer, unavailable, with_session, with_session_cookie
-from starsessions.lifecycle.saving import decide, save, save_for_headers, save_now
+from starsessions.lifecycle.saving import decide, save, save_for_headers
 from starsessions.lifecycle.startup import Misconfigured, fails_at_startup
 from starsessions.lifecycle.tracked_dict import NOT_LOADED
 from starsessions.sealing.keys import Keys
@@ -153,6 +154,7 @@ class SessionMiddleware:
             cookie=cookie,
             autoload=autoload,
             load_now=load_now,
+            storing=storing_now(bound),
             raises_on_conflict=on_conflict == "raise",
             anonymous_if_unavailable=on_unavailable == "anonymous",
             on_event=on_event,

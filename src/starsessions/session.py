@@ -16,6 +16,7 @@ from starsessions.core.state import CLOSED, OPEN
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.lifecycle import loading, saving
 from starsessions.lifecycle import sign_in as signing_in
+from starsessions.lifecycle.at_once import load_now
 from starsessions.lifecycle.config import Config
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import NOT_LOADED, TrackedDict
@@ -55,7 +56,7 @@ class Session(TrackedDict):
         """Create a session to use by hand."""
         super().__init__(NOT_LOADED)
         adapted = adapt(backend).bound_or_default()
-        config = Config.build(adapted, CookieSpec(), autoload=False, load_now=loading.load_now, sends_cookies=False)
+        config = Config.build(adapted, CookieSpec(), autoload=False, load_now=load_now, sends_cookies=False)
         self.__starsessions__: RequestState = RequestState(config, explicit_id=session_id)
 
     # The hooks of TrackedDict

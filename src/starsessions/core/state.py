@@ -35,10 +35,12 @@ Three rules keep the state consistent.
    that makes a sign-out final. The request does not begin another session either, unless it asks for a new id, as a
    sign-in does. A pending sign-in outlives the session that it was to replace, because a browser sends a form twice and
    drops the first response: it begins a session of its own. An id within its grace period rotates nothing. Otherwise
-   the holder of an old id could take the session from the holder of the current one.
+   the holder of an old id could take the session from the holder of the current one. There is one exception, because
+   a sign-out must not depend on what others write: `delete()`, and `clear()` of a user's session, end whatever is
+   stored under the id by then.
 2. **A request is cleared once it is done.** `saved` clears those of `next_id`, `expiry` and `identity` that its command
    carried out: another task of this request may have asked for more since the decision. `deleted` clears all of them,
-   and so does `lost`, unless a sign-in is pending. Otherwise they would apply to the next session: if a user signed in
+   except after `clear()`, when they are for the next session; and so does `lost`, unless a sign-in is pending. Otherwise they would apply to the next session: if a user signed in
    and out within one request, data that the handler stores afterwards would sign the user in again.
 3. **The cookie changes only when this request has succeeded.** `cookie` is what the response tells the browser. If
    another request ended or rotated the session, the cookie is left alone: the response to that request has already told
@@ -173,7 +175,7 @@ class Rotate(Opaque, frozen=True):
 
 
 class Delete(Struct, frozen=True):
-    """End the session, if the backend still holds `found`."""
+    """End the session, if the backend still holds `found`; a sign-out ends what it holds instead."""
 
     found: Found
 

@@ -6,12 +6,12 @@ from typing import Any, Self
 
 from msgspec import Struct
 
-from starsessions.backends.base import Backend, in_one_step
+from starsessions.backends.base import Backend
 from starsessions.backends.observer import Observer
 from starsessions.core.chunking import tokens_of
 from starsessions.core.cookies import MAX_COOKIE, CookieSpec, Headers, Values
 from starsessions.core.durations import Clock
-from starsessions.core.record import Found, MissReason, deadline
+from starsessions.core.record import Found, MissReason
 from starsessions.core.serializer import differs_for_sure, is_builtin, matcher, patcher
 from starsessions.core.snapshot import snapshot
 from starsessions.core.state import Create, Replace, Rotate, Rules
@@ -19,6 +19,9 @@ from starsessions.events import OnEvent
 from starsessions.lifecycle.advice import CookieAdvice
 from starsessions.lifecycle.outage import Outage
 from starsessions.notices import Notices
+
+Storing = tuple[Callable[[Any], Found] | None, tuple[type[Create | Replace | Rotate], ...]]
+"""The function that carries out commands without I/O, and the commands that it accepts: see `lifecycle/at_once.py`."""
 
 
 class UserRules(Struct, frozen=True):
@@ -69,6 +72,7 @@ class Config(Rules, frozen=True):
         cookie: CookieSpec,
         autoload: bool,
         load_now: Callable[[Any], None],
+        storing: Storing = (None, ()),
         raises_on_conflict: bool = False,
         anonymous_if_unavailable: bool = False,
         on_event: OnEvent | None = None,
@@ -81,7 +85,7 @@ class Config(Rules, frozen=True):
         serializer, policy = backend.serializer, backend.policy
         # Checks a token before the backend sees it; None for signed and encrypted tokens, which verify themselves.
         is_well_formed = None if backend.is_client_side else backend.is_well_formed
-        store_now, stored_now = _storing_now(backend)
+        store_now, stored_now = storing
         observer = backend.observer
         notices = Notices()
         return cls(
@@ -116,25 +120,3 @@ class Config(Rules, frozen=True):
             outage=Outage(),
             observer=observer,
         )
-
-
-def _storing_now(backend: Backend) -> tuple[Callable[[Any], Found] | None, tuple[type[Create | Replace | Rotate], ...]]:
-    """Return the function that carries out commands without I/O, and the commands that it accepts."""
-    if not backend.never_waits:
-        return None, ()
-    if backend.is_client_side:
-        seal = backend.seal
-
-        def store_in_token(command: Create | Replace | Rotate) -> Found:
-            return Found(seal(command.record), command.record)
-
-        return store_in_token, (Replace, Create, Rotate)
-
-    policy = backend.policy
-
-    def store(command: Replace) -> Found:
-        record = command.record
-        return in_one_step(backend.replace(command.found, record, deadline(record, policy), record.renewed_at))
-
-    # Create and Rotate need `generate_id()`, which an application may override with a coroutine that does I/O.
-    return store, (Replace,)

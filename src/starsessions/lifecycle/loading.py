@@ -1,13 +1,10 @@
 """Load the session named by the request's cookie."""
 
-import anyio
-
 from starsessions.core.arrival import is_withheld
-from starsessions.core.cookies import Values
 from starsessions.core.cookies import find as find_values
 from starsessions.core.record import Found, MissReason, Policy, why_expired
 from starsessions.events import StoreFailed, events_for_miss
-from starsessions.exceptions import BackendUnavailable, SessionNotLoaded
+from starsessions.exceptions import BackendUnavailable
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
 
@@ -25,47 +22,7 @@ async def load(session: TrackedDict) -> None:
         _clear(session)
         _fill(session, state.loaded(found))
         if state.miss_reason is not None:
-            _report_miss(state, state.miss_reason)
-
-
-def load_now(session: TrackedDict) -> None:
-    """Load the session at its first access, for backends that do no I/O.
-
-    Stepping through the coroutine `load` would work, but took 1.2 times as long. So both call the same synchronous
-    functions, and differ only in how they query the backend.
-    """
-    state = session.__starsessions__
-    config, peek = state.config, state.config.peek
-    if peek is None:
-        raise SessionNotLoaded(_how_to_load())
-    found: Values | Found | MissReason = config.tokens_in(state.headers)
-    if isinstance(found, list):
-        now = int(config.clock())
-        if len(found) == 1:
-            found = peek(found[0], now)
-            if isinstance(found, Found):
-                found = why_expired(found.record, config.policy, now) or found
-        else:
-            found = _choose_for(state, [peek(token, now) for token in found], now)
-    _clear(session)
-    _fill(session, state.loaded(found))
-    if state.miss_reason is not None:
-        _report_miss(state, state.miss_reason)
-
-
-def _how_to_load() -> str:
-    try:
-        anyio.get_current_task()
-    except Exception:  # no event loop runs in this thread: it is that of a `def` function, where nothing can be awaited
-        return (
-            "A `def` function cannot load the session. FastAPI passes it loaded to a parameter "
-            "`session: CurrentSession` (starsessions.fastapi). Elsewhere call `await session.load()` in an "
-            "`async def` function before, or pass autoload=True to SessionMiddleware."
-        )
-    return (
-        "Call `await session.load()` before the session is used, also by a template, or pass autoload=True to "
-        "SessionMiddleware. In FastAPI, `session: CurrentSession` (starsessions.fastapi) is loaded."
-    )
+            report_miss(state, state.miss_reason)
 
 
 async def find(state: RequestState) -> Found | MissReason:
@@ -79,7 +36,7 @@ async def find(state: RequestState) -> Found | MissReason:
         results = [await fetch(token, now) for token in tokens]
         if config.outage.is_known:
             config.outage.ended()
-        return _choose_for(state, results, now)
+        return choose_for(state, results, now)
     except BackendUnavailable as error:
         if not config.anonymous_if_unavailable:
             raise
@@ -139,7 +96,8 @@ def judge(result: Found | MissReason, policy: Policy, now: int) -> Found | MissR
     return why_expired(result.record, policy, now) or result if isinstance(result, Found) else result
 
 
-def _choose_for(state: RequestState, results: list[Found | MissReason], now: int) -> Found | MissReason:
+def choose_for(state: RequestState, results: list[Found | MissReason], now: int) -> Found | MissReason:
+    """Return what `choose` does, and note whether a cookie may be another application's."""
     state.brings_foreign = _has_foreign(results, state.config.is_client_side)
     return choose(results, state.config.policy, now)
 
@@ -154,7 +112,8 @@ def _has_foreign(results: list[Found | MissReason], is_client_side: bool) -> boo
     )
 
 
-def _report_miss(state: RequestState, why: MissReason) -> None:
+def report_miss(state: RequestState, why: MissReason) -> None:
+    """Tell the log and the application why the request has no session."""
     if why is MissReason.NO_COOKIE:
         state.is_withheld = is_withheld(state.method, state.config.cookie.same_site, state.headers)
     config = state.config
