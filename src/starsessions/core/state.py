@@ -40,8 +40,9 @@ Three rules keep the state consistent.
    stored under the id by then.
 2. **A request is cleared once it is done.** `saved` clears those of `next_id`, `expiry` and `identity` that its command
    carried out: another task of this request may have asked for more since the decision. `deleted` clears all of them,
-   except after `clear()`, when they are for the next session; and so does `lost`, unless a sign-in is pending. Otherwise they would apply to the next session: if a user signed in
-   and out within one request, data that the handler stores afterwards would sign the user in again.
+   and so does `lost`, unless a sign-in is pending. Otherwise they would apply to the next session: if a user signed in
+   and out within one request, data that the handler stores afterwards would sign the user in again. (After `clear()`,
+   they were asked for the next session, and are kept.)
 3. **The cookie changes only when this request has succeeded.** `cookie` is what the response tells the browser. If
    another request ended or rotated the session, the cookie is left alone: the response to that request has already told
    the browser the new state, and this response may arrive later. This also applies while the old id still works: a
