@@ -41,13 +41,15 @@ from starsessions.backends.redis import RedisBackend
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from starsessions.users import UserSessions
-from starsessions.watch import OFTEN, until_ended
+from starsessions.watch import until_ended
 from tests.servers.process import free_port
 
 EndAll = Callable[[], Awaitable[tuple[int, float, float]]]
 """Ends all sessions, and returns how many there were, when the call began, and for how long it took."""
 
 PROCESSES = 2
+LOOKS_EVERY = 10
+"""After how many seconds a stream looks at the store, where nothing is announced."""
 USER = "ann"
 
 
@@ -298,7 +300,7 @@ async def ended(kind: str, url: str, streams: Streams, end_all: EndAll, is_witho
         print(f"{kind}: {len(took)} of {count} streams were closed")
         return
     cuts = quantiles(took, n=100)
-    most = OFTEN + 1 if is_without_bus else 0.25
+    most = LOOKS_EVERY + 1 if is_without_bus else 0.25
     found = took[-1] if is_without_bus else cuts[98]
     is_met = found <= most and len(took) == count
     print(

@@ -88,7 +88,7 @@ class CsrfFailed(SessionError, HTTPException):
         self.signed_in = signed_in
 
 
-Refuse = Callable[[Request, CsrfFailed], Response | Awaitable[Response]]
+_Refuse = Callable[[Request, CsrfFailed], Response | Awaitable[Response]]
 """Responds to a rejected request. An exception handler for `CsrfFailed` fits."""
 
 
@@ -121,7 +121,7 @@ class CsrfMiddleware:
         *,
         trusted_origins: Sequence[str] = (),
         bypass: Sequence[str] = (),
-        refuse: Refuse | None = None,
+        refuse: _Refuse | None = None,
     ) -> None:
         if refuse is not None and not callable(refuse):
             raise ImproperlyConfigured("refuse must be a function: refuse(request, error) returns a response.")

@@ -62,10 +62,10 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Executable, MetaData, Table
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-MOST_WAITING = 10_000
+_MOST_WAITING = 10_000
 """The entries that wait in memory at most."""
 
-AT_ONCE = 100
+_AT_ONCE = 100
 """The entries that one statement inserts."""
 
 _NEWEST = (1 << 63) - 1
@@ -310,11 +310,11 @@ class SignInHistory:
                     self._waiting.append(row | {"operator": ""} if row["operator"] == name else row)
 
     def _add(self, what: What, texts: Mapping[str, str]) -> None:
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= _MOST_WAITING:
             self._notices.warn(
                 "full",
                 "The history of sign-ins has lost an entry: %s are waiting already, as the database fails or is slow.",
-                MOST_WAITING,
+                _MOST_WAITING,
                 every=60,
             )
             return
@@ -352,7 +352,7 @@ class SignInHistory:
 
     def _next_rows(self) -> Sequence[Row]:
         with self._lock:
-            return [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
+            return [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
 
     async def _write(self) -> None:
         while rows := self._next_rows():

@@ -27,7 +27,7 @@ from starsessions.stores.base import Entry, Scanning, Store
 
 __all__ = ["LivePage", "LiveSession", "Stats", "live_sessions", "stats"]
 
-PAGE = 500
+_PAGE = 500
 """Entries that are read at once."""
 
 _LONGEST_NOTE = 8
@@ -233,7 +233,7 @@ class _Scan:
         await checkpoint()  # a store that never waits must not keep others from running
         if self._epoch is None:
             self._epoch = await self._index.epochs.of_all(self._now)
-        page = await self._store.scan(limit=PAGE, now=0, after=after)
+        page = await self._store.scan(limit=_PAGE, now=0, after=after)
         return [self._judged(*one) for one in page.entries], page.after
 
     def _judged(self, key: str, entry: Entry, owner: str | None) -> _Judged:

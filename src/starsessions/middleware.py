@@ -22,7 +22,7 @@ from starsessions.core.cookies import CookieSpec, SameSite
 from starsessions.core.durations import Duration
 from starsessions.core.record import DEFAULT_MAX_AGE
 from starsessions.core.state import AFTER_YIELD, BY_HAND, CLOSED, NOTHING, OPEN, SAVING, Command, Phase
-from starsessions.events import OnEvent, StoreFailed, dispatch
+from starsessions.events import OnEvent, StoreFailed
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionError
 from starsessions.lifecycle import validation
 from starsessions.lifecycle.at_once import load_now, save_now, storing_now
@@ -33,6 +33,7 @@ from starsessions.lifecycle.response import look_closer, unavailable, with_sessi
 from starsessions.lifecycle.saving import decide, save, save_for_headers
 from starsessions.lifecycle.startup import Misconfigured, fails_at_startup
 from starsessions.lifecycle.tracked_dict import NOT_LOADED
+from starsessions.reporting import dispatch
 from starsessions.sealing.keys import Keys
 from starsessions.session import Session
 from starsessions.stores.base import Store

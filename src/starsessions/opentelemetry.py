@@ -29,8 +29,8 @@ except ImportError as _missing:
 __all__ = ["METHODS", "OpenTelemetry"]
 
 T = TypeVar("T")
-Written = Create | Replace | Rotate | Delete
-Operation = Literal["commit", "load"]
+_Written = Create | Replace | Rotate | Delete
+_Operation = Literal["commit", "load"]
 
 METHODS = (
     *("", "email", "ldap", "magic link", "mfa", "oauth", "oidc", "otp", "passkey", "password", "saml", "sms", "sso"),
@@ -38,10 +38,10 @@ METHODS = (
 )
 """The methods of sign-ins that metrics name. An attribute of a metric must not take any value that a request brings."""
 
-OTHER = "_OTHER"
+_OTHER = "_OTHER"
 """What the semantic conventions call a value that is not on the list."""
 
-BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 """The bounds of the histograms, in seconds: signed cookies take microseconds, a store that fails takes its timeout."""
 
 _MISSES = {
@@ -118,7 +118,7 @@ class _Metrics:
 
     def __init__(self, meter: metrics.Meter) -> None:
         def seconds(name: str, description: str) -> metrics.Histogram:
-            return meter.create_histogram(name, "s", description, explicit_bucket_boundaries_advisory=BUCKETS)
+            return meter.create_histogram(name, "s", description, explicit_bucket_boundaries_advisory=_BUCKETS)
 
         self.load: metrics.Histogram = seconds("starsessions.load.duration", "Duration of loading a session.")
         self.commit: metrics.Histogram = seconds(
@@ -165,7 +165,7 @@ class _Metrics:
         yield from ((self.revocations, {"by": by}) for by in get_args(By))
         yield from ((self.refused, {"limit": limit}) for limit in get_args(Limit))
         yield from ((self.csrf_refused, {"reason": why.value}) for why in WhyRefused)
-        yield from ((self.failures, {"operation": operation}) for operation in get_args(Operation))
+        yield from ((self.failures, {"operation": operation}) for operation in get_args(_Operation))
 
 
 class _Spans:
@@ -235,7 +235,7 @@ class _Observer(Observer):
 
     # Commits
 
-    async def committing(self, command: Written, work: Awaitable[T]) -> T:
+    async def committing(self, command: _Written, work: Awaitable[T]) -> T:
         def told(began: float, span: trace.Span | None, result: object) -> None:
             outcome = _outcome_of(result) if isinstance(result, BaseException) else _COMMITS[type(command)]
             record = command.found.record if isinstance(command, Delete) else command.record
@@ -258,7 +258,7 @@ class _Observer(Observer):
 
         return store_measured
 
-    def _committed(self, command: Written) -> None:
+    def _committed(self, command: _Written) -> None:
         """Count what has happened to the session."""
         if isinstance(command, Create):
             self._count(self._metrics.created)
@@ -266,7 +266,7 @@ class _Observer(Observer):
             self._count(self._metrics.rotations)
         signed_in = _signed_in(command)
         if signed_in is not None:
-            method = signed_in.method if signed_in.method in self._methods else OTHER
+            method = signed_in.method if signed_in.method in self._methods else _OTHER
             self._count(self._metrics.sign_ins, method=method)
 
     # What else happens to sessions
@@ -332,7 +332,7 @@ class _Observer(Observer):
             attributes = self._outcomes[outcome] = {**self._store, "starsessions.outcome": outcome}
         if outcome in _FAILURES:
             attributes = {**attributes, "error.type": _type_of(result)}
-            operation: Operation = "load" if histogram is self._metrics.load else "commit"
+            operation: _Operation = "load" if histogram is self._metrics.load else "commit"
             self._count(self._metrics.failures, operation=operation)
         try:
             histogram.record(seconds, attributes, within)
@@ -384,7 +384,7 @@ def _named(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _signed_in(command: Written) -> Identity | None:
+def _signed_in(command: _Written) -> Identity | None:
     """Return the sign-in that the command stores: a session keeps its handle, and each sign-in has another one."""
     if not isinstance(command, Create | Rotate):
         return None

@@ -11,8 +11,9 @@ from typing import Any, Generic, TypeVar, cast
 
 from starsessions.core.merge import same
 from starsessions.core.models import ModelAdapter, adapter_for, copy_of, field_of
-from starsessions.events import SchemaMismatch, handle_of
+from starsessions.events import SchemaMismatch
 from starsessions.exceptions import ImproperlyConfigured, UnsupportedValue
+from starsessions.reporting import handle_of
 from starsessions.session import Session, SessionSource, get_session, load_session
 
 __all__ = ["TypedSession"]
@@ -21,7 +22,7 @@ _log = logging.getLogger("starsessions")
 
 M = TypeVar("M")
 
-Migrate = Callable[[int, dict[str, Any]], dict[str, Any]]
+_Migrate = Callable[[int, dict[str, Any]], dict[str, Any]]
 """Converts data of an older version: takes the version it was stored with and the data, returns the data as it is now.
 """
 
@@ -71,7 +72,7 @@ class TypedSession(Generic[M]):
         *,
         prefix: str = "",
         version: int = 1,
-        migrate: Migrate | None = None,
+        migrate: _Migrate | None = None,
         new: Callable[[], M] | None = None,
     ) -> None:
         self._schema: _Schema[M] = _Schema(model, prefix, version, migrate, new)
@@ -105,7 +106,7 @@ class _Schema(Generic[M]):
     """What a session has to look like for a model, and how one is made of the other."""
 
     def __init__(
-        self, model: type[M], prefix: str, version: int, migrate: Migrate | None, new: Callable[[], M] | None
+        self, model: type[M], prefix: str, version: int, migrate: _Migrate | None, new: Callable[[], M] | None
     ) -> None:
         if type(version) is not int or version < 1:
             raise ImproperlyConfigured("version must be an int of at least 1.")

@@ -19,9 +19,10 @@ from starsessions.core.durations import Duration, seconds, time_limit
 from starsessions.core.kinds import as_base
 from starsessions.core.record import LAST_INSTANT, Identity, Record
 from starsessions.core.wrapping import is_unicode
-from starsessions.events import OnEvent, Revoked, dispatch
+from starsessions.events import OnEvent, Revoked
 from starsessions.exceptions import BackendUnavailable, ImproperlyConfigured, UnsupportedValue
 from starsessions.lifecycle import sign_in as signing_in
+from starsessions.reporting import dispatch
 from starsessions.session import SessionSource, get_session, load_session
 from starsessions.stores.base import Cursor, Store
 

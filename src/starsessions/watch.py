@@ -17,20 +17,20 @@ __all__ = ["announce_change", "changes", "move_on_when_ended", "revalidate", "un
 
 T = TypeVar("T")
 
-MAX_FAILURES = 3
+_MAX_FAILURES = 3
 """Checks in a row that may fail because the store does. After that, the session cannot be assumed alive."""
 
-OFTEN = 10
+_OFTEN = 10
 """Seconds between two checks, where nothing announces the end of a session."""
 
-SELDOM = 60
+_SELDOM = 60
 """Seconds between two checks, where the store announces it."""
 
-Wait = Callable[[Callable[[], Awaitable[None]], float], Awaitable[None]]
+_Wait = Callable[[Callable[[], Awaitable[None]], float], Awaitable[None]]
 """Waits for something, for a number of seconds at most."""
 
 
-async def wait_at_most(something: Callable[[], Awaitable[None]], limit: float) -> None:
+async def _wait_at_most(something: Callable[[], Awaitable[None]], limit: float) -> None:
     """Wait for something, for a number of seconds at most."""
     with anyio.move_on_after(limit):
         await something()
@@ -69,7 +69,7 @@ async def _is_current(session: Session, bus: Bus | None) -> bool:
 
 @asynccontextmanager
 async def move_on_when_ended(
-    source: SessionSource, check_every: Duration | None = None, *, wait: Wait = wait_at_most
+    source: SessionSource, check_every: Duration | None = None, *, wait: _Wait = _wait_at_most
 ) -> AsyncIterator[anyio.CancelScope]:
     """Cancel the `with` block when the session has ended: signed out, revoked or expired.
 
@@ -103,7 +103,7 @@ async def move_on_when_ended(
 
 
 async def until_ended(
-    source: SessionSource, items: AsyncIterable[T], check_every: Duration | None = None, *, wait: Wait = wait_at_most
+    source: SessionSource, items: AsyncIterable[T], check_every: Duration | None = None, *, wait: _Wait = _wait_at_most
 ) -> AsyncGenerator[T]:
     """Yield the items until the session has ended, or there are no more. Then close the iterator that they come from.
 
@@ -144,7 +144,7 @@ async def until_ended(
 
 
 async def changes(
-    source: SessionSource, check_every: Duration | None = None, *, wait: Wait = wait_at_most
+    source: SessionSource, check_every: Duration | None = None, *, wait: _Wait = _wait_at_most
 ) -> AsyncGenerator[Session]:
     """Yield the session whenever another request has changed its data, until it has ended.
 
@@ -190,7 +190,7 @@ async def announce_change(source: SessionSource) -> None:
 class _Watch:
     """Looks at a session, when it is told to and from time to time, until it has ended."""
 
-    def __init__(self, session: Session, bus: Bus | None, ear: Ear, check_every: float | None, wait: Wait) -> None:
+    def __init__(self, session: Session, bus: Bus | None, ear: Ear, check_every: float | None, wait: _Wait) -> None:
         self.has_ended = False
         self.scope = anyio.CancelScope()
         """What is cancelled when the session has ended."""
@@ -215,8 +215,8 @@ class _Watch:
             self._failures = 0
         except BackendUnavailable:
             # What is repeated early counts for less, so that an outage does not end a stream any sooner.
-            self._failures += min(1, OFTEN / (self._check_every or OFTEN)) if self._failures else 1
-            is_alive = self._failures < MAX_FAILURES
+            self._failures += min(1, _OFTEN / (self._check_every or _OFTEN)) if self._failures else 1
+            is_alive = self._failures < _MAX_FAILURES
         except SessionConflict:  # the session is alive, and saving it reports the conflict
             self._failures, is_alive = 0, True
         if is_alive and self._bus is not None:
@@ -226,9 +226,9 @@ class _Watch:
     def _pause(self) -> float:
         pause = self._check_every
         if pause is None:
-            pause = SELDOM if self._bus is not None and self._bus.reaches_all else OFTEN
+            pause = _SELDOM if self._bus is not None and self._bus.reaches_all else _OFTEN
         if self._failures:  # what it was told to look for may have happened, and is not told again
-            pause = min(pause, OFTEN)
+            pause = min(pause, _OFTEN)
         state = self._session.__starsessions__
         if state.found is None:
             return pause
@@ -263,7 +263,7 @@ class _Watch:
 
 
 @contextmanager
-def _listening(session: Session, check_every: Duration | None, wait: Wait) -> Iterator[_Watch]:
+def _listening(session: Session, check_every: Duration | None, wait: _Wait) -> Iterator[_Watch]:
     pause = None if check_every is None else seconds("check_every", check_every)
     announcements = session.__starsessions__.config.backend.announcements
     bus = None if announcements is None else announcements.bus()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from starsessions import watch
 
-watch.OFTEN = watch.SELDOM = 24 * 60 * 60
+watch._OFTEN = watch._SELDOM = 24 * 60 * 60
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "demo"))
 
 from app import app  # noqa: E402, F401 - after the change

@@ -288,7 +288,7 @@ async def test_an_outage_fails_no_request_and_what_it_left_is_written_afterwards
 async def test_the_queue_has_an_end_and_the_log_says_so_once(
     on_sqlite: SignInHistory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "MOST_WAITING", 3)
+    monkeypatch.setattr(module, "_MOST_WAITING", 3)
     for number in range(5):
         on_sqlite.record(SignedIn(f"h{number}", "ann", ""))
     assert [one.handle for one in await on_sqlite.list("ann")] == ["h2", "h1", "h0"]
@@ -413,7 +413,7 @@ def test_event_loops_that_write_at_once_write_each_entry_once(
     wrap = asyncio.wrap_future
     monkeypatch.setattr(asyncio, "wrap_future", waits)
     monkeypatch.setattr(module, "Lock", Lock)
-    monkeypatch.setattr(module, "AT_ONCE", 2)
+    monkeypatch.setattr(module, "_AT_ONCE", 2)
     history = SignInHistory(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}", clock=clock, timeout=30)
     with asyncio.Runner() as first, asyncio.Runner() as second:
         first.run(history.create_table())

@@ -21,7 +21,7 @@ from starsessions.backends.user_index import UserIndex
 from starsessions.stores import Announcing, Conflict, MemoryStore, Store, announce
 from starsessions.stores.base import Replacement, Version
 from starsessions.users import UserSessions
-from starsessions.watch import MAX_FAILURES, OFTEN, SELDOM
+from starsessions.watch import _MAX_FAILURES, _OFTEN, _SELDOM
 from tests.kinds import each_backend
 from tests.rows import rows
 from tests.shell.people import each_listing, sign_in
@@ -356,8 +356,8 @@ async def test_a_visitor_without_a_session_is_looked_at_when_it_is_time_and_not_
     stranger = another(site)
     stranger.browser = Browser()
     async with streams(stranger) as strangers, streams(site) as opened:
-        assert (strangers.open, strangers.waits.asked) == (1, [OFTEN])
-        assert (opened.open, opened.waits.asked) == (1, [SELDOM, SELDOM])
+        assert (strangers.open, strangers.waits.asked) == (1, [_OFTEN])
+        assert (opened.open, opened.waits.asked) == (1, [_SELDOM, _SELDOM])
 
 
 # The subscription
@@ -503,7 +503,7 @@ async def test_the_end_of_the_application_ends_the_subscription(site: Site, line
 
 
 async def test_it_looks_seldom_only_where_all_ends_are_announced(clock: Clock) -> None:
-    for reaches_all, expected in ((True, SELDOM), (False, OFTEN)):
+    for reaches_all, expected in ((True, _SELDOM), (False, _OFTEN)):
         line, hand = Line(reaches_all=reaches_all), Hand()
         site = Site(backend=StoreBackend(line, clock=clock), clock=clock, autoload=True)
         by_hand(site, line, hand)
@@ -516,13 +516,13 @@ async def test_it_looks_seldom_only_where_all_ends_are_announced(clock: Clock) -
 
 async def test_it_looks_often_while_the_subscription_is_lost(site: Site, line: Line, hand: Hand) -> None:
     async with streams(site) as opened:
-        assert opened.waits.asked[-1] == SELDOM
+        assert opened.waits.asked[-1] == _SELDOM
         before = line.looks
         line.cut()
         await settled()
-        assert (opened.waits.asked[-1], line.looks) == (OFTEN, before)
+        assert (opened.waits.asked[-1], line.looks) == (_OFTEN, before)
         await hand.wake()
-        assert opened.waits.asked[-1] == SELDOM
+        assert opened.waits.asked[-1] == _SELDOM
 
 
 async def test_it_looks_when_the_session_expires(site: Site, clock: Clock) -> None:
@@ -535,7 +535,7 @@ async def test_it_looks_when_the_session_expires(site: Site, clock: Clock) -> No
 
 
 @pytest.mark.parametrize(
-    ("check_every", "usually", "after_a_failure"), [(None, SELDOM, OFTEN), (7, 7, 7), (3600, 3600, OFTEN)]
+    ("check_every", "usually", "after_a_failure"), [(None, _SELDOM, _OFTEN), (7, 7, 7), (3600, 3600, _OFTEN)]
 )
 async def test_after_a_failure_of_the_store_it_looks_often(
     site: Site, line: Line, check_every: float | None, usually: float, after_a_failure: float
@@ -543,7 +543,7 @@ async def test_after_a_failure_of_the_store_it_looks_often(
     """What it was told may be the end of the session, and is not told again."""
     async with streams(site, check_every=check_every) as opened:
         usual, line.get = line.get, failing  # type: ignore[method-assign]
-        for _ in range(MAX_FAILURES - 1):
+        for _ in range(_MAX_FAILURES - 1):
             await have_look(site, opened)
             assert (opened.waits.asked[-1], opened.open) == (after_a_failure, 1)
         line.get = usual  # type: ignore[method-assign]
@@ -551,7 +551,7 @@ async def test_after_a_failure_of_the_store_it_looks_often(
         assert opened.waits.asked[-1] == usually
 
 
-@pytest.mark.parametrize(("check_every", "failures"), [(None, MAX_FAILURES), (7, MAX_FAILURES), (20, 5)])
+@pytest.mark.parametrize(("check_every", "failures"), [(None, _MAX_FAILURES), (7, _MAX_FAILURES), (20, 5)])
 async def test_looks_that_are_repeated_early_end_a_stream_no_sooner(
     site: Site, line: Line, check_every: float | None, failures: int
 ) -> None:
@@ -710,7 +710,7 @@ async def test_a_store_without_the_power_is_looked_at_often(clock: Clock) -> Non
     async with streams(site) as opened:
         await sign_out(site)
         await settled()
-        assert (opened.open, opened.waits.asked) == (1, [OFTEN])
+        assert (opened.open, opened.waits.asked) == (1, [_OFTEN])
 
 
 # Generators

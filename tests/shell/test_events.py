@@ -33,8 +33,8 @@ from starsessions.events import (
     SignedOut,
     StoreFailed,
     UnknownId,
-    handle_for,
 )
+from starsessions.reporting import handle_for
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
 from tests.kinds import each_backend, each_store_backend

@@ -12,7 +12,7 @@ import pytest
 
 from starsessions import BackendUnavailable, Session, users
 from starsessions.backends.server_side import StoreBackend
-from starsessions.watch import OFTEN, SELDOM
+from starsessions.watch import _OFTEN, _SELDOM
 from tests.shell.people import sign_in
 from tests.shell.test_announced import Line, another, by_hand, streams
 from tests.site import Browser, Clock, Site
@@ -113,7 +113,7 @@ def deafen(line: Line) -> None:
 
 
 @pytest.mark.guarantee(21)
-@pytest.mark.parametrize(("breaks", "interval"), [(kill, OFTEN), (block, SELDOM), (deafen, SELDOM)])
+@pytest.mark.parametrize(("breaks", "interval"), [(kill, _OFTEN), (block, _SELDOM), (deafen, _SELDOM)])
 @pytest.mark.parametrize("when", ["at once", "later"])
 async def test_without_announcements_all_streams_end_within_the_interval_and_a_second(
     site: Site, line: Line, timeline: Timeline, breaks: Callable[[Line], None], interval: float, when: str

@@ -18,7 +18,7 @@ from starsessions import (
     SessionMiddleware,
 )
 from starsessions.backends.server_side import StoreBackend
-from starsessions.inventory import PAGE, LiveSession, live_sessions, stats
+from starsessions.inventory import _PAGE, LiveSession, live_sessions, stats
 from starsessions.stores import MemoryStore, ScanPage
 from starsessions.stores.listed import ListedStore
 from starsessions.testing.conformance.right_stores import Entries, Right
@@ -210,13 +210,13 @@ async def test_many_sessions_come_in_pages(clock: Clock) -> None:
     backend, pages = StoreBackend(ListedStore(Right(Entries())), clock=clock), list[int]()
     SessionMiddleware(lambda *_: None, backend=backend)  # type: ignore[arg-type]
     bound = backend.bound_for()
-    for n in range(2 * PAGE + 1):
+    for n in range(2 * _PAGE + 1):
         await bound.write({"n": n})
     found = await stats(backend, on_page=pages.append)
-    assert pages == [PAGE, 2 * PAGE, 2 * PAGE + 1]
-    assert (found.sessions, found.anonymous) == (2 * PAGE + 1, 2 * PAGE + 1)
+    assert pages == [_PAGE, 2 * _PAGE, 2 * _PAGE + 1]
+    assert (found.sessions, found.anonymous) == (2 * _PAGE + 1, 2 * _PAGE + 1)
     lengths = [len(page.sessions) async for page in live_sessions(backend)]
-    assert lengths == [PAGE, PAGE, 1]
+    assert lengths == [_PAGE, _PAGE, 1]
 
 
 @pytest.mark.once
@@ -234,14 +234,14 @@ async def test_the_memory_that_is_needed_does_not_grow_with_the_sessions(clock: 
     store = Endless()
     backend = StoreBackend(store, clock=clock)
     site = Site(backend=backend, autoload=True, clock=clock)
-    for n in range(PAGE // 5):
+    for n in range(_PAGE // 5):
         await signed_in(site, f"user-{n}")
 
     async def peak_of(pages: int) -> int:
         store.pages = pages
         tracemalloc.start()
         try:
-            assert (await stats(backend)).sessions == pages * PAGE // 5
+            assert (await stats(backend)).sessions == pages * _PAGE // 5
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -17,7 +17,7 @@ from starsessions.backends.server_side import StoreBackend
 from starsessions.core.serializer import Msgpack
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import UserSessions
-from starsessions.watch import MAX_FAILURES
+from starsessions.watch import _MAX_FAILURES
 from tests.kinds import each_backend, each_store_backend
 from tests.shell.people import each_listing, sign_in
 from tests.site import Browser, Clock, Site, settled
@@ -248,11 +248,11 @@ async def test_a_store_that_fails_for_long_cancels_the_block(site_of: Callable[.
 
     async def fail() -> None:
         await settled()
-        store.fails = MAX_FAILURES - 1
-        for _ in range(MAX_FAILURES):
+        store.fails = _MAX_FAILURES - 1
+        for _ in range(_MAX_FAILURES):
             await ticks.tick()
         store.fails = 100
-        for _ in range(MAX_FAILURES):
+        for _ in range(_MAX_FAILURES):
             await ticks.tick()
         store.fails = 0
 

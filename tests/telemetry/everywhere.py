@@ -14,7 +14,7 @@ import pytest
 from starsessions import SessionMiddleware
 from starsessions.backends.observer import By, Limit
 from starsessions.core.csrf import WhyRefused
-from starsessions.opentelemetry import METHODS, OTHER, OpenTelemetry, Operation
+from starsessions.opentelemetry import _OTHER, METHODS, OpenTelemetry, _Operation
 from tests.telemetry.recorder import Recorder
 
 OUTCOMES = {
@@ -23,10 +23,10 @@ OUTCOMES = {
 }
 WORDS = {
     "starsessions.outcome": OUTCOMES,
-    "starsessions.method": {*METHODS, OTHER},
+    "starsessions.method": {*METHODS, _OTHER},
     "starsessions.by": {*get_args(By)},
     "starsessions.limit": {*get_args(Limit)},
-    "starsessions.operation": {*get_args(Operation)},
+    "starsessions.operation": {*get_args(_Operation)},
     "starsessions.reason": {*WhyRefused},
 }
 CLASSES = {"error.type", "starsessions.store"}

@@ -16,7 +16,7 @@ from starsessions.backends.observer import By, Limit
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from starsessions.csrf import WhyRefused
-from starsessions.opentelemetry import Operation
+from starsessions.opentelemetry import _Operation
 from tests.rows import rows
 from tests.site import KEY, Clock, Site
 from tests.telemetry.recorder import Recorder, instruments
@@ -99,7 +99,7 @@ async def test_counters_begin_at_zero_so_that_their_first_increment_is_one(recor
     zeros = recorder.zeros()
     counters = {name for name, _, kind in instruments(recorder.telemetry()) if kind == "counter"}
     assert {name for name, _ in zeros} == counters - {"starsessions.sign_ins"}
-    attributes = {*get_args(By), *get_args(Limit), *get_args(Operation), *WhyRefused}
+    attributes = {*get_args(By), *get_args(Limit), *get_args(_Operation), *WhyRefused}
     assert {told for _, told in zeros if told} == attributes
 
 

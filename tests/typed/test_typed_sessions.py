@@ -24,7 +24,8 @@ from starsessions import (
     users,
     watch,
 )
-from starsessions.events import SchemaMismatch, handle_for
+from starsessions.events import SchemaMismatch
+from starsessions.reporting import handle_for
 from starsessions.typed import TypedSession
 from tests.kinds import each_backend, each_server_backend, each_store_backend
 from tests.rows import rows

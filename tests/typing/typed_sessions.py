@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from starsessions import InMemoryBackend, Session
 from starsessions.fastapi import SessionCookie, typed
-from starsessions.typed import Migrate, TypedSession
+from starsessions.typed import TypedSession
 
 
 class Cart(BaseModel):
@@ -39,8 +39,6 @@ def from_basket(version: int, data: dict[str, Any]) -> dict[str, Any]:
     data["cart"] = {"items": data.pop("basket", [])}
     return data
 
-
-migrate: Migrate = from_basket
 
 SHOP = TypedSession(Shop, version=2, migrate=from_basket)
 WIZARD = TypedSession(Wizard, prefix="wizard.", new=lambda: Wizard(step=1))

@@ -3,10 +3,11 @@
 from starsessions.core.arrival import is_withheld
 from starsessions.core.cookies import find as find_values
 from starsessions.core.record import Found, MissReason, Policy, why_expired
-from starsessions.events import StoreFailed, events_for_miss
+from starsessions.events import StoreFailed
 from starsessions.exceptions import BackendUnavailable
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
+from starsessions.reporting import events_for_miss
 
 _REJECTED = (MissReason.MALFORMED, MissReason.BAD_SIGNATURE, MissReason.SEVERAL)
 _clear, _fill = dict.clear, dict.update  # the hot path looks them up once

@@ -30,7 +30,7 @@ from starsessions.core.state import (
     Replace,
     Rotate,
 )
-from starsessions.events import ConflictResolved, SignedOut, events_for_save, handle_of
+from starsessions.events import ConflictResolved, SignedOut
 from starsessions.exceptions import (
     BackendUnavailable,
     ResponseStarted,
@@ -43,6 +43,7 @@ from starsessions.lifecycle.limits import evict, make_room_after_save
 from starsessions.lifecycle.loading import find_all, judge
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict, replace_items
+from starsessions.reporting import events_for_save, handle_of
 
 MAX_ATTEMPTS = 1000
 """Conflicts after which saving gives up. Each conflict means that another request has saved successfully."""

@@ -16,13 +16,14 @@ from starlette.responses import Response
 from starsessions import csrf
 from starsessions.backends.base import wall_clock
 from starsessions.core.durations import Clock
-from starsessions.events import EndedByOperator, OnEvent, dispatch
+from starsessions.events import EndedByOperator, OnEvent
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.pages.html import Html, element
 from starsessions.pages.layout import Render
 from starsessions.pages.parts import device_list, history_list
 from starsessions.pages.site import PAGE, Pages, field_of, form, notices
 from starsessions.pages.texts import Say, Translate
+from starsessions.reporting import dispatch
 from starsessions.session import load_session
 from starsessions.users import UserSession, UserSessions
 
