@@ -438,5 +438,12 @@ def test_the_mutating_methods_behave_as_those_of_a_dict(session: Session) -> Non
     assert session == {}
 
 
+def test_a_session_equals_what_a_dict_with_its_items_equals(session: Session) -> None:
+    session["key"] = "value"
+    for other, is_equal in [({"key": "value"}, True), ({"key": "other"}, False), ({}, False), (None, False)]:
+        assert (session == other) is (other == session) is is_equal
+        assert (session != other) is (other != session) is not is_equal
+
+
 def test_a_session_is_a_real_dict(session: Session) -> None:
     assert isinstance(session, dict)

@@ -142,10 +142,13 @@ async def test_a_sign_in_that_was_counted_before_others_and_written_after_them_k
 @pytest.mark.guarantee(21)
 @rows("kind", list(KINDS))
 @rows("lists", [1, 2])
+@rows("others", [0, 2])
 async def test_one_that_is_written_just_before_it_would_be_marked_is_counted(
-    clock: Clock, kind: str, lists: int
+    clock: Clock, kind: str, lists: int, others: int
 ) -> None:
-    """After the list for the place of the later sign-in, or after the list when that one was saved."""
+    """After the list for the place of the later sign-in, or after the list when that one was saved. Others are marked
+    beside it.
+    """
     ann = Ann(kind, clock, Slow(), 3, "evict")
     old, slow = await ann.signs_in(), Browser()
 
@@ -159,6 +162,7 @@ async def test_one_that_is_written_just_before_it_would_be_marked_is_counted(
         await ann.store.waits.wait()
         await anyio.wait_all_tasks_blocked()
         later = [await ann.signs_in()]
+        await ann.begins(others)
         ann.store.waits_after_list = ann.store.listed + lists
         later.append(await ann.signs_in())
     assert await ann.alive(old, slow, *later) == [False, True, True, True]
