@@ -43,6 +43,12 @@ def test_only_these_modules_wait_for_a_backend_in_a_request() -> None:
     assert waiting == {*machine, *index, new_id, start_and_stop}
 
 
+def test_only_these_features_read_the_state_of_a_session() -> None:
+    files = [file for file in SOURCE.glob("*.py") if "__starsessions__" in file.read_text(encoding="utf-8")]
+    features = {"csrf", "fastapi", "flash", "opentelemetry", "typed", "users", "watch"}
+    assert {file.stem for file in files} == {"middleware", "session", *features}
+
+
 def names_in(tree: ast.Module) -> Iterator[str]:
     """Yield the names that a module defines, but no type variables."""
     for node in tree.body:
