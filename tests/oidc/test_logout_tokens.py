@@ -88,6 +88,7 @@ REFUSED = {
     "issued too long ago": claims(iat=NOW - 660, exp=NOW + 60),
     "no exp": claims(exp=...),
     "exp is text": claims(exp="tomorrow"),
+    "exp has more digits than a float": claims(exp=2**53),
     "expired": claims(iat=NOW - 120, exp=NOW - 60),
     "not valid yet": claims(nbf=NOW + 61),
     "nbf is text": claims(nbf="now"),
