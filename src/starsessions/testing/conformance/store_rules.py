@@ -596,7 +596,7 @@ async def parallel_sweeps_count_each_entry_once(place: StoreFixture) -> None:
         await stores[0].create(f"expired-{n}", b"value", expires_at=now + LIFE, now=now)
     sweepers = [store for store in stores if isinstance(store, Sweeping)]
     outcomes = await at_once([partial(store.sweep, AT_ONCE, now=now + LIFE) for store in sweepers])
-    swept = sum([outcome for outcome in outcomes if not isinstance(outcome, Conflict)])
+    swept = sum(outcome for outcome in outcomes if not isinstance(outcome, Conflict))
     swept += await sweepers[0].sweep(5 * AT_ONCE, now=now + LIFE)
     assert swept == 4 * AT_ONCE, f"concurrent sweeps of {4 * AT_ONCE} expired entries returned {swept} in total"
 
