@@ -30,7 +30,7 @@ BARE = "bare decode and encode"
 
 
 def data_of(size: int) -> dict[str, Any]:
-    """Return a session of about `size` bytes, most of which are in one list that nobody touches."""
+    """Return a session of about `size` bytes, most of which are in one list that no one touches."""
     small = {"user_id": 42, "visits": 3, "cart": [{"sku": "abc", "n": 1}], "theme": "dark", "csrf": "x" * 40}
     log = [{"at": 1_700_000_000 + n, "path": f"/shop/item-{n}"} for n in range((size - 100) // 35)]
     return {**small, "log": log}

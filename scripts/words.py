@@ -1,10 +1,11 @@
 """Reject words at which readers stumble, and name a replacement.
 
-    python scripts/words.py                 check the documents, the examples, the code and the tests
+    python scripts/words.py                 check the documents, the examples, the code, the tests and the settings
     python scripts/words.py src tests       check these files or directories only
 
 In Markdown, code is left out: blocks, and text in backticks. In Python, comments, docstrings and strings of several
-words are checked, and the names of functions and classes with their underscores as spaces. Other names are not.
+words are checked, and the names of functions and classes with their underscores as spaces. Other names are not. In
+shell, comments and strings of several words are checked. Of HTML, TOML, YAML and the settings of servers, everything.
 """
 
 import io
@@ -15,7 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-DEFAULT = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs", "examples", "src", "tests"]
+DEFAULT = [
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
+    *(".ci", "benchmarks", "docs", "examples", "scripts", "src", "tests"),
+    *(".gitignore", "constraints.txt", "constraints-oldest.txt", "mkdocs.yml", "pyproject.toml"),
+]
+READ = (".conf", ".html", ".ini", ".md", ".py", ".service", ".sh", ".timer", ".toml", ".yaml", ".yml")
+"""The files of a directory that are read, besides scripts and Dockerfiles, whose names have no suffix."""
 
 REFUSED = {
     "whoever": "anyone who, or the name of the actor: the browser, an attacker",
@@ -41,6 +48,8 @@ REFUSED = {
 """By regular expression, matched between word boundaries: the replacement."""
 
 ALLOWED = {
+    ("benchmarks/contestants.py", "ours"): "the class of a contestant",
+    ("benchmarks/overhead.py", "ours"): "a function beside those of other libraries",
     ("docs/explanation/performance.md", "ours"): "columns of the tables that benchmarks/run writes",
     ("scripts/words.py", ""): "the list itself",
     ("src/starsessions/testing/conformance/store_rules.py", "from before"): "a rule id, which is stable",
@@ -58,6 +67,8 @@ def prose(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         return prose_of_python(text)
+    if path.suffix in ("", ".sh"):
+        return prose_of_shell(text)
     if path.suffix != ".md":
         return text
     text = re.sub(
@@ -86,16 +97,25 @@ def prose_of_python(source: str) -> str:
     return "\n".join(" ".join(line) for line in lines)
 
 
+def prose_of_shell(source: str) -> str:
+    """Return the comments, and the strings of several words that end on their line."""
+    spoken = re.compile(r"""(?:(?<=\s)|^)#.*|"[^"]* [^"]*"|'[^']* [^']*'""")
+    return "\n".join(" ".join(spoken.findall(line)) for line in source.split("\n"))
+
+
+def pattern(word: str) -> "re.Pattern[str]":
+    return re.compile(rf"(?:\b|(?=\W)){word}\b".replace(" ", r"\s+"), re.IGNORECASE)
+
+
 def found(path: Path, name: str) -> Iterator[str]:
     """Yield a line for each refused word of a file."""
     if (name, "") in ALLOWED:
         return
     text = prose(path)
     for word, instead in REFUSED.items():
-        pattern = rf"\b{word}\b".replace(" ", r"\s+")
         if (name, word) in ALLOWED:
             continue
-        for match in re.finditer(pattern, text, re.IGNORECASE):
+        for match in pattern(word).finditer(text):
             line = text.count("\n", 0, match.start()) + 1
             yield f"{name}:{line}: {' '.join(match[0].split())!r}: write {instead}"
 
@@ -104,9 +124,15 @@ def files(names: list[str]) -> Iterator[Path]:
     for name in names:
         path = ROOT / name
         if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if file.suffix in (".md", ".py", ".html"))
+            yield from sorted(file for file in path.rglob("*") if is_read(file))
         else:
             yield path
+
+
+def is_read(path: Path) -> bool:
+    if path.suffix or not path.is_file():
+        return path.suffix in READ
+    return path.name == "Dockerfile" or path.read_bytes()[:2] == b"#!"
 
 
 def main(names: list[str]) -> int:
