@@ -44,6 +44,10 @@ REFUSED = {
     "is nobody": "is invalid",
     "called back": "revoked",
     "sealed": "signed or encrypted",
+    # "Who asks is told", of those who ask. After a colon, some verbs begin a question: who may see the pages.
+    "(as|because|but|if|may|only|or|so|than|that) who (?!is signed in)": "those who, or the name of the actor",
+    "[:;] who (?!can open|is|issued|may|signed|signs in\\.|was|wins)": "anyone who, or the name of the actor",
+    "(?-i:Who) (asks|can|learns|logs|needs|reads|says|signs|uses|wants|was)": "anyone who, or the name of the actor",
 }
 """By regular expression, matched between word boundaries: the replacement."""
 

@@ -159,9 +159,9 @@ async def erase_user(
 ) -> ErasedUser:
     """End all sessions of a user, and remove from the store all that names the user.
 
-    Close the account first: who can still sign in is stored again. What the application has put into other people's
-    sessions is not looked for. If it is interrupted, call it again: what is left is found then. It works in pages, so
-    it needs little memory, however much is stored.
+    Close the account first: a user who can still sign in is stored again. What the application has put into other
+    people's sessions is not looked for. If it is interrupted, call it again: what is left is found then. It works in
+    pages, so it needs little memory, however much is stored.
 
     Args:
         backend: the backend that the middleware uses, or a store.

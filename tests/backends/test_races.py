@@ -76,7 +76,7 @@ async def test_a_rotation_is_final_whatever_a_slow_request_does(
     start = {"a": 1, "b": 1}
     site, browser, _ = await run_inside(site_of, server_backend, start, SLOW[slow], Session.regenerate_id)
     assert await site.data(Browser(dict(site.browser.cookies))) == {}
-    # Who logs out wants to be out, so their browser forgets the new id, too.
+    # A user who logs out wants to be out, so their browser forgets the new id, too.
     assert await site.data(browser) == ({} if slow == "logs out" else start)
 
 

@@ -466,7 +466,7 @@ class TestCancelled:
 
 
 async def test_no_request_waits_forever_for_a_cancelled_shared_command(between: Proxy, open_store: Open) -> None:
-    """As `asyncio.run()` does with all tasks at its end; but who asks may be another loop's guest, and go on."""
+    """As `asyncio.run()` does with all tasks at its end; but the task may be another loop's guest, and go on."""
     store = open_store(between.url, 0.3)
     await answers(store)
     between.flows.clear()
@@ -506,7 +506,7 @@ async def test_a_full_server_accepts_no_session_but_can_end_existing_ones(
 async def test_a_full_disk_is_unavailable(server: RedisServer, open_store: Open) -> None:
     store = open_store(server.url)
     await store.create("key", b"value", expires_at=NOW + LIFE, now=NOW)
-    server.ask("CONFIG", "SET", "save", "3600 1")  # only who is to save on its own stops when it cannot
+    server.ask("CONFIG", "SET", "save", "3600 1")  # only a server that is to save on its own stops when it cannot
     in_the_way = server.directory / "dump.rdb"
     in_the_way.mkdir()  # where the file is to go
     server.ask("BGSAVE")

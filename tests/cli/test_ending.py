@@ -407,7 +407,7 @@ def test_an_interruption_says_what_it_leaves(
         signal.raise_signal(signal.SIGINT)
         await asyncio.sleep(60)
 
-    # Who was started in the background may ignore the signal, and Python would, too.
+    # A process that was started in the background may ignore the signal, and Python would, too.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         for verb in ("scan", "sweep"):

@@ -48,7 +48,7 @@ def test_a_dead_server_is_one_sentence_of_a_process() -> None:
 
 def test_an_interrupted_process_says_what_it_leaves_and_ends_with_130(shop: Shop) -> None:
     needs_cyclopts()
-    # Who was started in the background may ignore the signal, and Python would, too.
+    # A process that was started in the background may ignore the signal, and Python would, too.
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from starsessions.cli import main; sys.exit(main())"

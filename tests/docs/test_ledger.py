@@ -96,6 +96,25 @@ def test_a_refused_word_is_found_with_its_line_and_the_word_to_write(tmp_path: P
 
 
 @rows(
+    ("said", "is_refused"),
+    [
+        ("Only who asks is told.", True),
+        ("It is kept: who can read it reads all.", True),
+        ("No wait: who\n  asks again is told.", True),
+        ("Who asks is told.", True),
+        ("Only those who ask are told, or anyone who asks.", False),
+        ("The pages: who may see them, and who is told.", False),
+        ("The user who has asked, or\nwho is signed in.", False),
+        ("# Who hears it", False),
+    ],
+)
+def test_who_without_those_is_refused_except_in_questions(tmp_path: Path, said: str, is_refused: bool) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(said)
+    assert bool(list(WORDS.found(page, "page.md"))) == is_refused
+
+
+@rows(
     ("name", "text", "line"),
     [
         ("pyproject.toml", 'name = "nobody"', 1),

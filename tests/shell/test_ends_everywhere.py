@@ -182,7 +182,7 @@ async def test_a_session_of_a_later_epoch_lives_and_ends_with_the_next_one(kind:
 
 
 async def test_only_the_sessions_of_an_earlier_epoch_are_ended(kind: Any, clock: Clock) -> None:
-    """Who signs in while all are ended, with the new epoch, has just shown a credential."""
+    """A user who signs in while all are ended, with the new epoch, has just shown a credential."""
     inside: list[Any] = []
 
     class Interrupted(Recorded):

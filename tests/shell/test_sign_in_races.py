@@ -1,4 +1,4 @@
-"""Who was ended is ended: signing in, rotating and ending at once, and with a store that fails anywhere.
+"""What was ended stays ended: signing in, rotating and ending at once, and with a store that fails anywhere.
 
 After each story all sessions of the user are revoked. No cookie that was ever issued may be signed in then.
 """

@@ -1,4 +1,4 @@
-"""Who uses the package pays nothing for its tests or extras; who uses the rules needs neither pytest nor Hypothesis."""
+"""An application does not pay for tests or extras; a test that uses the rules needs neither pytest nor Hypothesis."""
 
 import subprocess
 import sys

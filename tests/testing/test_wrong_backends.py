@@ -106,7 +106,7 @@ class AsksTwice(InMemoryBackend):
 
 
 class FollowsOneRotation(InMemoryBackend):
-    """Who logs out while the session is rotated twice ends the pointer in the middle, and not the session."""
+    """A log-out while the session is rotated twice ends the pointer in the middle, and not the session."""
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
         try:

@@ -22,7 +22,7 @@ class Announcements:
 
     def bus(self) -> "Bus":
         """Return the bus of the running event loop."""
-        from starsessions.backends.bus import Bus, is_closed, running_loop  # only who listens needs an event loop
+        from starsessions.backends.bus import Bus, is_closed, running_loop  # only a listener needs an event loop
 
         loop = running_loop()
         bus = self._buses.get(loop)

@@ -218,7 +218,7 @@ class ProviderLinks:
         return bool(session) and await self._store.get(self._ended_key(session), now=now) is not None
 
     async def _remember(self, key: str, until: int, now: int) -> None:
-        """Store that something has happened. Who says it a second time extends it."""
+        """Store that something has happened. A second time extends it."""
         version = None
         while True:
             try:

@@ -80,7 +80,7 @@ CHECKS: Mapping[str, Check] = {
     "S102": Check(_ERROR, "{setting} is short, or repeats a few characters: it can be guessed.", _NEW_KEY),
     "S103": Check(
         _WARNING,
-        "{setting} is also {others}: who learns one learns both, and they cannot be replaced one by one.",
+        "{setting} is also {others}: anyone who learns one learns both, and they cannot be replaced one by one.",
         f"Use a key for each purpose and each middleware. {_NEW_KEY}",
     ),
     "S104": Check(_ERROR, "{said}", "Use a secret_key for each cookie."),
@@ -181,7 +181,7 @@ CHECKS: Mapping[str, Check] = {
     ),
     "S410": Check(
         _INFO,
-        "What is stored is not encrypted: who can read the store, or a copy of it, reads all sessions.",
+        "What is stored is not encrypted: anyone who can read the store, or a copy of it, reads all sessions.",
         "Pass encrypt_with=… to the backend, unless sessions hold nothing personal, or the disk is encrypted.",
     ),
     # The limits

@@ -207,8 +207,8 @@ async def erase(user: Annotated[str, Named], /, *, where: Where = _WHERE, change
     """End the sessions of a user, and remove all that names the user.
 
     It answers a request of erasure. Links of identity providers, what has expired, and the history of sign-ins are
-    removed, too. It reads all entries of the store. Close the account first: who can still sign in is stored again.
-    Backups and logs of the database are not changed.
+    removed, too. It reads all entries of the store. Close the account first: a user who can still sign in is stored
+    again. Backups and logs of the database are not changed.
 
     Parameters
     ----------

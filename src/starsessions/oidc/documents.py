@@ -1,7 +1,7 @@
 """Fetches a JSON document of a provider, or posts one. The only module that knows httpx2.
 
-A provider, or who has taken over its document, must not lead us anywhere else: https only, no redirects, a limit of
-size, a limit of time.
+A provider, or an attacker who has taken over its document, must not lead us anywhere else: https only, no
+redirects, a limit of size, a limit of time.
 """
 
 from collections.abc import Mapping

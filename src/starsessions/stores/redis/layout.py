@@ -5,9 +5,9 @@ An entry is one string under one key. Instants are 8 bytes, big-endian:
     0x02 | 8 random bytes | expires_at | n, one byte | value                            (n = 0: it has no owner)
     0x02 | 8 random bytes | expires_at | n, one byte | since | owner, n bytes | value
 
-All between the first byte and the value is the version. So who replaces or deletes an entry knows its former owner
-without a read. A version that is returned may be longer than the stored one, by 8 bytes: until when the place of the
-entry is kept, if that is longer than the entry.
+All between the first byte and the value is the version. So a write that replaces or deletes an entry knows its
+former owner without a read. A version that is returned may be longer than the stored one, by 8 bytes: until when
+the place of the entry is kept, if that is longer than the entry.
 
 A listing is a sorted set under `{owner}`. Its members have the score 0, so Redis orders them by their bytes:
 

@@ -14,7 +14,7 @@ from starsessions.stores.redis.scripts import JOIN, LIST, Script
 
 _ELSEWHERE = (b"{a}", b"{b}")
 """Parts of keys in two different slots of a Cluster, of which none is used. A server that accepts them together has
-no slots, so that an entry and its place are written at once; only then may who reads a listing repair it."""
+no slots, so that an entry and its place are written at once; only then may a reader of a listing repair it."""
 
 
 MOST_READS = 8
@@ -39,7 +39,7 @@ class Reader:
         """Whether scripts may use keys that they find in a value. Dragonfly, for one, permits that by a setting."""
 
     async def page(self, name: str, limit: int, now: int, after: Cursor | None) -> Page:
-        """Return a page of a listing. At the time 0, who asks ends what is listed: the rest has ended durably then."""
+        """Return a page of a listing. At the time 0, the caller ends all that is listed: the rest has ended durably."""
         key = listing(self._prefix, name)
         answer = await self._at_once(key, name, limit, after)
         if answer is not None:

@@ -2,8 +2,8 @@
 
 On one server, one script does both. In a Cluster, the entry and the listing are on different servers, and each gets a
 script of its own: the listing before an entry begins or is prolonged, then the entry, and last the place that it
-leaves. So an entry that exists is always listed, whatever is interrupted. A place without an entry is harmless: who
-reads the listing looks at the entries, and places whose time has passed are removed when others are added.
+leaves. So an entry that exists is always listed, whatever is interrupted. A place without an entry is harmless: a
+reader of the listing looks at the entries, and places whose time has passed are removed when others are added.
 
 Two things shorten that. A provisional entry is written at the same time as its place: both are there once the write has
 succeeded, and if it has not, the entry counts for nothing. Its place is kept from the start for as long as the entry

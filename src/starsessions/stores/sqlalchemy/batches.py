@@ -221,7 +221,7 @@ def _in_transaction(connection: sa.Connection, write: Callable[[], bool]) -> boo
     """Write in a transaction, and return whether that is committed: `write` returns whether it is to be."""
     driver: Any = connection.connection.dbapi_connection
     if not connection.dialect.detect_autocommit_setting(driver):
-        is_written = write()  # and who has called this commits
+        is_written = write()  # and the caller commits
         if not is_written:
             connection.rollback()
         return is_written
