@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from starsessions import Session
-from starsessions.lifecycle.tracked_dict import TrackedDict
 from tests.docs.test_tables import PUBLIC_NAMES, SOURCE
 
 pytestmark = pytest.mark.once
@@ -67,7 +65,3 @@ def test_a_public_module_defines_no_name_without_an_underscore_that_is_not_publi
     module = importlib.import_module(name)
     defined = names_in(tree_of(Path(module.__file__ or "")))
     assert {one for one in defined if not one.startswith("_")} <= set(module.__all__)
-
-
-def test_a_session_is_a_tracked_dict_and_nothing_between() -> None:
-    assert Session.__mro__ == (Session, TrackedDict, dict, object)

@@ -11,6 +11,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from starsessions import InMemoryBackend, Session, SessionMiddleware
+from starsessions.lifecycle.tracked_dict import TrackedDict
 from tests.site import KEY
 
 # What applications keep in a session, and what this library, other libraries and people have names for.
@@ -55,6 +56,11 @@ def test_a_template_shows_the_keys_of_the_application() -> None:
 def test_a_session_has_the_attributes_of_a_dict_of_starlettes_session_and_of_1_0_2_and_no_others() -> None:
     public = {name for name in dir(Session) if not name.startswith("_")}
     assert public == {name for name in DICT if not name.startswith("_")} | STARLETTE | OF_1_0_2
+
+
+def test_a_session_is_a_dict_that_reports_what_happens_to_it_and_nothing_else() -> None:
+    # A base class more would be a promise: someone would ask isinstance() for it.
+    assert Session.__mro__ == (Session, TrackedDict, dict, object)
 
 
 def test_an_attribute_that_is_set_in_the_place_of_a_key_is_an_error() -> None:
