@@ -5,6 +5,11 @@ import importlib
 import inspect
 import re
 import tomllib
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import pytest
 from sqlalchemy import MetaData
@@ -22,6 +27,7 @@ from starsessions import (
 from starsessions.backends.redis import RedisBackend
 from starsessions.backends.server_side import StoreBackend
 from starsessions.backends.sqlalchemy import SQLAlchemyBackend, session_table
+from starsessions.core.durations import Duration
 from starsessions.core.state import Phase
 from starsessions.events import Event
 from starsessions.fastapi import SessionCookie
@@ -202,6 +208,46 @@ PUBLIC_NAMES = {
 
 def test_no_public_name_is_added_unnoticed() -> None:
     assert {module: len(importlib.import_module(module).__all__) for module in PUBLIC_NAMES} == PUBLIC_NAMES
+
+
+A_DURATION = re.compile(r"(.*_)?(age|delay|grace|lifetime|pause|period|timeout|ttl|window|within)|.+_(after|every|for)")
+FRACTIONS = {"timeout": "the time limit of a store, which may be a fraction of a second"}
+OTHERS = {"wait_for_replicas": "how many replicas"}
+
+
+def public_parameters() -> Iterator[tuple[str, str, Any]]:
+    """Yield the parameters of all public callables: the function, the name, and the type without None."""
+    for module in PUBLIC_NAMES:
+        for name in importlib.import_module(module).__all__:
+            value = getattr(importlib.import_module(module), name)
+            methods = inspect.getmembers(value, inspect.isroutine) if isinstance(value, type) else []
+            public = [(f"{name}.{method}", each) for method, each in methods if not method.startswith("_")]
+            for told, each in [(name, value), *public]:
+                if not callable(each) or getattr(each, "__module__", None) == "builtins":
+                    continue
+                with suppress(ValueError):  # a method of dict, or an alias of a type
+                    for parameter in inspect.signature(each).parameters.values():
+                        yield f"{module}.{told}", parameter.name, without_none(parameter.annotation)
+
+
+def without_none(annotation: Any) -> Any:
+    if isinstance(annotation, str):  # of the middleware, whose annotations are not evaluated
+        return Duration if annotation.removesuffix(" | None") == "Duration" else annotation
+    kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    parts = [part for part in get_args(kind) if part is not NoneType]
+    return Union[tuple(parts)] if get_origin(kind) in (Union, UnionType) else kind  # noqa: UP007
+
+
+def test_every_public_duration_is_an_int_or_a_timedelta() -> None:
+    found = list(public_parameters())
+    durations = [each for each in found if A_DURATION.fullmatch(each[1]) and each[1] not in OTHERS]
+    assert {name for _, name, _ in durations} >= {"max_age", "renew_every", "grace", "keep_for", "timeout", "within"}
+    assert [each for each in durations if each[2] != (float | timedelta if each[1] in FRACTIONS else Duration)] == []
+    assert {name for _, name, _ in found} >= {*FRACTIONS, *OTHERS}
+
+
+def test_every_public_parameter_that_is_a_duration_is_named_like_one() -> None:
+    assert [each for each in public_parameters() if each[2] == Duration and not A_DURATION.fullmatch(each[1])] == []
 
 
 def test_no_keyword_of_the_middleware_is_added_unnoticed() -> None:
