@@ -330,7 +330,7 @@ def _once(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
             if commits:
                 connection.commit()
         except Exception as error:
-            if _spoils(error):
+            if _breaks_connection(error):
                 connection.invalidate()
             raise
         return result
@@ -359,7 +359,7 @@ def _as_the_driver_said(error: Exception) -> Exception:
     return error
 
 
-def _spoils(error: Exception) -> bool:
+def _breaks_connection(error: Exception) -> bool:
     """Return whether the connection must not be reused: its state is unknown, or its server is now a replica."""
     if isinstance(error, exc.InterfaceError | exc.InternalError) or not isinstance(error, exc.SQLAlchemyError):
         return True
