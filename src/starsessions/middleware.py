@@ -275,7 +275,7 @@ class SessionMiddleware:
         for message in unavailable(scope["type"], "websocket.http.response" in scope.get("extensions", ())):
             await send(message)
 
-    async def _adopt(self, session: Session, scope: Scope) -> None:
+    async def _take_replacement(self, session: Session, scope: Scope) -> None:
         """Take over the content of a plain dict that the application has put in the session's place."""
         if self._is_replaced(session, scope):
             content = scope[self.scope_key]
@@ -339,14 +339,14 @@ class SessionMiddleware:
         state = session.__starsessions__
         state.phase, state.is_saving = SAVING, True
         try:
-            await self._adopt(session, scope)
+            await self._take_replacement(session, scope)
             await save_for_headers(session, command)
         finally:
             state.finish_saving()
 
     async def _save_late(self, session: Session, scope: Scope) -> None:
         """Save changes made after the handshake, or before a rejected one. No cookie can be sent."""
-        await self._adopt(session, scope)
+        await self._take_replacement(session, scope)
         state = session.__starsessions__
         if state.phase is OPEN:
             # The browser would not learn the new id, and the sign-in must not apply to the old one (session fixation).
