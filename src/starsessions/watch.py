@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from starsessions.backends.bus import Bus, Ear, spawn
+from starsessions.backends.bus import Bus, Listener, spawn
 from starsessions.core.durations import Duration, seconds
 from starsessions.core.record import deadline
 from starsessions.exceptions import BackendUnavailable, SessionConflict
@@ -190,13 +190,15 @@ async def announce_change(source: SessionSource) -> None:
 class _Watch:
     """Looks at a session, when it is told to and from time to time, until it has ended."""
 
-    def __init__(self, session: Session, bus: Bus | None, ear: Ear, check_every: float | None, wait: _Wait) -> None:
+    def __init__(
+        self, session: Session, bus: Bus | None, listener: Listener, check_every: float | None, wait: _Wait
+    ) -> None:
         self.has_ended = False
         self.scope = anyio.CancelScope()
         """What is cancelled when the session has ended."""
         self._session = session
         self._bus = bus
-        self._ear = ear
+        self._listener = listener
         self._check_every = check_every
         self._wait = wait
         self._failures: float = 0
@@ -204,9 +206,9 @@ class _Watch:
 
     async def is_alive(self) -> bool:
         """Wait until it is time to look, and return whether the session is alive."""
-        await self._wait(self._ear.stirred, self._pause())
-        while self._ear.was_only_stirred():
-            await self._wait(self._ear.stirred, self._pause())
+        await self._wait(self._listener.woken, self._pause())
+        while self._listener.was_only_woken():
+            await self._wait(self._listener.woken, self._pause())
         try:
             is_alive = await _is_current(self._session, self._bus)
             if is_alive:
@@ -220,7 +222,7 @@ class _Watch:
         except SessionConflict:  # the session is alive, and saving it reports the conflict
             self._failures, is_alive = 0, True
         if is_alive and self._bus is not None:
-            self._bus.follow(self._ear, _topics_of(self._session))
+            self._bus.follow(self._listener, _topics_of(self._session))
         return is_alive
 
     def _pause(self) -> float:
@@ -267,8 +269,8 @@ def _listening(session: Session, check_every: Duration | None, wait: _Wait) -> I
     pause = None if check_every is None else seconds("check_every", check_every)
     announcements = session.__starsessions__.config.backend.announcements
     bus = None if announcements is None else announcements.bus()
-    with nullcontext(Ear()) if bus is None else bus.listening(_topics_of(session)) as ear:
-        yield _Watch(session, bus, ear, pause, wait)
+    with nullcontext(Listener()) if bus is None else bus.listening(_topics_of(session)) as listener:
+        yield _Watch(session, bus, listener, pause, wait)
 
 
 def _topics_of(session: Session) -> Sequence[str]:

@@ -849,8 +849,8 @@ async def test_a_client_that_leaves_closes_the_generator_and_leaves_no_listener(
     source, told = Source(), site.app.config.backend.announcements
     assert told is not None
     async with response(site, lambda session: watch.until_ended(session, source.items())):
-        assert len(told.bus()._ears) == 1
-    assert (source.is_closed, told.bus()._ears, told.bus()._by_topic) == (True, set(), {})
+        assert len(told.bus()._listeners) == 1
+    assert (source.is_closed, told.bus()._listeners, told.bus()._by_topic) == (True, set(), {})
 
 
 @pytest.mark.parametrize("how", ["a block", "a generator"])

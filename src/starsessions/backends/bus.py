@@ -70,35 +70,35 @@ def spawn(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     task.add_done_callback(_tasks.discard)
 
 
-class Ear:
-    """A listener, who waits to be told to look."""
+class Listener:
+    """Waits to be told to look, or to consider anew how long it waits."""
 
-    __slots__ = ("_is_told", "_stirred", "topics")
+    __slots__ = ("_is_told", "_woken", "topics")
 
     def __init__(self) -> None:
         self.topics: Sequence[str] = ()
         self._is_told = False
-        self._stirred = anyio.Event()
+        self._woken = anyio.Event()
 
     def tell(self) -> None:
         """Have the listener look."""
         self._is_told = True
-        self._stirred.set()
+        self._woken.set()
 
-    def stir(self) -> None:
+    def wake(self) -> None:
         """Have the listener consider anew how long it waits."""
-        self._stirred.set()
+        self._woken.set()
 
-    async def stirred(self) -> None:
-        await self._stirred.wait()
+    async def woken(self) -> None:
+        await self._woken.wait()
 
-    def was_only_stirred(self) -> bool:
-        """Return whether the listener was stirred, and not told to look. After that, it can wait again."""
+    def was_only_woken(self) -> bool:
+        """Return whether the listener was woken, and not told to look. After that, it can wait again."""
         was_told, self._is_told = self._is_told, False
-        was_stirred = self._stirred.is_set()
-        if was_stirred:
-            self._stirred = anyio.Event()
-        return was_stirred and not was_told
+        was_woken = self._woken.is_set()
+        if was_woken:
+            self._woken = anyio.Event()
+        return was_woken and not was_told
 
 
 class Bus:
@@ -110,8 +110,8 @@ class Bus:
         self._store = store
         self._notices = notices
         self._sleep = sleep
-        self._ears: set[Ear] = set()
-        self._by_topic: dict[str, set[Ear]] = {}
+        self._listeners: set[Listener] = set()
+        self._by_topic: dict[str, set[Listener]] = {}
         self._is_heard = False
         self._has_heard = False  # since the last beat
         self._scope: anyio.CancelScope | None = None
@@ -123,34 +123,34 @@ class Bus:
         return self._is_heard and self._store.reaches_all
 
     @contextmanager
-    def listening(self, topics: Sequence[str]) -> Iterator[Ear]:
+    def listening(self, topics: Sequence[str]) -> Iterator[Listener]:
         """Listen within a `with` block. The listener is told to look once when it is sure that it hears."""
-        ear = Ear()
-        self._ears.add(ear)
-        self.follow(ear, topics)
+        listener = Listener()
+        self._listeners.add(listener)
+        self.follow(listener, topics)
         if self._scope is None:
             self._scope, self._ended = anyio.CancelScope(), anyio.Event()
             spawn(self._run)
         elif self._is_heard and topics:
-            ear.tell()
+            listener.tell()
         try:
-            yield ear
+            yield listener
         finally:
-            self.follow(ear, ())
-            self._ears.discard(ear)
+            self.follow(listener, ())
+            self._listeners.discard(listener)
 
-    def follow(self, ear: Ear, topics: Sequence[str]) -> None:
+    def follow(self, listener: Listener, topics: Sequence[str]) -> None:
         """Change the topics of a listener."""
-        if topics == ear.topics:
+        if topics == listener.topics:
             return
-        for topic in ear.topics:
+        for topic in listener.topics:
             listeners = self._by_topic[topic]
-            listeners.discard(ear)
+            listeners.discard(listener)
             if not listeners:
                 del self._by_topic[topic]
         for topic in topics:
-            self._by_topic.setdefault(topic, set()).add(ear)
-        ear.topics = topics
+            self._by_topic.setdefault(topic, set()).add(listener)
+        listener.topics = topics
 
     async def aclose(self) -> None:
         """End the subscription, and wait until its connection is closed."""
@@ -169,16 +169,16 @@ class Bus:
 
     async def _stay_subscribed(self) -> None:
         pause, longest = PAUSES
-        while self._ears:
+        while self._listeners:
             began = anyio.current_time()
             await self._subscribe()
             was_heard, self._is_heard = self._is_heard, False
-            if not self._ears:
+            if not self._listeners:
                 break
             self._notices.warn("lost", _LOST, self._why, every=600)
             if was_heard:  # and not at each attempt: their pause would begin anew, and they would never look
-                for ear in self._ears:
-                    ear.stir()
+                for listener in self._listeners:
+                    listener.wake()
             if anyio.current_time() - began > STEADY:
                 pause = PAUSES[0]
             await self._sleep(pause * (0.5 + random() / 2))  # noqa: S311 - jitter
@@ -202,7 +202,7 @@ class Bus:
     async def _beat(self, scope: anyio.CancelScope) -> None:
         """End the subscription if it is dead or deaf, or if no one listens any more."""
         self._has_heard = False
-        while self._ears:
+        while self._listeners:
             if not self._has_heard:
                 with suppress(Exception):  # the reason why it is not heard
                     await self._store.announce([BEAT])
@@ -218,12 +218,12 @@ class Bus:
         self._has_heard = True
         if not self._is_heard:
             self._is_heard = True
-            for ear in self._ears:
-                if ear.topics:
-                    ear.tell()
+            for listener in self._listeners:
+                if listener.topics:
+                    listener.tell()
         for topic in topics:
-            for ear in self._by_topic.get(topic, ()):
-                ear.tell()
+            for listener in self._by_topic.get(topic, ()):
+                listener.tell()
 
 
 def running_loop() -> object:
