@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from starsessions import CookieBackend, EncryptedCookieBackend, InMemoryBackend, Session, SessionBackend
 from starsessions.core.cookies import CookieSpec
-from starsessions.core.twins import Place, removals
+from starsessions.core.duplicates import Destination, removals
 from starsessions.events import Event, Planted
 from starsessions.stores.memory import MemoryStore
 from starsessions.users import get_user_id, sign_in, sign_out
@@ -272,46 +272,48 @@ async def test_an_ordinary_response_removes_nothing(site_of: Callable[..., Site]
 
 # The headers are few and short
 
-PLACE = Place("a.very.deep.example.com:8000", "/one/two/three/four/five", "/root", True)
+DESTINATION = Destination("a.very.deep.example.com:8000", "/one/two/three/four/five", "/root", True)
 
 
 def test_the_removals_of_one_response_are_bounded() -> None:
     """The numbers are those of docs/guides/front-ends/subdomains-and-iframes.md."""
-    long = Place("a" * 40 + "." + "b" * 40 + ".example.com", f"/{'x' * 58}/a/b/c/" + "y" * 900, "/r" * 30, True)
-    for place, is_certain, count, size in [
-        (Place("www.example.com", "/auth/logout", "", True), False, 8, 700),
-        (PLACE, True, 12, 1100),
+    long = Destination("a" * 40 + "." + "b" * 40 + ".example.com", f"/{'x' * 58}/a/b/c/" + "y" * 900, "/r" * 30, True)
+    for destination, is_certain, count, size in [
+        (Destination("www.example.com", "/auth/logout", "", True), False, 8, 700),
+        (DESTINATION, True, 12, 1100),
         (long, True, 12, 3000),
     ]:
-        headers = removals(CookieSpec(), ("session",), place, is_certain)
+        headers = removals(CookieSpec(), ("session",), destination, is_certain)
         assert len(headers) == count
         assert 0.5 * size < sum(len(name) + len(value) + len(": \r\n") for name, value in headers) <= size
 
 
 @rows(
-    ("spec", "place", "named"),
+    ("spec", "destination", "named"),
     [
-        (CookieSpec(), Place("localhost:8000", "/a", "", False), []),
-        (CookieSpec(), Place("127.0.0.1", "/", "", True), ["/; secure; partitioned"]),
-        (CookieSpec(), Place("[::1]:80", "/", "", False), []),
-        (CookieSpec(), Place("evil; domain=x", "/", "", False), []),
-        (CookieSpec(), Place("a\r\nb.example.com", "/", "", False), []),
-        (CookieSpec(), Place(".".join(["a" * 60] * 5) + ".com", "/", "", False), []),
-        (CookieSpec(), Place("Example.COM", "/x;y/z", "", False), ["/; domain=example.com"]),
-        (CookieSpec(domain="Example.com"), Place("example.com", "/", "", False), ["/"]),
-        (CookieSpec("__Host-session"), Place("a.example.com", "/x/y", "/r", True), ["/; secure; partitioned"]),
-        (CookieSpec(path="/x"), Place("", "/x/y", "/r;s", False), ["/", "/x/"]),
-        (CookieSpec(path="/x"), Place("", "/r/x/y/z", "/r", False), ["/", "/r", "/r/", "/r/x"]),
+        (CookieSpec(), Destination("localhost:8000", "/a", "", False), []),
+        (CookieSpec(), Destination("127.0.0.1", "/", "", True), ["/; secure; partitioned"]),
+        (CookieSpec(), Destination("[::1]:80", "/", "", False), []),
+        (CookieSpec(), Destination("evil; domain=x", "/", "", False), []),
+        (CookieSpec(), Destination("a\r\nb.example.com", "/", "", False), []),
+        (CookieSpec(), Destination(".".join(["a" * 60] * 5) + ".com", "/", "", False), []),
+        (CookieSpec(), Destination("Example.COM", "/x;y/z", "", False), ["/; domain=example.com"]),
+        (CookieSpec(domain="Example.com"), Destination("example.com", "/", "", False), ["/"]),
+        (CookieSpec("__Host-session"), Destination("a.example.com", "/x/y", "/r", True), ["/; secure; partitioned"]),
+        (CookieSpec(path="/x"), Destination("", "/x/y", "/r;s", False), ["/", "/x/"]),
+        (CookieSpec(path="/x"), Destination("", "/r/x/y/z", "/r", False), ["/", "/r", "/r/", "/r/x"]),
     ],
 )
-def test_only_what_can_be_named_safely_is_removed(spec: CookieSpec, place: Place, named: list[str]) -> None:
-    headers = removals(spec, (spec.name,), place, is_certain=False)
+def test_only_what_can_be_named_safely_is_removed(spec: CookieSpec, destination: Destination, named: list[str]) -> None:
+    headers = removals(spec, (spec.name,), destination, is_certain=False)
     texts = [value.decode() for _, value in headers]
     prefix, middle = f"{spec.name}=null; path=", "; Max-Age=0; samesite=lax"
     assert [text.removeprefix(prefix).replace(middle, "") for text in texts] == named
 
 
 def test_the_whole_path_is_tried_only_if_there_is_certainly_a_second_cookie() -> None:
-    place = replace(PLACE, path="/logout", root_path="", host="")
-    assert not any(b"/logout" in value for _, value in removals(CookieSpec(), ("session",), place, is_certain=False))
-    assert any(b"/logout" in value for _, value in removals(CookieSpec(), ("session",), place))
+    destination = replace(DESTINATION, path="/logout", root_path="", host="")
+    assert not any(
+        b"/logout" in value for _, value in removals(CookieSpec(), ("session",), destination, is_certain=False)
+    )
+    assert any(b"/logout" in value for _, value in removals(CookieSpec(), ("session",), destination))

@@ -12,8 +12,8 @@ from starlette.types import Scope
 
 from starsessions.core.cookies import MAX_HEADER, CookieSpec, Values
 from starsessions.core.csrf import header_of
+from starsessions.core.duplicates import covers, host_of
 from starsessions.core.record import MissReason
-from starsessions.core.twins import covers, host_of
 from starsessions.notices import Notices
 
 MOST_LOOKS = 1000

@@ -84,7 +84,7 @@ def choose(results: list[Found | MissReason], policy: Policy, now: int) -> Found
 
     A browser may send several cookies of this name, set for different paths or domains. If two of them are valid, an
     attacker may have planted one, and the server cannot tell which (RFC 6265bis, 4.2.2 and 8.6), so neither is used.
-    The next response that begins or ends a session removes the others: see `core.twins`.
+    The next response that begins or ends a session removes the others: see `core.duplicates`.
     """
     judged = [judge(result, policy, now) for result in results]
     live = [result for result in judged if isinstance(result, Found)]

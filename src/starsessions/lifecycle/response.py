@@ -13,9 +13,9 @@ from starsessions.core.chunking import MIN_ROOM, cookies_for, part_names, room_f
 from starsessions.core.cookies import MAX_COOKIE, Headers, count, find
 from starsessions.core.csrf import header_of
 from starsessions.core.decision import Cookie
+from starsessions.core.duplicates import Destination, removals
 from starsessions.core.record import MissReason, cookie_max_age
 from starsessions.core.sizes import heaviest
-from starsessions.core.twins import Place, removals
 from starsessions.exceptions import ImproperlyConfigured, SessionTooLarge
 from starsessions.lifecycle.request_state import RequestState
 from starsessions.lifecycle.tracked_dict import TrackedDict
@@ -89,7 +89,7 @@ def set_cookies(session: TrackedDict, scope: Scope) -> RawHeaders:
     max_age = cookie_max_age(record, config.policy, int(config.clock()))
     if (
         len(token) <= config.room_in_one
-        # A rejected cookie may be the first of several, written when max_cookies was higher, or there are twins.
+        # A rejected cookie may be the first of several, written when max_cookies was higher, or there are duplicates.
         and state.miss_reason in _NOTHING_REFUSED
         and record.rotated_at != record.renewed_at
         and not state.has_ended
@@ -102,10 +102,10 @@ def _spelled(parts: list[str], max_age: int | None, state: RequestState, scope: 
     config, spec = state.config, state.config.cookie
     secure = spec.is_secure(scope.get("scheme", "http"))
     cookies = cookies_for(spec, parts, max_age, secure, config.backend.max_cookies, state.headers)
-    return [*_removed_twins(state, scope, secure), *cookies]
+    return [*_removed_duplicates(state, scope, secure), *cookies]
 
 
-def _removed_twins(state: RequestState, scope: Scope, secure: bool) -> Headers:
+def _removed_duplicates(state: RequestState, scope: Scope, secure: bool) -> Headers:
     """Return the headers that remove this session's other cookies, which another `domain` or `path` has left.
 
     A signed or encrypted one would stay valid, and make the next request ambiguous. A response that only renews the
@@ -119,8 +119,10 @@ def _removed_twins(state: RequestState, scope: Scope, secure: bool) -> Headers:
         return ()
     is_certain = why is MissReason.SEVERAL or number > 1
     parts = [one for one in part_names(name, many)[1:] if find(state.headers, one) is not MissReason.NO_COOKIE]
-    place = Place(header_of(state.headers, b"host"), scope.get("path", ""), scope.get("root_path", ""), secure)
-    return removals(config.cookie, (name, *parts), place, is_certain)
+    destination = Destination(
+        header_of(state.headers, b"host"), scope.get("path", ""), scope.get("root_path", ""), secure
+    )
+    return removals(config.cookie, (name, *parts), destination, is_certain)
 
 
 def _has_foreign(state: RequestState) -> bool:

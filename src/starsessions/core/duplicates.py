@@ -29,7 +29,7 @@ _HOST = re.compile(r"([a-z0-9_-]+\.)+[a-z][a-z0-9-]*")
 _PATH = re.compile(r"/[!-:<-~]*")
 
 
-class Place(Struct, frozen=True):
+class Destination(Struct, frozen=True):
     """Where a request was sent."""
 
     host: str
@@ -41,7 +41,7 @@ class Place(Struct, frozen=True):
     """Whether the response may set `Secure` cookies."""
 
 
-def removals(spec: CookieSpec, names: tuple[str, ...], place: Place, is_certain: bool = True) -> Headers:
+def removals(spec: CookieSpec, names: tuple[str, ...], destination: Destination, is_certain: bool = True) -> Headers:
     """Return `Set-Cookie` headers that remove the cookies with these names that are not the one of `spec`.
 
     They come before the header that sets the cookie: a few clients do not distinguish a cookie for the host from one
@@ -50,16 +50,16 @@ def removals(spec: CookieSpec, names: tuple[str, ...], place: Place, is_certain:
     Args:
         spec: the cookie as it is set now.
         names: the names of the cookies. A session may be split over several.
-        place: where the request was sent.
+        destination: where the request was sent.
         is_certain: whether the request shows that there is such a cookie. If not, the last segment of the path is not
             tried, which is nearly always the name of an endpoint.
     """
     domains: tuple[str | None, ...] = (None,)
     paths: tuple[str, ...] = ("/",)
     if not spec.name.lower().startswith(("__host-", "__host-http-")):  # those have no domain, and the path "/"
-        domains = tuple(dict.fromkeys([_bare(spec.domain), None, *_domains(place.host)]))[:MAX_DOMAINS]
-        paths = tuple(dict.fromkeys([spec.path, *_paths(place, is_certain)]))[:MAX_PATHS]
-    return _spelled(spec, names, domains, paths, place.is_secure, MAX_REMOVED if is_certain else MAX_TRIED)
+        domains = tuple(dict.fromkeys([_bare(spec.domain), None, *_domains(destination.host)]))[:MAX_DOMAINS]
+        paths = tuple(dict.fromkeys([spec.path, *_paths(destination, is_certain)]))[:MAX_PATHS]
+    return _spelled(spec, names, domains, paths, destination.is_secure, MAX_REMOVED if is_certain else MAX_TRIED)
 
 
 @lru_cache(maxsize=64)  # an application signs in and out at few paths
@@ -120,10 +120,10 @@ def _domains(host: str) -> list[str]:
     return [".".join(labels[at:]) for at in reversed(range(len(labels) - 1))]
 
 
-def _paths(place: Place, to_the_end: bool) -> list[str]:
-    segments = place.path.split("/")[1:]
+def _paths(destination: Destination, to_the_end: bool) -> list[str]:
+    segments = destination.path.split("/")[1:]
     below = ["/" + "/".join(segments[:end]) for end in range(1, len(segments) + to_the_end)]
-    first = [place.root_path, *below[:1]]
+    first = [destination.root_path, *below[:1]]
     # `path="/shop/"` is another place than `path="/shop"`.
     paths = ["/", *(path.rstrip("/") + slash for path in first for slash in ("", "/")), *below[1:]]
     return [path for path in paths if len(path) <= MAX_PATH and _PATH.fullmatch(path)]
