@@ -383,10 +383,11 @@ class Backend(SessionBackend):
 
     def topics_of(self, found: Found) -> Sequence[str]:
         """Return what those who watch this session listen to: its own topic first, that of its user, and of all."""
-        place, identity, index = found.version, found.record.identity, self.user_index
-        if index is None or not isinstance(place, Location):
+        location, identity, index = found.version, found.record.identity, self.user_index
+        if index is None or not isinstance(location, Location):
             return ()
-        return (place.key,) if identity is None else (place.key, index.owner_name(identity.user_id), index.everyone)
+        key = location.key
+        return (key,) if identity is None else (key, index.owner_name(identity.user_id), index.everyone)
 
     async def refetch(self, found: Found, now: int) -> Found | MissReason:
         """Read a session again that was found earlier, following rotations."""

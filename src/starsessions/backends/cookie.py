@@ -102,31 +102,31 @@ class _SealedCookieBackend(Backend):
         return await self._checked(self.peek(token, now), 0, to_end=True)
 
     async def _checked(self, found: Found | MissReason, now: int, to_end: bool = False) -> Found | MissReason:
-        """Return the session with the place of its sign-in, if the sign-in is valid and in this generation."""
+        """Return the session with the location of its sign-in, if the sign-in is valid and in this generation."""
         index, identity = self.user_index, found.record.identity if isinstance(found, Found) else None
         if index is None or not isinstance(found, Found) or identity is None:
             return found
         key = self._key_of(identity)
         asked = index.epochs.questions(identity, now) if index.checks_epoch and not to_end else []
         entry, *answers = await index.concurrently(index.store.get(key, now=now), *asked)
-        place = _place(index.read(key, entry), identity)
-        return replace(found, version=place) if place is not None and all(answers) else MissReason.UNKNOWN
+        location = _location(index.read(key, entry), identity)
+        return replace(found, version=location) if location is not None and all(answers) else MissReason.UNKNOWN
 
     async def create(
         self, record: Record, session_id: str | None, ends_at: int, now: int, pending: PendingSignIn | None = None
     ) -> Found:
-        place = None if pending is None else await self._begun(pending, record, ends_at, now)
-        return Found(self.seal(record), record, place)
+        location = None if pending is None else await self._begun(pending, record, ends_at, now)
+        return Found(self.seal(record), record, location)
 
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
-        place = found.version
-        if isinstance(place, Location) and self.user_index is not None and record.identity is not None:
-            if ends_at > place.until or record.identity != found.record.identity:  # it is confirmed
-                place = await self._renewed(place, record, record.identity, ends_at, now)
+        location = found.version
+        if isinstance(location, Location) and self.user_index is not None and record.identity is not None:
+            if ends_at > location.until or record.identity != found.record.identity:  # it is confirmed
+                location = await self._renewed(location, record, record.identity, ends_at, now)
             elif not await self.user_index.is_wanted(record, ends_at, now):
                 await self.delete(found, now)
                 raise Conflict(None)
-        return Found(self.seal(record), record, place)
+        return Found(self.seal(record), record, location)
 
     async def rotate(
         self,
@@ -138,18 +138,18 @@ class _SealedCookieBackend(Backend):
         usable_until: int = 0,
         pending: PendingSignIn | None = None,
     ) -> Found:
-        place = found.version
+        location = found.version
         index, identity = self.user_index, record.identity
         if pending is not None:
-            if not isinstance(place, Location) or index is None:
+            if not isinstance(location, Location) or index is None:
                 return await self.create(record, session_id, ends_at, now, pending)
             until = _entry_end(ends_at, now)
-            version = await complete_and_end(index, pending, _without_data(record), place, until, now)
+            version = await complete_and_end(index, pending, _without_data(record), location, until, now)
             return Found(self.seal(record), record, Location(pending.key, version, until))
-        if isinstance(place, Location) and index is not None and identity is not None:
+        if isinstance(location, Location) and index is not None and identity is not None:
             record = replace(record, identity=replace(identity, generation=identity.generation + 1))
-            place = await self._renewed(place, record, identity, ends_at, now, announces=True)
-        return Found(self.seal(record), record, place)
+            location = await self._renewed(location, record, identity, ends_at, now, announces=True)
+        return Found(self.seal(record), record, location)
 
     async def _begun(self, pending: PendingSignIn, record: Record, ends_at: int, now: int) -> Location:
         assert self.user_index is not None
@@ -158,24 +158,24 @@ class _SealedCookieBackend(Backend):
         return Location(pending.key, version, until)
 
     async def _renewed(
-        self, place: Location, record: Record, before: Identity, ends_at: int, now: int, announces: bool = False
+        self, location: Location, record: Record, before: Identity, ends_at: int, now: int, announces: bool = False
     ) -> Location:
         """Extend the sign-in, whose entry still has the generation of `before`."""
         assert self.user_index is not None
         index, stored = self.user_index, _without_data(record)
-        until = max(place.until, _entry_end(ends_at, now))
+        until = max(location.until, _entry_end(ends_at, now))
         while True:
             try:
                 if announces:
-                    version = await replace_sign_in(index, place, stored, until, now)
+                    version = await replace_sign_in(index, location, stored, until, now)
                 else:
-                    version = await index.replace(place.key, stored, place.version, until, now)
-                return Location(place.key, version, until)
+                    version = await index.replace(location.key, stored, location.version, until, now)
+                return Location(location.key, version, until)
             except stores.Conflict as conflict:
-                current = _place(index.read(place.key, conflict.current), before)
+                current = _location(index.read(location.key, conflict.current), before)
                 if current is None:
                     raise Conflict(None) from None
-                place = current  # another request has extended it
+                location = current  # another request has extended it
             except Overtaken:
                 raise Conflict(None) from None
 
@@ -185,8 +185,8 @@ class _SealedCookieBackend(Backend):
         Otherwise only the browser's cookie is cleared, and a stolen copy stays valid until it expires.
         """
         if self.user_index is not None and found.record.identity is not None:
-            place = found.version
-            version = place.version if isinstance(place, Location) else None
+            location = found.version
+            version = location.version if isinstance(location, Location) else None
             await self.user_index.end(self._key_of(found.record.identity), version)
 
     def sign_in_key(self, identity: Identity, session_id: str) -> str:
@@ -199,12 +199,12 @@ class _SealedCookieBackend(Backend):
         return key_under(self._label, identity.handle)
 
 
-def _place(read: Found | Pointer | MissReason, identity: Identity) -> Location | None:
+def _location(read: Found | Pointer | MissReason, identity: Identity) -> Location | None:
     """Return where a sign-in is stored; None if that is not this sign-in, saved, and in this generation."""
     if not isinstance(read, Found) or read.record.payload is None or read.record.identity is None:
         return None
-    place: Location = read.version
-    return place if read.record.identity.generation == identity.generation else None
+    location: Location = read.version
+    return location if read.record.identity.generation == identity.generation else None
 
 
 def _without_data(record: Record) -> Record:

@@ -60,7 +60,7 @@ class Link(NamedTuple):
     key: str
     owner: str
     record: Record
-    place: Location
+    location: Location
 
     def __repr__(self) -> str:
         return "<Link>"
@@ -130,7 +130,7 @@ class ProviderLinks:
         if ended or any(link is None or link.record.payload == _ENDED for link in links):
             return False
         for link in links:
-            if link.place.until < ends_at:  # for twice as long, so that most renewals write no link
+            if link.location.until < ends_at:  # for twice as long, so that most renewals write no link
                 await self._rewrite(link, link.record.payload, ends_at + (ends_at - now), now)
         return True
 
@@ -158,7 +158,7 @@ class ProviderLinks:
             links += [link for link in of_subject if not session or link.record.payload != _OF_SESSION]
         for begin in range(0, len(links), CHUNK):
             some = links[begin : begin + CHUNK]
-            await self._concurrently(*(self._rewrite(link, _ENDED, link.place.until, 0) for link in some))
+            await self._concurrently(*(self._rewrite(link, _ENDED, link.location.until, 0) for link in some))
         return links
 
     async def remove(self, links: Sequence[Link]) -> None:
@@ -208,11 +208,11 @@ class ProviderLinks:
 
     async def _rewrite(self, link: Link, payload: bytes, until: int, now: int) -> None:
         """Replace a link, unless another request has changed it meanwhile."""
-        identity, place = link.identity, link.place
+        identity, location = link.identity, link.location
         value = self._entries.value(link.key, Record(payload, link.record.began_at, now, identity=identity))
         owner = Owner(link.owner, identity.signed_in_at)
         with suppress(Conflict):
-            await self._store.replace(link.key, value, place.version, expires_at=until, now=now, owner=owner)
+            await self._store.replace(link.key, value, location.version, expires_at=until, now=now, owner=owner)
 
     async def _has_ended(self, session: str, now: int) -> bool:
         return bool(session) and await self._store.get(self._ended_key(session), now=now) is not None

@@ -154,8 +154,8 @@ class StoreBackend(Backend):
         return Found(token, record, Location(key, version))
 
     async def replace(self, found: Found, record: Record, ends_at: int, now: int) -> Found:
-        place: Location = found.version
-        key, version = place.key, place.version
+        location: Location = found.version
+        key, version = location.key, location.version
         try:
             if record.identity is not None:
                 version = await self.user_index.replace(key, record, version, ends_at, now)
@@ -194,19 +194,20 @@ class StoreBackend(Backend):
         return Found(session_id, record, Location(key, version))
 
     async def delete(self, found: Found, now: int, if_unchanged: bool = False) -> None:
-        place: Location = found.version
+        location: Location = found.version
         if not if_unchanged:
-            await self.user_index.end(place.key, place.version)
+            await self.user_index.end(location.key, location.version)
             return
         try:
-            await self.user_index.end_unchanged(place.key, place.version, now)
+            await self.user_index.end_unchanged(location.key, location.version, now)
         except stores.Conflict as conflict:
-            raise Conflict(await self._current(found.token, place.key, conflict.current, now)) from None
+            raise Conflict(await self._current(found.token, location.key, conflict.current, now)) from None
 
     async def refetch(self, found: Found, now: int) -> Found | MissReason:
-        place: Location = found.version
-        key, entry = await self.user_index.moved_to(place.key, await self._listing_store.get(place.key, now=now), now)
-        read = self._read(found.token, key, entry, is_alias=found.is_alias or key != place.key)
+        location: Location = found.version
+        entry = await self._listing_store.get(location.key, now=now)
+        key, entry = await self.user_index.moved_to(location.key, entry, now)
+        read = self._read(found.token, key, entry, is_alias=found.is_alias or key != location.key)
         return MissReason.UNDECODABLE if isinstance(read, Pointer) else read
 
     async def data_before_sign_in(self, token: str, user_id: str | None, now: int) -> bytes | None:

@@ -54,10 +54,10 @@ class Move(NamedTuple):
     """The entry of the sign-in that moves the session."""
 
     @property
-    def place(self) -> Location:
+    def location(self) -> Location:
         """Where the session before is stored."""
-        place: Location = self.found.version
-        return place
+        location: Location = self.found.version
+        return location
 
     def __repr__(self) -> str:
         return "<Move>"
@@ -139,21 +139,21 @@ class Mover:
 
     async def _written(self, move: Move, writes: Sequence[Write]) -> tuple[Sequence[Version], bool]:
         """Write at once, if the store can. Return the versions, and whether nothing has ended the session meanwhile."""
-        index, now, topic = self._index, move.now, move.place.key
+        index, now, topic = self._index, move.now, move.location.key
         if move.record.identity is None:
             return await index.write_together(writes, now, topic) or (), True
         return await index.write(writes, move.record, move.ends_at, now, topic, move.pending)
 
     async def _move_back(self, move: Move, version: Version, pointer: Version) -> None:
         """End a session that was overtaken. The browser keeps the cookie, and the anonymous session before lives on."""
-        found, place, store = move.found, move.place, self._index.store
+        found, location, store = move.found, move.location, self._index.store
         await self._index.end(move.key, version)
         with suppress(Conflict):
             if found.record.identity is not None:
-                await store.delete(place.key, pointer, now=0)
+                await store.delete(location.key, pointer, now=0)
             else:
-                value, until = self._index.value(place.key, found.record), place.until or move.ends_at
-                await store.replace(place.key, value, pointer, expires_at=until, now=move.now)
+                value, until = self._index.value(location.key, found.record), location.until or move.ends_at
+                await store.replace(location.key, value, pointer, expires_at=until, now=move.now)
 
     async def _in_steps(self, move: Move) -> Version:
         index, pending, now = self._index, move.pending, move.now
@@ -210,7 +210,7 @@ class Mover:
         return Creation(key, value, move.now + MOMENT)
 
     def _pointer(self, move: Move) -> Replacement:
-        key, version, _ = move.place.key, move.place.version, move.place.until
+        key, version, _ = move.location.key, move.location.version, move.location.until
         # Longer than any request is in flight, but not so long that pointers outnumber the sessions.
         known_until = min(move.ends_at, max(move.now, move.usable_until) + KNOWN_FOR)
         value = self._index.value(key, Pointer(move.key, move.now, move.usable_until))
@@ -247,12 +247,12 @@ async def complete_and_end(
     return version
 
 
-async def replace_sign_in(index: UserIndex, place: Location, record: Record, ends_at: int, now: int) -> Version:
+async def replace_sign_in(index: UserIndex, location: Location, record: Record, ends_at: int, now: int) -> Version:
     """Replace the sign-in of a user, and announce that. Return the version.
 
     Args:
         index: the entries of users.
-        place: where it is stored.
+        location: where it is stored.
         record: what to store.
         ends_at: when the entry expires.
         now: the current time.
@@ -261,12 +261,12 @@ async def replace_sign_in(index: UserIndex, place: Location, record: Record, end
         Conflict: the sign-in has changed or ended meanwhile.
         Overtaken: something has ended it meanwhile.
     """
-    key = place.key
-    write = Replacement(key, index.value(key, record), place.version, ends_at, index.owner_of(record))
+    key = location.key
+    write = Replacement(key, index.value(key, record), location.version, ends_at, index.owner_of(record))
     versions, is_wanted = await index.write([write], record, ends_at, now, key)
     if versions:
         return await _kept(index, key, versions[0], is_wanted)
-    version = await index.replace(key, record, place.version, ends_at, now)
+    version = await index.replace(key, record, location.version, ends_at, now)
     await index.announce(key)
     return version
 

@@ -179,8 +179,8 @@ async def _found_again(conflict: Conflict, state: RequestState) -> tuple[Found |
     current = judge(await config.backend.refetch(found, now), config.policy, now)
     if not isinstance(current, Found):
         return None, None
-    before, place = found.version, current.version
-    if isinstance(before, Location) and isinstance(place, Location) and place.key == before.key:
+    before, location = found.version, current.version
+    if isinstance(before, Location) and isinstance(location, Location) and location.key == before.key:
         return current, None
     return None, current
 
