@@ -307,9 +307,9 @@ def test_the_label_matches_the_docstring_and_names_purpose_application_and_cooki
 def test_labels_are_built_in_one_module_only() -> None:
     [package] = starsessions.__path__
     sources = {path.name for path in Path(package).rglob("*.py") if "starsessions/v1" in path.read_text("utf-8")}
-    # A session's own secret is the key of what csrf.py does. What events.py makes is for logs, and keys of history.py
-    # are those of people, whatever the application: neither opens anything.
-    assert sources == {"binding.py", "csrf.py", "events.py", "history.py"}
+    # A session's own secret is the key of what csrf.py does. What reporting.py makes is for logs, and the keys of
+    # history.py are those of people, whatever the application: neither opens anything.
+    assert sources == {"binding.py", "csrf.py", "reporting.py", "history.py"}
 
 
 RECORD = Record(b"{}", 1, 1)
@@ -420,9 +420,11 @@ async def test_each_purpose_and_each_line_that_hashes_is_heard() -> None:
         lines |= heard.lines
     assert unbound == OF_NO_COOKIE
     assert bound == set(Purpose) - OF_NO_COOKIE
-    # `_name_of` keeps the latest hashes. What events.py and history.py hash is bound to nothing: see above.
+    # `_name_of` keeps the latest hashes. What reporting.py and history.py hash is bound to nothing: see above.
     asking = lines_with(r"^(?! *>>>).*(?<!def )\b(key_under|derive|_name_of)\(")
-    assert lines == {(module, line) for module, line in asking if module not in ("starsessions/events", "core/history")}
+    assert lines == {
+        (module, line) for module, line in asking if module not in ("starsessions/reporting", "core/history")
+    }
 
 
 @pytest.mark.anyio
