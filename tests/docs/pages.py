@@ -51,6 +51,17 @@ Story = list[Block]
 """Python blocks that run one after the other, in one namespace."""
 
 
+def section(document: Path, heading: str) -> tuple[str, list[Block]]:
+    """Return the text and the blocks from a heading to the next one of its level or above."""
+    plain = text_without_code(document).splitlines()
+    [start] = [index for index, line in enumerate(plain) if line.startswith("#") and line.lstrip("#") == f" {heading}"]
+    level = len(plain[start].partition(" ")[0])
+    ends = (index for index in range(start + 1, len(plain)) if re.match(f"#{{1,{level}}} ", plain[index]))
+    end = next(ends, len(plain))
+    text = "\n".join(document.read_text(encoding="utf-8").splitlines()[start:end])
+    return text, [block for block in blocks(document) if start < block.line <= end]
+
+
 def blocks(document: Path) -> Iterator[Block]:
     lines = document.read_text(encoding="utf-8").splitlines()
     heading, index = "", 0

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import secrets
 import subprocess
 import sys
 import time
@@ -12,11 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import anyio
 import pytest
 from fastapi import Depends
 from itsdangerous import TimestampSigner
 from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from starsessions import BackendUnavailable, CookieBackend, SessionMiddleware, users
@@ -279,8 +282,95 @@ def test_a_uuid_comes_back_from_the_session_as_one() -> None:
     assert browser.post("/order").json() == browser.get("/order").json()
 
 
+def test_a_test_client_shows_that_the_session_is_saved_and_comes_back(capsys: pytest.CaptureFixture[str]) -> None:
+    tell(story_of("troubleshooting.md"))
+    cookie, reason = capsys.readouterr().out.splitlines()
+    assert cookie.startswith("session=")
+    assert reason == "None"
+
+
+def test_the_session_is_loaded_in_each_way_that_the_page_names() -> None:
+    browser = TestClient(app_of("troubleshooting.md", 1))
+    assert [browser.get("/def").json() for _ in range(2)] == [1, 2]
+    assert browser.get("/async-def").json() == 2
+
+
+def test_a_middleware_that_is_added_before_reads_the_session() -> None:
+    browser = TestClient(app_of("troubleshooting.md", 2))
+    with session_of(browser) as session:
+        session["language"] = "fr"
+    assert browser.get("/").headers["content-language"] == "fr"
+
+
+def test_starlette_reads_the_session_on_the_way_back() -> None:
+    def write(request: Request) -> PlainTextResponse:
+        request.session["cart"] = "tea"
+        return PlainTextResponse()
+
+    def read(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(request.session.get("cart", "nothing"))
+
+    here, back = app_of("guides/migrate/from-starlette.md"), app_of("guides/migrate/from-starlette.md", 1)
+    here.add_route("/", write)
+    back.add_route("/", read)
+    browser, old = TestClient(here), TestClient(back)
+    browser.get("/")
+    assert old.get("/").text == "nothing"
+    old.cookies["session"] = browser.cookies["session"]
+    assert old.get("/").text == "tea"
+
+
+def test_the_limits_of_a_size_are_those_of_the_page() -> None:
+    names = tell(story_of("guides/production/choose-a-backend.md"))
+    [cookies], [server] = names["in_cookies"].user_middleware, names["on_server"].user_middleware
+    assert server.kwargs["max_size"] == 100_000
+    app = Starlette()
+    app.add_middleware(SessionMiddleware, **cookies.kwargs)
+    browser = TestClient(app)
+    with session_of(browser) as session:
+        session["text"] = secrets.token_hex(4000)  # does not get shorter than 4000 bytes
+    assert len(browser.cookies) == 2
+
+
+def test_every_page_of_the_shop_that_reads_the_session_has_no_store() -> None:
+    def read(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(request.session.get("cart", "nothing"))
+
+    shop = tell(story_of("guides/users/sign-out.md"))["shop"]
+    shop.add_route("/", read)
+    shop.user_middleware[0].kwargs["autoload"] = True
+    browser = TestClient(shop)
+    sign_in(browser, "ann")
+    assert browser.get("/").headers["cache-control"] == "no-store"
+
+
+def test_a_new_name_makes_another_cookie() -> None:
+    renamed = tell(story_of("guides/front-ends/subdomains-and-iframes.md", 1))["renamed"]
+    browser = TestClient(renamed, base_url="https://testserver")
+    with session_of(browser) as session:
+        session["cart"] = ["tea"]
+    assert list(browser.cookies) == ["__Host-session"]
+
+
+@pytest.mark.anyio
+async def test_the_store_of_the_page_says_that_the_database_failed() -> None:
+    bounded = tell(story_of("guides/extend/run-a-store.md"))["no_longer_than"]
+    for error in (OSError(), None):
+        with pytest.raises(BackendUnavailable):
+            async with bounded(0.01):
+                await failing(error)
+    async with bounded(5):
+        pass
+
+
+async def failing(error: OSError | None) -> None:
+    if error:
+        raise error
+    await anyio.sleep_forever()
+
+
 def test_the_value_of_a_cookie_is_decoded_in_a_shell() -> None:
-    namespace = tell(story_of("troubleshooting.md", 1))
+    namespace = tell(story_of("troubleshooting.md", 3))
     app = Starlette()
     app.add_middleware(SessionMiddleware, backend=namespace["backend"])
     browser = TestClient(app)
