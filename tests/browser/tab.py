@@ -1,5 +1,7 @@
 """What the tests do in a tab of Chromium."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
@@ -51,10 +53,35 @@ class Tab:
         """Wait until the page says this: a script sends the browser on."""
         self._wait.until(lambda _: text in self.text())
 
+    def waits_until(self, code: str, *arguments: Any) -> None:
+        """Wait until a script returns true."""
+        self._wait.until(lambda browser: browser.execute_script(code, *arguments))
+
     def cookies(self) -> dict[str, str]:
         """Return all cookies of the browser, by their names."""
         found = self.browser.execute_cdp_cmd("Storage.getCookies", {})["cookies"]
         return {cookie["name"]: cookie["value"] for cookie in found}
+
+    @contextlib.contextmanager
+    def on_a_screen(self, width: int, height: int) -> Iterator[None]:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        try:
+            yield
+        finally:
+            self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+            self.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+    def prefer(self, scheme: str) -> None:
+        """Let the user prefer "light" or "dark", until the screen is left."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def scheme(self) -> str:
+        """Return whether the page is "light" or "dark"."""
+        colour = self.browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
+        red = int(colour.partition("(")[2].partition(",")[0])
+        return "light" if red > 200 else "dark" if red < 50 else colour
 
     def script(self, code: str, *arguments: Any) -> Any:
         """Run a script that awaits, and return what it returns."""

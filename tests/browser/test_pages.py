@@ -1,15 +1,12 @@
 """The pages of the library in Chromium: without scripts, on a phone, in the dark, and for people with a disability."""
 
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
 from selenium.webdriver.common.by import By
 
 from tests.browser.tab import Tab
-from tests.missing import missing
 
 pytestmark = pytest.mark.once
 
@@ -21,13 +18,6 @@ AXE = """
     const found = await axe.run(document, {runOnly: {type: "tag", values: arguments[0]}});
     return found.violations.map(one => one.id + ": " + one.nodes.map(node => node.html).join(" "));
 """
-
-
-@pytest.fixture
-def axe() -> str:
-    """The code of axe-core. `scripts/test` installs it."""
-    path = Path(os.environ.get("STARSESSIONS_AXE", "missing"))
-    return path.read_text(encoding="utf-8") if path.is_file() else missing("STARSESSIONS_AXE is no file: axe-core")
 
 
 @pytest.fixture
@@ -78,26 +68,18 @@ def expired(tab: Tab, port: int) -> None:
 @pytest.mark.parametrize("device", SCREENS)
 @pytest.mark.parametrize("page", [devices, history, front, operators, expired], ids=lambda page: page.__name__)
 def test_axe_finds_nothing_on_a_page_on_any_screen_in_light_and_in_dark(
-    start: Callable[..., int], tab: Tab, axe: str, page: Callable[[Tab, int], None], device: str, tmp_path: Path
+    start: Callable[..., int], tab: Tab, axe: str, page: Callable[[Tab, int], None], device: str
 ) -> None:
     port = start("devices")
     width, height = SCREENS[device]
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-    tab.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    try:
+    with tab.on_a_screen(width, height):
         page(tab, port)
         for scheme in ("light", "dark"):
-            features = [{"name": "prefers-color-scheme", "value": scheme}]
-            tab.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-            colour = tab.browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
-            red = int(colour.partition("(")[2].partition(",")[0])
-            assert (red > 200) if scheme == "light" else (red < 50), colour
+            tab.prefer(scheme)
+            assert tab.scheme() == scheme
             tab.browser.execute_script(axe)
             assert tab.script(AXE, RULES) == [], scheme
             assert tab.browser.execute_script("return document.documentElement.scrollWidth") <= width
-    finally:
-        tab.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-        tab.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_axe_finds_what_is_wrong_with_a_page(start: Callable[..., int], tab: Tab, axe: str) -> None:
