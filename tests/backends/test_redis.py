@@ -647,7 +647,7 @@ async def test_a_client_that_was_given_stays_open(server: RedisServer, closing: 
 async def test_a_server_that_refuses_all_connections_is_unavailable(
     server: RedisServer, closing: AsyncExitStack
 ) -> None:
-    backend = RedisBackend(f"redis://ann:hunter2@127.0.0.1:{server.port}")
+    backend = RedisBackend(f"redis://ann:hunter2@127.0.0.1:{server.port}", timeout=30)
     await closing.enter_async_context(backend.lifespan())
     with pytest.raises(BackendUnavailable) as error:
         await backend.read("an-id")

@@ -160,7 +160,7 @@ async def test_a_key_that_is_alternately_used_and_free_raises_in_the_end(store: 
 
 
 def test_the_store_can_sweep(tmp_path: Path) -> None:
-    backend = SQLAlchemyBackend(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}")
+    backend = SQLAlchemyBackend(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}", timeout=30)
     store: Store = backend.store
     assert isinstance(store, Sweeping)
 
@@ -227,11 +227,11 @@ async def test_garbage_under_a_key_is_ignored(backend: SQLAlchemyBackend) -> Non
 async def test_sqlite_keeps_sessions_while_no_process_runs(tmp_path: Path) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}"
     async with contextlib.AsyncExitStack() as stack:
-        first = SQLAlchemyBackend(url)
+        first = SQLAlchemyBackend(url, timeout=30)
         await first.create_table()
         await stack.enter_async_context(first.lifespan())
         session_id = await first.write({"user": "ann"})
-    second = SQLAlchemyBackend(url)
+    second = SQLAlchemyBackend(url, timeout=30)
     async with second.lifespan():
         assert await second.read(session_id) == {"user": "ann"}
 
@@ -406,8 +406,8 @@ def test_without_sqlalchemy_the_error_names_the_extra(missing: str, monkeypatch:
 
 
 async def test_the_table_is_created_when_asked_and_no_more_than_once(db: Database) -> None:
-    backends = [SQLAlchemyBackend(db.url, f"t_{secrets.token_hex(8)}")]
-    backends += [SQLAlchemyBackend(db.url, backends[0].table.name) for _ in range(7)]
+    backends = [SQLAlchemyBackend(db.url, f"t_{secrets.token_hex(8)}", timeout=30)]
+    backends += [SQLAlchemyBackend(db.url, backends[0].table.name, timeout=30) for _ in range(7)]
     with pytest.raises(ImproperlyConfigured, match=r"create_table.*Alembic"):
         async with backends[0].lifespan():
             raise AssertionError("it has started without its table")
@@ -425,7 +425,7 @@ async def test_the_table_is_created_when_asked_and_no_more_than_once(db: Databas
 
 async def test_a_table_that_another_process_creates_at_the_same_moment_is_used(db: Database) -> None:
     """It is missing when this process looks for it, and exists when this process creates it."""
-    backend, others = SQLAlchemyBackend(db.url, f"t_{secrets.token_hex(8)}"), [True]
+    backend, others = SQLAlchemyBackend(db.url, f"t_{secrets.token_hex(8)}", timeout=30), [True]
 
     @event.listens_for(backend.table, "before_create")
     def create_meanwhile(table: Any, connection: Any, **keywords: Any) -> None:
@@ -454,7 +454,7 @@ async def test_a_database_that_does_not_answer_at_the_start_is_logged(caplog: py
 async def test_a_sqlite_file_in_a_directory_that_does_not_exist_is_reported_with_the_cure(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    backend = SQLAlchemyBackend(f"sqlite+aiosqlite:///{tmp_path}/missing/sessions.db")
+    backend = SQLAlchemyBackend(f"sqlite+aiosqlite:///{tmp_path}/missing/sessions.db", timeout=30)
     async with backend.lifespan():
         with pytest.raises(BackendUnavailable, match="create its directory"):
             await backend.write({"n": 1})

@@ -111,7 +111,7 @@ async def test_the_settings_and_events_of_an_engine_apply_to_the_connections_of_
 async def test_a_database_in_memory_is_one_in_all_event_loops() -> None:
     memory = "sqlite+aiosqlite://"
     for engine_or_url in (memory, create_async_engine(memory, poolclass=StaticPool)):
-        backend = SQLAlchemyBackend(engine_or_url)
+        backend = SQLAlchemyBackend(engine_or_url, timeout=30)
         await asyncio.to_thread(asyncio.run, backend.create_table())
         session_id = await backend.write({"user": "ann"})
         assert await backend.read(session_id) == {"user": "ann"}
@@ -123,7 +123,7 @@ async def test_a_database_in_memory_is_one_in_all_event_loops() -> None:
 
 def test_a_database_in_memory_serves_several_event_loops_at_once() -> None:
     """They share its one connection. A failure on it would close it, and the database would end with it."""
-    backend = SQLAlchemyBackend("sqlite+aiosqlite://")
+    backend = SQLAlchemyBackend("sqlite+aiosqlite://", timeout=30)
     asyncio.run(backend.create_table())
 
     async def use(thread: int) -> list[Any]:
@@ -148,7 +148,8 @@ async def test_a_table_is_found_in_the_schema_that_the_engine_or_its_name_gives(
         for schema in ("tenant", "web"):
             await connection.execute(text(f"CREATE SCHEMA {schema}"))
         try:
-            for backend in (SQLAlchemyBackend(translated, "sessions"), SQLAlchemyBackend(plain, "web.sessions")):
+            for engine, table in ((translated, "sessions"), (plain, "web.sessions")):
+                backend = SQLAlchemyBackend(engine, table, timeout=30)
                 with pytest.raises(ImproperlyConfigured, match=f"{backend.table.fullname}' is missing"):
                     async with backend.lifespan():
                         pass
@@ -175,7 +176,7 @@ def one_handler(backend: SQLAlchemyBackend) -> FastAPI:
 
 
 async def test_a_missing_table_is_named_without_a_lifespan_too(db: Database, caplog: pytest.LogCaptureFixture) -> None:
-    app = one_handler(SQLAlchemyBackend(db.url, "forgotten"))
+    app = one_handler(SQLAlchemyBackend(db.url, "forgotten", timeout=30))
     reply = await asyncio.to_thread(lambda: TestClient(app).get("/"))
     assert reply.status_code == 503
     assert "The table 'forgotten' is missing" in caplog.text
@@ -185,7 +186,7 @@ async def test_a_missing_table_is_named_without_a_lifespan_too(db: Database, cap
 
 def test_a_mounted_middleware_that_never_sweeps_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def visited(lifespan: Callable[[SQLAlchemyBackend], Any]) -> int:
-        backend = SQLAlchemyBackend(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}", sweep_every=60)
+        backend = SQLAlchemyBackend(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}", sweep_every=60, timeout=30)
         asyncio.run(backend.create_table())
         caplog.clear()
         outer = FastAPI(lifespan=lambda app: lifespan(backend))
@@ -200,7 +201,7 @@ def test_a_mounted_middleware_that_never_sweeps_says_so_once(tmp_path: Path, cap
 
 
 def test_a_server_without_asyncio_cannot_start(tmp_path: Path) -> None:
-    backend = SQLAlchemyBackend(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}")
+    backend = SQLAlchemyBackend(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}", timeout=30)
 
     async def start() -> None:
         async with backend.lifespan():

@@ -351,7 +351,7 @@ async def behind_proxy(shared: Database) -> AsyncIterator[tuple[SQLAlchemyBacken
     port = server.sockets[0].getsockname()[1]
     async with opened(shared.url) as direct:
         url = shared.url.replace(f":{found[1]}/", f":{port}/")
-        backend = SQLAlchemyBackend(url, direct.table.name)
+        backend = SQLAlchemyBackend(url, direct.table.name, timeout=30)
         await works(backend.store)
         yield backend, direct.store, proxy
         await backend.store.aclose()
@@ -630,7 +630,7 @@ async def test_a_replica_serves_reads_and_a_write_looks_for_the_primary_again(sh
             cursor.close()
             connection.commit()
 
-        backend, other = SQLAlchemyBackend(engine, writable.table.name), SQLAlchemyBackend(engine, "new_table")
+        backend, other = (SQLAlchemyBackend(engine, name, timeout=30) for name in (writable.table.name, "new_table"))
         assert await backend.store.get("key", now=NOW) == (b"1", NOW + 9, version)
         for verb in (
             backend.store.create("new", b"", expires_at=NOW + 9, now=NOW),
@@ -651,7 +651,8 @@ async def test_a_file_that_may_only_be_read_serves_reads(tmp_path: Path) -> None
     path = tmp_path / "sessions.db"
     async with opened(f"sqlite+aiosqlite:///{path}") as writable:
         version = await writable.store.create("key", b"1", expires_at=NOW + 9, now=NOW)
-        backend = SQLAlchemyBackend(f"sqlite+aiosqlite:///file:{path}?mode=ro&uri=true", writable.table.name)
+        url = f"sqlite+aiosqlite:///file:{path}?mode=ro&uri=true"
+        backend = SQLAlchemyBackend(url, writable.table.name, timeout=30)
         assert await backend.store.get("key", now=NOW) == (b"1", NOW + 9, version)
         await fails(backend.store.create("new", b"", expires_at=NOW + 9, now=NOW))
         assert await backend.store.get("key", now=NOW) == (b"1", NOW + 9, version)

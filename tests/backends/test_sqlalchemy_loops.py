@@ -46,7 +46,7 @@ def forked(backend):
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
 
-asyncio.run(SQLAlchemyBackend(*sys.argv[1:]).create_table())
+asyncio.run(SQLAlchemyBackend(*sys.argv[1:], timeout=30).create_table())
 for way in (in_turn, at_once, forked):
     way(SQLAlchemyBackend(*sys.argv[1:], timeout=30))
     gc.collect()

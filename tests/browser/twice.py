@@ -20,7 +20,7 @@ from starsessions.backends.sqlalchemy import SQLAlchemyBackend
 from starsessions.users import get_user_id, sign_in
 
 URL = os.environ["BACKEND"]
-backend = InMemoryBackend() if URL == "memory" else SQLAlchemyBackend(URL)
+backend = InMemoryBackend() if URL == "memory" else SQLAlchemyBackend(URL, timeout=30)
 
 first_arrived, second_arrived, first_answered = asyncio.Event(), asyncio.Event(), asyncio.Event()
 

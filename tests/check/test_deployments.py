@@ -332,7 +332,7 @@ async def test_memory_with_several_workers_is_wrong() -> None:
 
 
 async def test_a_database_in_memory_with_several_workers_is_wrong() -> None:
-    backend = SQLAlchemyBackend("sqlite+aiosqlite://", encrypt_with=KEY)
+    backend = SQLAlchemyBackend("sqlite+aiosqlite://", timeout=PATIENT, encrypt_with=KEY)
     await backend.create_table()
     assert await numbers(deployed(backend=backend), workers=2) == ["S401"]
     assert await numbers(deployed(backend=backend)) == []
@@ -436,7 +436,7 @@ async def test_a_table_that_the_engine_calls_differently_is_not_suspected(tmp_pa
     engine = create_async_engine(
         f"sqlite+aiosqlite:///{tmp_path / 'x.db'}", execution_options={"schema_translate_map": {"web": None}}
     )
-    backend = SQLAlchemyBackend(engine, "web.sessions", encrypt_with=KEY)
+    backend = SQLAlchemyBackend(engine, "web.sessions", timeout=PATIENT, encrypt_with=KEY)
     await backend.create_table()
     assert await findings(deployed(backend=backend)) == []
     await backend.store.aclose()

@@ -65,7 +65,7 @@ class Shop:
 
     def run(self, act: Callable[[SQLAlchemyBackend], Awaitable[Any]]) -> Any:
         async def opened() -> Any:
-            backend = SQLAlchemyBackend(self.url)
+            backend = SQLAlchemyBackend(self.url, timeout=30)
             try:
                 return await act(backend)
             finally:

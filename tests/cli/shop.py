@@ -60,7 +60,7 @@ not_a_key = "postgresql://shop:secret@localhost/shop"
 
 
 def backend() -> SQLAlchemyBackend:
-    return SQLAlchemyBackend(os.environ["SHOP_DATABASE"])
+    return SQLAlchemyBackend(os.environ["SHOP_DATABASE"], timeout=30)
 
 
 def application(backend: SessionBackend, **settings: Any) -> Starlette:
@@ -76,7 +76,7 @@ def create_app() -> Starlette:
 
 
 def ready_to_deploy() -> Starlette:
-    stored = SQLAlchemyBackend(os.environ["SHOP_DATABASE"], encrypt_with=token_urlsafe(32))
+    stored = SQLAlchemyBackend(os.environ["SHOP_DATABASE"], encrypt_with=token_urlsafe(32), timeout=30)
     return application(stored, session_cookie="__Host-shop", **AAL2)
 
 

@@ -43,22 +43,22 @@ def clock() -> float:
 def backend_for(url: str) -> StoreBackend:
     """Return the backend for a URL; `redis+cluster` and `redis+sentinel` are Redis with several servers."""
     parts = urlsplit(url)
-    common: Any = {"timeout": TIMEOUT, "clock": clock, "check_epoch": "check_epoch" in SETTINGS}
+    common: Any = {"clock": clock, "check_epoch": "check_epoch" in SETTINGS}
     common["encrypt_with"] = KEY if "encrypt_with" in SETTINGS else False
     if not parts.scheme.startswith("redis"):
-        return SQLAlchemyBackend(url, **common)
+        return SQLAlchemyBackend(url, timeout=TIMEOUT, **common)
     common["wait_for_replicas"] = 1 if "wait_for_replicas" in SETTINGS else 0
     if parts.scheme == "redis+cluster":
         from redis.asyncio import RedisCluster
 
-        return RedisBackend(lambda: RedisCluster.from_url(f"redis://{parts.netloc}"), **common)
+        return RedisBackend(lambda: RedisCluster.from_url(f"redis://{parts.netloc}"), timeout=TIMEOUT, **common)
     if parts.scheme == "redis+sentinel":
         from redis.asyncio import Sentinel
 
         hosts = [(host, int(port)) for host, port in (one.split(":") for one in parts.netloc.split(","))]
         name = parts.path.strip("/")
-        return RedisBackend(lambda: Sentinel(hosts).master_for(name), **common)
-    return RedisBackend(url, **common)
+        return RedisBackend(lambda: Sentinel(hosts).master_for(name), timeout=TIMEOUT, **common)
+    return RedisBackend(url, timeout=TIMEOUT, **common)
 
 
 def seen(session: Session) -> dict[str, Any] | None:

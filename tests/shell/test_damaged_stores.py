@@ -147,7 +147,7 @@ async def damaged(name: str, random: Random, clock: Clock, tmp_path: Path) -> As
         "stored": lambda: StoreBackend(MemoryStore(), clock=clock),
         "stored, with a list": lambda: StoreBackend(MemoryStore(), clock=clock),
         "encrypted": lambda: StoreBackend(MemoryStore(), encrypt_with=KEY, clock=clock),
-        "SQLite": lambda: SQLAlchemyBackend(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}", clock=clock),
+        "SQLite": lambda: SQLAlchemyBackend(f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}", timeout=30, clock=clock),
     }[name]()
     if name == "SQLite":
         await backend.create_table()

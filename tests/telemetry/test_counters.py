@@ -106,7 +106,7 @@ async def test_counters_begin_at_zero_so_that_their_first_increment_is_one(recor
 @pytest.mark.parametrize("names", [[], ["session"], ["session", "admin"]])
 async def test_what_a_sweep_by_hand_removes_is_counted_once(recorder: Recorder, clock: Clock, names: list[str]) -> None:
     """However many middlewares share the table, and although the application calls the backend that it made."""
-    backend = SQLAlchemyBackend("sqlite+aiosqlite://", clock=clock)
+    backend = SQLAlchemyBackend("sqlite+aiosqlite://", timeout=30, clock=clock)
     Site(backend=backend, clock=clock, session_cookie="unmeasured")
     for name in names:
         Observed(recorder, clock, backend=backend, session_cookie=name)

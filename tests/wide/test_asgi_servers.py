@@ -20,7 +20,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
     url = f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('sessions') / 'sessions.db'}"
 
     async def create() -> None:
-        backend = SQLAlchemyBackend(url)
+        backend = SQLAlchemyBackend(url, timeout=30)
         await backend.create_table()
         await backend.engine.dispose()
 

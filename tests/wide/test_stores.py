@@ -138,7 +138,7 @@ async def test_default_settings_behind_an_old_pgbouncer_name_the_cure(
     driver: str, postgres_server: Address, old_pgbouncer_server: Address
 ) -> None:
     async with opened(postgres_server.over("psycopg")) as direct:
-        backend = SQLAlchemyBackend(old_pgbouncer_server.over(driver), direct.table.name)
+        backend = SQLAlchemyBackend(old_pgbouncer_server.over(driver), direct.table.name, timeout=30)
         outcomes: list[object] = []
         while not any("PgBouncer" in str(outcome) for outcome in outcomes):
             # Which statements meet on one connection is up to the pooler, so it may take more than one round.
