@@ -199,6 +199,17 @@ def test_an_unknown_option_of_the_checks_prints_the_known_ones(checkout: Checkou
     assert "--fast" in err
 
 
+@rows(("options", "told"), [([], "scripts/test --fast"), (["--fast"], "newest Python only"), (["--wide"], "Wide: ")])
+def test_the_checks_begin_with_what_they_run_and_name_the_shorter_way(
+    checkout: Checkout, options: list[str], told: str
+) -> None:
+    for python in checkout.bin.glob("python*"):
+        python.unlink()  # so that it ends after that
+    code, out, _ = checkout.run("scripts/test", *options)
+    assert (code, checkout.installed) == (1, [])
+    assert told in out.splitlines()[0]
+
+
 @rows("options", [["--help"], ["--port"], ["--port", "http"], ["--port="], ["build"]])
 def test_an_unknown_option_of_the_docs_script_prints_the_known_ones(checkout: Checkout, options: list[str]) -> None:
     code, out, err = checkout.run("scripts/docs", *options)
