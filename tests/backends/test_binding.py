@@ -36,6 +36,7 @@ from starsessions import (
 from starsessions.backends.server_side import StoreBackend
 from starsessions.core import encoding
 from starsessions.core.binding import DEFAULT_BINDING, UNBOUND, Binding, Purpose, binding_for
+from starsessions.core.chunking import MAX_PARTS, part_names
 from starsessions.core.csrf import is_good, put_secret, secrets_in, token_for
 from starsessions.core.record import MissReason, Record
 from starsessions.lifecycle.sign_in import take_along
@@ -62,6 +63,8 @@ USER = "1"
 STAMP = "the hash of a password"
 ISSUER, CLAIM = "https://provider.example", "the same"
 """All that a provider says is spelled the same: its session, its subject, and the number of its token."""
+CARGO = {"compressed": "0" * 1000, "split": Random(1).randbytes(2500).hex()}
+"""What a session carries where its cookie shall take another form: what is compressed, or too long for one cookie."""
 
 
 @dataclass
@@ -79,7 +82,11 @@ class World:
             "signed": CookieBackend(KEY, allow_unrevocable=True, clock=clock),
             "signed, with a limit": CookieBackend(KEY, allow_unrevocable=True, clock=clock),
             "signed, revocable": CookieBackend(KEY, revocations=store, clock=clock),
+            "signed, compressed": CookieBackend(KEY, allow_unrevocable=True, compress=True, clock=clock),
+            "signed, split": CookieBackend(KEY, allow_unrevocable=True, max_cookies=3, clock=clock),
             "encrypted": EncryptedCookieBackend(KEY, allow_unrevocable=True, clock=clock),
+            "encrypted, compressed": EncryptedCookieBackend(KEY, allow_unrevocable=True, compress=True, clock=clock),
+            "encrypted, split": EncryptedCookieBackend(KEY, allow_unrevocable=True, max_cookies=3, clock=clock),
             "encrypted, revocable": EncryptedCookieBackend(KEY, revocations=encrypting, clock=clock),
             "in a store": StoreBackend(store, clock=clock),
             "encrypted in a store": encrypting,
@@ -93,9 +100,10 @@ class World:
         limit = 3600 if kind == "signed, with a limit" else None
         site = Site(backend=backend, absolute_timeout=limit, clock=self.clock, autoload=False, **names)
         lists = None
-        if kind not in ("signed", "signed, with a limit", "encrypted", "of one's own"):
+        if isinstance(backend, StoreBackend) or kind.endswith("revocable"):
             lists = UserSessions(backend, app_name=app_name, session_cookie=cookie_name)
-        return Place(f"{kind}, {cookie_name} of {app_name}", cookie_name, site, lists)
+        cargo = CARGO.get(kind.rpartition(", ")[2], "")
+        return Place(f"{kind}, {cookie_name} of {app_name}", cookie_name, site, lists, cargo)
 
     def places(self) -> "list[Place]":
         return [self.place(kind, *binding) for kind in self.backends for binding in BINDINGS]
@@ -109,6 +117,7 @@ class Place:
     cookie_name: str
     site: Site
     lists: UserSessions | None
+    cargo: str
     tokens: list[str] = field(default_factory=list)
     csrf_token: str = ""
     handle: str = ""
@@ -120,14 +129,15 @@ class Place:
 
     @property
     def token(self) -> str:
-        return self.site.browser.cookies[self.cookie_name]
+        """All parts of the cookie, with what no part has between them."""
+        return " ".join(self.site.browser.cookies.values())
 
     async def fill(self) -> None:
         """A session that is anonymous, then signed in, then rotated with a grace where there can be one."""
 
         async def begin(session: Session) -> None:
             await session.load()
-            session["whose"] = self.name
+            session.update(whose=self.name, cargo=self.cargo)
 
         async def sign_in(session: Session) -> None:
             provider = {"provider": ISSUER, "provider_session": CLAIM, "provider_subject": CLAIM}
@@ -151,7 +161,8 @@ class Place:
             data = await take_along(session, dict(session))
             return data, get_miss_reason(session), users.get_user_id(session)
 
-        browser = Browser({self.cookie_name: token})
+        names = part_names(self.cookie_name, MAX_PARTS)
+        browser = Browser(dict(zip(names, token.split(" "), strict=False)))
         found: tuple[dict[str, Any], MissReason | None, str | None] = (await self.site.visit(look, browser)).result
         return found
 
@@ -176,7 +187,16 @@ async def test_each_binding_accepts_its_own_tokens(places: list[Place]) -> None:
         data, why, user_id = await place.open(place.token)
         assert (data["whose"], why, user_id) == (place.name, None, USER), place.name
         data, _, _ = await place.open(place.tokens[0])  # as if the form that has signed in was sent twice
-        assert data == ({} if place.name.startswith("of one's own") else {"whose": place.name}), place.name
+        taken = {} if place.name.startswith("of one's own") else {"whose": place.name, "cargo": place.cargo}
+        assert data == taken, place.name
+
+
+@pytest.mark.anyio
+async def test_each_form_of_a_cookie_is_among_them(places: list[Place]) -> None:
+    for place in places:
+        for token in place.tokens:
+            assert (" " in token) == (place.cargo == CARGO["split"]), place.name
+            assert (len(token) < len(place.cargo)) == (place.cargo == CARGO["compressed"]), place.name
 
 
 @pytest.mark.anyio
@@ -254,7 +274,10 @@ async def stamp_in(session: Session) -> str:
 
 @pytest.mark.anyio
 async def test_a_stored_value_is_invalid_under_another_key() -> None:
-    for kinds, name in ((("in a store", "signed, revocable"), "store"), (("encrypted in a store",), "encrypted_store")):
+    for kinds, name in (
+        (("in a store", "signed, revocable"), "store"),
+        (("encrypted in a store", "encrypted, revocable"), "encrypted_store"),
+    ):
         world = World()
         store: MemoryStore = getattr(world, name)
         places = [world.place(kind, *binding) for kind in kinds for binding in BINDINGS]
