@@ -45,6 +45,7 @@ OTHERS = ["tests/shell", "tests/typed", "tests/fastapi", "tests/telemetry", "tes
 BACKENDS = [f"tests/backends/test_{name}.py" for name in ("server_side", "custom", "binding", "memory", "races")]
 KIT = ["tests/testing/test_memory_store.py", "tests/testing/test_backends.py", "tests/testing/test_cookie_backends.py"]
 HISTORY = ["tests/history"]
+STREAMS = [f"tests/shell/test_{name}.py" for name in ("announced", "idle_streams", "outage")]
 
 TESTS = {
     "core": [["tests/core"], ["tests/sealing", *OTHERS]],
@@ -79,6 +80,18 @@ TESTS = {
     "sealing/strength": [["tests/check/test_rules.py"]],
     "stores/redis/eviction": [["tests/backends/test_redis.py", "tests/check"]],
     "stores/sqlalchemy/survey": [["tests/check"]],
+    "pages": [["tests/pages"], ["tests/browser/test_pages.py"]],
+    "oidc": [["tests/oidc/test_logout_tokens.py", "tests/oidc/test_security_events.py"], ["tests/oidc"]],
+    "cli": [["tests/cli/test_looking.py", "tests/cli/test_ending.py"], ["tests/cli"]],
+    "history": [["tests/pages/test_history.py"], ["tests/pages", "tests/backends/test_erased_from_dumps.py"]],
+    "core/history": [["tests/pages/test_history.py"], ["tests/pages", "tests/core"]],
+    "personal": [["tests/shell/test_personal.py"], ["tests/pages", "tests/cli"]],
+    "inventory": [["tests/cli", "tests/backends/test_scans.py"], ["tests/pages", "tests/shell"]],
+    "health": [["tests/shell/test_health.py"], ["tests/backends/test_health_on_servers.py"]],
+    "opentelemetry": [["tests/telemetry/test_metrics_and_spans.py"], ["tests/telemetry"]],
+    "watch": [STREAMS, ["tests/fastapi", "tests/backends/test_announcing.py"]],
+    "flash": [["tests/shell/test_flash.py", "tests/history/test_starlette_flash.py"], OTHERS],
+    "csrf": [["tests/shell/test_csrf.py", "tests/shell/test_caches.py"], OTHERS],
     "testing": [["tests/testing"]],
     "fastapi": [["tests/fastapi"]],
     "typed": [["tests/typed", "tests/fastapi"], ["tests/shell"]],
@@ -231,12 +244,16 @@ def code_of(tree: ast.AST) -> Iterator[ast.AST]:
 # --- running ---------------------------------------------------------------------------------------------------------
 
 
+def part_of(file: Path) -> str:
+    """The part of the library whose row in TESTS counts for this file."""
+    place = file.relative_to(SOURCE / "starsessions").with_suffix("").as_posix()
+    return max((part for part in TESTS if f"{place}/".startswith(f"{part}/" if part else "")), key=len)
+
+
 def tests_for(file: Path, quick: bool) -> list[list[str]]:
     """First those that are named like the module, then those of its part of the library, none of them twice."""
-    place = file.relative_to(SOURCE / "starsessions").with_suffix("").as_posix()
     named = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob(f"*/test_{file.stem}.py"))
-    part = max((part for part in TESTS if f"{place}/".startswith(f"{part}/" if part else "")), key=len)
-    groups = [named, *([path for path in group if (ROOT / path).exists()] for group in TESTS[part])]
+    groups = [named, *([path for path in group if (ROOT / path).exists()] for group in TESTS[part_of(file)])]
     groups = groups[:-1] if quick else groups
     return [left for at, group in enumerate(groups) if (left := without(groups[:at], group))]
 
