@@ -381,24 +381,6 @@ def test_an_invalid_setting_fails_at_startup_with_the_cure(settings: dict[str, A
         SessionMiddleware(Starlette(), **settings)
 
 
-@rows(
-    ("keyword", "ours"),
-    [
-        ("secure", "https_only"),
-        ("cookie_name", "session_cookie"),
-        ("store", "backend"),
-        ("lifetime", "max_age"),
-        ("rolling_sessions", "rolling"),
-        ("limits", "**AAL2"),
-        ("clock", "clock=… of the backend"),
-        ("made_up", "its documentation"),
-    ],
-)
-def test_a_keyword_of_another_library_raises_an_error_with_the_right_one(keyword: str, ours: str) -> None:
-    with pytest.raises(TypeError, match=re.escape(ours)):
-        SessionMiddleware(Starlette(), secret_key=KEY, **{keyword: 1})
-
-
 def test_two_middlewares_with_one_cookie_in_a_websocket_raise_too() -> None:
     async def echo(websocket: WebSocket) -> None:
         await websocket.accept()
