@@ -118,8 +118,8 @@ async def test_what_a_replica_lacks_is_not_confirmed_however_often_it_is_tried(o
         again = open_store(timeout=6)
         endings = again.delete("old", now=0), again.get("old", now=0), again.list_owned("ann", limit=10, now=0)
         await not_confirmed(*attempts(again), *endings)
-        assert await store.get("old", now=NOW) is None  # reading confirms nothing, and waits for nothing
-        assert {key for key, _ in (await store.list_owned("ann", limit=10, now=NOW)).entries} == {"new"}
+        assert await before.get("old", now=NOW) is None  # reading confirms nothing, and waits for nothing
+        assert {key for key, _ in (await before.list_owned("ann", limit=10, now=NOW)).entries} == {"new"}
     assert await before.delete("old", now=0) is False
 
 
@@ -206,7 +206,7 @@ async def test_a_sign_out_is_answered_when_it_is_durable_and_so_is_the_second_at
     hasty, patient = (
         RedisBackend(pair[0].url, prefix, timeout=timeout, wait_for_replicas=1, clock=clock) for timeout in (6, 30)
     )
-    sessions = UserSessions(hasty, session_cookie="session")
+    sessions, listed = (UserSessions(backend, session_cookie="session") for backend in (hasty, patient))
 
     async def come_in(request: Request) -> Response:
         await sign_in(request, "ann")
@@ -225,10 +225,10 @@ async def test_a_sign_out_is_answered_when_it_is_durable_and_so_is_the_second_at
     async with hasty.lifespan(), patient.lifespan(), client_of(hasty) as client, client_of(patient) as waits:
         await waits.get("/in")
         client.cookies = waits.cookies
-        [session] = await sessions.list("ann")
+        [session] = await listed.list("ann")
         with pair[1].paused():
             assert [(await client.get("/out")).status_code for _ in range(2)] == [503, 503]
-            assert await sessions.list("ann") == []
+            assert await listed.list("ann") == []
             for end in (sessions.revoke("ann", session.handle), sessions.revoke_all("ann")):
                 await not_confirmed(end)
         assert (await waits.get("/out")).status_code == 200
@@ -279,11 +279,14 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
 
 
 @pytest.fixture
-async def stores(service: Service) -> AsyncIterator[tuple[RedisStore, RedisStore]]:
-    """One that waits for no replica, and one that waits."""
-    both = [RedisStore(service.new_client, "replicas:", timeout=12, wait_for_replicas=replicas) for replicas in (0, 1)]
-    yield both[0], both[1]
-    for store in both:
+async def stores(service: Service) -> AsyncIterator[tuple[RedisStore, ...]]:
+    """One that waits for no replica, one that waits, and one that does not wait for long, for what must fail."""
+    made = [
+        RedisStore(service.new_client, "replicas:", timeout=timeout, wait_for_replicas=replicas)
+        for timeout, replicas in ((30, 0), (30, 1), (12, 1))
+    ]
+    yield tuple(made)
+    for store in made:
         await store.aclose()
 
 
@@ -304,19 +307,19 @@ async def failed_over(service: Service, store: RedisStore) -> None:
 @pytest.mark.guarantee(20)
 @pytest.mark.once
 async def test_a_failover_takes_back_nothing_that_was_confirmed_with_a_replica(
-    service: Service, stores: tuple[RedisStore, RedisStore]
+    service: Service, stores: tuple[RedisStore, ...]
 ) -> None:
     """Each end that no replica has comes back; with the option, none of these was confirmed."""
-    hasty, careful = stores
+    careless, careful, hasty = stores
     plain, waited, ended = service.keys[:10], service.keys[10:20], service.keys[20:]
     await asyncio.gather(*(signed_in(careful, key) for key in service.keys))
     await asyncio.gather(*(careful.delete(key, now=NOW) for key in ended))
     await asyncio.to_thread(service.primary.refuse_replicas)
-    await asyncio.gather(*(hasty.delete(key, now=NOW) for key in plain))
-    await not_confirmed(*(careful.delete(key, now=NOW) for key in waited))
-    assert await alive(hasty, service.keys) == set()
-    await failed_over(service, hasty)
-    assert await alive(hasty, service.keys) == {*plain, *waited}  # the control: those in `plain` were confirmed
+    await asyncio.gather(*(careless.delete(key, now=NOW) for key in plain))
+    await not_confirmed(*(hasty.delete(key, now=NOW) for key in waited))
+    assert await alive(careless, service.keys) == set()
+    await failed_over(service, careless)
+    assert await alive(careless, service.keys) == {*plain, *waited}  # the control: those in `plain` were confirmed
 
 
 # In a Cluster, an entry and its place are on different servers

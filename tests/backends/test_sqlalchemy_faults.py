@@ -234,7 +234,7 @@ class Diary:
 )
 async def test_after_kill_9_every_confirmed_change_is_there_and_no_ended_session_lives(name: str) -> None:
     with SERVERS[name](durable=True) as server:
-        async with opened(Own(name, server).url, timeout=10) as backend:
+        async with opened(Own(name, server).url) as backend:
             store, chance = backend.store, random.Random(name)
             diaries = [Diary(f"key-{n}") for n in range(16)]
             going = True
