@@ -1,7 +1,7 @@
 """Comparing and merging: `diff` and `apply` undo each other, and types count."""
 
 from collections import OrderedDict
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from http import HTTPStatus
 from math import nan
@@ -177,6 +177,12 @@ def test_same_is_symmetric_and_reflexive(pair: tuple[Any, Any]) -> None:
         ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
         ({"a": {"x": 1, "y": 2}}, {"a": {"y": 2, "x": 1}}),
         ({1: "x", 2: "y"}, {2: "y", 1: "x"}),
+        (Decimal("1.0"), Decimal("1.00")),
+        ({Decimal("1.0")}, {Decimal("1.00")}),
+        ({time(1)}, {time(2)}),
+        ({datetime(2024, 5, 6)}, {datetime(2024, 5, 7)}),
+        (datetime(2024, 5, 6, 12, tzinfo=UTC), datetime(2024, 5, 6, 14, tzinfo=timezone(timedelta(hours=2)))),
+        ({datetime(2024, 5, 6, 12, tzinfo=UTC)}, {datetime(2024, 5, 6, 14, tzinfo=timezone(timedelta(hours=2)))}),
         (nan, None),
         (nan, 1.0),
         (lambda: 1, lambda: 2),
