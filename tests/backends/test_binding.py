@@ -44,7 +44,7 @@ from starsessions.sealing import keys as sealing_keys
 from starsessions.sealing.cipher import Cipher
 from starsessions.sealing.encrypted import Encrypter
 from starsessions.sealing.signed import StarletteSigner
-from starsessions.stores import Entry, MemoryStore
+from starsessions.stores import MemoryStore
 from starsessions.users import UserSessions
 from tests.keys import key_for, owner_name
 from tests.rows import rows
@@ -273,40 +273,40 @@ async def stamp_in(session: Session) -> str:
 
 
 @pytest.mark.anyio
-async def test_a_stored_value_is_invalid_under_another_key() -> None:
-    for kinds, name in (
+@rows(
+    ("kinds", "name"),
+    [
         (("in a store", "signed, revocable"), "store"),
         (("encrypted in a store", "encrypted, revocable"), "encrypted_store"),
-    ):
-        world = World()
-        store: MemoryStore = getattr(world, name)
-        places = [world.place(kind, *binding) for kind in kinds for binding in BINDINGS]
+    ],
+)
+async def test_a_stored_value_is_worth_nothing_under_another_key(kinds: tuple[str, ...], name: str) -> None:
+    world = World()
+    store: MemoryStore = getattr(world, name)
+    places = [world.place(kind, *binding) for kind in kinds for binding in BINDINGS]
+    for place in places:
+        await place.fill()
+    now = int(world.clock())
+    held = {key: entry for key in store.all_keys() if (entry := store.peek(key, now)) is not None}
+    assert len(held) > len(places)
+    for key in held:
         for place in places:
-            await place.fill()
-        now = int(world.clock())
-        held = {key: store.peek(key, now) for key in store.all_keys()}
-        assert len(held) > len(places)
-        for key in held:
-            for place in places:
-                assert (await place.open(key))[0] == {}, "a key of a store opens a session"
-        for target, own in held.items():
-            assert own is not None
+            assert (await place.open(key))[0] == {}, "a key of a store opens a session"
 
-            async def with_value(value: bytes, target: str = target, own: Entry = own) -> Any:
-                """Return what all tokens open, and who is listed, while this is stored under the key."""
-                here = store.peek(target, now)
-                assert here is not None
-                changed = await store.replace(target, value, here.version, expires_at=own.expires_at, now=now)
-                opened = [await place.open(token) for place in places for token in place.tokens]
-                lists = [await place.lists.list(USER) for place in places if place.lists is not None]
-                await store.replace(target, own.value, changed, expires_at=own.expires_at, now=now)
-                return [(data, user_id) for data, _, user_id in opened], [[one.handle for one in all_] for all_ in lists]
+    async def with_value(value: bytes, key: str) -> Any:
+        """Return what all tokens open, and who is listed, while this value is stored under the key."""
+        expires_at, here = held[key].expires_at, store.peek(key, now)
+        assert here is not None
+        changed = await store.replace(key, value, here.version, expires_at=expires_at, now=now)
+        opened = [await place.open(token) for place in places for token in place.tokens]
+        listed = [await place.lists.list(USER) for place in places if place.lists is not None]
+        await store.replace(key, held[key].value, changed, expires_at=expires_at, now=now)
+        return [(data, user_id) for data, _, user_id in opened], [[one.handle for one in page] for page in listed]
 
-            worthless = await with_value(b"worthless")
-            for source, copied in held.items():
-                assert copied is not None
-                if source != target:
-                    assert await with_value(copied.value) == worthless, "a value was taken for another one"
+    for key in held:
+        worthless = await with_value(b"worthless", key)
+        for other in held.keys() - {key}:
+            assert await with_value(held[other].value, key) == worthless, "a value was taken for another one"
 
 
 # The labels

@@ -180,7 +180,7 @@ def test_same_is_symmetric_and_reflexive(pair: tuple[Any, Any]) -> None:
         (Decimal("1.0"), Decimal("1.00")),
         ({Decimal("1.0")}, {Decimal("1.00")}),
         ({time(1)}, {time(2)}),
-        ({datetime(2024, 5, 6)}, {datetime(2024, 5, 7)}),
+        ({datetime(2024, 5, 6, tzinfo=UTC)}, {datetime(2024, 5, 7, tzinfo=UTC)}),
         (datetime(2024, 5, 6, 12, tzinfo=UTC), datetime(2024, 5, 6, 14, tzinfo=timezone(timedelta(hours=2)))),
         ({datetime(2024, 5, 6, 12, tzinfo=UTC)}, {datetime(2024, 5, 6, 14, tzinfo=timezone(timedelta(hours=2)))}),
         (nan, None),
