@@ -1,4 +1,4 @@
-"""Read by mypy and pyright, never run: a backend, an id format and a serializer of one's own."""
+"""Read by mypy, pyright and ty, never run: a backend, an id format and a serializer of one's own."""
 
 import json
 import uuid

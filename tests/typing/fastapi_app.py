@@ -1,4 +1,4 @@
-"""Read by mypy and pyright, never run: FastAPI."""
+"""Read by mypy, pyright and ty, never run: FastAPI."""
 
 from typing import Annotated, Any, assert_type
 

@@ -1,4 +1,4 @@
-"""Read by mypy and pyright, never run: the dependencies for FastAPI."""
+"""Read by mypy, pyright and ty, never run: the dependencies for FastAPI."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta

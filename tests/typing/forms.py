@@ -1,4 +1,4 @@
-"""Read by mypy and pyright, never run: messages, tokens against CSRF, and the session of a test client."""
+"""Read by mypy, pyright and ty, never run: messages, tokens against CSRF, and the session of a test client."""
 
 from collections.abc import Callable
 from typing import Any, assert_type

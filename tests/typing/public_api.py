@@ -1,4 +1,4 @@
-"""Read by mypy and pyright, never run: the public names as an application uses them."""
+"""Read by mypy, pyright and ty, never run: the public names as an application uses them."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta

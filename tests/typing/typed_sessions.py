@@ -1,4 +1,4 @@
-"""Read by mypy and pyright, never run: sessions seen through a model."""
+"""Read by mypy, pyright and ty, never run: sessions seen through a model."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypedDict, assert_type
