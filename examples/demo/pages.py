@@ -10,10 +10,9 @@ from fastapi.templating import Jinja2Templates
 from pydantic import StringConstraints
 from settings import COOKIE, OPERATORS
 
-from starsessions import Session, csrf, flash, users
+from starsessions import Session, csrf, flash, get_session, users
 from starsessions.csrf import CsrfFailed, WhyRefused
 from starsessions.fastapi import SessionCookie
-from starsessions.session import get_session
 
 HERE = Path(__file__).parent
 

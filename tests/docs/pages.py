@@ -136,3 +136,9 @@ def rows(document: Path, first: str) -> list[list[str]]:
             break
         body.append([cell.strip() for cell in line.strip("|").split("|")])
     return body
+
+
+def public_modules() -> set[str]:
+    """Return the names of the modules that are public."""
+    text = (DOCS / "reference" / "stability.md").read_text(encoding="utf-8")
+    return set(re.findall(r"`(starsessions[.\w]*)`", text.partition("All other modules")[0]))

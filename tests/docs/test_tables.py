@@ -32,7 +32,7 @@ from starsessions.core.state import Phase
 from starsessions.events import Event
 from starsessions.fastapi import SessionCookie
 from starsessions.testing.conformance.store_rules import STORE
-from tests.docs.pages import DOCS, README, ROOT, rows
+from tests.docs.pages import DOCS, README, ROOT, public_modules, rows
 
 pytestmark = pytest.mark.once
 
@@ -173,8 +173,7 @@ def test_the_capabilities_are_those_of_the_contract() -> None:
 
 
 def test_the_public_modules_exist() -> None:
-    text = (REFERENCE / "stability.md").read_text(encoding="utf-8")
-    names = set(re.findall(r"`(starsessions[.\w]*)`", text.partition("All other modules")[0]))
+    names = public_modules()
     assert names == PUBLIC_NAMES.keys()
     assert [name for name in sorted(names) if not hasattr(importlib.import_module(name), "__all__")] == []
 

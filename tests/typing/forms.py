@@ -12,10 +12,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.templating import Jinja2Templates
 from starlette.testclient import TestClient
 
-from starsessions import Session, SessionMiddleware, csrf, flash, users
+from starsessions import Session, SessionMiddleware, csrf, flash, get_session, users
 from starsessions.csrf import CsrfFailed, CsrfMiddleware, WhyRefused
 from starsessions.flash import Flash
-from starsessions.session import get_session
 from starsessions.testing import session_of, sign_in
 
 
