@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, WebSock
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 
-from starsessions import EncryptedCookieBackend, InMemoryBackend, Session, SessionMiddleware, set_expiry
+from starsessions import EncryptedCookieBackend, InMemoryBackend, Session, SessionMiddleware, load_session, set_expiry
 
 app = FastAPI(middleware=[Middleware(SessionMiddleware, secret_key="TOP SECRET", autoload=True)])
 app.add_middleware(
@@ -21,10 +21,7 @@ router = APIRouter(prefix="/shop")
 
 
 async def loaded_session(connection: HTTPConnection) -> Session:
-    session = connection.session
-    assert isinstance(session, Session)
-    await session.load()
-    return session
+    return await load_session(connection)
 
 
 LoadedSession = Annotated[Session, Depends(loaded_session)]

@@ -28,6 +28,8 @@ from starsessions import (
     SessionTooLarge,
     UnsupportedValue,
     get_miss_reason,
+    get_session,
+    load_session,
     set_expiry,
 )
 from starsessions.backends.urls import backend_from_url
@@ -42,15 +44,8 @@ async def as_a_dict(request: Request) -> Response:
     return JSONResponse(dict(request.session))
 
 
-# Starlette's stubs say dict[str, Any]; this is how one gets at the rest.
-def session_of(request: Request | WebSocket) -> Session:
-    session = request.session
-    assert isinstance(session, Session)
-    return session
-
-
 async def whole_api(request: Request) -> Response:
-    session = session_of(request)
+    session = get_session(request)
 
     assert_type(await session.load(), None)
     assert_type(await session.persist(), str)
@@ -168,8 +163,7 @@ def reasons(session: Session) -> str:
 
 
 async def talk(websocket: WebSocket) -> None:
-    session = session_of(websocket)
-    await session.load()
+    session = await load_session(websocket)
     await websocket.accept()
     session["connected"] = True
     await session.persist()
