@@ -1,4 +1,4 @@
-"""The documents, the examples and tests/typing use public names only."""
+"""The documents, the examples and tests/typing use public names only, and tests/typing uses all of them."""
 
 import ast
 import importlib
@@ -65,6 +65,11 @@ def test_the_names_that_a_source_uses_are_found() -> None:
         "starsessions.users",
         "starsessions.users.sign_in",
     ]
+
+
+def test_type_checkers_see_a_use_of_every_public_name() -> None:
+    seen = {name for file in TYPED for name in used(file.read_text(encoding="utf-8"))}
+    assert sorted(NAMES - seen) == []
 
 
 def test_nothing_that_shows_how_to_use_the_package_uses_a_private_name() -> None:

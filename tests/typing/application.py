@@ -1,10 +1,10 @@
 """Read by mypy, pyright and ty, never run: one application that uses every feature, without a cast."""
 
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, assert_type
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import HTMLResponse
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -32,7 +32,7 @@ from starsessions.backends.redis import RedisBackend
 from starsessions.events import Event, Revoked, SignedIn
 from starsessions.fastapi import CurrentSession, SignedInSession, UserId, fresh, safe_next, typed
 from starsessions.stores import MemoryStore, Store, StoreBackend
-from starsessions.testing import Clock, session_of
+from starsessions.testing import Clock, SessionOf, session_of
 from starsessions.testing import sign_in as sign_in_client
 from starsessions.timeouts import AAL2
 from starsessions.typed import TypedSession
@@ -90,7 +90,7 @@ async def down(request: Request, error: Exception) -> Response:
 
 @app.post("/login")
 async def login(session: CurrentSession, name: str, wanted: str = "/") -> Response:
-    assert_type(await users.sign_in(session, name, remember=True, method="password"), str)
+    assert_type(await users.sign_in(session, name, remember=True, method="password", stamp="hash"), str)
     await users.sign_in(session, name, provider="https://idp", provider_session="1", provider_subject="2")
     flash.add_flash(session, "Welcome.", "success")
     return PlainTextResponse(safe_next(wanted))
@@ -112,8 +112,29 @@ async def email(session: Annotated[Session, Depends(fresh(within=timedelta(minut
 
 
 @app.get("/devices")
-async def list_devices(session: SignedInSession, user: UserId) -> list[str]:
-    return [device.handle for device in await devices.list(user, current=session) if not device.is_current]
+async def list_devices(session: SignedInSession, user: UserId, after: str | None = None) -> list[str]:
+    page = await devices.list(user, current=session, limit=20, after=after)
+    assert_type(page, users.UserSessionPage)
+    assert_type(page.after, str | None)
+    return [label(device) for device in page if not device.is_current]
+
+
+def label(device: users.UserSession) -> str:
+    return f"{device.agent}, {device.address}, since {device.signed_in_at:%d %B}, last used {device.last_used_at:%d %B}"
+
+
+@app.post("/devices")
+async def end_device(user: UserId, handle: str) -> bool:
+    return await devices.revoke(user, handle)
+
+
+@app.get("/account")
+async def account(session: SignedInSession) -> str:
+    if not await users.check_stamp(session, "hash of the password"):
+        raise HTTPException(401)
+    assert_type(users.get_signed_in_at(session), datetime | None)
+    assert_type(users.get_handle(session), str | None)
+    return f"signed in at {users.get_signed_in_at(session)}"
 
 
 @app.get("/shop")
@@ -153,5 +174,6 @@ def test_the_page() -> None:
     InMemoryBackend(clock=Clock())
     client = TestClient(app)
     sign_in_client(client, "42")
-    with session_of(client) as session:
+    one: SessionOf = session_of(client)
+    with one as session:
         assert_type(session, Session)

@@ -13,6 +13,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from starsessions import (
+    BackendUnavailable,
     CookieBackend,
     EncryptedCookieBackend,
     ImproperlyConfigured,
@@ -21,13 +22,17 @@ from starsessions import (
     ResponseStarted,
     Session,
     SessionBackend,
+    SessionConflict,
     SessionError,
     SessionGone,
     SessionMiddleware,
     SessionNotLoaded,
     SessionTooLarge,
+    TooManySessions,
     UnsupportedValue,
+    get_created_at,
     get_miss_reason,
+    get_remaining,
     get_session,
     load_session,
     set_expiry,
@@ -59,6 +64,8 @@ async def whole_api(request: Request) -> Response:
     assert_type(session.session_id, str | None)
     assert_type(session.data, dict[str, Any])
     assert_type(get_miss_reason(session), MissReason | None)
+    assert_type(get_created_at(request), datetime | None)
+    assert_type(get_remaining(request), float | None)
     session.is_loaded = True
     session.data = {"key": "value"}
 
@@ -147,7 +154,9 @@ async def errors(session: Session) -> None:
     except UnsupportedValue as error:
         assert_type(error.path, str)
         assert_type(error.kind, str)
-    except (ImproperlyConfigured, ResponseStarted, SessionGone, SessionNotLoaded) as error:
+    except (SessionConflict, SessionGone, TooManySessions):
+        pass  # another request was faster
+    except (BackendUnavailable, ImproperlyConfigured, ResponseStarted, SessionNotLoaded) as error:
         root: SessionError = error
         raise root from None
 
