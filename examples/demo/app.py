@@ -63,7 +63,7 @@ for part in (shop, account, sso, live):
 # Rejects requests that another site makes a browser send. Like everything that uses the session, it is inside the
 # session middleware (the last one added is the outermost): the page for rejected requests shows who is signed in.
 app.add_middleware(CsrfMiddleware, refuse=pages.refused)
-app.add_exception_handler(CsrfFailed, pages.refused)
+app.exception_handler(CsrfFailed)(pages.refused)
 
 # No `autoload`: the dependency `CurrentSession` loads the session where it is needed, and the stylesheet is served
 # without looking at the cookie.
