@@ -252,6 +252,21 @@ def test_the_message_is_shown_on_the_next_page() -> None:
     assert browser.get("/").text == "nothing new"
 
 
+@rows("page", ["guides/migrate/from-flask.md"])
+def test_the_page_for_those_who_come_from_another_framework_logs_in_and_out(
+    page: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with TestClient(app_of(page), base_url="https://testserver") as browser:
+        assert browser.get("/account").status_code == 401
+        assert browser.post("/login", data={"name": "ann"}).status_code == 200
+        assert browser.get("/account").json() == "ann"
+        if "flask" in page:
+            assert browser.post("/email").status_code == 200
+        assert browser.post("/logout").status_code == 200
+        assert browser.get("/account").status_code == 401
+    assert [one.getMessage() for one in caplog.records if one.name.startswith("starsessions")] == []
+
+
 def test_the_websocket_saves_what_it_was_tell() -> None:
     app = app_of("guides/front-ends/websockets.md")
     browser = TestClient(app)
