@@ -252,7 +252,7 @@ def test_the_message_is_shown_on_the_next_page() -> None:
     assert browser.get("/").text == "nothing new"
 
 
-@rows("page", ["guides/migrate/from-flask.md"])
+@rows("page", ["guides/migrate/from-flask.md", "guides/migrate/from-django.md"])
 def test_the_page_for_those_who_come_from_another_framework_logs_in_and_out(
     page: str, caplog: pytest.LogCaptureFixture
 ) -> None:
