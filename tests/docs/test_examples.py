@@ -210,6 +210,20 @@ def test_a_front_end_on_another_origin_may_send_requests_with_the_cookie() -> No
     )
 
 
+def test_the_cookie_of_an_application_below_a_path_goes_to_that_path_only() -> None:
+    shop = tell(story_of("guides/production/proxy.md"))["shop"]
+
+    def visit(request: Request) -> None:
+        request.session["visited"] = True
+
+    shop.user_middleware[0].kwargs["autoload"] = True
+    shop.add_api_route("/visit", visit)
+    browser = TestClient(shop, base_url="https://testserver/shop", root_path="/shop")
+    cookie = browser.get("/visit").headers["set-cookie"].lower()
+    for attribute in ("__secure-session=", "path=/shop;", "secure"):
+        assert attribute in cookie
+
+
 def test_a_script_sends_the_token_in_the_header() -> None:
     browser = TestClient(app_of("guides/front-ends/htmx-and-fetch.md"))
     token = browser.get("/api/csrf").json()["token"]
