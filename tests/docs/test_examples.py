@@ -245,6 +245,14 @@ def test_an_iframe_gets_a_partitioned_cookie() -> None:
         assert attribute in cookie
 
 
+def test_a_client_without_a_cookie_jar_sends_the_value_of_the_cookie_back() -> None:
+    app = app_of("guides/front-ends/mobile-and-api-clients.md")
+    told = TestClient(app).post("/login", data={"name": "ann"}).headers["set-cookie"]
+    cookie = told.partition(";")[0]
+    assert cookie.startswith("session=")
+    assert TestClient(app).get("/me", headers={"Cookie": cookie}).json() == "ann"
+
+
 def test_an_api_takes_a_session_or_a_token() -> None:
     namespace = tell(story_of("guides/front-ends/mobile-and-api-clients.md"))
 
