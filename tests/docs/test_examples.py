@@ -289,9 +289,13 @@ def test_the_page_for_those_who_come_from_another_framework_logs_in_and_out(
     assert [one.getMessage() for one in caplog.records if one.name.startswith("starsessions")] == []
 
 
-def test_the_websocket_saves_what_it_was_tell() -> None:
+def test_the_websocket_saves_what_it_was_told_by_a_new_visitor_and_by_one_who_has_a_session() -> None:
     app = app_of("guides/front-ends/websockets.md")
-    browser = TestClient(app)
+    visitor, browser = TestClient(app), TestClient(app)
+    with visitor.websocket_connect("/talk") as talk:
+        talk.send_text("hi")
+        assert talk.receive_text() == "hi"
+        assert b"set-cookie" in dict(talk.extra_headers or [])
     assert browser.get("/export").text == "a line\n"
     with browser.websocket_connect("/talk") as talk:
         talk.send_text("hello")
