@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
-from fastapi import Depends
+from fastapi import APIRouter, Depends, FastAPI
 from itsdangerous import TimestampSigner
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -23,6 +23,7 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from starsessions import BackendUnavailable, CookieBackend, SessionMiddleware, users
+from starsessions.personal import export_user
 from starsessions.stores import StoreBackend
 from starsessions.testing import session_of, sign_in
 from tests.contracts import WholeBackend, WholeStore
@@ -441,24 +442,51 @@ def test_the_atomic_update_counts_down() -> None:
     assert [browser.post("/spend").json() for _ in range(3)] == [2, 1, 0]
 
 
-def test_a_privacy_middleware_leaves_browser_and_network_out() -> None:
-    namespace = tell(story_of("explanation/privacy.md"))
-    app = namespace["app"]
+@rows(
+    ("root_path", "mounted_at", "path", "is_forgotten"),
+    [
+        ("", "", "/login", True),
+        ("/shop", "", "/login", True),
+        ("", "/shop", "/login", True),
+        ("/site", "/shop", "/login", True),
+        ("/site", "", "/auth/callback", True),
+        ("/site", "/shop", "/inner/login", True),
+        ("", "", "/other", False),
+        ("/login", "", "/other", False),
+    ],
+)
+def test_a_privacy_middleware_leaves_browser_and_network_out(
+    root_path: str, mounted_at: str, path: str, is_forgotten: bool
+) -> None:
+    app = app_of("explanation/privacy.md")
     backend = app.user_middleware[-1].kwargs["backend"]
 
     async def login(request: Request) -> None:
         await users.sign_in(request, "ann")
 
-    app.add_api_route("/login", login, methods=["POST"])
-    app.add_api_route("/other", login, methods=["POST"])
+    auth, inner = APIRouter(prefix="/auth"), FastAPI()
+    inner.add_api_route("/login", login, methods=["POST"])
+    app.mount("/inner", inner)
+    app.user_middleware[0].kwargs["paths"].append("/inner/login")
+    auth.add_api_route("/callback", login, methods=["POST"])
+    app.include_router(auth)
+    for one in ("/login", "/other"):
+        app.add_api_route(one, login, methods=["POST"])
+    outer = app
+    if mounted_at:
+        outer = FastAPI()
+        outer.mount(mounted_at, app)
     browser = TestClient(
-        app, headers={"user-agent": "Mozilla/5.0 (X11; Linux) Firefox/145.0"}, client=("203.0.113.7", 1)
+        outer,
+        base_url=f"http://testserver{root_path}",
+        root_path=root_path,
+        headers={"user-agent": "Mozilla/5.0 (X11; Linux) Firefox/145.0"},
+        client=("203.0.113.7", 1),
     )
-    browser.post("/login")
-    browser.cookies.clear()
-    browser.post("/other")
-    listed = asyncio.run(users.UserSessions(backend).list("ann"))
-    assert {(one.agent, one.address) for one in listed} == {("", ""), ("Firefox on Linux", "203.0.113.0/24")}
+    assert browser.post(mounted_at + path).status_code == 200
+    [session] = asyncio.run(export_user(backend, "ann", session_cookie="session")).sessions
+    expected = ("", "") if is_forgotten else ("Firefox on Linux", "203.0.113.0/24")
+    assert (session.agent, session.address) == expected
 
 
 def test_an_application_that_keeps_its_sessions_in_sqlite_starts_as_it_is_printed() -> None:
