@@ -2,8 +2,10 @@
 
 import ast
 import asyncio
+import base64
 import contextlib
 import inspect
+import json
 import logging
 import secrets
 import subprocess
@@ -24,7 +26,7 @@ from starlette.testclient import TestClient
 
 from starsessions import BackendUnavailable, CookieBackend, SessionMiddleware, users
 from starsessions.personal import export_user
-from starsessions.stores import StoreBackend
+from starsessions.stores import MemoryStore, StoreBackend
 from starsessions.testing import session_of, sign_in
 from tests.contracts import WholeBackend, WholeStore
 from tests.docs.pages import DOCS, README, ROOT, Story, blocks, name_of, pages, stories, story_of, tell
@@ -273,6 +275,25 @@ def test_the_message_is_shown_on_the_next_page() -> None:
     browser = TestClient(app_of("guides/front-ends/flash.md"))
     assert browser.post("/save").text == "success"
     assert browser.get("/").text == "nothing new"
+
+
+@rows(("revocations", "status"), [(None, 200), (MemoryStore(), 401)], ids=["none", "revocations"])
+def test_the_users_of_starlette_s_middleware_are_signed_in_and_keep_their_cart(
+    revocations: MemoryStore | None, status: int
+) -> None:
+    app = app_of("guides/migrate/from-starlette.md", 3)
+    key = story_of("guides/migrate/from-starlette.md")[0].code.partition('secret_key="')[2].partition('"')[0]
+    if revocations:
+        app.user_middleware[0].kwargs["backend"] = CookieBackend(key, revocations=revocations)
+    cart = base64.b64encode(json.dumps({"user_id": 7, "cart": ["tea"]}).encode())
+    browser = TestClient(app)
+    old = {"Cookie": f"session={TimestampSigner(key).sign(cart).decode()}"}
+    assert browser.get("/account", headers=old).status_code == status
+    assert browser.get("/account").status_code == status  # with the new cookie
+    with session_of(browser) as session:
+        assert (users.get_user_id(session), session.get("cart")) == (("7", ["tea"]) if status == 200 else (None, None))
+    browser.cookies.clear()
+    assert browser.get("/account").status_code == 401
 
 
 @rows("page", ["guides/migrate/from-flask.md", "guides/migrate/from-django.md"])
