@@ -21,10 +21,10 @@ from fastapi import APIRouter, Depends, FastAPI
 from itsdangerous import TimestampSigner
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.testclient import TestClient
 
-from starsessions import BackendUnavailable, CookieBackend, SessionMiddleware, users
+from starsessions import BackendUnavailable, CookieBackend, SessionMiddleware, SessionNotLoaded, users
 from starsessions.personal import export_user
 from starsessions.stores import MemoryStore, StoreBackend
 from starsessions.testing import session_of, sign_in
@@ -269,6 +269,50 @@ def test_an_api_takes_a_session_or_a_token() -> None:
     assert browser.get("/who", headers={"Authorization": "Bearer a-token-from-your-database"}).json() == "ann"
     browser.post("/login", data={"name": "bob"})
     assert browser.get("/who").json() == "bob"
+
+
+def test_every_page_of_the_templates_shows_the_user_and_an_error_page_needs_autoload() -> None:
+    namespace = tell(story_of("guides/front-ends/templates.md"))
+    app, templates = namespace["app"], namespace["templates"]
+
+    def not_found(request: Request, error: Exception) -> Response:
+        response: Response = templates.TemplateResponse(request, "home.html", status_code=404)
+        return response
+
+    app.add_exception_handler(404, not_found)
+    stranger, browser = TestClient(app), TestClient(app)
+    assert "The theme is light." in browser.get("/").text
+    browser.post("/theme", data={"theme": "<dark>"})
+    page = browser.post("/login", data={"name": "ann"}).text
+    assert "Signed in as ann" in page
+    assert "The theme is &lt;dark&gt;." in page
+    assert 'href="/login"' in stranger.get("/").text
+    with pytest.raises(SessionNotLoaded):
+        browser.get("/missing")
+    app.user_middleware[0].kwargs["autoload"] = True
+    app.middleware_stack = None  # it is built anew
+    assert "Signed in as ann" in browser.get("/missing").text
+
+
+def test_the_templates_show_the_user_that_a_dependency_has_loaded() -> None:
+    namespace = tell(story_of("guides/front-ends/templates.md"))
+    app, templates = namespace["app"], namespace["templates"]
+    templates.env.loader.mapping |= {
+        "name.html": "{{ request.state.user.name }}{% include 'one.html' %}"
+        "{% import 'two.html' as two with context %}{{ two.theme() }}",
+        "one.html": ", {{ request.state.user.name }}",
+        "two.html": "{% macro theme() %}, {{ request.session.theme }}{% endmacro %}",
+    }
+
+    def page(request: Request) -> Response:
+        response: Response = templates.TemplateResponse(request, "name.html")
+        return response
+
+    app.add_api_route("/name", page, dependencies=[Depends(namespace["loaded_with_user"])], response_class=HTMLResponse)
+    browser = TestClient(app)
+    browser.post("/theme", data={"theme": "dark"})
+    browser.post("/login", data={"name": "ann"})
+    assert browser.get("/name").text == "Ann, Ann, dark"
 
 
 def test_the_message_is_shown_on_the_next_page() -> None:
