@@ -1,0 +1,29 @@
+"""The commands on the pages are those that the tests run, and their conditions are beside them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import ROOT, documents, name_of
+from tests.rows import rows
+from tests.wide.asgi import SERVERS
+
+pytestmark = pytest.mark.once
+
+RECIPES = sorted(file for file in (ROOT / "examples" / "deploy").rglob("*") if file.is_file())
+
+
+def test_gunicorn_runs_the_worker_that_the_tests_run() -> None:
+    """`uvicorn.workers` of uvicorn itself warns that it is deprecated, as soon as it is imported."""
+    told = {worker for page in documents() for worker in re.findall(r"gunicorn -k (\S+)", page.read_text("utf-8"))}
+    run = {words[words.index("-k") + 1] for words in SERVERS.values() if words[0] == "gunicorn"}
+    assert told == run == {"uvicorn_worker.UvicornWorker"}
+
+
+@rows("file", [*documents(), *RECIPES], ids=name_of)
+def test_a_command_that_trusts_each_address_says_when_that_is_safe(file: Path) -> None:
+    lines = file.read_text("utf-8").splitlines()
+    for above, line in zip(["", *lines], lines, strict=False):
+        if re.search(r"""--forwarded-allow-ips[\s"',=]+\*["']""", line):
+            assert re.search(r"[Oo]nly .*proxy", above + line), line
