@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -717,6 +718,16 @@ class TestTheBackendOfThePage(WholeBackend, _suites["TestMemoryBackend"]):  # ty
     @pytest.fixture
     def open_backend(self) -> Callable[[], Any]:
         return lambda: StoreBackend(_written["DictStore"]())
+
+
+def test_without_the_name_of_its_cookie_the_complete_application_works_and_logs_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    story = story_of("tutorials/complete-application.md")
+    unnamed = [replace(block, code=block.code.replace('SessionCookie("shop")', "SessionCookie()")) for block in story]
+    assert unnamed != story
+    tell(unnamed)["test_a_note_is_kept"]()
+    assert "make the dependencies with SessionCookie('shop')" in caplog.text
 
 
 @pytest.mark.once
