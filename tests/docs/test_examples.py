@@ -20,6 +20,7 @@ import anyio
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from itsdangerous import TimestampSigner
+from redis.asyncio import Redis
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -553,6 +554,29 @@ def test_a_privacy_middleware_leaves_browser_and_network_out(
     [session] = asyncio.run(export_user(backend, "ann", session_cookie="session")).sessions
     expected = ("", "") if is_forgotten else ("Firefox on Linux", "203.0.113.0/24")
     assert (session.agent, session.address) == expected
+
+
+def test_the_client_that_the_application_owns_is_closed_when_it_shuts_down(
+    redis_server: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story = [
+        replace(block, code=block.code.replace('Redis(host="localhost")', f"Redis.from_url({redis_server.url!r})"))
+        for block in story_of("guides/production/redis.md")
+    ]
+    guide = tell(story)
+    app = Starlette(lifespan=guide["lifespan"])
+    app.add_middleware(SessionMiddleware, backend=guide["backend"])
+    close, closed = Redis.aclose, []
+
+    async def aclose(client: Any) -> None:
+        closed.append(client)
+        await close(client)
+
+    monkeypatch.setattr(Redis, "aclose", aclose)
+    with TestClient(app) as browser:
+        sign_in(browser, "ann")
+        assert closed == []
+    assert closed == [guide["client"]]
 
 
 def test_an_application_that_keeps_its_sessions_in_sqlite_starts_as_it_is_printed() -> None:
