@@ -27,6 +27,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.testclient import TestClient
 
 from starsessions import BackendUnavailable, CookieBackend, SessionMiddleware, SessionNotLoaded, users
+from starsessions.fastapi import CurrentSession
 from starsessions.personal import export_user
 from starsessions.stores import MemoryStore, StoreBackend
 from starsessions.testing import session_of, sign_in
@@ -577,6 +578,24 @@ def test_the_client_that_the_application_owns_is_closed_when_it_shuts_down(
         sign_in(browser, "ann")
         assert closed == []
     assert closed == [guide["client"]]
+
+
+def test_a_request_without_a_session_says_why_in_the_log_and_one_with_a_session_says_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = app_of("troubleshooting.md")
+
+    async def store(session: CurrentSession) -> None:
+        session["cart"] = ["tea"]
+
+    app.add_api_route("/store", store, methods=["POST"])
+    browser = TestClient(app)
+    assert [browser.get("/debug").json() for _ in range(2)] == ["no cookie", "no cookie"]
+    assert [record.message for record in caplog.records] == ["no session: no cookie"] * 2
+    caplog.clear()
+    browser.post("/store")
+    assert [browser.get("/debug").json() for _ in range(2)] == [None, None]
+    assert caplog.records == []
 
 
 def test_an_application_that_keeps_its_sessions_in_sqlite_starts_as_it_is_printed() -> None:
