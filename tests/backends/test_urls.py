@@ -398,17 +398,44 @@ def test_the_table_of_options_is_complete() -> None:
 
 
 def test_the_guide_reads_the_url_and_the_keys_from_the_environment() -> None:
+    code = "print(type(backend).__name__, backend.store.clients.is_owner, len(backend.key_facts), repr(settings))"
+    printed = printed_by_the_guide(code, SESSIONS_URL=f"redis://:{PASSWORD}@h", SESSIONS_ENCRYPT_WITH=KEY)
+    assert printed.startswith("RedisBackend True 1 ")
+    assert PASSWORD not in printed
+
+
+def test_the_settings_of_the_guide_work_over_http_and_those_of_production_set_a_secure_cookie() -> None:
+    visit = """
+from starlette.testclient import TestClient
+from starsessions.testing import sign_in
+client = TestClient(app, base_url={!r})
+sign_in(client, "ann")
+print([(cookie.name, cookie.secure) for cookie in client.cookies.jar])
+"""
+    assert printed_by_the_guide(visit.format("http://localhost")) == "[('session', False)]\n"
+    in_production = {"SESSIONS_COOKIE": "__Host-session", "SESSIONS_HTTPS_ONLY": "true"}
+    printed = printed_by_the_guide(visit.format("https://testserver"), **in_production)
+    assert printed == "[('__Host-session', True)]\n"
+    assert in_production.items() <= dict(line.split("=", 1) for line in guide("")[0].splitlines()).items()
+
+
+def guide(language: str) -> list[str]:
+    """Return the code of the blocks of the guide on settings that are in this language."""
+    page = DOCS / "guides" / "production" / "settings.md"
+    return [block.code for block in blocks(page) if block.language == language]
+
+
+def printed_by_the_guide(code: str, **variables: str) -> str:
+    """Return what a program prints that is the guide's, and then this."""
     if find_spec("pydantic_settings") is None:
         missing("pydantic-settings is not installed")
-    [code] = [block.code for block in blocks(DOCS / "guides" / "production" / "settings.md") if block.language == "py"]
-    code += "print(type(backend).__name__, backend.store.clients.is_owner, len(backend.key_facts), repr(settings))"
-    variables = {"SESSIONS_URL": f"redis://:{PASSWORD}@h", "SESSIONS_ENCRYPT_WITH": KEY}
+    [settings] = guide("py")
     run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", settings + code],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert run.stdout.startswith("RedisBackend True 1 "), run.stderr
-    assert PASSWORD not in run.stdout
+    assert run.returncode == 0, run.stderr
+    return run.stdout
