@@ -100,6 +100,22 @@ def test_the_tutorial_for_starlette_logs_in_and_out() -> None:
     assert browser.get("/account").status_code == 303
 
 
+def test_the_application_of_the_tutorial_passes_its_test_when_it_is_deployed_in_a_file_or_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    users, _, *rest = story_of("tutorials/log-in-with-fastapi.md")
+    deployed = [users, *story_of("tutorials/deploy.md"), *rest]
+    tell(deployed)["test_login"]()
+    assert Path("sessions.db").is_file()
+    monkeypatch.setenv("DATABASE_URL", "sqlite+aiosqlite://")
+    names = tell(deployed)
+    names["test_login"]()
+    with TestClient(names["app"], base_url="https://testserver") as browser:
+        form = {"email": "ann@example.com", "password": "correct horse"}
+        assert "__Host-session=" in browser.post("/login", data=form, follow_redirects=False).headers["set-cookie"]
+        assert browser.post("/logout", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+
+
 def test_a_session_ends_after_half_an_hour_without_use_or_after_thirty_days_if_it_is_remembered() -> None:
     browser = TestClient(app_of("guides/users/keep-users-signed-in.md"))
     assert "Max-Age" not in browser.post("/login", data={"name": "ann"}).headers["set-cookie"]
