@@ -21,6 +21,8 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from itsdangerous import TimestampSigner
 from redis.asyncio import Redis
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -783,6 +785,44 @@ def test_without_the_name_of_its_cookie_the_complete_application_works_and_logs_
     assert unnamed != story
     tell(unnamed)["test_a_note_is_kept"]()
     assert "make the dependencies with SessionCookie('shop')" in caplog.text
+
+
+ONE_AFTER_THE_OTHER = """
+import pytest
+from starsessions.testing import sign_in
+from starsessions.users import UserSessions
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_ann_has_signed_in_once(client, turn):
+    sign_in(client, "ann")
+    assert len(client.portal.call(UserSessions(client.app.state.sessions).list, "ann")) == 1
+"""
+
+
+@pytest.mark.once
+def test_the_fixture_of_the_guide_gives_each_test_an_empty_store_and_leaves_no_table(
+    redis_server: Address, postgres_server: Address, tmp_path: Path
+) -> None:
+    app, conftest, tests = (block.code for block in story_of("guides/testing/stores-in-tests.md"))
+    redis, postgres = "redis://localhost:6379/15", "postgresql+asyncpg://test:secret@localhost/test"
+    assert redis in conftest
+    assert postgres in conftest
+    conftest = conftest.replace(redis, redis_server.url).replace(postgres, postgres_server.over("asyncpg"))
+    (tmp_path / "app.py").write_text(app)
+    (tmp_path / "conftest.py").write_text("from app import create_app\n" + conftest)
+    (tmp_path / "test_cart.py").write_text(tests + ONE_AFTER_THE_OTHER)
+    program = ["-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run([sys.executable, *program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "12 passed" in done.stdout, done.stdout + done.stderr
+    assert asyncio.run(tables_of_tests(postgres_server.over("asyncpg"))) == []
+
+
+async def tables_of_tests(url: str) -> list[str]:
+    engine = create_async_engine(url)
+    async with engine.connect() as connection:
+        names = await connection.scalars(text("SELECT tablename FROM pg_tables WHERE tablename LIKE 'test\\_%'"))
+    await engine.dispose()
+    return list(names)
 
 
 @pytest.mark.once
