@@ -579,7 +579,9 @@ def test_the_client_that_the_application_owns_is_closed_when_it_shuts_down(
     redis_server: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     story = [
-        replace(block, code=block.code.replace('Redis(host="localhost")', f"Redis.from_url({redis_server.url!r})"))
+        replace(
+            block, code=block.code.replace('Redis(host="localhost", ssl=True)', f"Redis.from_url({redis_server.url!r})")
+        )
         for block in story_of("guides/production/redis.md")
     ]
     guide = tell(story)
