@@ -156,6 +156,24 @@ def test_what_the_end_of_a_loop_has_closed_begins_no_task_that_may_not_run() -> 
     asyncio.run(main())
 
 
+def test_a_read_in_the_turn_in_which_a_lease_ends_opens_no_second_connection(redis_server: Address) -> None:
+    """A new one would authenticate, with a password that may have changed since."""
+
+    async def main() -> None:
+        store = RedisStore(redis_server.url, secrets.token_hex(4), timeout=30)
+        await store.get("key", now=1)
+        pooled = store.clients.get().release.__self__  # type: ignore[attr-defined]
+        lease = pooled._kept
+        assert lease is not None
+        pooled._end(lease)
+        await store.get("key", now=1)
+        assert pooled._pool._available_connections == [lease.connection]
+        assert pooled._pool._in_use_connections == set()
+        await store.aclose()
+
+    asyncio.run(main())
+
+
 def test_a_loop_that_ends_while_a_dropped_backend_is_to_be_closed_closes_it_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -346,10 +346,15 @@ class _Pooled:
         if self._current is taken:
             self._current = None
         if self._kept is taken:
-            self._kept = None
-            task = taken.loop.create_task(self._give_back(taken))
+            task = taken.loop.create_task(self._give_back_unused(taken))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    async def _give_back_unused(self, taken: _Lease) -> None:
+        # A command that began before this task has taken it, and returns it. Otherwise it would open a new one.
+        if self._kept is taken:
+            self._kept = None
+            await self._give_back(taken)
 
 
 class _Reads:
