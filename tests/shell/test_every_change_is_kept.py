@@ -1,6 +1,7 @@
 """Guarantees 2 and 3: every change is saved, nothing else is written, and what goes in comes out."""
 
 from collections.abc import Callable
+from copy import copy
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from enum import Enum, StrEnum
@@ -110,6 +111,41 @@ async def test_this_change_is_saved(
     found = await site.data()
     assert found == expected
     assert repr(found) == repr(expected)
+
+
+def matched(session: Session) -> Any:
+    match session:
+        case {"cart": cart}:
+            return cart
+
+
+WAYS_TO_A_LIST: dict[str, Callable[[Session], Any]] = {
+    "[]": lambda session: session["cart"],
+    "get": lambda session: session.get("cart"),
+    "setdefault": lambda session: session.setdefault("cart", []),
+    "values": lambda session: list(session.values())[1],
+    "items": lambda session: dict(session.items())["cart"],
+    "copy": lambda session: session.copy()["cart"],
+    "copy.copy": lambda session: copy(session)["cart"],
+    "data": lambda session: session.data["cart"],
+    "dict": lambda session: dict(session)["cart"],
+    "**": lambda session: {**session}["cart"],
+    "|": lambda session: (session | {})["cart"],
+    "| on the right": lambda session: ({} | session)["cart"],
+    "match": matched,
+}
+
+
+@pytest.mark.guarantee(2)
+@each_backend
+@rows("way", list(WAYS_TO_A_LIST))
+async def test_a_list_is_saved_whichever_way_the_handler_has_come_to_it(
+    site_of: Callable[..., Site], backend: SessionBackend, way: str
+) -> None:
+    site = site_of(backend=backend)
+    await site.visit(lambda session: session.update(n=1, cart=["tea"], text="a"))
+    await site.visit(lambda session: WAYS_TO_A_LIST[way](session).append("milk"))
+    assert await site.data() == {"n": 1, "cart": ["tea", "milk"], "text": "a"}
 
 
 def overwritten_alike(session: Session) -> None:
