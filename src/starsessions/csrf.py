@@ -88,10 +88,6 @@ class CsrfFailed(SessionError, HTTPException):
         self.signed_in = signed_in
 
 
-_Refuse = Callable[[Request, CsrfFailed], Response | Awaitable[Response]]
-"""Responds to a rejected request. An exception handler for `CsrfFailed` fits."""
-
-
 class CsrfMiddleware:
     """Rejects what a page of another origin makes a browser send: POST, PUT, PATCH, DELETE, and WebSockets.
 
@@ -121,7 +117,7 @@ class CsrfMiddleware:
         *,
         trusted_origins: Sequence[str] = (),
         bypass: Sequence[str] = (),
-        refuse: _Refuse | None = None,
+        refuse: Callable[[Request, CsrfFailed], Response | Awaitable[Response]] | None = None,
     ) -> None:
         if refuse is not None and not callable(refuse):
             raise ImproperlyConfigured("refuse must be a function: refuse(request, error) returns a response.")

@@ -72,7 +72,7 @@ class TypedSession(Generic[M]):
         *,
         prefix: str = "",
         version: int = 1,
-        migrate: _Migrate | None = None,
+        migrate: Callable[[int, dict[str, Any]], dict[str, Any]] | None = None,
         new: Callable[[], M] | None = None,
     ) -> None:
         self._schema: _Schema[M] = _Schema(model, prefix, version, migrate, new)

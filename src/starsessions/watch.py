@@ -69,7 +69,10 @@ async def _is_current(session: Session, bus: Bus | None) -> bool:
 
 @asynccontextmanager
 async def move_on_when_ended(
-    source: SessionSource, check_every: Duration | None = None, *, wait: _Wait = _wait_at_most
+    source: SessionSource,
+    check_every: Duration | None = None,
+    *,
+    wait: Callable[[Callable[[], Awaitable[None]], float], Awaitable[None]] = _wait_at_most,
 ) -> AsyncIterator[anyio.CancelScope]:
     """Cancel the `with` block when the session has ended: signed out, revoked or expired.
 
@@ -103,7 +106,11 @@ async def move_on_when_ended(
 
 
 async def until_ended(
-    source: SessionSource, items: AsyncIterable[T], check_every: Duration | None = None, *, wait: _Wait = _wait_at_most
+    source: SessionSource,
+    items: AsyncIterable[T],
+    check_every: Duration | None = None,
+    *,
+    wait: Callable[[Callable[[], Awaitable[None]], float], Awaitable[None]] = _wait_at_most,
 ) -> AsyncGenerator[T]:
     """Yield the items until the session has ended, or there are no more. Then close the iterator that they come from.
 
@@ -144,7 +151,10 @@ async def until_ended(
 
 
 async def changes(
-    source: SessionSource, check_every: Duration | None = None, *, wait: _Wait = _wait_at_most
+    source: SessionSource,
+    check_every: Duration | None = None,
+    *,
+    wait: Callable[[Callable[[], Awaitable[None]], float], Awaitable[None]] = _wait_at_most,
 ) -> AsyncGenerator[Session]:
     """Yield the session whenever another request has changed its data, until it has ended.
 

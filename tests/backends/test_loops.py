@@ -123,6 +123,13 @@ def test_a_backend_that_is_dropped_keeps_no_connection_though_its_loop_goes_on(
         asyncio.run(main(count))
 
 
+@pytest.fixture
+def long_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no lease of a connection end by itself during a test."""
+    monkeypatch.setattr("starsessions.stores.redis.connection._MOMENT", 60)
+
+
+@pytest.mark.usefixtures("long_lease")
 def test_a_store_that_is_closed_keeps_no_connection_whose_timer_would_begin_a_task(redis_server: Address) -> None:
     """A loop that ends may not run it, and Python warns of that."""
 
@@ -156,6 +163,7 @@ def test_what_the_end_of_a_loop_has_closed_begins_no_task_that_may_not_run() -> 
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("long_lease")
 def test_a_read_in_the_turn_in_which_a_lease_ends_opens_no_second_connection(redis_server: Address) -> None:
     """A new one would authenticate, with a password that may have changed since."""
 

@@ -88,7 +88,8 @@ CHECKS: Mapping[str, Check] = {
     "S201": Check(
         _ERROR,
         "https_only=False: browsers also send the cookie over http, where anyone on the way can read it.",
-        "Pass https_only=True, and serve the application over https. Browsers accept such a cookie on localhost, too.",
+        "Pass https_only=True, and serve the application over https. Chrome and Firefox accept such a cookie on "
+        "http://localhost, too.",
     ),
     "S202": Check(
         _WARNING,

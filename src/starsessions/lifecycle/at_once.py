@@ -1,9 +1,9 @@
 """A second way to load and to save, without a coroutine, for backends that do no I/O.
 
-Stepping through `load` and `save` would do the same. But a whole request took 1.16 to 1.20 times the processor's
-instructions where it reads, and 1.07 to 1.10 times where it writes (a signed cookie, and memory), and requests with a
-cookie miss their marks as it is (docs/explanation/performance.md). So there are two ways. They call the same functions
-and differ only in how they ask the backend. All of the second way is in this file.
+Stepping through `load` and `save` would do the same, but a whole request then took 1.16 to 1.20 times the processor's
+instructions where it reads, and 1.07 to 1.10 times where it writes (a signed cookie, and memory). Requests with a
+cookie miss their targets already (docs/explanation/performance.md). So there are two ways, which call the same
+functions and differ only in how they ask the backend. All of the second way is in this file.
 """
 
 import anyio
