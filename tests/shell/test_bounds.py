@@ -79,6 +79,23 @@ async def test_a_session_without_a_user_lasts_only_as_long_as_it_may(
     assert (await site.visit(lambda session: session.session_id, browser)).result is None
 
 
+@rows(
+    "remove",
+    [lambda s: s.pop("cart"), lambda s: s.popitem(), lambda s: s.__delitem__("cart")],
+    ids=["pop", "popitem", "del"],
+)
+async def test_a_session_that_loses_its_last_key_of_the_application_lasts_a_day_from_then_on(
+    site_of: Callable[..., Site], clock: Clock, remove: Any
+) -> None:
+    site = site_of(backend=StoreBackend(MemoryStore(), clock=clock))
+    await site.visit(both)
+    await site.visit(remove)
+    clock.advance(DAY - 1)
+    assert (await site.visit(len)).result == 1
+    clock.advance(1)
+    assert (await site.visit(len)).result == 0
+
+
 @rows("kind", ["in a store", "signed"])
 async def test_a_limit_for_visitors_also_ends_sessions_that_began_before_it_was_set(
     site_of: Callable[..., Site], clock: Clock, kind: str
