@@ -7,6 +7,8 @@ recovery must work.
 import asyncio
 import json
 import re
+import ssl
+from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from importlib.util import find_spec
@@ -23,9 +25,11 @@ from starsessions.stores.base import Conflict, Cursor, Entry, Owner
 from starsessions.stores.redis.store import RedisStore
 from tests.backends.proxy import Proxy, proxy
 from tests.docs.pages import story_of, tell
+from tests.rows import rows
 from tests.servers import redis as servers
 from tests.servers.process import free_port
 from tests.servers.redis import RedisServer
+from tests.servers.tls import self_signed
 
 pytestmark = pytest.mark.anyio
 
@@ -614,6 +618,27 @@ async def test_the_documented_provider_is_asked_for_the_password_at_each_new_con
     assert await provided.get("key", now=NOW) is None
     error = await unavailable(fixed.get("key", now=NOW))
     assert isinstance(error.__cause__, AuthenticationError)
+
+
+@rows("host", ["127.0.0.1", "localhost"])
+async def test_over_tls_a_server_of_another_name_is_refused_though_its_authority_is_trusted(
+    open_store: Open, tmp_path: Path, host: str
+) -> None:
+    """By redis-py 5, too, which does not look at the name unless it is told to."""
+    key, certificate = self_signed(tmp_path)  # for 127.0.0.1
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    accepted: list[StreamWriter] = []
+
+    def accept(_: StreamReader, writer: StreamWriter) -> None:
+        accepted.append(writer)
+        writer.close()
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        error = await unavailable(open_store(f"rediss://{host}:{port}?ssl_ca_certs={certificate}").get("key", now=NOW))
+    assert (accepted != []) is (host == "127.0.0.1")
+    assert ("CERTIFICATE_VERIFY_FAILED" in str(error.__cause__)) is (host == "localhost")
 
 
 async def test_a_server_that_evicts_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:

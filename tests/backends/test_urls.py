@@ -261,7 +261,7 @@ def test_each_sentinel_has_a_share_of_the_time_and_its_own_password() -> None:
     sentinels = [one.connection_pool.connection_kwargs for one in pool.sentinel_manager.sentinels]
     assert [(one["host"], one["port"]) for one in sentinels] == [("a", 26379), ("b", 1), ("c", 26379)]
     assert {(one["username"], one["password"], one["socket_timeout"]) for one in sentinels} == {(None, "x", 0.5)}
-    assert {one["ssl_ca_certs"] for one in (kwargs, *sentinels)} == {"/ca"}
+    assert {(one["ssl_ca_certs"], one["ssl_check_hostname"]) for one in (kwargs, *sentinels)} == {("/ca", True)}
 
 
 def test_a_cluster_begins_with_the_nodes_of_the_url() -> None:
@@ -271,6 +271,12 @@ def test_a_cluster_begins_with_the_nodes_of_the_url() -> None:
     assert [(node.host, node.port) for node in nodes] == [("a", 6379), ("::1", 7001)]
     kwargs = client.connection_kwargs
     assert (kwargs["username"], kwargs["password"], kwargs["ssl_ca_certs"]) == ("u", "p", "/ca")
+    assert kwargs["ssl_check_hostname"] is True
+
+
+def test_the_name_of_a_server_is_checked_over_tls_also_by_a_redis_py_that_would_not() -> None:
+    backend: Any = made("rediss://h")
+    assert backend.store.clients._make().client.connection_pool.connection_kwargs["ssl_check_hostname"] is True
 
 
 def test_no_option_of_redis_weakens_a_check_of_certificates_or_reads_from_replicas() -> None:

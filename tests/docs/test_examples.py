@@ -580,7 +580,10 @@ def test_the_client_that_the_application_owns_is_closed_when_it_shuts_down(
 ) -> None:
     story = [
         replace(
-            block, code=block.code.replace('Redis(host="localhost", ssl=True)', f"Redis.from_url({redis_server.url!r})")
+            block,
+            code=block.code.replace(
+                'Redis(host="localhost", ssl=True, ssl_check_hostname=True)', f"Redis.from_url({redis_server.url!r})"
+            ),
         )
         for block in story_of("guides/production/redis.md")
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.stores.loops import PerLoop
-from starsessions.stores.redis.connection import CONNECTIONS, Transport, transport_for
+from starsessions.stores.redis.connection import CHECKED, CONNECTIONS, Transport, transport_for
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
@@ -81,8 +81,10 @@ def _client_from(url: str, seconds: float) -> "Redis":
     from redis.asyncio import ConnectionPool, Redis
 
     # No timeout for single reads and writes: each operation has one for everything that it does.
+    # A URL that checks no certificate on purpose names no server to check either.
+    tls = CHECKED if url.lower().startswith("rediss:") and "ssl_cert_reqs=" not in url else {}
     pool = ConnectionPool.from_url(
-        url, max_connections=CONNECTIONS, socket_timeout=None, socket_connect_timeout=seconds
+        url, max_connections=CONNECTIONS, socket_timeout=None, socket_connect_timeout=seconds, **tls
     )
     return Redis.from_pool(pool)
 

@@ -16,6 +16,9 @@ T = TypeVar("T")
 CONNECTIONS = 50
 """The size of the pool of a client made from a URL, for each process. If all connections are in use, commands wait."""
 
+CHECKED = {"ssl_check_hostname": True}
+"""Options of TLS. Before redis-py 6, the certificate of any server of a trusted authority is accepted by default."""
+
 _MOMENT = 0.1
 """Seconds for which a connection may be kept out of its pool after it was taken."""
 

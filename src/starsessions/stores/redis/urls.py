@@ -9,7 +9,7 @@ from starsessions.core import urls
 from starsessions.core.urls import Host, Reader, Url
 from starsessions.exceptions import ImproperlyConfigured
 from starsessions.stores.redis.clients import Client, ClientOrUrl
-from starsessions.stores.redis.connection import CONNECTIONS
+from starsessions.stores.redis.connection import CHECKED, CONNECTIONS
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
@@ -91,7 +91,8 @@ def _common(url: Url, options: Mapping[str, Any], seconds: float) -> dict[str, A
 
 
 def _tls(options: Mapping[str, Any], tls: bool) -> dict[str, Any]:
-    return {"ssl": True, **{name: options[name] for name in _TLS if name in options}} if tls else {}
+    given = {name: options[name] for name in _TLS if name in options}
+    return {"ssl": True, **CHECKED, **given} if tls else {}
 
 
 def _sentinel(url: Url, options: dict[str, Any], tls: bool, seconds: float) -> Callable[[], Client]:
