@@ -94,6 +94,8 @@ REFUSED = {
     "nbf is text": claims(nbf="now"),
     "no jti": claims(jti=...),
     "jti is empty": claims(jti=""),
+    "sid is empty, beside a sub": claims(sid="", sub="sub-1"),
+    "sub is empty, beside a sid": claims(sub=""),
     "jti is a number": claims(jti=1),
     "jti is long": claims(jti="x" * 1_001),
     # Step 5
