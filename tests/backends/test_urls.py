@@ -274,9 +274,22 @@ def test_a_cluster_begins_with_the_nodes_of_the_url() -> None:
     assert kwargs["ssl_check_hostname"] is True
 
 
-def test_the_name_of_a_server_is_checked_over_tls_also_by_a_redis_py_that_would_not() -> None:
-    backend: Any = made("rediss://h")
-    assert backend.store.clients._make().client.connection_pool.connection_kwargs["ssl_check_hostname"] is True
+@rows(
+    ("query", "is_checked"),
+    [
+        ("", True),
+        ("?ssl_cert_reqs=required", True),
+        ("?ssl_cert_reqs=optional", True),
+        ("?ssl_cert_reqs=none", False),  # where no certificate is looked at, there is no name either
+        ("?ssl_check_hostname=false", False),
+    ],
+)
+def test_the_name_of_a_server_is_checked_over_tls_also_by_a_redis_py_that_would_not(
+    query: str, is_checked: bool
+) -> None:
+    backend: Any = RedisBackend(f"rediss://localhost/{query}", timeout=30)
+    connection = backend.store.clients._make().client.connection_pool.make_connection()
+    assert connection.ssl_context.get().check_hostname is is_checked
 
 
 def test_no_option_of_redis_weakens_a_check_of_certificates_or_reads_from_replicas() -> None:

@@ -78,14 +78,16 @@ def _sentinels(client: Any) -> "list[Redis]":
 
 
 def _client_from(url: str, seconds: float) -> "Redis":
-    from redis.asyncio import ConnectionPool, Redis
+    from redis.asyncio import ConnectionPool, Redis, SSLConnection
 
     # No timeout for single reads and writes: each operation has one for everything that it does.
-    # A URL that checks no certificate on purpose names no server to check either.
-    tls = CHECKED if url.lower().startswith("rediss:") and "ssl_cert_reqs=" not in url else {}
     pool = ConnectionPool.from_url(
-        url, max_connections=CONNECTIONS, socket_timeout=None, socket_connect_timeout=seconds, **tls
+        url, max_connections=CONNECTIONS, socket_timeout=None, socket_connect_timeout=seconds
     )
+    options = pool.connection_kwargs
+    # A URL that has no certificate checked on purpose leaves no name to check either.
+    if issubclass(pool.connection_class, SSLConnection) and options.get("ssl_cert_reqs") != "none":
+        pool.connection_kwargs = {**CHECKED, **options}
     return Redis.from_pool(pool)
 
 
