@@ -129,16 +129,21 @@ def long_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("starsessions.stores.redis.connection._MOMENT", 60)
 
 
+async def keeping(address: Address) -> tuple[RedisStore, Any, Any]:
+    """Return a store that has just read, what lends its connections, and the lease of the one that it keeps."""
+    store = RedisStore(address.url, secrets.token_hex(4), timeout=30)
+    await store.get("key", now=1)
+    pooled = store.clients.get().release.__self__  # type: ignore[attr-defined]
+    assert pooled._kept is not None
+    return store, pooled, pooled._kept
+
+
 @pytest.mark.usefixtures("long_lease")
 def test_a_store_that_is_closed_keeps_no_connection_whose_timer_would_begin_a_task(redis_server: Address) -> None:
     """A loop that ends may not run it, and Python warns of that."""
 
     async def main() -> None:
-        store = RedisStore(redis_server.url, secrets.token_hex(4), timeout=30)
-        await store.get("key", now=1)
-        pooled = store.clients.get().release.__self__  # type: ignore[attr-defined]
-        lease = pooled._kept
-        assert lease is not None
+        store, pooled, lease = await keeping(redis_server)
         await store.aclose()
         pooled._end(lease)
         assert pooled._tasks == set()
@@ -168,11 +173,7 @@ def test_a_read_in_the_turn_in_which_a_lease_ends_opens_no_second_connection(red
     """A new one would authenticate, with a password that may have changed since."""
 
     async def main() -> None:
-        store = RedisStore(redis_server.url, secrets.token_hex(4), timeout=30)
-        await store.get("key", now=1)
-        pooled = store.clients.get().release.__self__  # type: ignore[attr-defined]
-        lease = pooled._kept
-        assert lease is not None
+        store, pooled, lease = await keeping(redis_server)
         pooled._end(lease)
         await store.get("key", now=1)
         assert pooled._pool._available_connections == [lease.connection]
