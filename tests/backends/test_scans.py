@@ -358,7 +358,7 @@ async def test_a_cluster_that_changes_between_two_pages_misses_no_entry_silently
     after = await after_the_first_node()
     last = changing.primaries()[-1]
     name = f"scans:{changing.key_on(last, keys)}"
-    assert last.ask("WAIT", "1", "60000") == 1
+    last.wait_until_replicated()
     await asyncio.to_thread(last.kill)
     with pytest.raises(BackendUnavailable):
         await scanned(store, after=after)

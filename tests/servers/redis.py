@@ -87,6 +87,21 @@ class RedisServer(Server):
     def serves_cluster(self) -> bool:
         return "cluster_state:ok" in str(self.ask("CLUSTER", "INFO"))
 
+    def wait_until_replicated(self) -> None:
+        """Wait until each replica has what was written so far. (WAIT waits for what its own connection has written.)
+
+        One that was copied without a disk calls itself connected up to a second before the primary streams to it, and
+        is empty until then.
+        """
+        written = self.ask("INFO", "replication")["master_repl_offset"]
+
+        def have_it() -> bool:
+            info = self.ask("INFO", "replication")
+            replicas = [info[f"slave{number}"] for number in range(info["connected_slaves"])]
+            return bool(replicas) and all(one["offset"] >= written for one in replicas)
+
+        self.wait_until(have_it, "was not replicated")
+
     def refuse_replicas(self) -> None:
         """Let no write reach its replicas any more. (What a paused one has not read may be in its socket.)"""
         self.ask("ACL", "SETUSER", "default", "-psync", "-sync")
